@@ -1,0 +1,58 @@
+"""Train graph neural networks on partitioned graphs, exactly, on any number of workers.
+
+Names are imported when they are first used, so that what needs no torch (partitioning, reading
+tables) never loads it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphtheta import datasets, nn, partition, tgar
+    from graphtheta.comm.launch import communicator
+    from graphtheta.comm.threads import run_local
+    from graphtheta.graph import Graph
+    from graphtheta.open import open_shard
+    from graphtheta.shard import Shard
+    from graphtheta.strategy import GlobalBatch
+    from graphtheta.train.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GlobalBatch",
+    "Graph",
+    "Shard",
+    "Trainer",
+    "communicator",
+    "datasets",
+    "nn",
+    "open_shard",
+    "partition",
+    "run_local",
+    "tgar",
+]
+
+_HOME = {
+    "GlobalBatch": "graphtheta.strategy",
+    "Graph": "graphtheta.graph",
+    "Shard": "graphtheta.shard",
+    "Trainer": "graphtheta.train.trainer",
+    "communicator": "graphtheta.comm.launch",
+    "open_shard": "graphtheta.open",
+    "run_local": "graphtheta.comm.threads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"graphtheta.{name}")
+    raise AttributeError(f"module 'graphtheta' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,1 @@
+"""Communication between workers: communicators, exchange plans, sync and merge as autograd."""

@@ -1,0 +1,192 @@
+"""What this installation and this job look like: the first thing to read when a job is wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.cores import core_mask, load_tbb
+from graphtheta.comm.launch import launcher, threads_per_rank
+from graphtheta.errors import ConfigError
+
+__all__ = ["Finding", "diagnose"]
+
+_PACKAGES = ("graphtheta", "torch", "numba", "numpy", "pyarrow", "mpi4py", "mpich", "tbb")
+_SLURM = ("JOB_ID", "NTASKS", "STEP_NUM_TASKS", "CPUS_PER_TASK", "MPI_TYPE", "MEM_PER_NODE")
+_CGROUP_MEMORY = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+_GIB = 1024**3
+_UNLIMITED = 1 << 60  # bytes; control groups of version 1 write a huge number for "no limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: What was looked at.
+        value: What was found.
+        remedy: What to do about it; empty if all is well.
+    """
+
+    topic: str
+    value: str
+    remedy: str = ""
+
+
+def diagnose(comm: Communicator, *, cache_dir: Path | None = None) -> list[Finding]:
+    """Look at this installation and at the job that `comm` spans.
+
+    Args:
+        comm: All ranks of the job; each calls this and gets the same lines on what differs
+            between ranks, and its own on what does not.
+        cache_dir: Where stores made on the spot are kept; None leaves its disk out.
+
+    Communication:
+        A few integers and the host name of each rank.
+    """
+    return [
+        Finding("python", f"{platform.python_version()} at {sys.executable}"),
+        Finding("platform", platform.platform()),
+        _packages(),
+        _launcher(),
+        _mpi(),
+        *_workers(comm),
+        Finding("slurm", _slurm()),
+        _numba_layer(),
+        _memory(comm),
+        *_disks(cache_dir),
+    ]
+
+
+def _packages() -> Finding:
+    versions = []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} missing")
+    return Finding("packages", ", ".join(versions))
+
+
+def _launcher() -> Finding:
+    try:
+        by = launcher()
+    except ConfigError as error:
+        return Finding("launcher", "torchrun", str(error))
+    return Finding("launcher", "none: a single worker" if by is None else f"{by[0]}={by[1]}")
+
+
+def _mpi() -> Finding:
+    try:
+        import mpi4py
+
+        if "mpi4py.MPI" not in sys.modules:  # ask for its name only: starting it may fail
+            mpi4py.rc.initialize = mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        return Finding("mpi", f"none: {error}", "pip install 'graphtheta[mpi]'")
+    vendor, version = MPI.get_vendor()
+    name = MPI.Get_library_version().split("\n")[0].split("\0")[0].strip()
+    return Finding("mpi", f"{vendor} {'.'.join(map(str, version))} ({name})")
+
+
+def _workers(comm: Communicator) -> list[Finding]:
+    name = np.frombuffer(socket.gethostname().encode(), np.uint8)
+    names = [row.tobytes().decode() for row in comm.all_gather(name, stage="doctor hosts")]
+    hosts = Counter(names)
+    cores = comm.all_gather_int(int(core_mask().sum()), stage="doctor cores")
+    threads = comm.all_gather_int(threads_per_rank(), stage="doctor threads")
+    on_host = {
+        host: sum(int(n) for n, where in zip(threads, names, strict=True) if where == host)
+        for host in hosts
+    }
+    # Bound ranks see their own cores only; the host has at least as many as any rank sees.
+    full = {host for host, wanted in on_host.items() if wanted > max(os.cpu_count() or 1, *cores)}
+    listed = ", ".join(f"{host} ({count})" for host, count in sorted(hosts.items())[:8])
+    more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
+    return [
+        Finding("ranks", f"{comm.size} on {len(hosts)} host(s): {listed}{more}"),
+        Finding("cores a rank may use", _range(cores)),
+        Finding(
+            "threads per rank",
+            _range(threads),
+            f"More threads than cores on {', '.join(sorted(full))}: start fewer ranks or set "
+            "OMP_NUM_THREADS lower."
+            if full
+            else "",
+        ),
+    ]
+
+
+def _slurm() -> str:
+    found = [
+        f"{name}={os.environ[f'SLURM_{name}']}" for name in _SLURM if f"SLURM_{name}" in os.environ
+    ]
+    return ", ".join(found) or "none"
+
+
+def _numba_layer() -> Finding:
+    if load_tbb():
+        return Finding("numba threads", "tbb")
+    return Finding(
+        "numba threads", "no tbb: workers as threads may abort the process", "pip install tbb"
+    )
+
+
+def _memory(comm: Communicator) -> Finding:
+    memory = psutil.virtual_memory()
+    free = comm.all_gather_int(memory.available, stage="doctor memory")
+    limit = _cgroup_memory_limit()
+    return Finding(
+        "memory",
+        f"{memory.total / _GIB:.1f} GiB, available {_range(free / _GIB, '.1f')} GiB, "
+        f"control group limit {'none' if limit is None else f'{limit / _GIB:.1f} GiB'}",
+    )
+
+
+def _cgroup_memory_limit(paths: tuple[Path, ...] = _CGROUP_MEMORY) -> int | None:
+    """Return the bytes that the control group grants, or None where it sets no limit."""
+    for path in paths:
+        try:
+            limit = int(path.read_text())
+        except (OSError, ValueError):  # another version of control groups, or "max"
+            continue
+        return limit if limit < _UNLIMITED else None
+    return None
+
+
+def _disks(cache_dir: Path | None) -> list[Finding]:
+    places = [("shared memory", Path("/dev/shm"))]
+    if cache_dir is not None:
+        places.append(("cache", cache_dir))
+    findings = []
+    for topic, place in places:
+        there = next((p for p in (place, *place.parents) if p.exists()), None)
+        if there is None or not os.access(there, os.W_OK):
+            findings.append(Finding(topic, f"{place}: not writeable", f"Make {place} writeable."))
+            continue
+        free = shutil.disk_usage(there).free
+        # MPI moves messages on one host through shared memory; containers often grant 64 MiB.
+        small = topic == "shared memory" and free < _GIB // 4
+        remedy = "Give the container more, for example --shm-size=1g." if small else ""
+        findings.append(Finding(topic, f"{place}: {free / _GIB:.1f} GiB free", remedy))
+    return findings
+
+
+def _range(values: np.ndarray, form: str = "d") -> str:
+    low, high = values.min(), values.max()
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"

@@ -1,0 +1,47 @@
+"""Fingerprints: proof that all ranks are in the same operation.
+
+Mismatched collectives can succeed silently with wrong numbers; 16 bytes compared over all ranks
+turn that into an error that names who is where.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import CollectiveMismatch
+
+__all__ = ["compare_fingerprints"]
+
+
+def compare_fingerprints(comm: Communicator, operation: str) -> None:
+    """Compare what every rank is about to do.
+
+    Args:
+        comm: All ranks that should be in the same operation.
+        operation: Stage, direction, trailing shapes, types and needs-grad, as text.
+
+    Raises:
+        CollectiveMismatch: On every rank, if the texts differ.
+
+    Communication:
+        One MAX all-reduce of 16 bytes.
+    """
+    crc = zlib.crc32(operation.encode())
+    extremes = np.array([crc, -crc], np.int64)
+    comm.all_reduce(extremes, "max", stage="fingerprint")
+    if extremes[0] == -extremes[1]:
+        return
+    texts = [
+        bytes(row).decode()
+        for row in comm.all_gather(
+            np.frombuffer(operation.encode(), np.uint8), stage="fingerprint report"
+        )
+    ]
+    odd = next(r for r in range(comm.size) if texts[r] != texts[0])
+    raise CollectiveMismatch(
+        f"exchange: rank {odd} is in '{texts[odd]}' while rank 0 is in '{texts[0]}'. "
+        "Every rank must run the same layers in the same order, whatever it holds."
+    )

@@ -1,0 +1,278 @@
+"""Workers as processes under MPI: buffers only, and no wait that does not poll.
+
+Nothing blocks inside MPI, so that a rank that never arrives is found by the watchdog. Messages
+carry their stage as the tag and are received in the order they were started, whatever the tag:
+an exchange that meets another stage, or other sizes, is refused instead of giving wrong numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
+from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
+from graphtheta.comm.cores import core_mask
+from graphtheta.comm.fingerprint import compare_fingerprints
+from graphtheta.comm.watchdog import Watchdog, end_job, install_stack_dump
+from graphtheta.errors import CollectiveMismatch, CommError, ConfigError
+
+__all__ = ["Job", "MpiCommunicator", "start"]
+
+_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+_TAGS = 32768  # every MPI library allows tags below this
+
+
+def _tag(stage: str) -> int:
+    return zlib.crc32(stage.encode()) % _TAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all communicators of one process share."""
+
+    watchdog: Watchdog
+    host_ranks: int  # ranks on this host, this one included
+    core_users: NDArray[np.int32]  # by core: how many of them may run on it
+
+
+def start(
+    world: MPI.Intracomm,
+    *,
+    timeout_s: float = 1800.0,
+    notice_s: float = 60.0,
+    check: bool = False,
+) -> MpiCommunicator:
+    """Return the communicator of a whole MPI job; collective over `world`, which stays untouched.
+
+    Args:
+        world: The job, usually `MPI.COMM_WORLD`.
+        timeout_s: Longest wait before the job is given up.
+        notice_s: Wait after which it is mentioned on stderr.
+        check: Whether every collective is compared over all ranks before it runs, and
+            fingerprints of every exchange, not of first ones only.
+
+    Communication:
+        A table of cores (16 KiB) within each host.
+    """
+    host = world.Split_type(MPI.COMM_TYPE_SHARED)
+    mask = core_mask()
+    users = np.empty_like(mask)
+    host.Allreduce(mask, users)
+    pids = np.zeros((host.size, 2), np.int64)
+    host.Allgather(np.array([world.rank, os.getpid() if install_stack_dump() else 0]), pids)
+    watchdog = Watchdog(
+        world.Dup(),
+        notice_s=notice_s,
+        neighbours={int(rank): int(pid) for rank, pid in pids if pid},
+    )
+    job = Job(watchdog, host.size, users)
+    host.Free()
+    return MpiCommunicator(world.Dup(), job, timeout_s=timeout_s, check=check)
+
+
+class MpiCommunicator(Communicator):
+    """One of several workers that are processes of one MPI job; made by `start`.
+
+    Attributes:
+        job: What this process knows of the job and its host.
+        finished: Whether `finish` was called.
+    """
+
+    def __init__(self, comm: MPI.Comm, job: Job, *, timeout_s: float, check: bool) -> None:
+        self.job = job
+        self.rank = comm.rank
+        self.size = comm.size
+        self.timeout_s = timeout_s
+        self.check = check
+        self.bytes_sent = 0
+        self.finished = False
+        self._comm = comm
+        self._stages: dict[int, str] = {}  # by tag: names the other stage in a mismatch
+
+    def exchange(
+        self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
+    ) -> _Exchange:
+        """Start the receives, then the sends; see `Communicator.exchange`."""
+        for peer, buffer in recv.items():
+            self._check_rank(peer, stage)
+            check_buffer(buffer, stage=stage, written=True)
+        for peer, buffer in send.items():
+            self._check_rank(peer, stage)
+            check_buffer(buffer, stage=stage)
+        tag = _tag(stage)
+        self._stages[tag] = stage
+        requests = [
+            self._comm.Irecv([as_bytes(buffer), MPI.BYTE], peer, MPI.ANY_TAG)
+            for peer, buffer in recv.items()
+        ]
+        for peer, buffer in send.items():
+            requests.append(self._comm.Isend([as_bytes(buffer), MPI.BYTE], peer, tag))
+            self.bytes_sent += buffer.nbytes if peer != self.rank else 0
+        # The sent buffers go along so that they live until they are sent.
+        return _Exchange(self, requests, dict(send), dict(recv), stage)
+
+    def all_reduce(self, buffer: Buffer, op: ReduceOp = "sum", *, stage: str) -> None:
+        """Reduce in place; see `Communicator.all_reduce`."""
+        check_reduce(buffer, op, stage=stage)
+        self._agree(f"all_reduce {op} of {buffer.dtype}{list(buffer.shape)}", stage)
+        numbers = buffer.view(np.uint8) if buffer.dtype == np.bool_ else buffer
+        self.wait(self._comm.Iallreduce(MPI.IN_PLACE, numbers, _OPS[op]).Test, stage)
+        self.bytes_sent += buffer.nbytes
+
+    def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
+        """Gather the lengths, then the rows; see `Communicator.all_gather`."""
+        check_buffer(buffer, stage=stage)
+        if buffer.ndim == 0:
+            raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
+        self._agree(f"all_gather of {buffer.dtype}{['*', *buffer.shape[1:]]}", stage)
+        lengths = np.empty(self.size, np.int64)
+        request = self._comm.Iallgather(np.array([buffer.shape[0]], np.int64), lengths)
+        self.wait(request.Test, stage)
+        rows = np.empty((int(lengths.sum()), *buffer.shape[1:]), buffer.dtype)
+        row_bytes = buffer.dtype.itemsize * int(np.prod(buffer.shape[1:]))
+        counts = (lengths * row_bytes).tolist()
+        request = self._comm.Iallgatherv(
+            [as_bytes(buffer), MPI.BYTE], [as_bytes(rows), counts, MPI.BYTE]
+        )
+        self.wait(request.Test, stage)
+        self.bytes_sent += buffer.nbytes
+        return np.split(rows, np.cumsum(lengths)[:-1])
+
+    def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
+        """Overwrite in place; see `Communicator.broadcast`."""
+        check_buffer(buffer, stage=stage, written=True)
+        self._check_rank(root, stage)
+        self._agree(f"broadcast from {root} of {buffer.dtype}{list(buffer.shape)}", stage)
+        self.wait(self._comm.Ibcast([as_bytes(buffer), MPI.BYTE], root).Test, stage)
+        self.bytes_sent += buffer.nbytes if self.rank == root else 0
+
+    def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
+        """Tell the lengths, then exchange what is not empty; see `Communicator.all_to_all`."""
+        if len(buffers) != self.size:
+            raise ConfigError(
+                f"{stage}: expected {self.size} buffers, one a rank, got {len(buffers)}."
+            )
+        for buffer in buffers:
+            check_buffer(buffer, stage=stage)
+        self._agree(f"all_to_all of {buffers[0].dtype}", stage)
+        lengths = np.array([buffer.size for buffer in buffers], np.int64)
+        incoming = np.empty(self.size, np.int64)
+        self.wait(self._comm.Ialltoall(lengths, incoming).Test, stage)
+        received: list[Buffer] = [np.empty(length, buffers[0].dtype) for length in incoming]
+        # Straight from buffer to buffer: Alltoallv would want a second copy of everything.
+        send = {rank: buffer for rank, buffer in enumerate(buffers) if buffer.size}
+        recv = {rank: buffer for rank, buffer in enumerate(received) if buffer.size}
+        self.exchange(send, recv, stage=stage).wait()
+        return received
+
+    def split(self, color: int) -> MpiCommunicator:
+        """Return the ranks of one `color`; see `Communicator.split`."""
+        self.barrier(stage="split")  # MPI's own split blocks: let it start when all are there
+        part = self._comm.Split(color, self.rank)
+        return MpiCommunicator(part, self.job, timeout_s=self.timeout_s, check=self.check)
+
+    def abort(self, code: int, message: str) -> NoReturn:
+        """Print `message` and end all processes of the job."""
+        end_job(code, message)
+
+    def finish(self) -> None:
+        """Wait, as long as it takes, until every rank is here; nothing to do the second time.
+
+        A rank that leaves early would leave the others waiting. Here it waits with them, and
+        tells them where it is when their patience ends.
+        """
+        if not self.finished:
+            self.finished = True
+            self.job.watchdog.finish()
+
+    def wait(
+        self, test: Callable[[], bool], stage: str, peers: Callable[[], list[int]] = list
+    ) -> None:
+        """Poll until `test()` is true, under the watchdog's eye; `peers` says who is missing."""
+
+        def in_world() -> list[int]:
+            return MPI.Group.Translate_ranks(self._comm.group, peers(), MPI.COMM_WORLD.group)
+
+        try:
+            self.job.watchdog.wait(test, stage, timeout_s=self.timeout_s, peers=in_world)
+        except MPI.Exception as error:
+            raise CommError(f"{stage}: MPI: {error}.") from error
+
+    def stage_of(self, tag: int) -> str:
+        """Name the stage of a message that came with `tag`, if this rank has met it, too."""
+        return repr(self._stages[tag]) if tag in self._stages else "another stage"
+
+    def _agree(self, operation: str, stage: str) -> None:
+        """With `check`, refuse a collective that another rank does not run, too."""
+        if self.check:
+            twin = MpiCommunicator(self._comm, self.job, timeout_s=self.timeout_s, check=False)
+            compare_fingerprints(twin, f"{stage} ({operation})")
+
+    def _check_rank(self, rank: int, stage: str) -> None:
+        if not 0 <= rank < self.size:
+            raise ConfigError(f"{stage}: expected a rank in [0, {self.size}), got {rank}.")
+
+
+class _Exchange:
+    """An exchange in flight between processes."""
+
+    def __init__(
+        self,
+        comm: MpiCommunicator,
+        requests: list[MPI.Request],
+        send: dict[int, Buffer],
+        recv: dict[int, Buffer],
+        stage: str,
+    ) -> None:
+        self._comm = comm
+        self._requests = requests
+        self._statuses = [MPI.Status() for _ in requests]
+        self._send = send
+        self._recv = recv
+        self._stage = stage
+
+    def test(self) -> bool:
+        if not self._requests:
+            return True
+        try:
+            over = MPI.Request.Testall(self._requests, self._statuses)
+        except MPI.Exception as error:
+            if error.Get_error_class() == MPI.ERR_IN_STATUS:
+                self._refuse_wrong(failed=True)
+            raise
+        if over:
+            self._refuse_wrong(failed=False)
+            self._requests, self._send, self._recv = [], {}, {}
+        return over
+
+    def wait(self) -> None:
+        self._comm.wait(self.test, self._stage, self._missing)
+
+    def _missing(self) -> list[int]:
+        """Return the peers whose bytes have not come, or whom ours have not reached."""
+        pairs = zip((*self._recv, *self._send), self._requests, strict=True)
+        return sorted({peer for peer, request in pairs if not request.Get_status()})
+
+    def _refuse_wrong(self, *, failed: bool) -> None:
+        """Refuse messages of another stage or length; `failed`: some status holds an error."""
+        for (peer, buffer), status in zip(self._recv.items(), self._statuses, strict=False):
+            problem = MPI.Get_error_class(status.Get_error()) if failed else MPI.SUCCESS
+            if problem == MPI.ERR_PENDING:  # not over yet: this status says nothing
+                continue
+            tag, nbytes = status.Get_tag(), str(status.Get_count(MPI.BYTE))
+            if problem == MPI.ERR_TRUNCATE:
+                nbytes = f"more than {buffer.nbytes}"
+            if tag != _tag(self._stage) or nbytes != str(buffer.nbytes):
+                raise CollectiveMismatch(
+                    f"{self._stage}: rank {self._comm.rank} expects {buffer.nbytes} bytes of "
+                    f"{self._stage!r} from rank {peer}, which sent {nbytes} bytes of "
+                    f"{self._comm.stage_of(tag)}."
+                )

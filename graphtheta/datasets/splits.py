@@ -1,0 +1,65 @@
+"""Random splits drawn by node_key: the same for a seed, whatever else the graph holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.errors import ConfigError
+from graphtheta.random import Purpose, hash_keys
+
+__all__ = ["random_split"]
+
+
+def random_split(
+    num_nodes: int,
+    labels: NDArray[np.int64] | None = None,
+    *,
+    train: int | float,
+    val: int | float,
+    seed: int,
+    per_class: bool = False,
+) -> NDArray[np.int8]:
+    """Split nodes at random into training, validation and test nodes.
+
+    Nodes are ordered by the hash of (seed, node_key): the first are for training, the next for
+    validation, the rest for test. A class too small for both fills training first.
+
+    Args:
+        num_nodes: Number of nodes.
+        labels: Classes; a negative one means no label, and its node gets no split. None: every
+            node is labelled.
+        train: How many, an int, or what fraction of the labelled nodes, a float, to train on.
+        val: The same for validation.
+        seed: Which split.
+        per_class: Whether `train` and `val` count nodes, or fractions, of each class by itself.
+
+    Shape:
+        labels: (N,) int64. Returns (N,) int8: 0 none, 1 train, 2 validation, 3 test.
+
+    Raises:
+        ConfigError: If a count is negative, or the fractions exceed 1.
+    """
+    if min(train, val) < 0 or (isinstance(train + val, float) and train + val > 1):
+        raise ConfigError(
+            f"random_split: expected counts from 0 or fractions that sum to at most 1, "
+            f"got train {train} and val {val}. Lower them."
+        )
+    labels = np.zeros(num_nodes, np.int64) if labels is None else labels
+    keys = np.flatnonzero(labels >= 0)
+    classes = labels[keys] if per_class else np.zeros(len(keys), np.int64)
+    order = np.lexsort((keys, hash_keys(keys, seed, Purpose.SPLIT), classes))
+    keys, classes = keys[order], classes[order]
+    _, first, size = np.unique(classes, return_index=True, return_counts=True)
+    place = np.arange(len(keys)) - np.repeat(first, size)
+    last_train = np.repeat(_count(train, size), size)
+    last_val = last_train + np.repeat(_count(val, size), size)
+    split = np.zeros(num_nodes, np.int8)
+    split[keys] = 3 - (place < last_val) - (place < last_train).astype(np.int8)
+    return split
+
+
+def _count(share: int | float, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    if isinstance(share, float):
+        return np.asarray(np.rint(share * size), np.int64)
+    return np.full(len(size), share, np.int64)

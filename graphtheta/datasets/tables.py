@@ -1,0 +1,213 @@
+"""A graph of a node table and an edge table in files, read by ranges of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import xxhash
+
+from graphtheta.columns import refuse
+from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
+from graphtheta.errors import ConfigError
+from graphtheta.shaping import Column, Names, missing_rows, plan_edges, plan_nodes, shape
+
+__all__ = ["TableSource", "read", "recognises"]
+
+
+class TableSource:
+    """A graph in files: a `GraphSource` that reads only the rows it is asked for.
+
+    Args:
+        nodes_uri: The node table, as `graphtheta.datasets.files` describes it. None: the nodes are
+            the sorted distinct ids of the edges.
+        edges_uri: The edge table.
+        id: The nodes' column of original ids, integers or strings.
+        src: The edges' column of source ids.
+        dst: The edges' column of destination ids.
+        features: A list column, or scalar columns as names or a glob, say `"f_*"`, combined in
+            natural order. None: the column `features`, if there is one.
+        labels: Label columns by name, or a mapping of label names to columns. None: columns already
+            called `label:<name>`.
+        splits: Split columns, likewise: words (`train`, `val`, `valid`, `validation`, `test`),
+            0 to 3, or booleans. A mapping may give three columns: train, validation, test.
+        edge_features: As `features`, for the edges; becomes `attr`.
+        edge_type: The edges' column of types, integers from 0; becomes `type`.
+        edge_weight: The edges' column of weights; becomes `weight`.
+
+    Columns that are not named are not read. A CSV file needs a header line to name columns; an
+    edge list without one has its source and destination in the first two. Its fields are separated
+    by tabs, commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that
+    start with `#` are skipped.
+
+    Raises:
+        ConfigError: If a file or column does not exist.
+        GraphFormatError: If a file cannot be read.
+    """
+
+    keyed = False
+
+    def __init__(
+        self,
+        nodes_uri: str | None,
+        edges_uri: str,
+        *,
+        id: str = "id",
+        src: str = "src",
+        dst: str = "dst",
+        features: str | Sequence[str] | None = None,
+        labels: Names | None = None,
+        splits: Names | None = None,
+        edge_features: str | Sequence[str] | None = None,
+        edge_type: str | None = None,
+        edge_weight: str | None = None,
+    ) -> None:
+        self._nodes: _Table | None = None
+        if nodes_uri is not None:
+            files = TableFiles(nodes_uri)
+            plan = plan_nodes(
+                files.names, nodes_uri, id=id, features=features, labels=labels, splits=splits
+            )
+            self._nodes = _Table(files, plan)
+        files = TableFiles(edges_uri, unnamed=(src, dst))
+        plan = plan_edges(
+            files.names,
+            edges_uri,
+            src=src,
+            dst=dst,
+            features=edge_features,
+            type=edge_type,
+            weight=edge_weight,
+        )
+        self._edges = _Table(files, plan)
+
+    @property
+    def num_nodes(self) -> int | None:
+        """Rows of the node table; None without one."""
+        return None if self._nodes is None else self._nodes.files.num_rows
+
+    @property
+    def num_edges(self) -> int:
+        """Rows of the edge table."""
+        return self._edges.files.num_rows
+
+    def node_rows(self, start: int, stop: int) -> pa.Table:
+        """Return rows [start, stop) of the node table.
+
+        Raises:
+            ConfigError: If there is no node table.
+            GraphFormatError: If a row cannot be read, or has another type or length than the first.
+        """
+        if self._nodes is None:
+            raise ConfigError("node_rows: expected a node table, got none. Use the edges' ids.")
+        return self._nodes.rows(start, stop)
+
+    def edge_rows(self, start: int, stop: int) -> pa.Table:
+        """Return rows [start, stop) of the edge table.
+
+        Raises:
+            GraphFormatError: If a row cannot be read, or has another type or length than the first.
+        """
+        return self._edges.rows(start, stop)
+
+    def digest(self) -> str:
+        """Return the xxh3 of the files' bytes and of which columns are used.
+
+        Reads every byte of every file: let one rank do it.
+        """
+        state = xxhash.xxh3_128()
+        for table in (self._nodes, self._edges):
+            if table is not None:
+                state.update(repr(table.plan).encode())
+                table.files.update(state)
+            state.update(b"|")
+        return state.hexdigest()
+
+
+class _Table:
+    """Files and which of their columns make ours; all rows have the types of the first."""
+
+    def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
+        self.files = files
+        self.plan = plan
+        self._inputs = list(dict.fromkeys(n for column in plan.values() for n in column.inputs))
+        self._schema = self._types()
+
+    def _types(self) -> pa.Schema:
+        # The first row says the types, unless it has a missing label where others have lists.
+        stop = 1
+        while True:
+            table = shape(self.files.rows(0, stop, self._inputs), self.plan, self.files.uri)
+            if stop >= self.files.num_rows or not any(_is_empty(t) for t in table.schema.types):
+                return table.schema
+            stop *= 16
+
+    def rows(self, start: int, stop: int) -> pa.Table:
+        raw = self.files.rows(start, stop, self._inputs)
+        if not raw.num_rows:
+            return self._schema.empty_table()
+        table = shape(raw, self.plan, self.files.uri, start)
+        for index, (field, expected) in enumerate(zip(table.schema, self._schema, strict=True)):
+            if field.type == expected.type:
+                continue
+            if _is_empty(field.type) and table[index].null_count == len(table):
+                rows = missing_rows(len(table), expected.type)
+                table = table.set_column(index, field.name, rows)
+                continue
+            raise refuse(
+                f"{self.files.uri}: {field.name}",
+                f"{expected.type} as in row 0",
+                f"{field.type} in rows {start} to {stop - 1}",
+                "Give every row the same type and length.",
+            )
+        return table
+
+
+def _is_empty(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
+
+
+def recognises(uri: str) -> bool:
+    """Return whether `uri` is a folder of a node table and an edge table."""
+    return all(_table_in(uri, name) for name in ("nodes", "edges"))
+
+
+def read(
+    uri: str,
+    *,
+    id: str = "id",
+    src: str = "src",
+    dst: str = "dst",
+    features: str | Sequence[str] | None = None,
+    labels: Names | None = None,
+    splits: Names | None = None,
+    edge_features: str | Sequence[str] | None = None,
+    edge_type: str | None = None,
+    edge_weight: str | None = None,
+) -> TableSource:
+    """Open a folder with `nodes/` and `edges/`, or `nodes.parquet` and `edges.parquet`.
+
+    Options are those of `TableSource`.
+
+    Raises:
+        ConfigError: If a named column does not exist.
+        GraphFormatError: If a file cannot be read.
+    """
+    return TableSource(
+        _table_in(uri, "nodes"),
+        _table_in(uri, "edges") or uri,
+        id=id,
+        src=src,
+        dst=dst,
+        features=features,
+        labels=labels,
+        splits=splits,
+        edge_features=edge_features,
+        edge_type=edge_type,
+        edge_weight=edge_weight,
+    )
+
+
+def _table_in(uri: str, name: str) -> str | None:
+    candidates = [f"{uri.rstrip('/')}/{name}{ending}" for ending in ("", *SUFFIXES)]
+    return next((candidate for candidate in candidates if exists(candidate)), None)

@@ -1,0 +1,140 @@
+r"""WordNet: synsets, the typed pointers between them, and the lexicographer file of each.
+
+Nodes are synsets; the id is the part of speech and the offset, such as `n00001740`. Edges are
+pointers, from the synset they stand in, with `type` = the index of their symbol in `POINTERS`.
+Label `y` is the number of the lexicographer file (45 classes), which is a kind of topic: noun.food,
+verb.motion. A part of speech has its own classes (26 for nouns, 15 for verbs, 3 for adjectives, 1
+for adverbs), and words of the gloss often give it away; it is not a feature as such.
+
+Features are the words of the synset's lemmas and of its gloss, hashed into 128 counts, each
+replaced by its square root, scaled to length 1: no language model, no label.
+
+Source: Fellbaum (ed.), "WordNet: an electronic lexical database", MIT Press 1998.
+Format: wndb(5WN).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+from graphtheta.columns import matrix_column, refuse
+from graphtheta.datasets.splits import random_split
+from graphtheta.graph import Graph
+
+__all__ = ["POINTERS", "read", "recognises"]
+
+POINTERS = (
+    *("!", "@", "@i", "~", "~i", "#m", "#s", "#p", "%m", "%s", "%p", "=", "+"),
+    *(";c", "-c", ";r", "-r", ";u", "-u", "*", ">", "^", "$", "&", "<", "\\"),
+)
+
+_WIDTH = 128
+_FILES = {"n": "data.noun", "v": "data.verb", "a": "data.adj", "r": "data.adv"}
+_WORD = re.compile(r"[a-z]+")
+
+
+def recognises(path: str) -> bool:
+    """Return whether `path` is a folder with WordNet's data files."""
+    return all((Path(path) / name).is_file() for name in _FILES.values())
+
+
+def read(path: str, *, seed: int = 0) -> Graph:
+    """Read the four data files of WordNet.
+
+    Lines are parsed in Python; what is on them is then handled by columns.
+
+    Args:
+        path: The folder with `data.noun`, `data.verb`, `data.adj`, `data.adv`.
+        seed: Which random split: of each class 60 % for training, 20 % validation, 20 % test.
+
+    Returns:
+        The graph, with label `y` and split `split`.
+
+    Raises:
+        GraphFormatError: If a line is not as the format has it, or a pointer leads nowhere.
+    """
+    found = _Synsets()
+    for letter, name in _FILES.items():
+        found.parse(Path(path) / name, letter)
+    ids = pa.array(found.ids)
+    labels = np.array(found.labels, np.int64)
+    split = random_split(len(ids), labels, train=0.6, val=0.2, seed=seed, per_class=True)
+    nodes = {
+        "id": ids,
+        "features": matrix_column(_hashed(found.words, found.num_words)),
+        "label:y": pa.array(labels),
+        "split:split": pa.array(split),
+    }
+    kinds = pc.index_in(pa.array(found.symbols), pa.array(POINTERS))
+    if kinds.null_count:
+        odd = found.symbols[int(np.flatnonzero(kinds.is_null())[0])]
+        raise refuse(path, f"pointers among {' '.join(POINTERS)}", repr(odd), "See wndb(5WN).")
+    edges = {
+        "src": np.repeat(ids.to_numpy(zero_copy_only=False), found.num_pointers),
+        "dst": pc.binary_join_element_wise(found.target_letters, found.target_offsets, ""),
+        "type": kinds.cast(pa.int64()),
+    }
+    return Graph.from_arrow(pa.table(nodes), pa.table(edges))
+
+
+class _Synsets:
+    """Columns that grow with the lines: one entry a synset, a pointer or a word."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.labels: list[int] = []
+        self.num_pointers: list[int] = []
+        self.symbols: list[str] = []
+        self.target_letters: list[str] = []
+        self.target_offsets: list[str] = []
+        self.num_words: list[int] = []
+        self.words: list[str] = []
+
+    def parse(self, path: Path, letter: str) -> None:
+        with path.open(encoding="latin1") as file:
+            for number, line in enumerate(file, start=1):
+                if line[0] != " ":  # the licence stands indented above the data
+                    try:
+                        self._add(line, letter)
+                    except (ValueError, IndexError):
+                        raise refuse(
+                            f"{path}: line {number}", "a synset", repr(line[:40]), "See wndb(5WN)."
+                        ) from None
+
+    def _add(self, line: str, letter: str) -> None:
+        head, _, gloss = line.partition("|")
+        fields = head.split()
+        lemmas = 4 + 2 * int(fields[3], 16)  # word and sense, in turn
+        first = lemmas + 1
+        end = first + 4 * int(fields[lemmas])  # symbol, offset, part of speech, words, in turn
+        if len(fields) < end:
+            raise ValueError
+        words = _WORD.findall(f"{' '.join(fields[4:lemmas:2])} {gloss}".lower())
+        self.ids.append(letter + fields[0])
+        self.labels.append(int(fields[1]))
+        self.num_pointers.append((end - first) // 4)
+        self.symbols += fields[first:end:4]
+        self.target_offsets += fields[first + 1 : end : 4]
+        self.target_letters += fields[first + 2 : end : 4]
+        self.num_words.append(len(words))
+        self.words += words
+
+
+def _hashed(words: list[str], num_words: list[int]) -> NDArray[np.float32]:
+    coded = pa.array(words).dictionary_encode()
+    hashes = [xxhash.xxh3_64_intdigest(word.encode()) for word in coded.dictionary.to_pylist()]
+    buckets = (np.array(hashes, np.uint64) % np.uint64(_WIDTH)).astype(np.int64)
+    rows = np.repeat(np.arange(len(num_words)), num_words)
+    places = rows * _WIDTH + buckets[coded.indices.to_numpy()]
+    counts = np.bincount(places, minlength=len(num_words) * _WIDTH).reshape(-1, _WIDTH)
+    roots = np.sqrt(counts).astype(np.float32)
+    # Counts are whole, so a length below 1 is one of 0.
+    length = np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1)
+    return np.asarray(roots / length, np.float32)

@@ -1,0 +1,165 @@
+"""From the parts a worker opens to one local graph: relabelled, sorted, with peers as ranks.
+
+One part passes through without a copy. Several are merged: new ids are contiguous over a worker's
+parts, so that a replica's local id follows from its new id by subtraction or binary search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.columns import as_numpy
+from graphtheta.comm.plan import ExchangePlan, Role
+from graphtheta.partition.manifest import Book
+from graphtheta.partition.part import PartTables
+
+__all__ = ["LocalGraph", "local_graph"]
+
+
+@dataclass(frozen=True)
+class LocalGraph:
+    """One worker's topology and columns.
+
+    Attributes:
+        masters: M rows, as `PartTables.masters`.
+        first_new_id: New id of the first master; the others follow.
+        interior: Stretches [first, last) of masters whose locally held in-edges come from masters.
+        node_key_L: (L,) int64.
+        in_indptr: (L + 1,) int64.
+        edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
+            and the edge columns of the graph.
+        plan: Who mirrors what.
+    """
+
+    masters: pa.Table
+    first_new_id: int
+    interior: tuple[tuple[int, int], ...]
+    node_key_L: NDArray[np.int64]
+    in_indptr: NDArray[np.int64]
+    edges: dict[str, NDArray[Any]]
+    plan: ExchangePlan
+
+
+def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -> LocalGraph:
+    """Merge the parts of one worker.
+
+    Args:
+        parts: Parts [rank * k, (rank + 1) * k), in order, with k = num_parts / size.
+        book: The store's book.
+        rank: This worker.
+        size: Number of workers.
+    """
+    per_worker = book.num_parts // size
+    base = np.append(book.first_new_id, book.first_new_id[-1] + book.masters[-1])
+    starts = base[::per_worker]  # first new id of each rank, and N
+    first, last = int(starts[rank]), int(starts[rank + 1])
+    num_masters = last - first
+
+    new_ids = [
+        base[as_numpy(p.replicas["owner"])] + as_numpy(p.replicas["owner_local"]) for p in parts
+    ]
+    if len(parts) == 1:
+        mirrors = new_ids[0][num_masters:]
+        mirror_keys = as_numpy(parts[0].replicas["node_key"])
+        node_key_L = mirror_keys
+        in_indptr = as_numpy(parts[0].in_indptr["indptr"])
+        edges = {name: as_numpy(parts[0].in_edges[name]) for name in parts[0].in_edges.column_names}
+    else:
+        joined = np.concatenate(new_ids)
+        keys = np.concatenate([as_numpy(p.replicas["node_key"]) for p in parts])
+        unique, at = np.unique(joined, return_index=True)
+        outside = (unique < first) | (unique >= last)
+        mirrors = unique[outside]
+        node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
+        in_indptr, edges = _merged_edges(parts, new_ids, mirrors, first, last)
+
+    owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
+    num_replicas = num_masters + len(mirrors)
+    has_out = np.zeros(num_replicas, np.bool_)
+    has_out[edges["src"]] = True
+    has_in = np.diff(in_indptr) > 0
+    role_L = has_out * np.int8(Role.SOURCE) + has_in * np.int8(Role.DESTINATION)
+    peer, master, role = _merged_plan(parts, base, per_worker, rank)
+    return LocalGraph(
+        masters=pa.concat_tables([p.masters for p in parts]).combine_chunks()
+        if len(parts) > 1
+        else parts[0].masters,
+        first_new_id=first,
+        interior=tuple(
+            (int(base[p.part]) - first, int(base[p.part]) - first + p.num_interior) for p in parts
+        )
+        if len(parts) == 1
+        else (),
+        node_key_L=node_key_L,
+        in_indptr=in_indptr,
+        edges=edges,
+        plan=ExchangePlan(
+            num_masters=num_masters,
+            num_mirrors=len(mirrors),
+            peer_X=peer,
+            master_X=master,
+            peer_role_X=role,
+            owner_H=owner_H,
+            role_H=role_L[num_masters:].astype(np.int8),
+        ),
+    )
+
+
+def _merged_edges(
+    parts: Sequence[PartTables],
+    new_ids: Sequence[NDArray[np.int64]],
+    mirrors: NDArray[np.int64],
+    first: int,
+    last: int,
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """Relabel and join the in-edges of all parts; a row's edges stay sorted by edge_key."""
+    num_masters = last - first
+    sources, destinations = [], []
+    for part, ids in zip(parts, new_ids, strict=True):
+        local = np.where(
+            (ids >= first) & (ids < last),
+            ids - first,
+            num_masters + np.searchsorted(mirrors, ids),
+        ).astype(np.int32)
+        degrees = np.diff(as_numpy(part.in_indptr["indptr"]))
+        sources.append(local[as_numpy(part.in_edges["src"])])
+        destinations.append(np.repeat(local, degrees))
+    dst = np.concatenate(destinations)
+    edges: dict[str, NDArray[Any]] = {"src": np.concatenate(sources)}
+    for name in parts[0].in_edges.column_names:
+        if name != "src":
+            edges[name] = np.concatenate([as_numpy(p.in_edges[name]) for p in parts])
+    order = np.lexsort((edges["edge_key"], dst))
+    in_indptr = np.zeros(num_masters + len(mirrors) + 1, np.int64)
+    np.cumsum(np.bincount(dst, minlength=len(in_indptr) - 1), out=in_indptr[1:])
+    return in_indptr, {name: column[order] for name, column in edges.items()}
+
+
+def _merged_plan(
+    parts: Sequence[PartTables], base: NDArray[np.int64], per_worker: int, rank: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int8]]:
+    """Return (peer rank, master, role), sorted, one row a mirror of another worker."""
+    offsets = [int(base[p.part] - base[rank * per_worker]) for p in parts]
+    peer = np.concatenate([as_numpy(p.plan["peer"]) // per_worker for p in parts])
+    master = np.concatenate(
+        [
+            as_numpy(p.plan["master"]).astype(np.int64) + offset
+            for p, offset in zip(parts, offsets, strict=True)
+        ]
+    )
+    role = np.concatenate([as_numpy(p.plan["role"]) for p in parts])
+    away = peer != rank
+    peer, master, role = peer[away], master[away], role[away]
+    order = np.lexsort((master, peer))
+    peer, master, role = peer[order], master[order], role[order]
+    new = np.ones(len(peer), np.bool_)
+    new[1:] = (peer[1:] != peer[:-1]) | (master[1:] != master[:-1])
+    starts = np.flatnonzero(new)
+    merged = np.bitwise_or.reduceat(role, starts) if len(starts) else role
+    return peer[starts].astype(np.int32), master[starts], merged.astype(np.int8)

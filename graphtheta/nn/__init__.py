@@ -1,0 +1,56 @@
+"""Layers and models written in NN-TGAR, losses, normalisation and dropout."""
+
+from graphtheta.nn.conv import (
+    LAYERS,
+    GATConv,
+    GATEConv,
+    GATv2Conv,
+    GCNConv,
+    GINConv,
+    RGCNConv,
+    SAGEConv,
+)
+from graphtheta.nn.dropout import Dropout
+from graphtheta.nn.init import seeded
+from graphtheta.nn.losses import LOSSES
+from graphtheta.nn.models import (
+    GAT,
+    GATE,
+    GCN,
+    GIN,
+    MODELS,
+    RGCN,
+    GATv2,
+    GraphSAGE,
+    Stack,
+    model_for,
+)
+from graphtheta.nn.norm import BatchNorm
+from graphtheta.tgar import TGARLayer, keep
+
+__all__ = [
+    "GAT",
+    "GATE",
+    "GCN",
+    "GIN",
+    "LAYERS",
+    "LOSSES",
+    "MODELS",
+    "RGCN",
+    "BatchNorm",
+    "Dropout",
+    "GATConv",
+    "GATEConv",
+    "GATv2",
+    "GATv2Conv",
+    "GCNConv",
+    "GINConv",
+    "GraphSAGE",
+    "RGCNConv",
+    "SAGEConv",
+    "Stack",
+    "TGARLayer",
+    "keep",
+    "model_for",
+    "seeded",
+]

@@ -1,0 +1,31 @@
+"""Graph layers written in NN-TGAR: single-worker mathematics only."""
+
+from graphtheta.nn.conv.gat import GATConv
+from graphtheta.nn.conv.gat_e import GATEConv
+from graphtheta.nn.conv.gatv2 import GATv2Conv
+from graphtheta.nn.conv.gcn import GCNConv
+from graphtheta.nn.conv.gin import GINConv
+from graphtheta.nn.conv.rgcn import RGCNConv
+from graphtheta.nn.conv.sage import SAGEConv
+from graphtheta.tgar import TGARLayer
+
+__all__ = [
+    "LAYERS",
+    "GATConv",
+    "GATEConv",
+    "GATv2Conv",
+    "GCNConv",
+    "GINConv",
+    "RGCNConv",
+    "SAGEConv",
+]
+
+LAYERS: dict[str, type[TGARLayer]] = {
+    "gcn": GCNConv,
+    "sage": SAGEConv,
+    "gat": GATConv,
+    "gatv2": GATv2Conv,
+    "gin": GINConv,
+    "gat-e": GATEConv,
+    "rgcn": RGCNConv,
+}

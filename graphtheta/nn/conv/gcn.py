@@ -1,0 +1,50 @@
+"""GCN: graph convolution with symmetric normalisation (Kipf, Welling, ICLR 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.nn.init import glorot
+from graphtheta.tgar import TGARLayer
+
+__all__ = ["GCNConv"]
+
+
+class GCNConv(TGARLayer):
+    """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
+
+    d is the in-degree in the whole graph, the self-loop included, whatever the view. Parameter
+    names equal PyG's `GCNConv`.
+
+    Shape:
+        h: (M, in_channels). Returns (M, out_channels).
+    """
+
+    aggregator = "sum"
+    self_loops = True
+    node_columns = ("in_degree",)
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.lin = nn.Linear(in_channels, out_channels, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        glorot(self.lin.weight)
+
+    def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Project, and scale by 1 / sqrt(d) as a source."""
+        scale = node["in_degree"].to(h.dtype).rsqrt().unsqueeze(-1)
+        return {"z": self.lin(h) * scale, "scale": scale}
+
+    def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
+        """Send the scaled projection."""
+        message: Tensor = src["z"]
+        return message
+
+    def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
+        """Scale by 1 / sqrt(d) as a destination, and add the bias."""
+        h = m * n["scale"]
+        return h if self.bias is None else h + self.bias

@@ -1,0 +1,50 @@
+"""GraphSAGE (Hamilton, Ying, Leskovec, NeurIPS 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphtheta.tgar import TGARLayer
+
+__all__ = ["SAGEConv"]
+
+
+class SAGEConv(TGARLayer):
+    """h_i = W_l aggregate of h_j over j in N(i), plus W_r h_i.
+
+    Parameter names equal PyG's `SAGEConv`. Where the aggregator is linear and the output is
+    narrower, messages are projected before they travel.
+
+    Args:
+        in_channels: Columns of h.
+        out_channels: Columns of the result.
+        aggregator: "mean", "sum", "max" or "min".
+
+    Shape:
+        h: (M, in_channels). Returns (M, out_channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, aggregator: str = "mean") -> None:
+        super().__init__()
+        self.aggregator = aggregator
+        self.lin_l = nn.Linear(in_channels, out_channels)
+        self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
+        self._project_first = aggregator in ("mean", "sum") and out_channels < in_channels
+
+    def transform(self, h: Tensor) -> dict[str, Tensor]:
+        """Project first where that is cheaper and the same."""
+        return {"h": h, "z": F.linear(h, self.lin_l.weight) if self._project_first else h}
+
+    def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
+        """Send the node's value."""
+        message: Tensor = src["z"]
+        return message
+
+    def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
+        """Combine the neighbours and the node itself."""
+        neighbours = m + self.lin_l.bias if self._project_first else self.lin_l(m)
+        result: Tensor = neighbours + self.lin_r(n["h"])
+        return result

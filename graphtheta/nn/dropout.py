@@ -1,0 +1,75 @@
+"""Dropout of nodes, drawn by (node_key, column): the same mask on any number of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from graphtheta.errors import ConfigError
+from graphtheta.random import Purpose, dropout
+from graphtheta.tgar import LayerView
+
+__all__ = ["Dropout"]
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, draw: _Draw) -> Tensor:
+        ctx.draw = draw
+        return draw.apply(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.draw.apply(grad), None
+
+
+class _Draw:
+    """A mask that is drawn again whenever it is needed, never stored."""
+
+    def __init__(
+        self, keys_R: NDArray[np.int64], p: float, key_2: NDArray[np.uint32], stream: np.uint32
+    ) -> None:
+        self._arguments = (keys_R, p, key_2, stream)
+
+    def apply(self, x: Tensor) -> Tensor:
+        rows = x.detach().cpu().contiguous().reshape(x.shape[0], -1).numpy()
+        return torch.from_numpy(dropout(rows, *self._arguments)).reshape(x.shape).to(x.device)
+
+
+class Dropout(nn.Module):
+    """Zero each column of each node with probability p, and scale the others by 1 / (1 - p).
+
+    Args:
+        p: Probability of dropping, in [0, 1).
+
+    Shape:
+        forward(view, x): x (M, ...) float32 or float64, rows of `view`'s nodes; returns the same.
+
+    Raises:
+        ConfigError: If p is out of range.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ConfigError(f"dropout: expected p in [0, 1), got {p}.")
+        self.p = p
+
+    def forward(self, view: LayerView, x: Tensor) -> Tensor:
+        """Drop columns while training; return `x` itself otherwise."""
+        if not self.training or self.p == 0:
+            return x
+        stream = view.next_stream(Purpose.NODE_DROPOUT)
+        draw = _Draw(view.node_keys, self.p, view.view.step_key, stream)
+        result: Tensor = _Dropout.apply(x, draw)
+        return result
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        return f"p={self.p}"

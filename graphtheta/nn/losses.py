@@ -1,0 +1,54 @@
+"""Losses as (sum, count), never a mean of this worker's nodes alone.
+
+The loss of a step is the sum over all workers divided by the count over all workers, so that it
+does not depend on how targets are spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphtheta.partition.manifest import Task
+
+__all__ = ["LOSSES", "binary_cross_entropy", "cross_entropy", "mean_squared_error"]
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of classes.
+
+    Shape:
+        logits: (T, C). target: (T,) int64.
+    """
+    return F.cross_entropy(logits, target, reduction="sum"), target.shape[0]
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of yes-or-no labels.
+
+    Shape:
+        logits: (T, K), or (T, 1) for one label. target: (T, K) or (T,) bool.
+    """
+    flat = target.reshape(logits.shape).to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits, flat, reduction="sum")
+    return loss, target.numel()
+
+
+def mean_squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """Return the summed squared error.
+
+    Shape:
+        outputs: (T, K). target: (T, K), or (T,) for one output.
+    """
+    flat = target.reshape(outputs.shape).to(outputs.dtype)
+    return F.mse_loss(outputs, flat, reduction="sum"), target.numel()
+
+
+LOSSES: dict[Task, Callable[[Tensor, Tensor], tuple[Tensor, int]]] = {
+    "multiclass": cross_entropy,
+    "binary": binary_cross_entropy,
+    "multilabel": binary_cross_entropy,
+    "regression": mean_squared_error,
+}

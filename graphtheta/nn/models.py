@@ -1,0 +1,350 @@
+"""Models: stacks of graph layers with dropout, activation and optional batch norm.
+
+Single-worker mathematics; `view[k]` is what layer k computes on. Weights come from `seed`, so that
+every worker starts from the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphtheta.errors import ConfigError
+from graphtheta.nn.conv import (
+    GATConv,
+    GATEConv,
+    GATv2Conv,
+    GCNConv,
+    GINConv,
+    RGCNConv,
+    SAGEConv,
+)
+from graphtheta.nn.dropout import Dropout
+from graphtheta.nn.init import seeded
+from graphtheta.nn.norm import BatchNorm
+from graphtheta.shard import Shard
+from graphtheta.tgar import TGARLayer, View
+
+__all__ = [
+    "GAT",
+    "GATE",
+    "GCN",
+    "GIN",
+    "MODELS",
+    "RGCN",
+    "GATv2",
+    "GraphSAGE",
+    "Stack",
+    "model_for",
+]
+
+
+class Stack(nn.Module):
+    """`num_layers` graph layers: dropout, layer, batch norm, activation; the last gives the output.
+
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer (a head, for attention).
+        out_channels: Columns of the output.
+        num_layers: Graph layers, at least 1.
+        dropout: Probability for the input of every layer.
+        batch_norm: Whether hidden layers are normalised over all workers.
+        seed: Of the initial weights.
+
+    Raises:
+        ConfigError: If a size is below 1.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, hidden_channels, out_channels, num_layers) < 1:
+            raise ConfigError(
+                f"{type(self).__name__}: expected in_channels, hidden_channels, out_channels and "
+                f"num_layers >= 1, got {in_channels}, {hidden_channels}, {out_channels} and "
+                f"{num_layers}. A graph without features needs some."
+            )
+        self.dropout = Dropout(dropout)
+        width = self.hidden_width(hidden_channels)
+        with seeded(seed):
+            self.convs = nn.ModuleList(
+                self.make_layer(
+                    in_channels if k == 0 else width,
+                    out_channels if k == num_layers - 1 else hidden_channels,
+                    is_last=k == num_layers - 1,
+                )
+                for k in range(num_layers)
+            )
+            self.norms = nn.ModuleList(
+                BatchNorm(width) for _ in range(num_layers - 1 if batch_norm else 0)
+            )
+
+    def hidden_width(self, hidden_channels: int) -> int:
+        """Return the columns a hidden layer hands on."""
+        return hidden_channels
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """Return one graph layer."""
+        raise NotImplementedError
+
+    def embed(self, view: View, x: Tensor) -> Tensor:
+        """Return the embedding of each node: what the last layer reads.
+
+        Shape:
+            x: (M, in_channels). Returns (M, hidden width), or x itself for one layer.
+        """
+        for k in range(len(self.convs) - 1):
+            x = self.convs[k](view[k], self.dropout(view[k], x))
+            if self.norms:
+                x = self.norms[k](view[k], x)
+            x = self.activation(x)
+        return x
+
+    def forward(self, view: View, x: Tensor) -> Tensor:
+        """Return the outputs (logits) of each node.
+
+        Shape:
+            x: (M, in_channels). Returns (M, out_channels).
+        """
+        last = len(self.convs) - 1
+        h = self.embed(view, x)
+        result: Tensor = self.convs[last](view[last], self.dropout(view[last], h))
+        return result
+
+
+class GCN(Stack):
+    """Graph convolutional network (Kipf, Welling, ICLR 2017)."""
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return GCNConv(in_channels, out_channels)
+
+
+class GraphSAGE(Stack):
+    """GraphSAGE (Hamilton, Ying, Leskovec, NeurIPS 2017); arguments of `Stack` and aggregator."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        seed: int = 0,
+        aggregator: str = "mean",
+    ) -> None:
+        self._aggregator = aggregator
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers=num_layers,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return SAGEConv(in_channels, out_channels, aggregator=self._aggregator)
+
+
+class GIN(Stack):
+    """Graph isomorphism network (Xu et al., ICLR 2019): two linear maps a layer."""
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return GINConv(
+            nn.Sequential(
+                nn.Linear(in_channels, out_channels),
+                nn.ReLU(),
+                nn.Linear(out_channels, out_channels),
+            )
+        )
+
+
+class GAT(Stack):
+    """Graph attention network (Velickovic et al., ICLR 2018).
+
+    Hidden layers concatenate their heads; the last averages `out_heads`. Attention coefficients
+    are dropped like nodes' columns. Arguments of `Stack`, heads, out_heads and edge_dim.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads",)
+    activation: Callable[[Tensor], Tensor] = staticmethod(F.elu)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_layers: int = 2,
+        dropout: float = 0.6,
+        batch_norm: bool = False,
+        seed: int = 0,
+        heads: int = 8,
+        out_heads: int = 1,
+        edge_dim: int | None = None,
+    ) -> None:
+        if min(heads, out_heads) < 1:
+            raise ConfigError(f"{type(self).__name__}: expected heads >= 1, got {heads}.")
+        self._heads, self._out_heads = heads, out_heads
+        self._edge_dim, self._attention_dropout = edge_dim, dropout
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers=num_layers,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def hidden_width(self, hidden_channels: int) -> int:
+        """See `Stack.hidden_width`."""
+        return hidden_channels * self._heads
+
+    layer: ClassVar[type[GATConv] | type[GATv2Conv]] = GATConv
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return self.layer(
+            in_channels,
+            out_channels,
+            heads=self._out_heads if is_last else self._heads,
+            concat=not is_last,
+            dropout=self._attention_dropout,
+            edge_dim=self._edge_dim,
+        )
+
+
+class GATv2(GAT):
+    """GATv2 (Brody, Alon, Yahav, ICLR 2022); arguments of `GAT`."""
+
+    layer = GATv2Conv
+
+
+class GATE(GAT):
+    """GAT-E: attention with the edge column `attr` in score and message; needs edge_dim."""
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
+    layer = GATEConv
+
+
+class RGCN(Stack):
+    """R-GCN over the edge column `type` (Schlichtkrull et al., ESWC 2018).
+
+    Arguments of `Stack`, num_relations and num_bases.
+    """
+
+    options = ("num_relations",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_relations: int,
+        num_bases: int | None = None,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._num_relations, self._num_bases = num_relations, num_bases
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers=num_layers,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return RGCNConv(
+            in_channels,
+            out_channels,
+            num_relations=self._num_relations,
+            num_bases=self._num_bases,
+        )
+
+
+MODELS: dict[str, type[Stack]] = {
+    "gcn": GCN,
+    "sage": GraphSAGE,
+    "gat": GAT,
+    "gatv2": GATv2,
+    "gin": GIN,
+    "gat-e": GATE,
+    "rgcn": RGCN,
+}
+
+
+def model_for(
+    name: str,
+    shard: Shard,
+    label: str,
+    *,
+    hidden_channels: int,
+    num_layers: int,
+    heads: int,
+    dropout: float,
+    batch_norm: bool = False,
+    seed: int = 0,
+) -> Stack:
+    """Build a model by name whose sizes fit a graph.
+
+    Args:
+        name: A key of `MODELS`.
+        shard: Its features, edge columns and label give the sizes.
+        label: What is predicted.
+        hidden_channels: Columns of each hidden layer (a head, for attention).
+        num_layers: Graph layers.
+        heads: Attention heads; other models have none.
+        dropout: Probability for nodes and attention.
+        batch_norm: Whether hidden layers are normalised.
+        seed: Of the initial weights.
+
+    Raises:
+        ConfigError: If there is no such model, or the graph lacks what it needs.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
+    model = MODELS[name]
+    given = {
+        "heads": lambda: heads,
+        "edge_dim": lambda: shard.edge_dim,
+        "num_relations": lambda: shard.num_edge_types,
+    }
+    return model(
+        shard.num_features,
+        hidden_channels,
+        shard.num_outputs(label),
+        num_layers=num_layers,
+        dropout=dropout,
+        batch_norm=batch_norm,
+        seed=seed,
+        **{option: given[option]() for option in model.options},
+    )

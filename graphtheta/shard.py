@@ -1,0 +1,335 @@
+"""Shard: what one worker holds of a partitioned graph.
+
+One part of a store, or several merged at load. Local ids: the M masters first, by new id, then the
+H mirrors by (owner, local id there). In-edges stand in CSC order, a row's edges by edge_key.
+Nothing here has the length of the whole graph. Columns of a single part stay memory-mapped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphtheta.columns import as_numpy
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.exchange import Channel
+from graphtheta.comm.plan import ExchangePlan
+from graphtheta.comm.stages import Stage
+from graphtheta.errors import ConfigError
+from graphtheta.merge import LocalGraph, local_graph
+from graphtheta.partition.manifest import Book, LabelSpec, Manifest
+from graphtheta.partition.part import PartTables
+
+__all__ = ["Shard", "Topology", "as_tensor"]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """In-edges by destination row.
+
+    Attributes:
+        indptr: (rows + 1,) int64; row i's edges are [indptr[i], indptr[i + 1]).
+        src: (E',) int32 local id of each edge's source.
+        edge_key: (E,) int64 of every edge of the shard.
+        position: (E',) int64 where each edge stands among the shard's E, or None for all of them.
+    """
+
+    indptr: NDArray[np.int64]
+    src: Tensor
+    edge_key: Tensor
+    position: Tensor | None
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """Return a tensor over an array's memory, also where the array is read-only.
+
+    Columns of a store are mapped privately, so even a stray write never reaches the file.
+    """
+    if array.flags.writeable or array.size == 0:
+        return torch.from_numpy(np.ascontiguousarray(array) if array.size else array.copy())
+    array = np.ascontiguousarray(array)
+    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    memory.owner = array  # type: ignore[attr-defined]  # keeps the mapping alive with the tensor
+    return torch.from_numpy(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
+
+
+class Shard:
+    """One worker's masters, mirrors, in-edges, columns and exchange plan.
+
+    Attributes:
+        comm: The workers of the job.
+        manifest: What describes the whole graph.
+        num_masters: M, nodes owned here.
+        num_mirrors: H, copies of others' nodes.
+        num_edges: E, edges held here.
+        channel: Exchanges along the plan, with timers and byte counters.
+        node_key_L: (L,) int64.
+        features: (M, F) node features, or (M, 0) where the graph has none.
+    """
+
+    def __init__(
+        self, parts: Sequence[PartTables], manifest: Manifest, book: Book, comm: Communicator
+    ) -> None:
+        local: LocalGraph = local_graph(parts, book, comm.rank, comm.size)
+        self._local = local
+        self.comm = comm
+        self.manifest = manifest
+        self.num_masters = local.plan.num_masters
+        self.num_mirrors = local.plan.num_mirrors
+        self.num_edges = len(local.edges["src"])
+        self.channel = Channel(comm, local.plan)
+        self.node_key_L = local.node_key_L
+        self.features = (
+            as_tensor(as_numpy(local.masters["features"]))
+            if "features" in local.masters.column_names
+            else torch.empty((self.num_masters, 0))
+        )
+        self._collected: dict[str, Tensor] = {}
+
+    @property
+    def plan(self) -> ExchangePlan:
+        """Who mirrors what."""
+        return self._local.plan
+
+    @property
+    def is_vertex_cut(self) -> bool:
+        """Whether mirrors may hold in-edges, on any worker."""
+        return self.manifest.cut == "vertex" and self.comm.size > 1
+
+    @property
+    def num_features(self) -> int:
+        """Width of the node features."""
+        return int(self.features.shape[1])
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs a model needs for the label named "y", or the only label."""
+        return self.num_outputs(self.default_label)
+
+    @property
+    def num_edge_types(self) -> int:
+        """Edge types of the whole graph.
+
+        Raises:
+            ConfigError: If edges have no `type` column.
+        """
+        if self.manifest.num_edge_types is None:
+            raise ConfigError(
+                "shard: the graph's edges have no 'type' column. Partition it with --edge-type."
+            )
+        return self.manifest.num_edge_types
+
+    @property
+    def edge_dim(self) -> int:
+        """Width of the edge column `attr`.
+
+        Raises:
+            ConfigError: If edges have no such column.
+        """
+        if "attr" not in self.edge_columns:
+            raise ConfigError(
+                "shard: the graph's edges have no 'attr' column. Partition it with --edge-features."
+            )
+        attr = self.edge_columns["attr"]
+        return int(attr.shape[1]) if attr.dim() > 1 else 1
+
+    @property
+    def default_label(self) -> str:
+        """The label named "y", or the only one.
+
+        Raises:
+            ConfigError: If there is no label, or none stands out.
+        """
+        names = list(self.manifest.labels)
+        if "y" in names or len(names) == 1:
+            return "y" if "y" in names else names[0]
+        raise ConfigError(f"shard: expected one label to choose, got {names}. Name it by --label.")
+
+    @property
+    def default_split(self) -> str:
+        """The split named "split", or the only one.
+
+        Raises:
+            ConfigError: If there is no split, or none stands out.
+        """
+        names = self.manifest.splits
+        if "split" in names or len(names) == 1:
+            return "split" if "split" in names else names[0]
+        raise ConfigError(f"shard: expected one split to choose, got {names}. Name it by --split.")
+
+    def label_spec(self, name: str) -> LabelSpec:
+        """Return the task and number of classes of a label.
+
+        Raises:
+            ConfigError: If there is no such label.
+        """
+        if name not in self.manifest.labels:
+            raise ConfigError(
+                f"shard: unknown label '{name}'; the graph has {sorted(self.manifest.labels)}."
+            )
+        return self.manifest.labels[name]
+
+    def num_outputs(self, label: str) -> int:
+        """Return how many outputs a model needs: one logit suffices for a binary label."""
+        spec = self.label_spec(label)
+        return 1 if spec.task == "binary" else spec.num_classes
+
+    def label(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return a label's values and where it is known.
+
+        Shape:
+            values: (M,) or (M, K). known: (M,) bool.
+        """
+        self.label_spec(name)
+        column = self._local.masters[f"label:{name}"]
+        known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+        return as_tensor(as_numpy(column)), torch.from_numpy(known.copy())
+
+    def split(self, name: str) -> Tensor:
+        """Return which split each master is in: 0 none, 1 train, 2 validation, 3 test.
+
+        Shape:
+            Returns (M,) int8.
+
+        Raises:
+            ConfigError: If there is no such split.
+        """
+        if name not in self.manifest.splits:
+            raise ConfigError(
+                f"shard: unknown split '{name}'; the graph has {sorted(self.manifest.splits)}."
+            )
+        return as_tensor(as_numpy(self._local.masters[f"split:{name}"]))
+
+    @property
+    def original_ids(self) -> pa.ChunkedArray:
+        """What the user's table calls each master: M int64 or strings."""
+        return self._local.masters["original_id"]
+
+    @cached_property
+    def topology(self) -> Topology:
+        """All in-edges; rows are masters, and in a vertex-cut mirrors too."""
+        rows = self.num_masters + (self.num_mirrors if self.is_vertex_cut else 0)
+        return Topology(
+            self._local.in_indptr[: rows + 1],
+            as_tensor(self._local.edges["src"]),
+            as_tensor(self._local.edges["edge_key"]),
+            None,
+        )
+
+    @cached_property
+    def loopless_topology(self) -> Topology:
+        """The in-edges without self-loops, for layers that add their own."""
+        whole = self.topology
+        rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
+        position = np.flatnonzero(rows != self._local.edges["src"])
+        if len(position) == self.num_edges:
+            return whole
+        indptr = np.zeros_like(whole.indptr)
+        np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
+        index = torch.from_numpy(position)
+        return Topology(indptr, whole.src[index], whole.edge_key, index)
+
+    def _at_masters(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """Add mirrors' rows to their masters': (rows, ...) each to (M, ...) each."""
+        own = [r[: self.num_masters].clone() for r in rows]
+        if not self.is_vertex_cut:
+            return own
+        route = self.plan.destinations
+        mirror_R = torch.from_numpy(route.mirror_R)
+        arrived = self.channel.carry(
+            [r[self.num_masters :].index_select(0, mirror_R) for r in rows],
+            route,
+            to_mirrors=False,
+            direction="forward",
+            stage=Stage("prepare"),
+        )
+        master_S = torch.from_numpy(route.master_S)
+        return [a.index_add_(0, master_S, b) for a, b in zip(own, arrived, strict=True)]
+
+    def _collect(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        # Not a cached_property: before Python 3.12 its lock is shared by all instances, and workers
+        # that are threads would wait in it for each other's half of an exchange.
+        if name not in self._collected:
+            self._collected[name] = compute()
+        return self._collected[name]
+
+    @property
+    def loopless_in_degree(self) -> Tensor:
+        """In-degree of each master in the whole graph, self-loops not counted: (M,) int64.
+
+        Collective in a vertex-cut, the first time.
+        """
+        degrees = torch.from_numpy(np.diff(self.loopless_topology.indptr))
+        return self._collect("loopless_in_degree", lambda: self._at_masters([degrees])[0])
+
+    @property
+    def in_degree_by_type(self) -> Tensor:
+        """In-degree of each master by edge type, in the whole graph: (M, types) int64.
+
+        Collective in a vertex-cut, the first time.
+        """
+        return self._collect("in_degree_by_type", self._count_types)
+
+    def _count_types(self) -> Tensor:
+        types, num_types = self.edge_columns["type"].long(), self.num_edge_types
+        rows = torch.repeat_interleave(torch.from_numpy(np.diff(self.topology.indptr)))
+        counts = torch.bincount(
+            rows * num_types + types, minlength=(len(self.topology.indptr) - 1) * num_types
+        )
+        return self._at_masters([counts.view(-1, num_types)])[0]
+
+    def loop_column(self, name: str) -> Tensor:
+        """Return what a layer's own self-loops carry: the mean of a node's in-edges, 0 if none.
+
+        Collective in a vertex-cut, the first time of each name.
+
+        Shape:
+            (M,) or (M, A), of the edge column's type.
+
+        Raises:
+            ConfigError: If the column is not of floating point.
+        """
+        return self._collect(f"loop {name}", lambda: self._mean_of_in_edges(name))
+
+    def _mean_of_in_edges(self, name: str) -> Tensor:
+        column, topology = self.edge_columns[name], self.loopless_topology
+        if not column.is_floating_point():
+            raise ConfigError(
+                f"shard: a self-loop has no '{name}', which is {column.dtype}. Use a layer "
+                "without self-loops, or one that does not read it."
+            )
+        degrees = torch.from_numpy(np.diff(topology.indptr))
+        rows = torch.repeat_interleave(degrees)
+        values = column if topology.position is None else column[topology.position]
+        total = values.new_zeros((len(degrees), *values.shape[1:]))
+        total, count = self._at_masters([total.index_add_(0, rows, values), degrees])
+        return total / count.clamp_(min=1).reshape(-1, *(1,) * (total.dim() - 1))
+
+    @cached_property
+    def edge_columns(self) -> dict[str, Tensor]:
+        """The edge columns of the graph in CSC order, by name: (E,) or (E, A)."""
+        fixed = {"src", "edge_key", "in_position"}
+        return {n: as_tensor(c) for n, c in self._local.edges.items() if n not in fixed}
+
+    def node_column(self, name: str) -> Tensor:
+        """Return a numeric column of the masters, such as `in_degree` of the whole graph.
+
+        Shape:
+            (M,) or (M, K).
+
+        Raises:
+            ConfigError: If there is no such column.
+        """
+        names = self._local.masters.column_names
+        if name not in names:
+            raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
+        return as_tensor(as_numpy(self._local.masters[name]))

@@ -1,0 +1,193 @@
+"""TGARLayer: a graph layer written as naive torch on one node and one edge.
+
+    class MeanConv(TGARLayer):
+        aggregator = "mean"                           # Sum
+
+        def transform(self, h):                       # NN-T, per node
+            return {"z": self.lin(h)}
+
+        def gather(self, src, dst, edge):             # NN-G, per edge
+            return src["z"]
+
+        def apply_node(self, n, m):                   # NN-A, per node
+            return relu(n["z"] + m)
+
+Reduce, the fifth stage, sums the gradients of its parameters over workers, for any layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.comm.exchange import sync, to_master
+from graphtheta.comm.stages import Stage
+from graphtheta.errors import ConfigError
+from graphtheta.tgar.aggregators import aggregator
+from graphtheta.tgar.chunked import EdgeInputs, GatherSum
+from graphtheta.tgar.expression import Expression
+from graphtheta.tgar.trace import WorkerIndependent, trace
+from graphtheta.tgar.view import LayerView
+
+__all__ = ["TGARLayer"]
+
+
+class TGARLayer(nn.Module):
+    """Base of every graph layer; calling it runs the stages on a view.
+
+    Attributes:
+        aggregator: Name of the Sum stage, a key of `AGGREGATORS`.
+        self_loops: Whether every node also sends a message to itself. The graph's own self-loops
+            are then left out, so that each node has exactly one; its edge columns are the mean of
+            the node's in-edges.
+        node_columns: Numeric node columns that `transform` gets as a second argument.
+            `in_degree` is that of the whole graph, with the layer's self-loops;
+            `in_degree_by_type` counts in-edges of each type.
+
+    Communication:
+        Forward, the fields that `gather` reads, once a mirror that needs them, and in a
+        vertex-cut one partial a mirror with in-edges; backward the cotangents of the same.
+    """
+
+    aggregator: str = "sum"
+    self_loops: bool = False
+    node_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._expressions: dict[Any, Expression] = {}
+        self._seen_modes: set[bool] = set()
+
+    def transform(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """NN-Transform: the fields of each node, as transform(h) or transform(h, node).
+
+        Args:
+            args: h, what the layer below returned, one row a node; then, where `node_columns` is
+                not empty, those columns by name.
+            kwargs: None; an override names the arguments it takes.
+        """
+        return {"h": args[0]}
+
+    def gather(
+        self, src: Mapping[str, Tensor], dst: Mapping[str, Tensor], edge: Mapping[str, Tensor]
+    ) -> Any:
+        """NN-Gather: the message of one edge, or (score, message) for a scored aggregator.
+
+        Written with torch functions on the last dimensions; the leading one is the edge. Called
+        once to be recorded, so it must not branch on values.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a gather(src, dst, edge).")
+
+    def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Any:
+        """NN-Apply: the new value of each node from its fields and its aggregated message."""
+        return m
+
+    def forward(self, view: LayerView, h: Any) -> Any:
+        """Run the stages on the active nodes of `view`.
+
+        Args:
+            view: `view[k]` for the k-th graph layer of a model.
+            h: (M, F) rows of this worker's masters.
+
+        Raises:
+            ConfigError: If `transform` does not return one row a node.
+            TraceError: If `gather` is not a function of one edge.
+        """
+        shard, channel, k = view.shard, view.channel, view.layer
+        stages, route = channel.stages, channel.plan.destinations
+        reduce = aggregator(self.aggregator)
+
+        with stages.timed("forward", Stage("transform", k)), self._watched():
+            fields = self._transform(view, h)
+        expression = self._expression(view, fields)
+        with stages.timed("forward", Stage("transform", k)):
+            sources = expression.in_node_space(expression.sources, self, fields)
+            destinations = expression.in_node_space(expression.destinations, self, fields)
+            parameters = expression.in_node_space(expression.parameters, self, {})
+
+        columns = [view.edge_columns[name] for _, name in expression.edge_columns]
+        loops = (
+            [view.loop_column(name) for _, name in expression.edge_columns]
+            if self.self_loops
+            else []
+        )
+        token = view.view.token
+        token, sources = sync(sources, token, channel, channel.plan.sources, k)
+        if shard.is_vertex_cut:
+            token, destinations = sync(destinations, token, channel, route, k)
+
+        gather_sum = GatherSum(
+            expression=expression,
+            aggregator=reduce,
+            topology=shard.loopless_topology if self.self_loops else shard.topology,
+            node_key_L=shard.node_key_L,
+            loop_rows=shard.num_masters if self.self_loops else 0,
+            layer=k,
+            step_key=view.view.step_key if self.training else None,
+            stages=stages,
+        )
+        partial = gather_sum(EdgeInputs(sources, destinations, parameters, columns, loops))
+        if shard.is_vertex_cut:
+            token, arrived = to_master(partial, token, channel, route, k)
+            own = [column[: shard.num_masters] for column in partial]
+            partial = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
+        view.view.token = token
+
+        with stages.timed("forward", Stage("apply", k)), self._watched():
+            out = self.apply_node(fields, reduce.finish(partial))
+        self._seen_modes.add(self.training)
+        return out
+
+    def _watched(self) -> AbstractContextManager[Any]:
+        # Every torch call costs microseconds more under the watch, so only the first pass has it.
+        return nullcontext() if self.training in self._seen_modes else WorkerIndependent()
+
+    def _transform(self, view: LayerView, h: Any) -> dict[str, Tensor]:
+        if not self.node_columns:
+            return self.transform(h)
+        node = {}
+        for name in self.node_columns:
+            if name == "in_degree" and self.self_loops:
+                node[name] = view.shard.loopless_in_degree + 1
+            elif name == "in_degree_by_type":
+                node[name] = view.shard.in_degree_by_type
+            else:
+                node[name] = view.shard.node_column(name)
+        return self.transform(h, node)
+
+    def _expression(self, view: LayerView, fields: Any) -> Expression:
+        """Return the traced gather for these field types; tracing happens once for each."""
+        rows = view.shard.num_masters
+        if not isinstance(fields, dict) or not all(
+            isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
+        ):
+            raise ConfigError(
+                f"{type(self).__name__}.transform: expected a dict of tensors with one row a node "
+                f"({rows} here), got {_described(fields)}."
+            )
+        key = (
+            self.training,
+            tuple((n, f.dtype, f.shape[1:], f.device) for n, f in fields.items()),
+            tuple((n, c.dtype, c.shape[1:]) for n, c in view.edge_columns.items()),
+        )
+        if key not in self._expressions:
+            scored = aggregator(self.aggregator).scored
+            self._expressions[key] = trace(
+                self, self.gather, fields, view.edge_columns, scored=scored
+            )
+        return self._expressions[key]
+
+
+def _described(fields: Any) -> str:
+    if not isinstance(fields, dict):
+        return type(fields).__name__
+    return str(
+        {
+            n: tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+            for n, f in fields.items()
+        }
+    )

@@ -1,0 +1,417 @@
+"""Tracing: `gather` is run once on a few rows, every torch call in it is recorded, and a probe
+proves that the record is a function of one edge.
+
+The probe replays the record on other rows and on a selection of them, with repeats: code that
+looks across edges (a softmax over rows, batch norm, a count of rows), draws fresh random numbers,
+or hides a tensor from the record gives other numbers, and is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from graphtheta.errors import TraceError
+from graphtheta.tgar.expression import (
+    Expression,
+    Keep,
+    Leaf,
+    Operation,
+    Origin,
+    Ref,
+    map_structure,
+)
+
+__all__ = ["Gather", "WorkerIndependent", "keep", "trace"]
+
+Gather = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Any]
+
+_TRACE_ROWS, _PROBE_ROWS = 5, 7  # primes, so that a row count in a shape is seen
+_SELECTION = (4, 1, 6, 1, 3)  # out of order, with a repeat, and not all
+
+_RANDOM = {
+    "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "random_",
+    "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "alpha_dropout_", "feature_dropout", "feature_dropout_", "feature_alpha_dropout",
+    "feature_alpha_dropout_", "native_dropout", "rrelu", "rrelu_", "gumbel_softmax", "bernoulli",
+    "bernoulli_", "binomial", "multinomial", "poisson", "normal", "normal_", "log_normal_",
+    "uniform_", "exponential_", "geometric_", "cauchy_",
+}  # fmt: skip
+_READS_VALUE = {
+    "__bool__", "__float__", "__int__", "__index__", "__len__", "__iter__", "__contains__",
+    "item", "tolist", "numpy", "__array__", "nonzero", "unique", "masked_select", "equal",
+    "allclose", "is_nonzero",
+}  # fmt: skip
+
+_local = threading.local()
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "") or str(resolve_name(function))
+
+
+def _refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
+    if name in _RANDOM:
+        raise TraceError(
+            f"layer: {name}() draws random numbers that depend on the worker. Use "
+            "graphtheta.nn.Dropout for nodes, or keep(p) inside gather."
+        )
+    if name == "batch_norm" and kwargs.get("training"):
+        raise TraceError(
+            "layer: torch's batch norm takes its statistics from one worker's nodes. Use "
+            "graphtheta.nn.BatchNorm between layers."
+        )
+
+
+class WorkerIndependent(TorchFunctionMode):
+    """Refuse torch's own random numbers and batch norm, which would differ with the workers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass every torch call on, but those that are refused."""
+        kwargs = kwargs or {}
+        _refuse_worker_dependent(_name(func), kwargs)
+        return func(*args, **kwargs)
+
+
+class _Recorder(TorchFunctionMode):
+    """Record torch calls on tensors that depend on an endpoint or on a parameter."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        named = [*layer.named_parameters(), *layer.named_buffers()]
+        self._parameter_names = {id(t): name for name, t in named}
+        self.nodes: list[Leaf | Operation] = []
+        self._index: dict[int, int] = {}
+        self._constants: set[int] = set()  # made in gather, of nothing that is recorded
+        self._alive: list[Tensor] = []  # ids stay unique while their tensors live
+
+    def add(self, node: Leaf | Operation, value: Tensor) -> int:
+        self.nodes.append(node)
+        self._index[id(value)] = len(self.nodes) - 1
+        self._alive.append(value)
+        return len(self.nodes) - 1
+
+    def index_of(self, value: Tensor) -> int:
+        """Return the node of a tensor, entering it as a parameter or a constant if it is new."""
+        if id(value) in self._index:
+            return self._index[id(value)]
+        name = self._parameter_names.get(id(value))
+        if name is not None:
+            return self.add(Leaf(Origin.NONE, name), value)
+        if id(value) not in self._constants:
+            raise TraceError(
+                "gather: it uses a tensor computed elsewhere, which would keep its present values. "
+                "Compute it with torch inside gather, return it from transform, or make it a "
+                "parameter or buffer of the layer."
+            )
+        return self.add(Leaf(Origin.NONE, "", constant=value), value)
+
+    def _is_recorded(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and (
+            id(value) in self._index or id(value) in self._parameter_names or value.requires_grad
+        )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, _name(func)
+        _refuse_worker_dependent(name, kwargs)
+        given: list[Tensor] = []
+        map_structure((args, kwargs), lambda v: given.append(v) if isinstance(v, Tensor) else None)
+        recorded = [v for v in given if self._is_recorded(v)]
+        if recorded and name in _READS_VALUE:
+            raise TraceError(
+                f"gather: {name}() reads values while gather is recorded, so the result would "
+                "hold for these rows only. Use torch.where for a choice per edge."
+            )
+        versions = [v._version for v in given]
+        result = func(*args, **kwargs)
+        if recorded and versions != [v._version for v in given]:
+            raise TraceError(
+                f"gather: {name}() changes a tensor in place. Write the expression without it; "
+                "batch norm goes between layers, as graphtheta.nn.BatchNorm."
+            )
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        if not recorded:
+            made = [r for r in outputs if isinstance(r, Tensor)]
+            self._constants.update(map(id, made))
+            self._alive.extend(made)
+            return result
+        if not any(isinstance(r, Tensor) for r in outputs):
+            return result
+        if isinstance(result, Tensor):
+            if any(result is v for v in recorded):
+                return result
+            self._record(func, args, kwargs, result)
+            return result
+        parent = self._record(func, args, kwargs, torch.empty(0))
+        for position, part in enumerate(result):
+            if isinstance(part, Tensor):
+                origin = self.nodes[parent].origin
+                get = Operation(origin, _take, (Ref(parent), position), {})
+                self.add(get, part)
+        return result
+
+    def _record(self, func: Any, args: Any, kwargs: Any, value: Tensor) -> int:
+        origin = Origin.NONE
+
+        def refer(item: Any) -> Any:
+            nonlocal origin
+            if not isinstance(item, Tensor):
+                return item
+            index = self.index_of(item)
+            origin |= self.nodes[index].origin
+            return Ref(index)
+
+        args, kwargs = map_structure((tuple(args), dict(kwargs)), refer)
+        return self.add(Operation(origin, func, args, kwargs), value)
+
+
+def _take(results: Any, position: int) -> Any:
+    return results[position]
+
+
+class _Reads(Mapping[str, Tensor]):
+    """What `gather` sees as src, dst or edge; notes which names it reads."""
+
+    def __init__(
+        self,
+        what: str,
+        values: Mapping[str, Tensor],
+        note: Callable[[str, Tensor], None] | None = None,
+    ) -> None:
+        self._what, self._values, self._note = what, values, note
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._values:
+            raise TraceError(
+                f"gather: {self._what} has no '{name}'; it has {sorted(self._values)}. "
+                + (
+                    "Partition the graph with that edge column."
+                    if self._what == "edge"
+                    else "Return it from transform."
+                )
+            )
+        value = self._values[name]
+        if self._note is not None:
+            self._note(name, value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def keep(p: float, heads: int | None = None) -> Tensor:
+    """Return, inside `gather`, the dropout factor of each edge: 0 with probability p, or 1/(1-p).
+
+    Drawn by (edge_key, head), so it does not depend on workers or partition; all ones when the
+    layer is not training. A softmax layer multiplies its message by it: dropping an attention
+    coefficient after normalisation is the same.
+
+    Args:
+        p: Probability of dropping, in [0, 1).
+        heads: Draw so many columns an edge; None draws one scalar.
+
+    Shape:
+        Returns (edges,) or (edges, heads).
+
+    Raises:
+        TraceError: Outside of `gather`.
+    """
+    source = getattr(_local, "keeps", None)
+    if source is None:
+        raise TraceError("keep: it has a meaning inside gather only. Use graphtheta.nn.Dropout.")
+    if not 0 <= p < 1:
+        raise TraceError(f"keep: p must be in [0, 1), got {p}.")
+    value: Tensor = source(p, heads)
+    return value
+
+
+@contextmanager
+def _keeps(source: Callable[[float, int | None], Tensor]) -> Iterator[None]:
+    _local.keeps = source
+    try:
+        yield
+    finally:
+        _local.keeps = None
+
+
+def trace(
+    layer: nn.Module,
+    gather: Gather,
+    fields: Mapping[str, Tensor],
+    edges: Mapping[str, Tensor],
+    *,
+    scored: bool,
+) -> Expression:
+    """Record `gather` and prove that it is a function of one edge.
+
+    Args:
+        layer: The layer whose parameters `gather` may read.
+        gather: Called as gather(src, dst, edge).
+        fields: What `transform` returned; only types, trailing shapes and device are used.
+        edges: Edge columns; a few rows are read as samples.
+        scored: Whether the aggregator wants (score, message).
+
+    Returns:
+        The expression, split by endpoint.
+
+    Raises:
+        TraceError: If gather reads what is not there, works in place, looks across edges, draws
+            its own random numbers, or returns something else than one row an edge.
+    """
+    with torch.inference_mode(False):  # its tensors count no changes, nor can backward use them
+        return _trace(layer, gather, _Samples(fields, edges), scored)
+
+
+def _trace(layer: nn.Module, gather: Gather, samples: _Samples, scored: bool) -> Expression:
+    recorder = _Recorder(layer)
+    src, dst, edge = samples.rows(_TRACE_ROWS)
+    keeps: list[Keep] = []
+
+    def note(origin: Origin) -> Callable[[str, Tensor], None]:
+        def read(name: str, value: Tensor) -> None:
+            if id(value) not in recorder._index:
+                recorder.add(Leaf(origin, name), value)
+
+        return read
+
+    def symbolic_keep(p: float, heads: int | None) -> Tensor:
+        spec = Keep(p, heads, len(keeps))
+        keeps.append(spec)
+        value = samples.keep(spec, _TRACE_ROWS)
+        recorder.add(Leaf(Origin.EDGE, "keep", keep=spec), value)
+        return value
+
+    with _keeps(symbolic_keep), recorder:
+        returned = gather(
+            _Reads("src", src, note(Origin.SOURCE)),
+            _Reads("dst", dst, note(Origin.DESTINATION)),
+            _Reads("edge", edge, note(Origin.EDGE)),
+        )
+    outputs = _outputs(returned, scored, _TRACE_ROWS)
+    expression = Expression(recorder.nodes, [recorder.index_of(t) for t in outputs])
+    _probe(layer, gather, expression, samples, scored)
+    return expression
+
+
+def _outputs(returned: Any, scored: bool, rows: int) -> tuple[Tensor, ...]:
+    wanted = "(score, message)" if scored else "one message"
+    outputs = returned if isinstance(returned, tuple) else (returned,)
+    if len(outputs) != (2 if scored else 1) or not all(isinstance(t, Tensor) for t in outputs):
+        raise TraceError(
+            f"gather: this aggregator needs {wanted} an edge, got {type(returned).__name__}"
+            f" of {len(outputs)}. Return tensors."
+        )
+    for tensor in outputs:
+        if tensor.dim() == 0 or tensor.shape[0] != rows:
+            raise TraceError(
+                f"gather: expected one row an edge, got shape {tuple(tensor.shape)} for {rows} "
+                "edges. Keep the leading dimension; reduce over the last ones only."
+            )
+    return outputs
+
+
+class _Samples:
+    """Random rows of the fields, and rows of the edge columns, to trace and probe on."""
+
+    def __init__(self, fields: Mapping[str, Tensor], edges: Mapping[str, Tensor]) -> None:
+        self._fields, self._edges = fields, edges
+        self._generator = np.random.default_rng(0)  # torch's own is refused while recording
+
+    def _like(self, column: Tensor, rows: int) -> Tensor:
+        if column.is_floating_point():
+            values = torch.from_numpy(self._generator.standard_normal((rows, *column.shape[1:])))
+            return values.to(column.device, column.dtype)
+        if column.shape[0] == 0:
+            return column.new_zeros((rows, *column.shape[1:]))
+        index = torch.from_numpy(self._generator.integers(column.shape[0], size=rows))
+        return column.detach().index_select(0, index.to(column.device))
+
+    def rows(self, rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        src = {name: self._like(f, rows) for name, f in self._fields.items()}
+        dst = {name: self._like(f, rows) for name, f in self._fields.items()}
+        return src, dst, {name: self._like(c, rows) for name, c in self._edges.items()}
+
+    def keep(self, spec: Keep, rows: int) -> Tensor:
+        first = next((f for f in self._fields.values() if f.is_floating_point()), None)
+        shape = (rows,) if spec.heads is None else (rows, spec.heads)
+        values = torch.from_numpy(self._generator.random(shape))
+        return values.float() if first is None else values.to(first.device, first.dtype)
+
+
+def _probe(
+    layer: nn.Module, gather: Gather, expression: Expression, samples: _Samples, scored: bool
+) -> None:
+    src, dst, edge = samples.rows(_PROBE_ROWS)
+    masks = {i: samples.keep(spec, _PROBE_ROWS) for i, spec in expression.keeps}
+    drawn = iter(masks.values())
+    with torch.no_grad():
+        try:
+            with _keeps(lambda p, heads: next(drawn)):
+                eager = gather(_Reads("src", src), _Reads("dst", dst), _Reads("edge", edge))
+            expected = _outputs(eager, scored, _PROBE_ROWS)
+            whole = _replay(layer, expression, src, dst, edge, masks)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(
+                f"gather: recorded on {_TRACE_ROWS} edges it does not run on {_PROBE_ROWS} "
+                f"({error}). Do not use the number of rows, nor tensors made outside."
+            ) from error
+        pick = torch.tensor(_SELECTION)
+
+        def some(values: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+            return {k: v.index_select(0, pick.to(v.device)) for k, v in values.items()}
+
+        try:
+            selected = _replay(layer, expression, some(src), some(dst), some(edge), some(masks))
+        except Exception as error:
+            raise TraceError(f"gather: it depends on the number of edges ({error}).") from error
+    for want, got, part in zip(expected, whole, selected, strict=True):
+        if not _close(got, want):
+            raise TraceError(
+                "gather: replaying what was recorded gives other values. It must draw no random "
+                "numbers, keep no state, and use torch functions only."
+            )
+        if not _close(part, got.index_select(0, pick.to(got.device))):
+            raise TraceError(
+                "gather: the value of one edge depends on other edges. It must be a function of "
+                "one edge; sums over edges are the aggregator's."
+            )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    tolerance = 1e-10 if a.dtype == torch.float64 else 1e-4
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _replay(
+    layer: nn.Module,
+    expression: Expression,
+    src: Mapping[str, Tensor],
+    dst: Mapping[str, Tensor],
+    edge: Mapping[str, Tensor],
+    masks: Mapping[int, Tensor],
+) -> tuple[Tensor, ...]:
+    given = dict(masks)
+    for indices, rows in (
+        (expression.sources, src),
+        (expression.destinations, dst),
+        (expression.parameters, {}),
+    ):
+        given.update(zip(indices, expression.in_node_space(indices, layer, rows), strict=True))
+    given.update({i: edge[name] for i, name in expression.edge_columns})
+    return expression.on_edges(given)

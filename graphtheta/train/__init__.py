@@ -1,0 +1,1 @@
+"""Training in plain sight: the loop, gradients over workers, metrics, checkpoints, run folders."""

@@ -1,0 +1,117 @@
+"""Metrics by task: torchmetrics, with states gathered through our communicator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchmetrics
+from torch import Tensor
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.partition.manifest import LabelSpec, Task
+
+__all__ = ["MAIN_METRIC", "MainMetric", "metrics_for"]
+
+
+_IGNORED = -1
+
+
+@dataclass(frozen=True)
+class MainMetric:
+    """What early stopping and the best epoch go by."""
+
+    name: str
+    higher_is_better: bool = True
+
+
+MAIN_METRIC: dict[Task, MainMetric] = {
+    "multiclass": MainMetric("accuracy"),
+    "binary": MainMetric("auroc"),
+    "multilabel": MainMetric("f1"),
+    "regression": MainMetric("rmse", higher_is_better=False),
+}
+
+
+def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
+    count = spec.num_classes
+    return {
+        "accuracy": torchmetrics.classification.MulticlassAccuracy(count, average="micro", **sync),
+        "f1": torchmetrics.classification.MulticlassF1Score(count, average="macro", **sync),
+    }
+
+
+def _binary(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
+    return {
+        "auroc": torchmetrics.classification.BinaryAUROC(**sync),
+        "accuracy": torchmetrics.classification.BinaryAccuracy(**sync),
+    }
+
+
+def _multilabel(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
+    return {
+        "f1": torchmetrics.classification.MultilabelF1Score(
+            spec.num_classes, average="micro", **sync
+        ),
+        "accuracy": torchmetrics.classification.MultilabelAccuracy(
+            spec.num_classes, average="micro", **sync
+        ),
+    }
+
+
+def _regression(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
+    return {
+        "rmse": torchmetrics.MeanSquaredError(squared=False, **sync),
+        "mae": torchmetrics.MeanAbsoluteError(**sync),
+    }
+
+
+_METRICS: dict[Task, Callable[..., dict[str, torchmetrics.Metric]]] = {
+    "multiclass": _multiclass,
+    "binary": _binary,
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
+
+
+def metrics_for(
+    spec: LabelSpec, comm: Communicator
+) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """Return a function of this worker's (outputs, targets) that gives metrics over all workers.
+
+    Collective: every worker calls it, also with no rows. Gathering costs a few counters a class,
+    but for AUROC, which is exact and gathers a score and a target for every row of the split.
+
+    Shape:
+        outputs: (T, C) logits, (T, 1) for binary. targets: (T,) or (T, K).
+    """
+
+    def gather(state: Tensor, group: Any = None) -> list[Tensor]:
+        rows = state.detach().cpu().reshape(-1, *state.shape[1:]).contiguous()
+        blocks = comm.all_gather(rows.numpy(), stage="metrics")
+        tensors = [torch.from_numpy(block) for block in blocks]
+        return tensors if state.dim() else [tensor[0] for tensor in tensors]
+
+    sync: dict[str, Any] = {} if spec.task == "regression" else {"ignore_index": _IGNORED}
+    if comm.size > 1:
+        sync |= {"dist_sync_fn": gather, "distributed_available_fn": lambda: True}
+    metrics = _METRICS[spec.task](spec, **sync)
+
+    def compute(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        if spec.task in ("binary", "regression"):
+            outputs = outputs.reshape(targets.shape)
+        labels = targets if spec.task == "regression" else targets.long()
+        if spec.task != "regression" and not len(labels):
+            # torchmetrics refuses empty updates; one row that it ignores stands in for none.
+            outputs = outputs.new_zeros((1, *outputs.shape[1:]))
+            labels = labels.new_full((1, *labels.shape[1:]), _IGNORED)
+        result = {}
+        for name, metric in metrics.items():
+            metric.reset()
+            metric.update(outputs.detach(), labels)
+            result[name] = float(metric.compute())
+        return result
+
+    return compute

@@ -1,0 +1,78 @@
+"""The summary of a run: what was reached, how fast, and on what."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graphtheta.comm.stages import Stages
+from graphtheta.partition.manifest import Task
+from graphtheta.shard import Shard
+from graphtheta.train.metrics import MAIN_METRIC
+
+if TYPE_CHECKING:
+    from graphtheta.train.trainer import History
+
+__all__ = ["summarise"]
+
+
+def summarise(
+    *,
+    history: History,
+    last_epoch: int,
+    task: Task,
+    stages: Stages,
+    shard: Shard,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what goes into `summary.json`; collective.
+
+    Units:
+        Times in seconds, sizes in bytes. `epoch_seconds` is training without evaluation;
+        `phase_seconds` is the largest over workers, summed over this process's epochs;
+        `bytes_sent` is the sum over workers.
+    """
+    comm = shard.comm
+    names = sorted(stages.seconds)
+    seconds = np.array([stages.seconds[name] for name in names])
+    comm.all_reduce(seconds, "max", stage="summary times")
+    peak = np.array([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024], np.int64)
+    comm.all_reduce(peak, "max", stage="summary memory")
+    sent = comm.all_gather_int(comm.bytes_sent, stage="summary bytes").sum()
+    times = np.array(history.epoch_seconds) if history.epoch_seconds else np.zeros(1)
+    return {
+        **history.best,
+        "best_epoch": history.best_epoch if history.best_epoch >= 0 else last_epoch,
+        "epochs": len(history.loss),
+        "metric": MAIN_METRIC[task].name,
+        "loss_history": history.loss,
+        "epoch_seconds": {
+            "median": float(np.median(times)),
+            "p10": float(np.percentile(times, 10)),
+            "p90": float(np.percentile(times, 90)),
+        },
+        "phase_seconds": dict(zip(names, seconds.tolist(), strict=True)),
+        "bytes_sent": int(sent),
+        "bytes_sent_by_stage": dict(stages.bytes_sent),
+        "peak_rss_bytes": int(peak[0]),
+        "workers": comm.size,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "store_checksum": shard.manifest.checksum,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("graphtheta", "torch", "numpy", "numba", "pyarrow", "mpi4py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,349 @@
+"""Trainer: the loop one can read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphtheta.comm.stages import Stage, Stages
+from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.nn.losses import LOSSES
+from graphtheta.shard import Shard
+from graphtheta.strategy import GlobalBatch
+from graphtheta.train.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from graphtheta.train.events import EventWriter
+from graphtheta.train.metrics import MAIN_METRIC, metrics_for
+from graphtheta.train.predict import gather_rows, infer
+from graphtheta.train.progress import Progress
+from graphtheta.train.reduce import broadcast_model, reduce_gradients
+from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.signals import Requests, listening
+from graphtheta.train.summary import summarise
+
+__all__ = ["OPTIMIZERS", "History", "Trainer"]
+
+_SPLITS = {"train": 1, "val": 2, "test": 3}
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+@dataclass
+class History:
+    """What a run has seen so far; all of it goes into a checkpoint.
+
+    Attributes:
+        loss: Mean loss of the training nodes in each epoch, as it was optimised.
+        epoch_seconds: Time of each epoch's training, without evaluation, in seconds.
+        best_epoch: Epoch of the best validation, counted from 0; -1 before the first.
+        best: Metrics of that epoch, `val_accuracy` and the like.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+    best: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Train a model on a shard, together with the other workers.
+
+    Every worker builds one with the same arguments and calls the same methods in the same order.
+
+    Args:
+        model: Called as model(view, x); rank 0's weights are taken by all.
+        shard: This worker's share of the graph.
+        strategy: Which nodes make a step; global-batch if None.
+        label: Which label is learned; the only one, or "y", if None.
+        split: Which split column; the only one, or "split", if None.
+        optimizer: A key of `OPTIMIZERS`.
+        lr: Learning rate.
+        weight_decay: Of all parameters.
+        seed: Of dropout and of everything else that is drawn while training.
+        patience: End after so many epochs without a better validation; None trains them all.
+        evaluate_every: Epochs between evaluations.
+        run_dir: Where files of the run go; None writes none.
+        checkpoint_every: Epochs between checkpoints; 0 saves on SIGTERM and SIGUSR1 only.
+        progress: Whether rank 0 draws a progress bar.
+
+    Raises:
+        ConfigError: If a name or number is wrong.
+        GraphFormatError: If no node is in the training split.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shard: Shard,
+        *,
+        strategy: GlobalBatch | None = None,
+        label: str | None = None,
+        split: str | None = None,
+        optimizer: str = "adam",
+        lr: float = 0.01,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+        patience: int | None = None,
+        evaluate_every: int = 1,
+        run_dir: RunDirectory | Path | str | None = None,
+        checkpoint_every: int = 0,
+        progress: bool = False,
+    ) -> None:
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(
+                f"optimizer: unknown '{optimizer}'; choose one of {sorted(OPTIMIZERS)}."
+            )
+        if lr <= 0 or weight_decay < 0:
+            raise ConfigError(
+                f"trainer: expected lr > 0 and weight_decay >= 0, got {lr} and {weight_decay}."
+            )
+        self.model, self.shard, self.comm = model, shard, shard.comm
+        self.strategy = strategy or GlobalBatch()
+        self.label = label or shard.default_label
+        self.spec = shard.label_spec(self.label)
+        self.seed, self.patience = seed, patience
+        self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
+        self.history = History()
+        self.stages = Stages()
+        self._dtype = next(model.parameters()).dtype
+        self._target, known = shard.label(self.label)
+        chosen = shard.split(split or shard.default_split)
+        self._rows = {
+            name: torch.nonzero((chosen == code) & known).flatten()
+            for name, code in _SPLITS.items()
+        }
+        self._counts = {name: self._total(len(rows)) for name, rows in self._rows.items()}
+        if not self._counts["train"]:
+            raise GraphFormatError(
+                f"trainer: no node with a '{self.label}' label is in the training split. Mark some "
+                "as train."
+            )
+        self._loss = LOSSES[self.spec.task]
+        self._metrics = metrics_for(self.spec, self.comm)
+        self._best_weights: dict[str, Tensor] | None = None
+        self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
+        self._progress = progress and self.comm.rank == 0
+        broadcast_model(model, self.comm)
+        self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
+
+    def _total(self, count: int) -> int:
+        return int(self.comm.all_gather_int(count, stage="count targets").sum())
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def fit(self, epochs: int) -> dict[str, Any]:
+        """Train until `epochs` epochs are done in all, or validation stops getting better.
+
+        Afterwards the model holds the weights of the best epoch: the one with the best validation
+        metric, the first on ties, or the last one where there are no validation nodes.
+
+        Returns:
+            The summary, which is also written to the run folder.
+        """
+        last = len(self.history.loss) - 1
+        with (
+            listening() as requests,
+            Progress(epochs, len(self.history.loss), self._progress) as progress,
+            EventWriter(self._run_dir if self.comm.rank == 0 else None) as events,
+        ):
+            for epoch in range(len(self.history.loss), epochs):
+                if self._patience_is_over(epoch):
+                    break
+                record = self._epoch(epoch)
+                last = epoch
+                events.write(epoch, record)
+                progress.advance(record)
+                if self._checkpoint_is_due(epoch, requests):
+                    self.save(epoch + 1)
+                if self._agreed(requests.stop):
+                    raise SystemExit(143)  # as a process ended by SIGTERM; all ranks stop here
+        if self._best_weights is not None:
+            self.model.load_state_dict(self._best_weights)
+        return self._finish(last)
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch, evaluate, and return what is worth a line of metrics."""
+        start = time.perf_counter()
+        loss = self._train_epoch(epoch)
+        seconds = time.perf_counter() - start
+        if not np.isfinite(loss):
+            raise ConfigError(
+                f"trainer: the loss became {loss} in epoch {epoch}. Lower the learning rate "
+                "(--lr), or look for extreme features."
+            )
+        self.history.loss.append(loss)
+        self.history.epoch_seconds.append(seconds)
+        record = {"epoch": epoch, "loss": loss, "seconds": seconds}
+        if (epoch + 1) % self.evaluate_every == 0:
+            metrics = self.evaluate()
+            record |= metrics
+            self._remember_best(epoch, metrics)
+        if self._run_dir is not None and self.comm.rank == 0:
+            self._run_dir.append_metrics(record)
+        return record
+
+    def _train_epoch(self, epoch: int) -> float:
+        self.model.train()
+        total, count = 0.0, 0
+        batches = self.strategy.batches(
+            self.shard, self._rows["train"], seed=self.seed, epoch=epoch
+        )
+        for batch in batches:
+            loss, targets = self._step(batch.view, batch.targets)
+            total, count = total + loss * targets, count + targets
+        return total / count
+
+    def _step(self, view: Any, targets: Tensor) -> tuple[float, int]:
+        """Run one optimiser update; return the mean loss of its targets and their number."""
+        channel, stages = self.shard.channel, self.stages
+        channel.stages = stages
+        self.optimizer.zero_grad()
+        outputs = self.model(view, view.inputs(self._dtype))
+        self._check_outputs(outputs)
+        loss, count = self._loss(outputs[targets], self._target[targets])
+        sums = np.array([float(loss.detach()), count], np.float64)
+        self.comm.all_reduce(sums, stage="loss")
+        with stages.rest("backward", Stage("transform and apply")):
+            torch.autograd.backward(loss / sums[1] + view.token)
+        with stages.timed("backward", Stage("reduce")):
+            reduce_gradients(self.model.parameters(), self.comm)
+        with stages.timed("backward", Stage("update")):
+            self.optimizer.step()
+        return float(sums[0] / sums[1]), int(sums[1])
+
+    def _check_outputs(self, outputs: Tensor) -> None:
+        wanted = self.shard.num_outputs(self.label)
+        if outputs.dim() != 2 or outputs.shape[1] != wanted:
+            raise ConfigError(
+                f"trainer: label '{self.label}' ({self.spec.task}) needs {wanted} outputs a node, "
+                f"the model gives {tuple(outputs.shape[1:])}."
+            )
+
+    # -- evaluation and prediction ----------------------------------------------------------------
+
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and metrics of every split that has nodes, dropout off; collective.
+
+        Names are `val_accuracy`, `test_loss` and the like.
+        """
+        self.shard.channel.stages = Stages()  # evaluation is not part of a step's stages
+        outputs = infer(self.model, self.shard)
+        result = {}
+        for name, rows in self._rows.items():
+            if not self._counts[name]:
+                continue
+            out, target = outputs[rows], self._target[rows]
+            loss, count = self._loss(out, target)
+            sums = np.array([float(loss), count], np.float64)
+            self.comm.all_reduce(sums, stage="evaluate loss")
+            result[f"{name}_loss"] = float(sums[0] / sums[1])
+            for metric, value in self._metrics(out, target).items():
+                result[f"{name}_{metric}"] = value
+        return result
+
+    def predict(self) -> Tensor | None:
+        """Return the model's outputs in the order of the input nodes; collective.
+
+        Returns:
+            (N, outputs) on rank 0, None elsewhere.
+        """
+        return gather_rows(infer(self.model, self.shard), self.shard)
+
+    def _remember_best(self, epoch: int, metrics: dict[str, float]) -> None:
+        main = MAIN_METRIC[self.spec.task]
+        key = f"val_{main.name}"
+        sign = 1 if main.higher_is_better else -1
+        before = self.history.best.get(key)
+        if before is None or key not in metrics or sign * metrics[key] > sign * before:
+            self.history.best_epoch, self.history.best = epoch, metrics
+            self._best_weights = {
+                name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
+            }
+
+    def _patience_is_over(self, epoch: int) -> bool:
+        best = self.history.best_epoch
+        return self.patience is not None and best >= 0 and epoch - best > self.patience
+
+    # -- checkpoints and files --------------------------------------------------------------------
+
+    def _agreed(self, flag: bool) -> bool:
+        """Whether any rank has seen it; a signal need not reach them all."""
+        seen = np.array([flag], np.int8)
+        self.comm.all_reduce(seen, "max", stage="signals")
+        return bool(seen[0])
+
+    def _checkpoint_is_due(self, epoch: int, requests: Requests) -> bool:
+        asked = self._agreed(requests.checkpoint)
+        requests.checkpoint = False
+        regular = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
+        return self._run_dir is not None and (asked or regular)
+
+    def save(self, epochs_done: int) -> None:
+        """Write a checkpoint to the run folder; collective."""
+        if self._run_dir is None:
+            raise ConfigError("trainer: a checkpoint needs a run_dir.")
+        if self.comm.rank == 0:
+            save_checkpoint(
+                self._run_dir.checkpoints,
+                epochs_done,
+                self.model,
+                self._best_weights,
+                self.optimizer,
+                {"history": vars(self.history), "seed": self.seed},
+            )
+        self.comm.barrier(stage="checkpoint")
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint of the run folder, if there is one; collective.
+
+        Returns:
+            Epochs already done.
+        """
+        if self._run_dir is None:
+            raise ConfigError("trainer: resuming needs a run_dir.")
+        path = latest_checkpoint(self._run_dir.checkpoints)
+        if path is None:
+            if self.comm.rank == 0:
+                self._run_dir.truncate_metrics(0)
+            return 0
+        progress, best = load_checkpoint(path, self.model, self.optimizer)
+        if progress["seed"] != self.seed:
+            raise ConfigError(
+                f"{path}: it was trained with seed {progress['seed']}, not {self.seed}."
+            )
+        self.history = History(**progress["history"])
+        self._best_weights = best
+        epochs = int(progress["epoch"])
+        if self.comm.rank == 0:
+            self._run_dir.truncate_metrics(epochs)
+        return epochs
+
+    def _finish(self, last_epoch: int) -> dict[str, Any]:
+        summary = summarise(
+            history=self.history,
+            last_epoch=last_epoch,
+            task=self.spec.task,
+            stages=self.stages,
+            shard=self.shard,
+            seed=self.seed,
+        )
+        if self._run_dir is not None and self.comm.rank == 0:
+            save_weights(self.model.state_dict(), self._run_dir.weights)
+            self._run_dir.write_summary(summary)
+        self.comm.barrier(stage="summary")
+        return summary

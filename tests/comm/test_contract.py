@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.comm.threads import run_local
+from tests.comm.contract import CHECKS, Check
+from tests.jobs import run_job
+
+RUNNERS: dict[str, Callable[[Check], None]] = {
+    "single": lambda check: check(SingleCommunicator()),
+    "one_worker": partial(run_local, workers=1),
+    "two_threads": partial(run_local, workers=2),
+    "three_threads": partial(run_local, workers=3),
+    "five_threads": partial(run_local, workers=5),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_communicator_keeps_contract(runner: str, check: str) -> None:
+    RUNNERS[runner](CHECKS[check])
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize(("ranks", "options"), [(2, ()), (4, ()), (3, ("--check",))])
+def test_mpi_keeps_contract(ranks: int, options: tuple[str, ...]) -> None:
+    job = run_job(["tests/comm/contract.py", *options], ranks)
+    assert job.code == 0, job.output
+    assert f"{len(CHECKS)} checks passed on {ranks} ranks" in job.output

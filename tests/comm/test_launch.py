@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from graphtheta.comm import launch
+from graphtheta.comm.cores import core_mask
+from graphtheta.comm.launch import Launcher, communicator, guarded, launcher, threads_per_rank
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.errors import ConfigError, StoreError
+from tests.jobs import run, run_job
+
+_SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURM_PROCID": "0"}
+_INTERACTIVE = _SHELL | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
+_STEP = _SHELL | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "64"}
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"PMI_SIZE": "4", "PMI_RANK": "1"}, Launcher("PMI_SIZE", 4)),
+        ({"PMI_SIZE": "1"}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, Launcher("OMPI_COMM_WORLD_SIZE", 8)),
+        ({"PMIX_RANK": "0"}, Launcher("PMIX_RANK", 0)),
+        (_SHELL, None),
+        (_INTERACTIVE, None),
+        (_STEP, Launcher("SLURM_STEP_NUM_TASKS", 64)),
+        (_SHELL | {"SLURM_STEP_ID": "3"}, Launcher("SLURM_NTASKS", 64)),
+        (_INTERACTIVE | {"PMI_SIZE": "4"}, Launcher("PMI_SIZE", 4)),
+        (_STEP | {"PMI_SIZE": "1"}, None),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, None),
+    ],
+    ids=[
+        "nothing",
+        "mpiexec",
+        "mpiexec_of_one",
+        "open_mpi",
+        "pmix",
+        "sbatch_shell",
+        "salloc_shell",
+        "srun_step",
+        "old_srun_step",
+        "mpiexec_in_salloc",
+        "mpiexec_of_one_in_srun",
+        "torchrun_of_one",
+    ],
+)
+def test_launcher_reads_environment(env: dict[str, str], expected: Launcher | None) -> None:
+    assert launcher(env) == expected
+
+
+def test_launcher_raises_config_error_under_torchrun() -> None:
+    with pytest.raises(ConfigError, match="mpiexec -n 4"):
+        launcher({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"})
+
+
+def test_communicator_is_single_and_made_once() -> None:
+    comm = communicator()
+    assert isinstance(comm, SingleCommunicator)
+    assert communicator(12.5, check=True) is comm
+    assert (comm.timeout_s, comm.check) == (12.5, True)
+    assert communicator().timeout_s == 12.5
+    communicator(1800, check=False)
+
+
+def test_threads_per_rank_is_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_per_rank() >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads_per_rank() == 5
+
+
+def _raise(error: BaseException) -> Callable[[], int]:
+    def main() -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "stderr"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 3, 3, ""),
+        (_raise(SystemExit()), 0, ""),
+        (_raise(SystemExit(0)), 0, ""),
+        (_raise(SystemExit(5)), 5, ""),
+        (_raise(SystemExit("words")), 1, "words\n"),
+        (_raise(ConfigError("epochs: no.")), 2, "error: epochs: no.\n"),
+        (_raise(StoreError("cut short.")), 2, "error: cut short.\n"),
+        (_raise(KeyboardInterrupt()), 130, "error: interrupted\n"),
+    ],
+    ids=["none", "int", "exit", "exit_0", "exit_5", "exit_text", "config", "store", "ctrl_c"],
+)
+def test_guarded_gives_exit_code_and_one_line(
+    main: Callable[[], int | None], code: int, stderr: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(main) == code
+    assert capsys.readouterr().err == stderr
+
+
+def test_guarded_prints_traceback_of_unexpected_exceptions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert guarded(_raise(KeyError("a bug"))) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("Traceback")
+    assert stderr.endswith("error: KeyError: 'a bug'\n")
+
+
+_START = "import sys; from graphtheta.comm.launch import *; sys.exit(guarded(communicator))"
+
+
+@pytest.mark.spawn
+def test_singleton_under_launcher_is_refused_with_remedy() -> None:
+    job = run([sys.executable, "-c", _START], env=_STEP)
+    assert job.code == 2, job.output
+    assert "SLURM_STEP_NUM_TASKS says 64 workers, but MPI says 1" in job.output
+    assert "srun --mpi=pmi2" in job.output
+    assert "Traceback" not in job.output
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize("env", [_SHELL, _INTERACTIVE], ids=["sbatch", "salloc"])
+def test_shell_of_an_allocation_is_no_false_alarm(env: dict[str, str]) -> None:
+    program = "from graphtheta.comm.launch import communicator; print(communicator().size)"
+    job = run([sys.executable, "-c", program], env=env)
+    assert (job.code, job.output) == (0, "1\n")
+
+
+@pytest.mark.spawn
+def test_missing_mpi4py_under_launcher_is_refused_with_remedy() -> None:
+    job = run(
+        [sys.executable, "-c", f"import sys; sys.modules['mpi4py'] = None; {_START}"], env=_STEP
+    )
+    assert job.code == 2, job.output
+    assert "pip install 'graphtheta[mpi]'" in job.output
+    assert "Traceback" not in job.output
+
+
+@pytest.mark.spawn
+def test_import_of_launch_loads_neither_torch_nor_mpi() -> None:
+    program = (
+        "import sys, graphtheta.comm.launch, graphtheta.comm.threads; "
+        "print([m for m in ('torch', 'mpi4py', 'numba') if m in sys.modules])"
+    )
+    assert run([sys.executable, "-c", program]).output == "[]\n"
+
+
+@pytest.mark.spawn
+def test_threads_are_shared_between_ranks_of_a_host() -> None:
+    share = max(1, int(core_mask().sum()) // 2)
+    program = (
+        "import numba, torch; from graphtheta.comm.launch import *; n = threads_per_rank(); "
+        f"set_threads(n); assert 1 <= n <= {share}, n; "
+        "assert numba.get_num_threads() == torch.get_num_threads() == n"
+    )
+    job = run_job(["-c", program], 2)
+    assert job.code == 0, job.output
+
+
+def test_module_names_are_sorted() -> None:
+    assert sorted(launch.__all__) == launch.__all__

@@ -1,0 +1,85 @@
+"""Let one rank of an MPI job go wrong at a named stage, in place of the operation there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graphtheta.comm.mpi import MpiCommunicator
+from graphtheta.errors import StoreError
+
+__all__ = ["FAULTS", "arm"]
+
+_OPERATIONS = ("exchange", "all_reduce", "all_gather", "broadcast", "all_to_all")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _stop(comm: MpiCommunicator) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _loop_forever(comm: MpiCommunicator) -> None:
+    while True:
+        pass
+
+
+def _fail_in_a_thread(comm: MpiCommunicator) -> None:
+    thread = threading.Thread(target=_raise, args=(ZeroDivisionError("in a thread"),))
+    thread.start()
+    thread.join()
+    _loop_forever(comm)
+
+
+def _go_elsewhere(comm: MpiCommunicator) -> None:
+    """As after an error that was swallowed: this rank is in a stage of its own."""
+    comm.exchange({}, {(comm.rank + 1) % comm.size: np.zeros(1)}, stage="recovery").wait()
+
+
+FAULTS: dict[str, Callable[[MpiCommunicator], None]] = {
+    "raise": lambda comm: _raise(ValueError("boom")),
+    "raise_known": lambda comm: _raise(StoreError("part-00001: cut short.")),
+    "exit_0": lambda comm: sys.exit(0),
+    "exit_5": lambda comm: sys.exit(5),
+    "os_exit_0": lambda comm: os._exit(0),
+    "os_exit_3": lambda comm: os._exit(3),
+    "kill": lambda comm: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": _stop,
+    "loop": _loop_forever,
+    "thread": _fail_in_a_thread,
+    "elsewhere": _go_elsewhere,
+    "skip": lambda comm: None,
+    "slow": lambda comm: time.sleep(1.25 * comm.timeout_s),
+}
+
+
+def arm(fault: str, rank: int, stage: str) -> None:
+    """Let `rank` run `fault` at its first operation in a stage that contains `stage`.
+
+    Only "slow" runs the operation as well.
+    """
+    armed = True
+
+    def wrapped(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(comm: MpiCommunicator, *args: Any, **kwargs: Any) -> Any:
+            nonlocal armed
+            if armed and comm.rank == rank and stage in kwargs["stage"]:
+                armed = False
+                FAULTS[fault](comm)
+                if fault != "slow":
+                    return None
+            return operation(comm, *args, **kwargs)
+
+        return run
+
+    for name in _OPERATIONS:
+        setattr(MpiCommunicator, name, wrapped(getattr(MpiCommunicator, name)))

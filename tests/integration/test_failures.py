@@ -1,0 +1,122 @@
+"""Rank 1 of three goes wrong in a real job: it ends, soon, non-zero, and says who and where."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import FAULTS
+from tests.jobs import Finished, run_job
+
+pytestmark = pytest.mark.spawn
+
+SOON_S = 8.0  # start-up, the timeout of the job (1 s), its period of grace (1 s), and a margin
+
+
+def run_toy(fault: str, stage: str, *options: str) -> Finished:
+    return run_job(["tests/integration/toy_job.py", fault, stage, *options], 3, timeout_s=30)
+
+
+@pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss", "predict"])
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ("raise", 1, ["Traceback", "ValueError: boom"]),
+        ("raise_known", 2, ["StoreError: part-00001: cut short."]),
+        ("exit_5", 5, ["SystemExit: 5"]),
+        ("os_exit_0", 1, ["os._exit(0) before the end of the job"]),
+        ("os_exit_3", 3, ["os._exit(3) before the end of the job"]),
+        ("thread", 1, ["Traceback", "ZeroDivisionError: in a thread"]),
+    ],
+)
+def test_failing_rank_ends_the_job_at_once(
+    fault: str, code: int, words: list[str], stage: str
+) -> None:
+    job = run_toy(fault, stage)
+    assert job.code == code, job.output
+    last = {
+        "epoch 3 sync": "epoch 2 loss",
+        "epoch 3 loss": "epoch 3 sync",
+        "predict": "epoch 4 loss",
+    }
+    assert f"error: rank 1 (last in '{last[stage]}'): " in job.output
+    assert all(word in job.output for word in words), job.output
+    assert "finished" not in job.output
+    assert job.seconds < SOON_S
+
+
+def test_known_error_is_one_line() -> None:
+    job = run_toy("raise_known", "epoch 3 sync")
+    assert "Traceback" not in job.output
+    assert job.output.count("error: ") == 1
+
+
+@pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss"])
+def test_killed_rank_ends_the_job_at_once(stage: str) -> None:
+    job = run_toy("kill", stage)
+    assert job.code != 0, job.output
+    assert "finished" not in job.output
+    assert job.seconds < SOON_S
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "words"),
+    [
+        ("stop", "epoch 3 loss", ["0, 2 wait in 'epoch 3 loss'; rank 1 did not arrive"]),
+        ("stop", "epoch 3 sync", ["waits in 'epoch 3 sync'", "rank 1 did not arrive"]),
+        ("loop", "epoch 3 loss", ["rank 1 did not arrive", "in _loop_forever"]),
+        ("elsewhere", "epoch 3 loss", ["'epoch 3 loss'", "rank 1 waits in 'recovery'"]),
+        ("exit_0", "epoch 3 sync", ["'epoch 3 sync'", "rank 1 waits in 'end of the job'"]),
+        ("exit_0", "epoch 3 loss", ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+    ],
+)
+def test_lost_rank_is_named_after_the_timeout(fault: str, stage: str, words: list[str]) -> None:
+    job = run_toy(fault, stage)
+    assert job.code == 2, job.output
+    assert all(word in job.output for word in ["error: rank ", "ExchangeTimeout", *words]), (
+        job.output
+    )
+    assert "finished" not in job.output
+    assert job.seconds < SOON_S
+
+
+@pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss"])
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["unchecked", "checked"])
+def test_skipped_operation_is_found(stage: str, options: tuple[str, ...]) -> None:
+    job = run_toy("skip", stage, *options)
+    assert job.code == 2, job.output
+    assert "CollectiveMismatch" in job.output or "ExchangeTimeout" in job.output
+    assert "rank 1" in job.output
+    assert "epoch " in job.output
+    assert "finished" not in job.output
+    assert job.seconds < SOON_S
+
+
+@pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss"])
+def test_slow_rank_is_not_a_dead_one(stage: str) -> None:
+    job = run_toy("slow", stage)
+    assert (job.code, job.output) == (0, "finished\n")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ("raise", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
+        ("exit_5", 2, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+        ("os_exit_0", 1, ["error: rank 1 (last in 'epoch 3 sync')"]),
+    ],
+)
+def test_script_without_guard_ends_too(fault: str, code: int, words: list[str]) -> None:
+    job = run_toy(fault, "epoch 3 loss", "--unguarded")
+    assert job.code == code, job.output
+    assert all(word in job.output for word in words), job.output
+    assert job.seconds < SOON_S
+
+
+def test_sound_job_succeeds() -> None:
+    job = run_toy("raise", "no such stage", "--check")
+    assert (job.code, job.output) == (0, "finished\n")
+
+
+def test_every_fault_is_tested() -> None:
+    tested = {"elsewhere", "exit_0", "exit_5", "kill", "loop", "os_exit_0", "os_exit_3", "raise"}
+    assert tested | {"raise_known", "skip", "slow", "stop", "thread"} == FAULTS.keys()

@@ -1,0 +1,34 @@
+"""A job with the communication of a training: toy_job.py FAULT STAGE [--unguarded] [--check]."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from graphtheta.comm.launch import communicator, guarded
+from tests.faults import arm
+
+TIMEOUT_S = 1.0
+
+
+def main() -> None:
+    comm = communicator(TIMEOUT_S, check="--check" in sys.argv)
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    rows, mirrors, loss = np.zeros(1000), np.zeros(1000), np.zeros(1)
+    for epoch in range(5):
+        pending = comm.exchange({right: rows}, {left: mirrors}, stage=f"epoch {epoch} sync")
+        if pending is not None:  # a skipped one
+            pending.wait()
+        comm.all_reduce(loss, stage=f"epoch {epoch} loss")
+    comm.all_gather(loss, stage="predict")
+    if comm.rank == 0:
+        print("finished")
+
+
+if __name__ == "__main__":
+    arm(sys.argv[1], 1, sys.argv[2])
+    if "--unguarded" in sys.argv:
+        main()
+    else:
+        sys.exit(guarded(main))

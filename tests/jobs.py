@@ -1,0 +1,86 @@
+"""Start real MPI jobs, and make sure that nothing of them survives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+__all__ = ["Finished", "run", "run_job"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    output: str  # stdout and stderr
+    seconds: float
+
+
+def run_job(
+    program: Sequence[str | Path],
+    ranks: int,
+    *,
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run `python *program` under mpiexec; fail the test if it outlives `timeout_s`."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("no mpiexec")
+    return run([mpiexec, "-n", str(ranks), sys.executable, *program], timeout_s=timeout_s, env=env)
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    timeout_s: float = 60.0,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run `command` in a session of its own; fail the test if it outlives `timeout_s`."""
+    launchers = ("PMI", "OMPI", "OMP_", "SLURM", "TORCHELASTIC")  # of what runs the tests
+    clean = {name: v for name, v in os.environ.items() if not name.startswith(launchers)}
+    path = os.pathsep.join([str(_ROOT), *filter(None, [clean.get("PYTHONPATH")])])
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        cwd=_ROOT,
+        env={**clean, "PYTHONPATH": path, **(env or {})},
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _kill_session(process.pid)
+        output, _ = process.communicate()
+        pytest.fail(f"{command} still ran after {timeout_s} s:\n{output}")
+    finally:
+        _kill_session(process.pid)
+        process.wait()
+    return Finished(process.returncode, output, time.monotonic() - started)
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what the command started, stopped or not, whatever process group it moved to."""
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                process.send_signal(signal.SIGKILL)
+        except (ProcessLookupError, psutil.Error):
+            continue

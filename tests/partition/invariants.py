@@ -1,0 +1,192 @@
+"""What holds of the parts of any graph, checked against the whole graph, slowly and plainly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.graph import Graph
+from graphtheta.partition import PartTables, column_numpy
+from tests.partition.sources import Whole
+
+Ints = NDArray[np.int64]
+
+
+def expected_edges(graph: Graph, undirected: bool) -> tuple[Ints, Ints, Ints]:
+    """Return src, dst and edge_key of every edge of the store, by edge_key."""
+    src, dst, keys = graph.src, graph.dst, np.arange(graph.num_edges)
+    if not undirected:
+        return src, dst, keys
+    apart = src != dst
+    return (
+        np.concatenate([src, dst[apart]]),
+        np.concatenate([dst, src[apart]]),
+        np.concatenate([keys, keys[apart] + graph.num_edges]),
+    )
+
+
+def check(whole: Whole, graph: Graph, *, undirected: bool = False) -> None:
+    """Assert every invariant of design and format."""
+    parts, manifest = whole.parts, whole.build.manifest
+    assert sorted(parts) == list(range(manifest.num_parts))
+    edges = expected_edges(graph, undirected)
+    assert manifest.num_edges == len(edges[0])
+    assert manifest.num_nodes == graph.num_nodes
+    for part in parts.values():
+        _check_types(part)
+        _check_orders(part)
+    _check_edges(whole, graph, edges)
+    _check_masters(whole, graph, edges)
+    _check_replicas(whole)
+    _check_plan(parts)
+    if manifest.cut == "edge":
+        for part in parts.values():
+            assert column_numpy(part.in_indptr, "indptr")[part.num_masters] == part.num_edges
+            assert set(column_numpy(part.plan, "role").tolist()) <= {1}
+    _check_quality(whole)
+
+
+def _check_types(part: PartTables) -> None:
+    def types(table: pa.Table) -> dict[str, str]:
+        return {field.name: str(field.type) for field in table.schema}
+
+    assert types(part.replicas) == {"node_key": "int64", "owner": "int32", "owner_local": "int32"}
+    assert types(part.in_indptr) == types(part.out_indptr) == {"indptr": "int64"}
+    assert types(part.out_edges) == {"dst": "int32", "csc_position": "int32"}
+    assert types(part.plan) == {"peer": "int32", "master": "int32", "role": "int8"}
+    edges = types(part.in_edges)
+    assert list(edges)[:3] == ["src", "edge_key", "in_position"]
+    assert [edges[name] for name in list(edges)[:3]] == ["int32", "int64", "int64"]
+    masters = types(part.masters)
+    assert list(masters)[:4] == ["node_key", "original_id", "in_degree", "out_degree"]
+    assert [masters[name] for name in ("node_key", "in_degree", "out_degree")] == ["int64"] * 3
+    for table in part.tables().values():
+        assert all(column.num_chunks <= 1 for column in table.columns)
+
+
+def _rows(indptr: Ints) -> Ints:
+    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+
+
+def _check_orders(part: PartTables) -> None:
+    csc, csr = column_numpy(part.in_indptr, "indptr"), column_numpy(part.out_indptr, "indptr")
+    assert len(csc) == len(csr) == part.num_replicas + 1
+    assert csc[0] == csr[0] == 0
+    assert csc[-1] == csr[-1] == part.num_edges == part.out_edges.num_rows
+    dst, key = _rows(csc), column_numpy(part.in_edges, "edge_key")
+    np.testing.assert_array_equal(np.lexsort((key, dst)), np.arange(part.num_edges))
+    position = column_numpy(part.out_edges, "csc_position")
+    assert sorted(position.tolist()) == list(range(part.num_edges))
+    np.testing.assert_array_equal(column_numpy(part.in_edges, "src")[position], _rows(csr))
+    np.testing.assert_array_equal(column_numpy(part.out_edges, "dst"), dst[position])
+    np.testing.assert_array_equal(np.lexsort((position, _rows(csr))), np.arange(part.num_edges))
+
+
+def _check_edges(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> None:
+    src, dst, edge_key = edges
+    in_position = np.empty(len(src), np.int64)
+    for node in range(graph.num_nodes):
+        rows = np.flatnonzero(dst == node)
+        in_position[rows] = np.arange(len(rows))
+    held = []
+    for part in whole.parts.values():
+        node_key = column_numpy(part.replicas, "node_key")
+        keys = column_numpy(part.in_edges, "edge_key")
+        row = np.searchsorted(edge_key, keys)
+        np.testing.assert_array_equal(edge_key[row], keys)
+        np.testing.assert_array_equal(node_key[column_numpy(part.in_edges, "src")], src[row])
+        np.testing.assert_array_equal(
+            node_key[_rows(column_numpy(part.in_indptr, "indptr"))], dst[row]
+        )
+        np.testing.assert_array_equal(column_numpy(part.in_edges, "in_position"), in_position[row])
+        for name in set(graph.edges.column_names) - {"src", "dst"}:
+            expected = graph.edges[name].take(pa.array(keys % max(graph.num_edges, 1)))
+            assert part.in_edges[name].equals(expected), name
+        held.append(keys)
+    np.testing.assert_array_equal(np.sort(np.concatenate(held)), edge_key)
+
+
+def _check_masters(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> None:
+    src, dst, _ = edges
+    in_degree = np.bincount(dst, minlength=graph.num_nodes)
+    out_degree = np.bincount(src, minlength=graph.num_nodes)
+    owned = []
+    for part in whole.parts.values():
+        key = column_numpy(part.masters, "node_key")
+        np.testing.assert_array_equal(column_numpy(part.masters, "in_degree"), in_degree[key])
+        np.testing.assert_array_equal(column_numpy(part.masters, "out_degree"), out_degree[key])
+        taken = graph.nodes.take(pa.array(key)).rename_columns(
+            ["original_id", *graph.nodes.column_names[1:]]
+        )
+        assert part.masters.drop_columns(["node_key", "in_degree", "out_degree"]).equals(taken)
+        rows = _rows(column_numpy(part.in_indptr, "indptr"))
+        foreign = column_numpy(part.in_edges, "src") >= part.num_masters
+        boundary = np.isin(np.arange(part.num_masters), rows[foreign])
+        assert not boundary[: part.num_interior].any()
+        assert boundary[part.num_interior :].all()
+        for group in (key[: part.num_interior], key[part.num_interior :]):
+            assert (np.diff(group) > 0).all()
+        owned.append(key)
+    np.testing.assert_array_equal(np.sort(np.concatenate(owned)), np.arange(graph.num_nodes))
+
+
+def _check_replicas(whole: Whole) -> None:
+    for index, part in whole.parts.items():
+        key = column_numpy(part.replicas, "node_key")
+        owner = column_numpy(part.replicas, "owner")
+        local = column_numpy(part.replicas, "owner_local")
+        assert len(np.unique(key)) == len(key)
+        m = part.num_masters
+        assert (owner[:m] == index).all()
+        assert (owner[m:] != index).all()
+        np.testing.assert_array_equal(local[:m], np.arange(m))
+        np.testing.assert_array_equal(key[:m], column_numpy(part.masters, "node_key"))
+        np.testing.assert_array_equal(
+            np.lexsort((local[m:], owner[m:])), np.arange(part.num_mirrors)
+        )
+        for row in range(m, len(key)):
+            there = whole.parts[int(owner[row])]
+            assert column_numpy(there.masters, "node_key")[local[row]] == key[row]
+        in_edges = np.diff(column_numpy(part.in_indptr, "indptr"))[m:]
+        out_edges = np.diff(column_numpy(part.out_indptr, "indptr"))[m:]
+        assert (in_edges + out_edges > 0).all(), "a mirror without an edge"
+    if whole.build.manifest.cut == "vertex":
+        for part in whole.parts.values():
+            held = np.diff(column_numpy(part.in_indptr, "indptr"))
+            held = held + np.diff(column_numpy(part.out_indptr, "indptr"))
+            degree = column_numpy(part.masters, "in_degree")
+            degree = degree + column_numpy(part.masters, "out_degree")
+            assert (held[: part.num_masters][degree > 0] > 0).all(), "a master without its edges"
+
+
+def _check_plan(parts: dict[int, PartTables]) -> None:
+    for index, part in parts.items():
+        expected = []
+        for peer, other in sorted(parts.items()):
+            owner = column_numpy(other.replicas, "owner")
+            local = column_numpy(other.replicas, "owner_local")
+            in_edges = np.diff(column_numpy(other.in_indptr, "indptr")) > 0
+            out_edges = np.diff(column_numpy(other.out_indptr, "indptr")) > 0
+            for row in range(other.num_masters, other.num_replicas):
+                if owner[row] == index:
+                    role = int(out_edges[row]) + 2 * int(in_edges[row])
+                    expected.append({"peer": peer, "master": int(local[row]), "role": role})
+        assert part.plan.to_pylist() == expected
+
+
+def _check_quality(whole: Whole) -> None:
+    book, quality = whole.build.book, whole.build.manifest.quality
+    parts = [whole.parts[index] for index in sorted(whole.parts)]
+    masters = [part.num_masters for part in parts]
+    mirrors = sum(part.num_mirrors for part in parts)
+    edges = [part.num_edges for part in parts]
+    assert book.masters.tolist() == masters
+    assert book.edges.tolist() == edges
+    assert book.first_new_id.tolist() == [sum(masters[:i]) for i in range(len(parts))]
+    assert int(book.mirrors.sum()) == mirrors == quality.mirrors
+    assert quality.replication_factor == (sum(masters) + mirrors) / sum(masters)
+    assert np.isclose(quality.node_balance, max(masters) * len(parts) / sum(masters))
+    assert np.isclose(
+        quality.edge_balance, max(edges) * len(parts) / sum(edges) if sum(edges) else 1
+    )

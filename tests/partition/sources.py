@@ -1,0 +1,80 @@
+"""Graph sources for the tests, and building on several ranks."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.threads import run_local
+from graphtheta.graph import Graph
+from graphtheta.partition import Build, GraphSource, PartTables, build
+
+
+@dataclass(frozen=True)
+class IdSource:
+    """Edges that name nodes by id; without a node table if `nodes` is None."""
+
+    nodes: pa.Table | None
+    edges: pa.Table
+    keyed: bool = False
+
+    @property
+    def num_nodes(self) -> int | None:
+        return None if self.nodes is None else self.nodes.num_rows
+
+    @property
+    def num_edges(self) -> int:
+        return int(self.edges.num_rows)
+
+    def node_rows(self, start: int, stop: int) -> pa.Table:
+        assert self.nodes is not None
+        return self.nodes.slice(start, stop - start)
+
+    def edge_rows(self, start: int, stop: int) -> pa.Table:
+        return self.edges.slice(start, stop - start)
+
+    def digest(self) -> str:
+        return ""
+
+
+def by_id(graph: Graph) -> IdSource:
+    """Return the same graph with edges that name nodes by id."""
+    edges = graph.edges
+    for end in ("src", "dst"):
+        ids = graph.nodes["id"].take(edges[end])
+        edges = edges.set_column(edges.column_names.index(end), end, ids)
+    return IdSource(graph.nodes, edges)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all ranks built together."""
+
+    build: Build
+    parts: dict[int, PartTables]
+
+
+def build_on(source: GraphSource, num_parts: int, workers: int, **options: Any) -> Whole:
+    """Build on some ranks; checks that manifest and book are the same on each."""
+    builds: dict[int, Build] = {}
+    lock = threading.Lock()
+
+    def work(comm: Communicator) -> None:
+        built = build(source, num_parts, comm=comm, **options)
+        with lock:
+            builds[comm.rank] = built
+
+    run_local(work, workers, timeout_s=60)
+    first = builds[0]
+    for built in builds.values():
+        assert built.manifest == first.manifest
+        assert built.book.digests == first.book.digests
+        np.testing.assert_array_equal(built.book.first_new_id, first.book.first_new_id)
+    for rank, built in builds.items():
+        assert all(part * workers // num_parts == rank for part in built.parts)
+    return Whole(first, {p: t for rank in sorted(builds) for p, t in builds[rank].parts.items()})
