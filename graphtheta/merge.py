@@ -29,7 +29,6 @@ class LocalGraph:
     Attributes:
         masters: M rows, as `PartTables.masters`.
         first_new_id: New id of the first master; the others follow.
-        interior: Stretches [first, last) of masters whose locally held in-edges come from masters.
         node_key_L: (L,) int64.
         in_indptr: (L + 1,) int64.
         edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
@@ -39,7 +38,6 @@ class LocalGraph:
 
     masters: pa.Table
     first_new_id: int
-    interior: tuple[tuple[int, int], ...]
     node_key_L: NDArray[np.int64]
     in_indptr: NDArray[np.int64]
     edges: dict[str, NDArray[Any]]
@@ -65,12 +63,13 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         base[as_numpy(p.replicas["owner"])] + as_numpy(p.replicas["owner_local"]) for p in parts
     ]
     if len(parts) == 1:
+        masters, in_edges = parts[0].masters, parts[0].in_edges
         mirrors = new_ids[0][num_masters:]
-        mirror_keys = as_numpy(parts[0].replicas["node_key"])
-        node_key_L = mirror_keys
+        node_key_L = as_numpy(parts[0].replicas["node_key"])
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
-        edges = {name: as_numpy(parts[0].in_edges[name]) for name in parts[0].in_edges.column_names}
+        edges = {name: as_numpy(in_edges[name]) for name in in_edges.column_names}
     else:
+        masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
         joined = np.concatenate(new_ids)
         keys = np.concatenate([as_numpy(p.replicas["node_key"]) for p in parts])
         unique, at = np.unique(joined, return_index=True)
@@ -87,15 +86,8 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
     role_L = has_out * np.int8(Role.SOURCE) + has_in * np.int8(Role.DESTINATION)
     peer, master, role = _merged_plan(parts, base, per_worker, rank)
     return LocalGraph(
-        masters=pa.concat_tables([p.masters for p in parts]).combine_chunks()
-        if len(parts) > 1
-        else parts[0].masters,
+        masters=masters,
         first_new_id=first,
-        interior=tuple(
-            (int(base[p.part]) - first, int(base[p.part]) - first + p.num_interior) for p in parts
-        )
-        if len(parts) == 1
-        else (),
         node_key_L=node_key_L,
         in_indptr=in_indptr,
         edges=edges,

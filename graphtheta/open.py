@@ -38,7 +38,7 @@ def open_shard(
     """
     comm = comm or SingleCommunicator()
     if isinstance(graph, str | Path):
-        graph = open_store(Path(graph))
+        graph = open_store(Path(graph), parts=())  # `part` checks the ones that are opened
     if isinstance(graph, Store):
         if graph.num_parts % comm.size:
             raise ConfigError(

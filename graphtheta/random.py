@@ -36,7 +36,7 @@ class Purpose(IntEnum):
     NEGATIVE = 7
 
 
-@_jit
+@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def _philox(
     c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, k0: np.uint32, k1: np.uint32
 ) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:

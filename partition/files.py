@@ -6,6 +6,8 @@ memory of the mapped file.
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +32,10 @@ __all__ = [
     "write_folder",
     "write_table",
 ]
+
+
+# A mapping larger than memory is no promise to write all of it. Python names it from 3.12 on.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class FileRecord(BaseModel):
@@ -147,7 +153,7 @@ def open_table(path: Path) -> pa.Table:
         StoreError: If the file is missing or not an Arrow file of one record batch.
     """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(_mapped(path))))
         batches = reader.num_record_batches
         table = reader.read_all()
     except FileNotFoundError:
@@ -157,6 +163,17 @@ def open_table(path: Path) -> pa.Table:
     if batches != 1:
         raise damaged(path, "one record batch", f"{batches}")
     return table
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    # Private: tensors over a column may be written to, and the file still never changes.
+    with path.open("rb") as file:
+        return mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
 
 
 def verify_folder(folder: Path, record_name: str) -> str:

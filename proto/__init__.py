@@ -1,0 +1,1 @@
+"""Protocol buffers of the engine, and their stubs. Nothing is built yet."""

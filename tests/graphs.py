@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -49,7 +51,13 @@ CORNER_GRAPHS: dict[str, CornerGraph] = {
 }
 
 
-def to_graph(corner: CornerGraph, *, text_ids: bool = False, seed: int = 0) -> Graph:
+def to_graph(
+    corner: CornerGraph,
+    *,
+    text_ids: bool = False,
+    seed: int = 0,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> Graph:
     """Return a Graph with every kind of column, whose ids are not its node keys."""
     num_nodes, src, dst = corner
     rng = np.random.default_rng(seed)
@@ -57,7 +65,7 @@ def to_graph(corner: CornerGraph, *, text_ids: bool = False, seed: int = 0) -> G
     score = rng.standard_normal(num_nodes).astype(np.float32)
     nodes = {
         "id": pa.array([f"node-{i}" for i in ids] if text_ids else ids),
-        "features": matrix_column(rng.standard_normal((num_nodes, 3)).astype(np.float32)),
+        "features": matrix_column(rng.standard_normal((num_nodes, 3)).astype(dtype)),
         "label:y": pa.array(rng.integers(0, 4, num_nodes), mask=rng.random(num_nodes) < 0.3),
         "label:score": pa.array(score),
         "split:split": pa.array(rng.integers(0, 4, num_nodes).astype(np.int8)),
@@ -65,7 +73,7 @@ def to_graph(corner: CornerGraph, *, text_ids: bool = False, seed: int = 0) -> G
     edges = {
         "src": pa.array(src),
         "dst": pa.array(dst),
-        "attr": matrix_column(rng.standard_normal((len(src), 2)).astype(np.float32)),
+        "attr": matrix_column(rng.standard_normal((len(src), 2)).astype(dtype)),
         "type": pa.array(rng.integers(0, 5, len(src))),
     }
     return Graph(pa.table(nodes), pa.table(edges))

@@ -274,7 +274,7 @@ def sync(
     """
     if channel.comm.size == 1 or not fields:
         return token, list(fields)
-    token, *out = _Sync.apply(channel, route, Stage("sync", layer), token, *fields)
+    token, *out = _Sync.apply(channel, route, Stage("sync", layer), token, *fields)  # type: ignore[no-untyped-call]
     return token, out
 
 
@@ -293,7 +293,7 @@ def to_master(
     Communication:
         One message a plan peer. Backward returns the cotangents of differentiable fields only.
     """
-    token, *out = _ToMaster.apply(channel, route, Stage("merge", layer), token, *fields)
+    token, *out = _ToMaster.apply(channel, route, Stage("merge", layer), token, *fields)  # type: ignore[no-untyped-call]
     return token, out
 
 
@@ -303,5 +303,5 @@ def all_reduce_sum(
     """Sum a tensor of equal shape over all ranks; backward sums the cotangents likewise."""
     if channel.comm.size == 1:
         return token, x
-    token, total = _AllReduceSum.apply(channel, stage, token, x)
+    token, total = _AllReduceSum.apply(channel, stage, token, x)  # type: ignore[no-untyped-call]
     return token, total

@@ -29,7 +29,7 @@ __all__ = ["Launcher", "communicator", "guarded", "launcher", "set_threads", "th
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's ids of batch scripts and interactive shells lie above
-_RANK_0_FIRST_S = 0.5
+_RANK_0_FIRST_S = 1.0
 _current: Communicator | None = None
 _mpi: MpiCommunicator | None = None  # the same, if it has several ranks
 

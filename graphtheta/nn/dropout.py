@@ -67,7 +67,7 @@ class Dropout(nn.Module):
             return x
         stream = view.next_stream(Purpose.NODE_DROPOUT)
         draw = _Draw(view.node_keys, self.p, view.view.step_key, stream)
-        result: Tensor = _Dropout.apply(x, draw)
+        result: Tensor = _Dropout.apply(x, draw)  # type: ignore[no-untyped-call]
         return result
 
     def extra_repr(self) -> str:

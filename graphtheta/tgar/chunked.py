@@ -116,7 +116,7 @@ class GatherSum:
 
     def __call__(self, inputs: EdgeInputs) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs."""
-        return list(_Function.apply(self, inputs, *inputs.flat()))
+        return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
     def blocks(self) -> Iterator[_Block]:
         """Cut the edges into blocks of rows; a row of more than `chunk_edges` is split."""

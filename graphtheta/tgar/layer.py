@@ -63,11 +63,11 @@ class TGARLayer(nn.Module):
         self._seen_modes: set[bool] = set()
 
     def transform(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """NN-Transform: the fields of each node, as transform(h) or transform(h, node).
+        """NN-Transform: return the fields of each node. Written as `transform(self, h)`.
 
         Args:
             args: h, what the layer below returned, one row a node; then, where `node_columns` is
-                not empty, those columns by name.
+                not empty, a mapping of those columns (`transform(self, h, node)`).
             kwargs: None; an override names the arguments it takes.
         """
         return {"h": args[0]}

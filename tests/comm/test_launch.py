@@ -141,6 +141,20 @@ def test_missing_mpi4py_under_launcher_is_refused_with_remedy() -> None:
 
 
 @pytest.mark.spawn
+def test_mistake_that_meets_all_ranks_is_said_once() -> None:
+    program = (
+        "import sys; from graphtheta.comm.launch import guarded, communicator\n"
+        "from graphtheta.errors import ConfigError\n"
+        "def main(): raise ConfigError('epochs: expected >= 1, got 0.')\n"
+        "sys.exit(guarded(main))"
+    )
+    job = run_job(["-c", program], 3)
+    assert job.code == 2
+    assert job.output.count("epochs: expected >= 1, got 0.") == 1, job.output
+    assert "error: rank 0: ConfigError: epochs" in job.output
+
+
+@pytest.mark.spawn
 def test_import_of_launch_loads_neither_torch_nor_mpi() -> None:
     program = (
         "import sys, graphtheta.comm.launch, graphtheta.comm.threads; "

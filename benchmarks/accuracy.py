@@ -1,0 +1,241 @@
+"""Accuracy on the public splits, our layers beside PyTorch Geometric's, trained by the same rule.
+
+    python benchmarks/accuracy.py --data ../shared/data --seeds 10
+
+The rule, for both: the published hyper-parameters; full-batch Adam; float32; features divided by
+their row sums; the test accuracy at the epoch with the best validation accuracy, the first on ties;
+mean and standard deviation over seeds, which set initial weights and dropout. The two libraries
+draw different random numbers, so seeds do not correspond and only the means compare.
+
+Prints a Markdown table. A line of JSON a case and library is added to the file `--json` names.
+
+Source of the hyper-parameters: Kipf, Welling, ICLR 2017 (weight decay on the first layer only);
+Velickovic et al., ICLR 2018 (early stopping with a patience of 100 epochs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_geometric.nn as pyg
+from provenance import provenance
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import graphtheta as gt
+from graphtheta.nn.models import Stack
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one data set.
+
+    Attributes:
+        data: Name of the Planetoid data set.
+        model: "gcn" or "gat".
+        lr: Learning rate of Adam.
+        epochs: Most epochs.
+        patience: End after so many epochs without a better validation accuracy; None never does.
+        bar: Mean test accuracy over 10 seeds that ours must reach, in per cent.
+    """
+
+    data: str
+    model: str
+    lr: float
+    epochs: int
+    patience: int | None
+    bar: float
+
+
+WEIGHT_DECAY = 5e-4
+
+CASES = {
+    "gcn-cora": Case("cora", "gcn", lr=0.01, epochs=200, patience=None, bar=81.0),
+    "gcn-pubmed": Case("pubmed", "gcn", lr=0.01, epochs=200, patience=None, bar=78.5),
+    "gat-cora": Case("cora", "gat", lr=0.005, epochs=1000, patience=100, bar=82.0),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training one model with one seed gave; accuracies in [0, 1]."""
+
+    seed: int
+    test_accuracy: float
+    val_accuracy: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def adam(case: Case, layers: nn.ModuleList) -> torch.optim.Adam:
+    """Return Adam as published: GCN decays the weights of its first layer only, GAT all."""
+    first, rest = layers[0].parameters(), [p for layer in layers[1:] for p in layer.parameters()]
+    decay = 0.0 if case.model == "gcn" else WEIGHT_DECAY
+    groups = [
+        {"params": first, "weight_decay": WEIGHT_DECAY},
+        {"params": rest, "weight_decay": decay},
+    ]
+    return torch.optim.Adam(groups, lr=case.lr)
+
+
+# -- ours -----------------------------------------------------------------------------------------
+
+
+def our_model(case: Case, shard: gt.Shard, seed: int) -> Stack:
+    """Build our model with its published sizes."""
+    sizes = (shard.num_features, shard.num_outputs("y"))
+    if case.model == "gcn":
+        return gt.nn.GCN(sizes[0], 16, sizes[1], dropout=0.5, seed=seed)
+    return gt.nn.GAT(sizes[0], 8, sizes[1], heads=8, dropout=0.6, seed=seed)
+
+
+def train_ours(case: Case, graph: gt.Graph, seed: int) -> Outcome:
+    """Train our model; `Trainer` keeps the best epoch by the rule."""
+    shard = gt.open_shard(graph)
+    model = our_model(case, shard, seed)
+    trainer = gt.Trainer(model, shard, lr=case.lr, seed=seed, patience=case.patience)
+    trainer.optimizer = adam(case, model.convs)
+    start = time.perf_counter()
+    summary = trainer.fit(case.epochs)
+    return Outcome(
+        seed,
+        summary["test_accuracy"],
+        summary["val_accuracy"],
+        summary["best_epoch"],
+        summary["epochs"],
+        time.perf_counter() - start,
+    )
+
+
+# -- PyTorch Geometric's --------------------------------------------------------------------------
+
+
+class Peer(nn.Module):
+    """PyG's layers put together as in its own examples."""
+
+    def __init__(self, case: Case, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        if case.model == "gcn":
+            self.dropout, self.activation = 0.5, F.relu
+            layers = [pyg.GCNConv(num_features, 16), pyg.GCNConv(16, num_classes)]
+        else:
+            self.dropout, self.activation = 0.6, F.elu
+            layers = [
+                pyg.GATConv(num_features, 8, heads=8, dropout=0.6),
+                pyg.GATConv(64, num_classes, heads=1, concat=False, dropout=0.6),
+            ]
+        self.convs = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Return the logits of every node."""
+        for conv in self.convs[:-1]:
+            x = self.activation(conv(F.dropout(x, self.dropout, self.training), edge_index))
+        return self.convs[-1](F.dropout(x, self.dropout, self.training), edge_index)
+
+
+def train_peer(case: Case, graph: gt.Graph, seed: int) -> Outcome:
+    """Train PyG's model by the same rule."""
+    torch.manual_seed(seed)
+    data = graph.to_pyg()
+    model = Peer(case, graph.num_features, int(data.y.max()) + 1)
+    optimizer = adam(case, model.convs)
+
+    def accuracy(logits: Tensor, mask: Tensor) -> float:
+        return float((logits.argmax(1) == data.y)[mask].float().mean())
+
+    best, start, epoch = (-1.0, 0.0, -1), time.perf_counter(), -1
+    for epoch in range(case.epochs):
+        model.train()
+        optimizer.zero_grad()
+        out = model(data.x, data.edge_index)
+        F.cross_entropy(out[data.train_mask], data.y[data.train_mask]).backward()
+        optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            out = model(data.x, data.edge_index)
+        val = accuracy(out, data.val_mask)
+        if val > best[0]:
+            best = (val, accuracy(out, data.test_mask), epoch)
+        if case.patience is not None and epoch - best[2] >= case.patience:
+            break
+    val, test, best_epoch = best
+    return Outcome(seed, test, val, best_epoch, epoch + 1, time.perf_counter() - start)
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+LIBRARIES: dict[str, Callable[[Case, gt.Graph, int], Outcome]] = {
+    "graphtheta": train_ours,
+    "pyg": train_peer,
+}
+
+
+def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
+    """Return one record a library for a case."""
+    case = CASES[name]
+    graph = gt.datasets.planetoid.read(str(data / f"planetoid-{case.data}"))
+    records = []
+    for library, train in LIBRARIES.items():
+        outcomes = [train(case, graph, seed) for seed in range(seeds)]
+        tests = [100 * outcome.test_accuracy for outcome in outcomes]
+        records.append(
+            {
+                "benchmark": "accuracy",
+                "case": name,
+                "library": library,
+                "mean": statistics.mean(tests),
+                "std": statistics.stdev(tests) if seeds > 1 else 0.0,
+                "unit": "per cent",
+                "config": {**asdict(case), "weight_decay": WEIGHT_DECAY},
+                "graph": graph.digest(),
+                "outcomes": [asdict(outcome) for outcome in outcomes],
+                **provenance(),
+            }
+        )
+    return records
+
+
+def row(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    case, seeds = CASES[name], len(ours["outcomes"])
+    figures = [f"{r['mean']:.2f} ± {r['std']:.2f}" for r in (ours, peer)]
+    difference = ours["mean"] - peer["mean"]
+    return (
+        f"| {case.model.upper()} | {case.data.capitalize()} | {figures[0]} | {figures[1]} "
+        f"| {difference:+.2f} | {case.bar:.1f} | {seeds} |"
+    )
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of planetoid-<name>/")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", choices=CASES, action="append", help="may be repeated")
+    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument("--threads", type=int, help="torch threads; all cores if left out")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    print("| model | data | GraphTheta | PyG | difference | bar | seeds |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.only or CASES:
+        records = measure(name, options.data, options.seeds)
+        print(row(name, *records), flush=True)
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            with options.json.open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""One layer or one step of a model on any number of workers, gathered in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import graphtheta as gt
+from graphtheta.comm.communicator import Communicator
+from graphtheta.graph import Graph
+from graphtheta.nn import GAT, GATE, GCN, GIN, LOSSES, RGCN, GATv2, GraphSAGE, Stack
+from graphtheta.partition import Store
+from graphtheta.shard import Shard
+from graphtheta.tgar import LayerView, View
+
+__all__ = ["CASES", "LayerRun", "Make", "assert_equal", "loss_and_gradients", "run_layer", "step"]
+
+Make = Callable[[], nn.Module]
+
+# Every model, and every branch inside one, for graphs of `to_graph`: 3 features, 2 edge attributes,
+# 5 edge types, 4 classes.
+CASES: dict[str, Callable[..., Stack]] = {
+    "gcn": lambda **o: GCN(3, 6, 4, seed=1, **o),
+    "gcn_batch_norm": lambda **o: GCN(3, 6, 4, seed=1, num_layers=3, batch_norm=True, **o),
+    "sage_mean": lambda **o: GraphSAGE(3, 2, 4, seed=1, **o),
+    "sage_max": lambda **o: GraphSAGE(3, 6, 4, seed=1, aggregator="max", **o),
+    "sage_min": lambda **o: GraphSAGE(3, 6, 4, seed=1, aggregator="min", **o),
+    "gat": lambda **o: GAT(3, 4, 4, heads=2, out_heads=3, seed=1, **o),
+    "gat_edges": lambda **o: GAT(3, 4, 4, heads=2, edge_dim=2, seed=1, batch_norm=True, **o),
+    "gatv2": lambda **o: GATv2(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "gin": lambda **o: GIN(3, 6, 4, seed=1, **o),
+    "gat-e": lambda **o: GATE(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "rgcn": lambda **o: RGCN(3, 6, 4, num_relations=5, seed=1, **o),
+    "rgcn_bases": lambda **o: RGCN(3, 6, 4, num_relations=5, num_bases=2, seed=1, **o),
+}
+
+
+def assert_equal(got: Any, want: Any, tolerance: float) -> None:
+    """Compare relative to the largest number: rounding of a sum is relative to its terms."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    largest = max(1e-300, np.abs(want).max(initial=0))
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * largest)
+
+
+def loss_and_gradients(model: nn.Module, shard: Shard, view: View, num_targets: int = 1) -> Tensor:
+    """Run one step and leave the gradients of all workers in the parameters; return the loss."""
+    y, known = shard.label("y")
+    loss, _ = LOSSES["multiclass"](model(view, view.inputs())[known], y[known])
+    model.zero_grad()
+    (loss / num_targets + view.token).backward()
+    flat = torch.cat(
+        [loss.detach().reshape(1)]
+        + [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()]
+    )
+    shard.comm.all_reduce(flat.numpy(), stage="gradients")
+    parts = flat[1:].split([p.numel() for p in model.parameters()])
+    for parameter, part in zip(model.parameters(), parts, strict=True):
+        if parameter.requires_grad:
+            parameter.grad = part.reshape(parameter.shape).clone()
+    return flat
+
+
+def step(
+    make: Make,
+    graph: Graph | Store,
+    workers: int = 1,
+    method: str = "node-hash",
+    dtype: torch.dtype = torch.float64,
+) -> NDArray[Any]:
+    """Return the loss and all gradients of one step with dropout, as rank 0 has them."""
+
+    def work(comm: Communicator) -> NDArray[Any]:
+        shard = gt.open_shard(graph, comm, method=method)
+        flat = loss_and_gradients(make().to(dtype), shard, View(shard, seed=3, step=5))
+        return flat.numpy()
+
+    return gt.run_local(work, workers=workers, timeout_s=30, check=True)
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What one layer gives on all workers together.
+
+    Attributes:
+        out_NO: Outputs by node_key.
+        x_grad_NF: Gradients of the inputs by node_key.
+        parameter_grads: By name.
+        edge_grads: Of edge columns by name, by edge_key.
+        bytes_sent: By rank, by stage.
+        shards: By rank.
+    """
+
+    out_NO: NDArray[Any]
+    x_grad_NF: NDArray[Any]
+    parameter_grads: dict[str, NDArray[Any]]
+    edge_grads: dict[str, NDArray[Any]]
+    bytes_sent: dict[int, dict[str, int]]
+    shards: dict[int, Shard]
+
+
+def cotangent(shape: Sequence[int]) -> NDArray[Any]:
+    """Return the gradient that tests hand to outputs."""
+    return np.random.default_rng(99).standard_normal(shape)
+
+
+def run_layer(
+    make: Callable[[], Callable[[LayerView, Tensor], Tensor] | nn.Module],
+    graph: Graph,
+    workers: int = 1,
+    method: str = "node-hash",
+    *,
+    x_NF: NDArray[Any] | None = None,
+    edge_inputs: Sequence[str] = (),
+    training: bool = True,
+) -> LayerRun:
+    """Run a layer forward and backward on all workers.
+
+    Args:
+        make: Makes the layer, the same on every rank.
+        graph: What to run on; partitioned on the spot.
+        workers: Threads.
+        method: Partitioner.
+        x_NF: Inputs by node_key; None for the graph's features.
+        edge_inputs: Edge columns whose gradients are wanted.
+        training: Mode of the layer.
+    """
+    x_NF = graph.features if x_NF is None else x_NF
+    shards: dict[int, Shard] = {}
+
+    def together(rows: Tensor, keys: Tensor, length: int, comm: Communicator) -> NDArray[Any]:
+        whole = rows.new_zeros((length, *rows.shape[1:]))
+        whole[keys] = rows.detach()
+        comm.all_reduce(whole.numpy(), stage="test")
+        return whole.numpy()
+
+    def work(comm: Communicator) -> LayerRun:
+        shard = gt.open_shard(graph, comm, method=method)
+        shards[comm.rank] = shard
+        keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
+        x = torch.from_numpy(x_NF[keys.numpy()].copy()).requires_grad_()
+        layer = make()
+        parameters = {}
+        if isinstance(layer, nn.Module):
+            layer.to(x.dtype).train(training)
+            parameters = dict(layer.named_parameters())
+        view = View(shard, seed=3, step=5)
+        for name in edge_inputs:
+            view[0].edge_columns[name] = shard.edge_columns[name].clone().requires_grad_()
+        out = layer(view[0], x)
+        cot = torch.from_numpy(cotangent((graph.num_nodes, *out.shape[1:])))[keys].to(out.dtype)
+        ((out * cot).sum() + view.token).backward()
+        grads = {}
+        for name, parameter in parameters.items():
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            grads[name] = grad.numpy()
+            comm.all_reduce(grads[name], stage="test")
+        edge_grads = {}
+        for name in edge_inputs:
+            grad_E = view[0].edge_columns[name].grad
+            assert grad_E is not None
+            edge_keys = shard.topology.edge_key.clone()
+            edge_grads[name] = together(grad_E, edge_keys, graph.num_edges, comm)
+        assert x.grad is not None
+        return LayerRun(
+            together(out, keys, graph.num_nodes, comm),
+            together(x.grad, keys, graph.num_nodes, comm),
+            grads,
+            edge_grads,
+            {},
+            shards,
+        )
+
+    run = gt.run_local(work, workers=workers, timeout_s=30, check=True)
+    for rank, shard in shards.items():
+        run.bytes_sent[rank] = dict(shard.channel.stages.bytes_sent)
+    return run

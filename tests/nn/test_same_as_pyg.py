@@ -1,0 +1,191 @@
+"""Layers equal PyG's with PyG's weights: outputs and all gradients, on any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphtheta.columns import matrix_column
+from graphtheta.graph import Graph
+from graphtheta.nn import GATConv, GATEConv, GATv2Conv, GCNConv, GINConv, RGCNConv, SAGEConv
+from tests.nn.steps import assert_equal, cotangent, run_layer
+
+pyg = pytest.importorskip("torch_geometric.nn")
+pyg_utils = pytest.importorskip("torch_geometric.utils")
+
+NUM_NODES, NUM_EDGES, FEATURES, ATTRIBUTES, RELATIONS = 40, 240, 5, 3, 4
+SOME_PLACES = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "dbh")]
+OTHER_PLACES = [(2, "dbh"), (3, "node-hash"), (7, "node-hash")]
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    """Normal numbers, so without ties; some nodes isolated, edges parallel, and self-loops."""
+    rng = np.random.default_rng(4)
+    src, dst = rng.integers(0, NUM_NODES - 4, (2, NUM_EDGES))
+    src[:6] = dst[:6]
+    src[6:12], dst[6:12] = src[12:18], dst[12:18]
+    nodes = {
+        "id": pa.array(np.arange(NUM_NODES)),
+        "features": matrix_column(rng.standard_normal((NUM_NODES, FEATURES))),
+    }
+    edges = {
+        "src": src,
+        "dst": dst,
+        "attr": matrix_column(rng.standard_normal((NUM_EDGES, ATTRIBUTES))),
+        "type": rng.integers(0, RELATIONS, NUM_EDGES),
+    }
+    return Graph.from_arrow(pa.table(nodes), pa.table(edges))
+
+
+class PygGATE(pyg.MessagePassing):
+    """GAT-E as PyG's users would write it."""
+
+    def __init__(self, heads: int, channels: int) -> None:
+        super().__init__(aggr="add", node_dim=0)
+        self.heads, self.channels = heads, channels
+        self.lin = nn.Linear(FEATURES, heads * channels, bias=False)
+        self.lin_edge = nn.Linear(ATTRIBUTES, heads * channels, bias=False)
+        self.lin_message = nn.Linear(ATTRIBUTES, heads * channels, bias=False)
+        for name in ("att_src", "att_dst", "att_edge"):
+            self.register_parameter(name, nn.Parameter(torch.randn(1, heads, channels)))
+        self.bias = nn.Parameter(torch.randn(heads * channels))
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        edge_index, edge_attr = pyg_utils.remove_self_loops(edge_index, edge_attr)
+        edge_index, edge_attr = pyg_utils.add_self_loops(
+            edge_index, edge_attr, fill_value="mean", num_nodes=x.shape[0]
+        )
+        z = self.lin(x).view(-1, self.heads, self.channels)
+        out = self.propagate(edge_index, z=z, edge_attr=edge_attr, size=(len(x), len(x)))
+        return out.flatten(1) + self.bias
+
+    def message(
+        self, z_i: Tensor, z_j: Tensor, edge_attr: Tensor, index: Tensor, size_i: int
+    ) -> Tensor:
+        shape = (-1, self.heads, self.channels)
+        score = (z_j * self.att_src).sum(-1) + (z_i * self.att_dst).sum(-1)
+        score = score + (self.lin_edge(edge_attr).view(shape) * self.att_edge).sum(-1)
+        alpha = pyg_utils.softmax(F.leaky_relu(score, 0.2), index, num_nodes=size_i)
+        return alpha.unsqueeze(-1) * (z_j + self.lin_message(edge_attr).view(shape))
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(FEATURES, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+def attention(ours: Any, theirs: Any, **options: Any) -> tuple[Callable[[], Any], Any]:
+    return lambda: ours(FEATURES, 4, heads=3, **options), theirs(FEATURES, 4, heads=3, **options)
+
+
+def sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
+    return (
+        lambda: SAGEConv(FEATURES, out, aggregator=aggregator),
+        pyg.SAGEConv(FEATURES, out, aggr=aggregator),
+    )
+
+
+def rgcn(**bases: int) -> tuple[Callable[[], Any], Any]:
+    return (
+        lambda: RGCNConv(FEATURES, 4, num_relations=RELATIONS, **bases),
+        pyg.RGCNConv(FEATURES, 4, num_relations=RELATIONS, **bases),
+    )
+
+
+# Name: (ours, theirs, extra arguments of theirs).
+PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
+    "gcn": lambda: (lambda: GCNConv(FEATURES, 4), pyg.GCNConv(FEATURES, 4), ""),
+    "sage_mean_narrow": lambda: (*sage("mean", 3), ""),
+    "sage_mean_wide": lambda: (*sage("mean", 7), ""),
+    "sage_sum": lambda: (*sage("sum", 3), ""),
+    "sage_max": lambda: (*sage("max", 4), ""),
+    "sage_min": lambda: (*sage("min", 4), ""),
+    "gat": lambda: (*attention(GATConv, pyg.GATConv), ""),
+    "gat_mean_heads": lambda: (*attention(GATConv, pyg.GATConv, concat=False), ""),
+    "gat_edges": lambda: (*attention(GATConv, pyg.GATConv, edge_dim=ATTRIBUTES), "attr"),
+    "gatv2": lambda: (*attention(GATv2Conv, pyg.GATv2Conv), ""),
+    "gatv2_edges": lambda: (*attention(GATv2Conv, pyg.GATv2Conv, edge_dim=ATTRIBUTES), "attr"),
+    "gin": lambda: (lambda: GINConv(mlp()), pyg.GINConv(mlp()), ""),
+    "gin_eps": lambda: (
+        lambda: GINConv(mlp(), eps=0.3, train_eps=True),
+        pyg.GINConv(mlp(), eps=0.3, train_eps=True),
+        "",
+    ),
+    "gat-e": lambda: (
+        lambda: GATEConv(FEATURES, 4, heads=3, edge_dim=ATTRIBUTES),
+        PygGATE(3, 4),
+        "attr",
+    ),
+    "rgcn": lambda: (*rgcn(), "type"),
+    "rgcn_bases": lambda: (*rgcn(num_bases=2), "type"),
+}
+
+
+@pytest.mark.parametrize(
+    "places", [SOME_PLACES, pytest.param(OTHER_PLACES, marks=pytest.mark.slow)], ids=["some", "rest"]
+)
+@pytest.mark.parametrize("name", PAIRS)
+def test_layer_same_as_pyg(name: str, places: list[tuple[int, str]], graph: Graph) -> None:
+    torch.manual_seed(0)
+    ours, theirs, column = PAIRS[name]()
+    theirs.double()
+    for parameter in theirs.parameters():  # biases and eps are zeros at first
+        nn.init.normal_(parameter)
+    weights = theirs.state_dict()
+
+    x = torch.from_numpy(graph.features.copy()).requires_grad_()
+    edge_index = torch.from_numpy(np.stack([graph.src, graph.dst]))
+    extra = [torch.from_numpy(graph.column(column).copy())] if column else []
+    attr = [t.requires_grad_() for t in extra if t.is_floating_point()]
+    out = theirs(x, edge_index, *extra)
+    out.backward(torch.from_numpy(cotangent(out.shape)))
+    assert x.grad is not None
+
+    def make() -> nn.Module:
+        layer = ours().double()
+        assert sorted(layer.state_dict()) == sorted(weights)
+        layer.load_state_dict(weights)
+        return layer
+
+    for workers, method in places:
+        run = run_layer(make, graph, workers, method, edge_inputs=["attr"] if attr else [])
+        assert_equal(run.out_NO, out.detach(), 1e-10)
+        assert_equal(run.x_grad_NF, x.grad, 1e-10)
+        for parameter_name, parameter in theirs.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert_equal(run.parameter_grads[parameter_name], parameter.grad, 1e-10)
+        for leaf in attr:
+            assert leaf.grad is not None
+            assert_equal(run.edge_grads["attr"], leaf.grad, 1e-10)
+
+
+def test_max_of_zero_gives_the_whole_gradient_to_one_winner(graph: Graph) -> None:
+    # PyG on CPU counts a hidden zero as a tie and halves the gradient; ours is the derivative.
+    x_NF = -np.abs(graph.features)
+    first = int(np.flatnonzero(np.diff(np.sort(graph.dst)) == 0)[0])
+    hub = int(np.sort(graph.dst)[first])
+    source = int(graph.src[graph.dst == hub][0])
+    x_NF[source] = 0
+    x = torch.from_numpy(x_NF)
+
+    def make() -> nn.Module:
+        layer = SAGEConv(FEATURES, FEATURES, aggregator="max").double()
+        nn.init.eye_(layer.lin_l.weight)
+        nn.init.zeros_(layer.lin_l.bias)
+        nn.init.zeros_(layer.lin_r.weight)
+        return layer
+
+    whole = run_layer(make, graph, x_NF=x.numpy())
+    reached = np.unique(graph.dst[graph.src == source])
+    want = cotangent((NUM_NODES, FEATURES))[reached].sum(0)
+    assert_equal(whole.x_grad_NF[source], want, 1e-12)
+    for workers, method in SOME_PLACES[1:3]:
+        run = run_layer(make, graph, workers, method, x_NF=x.numpy())
+        assert_equal(run.x_grad_NF, whole.x_grad_NF, 1e-12)
