@@ -31,7 +31,7 @@ def compare_fingerprints(comm: Communicator, operation: str) -> None:
     """
     crc = zlib.crc32(operation.encode())
     extremes = np.array([crc, -crc], np.int64)
-    comm.all_reduce(extremes, "max", stage="fingerprint")
+    comm.all_reduce(extremes, "max", stage=operation)
     if extremes[0] == -extremes[1]:
         return
     texts = [

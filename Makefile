@@ -1,0 +1,72 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer; both install into .venv first.
+
+PYTHON ?= $(firstword $(foreach v,python3.13 python3.12 python3.11 python3 python,\
+	$(if $(shell $(v) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(v))))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest
+SYMLINKS := partition engine proto
+
+.PHONY: help demo test test-all check format clean
+
+help:
+	@echo "make demo      train a GCN on Cora with two workers, and predict"
+	@echo "make test      run the tests"
+	@echo "make test-all  run the slow tests, too"
+	@echo "make check     lint, format check, types, spelling, symlinks"
+	@echo "make format    format the code, and fix what can be fixed"
+	@echo "make clean     remove what these commands made"
+
+# Two stamps: the demo needs neither test tools nor the peers. Each is renewed when what is to be
+# installed has changed.
+$(VENV)/.created:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: Python 3.11 or newer not found. Install it, or run: make PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) -e '.[mpi]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	rm -rf demo
+	$(BIN)/graphtheta partition cora demo/store --parts 2 --method kaminpar
+	$(BIN)/mpiexec -n 2 $(BIN)/graphtheta train demo/store --model gcn --epochs 200 \
+		--run-dir demo/run
+	$(BIN)/mpiexec -n 2 $(BIN)/graphtheta predict demo/run demo/store --out demo/predictions
+	@$(BIN)/python -c 'import json; s = json.load(open("demo/run/summary.json")); \
+		print(f"test accuracy {s[\"test_accuracy\"]:.3f} (epoch {s[\"best_epoch\"]}); predictions are in demo/predictions")'
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -m 'not slow'
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	@for name in $(SYMLINKS); do \
+		if [ "$$(readlink graphtheta/$$name)" != "../$$name" ]; then \
+			echo "graphtheta/$$name: expected a symbolic link to ../$$name. Check out with symlinks." >&2; \
+			exit 1; \
+		fi; \
+	done
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
