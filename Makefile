@@ -1,6 +1,6 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer; both install into .venv first.
 
-PYTHON ?= $(firstword $(foreach v,python3.13 python3.12 python3.11 python3 python,\
+PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11 python,\
 	$(if $(shell $(v) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(v))))
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,18 +21,20 @@ help:
 # Two stamps: the demo needs neither test tools nor the peers. Each is renewed when what is to be
 # installed has changed.
 $(VENV)/.created:
-	@if [ -z "$(PYTHON)" ]; then \
-		echo "make: Python 3.11 or newer not found. Install it, or run: make PYTHON=/path/to/python" >&2; \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: expected Python 3.11 or newer, found none. Install it, or run: make PYTHON=/path/to/python" >&2; \
 		exit 1; \
-	fi
-	$(PYTHON) -m venv $(VENV)
+	}
+	"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes some minutes."
 	$(PIP) -e '.[mpi]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes some minutes."
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 

@@ -41,7 +41,7 @@ from graphtheta.partition.index import BUCKET_RECORD, Index, bucket_folder, writ
 from graphtheta.partition.manifest import FORMAT_VERSION, Book, Manifest, checksum
 from graphtheta.partition.part import TABLES, PartTables
 
-__all__ = ["Store", "open_store", "write_store"]
+__all__ = ["Store", "open_store", "refuse_occupied", "write_store"]
 
 _PART_RECORD = "part.json"
 
@@ -166,7 +166,7 @@ def write_store(build: Build, path: Path | str, comm: Communicator | None = None
     """
     comm = comm or SingleCommunicator()
     path = Path(path)
-    _refuse_occupied(path)
+    refuse_occupied(path)
     partial = _partial(path, comm)
     try:
         if comm.rank == 0:
@@ -186,7 +186,7 @@ def write_store(build: Build, path: Path | str, comm: Communicator | None = None
             write_table(_book_table(build.book), partial / "book.arrow")
             text = build.manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
             (partial / "manifest.json").write_text(text)
-            _refuse_occupied(path)
+            refuse_occupied(path)
             partial.rename(path)
         comm.barrier(stage="store: rename")
     except BaseException as error:
@@ -232,7 +232,12 @@ def _part_folder(path: Path, part: int) -> Path:
     return path / f"part-{part:05d}"
 
 
-def _refuse_occupied(path: Path) -> None:
+def refuse_occupied(path: Path) -> None:
+    """Refuse a path at which a store cannot be written: `write_store` does, after the building.
+
+    Raises:
+        StoreError: If there is something but an empty directory.
+    """
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise StoreError(
             f"{path}: expected no file and no directory but an empty one, got "

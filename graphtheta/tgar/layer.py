@@ -62,6 +62,10 @@ class TGARLayer(nn.Module):
         self._expressions: dict[Any, Expression] = {}
         self._seen_modes: set[bool] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies trace again: an expression holds functions that can be neither copied nor pickled.
+        return {**self.__dict__, "_expressions": {}, "_seen_modes": set()}
+
     def transform(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """NN-Transform: return the fields of each node. Written as `transform(self, h)`.
 

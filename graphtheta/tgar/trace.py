@@ -113,22 +113,24 @@ class _Recorder(TorchFunctionMode):
             )
         return self.add(Leaf(Origin.NONE, "", constant=value), value)
 
-    def _is_recorded(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and (
-            id(value) in self._index or id(value) in self._parameter_names or value.requires_grad
-        )
+    def _is_recorded(self, value: Tensor) -> bool:
+        known = id(value) in self._index or id(value) in self._parameter_names
+        return known or value.requires_grad
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, _name(func)
         _refuse_worker_dependent(name, kwargs)
         given: list[Tensor] = []
         map_structure((args, kwargs), lambda v: given.append(v) if isinstance(v, Tensor) else None)
-        recorded = [v for v in given if self._is_recorded(v)]
+        recorded = any(self._is_recorded(v) for v in given)
         if recorded and name in _READS_VALUE:
             raise TraceError(
                 f"gather: {name}() reads values while gather is recorded, so the result would "
                 "hold for these rows only. Use torch.where for a choice per edge."
             )
+        if recorded:
+            for value in given:
+                self.index_of(value)  # refuses what comes from elsewhere
         versions = [v._version for v in given]
         result = func(*args, **kwargs)
         if recorded and versions != [v._version for v in given]:
@@ -145,7 +147,7 @@ class _Recorder(TorchFunctionMode):
         if not any(isinstance(r, Tensor) for r in outputs):
             return result
         if isinstance(result, Tensor):
-            if any(result is v for v in recorded):
+            if any(result is v for v in given):
                 return result
             self._record(func, args, kwargs, result)
             return result
@@ -326,6 +328,8 @@ class _Samples:
     def __init__(self, fields: Mapping[str, Tensor], edges: Mapping[str, Tensor]) -> None:
         self._fields, self._edges = fields, edges
         self._generator = np.random.default_rng(0)  # torch's own is refused while recording
+        like = next((f for f in fields.values() if f.is_floating_point()), torch.empty(0))
+        self._mask_options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
 
     def _like(self, column: Tensor, rows: int) -> Tensor:
         if column.is_floating_point():
@@ -342,10 +346,9 @@ class _Samples:
         return src, dst, {name: self._like(c, rows) for name, c in self._edges.items()}
 
     def keep(self, spec: Keep, rows: int) -> Tensor:
-        first = next((f for f in self._fields.values() if f.is_floating_point()), None)
         shape = (rows,) if spec.heads is None else (rows, spec.heads)
         values = torch.from_numpy(self._generator.random(shape))
-        return values.float() if first is None else values.to(first.device, first.dtype)
+        return values.to(**self._mask_options)
 
 
 def _probe(
@@ -377,6 +380,11 @@ def _probe(
         except Exception as error:
             raise TraceError(f"gather: it depends on the number of edges ({error}).") from error
     for want, got, part in zip(expected, whole, selected, strict=True):
+        if got.shape != want.shape:
+            raise TraceError(
+                f"gather: it depends on the number of edges: {_PROBE_ROWS} of them give shape "
+                f"{tuple(want.shape)}, or {tuple(got.shape)} as recorded on {_TRACE_ROWS}."
+            )
         if not _close(got, want):
             raise TraceError(
                 "gather: replaying what was recorded gives other values. It must draw no random "

@@ -16,28 +16,36 @@ __all__ = ["RunDirectory"]
 
 
 class RunDirectory:
-    """Files of one run; only rank 0 writes them.
+    """Files of one run; only rank 0 writes them. The first one written makes the folder.
 
     Attributes:
         path: The folder.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        """Create the folder, or open it to resume.
+        """Name the folder of a new run, or of one to resume.
 
         Raises:
-            ConfigError: If it holds a run already and `resume` is not set, or the other way round.
+            ConfigError: If it holds a run already and `resume` is not set, or is a file.
         """
         self.path = path
-        holds_run = (path / "config.toml").exists()
-        if holds_run and not resume:
+        if self.holds_run and not resume:
             raise ConfigError(
                 f"{path}: it holds a run already. Add --resume to continue it, or choose another "
                 "--run-dir."
             )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: expected a folder, got a file. Choose another --run-dir.")
-        path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.exists()
+
+    @property
+    def config(self) -> Path:
+        """What the run was started with."""
+        return self.path / "config.toml"
 
     @property
     def checkpoints(self) -> Path:
@@ -50,9 +58,20 @@ class RunDirectory:
         return self.path / "weights.safetensors"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write `config.toml`, by which the run can be repeated."""
+        """Write `config.toml`, by which the run can be repeated.
+
+        Raises:
+            ConfigError: If the folder cannot be written.
+        """
         given = {name: value for name, value in config.items() if value is not None}
-        _write_whole(self.path / "config.toml", tomli_w.dumps(given))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.config, tomli_w.dumps(given))
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: expected a folder to write the run to, got {error.strerror}. "
+                "Choose another --run-dir."
+            ) from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
@@ -71,6 +90,7 @@ class RunDirectory:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 

@@ -9,25 +9,40 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Requests", "listening"]
+__all__ = ["Requests", "Stopped", "listening"]
+
+
+class Stopped(SystemExit):
+    """SIGTERM came: all ranks have saved a checkpoint and end together.
+
+    Attributes:
+        epochs: Epochs done.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.epochs = epochs
 
 
 class Requests:
-    """What signals have asked of this process since it was last looked at.
-
-    Attributes:
-        checkpoint: SIGUSR1 came: save, and go on.
-        stop: SIGTERM came: save, and end.
-    """
+    """What signals have asked of this process."""
 
     def __init__(self) -> None:
-        self.checkpoint = False
-        self.stop = False
+        self._stop = False
+        self._came = 0
+        self._answered = 0
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; training looks between epochs."""
-        self.stop |= number == signal.SIGTERM
-        self.checkpoint = True
+        self._stop |= number == signal.SIGTERM
+        self._came += 1
+
+    def take(self) -> tuple[bool, bool]:
+        """Return whether to save now (SIGUSR1 or SIGTERM since the last call), and to stop."""
+        came = self._came  # counted, so that one that comes between these lines is not lost
+        asked = came > self._answered
+        self._answered = came
+        return asked, asked and self._stop
 
 
 @contextmanager

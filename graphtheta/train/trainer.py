@@ -29,7 +29,7 @@ from graphtheta.train.predict import gather_rows, infer
 from graphtheta.train.progress import Progress
 from graphtheta.train.reduce import broadcast_model, reduce_gradients
 from graphtheta.train.run_dir import RunDirectory
-from graphtheta.train.signals import Requests, listening
+from graphtheta.train.signals import Requests, Stopped, listening
 from graphtheta.train.summary import summarise
 
 __all__ = ["OPTIMIZERS", "History", "Trainer"]
@@ -168,10 +168,15 @@ class Trainer:
                 last = epoch
                 events.write(epoch, record)
                 progress.advance(record)
-                if self._checkpoint_is_due(epoch, requests):
+                asked, stop = self._agreed(requests)
+                regular = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
+                ends = epoch == epochs - 1 or self._patience_is_over(epoch + 1)
+                if self._run_dir is not None and (asked or regular or ends):
                     self.save(epoch + 1)
-                if self._agreed(requests.stop):
-                    raise SystemExit(143)  # as a process ended by SIGTERM; all ranks stop here
+                if stop:
+                    raise Stopped(epoch + 1)  # on all ranks alike
+        if self._run_dir is not None:
+            self.save(len(self.history.loss))  # so that a run can go on with more epochs
         if self._best_weights is not None:
             self.model.load_state_dict(self._best_weights)
         return self._finish(last)
@@ -281,17 +286,11 @@ class Trainer:
 
     # -- checkpoints and files --------------------------------------------------------------------
 
-    def _agreed(self, flag: bool) -> bool:
-        """Whether any rank has seen it; a signal need not reach them all."""
-        seen = np.array([flag], np.int8)
-        self.comm.all_reduce(seen, "max", stage="signals")
-        return bool(seen[0])
-
-    def _checkpoint_is_due(self, epoch: int, requests: Requests) -> bool:
-        asked = self._agreed(requests.checkpoint)
-        requests.checkpoint = False
-        regular = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
-        return self._run_dir is not None and (asked or regular)
+    def _agreed(self, requests: Requests) -> tuple[bool, bool]:
+        """Whether any rank was asked to save, and to stop; a signal need not reach them all."""
+        flags = np.array(requests.take(), np.int8)
+        self.comm.all_reduce(flags, "max", stage="signals")
+        return bool(flags[0]), bool(flags[1])
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run folder; collective."""
@@ -304,9 +303,13 @@ class Trainer:
                 self.model,
                 self._best_weights,
                 self.optimizer,
-                {"history": vars(self.history), "seed": self.seed},
+                {"history": vars(self.history), "seed": self.seed, "graph": self._graph_size()},
             )
         self.comm.barrier(stage="checkpoint")
+
+    def _graph_size(self) -> str:
+        manifest = self.shard.manifest
+        return f"{manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges"
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run folder, if there is one; collective.
@@ -325,6 +328,11 @@ class Trainer:
         if progress["seed"] != self.seed:
             raise ConfigError(
                 f"{path}: it was trained with seed {progress['seed']}, not {self.seed}."
+            )
+        if progress["graph"] != self._graph_size():
+            raise ConfigError(
+                f"{path}: it was trained on a graph of {progress['graph']}, this one has "
+                f"{self._graph_size()}. Name the input of that run."
             )
         self.history = History(**progress["history"])
         self._best_weights = best

@@ -1,0 +1,155 @@
+"""RunConfig: everything that `graphtheta train` takes, from a TOML file and the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphtheta.errors import ConfigError
+from graphtheta.train.run_dir import RunDirectory
+
+__all__ = ["RunConfig", "load_run", "resolve"]
+
+# A resumed run may be given these anew: they change how long it goes on, not what it computes.
+_FREE = {"checkpoint_every", "epochs", "input", "patience", "run_dir", "threads", "timeout"}
+
+
+class RunConfig(BaseModel):
+    """One run; the names are those of the options, and of the keys of a TOML file.
+
+    Descriptions are the options' help; `{models}` and the like stand for names of a registry.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    input: str = Field(description="A store, a data set's name, or a path or URI of a graph.")
+    run_dir: Path = Field(description="Folder the run is written to.")
+    model: str = Field("gcn", description="One of {models}.")
+    strategy: str = Field("global", description="What makes a batch: {strategies}.")
+    epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
+    hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")
+    layers: int = Field(2, ge=1, description="Graph layers.")
+    heads: int = Field(8, ge=1, description="Attention heads, in models that have them.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Probability, of nodes and of attention.")
+    batch_norm: bool = Field(False, description="Normalise hidden layers over all workers.")
+    optimizer: str = Field("adam", description="One of {optimizers}.")
+    lr: float = Field(0.01, gt=0, description="Learning rate.")
+    weight_decay: float = Field(5e-4, ge=0, description="Of all parameters.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the first weights and all that is drawn.")
+    patience: int | None = Field(
+        None, ge=0, description="End after so many epochs without a better validation."
+    )
+    label: str | None = Field(None, description="What to learn, if there are several labels.")
+    split: str | None = Field(None, description="Which split, if there are several.")
+    checkpoint_every: int = Field(
+        0, ge=0, description="Epochs between checkpoints; 0: on SIGTERM, SIGUSR1 and at the end."
+    )
+    method: str | None = Field(
+        None, description="How an input that is no store is partitioned: {methods}."
+    )
+    undirected: bool = Field(False, description="Add the reverse of every edge of such an input.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads a worker; by default the host's cores over its workers."
+    )
+    timeout: float = Field(1800.0, gt=0, description="Seconds a worker waits for another.")
+
+    def record(self) -> dict[str, Any]:
+        """Return what `config.toml` holds: all but the place, so that a run can be moved."""
+        return self.model_dump(mode="json", exclude={"run_dir"}, exclude_none=True)
+
+
+def resolve(
+    options: Mapping[str, Any], *, file: Path | None = None, resume: bool = False
+) -> RunConfig:
+    """Return the configuration of a run.
+
+    Options come before the file, the file before the defaults. To resume is to take the
+    configuration that the run was started with, which options and file may not contradict.
+
+    Args:
+        options: Those that were given on the command line, by name.
+        file: A TOML file with some of the others.
+        resume: Whether to go on with the run in `run_dir`, if one was started there.
+
+    Raises:
+        ConfigError: If a key is unknown, a value is wrong, something is missing, or a resumed run
+            was started with another value.
+    """
+    given = {**(_read(file) if file else {}), **options}
+    names = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
+    if not resume or "run_dir" not in given:
+        return _checked(given, names)
+    run_dir = Path(given["run_dir"])
+    if not RunDirectory(run_dir, resume=True).holds_run:
+        return _checked(given, names)
+    started = _started(run_dir)
+    config = _checked({**started.record(), **given}, names)
+    for key in RunConfig.model_fields:
+        old, new = getattr(started, key), getattr(config, key)
+        if key not in _FREE and old != new:
+            raise ConfigError(
+                f"{names.get(key, _option(key))}: the run in {run_dir} was started with {old}, "
+                f"got {new}. Leave it out to resume, or start another run in a new --run-dir."
+            )
+    return config
+
+
+def load_run(run_dir: Path) -> RunConfig:
+    """Return the configuration that a run was started with.
+
+    Raises:
+        ConfigError: If there is no run, or its `config.toml` is damaged.
+    """
+    if not RunDirectory(run_dir, resume=True).holds_run:
+        raise ConfigError(
+            f"{run_dir}: expected the folder of a run (with config.toml), got "
+            f"{'a folder without one' if run_dir.exists() else 'none'}. "
+            "Name the --run-dir of a run."
+        )
+    return _started(run_dir)
+
+
+def _started(run_dir: Path) -> RunConfig:
+    path = RunDirectory(run_dir, resume=True).config
+    values = _read(path)
+    return _checked({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, got an error: {error}. Correct it.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a TOML file, got {error.strerror}. Check the path."
+        ) from None
+
+
+def _checked(values: Mapping[str, Any], names: Mapping[str, str]) -> RunConfig:
+    """Check values; `names` says where those come from that were not given as options."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = names.get(key, _option(key))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(RunConfig.model_fields)
+            raise ConfigError(f"{where}: unknown key. Choose among {known}.") from None
+        if first["type"] == "missing":
+            raise ConfigError(
+                f"train: expected {where}, got none. Give it, or set '{key}' in --config."
+            ) from None
+        wanted = first["msg"].removeprefix("Input should be ")
+        raise ConfigError(
+            f"{where}: expected {wanted}, got {first['input']!r}. Correct it."
+        ) from None
+
+
+def _option(key: str) -> str:
+    return "INPUT" if key == "input" else f"--{key.replace('_', '-')}"

@@ -1,0 +1,138 @@
+"""From a configuration to a trainer, and from a run's folder back to its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphtheta.cache import open_input
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import ConfigError
+from graphtheta.nn import MODELS, Stack, model_for
+from graphtheta.open import open_shard
+from graphtheta.shard import Shard
+from graphtheta.strategy import STRATEGIES
+from graphtheta.train.checkpoint import load_weights
+from graphtheta.train.config import RunConfig, load_run
+from graphtheta.train.predict import infer, refuse_occupied, write_predictions
+from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.trainer import OPTIMIZERS, Trainer
+
+__all__ = ["predict_run", "start_run"]
+
+
+def start_run(
+    config: RunConfig, comm: Communicator, *, resume: bool = False, progress: bool = False
+) -> Trainer:
+    """Return the trainer of a run, ready to `fit`; collective.
+
+    Nothing is written before all arguments and the graph have been found to be right.
+
+    Args:
+        config: What to train.
+        comm: The workers.
+        resume: Whether to go on from the last checkpoint in the run's folder.
+        progress: Whether rank 0 draws a progress bar.
+
+    Raises:
+        ConfigError: If a name or number is wrong, or the folder holds another run.
+        GraphFormatError: If the graph is wrong, or no node is in the training split.
+        StoreError: If the store is damaged.
+    """
+    for option, name, registry in (
+        ("--model", config.model, MODELS),
+        ("--strategy", config.strategy, STRATEGIES),
+        ("--optimizer", config.optimizer, OPTIMIZERS),
+    ):
+        _known(option, name, registry)
+    # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
+    run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
+    shard = _open(config, config.input, comm)
+    trainer = Trainer(
+        _model(config, shard),
+        shard,
+        strategy=STRATEGIES[config.strategy](),
+        label=config.label,
+        split=config.split,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        patience=config.patience,
+        run_dir=run_dir,
+        checkpoint_every=config.checkpoint_every,
+        progress=progress,
+    )
+    if resume:
+        trainer.resume()
+    if comm.rank == 0:
+        run_dir.write_config(config.record())
+    return trainer
+
+
+def predict_run(
+    run_dir: Path, source: str, out: Path, comm: Communicator, *, embeddings: bool = False
+) -> Shard:
+    """Predict every node of a graph with the best weights of a run; collective.
+
+    Args:
+        run_dir: The run.
+        source: A store, or another input; an unpartitioned one is partitioned as in the run.
+        out: New or empty folder of the Parquet dataset, see `write_predictions`.
+        comm: The workers.
+        embeddings: Whether to add what the last layer reads.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
+            `out` is in use.
+        StoreError: If the store is damaged.
+    """
+    config = load_run(run_dir)
+    weights = RunDirectory(run_dir, resume=True).weights
+    if not weights.exists():
+        raise ConfigError(
+            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
+            "Go on with it: graphtheta train --resume."
+        )
+    refuse_occupied(out, comm)
+    shard = _open(config, source, comm)
+    model = _model(config, shard)
+    load_weights(model, weights)
+    write_predictions(
+        infer(model, shard),
+        shard,
+        shard.label_spec(config.label or shard.default_label),
+        out,
+        embeddings_M=infer(model, shard, embeddings=True) if embeddings else None,
+    )
+    return shard
+
+
+def _known(option: str, name: str, registry: Mapping[str, Any]) -> None:
+    if name not in registry:
+        raise ConfigError(
+            f"{option}: unknown name '{name}'. Choose among {', '.join(sorted(registry))}."
+        )
+
+
+def _open(config: RunConfig, source: str, comm: Communicator) -> Shard:
+    store = open_input(source, comm, method=config.method, undirected=config.undirected)
+    return open_shard(store, comm)
+
+
+def _model(config: RunConfig, shard: Shard) -> Stack:
+    return model_for(
+        config.model,
+        shard,
+        config.label or shard.default_label,
+        hidden_channels=config.hidden,
+        num_layers=config.layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        batch_norm=config.batch_norm,
+        seed=config.seed,
+    )

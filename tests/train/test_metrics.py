@@ -1,0 +1,55 @@
+"""Metrics over all workers equal those of one, also where a worker has no rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphtheta import run_local
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.partition.manifest import LabelSpec, Task
+from graphtheta.train.metrics import MAIN_METRIC, metrics_for
+
+ROWS = 40
+
+
+def case(task: Task) -> tuple[LabelSpec, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    width = {"multiclass": 5, "binary": 1, "multilabel": 4, "regression": 1}[task]
+    outputs = torch.randn(ROWS, width, generator=generator)
+    targets = {
+        "multiclass": torch.randint(5, (ROWS,), generator=generator),
+        "binary": torch.rand(ROWS, generator=generator) > 0.5,
+        "multilabel": torch.rand(ROWS, 4, generator=generator) > 0.5,
+        "regression": torch.randn(ROWS, generator=generator),
+    }[task]
+    return LabelSpec(task=task, num_classes=2 if task == "binary" else width), outputs, targets
+
+
+@pytest.mark.parametrize("task", list(MAIN_METRIC))
+def test_metrics_distributed_same_as_single(task: Task) -> None:
+    spec, outputs, targets = case(task)
+    expected = metrics_for(spec, SingleCommunicator())(outputs, targets)
+    shares = [slice(0, 0), slice(0, 13), slice(13, ROWS)]
+
+    def work(comm: Communicator) -> dict[str, float]:
+        mine = shares[comm.rank]
+        return metrics_for(spec, comm)(outputs[mine], targets[mine])
+
+    assert run_local(work, workers=3, timeout_s=20) == pytest.approx(expected)
+
+
+def test_accuracy_is_the_share_of_right_classes() -> None:
+    spec, outputs, targets = case("multiclass")
+    metrics = metrics_for(spec, SingleCommunicator())(outputs, targets)
+    right = (outputs.argmax(1) == targets).double().mean()
+    assert metrics["accuracy"] == pytest.approx(float(right))
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    spec, outputs, targets = case("binary")
+    metrics = metrics_for(spec, SingleCommunicator())(outputs, targets)
+    score = outputs.flatten()
+    pairs = (score[targets].unsqueeze(1) > score[~targets].unsqueeze(0)).double().mean()
+    assert metrics["auroc"] == pytest.approx(float(pairs), abs=1e-6)
