@@ -44,8 +44,6 @@ demo: $(VENV)/.installed
 	$(BIN)/mpiexec -n 2 $(BIN)/graphtheta train demo/store --model gcn --epochs 200 \
 		--run-dir demo/run
 	$(BIN)/mpiexec -n 2 $(BIN)/graphtheta predict demo/run demo/store --out demo/predictions
-	@$(BIN)/python -c 'import json; s = json.load(open("demo/run/summary.json")); \
-		print(f"test accuracy {s[\"test_accuracy\"]:.3f} (epoch {s[\"best_epoch\"]}); predictions are in demo/predictions")'
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m 'not slow'

@@ -43,11 +43,11 @@ def open_input(
     Args:
         path: A store, the name of a data set, or a path or URI of a graph.
         comm: The workers; an input that is no store is partitioned into one part a worker.
-        method: Partitioner of such an input; None: `node-hash`.
+        method: Partitioner of such an input, of no account for a store; None: `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
 
     Raises:
-        ConfigError: If it does not exist, or `method` or `undirected` contradict the store.
+        ConfigError: If it does not exist, or is a store without the reverse edges.
         GraphFormatError: If the graph is wrong.
         StoreError: If the store is damaged, or the cache cannot be written.
     """
@@ -55,12 +55,10 @@ def open_input(
         method = method or _DEFAULT_METHOD
         return cached_store(lambda: read(path), comm, method=method, undirected=undirected)
     store = open_store(path, parts=())  # a worker checks the parts that it opens
-    manifest = store.manifest
-    if method not in (None, manifest.method) or (undirected and not manifest.undirected):
+    if undirected and not store.manifest.undirected:
         raise ConfigError(
-            f"{path}: expected an input that is not partitioned yet for --method or --undirected, "
-            f"got a store made by {manifest.method}{' --undirected' * manifest.undirected}. Leave "
-            "them out, or partition it again."
+            f"{path}: expected a store with the reverse of every edge, got one made without "
+            "--undirected. Partition it again, or leave --undirected out."
         )
     return store
 

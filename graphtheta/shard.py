@@ -280,7 +280,9 @@ class Shard:
         return self._collect("in_degree_by_type", self._count_types)
 
     def _count_types(self) -> Tensor:
-        types, num_types = self.edge_columns["type"].long(), self.num_edge_types
+        # At least one column, for a graph without edges has no type and yet may run a layer.
+        num_types = max(1, self.num_edge_types)
+        types = self.edge_columns["type"].long()
         rows = torch.repeat_interleave(torch.from_numpy(np.diff(self.topology.indptr)))
         counts = torch.bincount(
             rows * num_types + types, minlength=(len(self.topology.indptr) - 1) * num_types

@@ -53,6 +53,7 @@ FAULTS: dict[str, Callable[[MpiCommunicator], None]] = {
     "os_exit_0": lambda comm: os._exit(0),
     "os_exit_3": lambda comm: os._exit(3),
     "kill": lambda comm: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda comm: os.kill(os.getpid(), signal.SIGSEGV),
     "stop": _stop,
     "loop": _loop_forever,
     "thread": _fail_in_a_thread,

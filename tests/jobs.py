@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-__all__ = ["Finished", "run", "run_job"]
+__all__ = ["Finished", "run", "run_job", "running", "under_mpiexec"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,11 +36,16 @@ def run_job(
     env: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run `python *program` under mpiexec; fail the test if it outlives `timeout_s`."""
+    return run(under_mpiexec(program, ranks), timeout_s=timeout_s, env=env)
+
+
+def under_mpiexec(program: Sequence[str | Path], ranks: int) -> list[str | Path]:
+    """Return the command that runs `python *program`; skip the test without mpiexec."""
     beside = Path(sys.executable).parent / "mpiexec"
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
     if mpiexec is None:
         pytest.skip("no mpiexec")
-    return run([mpiexec, "-n", str(ranks), sys.executable, *program], timeout_s=timeout_s, env=env)
+    return [mpiexec, "-n", str(ranks), sys.executable, *program]
 
 
 def run(
@@ -49,10 +55,25 @@ def run(
     env: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run `command` in a session of its own; fail the test if it outlives `timeout_s`."""
+    started = time.monotonic()
+    with running(command, env=env) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill_session(process.pid)
+            output, _ = process.communicate()
+            pytest.fail(f"{command} still ran after {timeout_s} s:\n{output}")
+    return Finished(process.returncode, output, time.monotonic() - started)
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Start `command` in a session of its own, all of which is killed in the end."""
     launchers = ("PMI", "OMPI", "OMP_", "SLURM", "TORCHELASTIC")  # of what runs the tests
     clean = {name: v for name, v in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(_ROOT), *filter(None, [clean.get("PYTHONPATH")])])
-    started = time.monotonic()
     process = subprocess.Popen(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
@@ -65,15 +86,10 @@ def run(
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        _kill_session(process.pid)
-        output, _ = process.communicate()
-        pytest.fail(f"{command} still ran after {timeout_s} s:\n{output}")
+        yield process
     finally:
         _kill_session(process.pid)
-        process.wait()
-    return Finished(process.returncode, output, time.monotonic() - started)
+        process.communicate()
 
 
 def _kill_session(leader: int) -> None:

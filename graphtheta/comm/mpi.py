@@ -21,12 +21,14 @@ from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
 from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
 from graphtheta.comm.cores import core_mask
 from graphtheta.comm.fingerprint import compare_fingerprints
-from graphtheta.comm.watchdog import Watchdog, end_job, install_stack_dump
+from graphtheta.comm.sentinel import Lifeline, listen
+from graphtheta.comm.watchdog import Watchdog, install_stack_dump
 from graphtheta.errors import CollectiveMismatch, CommError, ConfigError
 
 __all__ = ["Job", "MpiCommunicator", "start"]
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+_ADDRESS_BYTES = 108  # what a Unix socket's address has room for
 _TAGS = 32768  # every MPI library allows tags below this
 
 
@@ -72,10 +74,26 @@ def start(
         world.Dup(),
         notice_s=notice_s,
         neighbours={int(rank): int(pid) for rank, pid in pids if pid},
+        lifeline=_lifeline(host, world.rank),
     )
     job = Job(watchdog, host.size, users)
     host.Free()
     return MpiCommunicator(world.Dup(), job, timeout_s=timeout_s, check=check)
+
+
+def _lifeline(host: MPI.Comm, rank: int) -> Lifeline:
+    """Tie this rank to the sentinel of its host, which the first rank there starts."""
+    lifeline = Lifeline()
+    listening = listen() if host.rank == 0 else None
+    address = np.zeros(_ADDRESS_BYTES, np.uint8)
+    if listening is not None:
+        address[: len(listening[1])] = np.frombuffer(listening[1], np.uint8)
+    host.Bcast(address)
+    lifeline.tie(address.tobytes().rstrip(b"\0"), rank)
+    host.Barrier()
+    if listening is not None:
+        lifeline.post_sentinel(listening[0])
+    return lifeline
 
 
 class MpiCommunicator(Communicator):
@@ -181,7 +199,7 @@ class MpiCommunicator(Communicator):
 
     def abort(self, code: int, message: str) -> NoReturn:
         """Print `message` and end all processes of the job."""
-        end_job(code, message)
+        self.job.watchdog.abort(code, message)
 
     def finish(self) -> None:
         """Wait, as long as it takes, until every rank is here; nothing to do the second time.

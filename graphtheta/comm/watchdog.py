@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from graphtheta.comm.sentinel import Lifeline
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -123,6 +125,7 @@ class Watchdog:
         *,
         notice_s: float,
         neighbours: Mapping[int, int],
+        lifeline: Lifeline,
     ) -> None:
         """Watch on a communicator that nobody else uses.
 
@@ -130,11 +133,13 @@ class Watchdog:
             control: Spans the whole job.
             notice_s: Wait after which a rank says so.
             neighbours: Process id by rank, of the ranks on this host that can dump their stack.
+            lifeline: Knows the stage when this process is dead.
         """
         self.notice_s = notice_s
         self.last_stage = ""
         self._control = control
         self._neighbours = neighbours
+        self._lifeline = lifeline
         self._waits: dict[int, _Wait] = {}
         self._tickets = itertools.count()
         self._lock = threading.Lock()
@@ -159,6 +164,7 @@ class Watchdog:
             peers: Says for which ranks of the job this one still waits; none: for any.
         """
         self.last_stage = stage
+        self._lifeline.note(stage)
         for _ in range(_SPINS):
             if test():
                 return
@@ -187,6 +193,12 @@ class Watchdog:
         On the communicator of its own, lest it match a collective that this rank left out.
         """
         self.wait(self._control.Ibarrier().Test, "end of the job", timeout_s=math.inf)
+        self._lifeline.finish()
+
+    def abort(self, code: int, message: str) -> NoReturn:
+        """Print `message` and end all processes of the job."""
+        self._lifeline.explained()
+        end_job(code, message)
 
     def _look(self, wait: _Wait, now: float) -> None:
         self._read()
@@ -252,7 +264,7 @@ class Watchdog:
             self._say(f"stack of rank {rank} (none if it is stopped):")
             os.kill(self._neighbours[rank], signal.SIGUSR2)
             time.sleep(_FORWARD_S)
-        end_job(
+        self.abort(
             _EXIT_CODE,
             f"error: rank {self._control.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
             f"{report}. Raise the timeout if a rank is only slow.",

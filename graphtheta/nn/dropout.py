@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Draw:
         self._arguments = (keys_R, p, key_2, stream)
 
     def apply(self, x: Tensor) -> Tensor:
-        rows = x.detach().cpu().contiguous().reshape(x.shape[0], -1).numpy()
+        rows = x.detach().cpu().contiguous().reshape(len(x), math.prod(x.shape[1:])).numpy()
         return torch.from_numpy(dropout(rows, *self._arguments)).reshape(x.shape).to(x.device)
 
 

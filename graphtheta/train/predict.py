@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.columns import matrix_column
+from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.partition.manifest import LabelSpec, Task
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 
-__all__ = ["gather_rows", "infer", "write_predictions"]
+__all__ = ["gather_rows", "infer", "refuse_occupied", "write_predictions"]
 
 
 def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor:
@@ -101,6 +102,20 @@ _COLUMNS: dict[Task, Callable[[Tensor], dict[str, pa.Array]]] = {
 }
 
 
+def refuse_occupied(folder: Path, comm: Communicator) -> None:
+    """Refuse a folder that predictions cannot go to, before they are made; collective.
+
+    Raises:
+        ConfigError: If there is a file, or a folder that is not empty.
+    """
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if comm.all_gather_int(int(taken), stage="predictions folder").any():
+        raise ConfigError(
+            f"{folder}: expected a new or empty folder for predictions, got one in use. "
+            "Empty it or name another."
+        )
+
+
 def write_predictions(
     outputs_M: Tensor,
     shard: Shard,
@@ -123,18 +138,20 @@ def write_predictions(
         ConfigError: If the folder is not empty.
     """
     comm = shard.comm
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if comm.all_gather_int(int(taken), stage="predictions folder").any():
-        raise ConfigError(
-            f"{folder}: expected a new or empty folder for predictions, got one in use."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_occupied(folder, comm)
     columns = {"id": shard.original_ids, **_COLUMNS[spec.task](outputs_M.detach().cpu())}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
     target = folder / f"part-{comm.rank:05d}.parquet"
     partial = folder / f".{target.name}.partial"
-    pq.write_table(pa.table(columns), partial)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), partial)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: expected a folder to write predictions to, got "
+            f"{error.strerror or error}. Name a place with space and permission."
+        ) from None
     comm.barrier(stage="predictions written")
     os.replace(partial, target)
     comm.barrier(stage="predictions renamed")

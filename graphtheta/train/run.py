@@ -67,7 +67,9 @@ def start_run(
     if resume:
         trainer.resume()
     if comm.rank == 0:
-        run_dir.write_config(config.record())
+        # Of a store it is the store that says it; the record also serves inputs that are none.
+        undirected = shard.manifest.undirected
+        run_dir.write_config(config.model_copy(update={"undirected": undirected}).record())
     return trainer
 
 

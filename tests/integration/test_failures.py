@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 
 from tests.faults import FAULTS
@@ -50,10 +52,20 @@ def test_known_error_is_one_line() -> None:
     assert job.output.count("error: ") == 1
 
 
-@pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss"])
-def test_killed_rank_ends_the_job_at_once(stage: str) -> None:
-    job = run_toy("kill", stage)
+@pytest.mark.parametrize(
+    ("stage", "last"),
+    [("epoch 0 sync", ""), ("epoch 3 sync", "epoch 2 loss"), ("epoch 3 loss", "epoch 3 sync")],
+)
+@pytest.mark.parametrize("options", [(), ("--unguarded",)], ids=["guarded", "unguarded"])
+@pytest.mark.parametrize("fault", ["kill", "segfault"])
+def test_killed_rank_is_named_at_once(
+    fault: str, options: tuple[str, ...], stage: str, last: str
+) -> None:
+    job = run_toy(fault, stage, *options)
     assert job.code != 0, job.output
+    where = f" (last in '{last}')" if last else ""
+    errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: rank 1{where}: killed or crashed on {platform.node()}"], job.output
     assert "finished" not in job.output
     assert job.seconds < SOON_S
 
@@ -119,4 +131,4 @@ def test_sound_job_succeeds() -> None:
 
 def test_every_fault_is_tested() -> None:
     tested = {"elsewhere", "exit_0", "exit_5", "kill", "loop", "os_exit_0", "os_exit_3", "raise"}
-    assert tested | {"raise_known", "skip", "slow", "stop", "thread"} == FAULTS.keys()
+    assert tested | {"raise_known", "segfault", "skip", "slow", "stop", "thread"} == FAULTS.keys()

@@ -49,6 +49,11 @@ def assert_equal(got: Any, want: Any, tolerance: float) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * largest)
 
 
+def gradient(leaf: Tensor) -> Tensor:
+    """Return the gradient of a leaf, zeros where nothing reached it."""
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
 def loss_and_gradients(model: nn.Module, shard: Shard, view: View, num_targets: int = 1) -> Tensor:
     """Run one step and leave the gradients of all workers in the parameters; return the loss."""
     y, known = shard.label("y")
@@ -57,7 +62,7 @@ def loss_and_gradients(model: nn.Module, shard: Shard, view: View, num_targets: 
     (loss / num_targets + view.token).backward()
     flat = torch.cat(
         [loss.detach().reshape(1)]
-        + [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()]
+        + [gradient(p).flatten() for p in model.parameters()]
     )
     shard.comm.all_reduce(flat.numpy(), stage="gradients")
     parts = flat[1:].split([p.numel() for p in model.parameters()])
@@ -158,19 +163,16 @@ def run_layer(
         ((out * cot).sum() + view.token).backward()
         grads = {}
         for name, parameter in parameters.items():
-            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            grads[name] = grad.numpy()
+            grads[name] = gradient(parameter).numpy()
             comm.all_reduce(grads[name], stage="test")
         edge_grads = {}
         for name in edge_inputs:
-            grad_E = view[0].edge_columns[name].grad
-            assert grad_E is not None
+            column = view[0].edge_columns[name]
             edge_keys = shard.topology.edge_key.clone()
-            edge_grads[name] = together(grad_E, edge_keys, graph.num_edges, comm)
-        assert x.grad is not None
+            edge_grads[name] = together(gradient(column), edge_keys, graph.num_edges, comm)
         return LayerRun(
             together(out, keys, graph.num_nodes, comm),
-            together(x.grad, keys, graph.num_nodes, comm),
+            together(gradient(x), keys, graph.num_nodes, comm),
             grads,
             edge_grads,
             {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import graphtheta as gt
 from graphtheta.comm.plan import Role
@@ -70,13 +70,6 @@ def test_gather_of_one_field_leaves_nothing_on_edges() -> None:
 
 
 def test_whole_expression_of_one_endpoint_is_computed_per_node() -> None:
-    rows: list[int] = []
-
-    class Counted(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            rows.append(x.shape[0])
-            return super().forward(x)
-
     def per_node(s: TGARLayer, src: dict[str, Tensor], dst: object, edge: object) -> Tensor:
         return torch.tanh(s.lin(src["h"]) * s.w).square()  # type: ignore[operator]
 

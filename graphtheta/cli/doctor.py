@@ -1,0 +1,27 @@
+"""`graphtheta doctor`: what this installation and this job look like."""
+
+from __future__ import annotations
+
+from graphtheta.cli.show import show_rows
+
+__all__ = ["doctor"]
+
+
+def doctor() -> None:
+    """Look at the installation and at the job it runs in.
+
+    Run it as you run training: under the same launcher, on the same hosts.
+
+    Example: mpiexec -n 2 graphtheta doctor
+    """
+    from graphtheta.cache import cache_folder
+    from graphtheta.comm.doctor import diagnose
+    from graphtheta.comm.launch import communicator
+
+    findings = diagnose(communicator(), cache_dir=cache_folder())
+    show_rows([(finding.topic, finding.value) for finding in findings])
+    remedies = [(finding.topic, finding.remedy) for finding in findings if finding.remedy]
+    if remedies:
+        show_rows(remedies, title="What to do:")
+    else:
+        print("All is well.")

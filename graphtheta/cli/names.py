@@ -1,0 +1,37 @@
+"""Names from registries in help: importing them takes seconds, so only when help is printed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from typer.core import TyperCommand
+
+__all__ = ["NamesInHelp"]
+
+_REGISTRIES = {
+    "datasets": ("graphtheta.datasets", "DATASETS"),
+    "forms": ("graphtheta.datasets", "READERS"),
+    "methods": ("graphtheta.partition", "PARTITIONERS"),
+    "models": ("graphtheta.nn", "MODELS"),
+    "optimizers": ("graphtheta.train.trainer", "OPTIMIZERS"),
+    "strategies": ("graphtheta.strategy", "STRATEGIES"),
+}
+
+
+class NamesInHelp(TyperCommand):
+    """A command whose help may say `{models}` and the like."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Fill the names in, then print."""
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            if text and "{" in text:
+                parameter.help = text.format_map(_Names())  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+class _Names(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        module, registry = _REGISTRIES[name]
+        return ", ".join(getattr(import_module(module), registry))

@@ -1,0 +1,37 @@
+"""`graphtheta predict`: predictions for every node, with the best weights of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    run_dir: Annotated[Path, typer.Argument(help="The --run-dir of a run that is over.")],
+    input: Annotated[str, typer.Argument(help="A store or another input, as for train.")],
+    out: Annotated[Path, typer.Option(help="New folder of the Parquet files, one a worker.")],
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Add what the last layer reads.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads a worker, as for train.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds a worker waits for another.")] = 1800.0,
+) -> None:
+    """Predict every node of a graph.
+
+    Columns: id (the original one), prediction, probability and, if asked for, embedding.
+
+    Example: mpiexec -n 2 graphtheta predict runs/gat store --out predictions
+    """
+    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
+
+    comm = communicator(timeout)
+    set_threads(threads or threads_per_rank())
+
+    from graphtheta.train.run import predict_run
+
+    shard = predict_run(run_dir, input, out, comm, embeddings=embeddings)
+    print(f"predictions for {shard.manifest.num_nodes:,} nodes are in {out}")

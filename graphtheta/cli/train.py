@@ -1,0 +1,111 @@
+"""`graphtheta train`: train a model on a store or another input, and write a run's folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphtheta.train.config import RunConfig, resolve
+from graphtheta.train.signals import Stopped
+
+__all__ = ["train"]
+
+
+def _option(name: str) -> Any:
+    return typer.Option(help=_help(name))
+
+
+def _help(name: str) -> str:
+    field = RunConfig.model_fields[name]
+    default = field.default
+    shown = not field.is_required() and default is not None and not isinstance(default, bool)
+    return f"{field.description}{f' By default {default}.' if shown else ''}"
+
+
+def train(
+    context: typer.Context,
+    input: Annotated[str | None, typer.Argument(help=_help("input"))] = None,
+    run_dir: Annotated[Path | None, _option("run_dir")] = None,
+    model: Annotated[str | None, _option("model")] = None,
+    strategy: Annotated[str | None, _option("strategy")] = None,
+    epochs: Annotated[int | None, _option("epochs")] = None,
+    hidden: Annotated[int | None, _option("hidden")] = None,
+    layers: Annotated[int | None, _option("layers")] = None,
+    heads: Annotated[int | None, _option("heads")] = None,
+    dropout: Annotated[float | None, _option("dropout")] = None,
+    batch_norm: Annotated[bool | None, _option("batch_norm")] = None,
+    optimizer: Annotated[str | None, _option("optimizer")] = None,
+    lr: Annotated[float | None, _option("lr")] = None,
+    weight_decay: Annotated[float | None, _option("weight_decay")] = None,
+    seed: Annotated[int | None, _option("seed")] = None,
+    patience: Annotated[int | None, _option("patience")] = None,
+    label: Annotated[str | None, _option("label")] = None,
+    split: Annotated[str | None, _option("split")] = None,
+    checkpoint_every: Annotated[int | None, _option("checkpoint_every")] = None,
+    method: Annotated[str | None, _option("method")] = None,
+    undirected: Annotated[bool | None, _option("undirected")] = None,
+    threads: Annotated[int | None, _option("threads")] = None,
+    timeout: Annotated[float | None, _option("timeout")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of options, such as another run's config.toml.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint in --run-dir, if any."),
+    ] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Draw no bar.")] = False,
+) -> None:
+    """Train a model; under mpiexec, on the graph as the workers share it.
+
+    Options come before --config, and that before the defaults.
+
+    Example: mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
+    """
+    # The parameters above are for typer; by name they are the fields of RunConfig.
+    fields = RunConfig.model_fields.keys()
+    options = {n: v for n, v in context.params.items() if n in fields and v is not None}
+    run = resolve(options, file=config, resume=resume)
+
+    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
+
+    comm = communicator(run.timeout)
+    set_threads(run.threads or threads_per_rank())
+
+    from graphtheta.train.run import start_run  # with torch, which reads the number of threads
+
+    trainer = start_run(run, comm, resume=resume, progress=not no_progress)
+    manifest = trainer.shard.manifest
+    print(
+        f"{run.input}: {manifest.num_nodes:,} nodes, {manifest.num_edges:,} edges, "
+        f"{comm.size} {'worker' if comm.size == 1 else 'workers'}",
+        flush=True,
+    )
+    try:
+        summary = trainer.fit(run.epochs)
+    except Stopped as stop:
+        if comm.rank == 0:
+            print(
+                f"stopped after epoch {stop.epochs} of {run.epochs}, with a checkpoint; "
+                "go on with --resume",
+                file=sys.stderr,
+                flush=True,
+            )
+        raise
+    print(_result(summary, run.run_dir))
+
+
+def _result(summary: dict[str, Any], run_dir: Path) -> str:
+    metric = summary["metric"]
+    reached = [
+        f"{name} {metric} {summary[key]:.4f}"
+        for name, key in (("test", f"test_{metric}"), ("validation", f"val_{metric}"))
+        if key in summary
+    ] or [f"loss {summary['loss_history'][-1]:.4f}"]
+    seconds = summary["epoch_seconds"]["median"]
+    return (
+        f"{', '.join(reached)} at epoch {summary['best_epoch'] + 1} of {summary['epochs']}, "
+        f"{1000 * seconds:.1f} ms an epoch; the run is in {run_dir}"
+    )

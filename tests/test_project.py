@@ -1,0 +1,227 @@
+"""What holds of the whole repository: names, exports, layers, size, and the way it is laid out."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import graphtheta
+from graphtheta import errors
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("graphtheta", "partition", "engine", "proto")
+SYMLINKS = ("partition", "engine", "proto")
+
+# From the ground up. A module imports from its own line and from the lines above it.
+LAYERS = (
+    ("errors",),
+    ("random", "columns"),
+    ("comm.communicator",),
+    ("comm",),
+    ("partition",),
+    ("shaping", "graph", "interop"),
+    ("datasets",),
+    ("cache", "merge"),
+    ("comm.exchange",),
+    ("shard",),
+    ("open",),
+    ("tgar",),
+    ("nn",),
+    ("strategy",),
+    ("train",),
+    ("cli", "engine", "proto"),
+)
+WITHOUT_TORCH = (
+    *("graph", "datasets", "cache", "merge", "partition"),
+    *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
+)
+
+
+def module_names() -> list[str]:
+    """Return every module of ours, without the prefix `graphtheta.`."""
+    files = [file.relative_to(ROOT / "graphtheta") for file in (ROOT / "graphtheta").rglob("*.py")]
+    for name in SYMLINKS:  # rglob does not follow links
+        files += [file.relative_to(ROOT) for file in (ROOT / name).rglob("*.py")]
+    names = {".".join(file.with_suffix("").parts).removesuffix("__init__") for file in files}
+    return sorted(name.rstrip(".") for name in names)
+
+
+MODULES = [name for name in module_names() if name]
+
+
+def source(module: str) -> ast.Module:
+    path = ROOT / "graphtheta" / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text())
+
+
+def python_files() -> list[Path]:
+    return sorted(file for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Yield the modules imported anywhere below, but for what only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield child.module
+            if child.module.startswith("graphtheta"):
+                yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        yield from imports(child)
+
+
+def layer_of(module: str) -> int:
+    """Return the line of `LAYERS` that names a module, or a package that it is in."""
+    found = [
+        (len(name), height)
+        for height, names in enumerate(LAYERS)
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    assert found, f"graphtheta.{module} stands in no line of LAYERS. Add it."
+    return max(found)[1]
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def test_imports_point_downward() -> None:
+    upward = []
+    for module in MODULES:
+        for imported in imports(source(module)):
+            name = imported.removeprefix("graphtheta.")
+            if name != imported and any(m == name or m.startswith(f"{name}.") for m in MODULES):
+                if layer_of(name) > layer_of(module):
+                    upward.append(f"{module} imports {name}")
+    assert not upward
+
+
+def test_partition_never_imports_torch() -> None:
+    ours = [module for module in MODULES if module.startswith("partition")]
+    assert not [m for m in ours if "torch" in {name.split(".")[0] for name in imports(source(m))}]
+
+
+@pytest.mark.spawn
+def test_what_needs_no_torch_does_not_load_it() -> None:
+    names = ", ".join(f"graphtheta.{name}" for name in WITHOUT_TORCH)
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+# -- exports --------------------------------------------------------------------------------------
+
+
+def isort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then functions: the order that ruff keeps."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+    return kind, name
+
+
+def exports(module: str) -> list[str]:
+    return list(getattr(importlib.import_module(f"graphtheta.{module}"), "__all__", ()))
+
+
+def test_all_is_sorted() -> None:
+    assert not [m for m in MODULES if exports(m) != sorted(exports(m), key=isort_key)]
+
+
+def test_all_holds_every_public_class_and_function() -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    missing = [
+        f"{module}.{node.name}"
+        for module in MODULES
+        for node in source(module).body
+        if isinstance(node, kinds) and not node.name.startswith("_")
+        if node.name not in exports(module)
+    ]
+    assert not missing
+
+
+def test_all_holds_only_what_exists() -> None:
+    gone = [
+        f"{module}.{name}"
+        for module in MODULES
+        for name in exports(module)
+        if not hasattr(importlib.import_module(f"graphtheta.{module}"), name)
+    ]
+    assert not gone
+
+
+def test_package_exports_resolve() -> None:
+    assert set(dir(graphtheta)) == {*graphtheta.__all__, "__version__"}
+    for name in graphtheta.__all__:
+        assert getattr(graphtheta, name) is not None
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_drawing_of_errors_is_true() -> None:
+    drawing = (errors.__doc__ or "").split("```")[1].strip().splitlines()
+    drawn: dict[str, tuple[str, ...]] = {}
+    above: list[str] = []
+    for line in drawing:
+        match = re.match(r"([│ ]*(?:[├└]── )?)(\w+)(?: \((\w+)\))?", line)
+        assert match, line
+        depth = len(match[1]) // 4
+        above[depth:] = [match[2]]
+        parent = above[depth - 1] if depth else "Exception"
+        drawn[match[2]] = (parent, match[3]) if match[3] else (parent,)
+    real = {
+        name: tuple(base.__name__ for base in getattr(errors, name).__bases__)
+        for name in errors.__all__
+    }
+    assert drawn == real
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_no_file_is_long() -> None:
+    long = {str(f): n for f in python_files() if (n := len(f.read_text().splitlines())) > 450}
+    assert not long
+
+
+def test_names_of_files_say_what_they_hold() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [str(file) for file in python_files() if vague & set(file.with_suffix("").parts)]
+
+
+def test_only_one_module_unpickles() -> None:
+    unsafe = re.compile(r"^\s*(?:import|from) c?pickle\b|allow_pickle=True|torch\.load\(", re.M)
+    found = [str(f.relative_to(ROOT)) for f in python_files() if unsafe.search(f.read_text())]
+    assert found == ["graphtheta/datasets/unpickle.py"]
+
+
+@pytest.mark.parametrize("name", SYMLINKS)
+def test_top_level_package_is_linked(name: str) -> None:
+    assert os.readlink(ROOT / "graphtheta" / name) == f"../{name}"
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == graphtheta.__version__
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")], ids=str
+)
+def test_links_lead_somewhere(page: str | Path) -> None:
+    path = ROOT / page
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert not [target for target in local if not (path.parent / target).exists()]

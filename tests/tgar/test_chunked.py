@@ -1,0 +1,163 @@
+"""Blocks of edges: every edge once, bounded, and memory that does not grow with their number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import graphtheta as gt
+from graphtheta.comm.stages import Stages
+from graphtheta.nn import GATEConv
+from graphtheta.shard import Topology
+from graphtheta.tgar import AGGREGATORS, View
+from graphtheta.tgar.chunked import GatherSum
+from graphtheta.tgar.expression import Expression
+from tests.graphs import CORNER_GRAPHS, CornerGraph, random_graph, to_graph
+
+BLOCK = 1024
+
+
+def job(topology: Topology, chunk: int, loop_rows: int = 0) -> GatherSum:
+    return GatherSum(
+        expression=Expression([], []),
+        aggregator=AGGREGATORS["sum"],
+        topology=topology,
+        node_key_L=np.arange(1000, 1000 + len(topology.indptr)),
+        loop_rows=loop_rows,
+        layer=0,
+        step_key=None,
+        stages=Stages(),
+        chunk_edges=chunk,
+    )
+
+
+@pytest.mark.parametrize("loopless", [False, True])
+@pytest.mark.parametrize("chunk", [1, 2, 5, 10**6])
+@pytest.mark.parametrize("name", CORNER_GRAPHS)
+def test_blocks_hold_every_edge_once(name: str, chunk: int, loopless: bool) -> None:
+    shard = gt.open_shard(to_graph(CORNER_GRAPHS[name]))
+    topology = shard.loopless_topology if loopless else shard.topology
+    rows, sources, keys, loops = [], [], [], []
+    for block in job(topology, chunk, shard.num_masters if loopless else 0).blocks():
+        assert len(block.row_e) == len(block.src_e) == len(block.key_e) <= chunk
+        assert block.last - block.first <= max(chunk, 1)
+        assert (block.row_e < block.last - block.first).all()
+        if block.is_loop:
+            loops += (block.row_e + block.first).tolist()
+            assert (block.row_e + block.first).equal(block.src_e)
+            assert (block.key_e == -1 - 1000 - block.src_e).all()
+        else:
+            rows += (block.row_e + block.first).tolist()
+            sources += block.src_e.tolist()
+            keys += block.key_e.tolist()
+    row_E = np.repeat(np.arange(len(topology.indptr) - 1), np.diff(topology.indptr))
+    assert rows == row_E.tolist()
+    assert sources == topology.src.tolist()
+    position = slice(None) if topology.position is None else topology.position
+    assert keys == topology.edge_key[position].tolist()
+    assert loops == (list(range(shard.num_masters)) if loopless else [])
+    if loopless:
+        assert all(r != s for r, s in zip(rows, sources, strict=True))
+
+
+class _Largest(TorchDispatchMode):
+    """Note the bytes of the largest tensor that any torch operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves(args) if torch.is_tensor(t)}
+        for tensor in tree_leaves(result):
+            if torch.is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def star(num_nodes: int, num_edges: int) -> CornerGraph:
+    """All edges end at node 0."""
+    _, src, dst = random_graph(num_nodes, num_edges)
+    return num_nodes, src, np.zeros_like(dst)
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=BLOCK))
+    yield
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize("make", [random_graph, star])
+def test_temporaries_do_not_grow_with_edges(make: Callable[[int, int], CornerGraph]) -> None:
+    num_edges = 40 * BLOCK
+    shard = gt.open_shard(to_graph(make(50, num_edges), dtype=np.float64))
+    layer = GATEConv(3, 8, heads=2, edge_dim=2, dropout=0.5).double()
+
+    def step() -> None:
+        view = View(shard)
+        (layer(view[0], view.inputs()).sum() + view.token).backward()
+
+    step()  # what is kept with the shard is made here
+    with _Largest() as torch_made:
+        step()
+    assert torch_made.nbytes <= 8 * BLOCK * 16  # a block of messages
+    tracemalloc.start()  # sees NumPy's arrays
+    step()
+    numpy_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert numpy_peak < 8 * num_edges
+
+
+@pytest.mark.slow
+@pytest.mark.spawn
+def test_resident_memory_does_not_grow_with_edges() -> None:
+    # A process of its own, whose high-water mark is reset before a step of 2 million edges; their
+    # messages alone would be 512 MB.
+    program = """
+        import re
+        from pathlib import Path
+        import graphtheta as gt
+        from graphtheta.nn import GATEConv
+        from graphtheta.tgar import View
+        from tests.graphs import random_graph, to_graph
+
+        def resident(what):
+            status = Path("/proc/self/status").read_text()
+            return int(re.search(what + r":\\s+(\\d+) kB", status)[1]) / 1024
+
+        layer = GATEConv(3, 32, heads=2, edge_dim=2, dropout=0.5)
+        def step(num_edges):
+            shard = gt.open_shard(to_graph(random_graph(1000, num_edges)))
+            shard.loopless_topology, shard.loop_column("attr"), shard.edge_columns
+            Path("/proc/self/clear_refs").write_text("5")
+            before = resident("VmRSS")
+            view = View(shard)
+            (layer(view[0], view.inputs()).sum() + view.token).backward()
+            return resident("VmHWM") - before
+        step(200_000)
+        print(step(2_000_000))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 150
