@@ -106,7 +106,10 @@ def cached_store(
         source = source or open_source()
         built = build(source, comm.size, method, seed=seed, undirected=undirected, comm=comm)
         beside = path.with_name(f".{name}-{_token(comm)}")
-        write_store(built, beside, comm)
+        try:
+            write_store(built, beside, comm)
+        except StoreError as error:
+            raise StoreError(f"{error} Set GRAPHTHETA_CACHE to keep the cache there.") from None
         if comm.rank == 0:
             _move_in(beside, path)
         comm.barrier(stage="cache: store in place")

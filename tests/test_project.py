@@ -38,7 +38,7 @@ LAYERS = (
     ("nn",),
     ("strategy",),
     ("train",),
-    ("cli", "engine", "proto"),
+    ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
     *("graph", "datasets", "cache", "merge", "partition"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,11 @@ def test_every_edge_is_held_once(workers: int, method: str, graph: Graph) -> Non
         edges = edges_of(shard)
         rows = shard.topology.indptr
         assert shard.num_edges == len(edges) == rows[-1]
-        for first, last in zip(rows[:-1], rows[1:], strict=True):
+        for first, last in itertools.pairwise(rows):
             assert (np.diff(edges[first:last, 0]) > 0).all()  # sorted by edge_key
         return edges, shard.edge_columns["attr"].numpy().copy()
 
-    edges, attr = map(
-        np.concatenate, zip(*on_all(graph, workers, work, method), strict=True)
-    )
+    edges, attr = map(np.concatenate, zip(*on_all(graph, workers, work, method), strict=True))
     order = np.argsort(edges[:, 0])
     want = np.stack([np.arange(graph.num_edges), graph.src, graph.dst], axis=1)
     np.testing.assert_array_equal(edges[order], want)
@@ -134,9 +133,7 @@ def test_degrees_and_means_are_those_of_the_whole_graph(
 
 
 @pytest.mark.parametrize(("workers", "method"), PLACES)
-def test_loopless_topology_leaves_self_loops_out(
-    workers: int, method: str, graph: Graph
-) -> None:
+def test_loopless_topology_leaves_self_loops_out(workers: int, method: str, graph: Graph) -> None:
     def work(shard: Shard) -> NDArray[np.int64]:
         whole, topology = edges_of(shard), shard.loopless_topology
         position = np.arange(len(whole)) if topology.position is None else topology.position
@@ -161,7 +158,7 @@ def test_merged_parts_are_one_shard(workers: int, store: Store, graph: Graph) ->
     degree = np.bincount(graph.dst[graph.src != graph.dst], minlength=graph.num_nodes)
     np.testing.assert_array_equal(by_key(store, workers, lambda s: s.loopless_in_degree), degree)
     ids = on_all(store, workers, lambda s: s.original_ids.to_pylist(), method)
-    assert sorted(sum(ids, [])) == sorted(graph.nodes["id"].to_pylist())
+    assert sorted(itertools.chain.from_iterable(ids)) == sorted(graph.nodes["id"].to_pylist())
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 6])
@@ -247,7 +244,7 @@ def test_shard_raises_config_error_when_it_is_not_there(
 
 
 def test_loop_column_raises_config_error_when_it_has_no_mean(graph: Graph) -> None:
-    with pytest.raises(ConfigError, match="a self-loop has no 'type', which is torch.int64"):
+    with pytest.raises(ConfigError, match=r"a self-loop has no 'type', which is torch\.int64"):
         gt.open_shard(graph).loop_column("type")
 
 

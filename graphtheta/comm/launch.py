@@ -137,8 +137,9 @@ def guarded(main: Callable[[], int | None]) -> int:
         code = main() or 0
     except BaseException as error:
         code, message = _verdict(error)
-        if isinstance(error, GraphThetaError) and _mpi is not None and _mpi.rank > 0:
-            # A user's mistake meets all ranks alike: rank 0 says it once, and ends the job.
+        alike = isinstance(error, GraphThetaError | KeyboardInterrupt)
+        if alike and _mpi is not None and _mpi.rank > 0:
+            # A user's mistake or Ctrl-C meets all ranks: rank 0 says it once, and ends the job.
             time.sleep(_RANK_0_FIRST_S)
     if _mpi is not None:
         if code:

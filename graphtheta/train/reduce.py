@@ -32,7 +32,9 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
             [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
         )
         comm.all_reduce(flat.numpy(), stage="reduce gradients")
-        for parameter, grad in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+        for parameter, grad in zip(
+            bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True
+        ):
             parameter.grad = grad.reshape(parameter.shape).to(parameter.device)
 
 

@@ -67,9 +67,13 @@ def start_run(
     if resume:
         trainer.resume()
     if comm.rank == 0:
-        # Of a store it is the store that says it; the record also serves inputs that are none.
-        undirected = shard.manifest.undirected
-        run_dir.write_config(config.model_copy(update={"undirected": undirected}).record())
+        # What was left to the graph to say is said: the run may be repeated on another.
+        found = {
+            "undirected": shard.manifest.undirected,
+            "label": trainer.label,
+            "split": config.split or shard.default_split,
+        }
+        run_dir.write_config(config.model_copy(update=found).record())
     return trainer
 
 

@@ -57,6 +57,9 @@ def listening() -> Iterator[Requests]:
     }
     try:
         yield requests
+    except Stopped:
+        before[signal.SIGTERM] = signal.SIG_IGN  # it may still come to ranks that others told
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

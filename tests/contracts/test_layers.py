@@ -60,10 +60,9 @@ def test_layer_on_corner_graph(name: str, graph: str) -> None:
     assert np.isfinite(run.out_NO).all()
     assert np.isfinite(run.x_grad_NF).all()
     if corner.num_nodes > 2:
-        for method in ("node-hash", "dbh"):
-            together = run_layer(lambda: make(name), corner, 3, method)
-            assert_equal(together.out_NO, run.out_NO, 1e-10)
-            assert_equal(together.x_grad_NF, run.x_grad_NF, 1e-10)
+        together = run_layer(lambda: make(name), corner, 3, "dbh")
+        assert_equal(together.out_NO, run.out_NO, 1e-10)
+        assert_equal(together.x_grad_NF, run.x_grad_NF, 1e-10)
 
 
 @pytest.mark.parametrize("name", LAYERS)

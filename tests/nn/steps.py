@@ -61,8 +61,7 @@ def loss_and_gradients(model: nn.Module, shard: Shard, view: View, num_targets: 
     model.zero_grad()
     (loss / num_targets + view.token).backward()
     flat = torch.cat(
-        [loss.detach().reshape(1)]
-        + [gradient(p).flatten() for p in model.parameters()]
+        [loss.detach().reshape(1)] + [gradient(p).flatten() for p in model.parameters()]
     )
     shard.comm.all_reduce(flat.numpy(), stage="gradients")
     parts = flat[1:].split([p.numel() for p in model.parameters()])

@@ -129,7 +129,9 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
 
 
 @pytest.mark.parametrize(
-    "places", [SOME_PLACES, pytest.param(OTHER_PLACES, marks=pytest.mark.slow)], ids=["some", "rest"]
+    "places",
+    [SOME_PLACES, pytest.param(OTHER_PLACES, marks=pytest.mark.slow)],
+    ids=["some", "rest"],
 )
 @pytest.mark.parametrize("name", PAIRS)
 def test_layer_same_as_pyg(name: str, places: list[tuple[int, str]], graph: Graph) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,10 +20,9 @@ from tests.tgar.layers import Written, written
 
 
 @pytest.fixture(autouse=True)
-def _tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Three edges a block: rows share blocks, and the hub's row is split over several.
     monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=3))
-    yield
 
 
 def graph_with_hub() -> CornerGraph:
@@ -92,9 +90,7 @@ def test_gradients_do_not_see_workers(aggregator: str, loops: bool, method: str)
 
 
 @pytest.mark.parametrize("aggregator", sorted(AGGREGATORS))
-def test_chunks_do_not_change_results(
-    aggregator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_do_not_change_results(aggregator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = to_graph(graph_with_hub(), seed=5, dtype=np.float64)
     gather = gather_for(aggregator, False)
     runs = []

@@ -113,9 +113,7 @@ def test_bytes_sent_are_active_mirrors_times_width(name: str, method: str) -> No
     for rank, sent in run.bytes_sent.items():
         plan = plans[rank]
         # What others mirror of ours, counted on their side, and what we mirror of theirs.
-        away = [
-            p.role_H[p.owner_H == rank] for other, p in plans.items() if other != rank
-        ]
+        away = [p.role_H[p.owner_H == rank] for other, p in plans.items() if other != rank]
         there = np.concatenate(away)
         sources, here = there & Role.SOURCE, plan.role_H & Role.SOURCE
         expected = {

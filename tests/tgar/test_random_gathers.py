@@ -128,9 +128,7 @@ def test_random_gather_same_as_eager(term: Term, place: tuple[int, str]) -> None
     gather = gather_of(term)
     want = eager(gather)
     with mock.patch("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=7)):
-        got = run_layer(
-            lambda: written(gather), GRAPH, *place, edge_inputs=["attr"]
-        )
+        got = run_layer(lambda: written(gather), GRAPH, *place, edge_inputs=["attr"])
     assert_equal(got.out_NO, want.out_NO, 1e-10)
     assert_equal(got.x_grad_NF, want.x_grad_NF, 1e-10)
     np.testing.assert_allclose(got.edge_grads["attr"], want.edge_grads["attr"], atol=1e-10)

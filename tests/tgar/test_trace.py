@@ -301,7 +301,7 @@ def test_gather_raises_trace_error_when_it_captures(
     transform: Callable[..., Any], mode: Callable[[], Any], shard: Shard
 ) -> None:
     layer = written(lambda s, src, dst, edge: src["h"] * s.captured, transform=transform)
-    with mode(), pytest.raises(TraceError, match="computed elsewhere.* return it from transform"):
+    with mode(), pytest.raises(TraceError, match=r"computed elsewhere.* return it from transform"):
         run(layer, shard)
 
 
@@ -356,7 +356,7 @@ def test_transform_raises_config_error_when_rows_are_missing(shard: Shard) -> No
 
 def test_keep_raises_trace_error_outside_of_gather(shard: Shard) -> None:
     run(written(lambda s, src, dst, edge: src["h"] * keep(0.5, 3)), shard)
-    with pytest.raises(TraceError, match="inside gather only. Use graphtheta.nn.Dropout"):
+    with pytest.raises(TraceError, match=r"inside gather only. Use graphtheta.nn.Dropout"):
         keep(0.5)
 
 

@@ -79,7 +79,7 @@ def test_resolve_raises_config_error_on_a_missing_option(missing: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hiden = 4", r"some.toml: hiden: unknown key\. Choose among .*hidden"),
+        ("width = 4", r"some.toml: width: unknown key\. Choose among .*hidden"),
         ("hidden = 0", r"some.toml: hidden: expected greater than or equal to 1, got 0"),
         ("hidden =", r"some.toml: expected TOML, got an error"),
     ],

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphtheta as gt
+from graphtheta.errors import ConfigError
+from graphtheta.nn import Dropout
+from graphtheta.random import Purpose, keep_mask, step_key, stream_id
+from graphtheta.tgar import LayerView, View, keep
+from tests.graphs import random_graph, to_graph
+from tests.nn.steps import cotangent, run_layer
+from tests.tgar.layers import written
+
+GRAPH = to_graph(random_graph(30, 120), dtype=np.float64)
+
+
+@pytest.mark.parametrize(("workers", "method"), [(1, "dbh"), (3, "node-hash"), (7, "dbh")])
+def test_dropout_is_by_node_key(workers: int, method: str) -> None:
+    run = run_layer(lambda: Dropout(0.4), GRAPH, workers, method)
+    stream = stream_id(Purpose.NODE_DROPOUT, layer=0, call=0)
+    kept = keep_mask(np.arange(30), 3, 0.4, step_key(3, 5), stream)
+    np.testing.assert_allclose(run.out_NO, GRAPH.features * kept / 0.6, rtol=1e-12)
+    np.testing.assert_allclose(run.x_grad_NF, cotangent((30, 3)) * kept / 0.6, rtol=1e-12)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = Dropout(0.5)
+
+    def forward(self, view: LayerView, x: Tensor) -> Tensor:
+        ones = torch.ones_like(x)
+        return torch.cat([self.dropout(view, ones), self.dropout(view, ones)], 1) * x.sum()
+
+
+def test_dropout_differs_by_call_layer_and_step() -> None:
+    shard = gt.open_shard(GRAPH)
+    dropout, ones = Dropout(0.5), torch.ones(30, 8)
+
+    def draw(step: int, layer: int, seed: int = 0) -> Tensor:
+        out: Tensor = dropout(View(shard, seed=seed, step=step)[layer], ones)
+        return out
+
+    first = draw(0, 0)
+    assert draw(0, 0).equal(first)
+    assert not draw(1, 0).equal(first)
+    assert not draw(0, 1).equal(first)
+    assert not draw(0, 0, seed=1).equal(first)
+    run = run_layer(Twice, GRAPH)
+    assert not np.array_equal(run.out_NO[:, :3], run.out_NO[:, 3:])
+
+
+def test_dropout_takes_any_shape_and_no_rows() -> None:
+    view = View(gt.open_shard(GRAPH))[0]
+    for shape in ((30,), (30, 0), (30, 2, 3)):
+        assert Dropout(0.5)(view, torch.ones(shape)).shape == shape
+    empty = run_layer(lambda: Dropout(0.5), to_graph(random_graph(2, 50)), 2, "edge-hash")
+    assert len(empty.out_NO) == 2
+
+
+def test_dropout_leaves_alone() -> None:
+    view, x = View(gt.open_shard(GRAPH))[0], torch.ones(30, 3)
+    assert Dropout(0.5).eval()(view, x) is x
+    assert Dropout(0.0)(view, x) is x
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 2])
+def test_dropout_raises_config_error(p: float) -> None:
+    with pytest.raises(ConfigError, match=r"expected p in \[0, 1\), got"):
+        Dropout(p)
+
+
+@pytest.mark.parametrize(("workers", "method"), [(1, "dbh"), (2, "node-hash"), (3, "dbh")])
+@pytest.mark.parametrize("heads", [None, 4])
+def test_keep_is_by_edge_key_and_head(heads: int | None, workers: int, method: str) -> None:
+    def gather(layer: Any, src: Any, dst: Any, edge: Any) -> Tensor:
+        mask = keep(0.4, heads)
+        return mask.reshape(-1, heads or 1) * torch.ones_like(src["h"][:, :1])
+
+    run = run_layer(lambda: written(gather), GRAPH, workers, method)
+    stream = stream_id(Purpose.EDGE_DROPOUT, layer=0, call=0)
+    kept = keep_mask(np.arange(120), heads or 1, 0.4, step_key(3, 5), stream) / 0.6
+    want = np.zeros((30, heads or 1))
+    np.add.at(want, GRAPH.dst, kept)
+    np.testing.assert_allclose(run.out_NO, want, rtol=1e-12)
+
+
+def test_keep_of_self_loops_is_by_node_key() -> None:
+    def gather(layer: Any, src: Any, dst: Any, edge: Any) -> Tensor:
+        return keep(0.4, 3) * torch.ones_like(src["h"])
+
+    graph = to_graph(random_graph(9, 0), dtype=np.float64)
+    want = run_layer(lambda: written(gather, self_loops=True), graph).out_NO
+    stream = stream_id(Purpose.EDGE_DROPOUT)
+    kept = keep_mask(-1 - np.arange(9), 3, 0.4, step_key(3, 5), stream)
+    np.testing.assert_allclose(want, kept / 0.6, rtol=1e-12)
+    together = run_layer(lambda: written(gather, self_loops=True), graph, 3, "dbh")
+    np.testing.assert_array_equal(together.out_NO, want)

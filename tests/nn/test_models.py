@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import graphtheta as gt
+from graphtheta.errors import ConfigError
+from graphtheta.graph import Graph
+from graphtheta.nn import GAT, GCN, MODELS, GATConv, model_for, seeded
+from graphtheta.shard import Shard
+from graphtheta.tgar import View
+from tests.graphs import random_graph, to_graph
+
+
+@pytest.fixture(scope="module")
+def shard() -> Shard:
+    return gt.open_shard(to_graph(random_graph(20, 80)))
+
+
+def build(name: str, shard: Shard, label: str = "y", **options: int) -> torch.nn.Module:
+    sizes = {"hidden_channels": 4, "num_layers": 2, "heads": 2, **options}
+    return model_for(name, shard, label, dropout=0.5, **sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_model_fits_the_graph(name: str, num_layers: int, shard: Shard) -> None:
+    view = View(shard)
+    for label, outputs in (("y", 4), ("score", 1)):
+        model = build(name, shard, label, num_layers=num_layers)
+        assert model(view, view.inputs()).shape == (20, outputs)
+    embedding = model.embed(view, view.inputs())  # type: ignore[operator]
+    assert len(embedding) == 20
+    assert embedding.shape[1] == (
+        3 if num_layers == 1 else 4 * (2 if name.startswith("gat") else 1)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_those_of_the_seed(name: str, shard: Shard) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    weights = build(name, shard).state_dict()
+    assert torch.get_rng_state().equal(state)  # the user's generator is left as it was
+    torch.manual_seed(6)
+    for key, value in build(name, shard).state_dict().items():
+        assert value.equal(weights[key])
+    other = build(name, shard, seed=1).state_dict()
+    assert any(not value.equal(weights[key]) for key, value in other.items())
+
+
+def test_threads_build_the_same_weights() -> None:
+    made: list[torch.Tensor] = []
+
+    def make() -> None:
+        model = GAT(3, 4, 2, heads=2, seed=3)
+        made.append(torch.cat([p.flatten() for p in model.parameters()]).detach())
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert all(weights.equal(made[0]) for weights in made)
+
+
+def test_seeded_can_be_nested() -> None:
+    with seeded(1):
+        before = torch.rand(1)
+        with seeded(2):
+            torch.rand(1)
+        after = torch.rand(1)
+    with seeded(1):
+        assert torch.cat([before, after]).equal(torch.rand(2))
+
+
+def test_edge_attributes_of_gat() -> None:
+    model = GAT(3, 4, 2, heads=2, edge_dim=2)
+    assert all(isinstance(c, GATConv) and c.edge_dim == 2 for c in model.convs)
+
+
+def test_model_raises_config_error_when_a_size_is_wrong() -> None:
+    with pytest.raises(ConfigError, match=r"GCN: expected in_channels, .* >= 1, got 0, 4, 2"):
+        GCN(0, 4, 2)
+    with pytest.raises(ConfigError, match="num_layers >= 1"):
+        GCN(3, 4, 2, num_layers=0)
+    with pytest.raises(ConfigError, match="GAT: expected heads >= 1, got 0"):
+        GAT(3, 4, 2, heads=0)
+
+
+def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Shard) -> None:
+    with pytest.raises(ConfigError, match=r"unknown 'gnc'; choose one of \['gat', 'gat-e'"):
+        build("gnc", shard)
+    with pytest.raises(ConfigError, match="unknown label 'z'"):
+        build("gcn", shard, "z")
+    nodes = {"id": np.arange(3), "label:y": np.arange(3)}
+    bare = gt.open_shard(
+        Graph.from_arrow(pa.table(nodes), pa.table({"src": [0, 1], "dst": [1, 2]}))
+    )
+    with pytest.raises(ConfigError, match="no 'attr' column"):
+        build("gat-e", bare)
+    with pytest.raises(ConfigError, match="no 'type' column"):
+        build("rgcn", bare)
+    with pytest.raises(ConfigError, match="A graph without features needs some"):
+        build("gcn", bare)
