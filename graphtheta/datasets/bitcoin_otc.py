@@ -2,8 +2,8 @@
 
 Nodes are users under their original numbers. An edge is a rating, from the rater to the rated, with
 `attr` = (rating / 10, time scaled to [0, 1]). Label `y` is whether a user is a fraud; most users
-have none. Features are of the ratings alone, never of a label. The authors of the labels chose
-frauds among users whom trusted ones rated badly, so ratings received predict them well.
+have none. Features are of the ratings alone, never of a label; but whoever labelled the users may
+have looked at the ratings, too, so that a high score says little about frauds elsewhere.
 
 Sources: Kumar, Spezzano, Subrahmanian, Faloutsos, "Edge weight prediction in weighted signed
 networks", ICDM 2016 (ratings). Kumar, Hooi, Makhija, Kumar, Faloutsos, Subrahmanian, "REV2:
