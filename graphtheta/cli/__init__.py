@@ -37,7 +37,7 @@ for _command in (partition, info, train, predict, doctor):
 
 
 @app.callback(invoke_without_command=True)
-def graphtheta_command(
+def _graphtheta(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
