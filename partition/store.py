@@ -192,6 +192,9 @@ def write_store(build: Build, path: Path | str, comm: Communicator | None = None
     except BaseException as error:
         if comm.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
+        elif isinstance(error, FileNotFoundError) and not partial.exists():
+            # Rank 0 failed and took the directory away: it is rank 0 that has something to say.
+            comm.barrier(stage="store: rank 0 gave up")
         if isinstance(error, OSError):
             raise StoreError(
                 f"{path}: expected to write a store, got {error.strerror} at {error.filename}. "

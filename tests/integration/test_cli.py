@@ -462,9 +462,14 @@ def test_mistake_in_a_job_is_one_line(tmp_path: Path, cora: Path) -> None:
 def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
     run_dir = tmp_path / "run"
     words = ["train", str(cora), "--run-dir", str(run_dir), "--epochs", "100000"]
-    with running([sys.executable, *GRAPHTHETA, *words]) as process:
-        wait_for(lambda: epochs_of(run_dir) >= 1, process)
-        os.kill(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+    # A shell that starts pytest in the background has it, and what it starts, ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with running([sys.executable, *GRAPHTHETA, *words]) as process:
+            wait_for(lambda: epochs_of(run_dir) >= 1, process)
+            os.kill(process.pid, signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
     assert output.splitlines()[-1] == "error: interrupted"
