@@ -37,6 +37,7 @@ def train(
     heads: Annotated[int | None, _option("heads")] = None,
     dropout: Annotated[float | None, _option("dropout")] = None,
     batch_norm: Annotated[bool | None, _option("batch_norm")] = None,
+    num_bases: Annotated[int | None, _option("num_bases")] = None,
     optimizer: Annotated[str | None, _option("optimizer")] = None,
     lr: Annotated[float | None, _option("lr")] = None,
     weight_decay: Annotated[float | None, _option("weight_decay")] = None,

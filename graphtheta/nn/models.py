@@ -255,7 +255,7 @@ class RGCN(Stack):
     Arguments of `Stack`, num_relations and num_bases.
     """
 
-    options = ("num_relations",)
+    options: ClassVar[tuple[str, ...]] = ("num_relations", "num_bases")
 
     def __init__(
         self,
@@ -312,6 +312,7 @@ def model_for(
     heads: int,
     dropout: float,
     batch_norm: bool = False,
+    num_bases: int | None = None,
     seed: int = 0,
 ) -> Stack:
     """Build a model by name whose sizes fit a graph.
@@ -325,6 +326,7 @@ def model_for(
         heads: Attention heads; other models have none.
         dropout: Probability for nodes and attention.
         batch_norm: Whether hidden layers are normalised.
+        num_bases: Matrices that R-GCN's relations combine; None gives each its own.
         seed: Of the initial weights.
 
     Raises:
@@ -333,10 +335,11 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
-    given = {
+    given: dict[str, Callable[[], int | None]] = {
         "heads": lambda: heads,
         "edge_dim": lambda: shard.edge_dim,
         "num_relations": lambda: shard.num_edge_types,
+        "num_bases": lambda: num_bases,
     }
     return model(
         shard.num_features,

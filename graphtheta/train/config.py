@@ -36,6 +36,9 @@ class RunConfig(BaseModel):
     heads: int = Field(8, ge=1, description="Attention heads, in models that have them.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability, of nodes and of attention.")
     batch_norm: bool = Field(False, description="Normalise hidden layers over all workers.")
+    num_bases: int | None = Field(
+        None, ge=1, description="Matrices that R-GCN's relations combine; by default each has one."
+    )
     optimizer: str = Field("adam", description="One of {optimizers}.")
     lr: float = Field(0.01, gt=0, description="Learning rate.")
     weight_decay: float = Field(5e-4, ge=0, description="Of all parameters.")

@@ -140,5 +140,6 @@ def _model(config: RunConfig, shard: Shard) -> Stack:
         heads=config.heads,
         dropout=config.dropout,
         batch_norm=config.batch_norm,
+        num_bases=config.num_bases,
         seed=config.seed,
     )
