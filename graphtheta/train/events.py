@@ -19,7 +19,9 @@ class EventWriter:
         if run_dir is not None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self._writer = SummaryWriter(str(run_dir.path / "events"))
+            # Ctrl-C in the middle of a write can leave its thread asleep, which `close` waits for,
+            # until the next flush: two minutes by default.
+            self._writer = SummaryWriter(str(run_dir.path / "events"), flush_secs=2)
 
     def write(self, epoch: int, record: Mapping[str, float]) -> None:
         """Add the numbers of an epoch."""
