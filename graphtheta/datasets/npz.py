@@ -33,15 +33,22 @@ _MASKS = ("train_masks", "val_masks", "test_masks")
 
 
 def recognises(path: str) -> bool:
-    """Return whether `path` is an npz file."""
-    return path.endswith(".npz") and Path(path).is_file()
+    """Return whether `path` is an npz file, or a folder with one."""
+    return _file(path) is not None
+
+
+def _file(path: str) -> Path | None:
+    here = Path(path)
+    found = list(here.glob("*.npz")) if here.is_dir() else [here]
+    single = found[0] if len(found) == 1 else None
+    return single if single and single.suffix == ".npz" and single.is_file() else None
 
 
 def read(path: str, *, seed: int = 0) -> Graph:
     """Read a graph from an npz file.
 
     Args:
-        path: The file.
+        path: The file, or a folder with no other npz file.
         seed: Which random split, where the file has none.
 
     Returns:
@@ -53,6 +60,7 @@ def read(path: str, *, seed: int = 0) -> Graph:
         GraphFormatError: If the file is damaged, of another form, or holds a pickle of anything
             but arrays and sparse matrices.
     """
+    path = str(_file(path) or path)
     found = read_npz(path, (*_SPARSE, *_ARRAYS, *_MASKS))
     if found.keys() >= set(_SPARSE):
         nodes, edges = _of_matrices(path, *(found[name] for name in _SPARSE))

@@ -68,7 +68,7 @@ def test_amazon_computers():
 
 
 def test_tolokers():
-    graph = datasets.read(folder("tolokers/tolokers.npz"))
+    graph = datasets.read(folder("tolokers"))
     assert (graph.num_nodes, graph.num_edges, graph.num_features) == (11758, 1038000, 10)
     assert graph.label().dtype == np.bool_
     assert graph.splits == ("split", *map(str, range(10)))
