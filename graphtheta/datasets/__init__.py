@@ -68,8 +68,8 @@ def read(uri: str, **options: Any) -> GraphSource:
 
     Args:
         uri: The name of a data set; a Planetoid folder (`ind.<name>.*`); a folder of Bitcoin OTC or
-            of WordNet; an npz file, or a folder with one; a folder with `nodes/` and `edges/`, or `nodes.parquet` and
-            `edges.parquet`; or an edge list in one file.
+            of WordNet; an npz file, or a folder with one; a folder with `nodes/` and `edges/`, or
+            `nodes.parquet` and `edges.parquet`; or an edge list in one file.
         options: Those of the reader that recognises it, for example
             `graphtheta.datasets.tables.read`.
 
