@@ -28,7 +28,6 @@ class LocalGraph:
 
     Attributes:
         masters: M rows, as `PartTables.masters`.
-        first_new_id: New id of the first master; the others follow.
         node_key_L: (L,) int64.
         in_indptr: (L + 1,) int64.
         edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
@@ -37,7 +36,6 @@ class LocalGraph:
     """
 
     masters: pa.Table
-    first_new_id: int
     node_key_L: NDArray[np.int64]
     in_indptr: NDArray[np.int64]
     edges: dict[str, NDArray[Any]]
@@ -87,7 +85,6 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
     peer, master, role = _merged_plan(parts, base, per_worker, rank)
     return LocalGraph(
         masters=masters,
-        first_new_id=first,
         node_key_L=node_key_L,
         in_indptr=in_indptr,
         edges=edges,

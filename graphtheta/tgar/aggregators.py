@@ -151,15 +151,19 @@ class Max(Aggregator):
         self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
     ) -> None:
         """See `Aggregator.add`."""
-        value, winner = columns
         (message,) = outputs
+        self._take_best(*columns, row_e, message, _widen(key_e, message))
+
+    def _take_best(
+        self, value: Tensor, winner: Tensor, row_x: Tensor, candidate: Tensor, key: Tensor
+    ) -> None:
+        """Let candidates contend for the rows `row_x`, in place; `key` broadcasts to them."""
         before = value.clone()
-        index = _widen(row_e, message).expand_as(message)
-        value.scatter_reduce_(0, index, message, self._reduce)
+        index = _widen(row_x, candidate).expand_as(candidate)
+        value.scatter_reduce_(0, index, candidate, self._reduce)
         winner.masked_fill_(~_same(before, value), _NO_EDGE)
-        wins = _same(message, value.index_select(0, row_e))
-        keys = torch.where(wins, _widen(key_e, message), _NO_EDGE)
-        winner.scatter_reduce_(0, index, keys, "amin")
+        wins = _same(candidate, value.index_select(0, row_x))
+        winner.scatter_reduce_(0, index, torch.where(wins, key, _NO_EDGE), "amin")
 
     def terms(
         self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
@@ -174,7 +178,7 @@ class Max(Aggregator):
     ) -> list[Tensor]:
         """See `Aggregator.merge`."""
         value, winner = own[0].detach().clone(), own[1].clone()
-        self.add_partials(value, winner, arrived, master_S)
+        self._take_best(value, winner, master_S, arrived[0].detach(), arrived[1])
         mine = own[1] == winner
         theirs = arrived[1] == winner.index_select(0, master_S)
         # Exactly one candidate holds the winning key; where there is no edge at all nobody
@@ -183,17 +187,6 @@ class Max(Aggregator):
             0, master_S, torch.where(theirs, arrived[0], torch.zeros_like(arrived[0]))
         )
         return [merged, winner]
-
-    def add_partials(
-        self, value: Tensor, winner: Tensor, arrived: Sequence[Tensor], master_S: Tensor
-    ) -> None:
-        """Put the best value and its key into `value` and `winner`, in place."""
-        before = value.clone()
-        index = _widen(master_S, value).expand_as(arrived[0])
-        value.scatter_reduce_(0, index, arrived[0].detach(), self._reduce)
-        winner.masked_fill_(~_same(before, value), _NO_EDGE)
-        wins = _same(arrived[0].detach(), value.index_select(0, master_S))
-        winner.scatter_reduce_(0, index, torch.where(wins, arrived[1], _NO_EDGE), "amin")
 
     def finish(self, columns: Sequence[Tensor]) -> Tensor:
         """See `Aggregator.finish`."""
