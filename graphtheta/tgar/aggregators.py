@@ -151,8 +151,9 @@ class Max(Aggregator):
         self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
     ) -> None:
         """See `Aggregator.add`."""
+        value, winner = columns
         (message,) = outputs
-        self._take_best(*columns, row_e, message, _widen(key_e, message))
+        self._take_best(value, winner, row_e, message, _widen(key_e, message))
 
     def _take_best(
         self, value: Tensor, winner: Tensor, row_x: Tensor, candidate: Tensor, key: Tensor
