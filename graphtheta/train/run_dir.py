@@ -29,7 +29,8 @@ class RunDirectory:
             ConfigError: If it holds a run already and `resume` is not set, or is a file.
         """
         self.path = path
-        if self.holds_run and not resume:
+        # A trainer of a program's own writes no configuration, but always a line an epoch.
+        if (self.holds_run or self.metrics.exists()) and not resume:
             raise ConfigError(
                 f"{path}: it holds a run already. Add --resume to continue it, or choose another "
                 "--run-dir."
@@ -46,6 +47,11 @@ class RunDirectory:
     def config(self) -> Path:
         """What the run was started with."""
         return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON an epoch."""
+        return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -79,19 +85,18 @@ class RunDirectory:
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop lines of epochs that a resumed run will train again."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
+        if self.metrics.exists():
             kept = [
                 line
-                for line in path.read_text().splitlines(keepends=True)
+                for line in self.metrics.read_text().splitlines(keepends=True)
                 if line.endswith("\n") and json.loads(line)["epoch"] < epochs
             ]
-            _write_whole(path, "".join(kept))
+            _write_whole(self.metrics, "".join(kept))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 

@@ -159,6 +159,18 @@ def test_run_directory_refuses_a_second_run(tmp_path: Path) -> None:
         RunDirectory(tmp_path)
 
 
+def test_trainer_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
+    def work(comm: Communicator) -> None:
+        shard = gt.open_shard(GRAPH, comm)
+        gt.Trainer(gt.nn.GCN(6, 4, 3), shard, run_dir=tmp_path / "run").fit(2)
+
+    local(work)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        local(work)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
 def test_predictions_come_in_the_order_of_the_input_nodes() -> None:
     alone = local(lambda comm: trainer(comm).predict(), 1)
     three = local(lambda comm: trainer(comm).predict(), 3)
