@@ -6,7 +6,7 @@ Row i of `nodes` is node_key i, row j of `edges` is edge_key j. What the columns
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from graphtheta.chunks import sliced
 from graphtheta.columns import (
     as_numpy,
     in_range,
@@ -229,6 +230,14 @@ class Graph:
     def edge_rows(self, start: int, stop: int) -> pa.Table:
         """Return rows [start, stop) of the edge table, without a copy."""
         return self.edges.slice(start, max(0, stop - start))
+
+    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the node table in chunks, without a copy."""
+        return sliced(self.nodes, start, stop)
+
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the edge table, or its `src` and `dst` alone, likewise."""
+        return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
 
     def digest(self) -> str:
         """Return the xxh3 of both tables' columns; equal graphs have equal digests."""

@@ -1,4 +1,4 @@
-"""Edge lists: one file of edges, CSV or another table format, without a node table."""
+"""Edge lists: one file of edges, CSV, pairs of ids or another format, without a node table."""
 
 from __future__ import annotations
 

@@ -1,41 +1,49 @@
-"""A table in Parquet, Arrow IPC or CSV files, read by ranges of rows.
+"""A table in files of one format, read by ranges of rows, a chunk at a time.
 
 A table is one file, or a folder of files in natural order of their names (part-2 before part-10),
-on any file system pyarrow knows: a path, or a URI such as `s3://bucket/edges`. Of Parquet only the
-row groups and columns that are asked for are read, of Arrow IPC only the batches. CSV has no index:
-every reader scans it up to its rows, so convert large tables.
+on any file system pyarrow knows: a path, or a URI such as `s3://bucket/edges`. What is read for a
+range of rows depends on the format:
+
+- Parquet: the row groups and columns that are asked for, each group once a pass, a batch at a time
+  however large the group is.
+- Arrow IPC: the batches, memory-mapped if the file is local.
+- CSV has no index: a pass streams the file from its start to its last row that is asked for, so
+  convert large tables.
+- Pairs of ids (`.npy`, `.bin`; `graphtheta.datasets.pairs`): the pairs, memory-mapped likewise.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from pyarrow import fs
 
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.chunks import regrouped
+from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet
+from graphtheta.datasets.pairs import Npy, Raw
+from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
 from graphtheta.shaping import natural_key
 
 __all__ = ["SUFFIXES", "TableFiles", "exists", "suffix"]
 
-SUFFIXES = {
-    ".parquet": "parquet",
-    ".arrow": "ipc",
-    ".feather": "ipc",
-    ".ipc": "ipc",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
+SUFFIXES: dict[str, Callable[[fs.FileSystem, str, Sequence[str]], Format]] = {
+    ".parquet": Parquet,
+    ".arrow": Ipc,
+    ".feather": Ipc,
+    ".ipc": Ipc,
+    ".csv": Csv,
+    ".tsv": Csv,
+    ".txt": Csv,
+    ".npy": Npy,
+    ".bin": Raw,
 }
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-_BLOCK_BYTES = 16 << 20
+_HASHED_BYTES = 16 << 20
 
 
 def suffix(path: str) -> str:
@@ -49,7 +57,8 @@ class TableFiles:
 
     Args:
         uri: A path or URI of a file or folder.
-        unnamed: Names of the first columns of a CSV file without a header line; empty: it has one.
+        unnamed: Names of the first columns of a file that does not name them: a CSV file without a
+            header line, pairs of ids. Empty: it must name them.
 
     Attributes:
         uri: As given, for messages.
@@ -65,35 +74,47 @@ class TableFiles:
         self.uri = uri
         self._system, self._paths = _find(uri)
         kinds = sorted({suffix(path) for path in self._paths})
-        if len(kinds) > 1 or kinds[0] not in SUFFIXES:
+        if len({SUFFIXES.get(kind) for kind in kinds}) > 1 or kinds[0] not in SUFFIXES:
             raise ConfigError(
                 f"{uri}: expected files of one of {', '.join(SUFFIXES)}, got "
                 f"{', '.join(kinds) or 'none'}. Convert them, or give the table's own folder."
             )
-        with _reading(uri):
-            open_format = _FORMATS[SUFFIXES[kinds[0]]]
-            self._format = open_format(self._system, self._paths[0], unnamed)
-            self._counts = [self._format.count(path) for path in self._paths]
+        with _reading(self._where(self._paths[0])):
+            self._format = SUFFIXES[kinds[0]](self._system, self._paths[0], unnamed)
+        self._counts = []
+        for path in self._paths:
+            with _reading(self._where(path)):
+                self._counts.append(self._format.count(path))
         self.names = self._format.schema.names
         self.num_rows = sum(self._counts)
 
-    def rows(self, start: int, stop: int, names: Sequence[str]) -> pa.Table:
-        """Return rows [start, stop) of the named columns.
+    def stream(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the named columns in chunks, as `graphtheta.chunks` says.
 
         Raises:
             GraphFormatError: If a file cannot be read, or lacks a column the first file has.
         """
-        fields = [self._format.schema.field(name) for name in names]
-        parts = [pa.schema(fields).empty_table()]
+        chunk = None
+        for chunk in regrouped(self._batches(start, stop, names)):
+            yield chunk
+        if chunk is None:
+            yield pa.schema([self._format.schema.field(name) for name in names]).empty_table()
+
+    def _batches(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         first = 0
-        with _reading(self.uri):
-            for path, count in zip(self._paths, self._counts, strict=True):
-                begin, end = max(start - first, 0), min(stop - first, count)
-                if begin < end:
-                    part = self._format.read(path, begin, end, names)
-                    parts.append(part.select(list(names)).replace_schema_metadata(None))
-                first += count
-            return pa.concat_tables(parts[1:] or parts)
+        for path, count in zip(self._paths, self._counts, strict=True):
+            begin, end = max(start - first, 0), min(stop - first, count)
+            if begin < end:
+                with _reading(self._where(path)):
+                    for batch in self._format.stream(path, begin, end, names):
+                        yield batch.select(list(names)).replace_schema_metadata(None)
+                        begin += batch.num_rows
+                    if begin != end:
+                        raise ValueError(f"only {begin:,} of its rows")
+            first += count
+
+    def _where(self, path: str) -> str:
+        return self.uri if len(self._paths) == 1 else path
 
     def update(self, state: Any) -> None:
         """Feed the files' bytes to a hash."""
@@ -101,7 +122,7 @@ class TableFiles:
             for path in self._paths:
                 state.update(posixpath.basename(path).encode())
                 with self._system.open_input_stream(path, compression=None) as file:
-                    while block := file.read(_BLOCK_BYTES):
+                    while block := file.read(_HASHED_BYTES):
                         state.update(block)
 
 
@@ -141,149 +162,16 @@ def _find(uri: str) -> tuple[fs.FileSystem, list[str]]:
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[None]:
+def _reading(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        if isinstance(error, GraphFormatError):
+        if isinstance(error, GraphThetaError):
             raise
         raise GraphFormatError(
-            f"{uri}: expected a readable table, got {_reason(error)}. Write the file again."
+            f"{where}: expected a readable table, got {_reason(error)}. Write the file again."
         ) from None
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-# One class a format
-
-
-class _Format(Protocol):
-    schema: pa.Schema
-
-    def count(self, path: str) -> int: ...
-    def read(self, path: str, start: int, stop: int, names: Sequence[str]) -> pa.Table: ...
-
-
-class _Parquet:
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
-        self._system = system
-        with system.open_input_file(path) as file:
-            self.schema = pyarrow.parquet.read_schema(file)
-
-    def count(self, path: str) -> int:
-        with self._system.open_input_file(path) as file:
-            return int(pyarrow.parquet.read_metadata(file).num_rows)
-
-    def read(self, path: str, start: int, stop: int, names: Sequence[str]) -> pa.Table:
-        with self._system.open_input_file(path) as file:
-            parquet = pyarrow.parquet.ParquetFile(file)
-            parts, first = [], 0
-            for group in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(group).num_rows
-                begin, end = max(start - first, 0), min(stop - first, rows)
-                if begin < end:
-                    table = parquet.read_row_group(group, list(names))
-                    parts.append(table.slice(begin, end - begin))
-                first += rows
-        return pa.concat_tables(parts)
-
-
-class _Ipc:
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
-        self._system = system
-        with self._open(path) as file:
-            self.schema = pa.ipc.open_file(file).schema
-
-    def _open(self, path: str) -> pa.NativeFile:
-        if isinstance(self._system, fs.LocalFileSystem):
-            return pa.memory_map(path)
-        return self._system.open_input_file(path)
-
-    def count(self, path: str) -> int:
-        with self._open(path) as file:
-            reader = pa.ipc.open_file(file)
-            return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-
-    def read(self, path: str, start: int, stop: int, names: Sequence[str]) -> pa.Table:
-        parts, first = [], 0
-        with self._open(path) as file:
-            reader = pa.ipc.open_file(file)
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index).select(list(names))
-                begin, end = max(start - first, 0), min(stop - first, batch.num_rows)
-                if begin < end:
-                    parts.append(batch.slice(begin, end - begin))
-                first += batch.num_rows
-        return pa.Table.from_batches(parts)
-
-
-class _Csv:
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
-        self._system = system
-        with system.open_input_stream(path, compression="detect") as file:
-            head = file.read(1 << 16).decode("utf-8", "replace").splitlines()
-        skip = next((i for i, line in enumerate(head) if line and line[0] != "#"), len(head))
-        delimiter, names = _dialect(head[skip : skip + 2], unnamed)
-        self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-        self._reading = pyarrow.csv.ReadOptions(
-            skip_rows=skip, column_names=names, block_size=_BLOCK_BYTES
-        )
-        with self._open(path, {}, None) as reader:
-            # A decimal in text has no width: float32, what networks are trained in.
-            self.schema = pa.schema(
-                [f.with_type(pa.float32()) if f.type == pa.float64() else f for f in reader.schema]
-            )
-
-    def _open(
-        self, path: str, types: dict[str, pa.DataType], names: Sequence[str] | None
-    ) -> pyarrow.csv.CSVStreamingReader:
-        return pyarrow.csv.open_csv(
-            self._system.open_input_stream(path, compression="detect"),
-            read_options=self._reading,
-            parse_options=self._parse,
-            convert_options=pyarrow.csv.ConvertOptions(column_types=types, include_columns=names),
-        )
-
-    def count(self, path: str) -> int:
-        name = self.schema.names[0]
-        with self._open(path, {name: self.schema.field(name).type}, [name]) as reader:
-            return sum(batch.num_rows for batch in reader)
-
-    def read(self, path: str, start: int, stop: int, names: Sequence[str]) -> pa.Table:
-        types = {name: self.schema.field(name).type for name in names}
-        parts, first = [], 0
-        with self._open(path, types, list(names)) as reader:
-            for batch in reader:
-                begin, end = max(start - first, 0), min(stop - first, batch.num_rows)
-                if begin < end:
-                    parts.append(batch.slice(begin, end - begin))
-                first += batch.num_rows
-                if first >= stop:
-                    break
-        return pa.Table.from_batches(parts)
-
-
-def _dialect(lines: Sequence[str], unnamed: Sequence[str]) -> tuple[str, list[str] | None]:
-    """Return the delimiter, and the columns' names if the first line does not hold them."""
-    delimiter = next((d for d in "\t,; " if lines and d in lines[0]), ",")
-    rows = [[field.strip().strip('"') for field in line.split(delimiter)] for line in lines]
-    if not unnamed or not rows or set(unnamed) <= set(rows[0]):
-        return delimiter, None
-    # Words above numbers are names; the other way round, or alike, the first line is data.
-    if len(rows) > 1 and any(
-        not _NUMBER.fullmatch(above) and _NUMBER.fullmatch(below)
-        for above, below in zip(rows[0], rows[1], strict=False)
-    ):
-        return delimiter, None
-    rest = range(len(unnamed), len(rows[0]))
-    return delimiter, [*unnamed, *(f"column_{i}" for i in rest)][: len(rows[0])]
-
-
-_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
-_FORMATS: dict[str, Callable[[fs.FileSystem, str, Sequence[str]], _Format]] = {
-    "parquet": _Parquet,
-    "ipc": _Ipc,
-    "csv": _Csv,
-}
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import xxhash
@@ -38,7 +38,8 @@ class TableSource:
     Columns that are not named are not read. A CSV file needs a header line to name columns; an
     edge list without one has its source and destination in the first two. Its fields are separated
     by tabs, commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that
-    start with `#` are skipped.
+    start with `#` are skipped. Pairs of ids in `.npy` and `.bin` files name no columns either:
+    `graphtheta.datasets.pairs` says how they are laid out.
 
     Raises:
         ConfigError: If a file or column does not exist.
@@ -92,23 +93,46 @@ class TableSource:
         return self._edges.files.num_rows
 
     def node_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the node table.
+        """Return rows [start, stop) of the node table at once.
+
+        Raises:
+            ConfigError: If there is no node table.
+            GraphFormatError: As for `node_chunks`.
+        """
+        return pa.concat_tables(self.node_chunks(start, stop))
+
+    def edge_rows(self, start: int, stop: int) -> pa.Table:
+        """Return rows [start, stop) of the edge table at once.
+
+        Raises:
+            GraphFormatError: As for `edge_chunks`.
+        """
+        return pa.concat_tables(self.edge_chunks(start, stop))
+
+    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the node table in chunks.
 
         Raises:
             ConfigError: If there is no node table.
             GraphFormatError: If a row cannot be read, or has another type or length than the first.
         """
         if self._nodes is None:
-            raise ConfigError("node_rows: expected a node table, got none. Use the edges' ids.")
-        return self._nodes.rows(start, stop)
+            raise ConfigError("nodes: expected a node table, got none. Use the edges' ids.")
+        return self._nodes.chunks(start, stop, list(self._nodes.plan))
 
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the edge table.
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the edge table in chunks.
+
+        Args:
+            start: First row.
+            stop: The row after the last.
+            ends_only: Read and yield `src` and `dst` alone.
 
         Raises:
             GraphFormatError: If a row cannot be read, or has another type or length than the first.
         """
-        return self._edges.rows(start, stop)
+        names = ["src", "dst"] if ends_only else list(self._edges.plan)
+        return self._edges.chunks(start, stop, names)
 
     def digest(self) -> str:
         """Return the xxh3 of the files' bytes and of which columns are used.
@@ -130,24 +154,36 @@ class _Table:
     def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
         self.files = files
         self.plan = plan
-        self._inputs = list(dict.fromkeys(n for column in plan.values() for n in column.inputs))
         self._schema = self._types()
 
     def _types(self) -> pa.Schema:
         # The first row says the types, unless it has a missing label where others have lists.
-        stop = 1
+        schema, start, stop = pa.schema([]), 0, 1
         while True:
-            table = shape(self.files.rows(0, stop, self._inputs), self.plan, self.files.uri)
-            if stop >= self.files.num_rows or not any(_is_empty(t) for t in table.schema.types):
-                return table.schema
-            stop *= 16
+            for raw in self.files.stream(start, stop, _inputs(self.plan)):
+                found = shape(raw, self.plan, self.files.uri, start).schema
+                kept = schema if len(schema) else found
+                pairs = zip(kept, found, strict=True)
+                schema = pa.schema([new if _is_empty(old.type) else old for old, new in pairs])
+                if not any(map(_is_empty, schema.types)):
+                    return schema
+            if stop >= self.files.num_rows:
+                return schema
+            start, stop = stop, stop * 16
 
-    def rows(self, start: int, stop: int) -> pa.Table:
-        raw = self.files.rows(start, stop, self._inputs)
-        if not raw.num_rows:
-            return self._schema.empty_table()
-        table = shape(raw, self.plan, self.files.uri, start)
-        for index, (field, expected) in enumerate(zip(table.schema, self._schema, strict=True)):
+    def chunks(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of some of our columns."""
+        plan = {name: self.plan[name] for name in names}
+        schema = pa.schema([self._schema.field(name) for name in names])
+        for raw in self.files.stream(start, stop, _inputs(plan)):
+            if not raw.num_rows:
+                yield schema.empty_table()
+                continue
+            yield self._fitting(shape(raw, plan, self.files.uri, start), schema, start)
+            start += raw.num_rows
+
+    def _fitting(self, table: pa.Table, schema: pa.Schema, first_row: int) -> pa.Table:
+        for index, (field, expected) in enumerate(zip(table.schema, schema, strict=True)):
             if field.type == expected.type:
                 continue
             if _is_empty(field.type) and table[index].null_count == len(table):
@@ -157,10 +193,14 @@ class _Table:
             raise refuse(
                 f"{self.files.uri}: {field.name}",
                 f"{expected.type} as in row 0",
-                f"{field.type} in rows {start} to {stop - 1}",
+                f"{field.type} in rows {first_row} to {first_row + len(table) - 1}",
                 "Give every row the same type and length.",
             )
         return table
+
+
+def _inputs(plan: Mapping[str, Column]) -> list[str]:
+    return list(dict.fromkeys(name for column in plan.values() for name in column.inputs))
 
 
 def _is_empty(kind: pa.DataType) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from graphtheta.chunks import sliced
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.graph import Graph
@@ -37,6 +39,13 @@ class IdSource:
 
     def edge_rows(self, start: int, stop: int) -> pa.Table:
         return self.edges.slice(start, stop - start)
+
+    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+        assert self.nodes is not None
+        return sliced(self.nodes, start, stop)
+
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
 
     def digest(self) -> str:
         return ""
