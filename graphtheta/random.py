@@ -19,7 +19,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "dropout", "hash_keys", "keep_mask", "philox4x32", "step_key", "stream_id"]
+__all__ = [
+    "Purpose",
+    "dropout",
+    "hash_keys",
+    "keep_mask",
+    "philox",
+    "philox4x32",
+    "step_key",
+    "stream_id",
+]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -34,12 +43,14 @@ class Purpose(IntEnum):
     BATCH = 5
     SAMPLE = 6
     NEGATIVE = 7
+    GENERATE = 8
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _philox(
+def philox(
     c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, k0: np.uint32, k1: np.uint32
 ) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
+    """Return Philox4x32-10 of one counter; inlined into the kernels that call it."""
     m0 = np.uint64(0xD2511F53)
     m1 = np.uint64(0xCD9E8D57)
     for _ in range(10):
@@ -58,7 +69,7 @@ def _philox_rows(
     counters: NDArray[np.uint32], key: NDArray[np.uint32], out: NDArray[np.uint32]
 ) -> None:
     for i in range(counters.shape[0]):
-        a, b, c, d = _philox(
+        a, b, c, d = philox(
             counters[i, 0], counters[i, 1], counters[i, 2], counters[i, 3], key[0], key[1]
         )
         out[i, 0] = a
@@ -73,7 +84,7 @@ def _hash_keys(
 ) -> None:
     for i in range(keys.shape[0]):
         k = np.uint64(keys[i])
-        a, b, _c, _d = _philox(
+        a, b, _c, _d = philox(
             np.uint32(0), np.uint32(k), np.uint32(k >> np.uint64(32)), stream, key[0], key[1]
         )
         out[i] = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
@@ -93,7 +104,7 @@ def _draw_row(
     k0 = key[0]
     k1 = key[1]
     for q in range(np.uint32(blocks)):  # unsigned: no test for negative indices
-        a, b, c, d = _philox(np.uint32(q), lo, hi, stream, k0, k1)
+        a, b, c, d = philox(np.uint32(q), lo, hi, stream, k0, k1)
         lane0[q] = a
         lane1[q] = b
         lane2[q] = c

@@ -24,7 +24,7 @@ SYMLINKS = ("partition", "engine", "proto")
 # From the ground up. A module imports from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("random", "columns", "chunks"),
+    ("random", "permutation", "columns", "chunks"),
     ("comm.communicator",),
     ("comm",),
     ("partition",),
