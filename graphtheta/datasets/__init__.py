@@ -1,6 +1,7 @@
 """Data sets: those that are bundled, and readers of the forms others are published in.
 
-`DATASETS` names what `load` gives; `READERS` what `read` recognises. A new reader is a module with
+`DATASETS` names what `load` gives; `READERS` what `read` recognises;
+`graphtheta.datasets.generate` makes graphs of any size. A new reader is a module with
 `recognises(path)` and `read(path, **options)`, and a line in `READERS`.
 """
 
@@ -69,7 +70,7 @@ def read(uri: str, **options: Any) -> GraphSource:
     Args:
         uri: The name of a data set; a Planetoid folder (`ind.<name>.*`); a folder of Bitcoin OTC or
             of WordNet; an npz file, or a folder with one; a folder with `nodes/` and `edges/`, or
-            `nodes.parquet` and `edges.parquet`; or an edge list in one file.
+            `nodes.parquet` and `edges.parquet`, or edges only; or an edge list in one file.
         options: Those of the reader that recognises it, for example
             `graphtheta.datasets.tables.read`.
 

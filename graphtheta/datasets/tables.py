@@ -208,8 +208,8 @@ def _is_empty(kind: pa.DataType) -> bool:
 
 
 def recognises(uri: str) -> bool:
-    """Return whether `uri` is a folder of a node table and an edge table."""
-    return all(_table_in(uri, name) for name in ("nodes", "edges"))
+    """Return whether `uri` is a folder of an edge table, and perhaps a node table."""
+    return _table_in(uri, "edges") is not None
 
 
 def read(
@@ -227,14 +227,22 @@ def read(
 ) -> TableSource:
     """Open a folder with `nodes/` and `edges/`, or `nodes.parquet` and `edges.parquet`.
 
-    Options are those of `TableSource`.
+    Without a node table the nodes are the sorted distinct ids of the edges. Options are those of
+    `TableSource`.
 
     Raises:
         ConfigError: If a named column does not exist.
         GraphFormatError: If a file cannot be read.
     """
+    nodes_uri = _table_in(uri, "nodes")
+    for name, given in (("features", features), ("labels", labels), ("splits", splits)):
+        if nodes_uri is None and given is not None:
+            raise ConfigError(
+                f"{uri}: expected a node table with {name}, got none. Add nodes.parquet, or leave "
+                f"{name} out."
+            )
     return TableSource(
-        _table_in(uri, "nodes"),
+        nodes_uri,
         _table_in(uri, "edges") or uri,
         id=id,
         src=src,

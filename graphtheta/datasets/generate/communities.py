@@ -1,0 +1,228 @@
+"""Planted communities: groups with most edges inside, and labels and features to learn from.
+
+Nodes stand in an order of popularity that only the generator knows; node_key is a permutation of
+it. Place p is in group p mod G, so that every group has its share of hubs. An edge draws its source
+by popularity, and its destination inside the source's group or anywhere, again by popularity. Every
+group has a class; a node's label is that of its group, but for one in ten, drawn at random; its
+features are a centroid of the class of its group under noise that hides it: a node alone tells
+its label badly, its neighbours together tell it well. There are no self-loops; parallel edges stay.
+
+Source: Condon, Karp, "Algorithms for graph partitioning on the planted partition model", 2001 (the
+uniform case).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.columns import matrix_column
+from graphtheta.comm.communicator import Communicator
+from graphtheta.datasets.generate.draws import (
+    Draw,
+    bell,
+    draw_key,
+    jit,
+    node_splits,
+    popular_rank,
+    stream,
+    unit,
+)
+from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
+from graphtheta.permutation import Permutation, permuted, unpermuted
+from graphtheta.random import Purpose, philox
+
+__all__ = ["DEGREES", "communities"]
+
+DEGREES = ("power-law", "uniform")
+_LABEL_NOISE = np.uint32(0.1 * 2**32)
+_SIGNAL = 2.4  # length of a centroid; the noise has 1 in every direction
+
+
+def communities(
+    out: Path | str,
+    *,
+    nodes: int = 100_000,
+    edge_factor: int = 16,
+    features: int = 64,
+    classes: int = 16,
+    group_size: int = 256,
+    inside: float = 0.8,
+    degrees: str = "power-law",
+    seed: int = 0,
+    comm: Communicator | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a graph of planted communities; collective.
+
+    Nodes have `features`, `label:y` (a class) and `split:split` (60 % training, 20 % validation,
+    20 % test).
+
+    Args:
+        out: A new directory, or an empty one.
+        nodes: How many; their ids are 0 to nodes - 1.
+        edge_factor: Edges a node.
+        features: Features a node.
+        classes: Classes of groups.
+        group_size: Nodes of a group; some have one less.
+        inside: Fraction of edges that are drawn inside a group; of the others some fall there.
+        degrees: `power-law`, with a tail of exponent 3, or `uniform`.
+        seed: Which graph.
+        comm: As for `write_folder`.
+        threads: As for `write_folder`.
+        progress: As for `write_folder`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If an argument is out of range, or `out` cannot be written.
+    """
+    for name, value, least in (
+        ("nodes", nodes, 2),
+        ("edge factor", edge_factor, 0),
+        ("features", features, 1),
+        ("classes", classes, 1),
+        ("group size", group_size, 1),
+    ):
+        refuse_unless(
+            value >= least, f"communities: {name}", f"{least} or more", value, "Raise it."
+        )
+    where = "communities: inside"
+    refuse_unless(0 <= inside <= 1, where, "a fraction of 0 to 1", inside, "Correct it.")
+    where = "communities: degrees"
+    refuse_unless(degrees in DEGREES, where, f"one of {', '.join(DEGREES)}", degrees, "Choose one.")
+    groups = -(-nodes // group_size)
+    places = Permutation(nodes, seed, Purpose.GENERATE).spec
+    key = draw_key(seed)
+    centroids_CF = np.empty((classes, features), np.float32)
+    _centroids(_SIGNAL / features**0.5, stream(Draw.CENTROID), key, centroids_CF)
+
+    def node_rows(start: int, stop: int) -> pa.Table:
+        labels = np.empty(stop - start, np.int64)
+        values_RF = np.empty((stop - start, features), np.float32)
+        streams = (stream(Draw.GROUP), stream(Draw.LABEL), stream(Draw.NODE))
+        _nodes(start, groups, places, centroids_CF, streams, key, labels, values_RF)
+        columns = {
+            "id": pa.array(np.arange(start, stop)),
+            "features": matrix_column(values_RF),
+            "label:y": pa.array(labels),
+            "split:split": pa.array(node_splits(start, stop, seed)),
+        }
+        return pa.table(columns)
+
+    def edge_rows(start: int, stop: int) -> pa.Table:
+        src, dst = (np.empty(stop - start, np.int64) for _ in range(2))
+        power_law = degrees == "power-law"
+        _edges(start, nodes, groups, inside, power_law, places, stream(Draw.ENDS), key, src, dst)
+        return pa.table({"src": src, "dst": dst})
+
+    plain = {"use_dictionary": False, "compression": "none"}
+    node_ids, edge_ends = (
+        {"column_encoding": dict.fromkeys(names, "DELTA_BINARY_PACKED")}
+        for names in (("id",), ("src", "dst"))
+    )
+    tables = [
+        GeneratedTable("nodes", nodes, node_rows, 4 * features + 17, plain | node_ids),
+        GeneratedTable("edges", nodes * edge_factor, edge_rows, 64, plain | edge_ends),
+    ]
+    about = {
+        "generator": "communities",
+        "nodes": nodes,
+        "edge_factor": edge_factor,
+        "features": features,
+        "classes": classes,
+        "group_size": group_size,
+        "inside": inside,
+        "degrees": degrees,
+        "seed": seed,
+    }
+    return write_folder(out, tables, about, comm=comm, threads=threads, progress=progress)
+
+
+@jit
+def _centroids(scale: float, word: np.uint32, key: NDArray[np.uint32], out: Any) -> None:
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            a, _b, _c, _d = philox(
+                np.uint32(column), np.uint32(row), np.uint32(0), word, key[0], key[1]
+            )
+            out[row, column] = bell(np.uint32(a)) * np.float32(scale)
+
+
+@jit
+def _class(number: np.uint64, classes: int, word: np.uint32, key: NDArray[np.uint32]) -> np.int64:
+    a, _b, _c, _d = philox(
+        np.uint32(0), np.uint32(number), np.uint32(number >> np.uint64(32)), word, key[0], key[1]
+    )
+    return np.int64((np.uint64(np.uint32(a)) * np.uint64(classes)) >> np.uint64(32))
+
+
+@jit
+def _nodes(
+    first: int,
+    groups: int,
+    places: NDArray[np.uint64],
+    centroids: NDArray[np.float32],
+    streams: tuple[np.uint32, np.uint32, np.uint32],
+    key: NDArray[np.uint32],
+    labels: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> None:
+    of_group, of_label, of_node = streams
+    classes, width = centroids.shape
+    for i in range(values.shape[0]):
+        node = np.uint64(first + i)
+        low, high = np.uint32(node), np.uint32(node >> np.uint64(32))
+        group = unpermuted(node, places) % np.uint64(groups)
+        kind = _class(group, classes, of_group, key)
+        strayed, other, _c, _d = philox(np.uint32(0), low, high, of_label, key[0], key[1])
+        labels[i] = kind
+        if np.uint32(strayed) < _LABEL_NOISE:
+            drawn = np.uint64(np.uint32(other)) * np.uint64(classes)
+            labels[i] = np.int64(drawn >> np.uint64(32))
+        for column in range(0, width, 4):
+            a, b, c, d = philox(np.uint32(column >> 2), low, high, of_node, key[0], key[1])
+            words = (np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d))
+            for lane in range(min(4, width - column)):
+                at = column + lane
+                values[i, at] = centroids[kind, at] + bell(words[lane])
+
+
+@jit
+def _edges(
+    first: int,
+    nodes: int,
+    groups: int,
+    inside: float,
+    power_law: bool,
+    places: NDArray[np.uint64],
+    word: np.uint32,
+    key: NDArray[np.uint32],
+    src: NDArray[np.int64],
+    dst: NDArray[np.int64],
+) -> None:
+    for i in range(src.shape[0]):
+        edge = np.uint64(first + i)
+        low, high = np.uint32(edge), np.uint32(edge >> np.uint64(32))
+        a, b, c, d = philox(np.uint32(0), low, high, word, key[0], key[1])
+        e, f, _g, _h = philox(np.uint32(1), low, high, word, key[0], key[1])
+        place = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes, power_law)
+        group, member = place % groups, place // groups
+        members = (nodes - group + groups - 1) // groups
+        u = unit(np.uint32(c), np.uint32(d))
+        # Drawn among the others: no self-loops.
+        if members > 1 and unit(np.uint32(e), np.uint32(f)) < inside:
+            other = popular_rank(u, members - 1, power_law)
+            other = (other + (other >= member)) * groups + group
+        else:
+            other = popular_rank(u, nodes - 1, power_law)
+            other += other >= place
+        src[i] = np.int64(permuted(np.uint64(place), places))
+        dst[i] = np.int64(permuted(np.uint64(other), places))

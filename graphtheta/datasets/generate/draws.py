@@ -1,0 +1,102 @@
+"""What generators draw: ranks, noise and splits, each from the counter of an edge or a node.
+
+Kernels are pure functions of (seed, edge ordinal or node key): a chunk is the same whoever makes
+it, and wherever chunks begin. They use exact arithmetic only, no logarithm or cosine, so that they
+give the same bits on any machine.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.random import Purpose, philox, step_key, stream_id
+
+__all__ = ["Draw", "bell", "draw_key", "jit", "node_splits", "popular_rank", "stream", "unit"]
+
+jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+
+
+class Draw(IntEnum):
+    """What a word is drawn for; words for different things are independent."""
+
+    ENDS = 1
+    PLACE = 2
+    GROUP = 3
+    CENTROID = 4
+    NODE = 5
+    EDGE = 6
+    LABEL = 7
+    SPLIT = 8
+
+
+def draw_key(seed: int) -> NDArray[np.uint32]:
+    """Return the Philox key of a generator.
+
+    Shape:
+        Returns (2,) uint32.
+    """
+    return step_key(seed, 0)
+
+
+def stream(draw: Draw) -> np.uint32:
+    """Return the counter word of a kind of draw."""
+    return stream_id(Purpose.GENERATE, layer=draw)
+
+
+@jit
+def unit(a: np.uint32, b: np.uint32) -> np.float64:
+    """Return a number in [0, 1) of 53 random bits."""
+    bits = (np.uint64(a) << np.uint64(21)) | (np.uint64(b) >> np.uint64(11))
+    return np.float64(bits) * 2.0**-53
+
+
+@jit
+def popular_rank(u: np.float64, count: Any, power_law: bool) -> Any:
+    """Return which of `count` things a number in [0, 1) falls on, the most popular one being 0.
+
+    Under the power law rank r is drawn in proportion to sqrt(r + 1) - sqrt(r), about r^-1/2: the
+    tail of degrees has exponent 3, and of E draws sqrt(E^2 / count) fall on the first.
+    """
+    place = np.float64(count) * (u * u if power_law else u)
+    return min(np.int64(place), count - 1)
+
+
+@jit
+def bell(word: np.uint32) -> np.float32:
+    """Return a number of mean 0 and variance 1: the sum of a word's four bytes, about normal."""
+    total = (
+        (word & np.uint32(255))
+        + ((word >> np.uint32(8)) & np.uint32(255))
+        + ((word >> np.uint32(16)) & np.uint32(255))
+        + (word >> np.uint32(24))
+    )
+    return np.float32(np.int32(total) - np.int32(510)) * np.float32(1.0 / 147.80054)
+
+
+@jit
+def _splits(
+    first: int, train: np.uint32, val: np.uint32, word: np.uint32, key: Any, out: Any
+) -> None:
+    for i in range(out.shape[0]):
+        k = np.uint64(first + i)
+        draw, _b, _c, _d = philox(
+            np.uint32(0), np.uint32(k), np.uint32(k >> np.uint64(32)), word, key[0], key[1]
+        )
+        out[i] = 1 if draw < train else 2 if draw < val else 3
+
+
+def node_splits(start: int, stop: int, seed: int) -> NDArray[np.int8]:
+    """Draw which split nodes [start, stop) are in: 60 % training, 20 % validation, 20 % test.
+
+    Shape:
+        Returns (stop - start,) int8, as `graphtheta.columns` says.
+    """
+    out = np.empty(stop - start, np.int8)
+    train, val = np.uint32(0.6 * 2**32), np.uint32(0.8 * 2**32)
+    _splits(start, train, val, stream(Draw.SPLIT), draw_key(seed), out)
+    return out

@@ -1,0 +1,188 @@
+"""Folders of Parquet tables written by all threads and ranks: file c by rank c % size.
+
+A folder holds `edges/`, `nodes/` where there is something to say of nodes, and `generated.json`
+with the generator and its arguments. It is written beside and renamed when whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.launch import threads_per_rank
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.errors import ConfigError
+
+__all__ = ["GeneratedTable", "refuse_unless", "write_folder"]
+
+_GROUP_ROWS = 1 << 20
+_GROUP_BYTES = 64 << 20
+_FILE_GROUPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedTable:
+    """A table that is made rows at a time.
+
+    Attributes:
+        name: `nodes` or `edges`.
+        num_rows: Rows in all.
+        rows: Makes rows [start, stop); called by several threads.
+        row_bytes: About what a row takes in memory.
+        written: Options of `pyarrow.parquet.ParquetWriter`.
+    """
+
+    name: str
+    num_rows: int
+    rows: Callable[[int, int], pa.Table]
+    row_bytes: int
+    written: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refuse_unless(holds: bool, where: str, expected: str, got: object, remedy: str) -> None:
+    """Raise a ConfigError about an argument that is not as expected."""
+    if not holds:
+        raise ConfigError(f"{where}: expected {expected}, got {got}. {remedy}")
+
+
+def write_folder(
+    out: Path | str,
+    tables: Sequence[GeneratedTable],
+    about: Mapping[str, Any],
+    *,
+    comm: Communicator | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a folder of tables; collective.
+
+    Args:
+        out: A new directory, or an empty one.
+        tables: What to write.
+        about: What `generated.json` says.
+        comm: The ranks, which share the file system. None: this process alone.
+        threads: Threads of this rank. None: its cores.
+        progress: Called when rows are written, from any thread, with their number and with that of
+            all rows of this rank.
+
+    Returns:
+        The folder, whose content does not depend on threads and ranks.
+
+    Raises:
+        ConfigError: If there is something at `out`, or it cannot be written.
+
+    Communication:
+        A name of 8 bytes, and three barriers.
+    """
+    comm = comm or SingleCommunicator()
+    path = Path(out).absolute()
+    _refuse_occupied(path, out)
+    token = np.frombuffer(os.urandom(8), np.uint8).copy()
+    comm.broadcast(token, stage="generate: name")
+    partial = path.with_name(f".{path.name}.partial-{token.tobytes().hex()}")
+    try:
+        if comm.rank == 0:
+            for table in tables:
+                (partial / table.name).mkdir(parents=True)
+        comm.barrier(stage="generate: make the folder")
+        jobs = [job for table in tables for job in _files(table, partial)]
+        _write_files(jobs[comm.rank :: comm.size], threads or threads_per_rank(), progress)
+        comm.barrier(stage="generate: write files")
+        if comm.rank == 0:
+            (partial / "generated.json").write_text(json.dumps(dict(about), indent=2) + "\n")
+            _refuse_occupied(path, out)
+            partial.rename(path)
+        comm.barrier(stage="generate: rename")
+    except BaseException as error:
+        if comm.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        elif isinstance(error, FileNotFoundError) and not partial.exists():
+            # Rank 0 failed and took the folder away: it is rank 0 that has something to say.
+            comm.barrier(stage="generate: rank 0 gave up")
+        if isinstance(error, OSError):
+            reason = (error.strerror or str(error)).splitlines()[0]
+            raise ConfigError(
+                f"{out}: expected to write a graph, got {reason}. "
+                f"Name a place with space and permission."
+            ) from None
+        raise
+    return path
+
+
+def _refuse_occupied(path: Path, out: Path | str) -> None:
+    occupied = path.is_symlink() or (path.exists() and not path.is_dir())
+    if occupied or (path.is_dir() and any(path.iterdir())):
+        raise ConfigError(
+            f"{out}: expected no file and no directory but an empty one, got "
+            f"{'a directory with content' if path.is_dir() else 'a file'}. "
+            "Remove it or name another path."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    table: GeneratedTable
+    path: Path
+    start: int
+    stop: int
+    group_rows: int
+
+
+def _files(table: GeneratedTable, folder: Path) -> list[_File]:
+    # A power of two of rows: the same layout for a table, whoever writes it.
+    fitting = max(1, _GROUP_BYTES // table.row_bytes)
+    group_rows = min(_GROUP_ROWS, 1 << (fitting.bit_length() - 1))
+    file_rows = group_rows * _FILE_GROUPS
+    return [
+        _File(
+            table,
+            folder / table.name / f"part-{part:05d}.parquet",
+            start,
+            min(start + file_rows, table.num_rows),
+            group_rows,
+        )
+        for part, start in enumerate(range(0, max(table.num_rows, 1), file_rows))
+    ]
+
+
+def _write_files(
+    jobs: Sequence[_File], threads: int, progress: Callable[[int, int], None] | None
+) -> None:
+    stop = threading.Event()
+    total = sum(job.stop - job.start for job in jobs)
+
+    def written(rows: int) -> None:
+        if progress is not None:
+            progress(rows, total)
+
+    with ThreadPoolExecutor(max(1, min(threads, len(jobs)))) as pool:
+        try:
+            pending = [pool.submit(_write_file, job, stop, written) for job in jobs]
+            for done in as_completed(pending):
+                done.result()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _write_file(job: _File, stop: threading.Event, written: Callable[[int], None]) -> None:
+    schema = job.table.rows(0, 0).schema
+    with pa.parquet.ParquetWriter(job.path, schema, **job.table.written) as writer:
+        for start in range(job.start, job.stop, job.group_rows):
+            if stop.is_set():
+                return
+            end = min(start + job.group_rows, job.stop)
+            writer.write_table(job.table.rows(start, end), row_group_size=end - start)
+            written(end - start)
