@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 import graphtheta
+from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.info import info
 from graphtheta.cli.names import NamesInHelp
@@ -34,6 +35,7 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 app = typer.Typer(add_completion=False)
 for _command in (partition, info, train, predict, doctor):
     app.command(cls=NamesInHelp)(_command)
+app.add_typer(datasets, name="datasets")
 
 
 @app.callback(invoke_without_command=True)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from graphtheta.cli import main
+from graphtheta.datasets.generate import GENERATORS
 from graphtheta.nn import MODELS
 from graphtheta.partition import PARTITIONERS, open_store
 from tests.jobs import run, run_job, running, under_mpiexec
@@ -88,9 +89,12 @@ def assert_one_line(said: Said, pattern: str) -> None:
 # -- help and usage -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["partition", "info", "train", "predict", "doctor"])
+COMMANDS = ("partition", "info", "train", "predict", "doctor", "datasets", "datasets list")
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"datasets make {name}" for name in GENERATORS)])
 def test_help_has_an_example(command: Run, name: str) -> None:
-    said = command(name, "--help")
+    said = command(*name.split(), "--help")
     assert said.code == 0
     assert f"graphtheta {name}" in said.out.partition("Example:")[2]
 
@@ -132,6 +136,9 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("partition cora s --parts 0", "at least one part, got 0"),
         ("partition cora s --parts 2709", "2,709 parts for 2,708 nodes"),
         ("info nothing", "nothing: expected a store"),
+        ("datasets make rmat g --scale 41", "rmat: scale: expected 1 to 40, got 41"),
+        ("datasets make communities g --inside 2", "communities: inside: expected a fraction"),
+        ("datasets make nothing g", "No such command 'nothing'"),
         ("predict nothing cora --out p", "expected the folder of a run"),
     ],
 )
@@ -266,6 +273,15 @@ def test_damaged_store_is_refused(
     said = command(name, "store", *options, *(["--run-dir", "run"] if name == "train" else []))
     assert_one_line(said, message)
     assert not Path("run").exists()
+
+
+def test_made_graph_trains(command: Run) -> None:
+    said = command("datasets", "make", "communities", "graph", "--nodes", 500, "--features", 4)
+    assert said.code == 0, said.err
+    assert command("partition", "graph", "store", "--parts", 2, "--method", "dbh").code == 0
+    assert train(command, "store", "--run-dir", "run", "--epochs", 2)["epochs"] == 2
+    listed = command("datasets", "list").out
+    assert all(name in listed for name in ["cora", "planetoid", *GENERATORS])
 
 
 # -- train and predict ----------------------------------------------------------------------------
