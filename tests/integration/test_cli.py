@@ -88,7 +88,7 @@ def assert_one_line(said: Said, pattern: str) -> None:
 # -- help and usage -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["partition", "info", "train", "predict", "doctor"])
+@pytest.mark.parametrize("name", ["partition", "info", "export", "train", "predict", "doctor"])
 def test_help_has_an_example(command: Run, name: str) -> None:
     said = command(name, "--help")
     assert said.code == 0
@@ -132,6 +132,7 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("partition cora s --parts 0", "at least one part, got 0"),
         ("partition cora s --parts 2709", "2,709 parts for 2,708 nodes"),
         ("info nothing", "nothing: expected a store"),
+        ("export x nothing out", "nothing: expected a store"),
         ("predict nothing cora --out p", "expected the folder of a run"),
     ],
 )
@@ -473,3 +474,25 @@ def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
     assert output.splitlines()[-1] == "error: interrupted"
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
+    said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
+    assert said.code == 0, said.err
+    assert "2 parts of 2,708 nodes are in out" in said.out
+    assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
+    assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
+    assert_one_line(
+        command("export", "csv", cora, "other"), "unknown form 'csv'. Choose one of dgl"
+    )
+    assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
+
+
+@pytest.mark.spawn
+def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -> None:
+    assert job(2, "export", "pyg", cora, tmp_path / "out").count("2 parts of 2,708 nodes") == 1
+    assert (tmp_path / "out" / "META.json").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["out"]
