@@ -476,6 +476,31 @@ def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
     assert output.splitlines()[-1] == "error: interrupted"
 
 
+# -- reports --------------------------------------------------------------------------------------
+
+
+def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> None:
+    said = command("info", cora, "--report", "--width", 16, "--layers", 2)
+    assert said.code == 0, said.err
+    for words in ("interior", "train (split)", "owner", "2 layers of 16 float32", "128 to 255"):
+        assert words in said.out, words
+    described = json.loads(command("info", cora, "--json", "--report", "--dtype", "float64").out)
+    found = described["report"]
+    assert found["quality"] == described["quality"]
+    assert sum(found["parts"]["masters"]) == 2708
+    assert found["predicted_bytes"]["sync"] == sum(found["traffic"]["sync"]) * 128 * 8
+    assert_one_line(command("info", cora, "--report", "--dtype", "int3"), "one of float64, float32")
+
+
+def test_info_draws_a_picture(command: Run, cora: Path) -> None:
+    pytest.importorskip("matplotlib")
+    said = command("info", cora, "--picture", "cora.png")
+    assert said.code == 0, said.err
+    assert "drawn in cora.png and cora.svg" in said.out
+    assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("cora.svg").is_file()
+
+
 # -- export ---------------------------------------------------------------------------------------
 
 
