@@ -164,7 +164,7 @@ def _columns(
     for column, name in names.items():
         if name in taken:
             raise ConfigError(
-                f"export: expected a name of its own for each column of the {kind}, got {name!r} "
+                f"export: expected names of their own for the columns of the {kind}, got {name!r} "
                 f"for {taken[name]!r} and {column!r}. Rename one, and partition again."
             )
         taken[name] = column

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from graphtheta.errors import ConfigError
 from graphtheta.export import export
+from graphtheta.graph import Graph
 from tests.export.graphs import CORNERS, edge_rows, make_store, node_rows, rich_graph
 from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph
@@ -101,3 +103,27 @@ def test_counts_of_chunks_are_those_of_the_files(tmp_path: Path) -> None:
     files = chunked.meta["edges"]["_N:_E:_N"]["data"]
     lines = [len((chunked.folder / file).read_text().splitlines()) for file in files]
     assert lines == chunked.meta["num_edges_per_chunk"][0] == store.book.edges.tolist()
+
+
+def test_empty_chunks_are_empty_files(tmp_path: Path) -> None:
+    """DGL's pipeline skips an edge file of no bytes, and fails on any other without a line."""
+    store = make_store(rich_graph("star_in"), tmp_path / "store", 3)
+    export("dgl-chunked", store, tmp_path / "chunked")
+    sizes = [f.stat().st_size for f in sorted((tmp_path / "chunked" / "edges").iterdir())]
+    assert [size == 0 for size in sizes] == [edges == 0 for edges in store.book.edges]
+    assert 0 in sizes
+
+
+def test_columns_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
+    graph = to_graph(random_graph(30, 90))
+    nodes = graph.nodes.append_column("label_score", graph.nodes["label:score"])
+    store = make_store(Graph(nodes, graph.edges), tmp_path / "store", 2)
+    match = r"columns? of the nodes, got 'label_score' for 'label:score' and 'label_score'\. Rename"
+    with pytest.raises(ConfigError, match=match):
+        export("dgl-chunked", store, tmp_path / "chunked")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_an_unknown_form_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown form 'csv'\. Choose one of dgl, dgl-chunked"):
+        export("csv", tmp_path / "store", tmp_path / "out")
