@@ -28,6 +28,7 @@ LAYERS = (
     ("comm.communicator",),
     ("comm",),
     ("partition",),
+    ("export",),
     ("shaping", "graph", "interop"),
     ("datasets",),
     ("cache", "merge"),
@@ -41,7 +42,7 @@ LAYERS = (
     ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
-    *("graph", "datasets", "cache", "merge", "partition"),
+    *("graph", "datasets", "cache", "merge", "partition", "export.dgl_chunked"),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 

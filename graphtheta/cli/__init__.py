@@ -18,6 +18,7 @@ from typer.main import get_command
 import graphtheta
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
+from graphtheta.cli.export import export
 from graphtheta.cli.info import info
 from graphtheta.cli.names import NamesInHelp
 from graphtheta.cli.partition import partition
@@ -33,7 +34,7 @@ __all__ = ["app", "main"]
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
 app = typer.Typer(add_completion=False)
-for _command in (partition, info, train, predict, doctor):
+for _command in (partition, info, export, train, predict, doctor):
     app.command(cls=NamesInHelp)(_command)
 app.add_typer(datasets, name="datasets")
 

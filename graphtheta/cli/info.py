@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphtheta.cli.show import show_rows
+from graphtheta.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphtheta.partition import ColumnSpec, Store
+    from graphtheta.partition.report import Report
 
 __all__ = ["info"]
 
@@ -22,23 +25,75 @@ def info(
     store: Annotated[Path, typer.Argument(help="The directory.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Read every part; count sizes, traffic and degrees.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw that report, as FILE.png and FILE.svg.")
+    ] = None,
+    width: Annotated[
+        int, typer.Option(min=1, help="Values a node that layers send, in the prediction.")
+    ] = 128,
+    dtype: Annotated[str, typer.Option(help="Their type: float32, float64, ...")] = "float32",
+    layers: Annotated[int, typer.Option(min=1, help="Layers, in the prediction.")] = 2,
 ) -> None:
-    """Say what a store holds, and check that it is whole.
+    """Say what a store holds, check that it is whole, and report on its parts.
 
     Example: graphtheta info store --verify
+
+    Example: graphtheta info store --report --picture store.png
     """
     from graphtheta.partition import open_store
+    from graphtheta.partition.picture import refuse_without_matplotlib
+    from graphtheta.partition.report import report as report_on
+    from graphtheta.partition.traffic import predict_bytes
 
+    itemsize = _itemsize(dtype)
+    if picture is not None:
+        refuse_without_matplotlib()
     opened = open_store(store)
     if verify:
         opened.verify()
+    found = report_on(opened) if report or picture is not None else None
+    described = {**opened.describe(), **({"verified": True} if verify else {})}
+    if not as_json:
+        _show(opened, verify, parts=not report)
+    if found is not None and report:
+        predicted = predict_bytes(found.traffic, width, itemsize=itemsize, layers=layers)
+        described["report"] = {**found.as_json(), "predicted_bytes": asdict(predicted)}
+        if not as_json:
+            from graphtheta.cli.show_report import show_report
+
+            what = f"{layers} {'layer' if layers == 1 else 'layers'} of {width} {dtype} values"
+            show_report(found, predicted, what)
+    if found is not None and picture is not None:
+        described["pictures"] = _draw(opened, found, picture)
+        if not as_json:
+            print(f"drawn in {' and '.join(described['pictures'])}")
     if as_json:
-        print(json.dumps({**opened.describe(), **({"verified": True} if verify else {})}, indent=2))
-        return
-    _show(opened, verify)
+        print(json.dumps(described, indent=2))
 
 
-def _show(store: Store, verified: bool) -> None:
+def _draw(store: Store, found: Report, picture: Path) -> list[str]:
+    from graphtheta.comm.launch import communicator
+    from graphtheta.partition.picture import draw
+
+    if communicator().rank > 0:  # one worker draws
+        return []
+    title = f"{store.path}: {store.num_parts} parts by {store.manifest.method}"
+    return [str(file) for file in draw(found, picture, title=title)]
+
+
+def _itemsize(dtype: str) -> int:
+    sizes = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+    if dtype not in sizes:
+        raise ConfigError(
+            f"info: expected --dtype to be one of {', '.join(sizes)}, got {dtype!r}. Choose one."
+        )
+    return sizes[dtype]
+
+
+def _show(store: Store, verified: bool, *, parts: bool) -> None:
     from graphtheta.partition import quality_rows
 
     manifest = store.manifest
@@ -57,6 +112,8 @@ def _show(store: Store, verified: bool) -> None:
         ("checksum", f"{store.checksum}{', all files verified' * verified}"),
     ]
     show_rows(rows, title=str(store.path))
+    if not parts:
+        return
     book = store.book
     counts = zip(range(_PARTS_SHOWN), book.masters, book.mirrors, book.edges, strict=False)
     more = f"; the first {_PARTS_SHOWN} of {store.num_parts}"

@@ -11,6 +11,7 @@ __all__ = ["NamesInHelp"]
 
 _REGISTRIES = {
     "datasets": ("graphtheta.datasets", "DATASETS"),
+    "exporters": ("graphtheta.export", "EXPORTERS"),
     "forms": ("graphtheta.datasets", "READERS"),
     "methods": ("graphtheta.partition", "PARTITIONERS"),
     "models": ("graphtheta.nn", "MODELS"),

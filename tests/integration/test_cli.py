@@ -89,7 +89,16 @@ def assert_one_line(said: Said, pattern: str) -> None:
 # -- help and usage -------------------------------------------------------------------------------
 
 
-COMMANDS = ("partition", "info", "train", "predict", "doctor", "datasets", "datasets list")
+COMMANDS = (
+    "partition",
+    "info",
+    "train",
+    "predict",
+    "doctor",
+    "export",
+    "datasets",
+    "datasets list",
+)
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, *(f"datasets make {name}" for name in GENERATORS)])
@@ -139,6 +148,7 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("datasets make rmat g --scale 41", "rmat: scale: expected 1 to 40, got 41"),
         ("datasets make communities g --inside 2", "communities: inside: expected a fraction"),
         ("datasets make nothing g", "No such command 'nothing'"),
+        ("export x nothing out", "nothing: expected a store"),
         ("predict nothing cora --out p", "expected the folder of a run"),
     ],
 )
@@ -489,3 +499,50 @@ def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
     assert output.splitlines()[-1] == "error: interrupted"
+
+
+# -- reports --------------------------------------------------------------------------------------
+
+
+def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> None:
+    said = command("info", cora, "--report", "--width", 16, "--layers", 2)
+    assert said.code == 0, said.err
+    for words in ("interior", "train (split)", "owner", "2 layers of 16 float32", "128 to 255"):
+        assert words in said.out, words
+    described = json.loads(command("info", cora, "--json", "--report", "--dtype", "float64").out)
+    found = described["report"]
+    assert found["quality"] == described["quality"]
+    assert sum(found["parts"]["masters"]) == 2708
+    assert found["predicted_bytes"]["sync"] == sum(found["traffic"]["sync"]) * 128 * 8
+    assert_one_line(command("info", cora, "--report", "--dtype", "int3"), "one of float64, float32")
+
+
+def test_info_draws_a_picture(command: Run, cora: Path) -> None:
+    pytest.importorskip("matplotlib")
+    said = command("info", cora, "--picture", "cora.png")
+    assert said.code == 0, said.err
+    assert "drawn in cora.png and cora.svg" in said.out
+    assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("cora.svg").is_file()
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
+    said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
+    assert said.code == 0, said.err
+    assert "2 parts of 2,708 nodes are in out" in said.out
+    assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
+    assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
+    assert_one_line(
+        command("export", "csv", cora, "other"), "unknown form 'csv'. Choose one of dgl"
+    )
+    assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
+
+
+@pytest.mark.spawn
+def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -> None:
+    assert job(2, "export", "pyg", cora, tmp_path / "out").count("2 parts of 2,708 nodes") == 1
+    assert (tmp_path / "out" / "META.json").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["out"]
