@@ -20,9 +20,9 @@ import numpy as np
 from graphtheta.comm.communicator import Communicator
 from graphtheta.datasets import read
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition import GraphSource, Store, build, open_store, write_store
+from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
+from graphtheta.partition.building import named_partitioner
 from graphtheta.partition.manifest import FORMAT_VERSION
-from graphtheta.partition.placement import named_partitioner
 
 __all__ = ["cache_folder", "cached_store", "open_input"]
 
@@ -91,7 +91,7 @@ def cached_store(
         StoreError: If the cache cannot be written.
 
     Communication:
-        The digest; then, if there is no store yet, that of `build` and `write_store`.
+        The digest; then, if there is no store yet, that of `make_store`.
     """
     named_partitioner(method)
     folder = folder or cache_folder()
@@ -104,10 +104,10 @@ def cached_store(
     path = folder / f"v{FORMAT_VERSION}" / name
     if not _says_rank_0(comm, lambda: _is_whole(path)):
         source = source or open_source()
-        built = build(source, comm.size, method, seed=seed, undirected=undirected, comm=comm)
+        plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         beside = path.with_name(f".{name}-{_token(comm)}")
         try:
-            write_store(built, beside, comm)
+            make_store(source, beside, plan, Resources(comm))
         except StoreError as error:
             raise StoreError(f"{error} Set GRAPHTHETA_CACHE to keep the cache there.") from None
         if comm.rank == 0:

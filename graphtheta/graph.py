@@ -223,21 +223,27 @@ class Graph:
         """True: `src` and `dst` are node keys."""
         return True
 
-    def node_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the node table, without a copy."""
-        return self.nodes.slice(start, max(0, stop - start))
+    @property
+    def node_schema(self) -> pa.Schema:
+        """Columns of the node table."""
+        return self.nodes.schema
 
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the edge table, without a copy."""
-        return self.edges.slice(start, max(0, stop - start))
+    @property
+    def edge_schema(self) -> pa.Schema:
+        """Columns of the edge table."""
+        return self.edges.schema
 
-    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the node table in chunks, without a copy."""
-        return sliced(self.nodes, start, stop)
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of the node table, or its `id` alone, without a copy."""
+        return sliced(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of the edge table, or its `src` and `dst` alone, likewise."""
         return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
+
+    def stamp(self) -> str:
+        """Return the digest: everything is in memory."""
+        return self.digest()
 
     def digest(self) -> str:
         """Return the xxh3 of both tables' columns; equal graphs have equal digests."""
@@ -322,8 +328,10 @@ class Graph:
         Raises:
             GraphFormatError: As for `from_arrow`.
         """
-        edges = source.edge_rows(0, source.num_edges)
-        nodes = None if source.num_nodes is None else source.node_rows(0, source.num_nodes)
+        edges = pa.concat_tables(source.edge_chunks(0, source.num_edges))
+        nodes = None
+        if source.num_nodes is not None:
+            nodes = pa.concat_tables(source.node_chunks(0, source.num_nodes))
         if source.keyed and nodes is not None:
             return cls(nodes, edges)
         return cls.from_arrow(nodes, edges)

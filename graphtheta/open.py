@@ -7,7 +7,7 @@ from pathlib import Path
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
-from graphtheta.partition import GraphSource, Store, build, open_store
+from graphtheta.partition import GraphSource, Plan, Resources, Store, build, open_store
 from graphtheta.shard import Shard
 
 __all__ = ["open_shard"]
@@ -24,7 +24,7 @@ def open_shard(
     """Open this worker's share of a graph; collective.
 
     Args:
-        graph: A `Graph` or another source of rows, which is partitioned in memory into one part a
+        graph: A `Graph` or another source of rows, which is partitioned on the spot into one part a
             worker; or a store, opened or as a path, whose parts are shared out evenly.
         comm: The workers; None: this process alone.
         method: Partitioner for a graph that is not a store.
@@ -49,5 +49,6 @@ def open_shard(
         share = graph.num_parts // comm.size
         mine = range(comm.rank * share, (comm.rank + 1) * share)
         return Shard([graph.part(k) for k in mine], graph.manifest, graph.book, comm)
-    built = build(graph, comm.size, method, seed=seed, undirected=undirected, comm=comm)
+    plan = Plan(comm.size, method, seed=seed, undirected=undirected)
+    built = build(graph, plan, Resources(comm))
     return Shard([built.parts[comm.rank]], built.manifest, built.book, comm)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Purpose",
     "dropout",
+    "hash_key",
     "hash_keys",
     "keep_mask",
     "philox",
@@ -78,16 +79,28 @@ def _philox_rows(
         out[i, 3] = d
 
 
+@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+def hash_key(key: np.uint64, stream: np.uint32, k0: np.uint32, k1: np.uint32) -> np.uint64:
+    """Return what `hash_keys` gives for one key, in a compiled loop.
+
+    Args:
+        key: The element key.
+        stream: `stream_id(purpose)`.
+        k0: First word of `step_key(seed, step)`.
+        k1: Second word.
+    """
+    low = np.uint32(key)
+    high = np.uint32(key >> np.uint64(32))
+    a, b, _c, _d = philox(np.uint32(0), low, high, stream, k0, k1)
+    return np.uint64((np.uint64(a) << np.uint64(32)) | np.uint64(b))
+
+
 @_jit
 def _hash_keys(
     keys: NDArray[np.int64], stream: np.uint32, key: NDArray[np.uint32], out: NDArray[np.uint64]
 ) -> None:
     for i in range(keys.shape[0]):
-        k = np.uint64(keys[i])
-        a, b, _c, _d = philox(
-            np.uint32(0), np.uint32(k), np.uint32(k >> np.uint64(32)), stream, key[0], key[1]
-        )
-        out[i] = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
+        out[i] = hash_key(np.uint64(keys[i]), stream, key[0], key[1])
 
 
 @_jit

@@ -29,6 +29,7 @@ from graphtheta.partition.store import Store, open_store
 __all__ = [
     "Communities",
     "CommunityRecord",
+    "communities_folder",
     "list_communities",
     "open_communities",
     "read_communities",
@@ -126,7 +127,7 @@ def write_communities(
         community_of_node: (N,) integers; mapped memory will do. One part of it is copied at a time.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    folder = _folder(opened, name)
+    folder = communities_folder(opened, name)
     _check(opened, community_of_node)
     files = {}
     with written_beside(folder) as partial:
@@ -155,7 +156,7 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
         StoreError: If they are damaged, or belong to another store.
     """
     opened = store if isinstance(store, Store) else open_store(store, parts=())
-    folder = _folder(opened, name)
+    folder = communities_folder(opened, name)
     if not folder.is_dir():
         names = list_communities(opened)
         raise ConfigError(
@@ -193,7 +194,12 @@ def _file(part: int) -> str:
     return f"part-{part:05d}.arrow"
 
 
-def _folder(store: Store, name: str) -> Path:
+def communities_folder(store: Store, name: str) -> Path:
+    """Return where communities of a name are, or would be.
+
+    Raises:
+        ConfigError: If it is no name.
+    """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ConfigError(
             f"communities: expected a name of letters, digits, '_', '-' and '.', got {name!r}. "

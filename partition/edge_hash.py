@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.comm.communicator import Communicator
-from graphtheta.partition.partitioner import part_of_hash
+from graphtheta.partition.own_range import place_own_range
+from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
+from graphtheta.partition.resources import Resources
 from graphtheta.partition.stream import EdgeStream
-from graphtheta.random import Purpose, hash_keys
+from graphtheta.random import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["EdgeHash"]
 
 
 class EdgeHash:
     """Put each edge into a part drawn at random; parallel edges stay together.
+
+    Memory: none but buffers. One pass.
 
     Communication:
         None.
@@ -27,14 +32,40 @@ class EdgeHash:
 
     name = "edge-hash"
     cut: Literal["vertex"] = "vertex"
+    balances: frozenset[BalanceOf] = frozenset()
+
+    def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
+        """Return the bytes that each rank holds over buffers: none."""
+        return 0
 
     def __call__(
-        self, stream: EdgeStream, num_parts: int, *, seed: int, comm: Communicator
-    ) -> NDArray[np.int32]:
-        """Return the part of each edge of this rank."""
-        parts = [np.empty(0, np.int32)]
-        for src, dst in stream:
-            src_hash = hash_keys(src, seed, Purpose.PLACEMENT)
-            pair = (src_hash + dst.astype(np.uint64)).view(np.int64)
-            parts.append(part_of_hash(hash_keys(pair, seed, Purpose.PLACEMENT), num_parts))
-        return np.concatenate(parts)
+        self,
+        stream: EdgeStream,
+        num_parts: int,
+        *,
+        seed: int,
+        balance: Balance,
+        resources: Resources,
+    ) -> Iterator[EdgeParts]:
+        """Yield the parts of this rank's range of the edges."""
+        key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
+
+        def place(src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
+            _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)
+
+        yield from place_own_range(stream, resources, "hash edges", place)
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _place(
+    src: NDArray[Any],
+    dst: NDArray[Any],
+    purpose: np.uint32,
+    key: NDArray[np.uint32],
+    num_parts: np.uint64,
+    parts: NDArray[np.int32],
+) -> None:  # pragma: no cover - compiled
+    k0, k1 = key[0], key[1]
+    for i in range(np.uint64(src.shape[0])):
+        pair = hash_key(np.uint64(src[i]), purpose, k0, k1) + np.uint64(dst[i])
+        parts[i] = np.int32(hash_key(pair, purpose, k0, k1) % num_parts)

@@ -1,12 +1,14 @@
-"""Original ids and node keys: a directory spread over the ranks by a hash of the id.
+"""The nodes of a graph that has no node table: the sorted distinct ids of its edges, on disk.
 
-A rank holds about 1 / size of the directory, and asks for each different id once.
+Ids are collected in sets that are written as sorted runs when they outgrow their memory, and merged
+by ranges of ids. Small integers are collected in a bit map instead, which needs no sorting.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -14,81 +16,63 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.columns import refuse, some, whole
-from graphtheta.comm.communicator import Communicator
-from graphtheta.partition.columns import column_numpy
-from graphtheta.partition.shuffle import shuffle
-from graphtheta.random import Purpose, hash_keys
+from graphtheta.columns import refuse, whole
+from graphtheta.partition.bitmap import BitMap
+from graphtheta.partition.idtable import IdSet, id_set
+from graphtheta.partition.resources import Resources
+from graphtheta.partition.source import GraphSource
 
-__all__ = ["IdDirectory", "hash_ids", "sorted_unique"]
+__all__ = ["IDS_FILE", "collect_ids", "count_ids", "hash_ids", "ids_in_file"]
 
-_SAMPLES = 64  # a rank's sample of its ids, from which the ranges of a sort are chosen
+IDS_FILE = "ids.arrow"
+
+_BATCH = 1 << 20  # ids a batch of the file
+_SPARSE = 64  # bits of the bit map an edge, beyond which a set is smaller
+_SETS_SHARE = 4  # sets take a quarter of the memory limit
+_NO_LIMIT = 8 << 30
 
 
-class IdDirectory:
-    """Where the node key of an original id is found. Making and asking are collective.
-
-    Args:
-        ids: The ids of this rank's nodes, int64 or string.
-        first_key: Node key of the first of them; the others follow.
-        comm: The ranks.
+def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None:
+    """Write the sorted distinct ids of the edges to `folder / IDS_FILE`; collective.
 
     Raises:
-        GraphFormatError: If two nodes have the same id.
-
-    Communication:
-        8 bytes and an id for each node, in one all-to-all.
+        GraphFormatError: If the ends of edges have ids of two types, or an edge has none.
     """
+    comm = resources.comm
+    first, last = (source.num_edges * (comm.rank + i) // comm.size for i in (0, 1))
+    runs = _Runs(folder, comm.rank)
+    with resources.progress.phase("collect ids", last - first, "edges") as advance:
+        collector: _Collector | None = None
+        for chunk in resources.ahead(source.edge_chunks(first, last, ends_only=True)):
+            src, dst = chunk["src"], chunk["dst"]
+            if src.type != dst.type:
+                raise refuse(
+                    "edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one."
+                )
+            collector = collector or _Collector(src.type, source.num_edges, runs, resources)
+            collector.add([whole(src), whole(dst)])
+            advance(chunk.num_rows)
+        if collector is not None:
+            collector.flush()
+    comm.barrier(stage="ids: runs")
+    if comm.rank == 0:
+        _merge(_all_runs(folder), folder / IDS_FILE, source.edge_schema.field("src").type)
+        for path in folder.glob("run-*"):
+            path.unlink()
+    comm.barrier(stage="ids: merge")
 
-    def __init__(self, ids: pa.Array, first_key: int, comm: Communicator) -> None:
-        keys = np.arange(first_key, first_key + len(ids), dtype=np.int64)
-        rows = pa.table({"id": ids, "key": keys})
-        rows = shuffle(rows, _bucket(ids, comm), comm, stage="directory of ids")
-        self._comm = comm
-        self._ids = whole(rows["id"])
-        self._keys = column_numpy(rows, "key")
-        _check_unique(self._ids)
 
-    def lookup(self, ids: pa.Array, where: str, first_row: int) -> NDArray[np.int64]:
-        """Return the node key of each id.
+def ids_in_file(folder: Path) -> Iterator[pa.Array]:
+    """Yield the sorted ids, some at a time."""
+    with pa.OSFile(str(folder / IDS_FILE)) as file:
+        reader = pa.ipc.open_stream(file)
+        for batch in reader:
+            yield batch.column(0)
 
-        Args:
-            ids: Ids, in any order, repeated or not.
-            where: Names the column in messages.
-            first_row: Number of the first row, for messages.
 
-        Raises:
-            GraphFormatError: If an id is of another type or unknown.
-
-        Communication:
-            12 bytes and the id for each different id, in two all-to-alls.
-        """
-        if ids.type != self._ids.type:
-            raise refuse(
-                where, f"ids of type {self._ids.type} as in the nodes", ids.type, "Convert one."
-            )
-        encoded = ids.dictionary_encode()
-        asked = encoded.dictionary
-        bucket = _bucket(asked, self._comm)
-        order = np.argsort(bucket, kind="stable")
-        origin = np.full(len(asked), self._comm.rank, np.int32)
-        questions = pa.table({"id": asked.take(pa.array(order)), "origin": origin})
-        questions = shuffle(questions, bucket[order], self._comm, stage=f"look up {where}")
-        found = pc.index_in(whole(questions["id"]), value_set=self._ids)
-        known = found.is_valid().to_numpy(zero_copy_only=False)
-        key_of_question = np.full(len(found), -1, np.int64)
-        key_of_question[known] = self._keys[found.drop_null().to_numpy()]
-        answers = shuffle(
-            pa.table({"key": key_of_question}),
-            column_numpy(questions, "origin"),
-            self._comm,
-            stage=f"look up {where}",
-        )
-        key_of_asked = np.empty(len(asked), np.int64)
-        key_of_asked[order] = column_numpy(answers, "key")
-        keys: NDArray[np.int64] = key_of_asked[encoded.indices.to_numpy()]
-        _check_known(keys, ids, where, first_row)
-        return keys
+def count_ids(folder: Path) -> int:
+    """Return how many sorted ids there are."""
+    return sum(map(len, ids_in_file(folder)))
 
 
 def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
@@ -97,6 +81,8 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     Shape:
         ids: (R,) int64 or string. Returns (R,) uint64.
     """
+    from graphtheta.random import Purpose, hash_keys
+
     if pa.types.is_int64(ids.type):
         words: NDArray[np.int64] = ids.to_numpy()
     else:
@@ -108,69 +94,118 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     return hash_keys(words, 0, Purpose.PLACEMENT)
 
 
-def sorted_unique(ids: pa.Array, comm: Communicator) -> tuple[pa.Array, int, int]:
-    """Return this rank's range of all ranks' ids, sorted and without repeats (a sample sort).
+class _Runs:
+    """Sorted runs of distinct ids of one rank."""
 
-    Returns:
-        The range; how many ids are before it; how many there are.
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank, self._count = folder, rank, 0
 
-    Communication:
-        A sample of ids to every rank, then each rank's different ids in one all-to-all.
-    """
-    ids = pc.unique(ids)
-    ids = ids.take(pc.sort_indices(ids))
-    if comm.size > 1:
-        cuts = _cuts(ids, comm)
-        bounds = [bisect_left(ids, cut, key=lambda scalar: scalar.as_py()) for cut in cuts]
-        counts = np.diff([0, *bounds, len(ids)])
-        rank_of_row = np.repeat(np.arange(comm.size), counts)
-        ids = pc.unique(shuffle(pa.table({"id": ids}), rank_of_row, comm, stage="sort ids")["id"])
-        ids = ids.take(pc.sort_indices(ids))
-    counts = comm.all_gather_int(len(ids), stage="count ids")
-    return ids, int(counts[: comm.rank].sum()), int(counts.sum())
+    def write(self, ids: pa.Array) -> None:
+        path = self._folder / f"run-{self._rank:05d}-{self._count:05d}.arrow"
+        self._count += 1
+        batch = pa.record_batch([ids], ["id"])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
 
 
-def _cuts(ids: pa.Array, comm: Communicator) -> list[Any]:
-    """Return size - 1 ids that cut all ids into ranges of nearly equal size."""
-    picks = np.linspace(0, len(ids) - 1, min(_SAMPLES, len(ids))).astype(np.int64)
-    sample = pa.table({"id": ids.take(pa.array(picks))})
-    everywhere = pa.concat_tables([sample] * comm.size)
-    to = np.repeat(np.arange(comm.size), sample.num_rows)
-    samples = sorted(shuffle(everywhere, to, comm, stage="sample ids")["id"].to_pylist())
-    return [samples[len(samples) * r // comm.size] for r in range(1, comm.size)] if samples else []
+def _all_runs(folder: Path) -> list[pa.Array]:
+    paths = sorted(folder.glob("run-*.arrow"))
+    return [pa.ipc.open_file(pa.memory_map(str(p))).get_batch(0).column(0) for p in paths]
 
 
-def _bucket(ids: pa.Array, comm: Communicator) -> NDArray[np.int64]:
-    if comm.size == 1:
-        return np.zeros(len(ids), np.int64)
-    return (hash_ids(ids) % np.uint64(comm.size)).astype(np.int64)
+class _Collector:
+    """Collects this rank's ids: in a bit map as long as they are small integers, then in sets."""
+
+    def __init__(
+        self, kind: pa.DataType, num_edges: int, runs: _Runs, resources: Resources
+    ) -> None:
+        self._kind, self._runs, self._resources = kind, runs, resources
+        self._budget = (resources.memory_limit or _NO_LIMIT) // _SETS_SHARE
+        self._most = min(_SPARSE * num_edges + 4096, 8 * self._budget)
+        self._bits = BitMap() if pa.types.is_int64(kind) else None
+        self._sets: list[IdSet] = []
+
+    def add(self, columns: list[pa.Array]) -> None:
+        if self._bits is not None and self._add_bits(columns):
+            return
+        threads = self._resources.threads
+        if not self._sets:
+            self._sets = [id_set(self._kind, t, threads) for t in range(threads)]
+
+        def add(one: IdSet) -> None:
+            for ids in columns:
+                one.add(ids)
+
+        self._resources.map(add, self._sets)
+        if sum(one.num_bytes for one in self._sets) > self._budget:
+            self.flush()
+
+    def _add_bits(self, columns: list[pa.Array]) -> bool:
+        assert self._bits is not None
+        arrays = [ids.to_numpy() for ids in columns]
+        bounds = [_bounds(ids) for ids in arrays]
+        low, high = int(min(b[0] for b in bounds)), int(max(b[1] for b in bounds))
+        if low < 0 or high >= self._most:
+            self.flush()
+            self._bits = None
+            return False
+        self._bits.reach(high)
+        for ids in arrays:
+            self._bits.add(ids)
+        return True
+
+    def flush(self) -> None:
+        """Write what was collected as a run, and forget it."""
+        if self._bits is not None and len(members := self._bits.members()):
+            self._runs.write(pa.array(members))
+            self._bits = BitMap()
+        if self._sets:
+            ids = pa.chunked_array([one.ids() for one in self._sets])
+            self._sets = []
+            self._runs.write(_sorted(ids))
 
 
-def _check_unique(ids: pa.Array) -> None:
-    if len(pc.unique(ids)) == len(ids):
-        return
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    raise refuse(
-        "nodes: id",
-        "every id once",
-        f"{some(twice.slice(0, 3).to_pylist(), len(twice))} more than once",
-        "Remove the duplicate rows.",
-    )
+def _sorted(ids: pa.ChunkedArray) -> pa.Array:
+    array = ids.combine_chunks() if ids.num_chunks != 1 else ids.chunk(0)
+    if pa.types.is_int64(array.type):
+        return pa.array(np.sort(array.to_numpy()))
+    return array.take(pc.sort_indices(array))
 
 
-def _check_known(keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
-    unknown = np.flatnonzero(keys < 0)
-    if not unknown.shape[0]:
-        return
-    names = pc.unique(ids.take(pa.array(unknown)))
-    raise refuse(
-        where,
-        "ids of the node table",
-        f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
-        f"(first in row {first_row + int(unknown[0])})",
-        "Add these nodes or drop their edges.",
-    )
+def _merge(runs: list[pa.Array], path: Path, kind: pa.DataType) -> None:
+    """Merge sorted runs range by range, of about a batch of the longest run each."""
+    schema = pa.schema([("id", kind)])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        if not runs:
+            return
+        longest = max(runs, key=len)
+        places = [0] * len(runs)
+        for start in range(_BATCH, len(longest) + _BATCH, _BATCH):
+            stops = [len(run) for run in runs]
+            if start < len(longest):
+                cut = longest[start].as_py()
+                stops = [
+                    bisect_left(run, cut, places[r], key=lambda scalar: scalar.as_py())
+                    for r, run in enumerate(runs)
+                ]
+            slices = [
+                run.slice(place, stop - place)
+                for run, place, stop in zip(runs, places, stops, strict=True)
+            ]
+            places = stops
+            ids = slices[0]
+            if len(runs) > 1:
+                ids = _sorted(pa.chunked_array([pc.unique(pa.chunked_array(slices))]))
+            writer.write_batch(pa.record_batch([ids.cast(kind)], schema))
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _bounds(ids: NDArray[np.int64]) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
+    low, high = np.int64(0), np.int64(0)
+    for i in range(np.uint64(ids.shape[0])):
+        low = min(low, ids[i])
+        high = max(high, ids[i])
+    return low, high
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,9 +1,8 @@
 """The index of a store: from a node key or an original id to the new id.
 
-There are as many buckets as parts, and the rank that builds a part writes the bucket of the same
-number. Bucket b of the node keys is the dense array of new ids of keys [N * b // P,
-N * (b + 1) // P). Bucket b of the original ids has the ids whose hash is b modulo P, sorted by
-hash. Look-ups map the buckets they touch; nothing is read whole.
+There are as many buckets as parts. Bucket b of the node keys is the dense array of new ids of keys
+[N * b // P, N * (b + 1) // P). Bucket b of the original ids has the ids whose hash is b modulo P,
+sorted by hash. Look-ups map the buckets they touch; nothing is read whole.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,21 +18,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from graphtheta.columns import refuse, some, whole
-from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import GraphFormatError
-from graphtheta.partition.blocks import block_of
-from graphtheta.partition.builders import PART, move_to_builders, own_parts, rows_by_part
 from graphtheta.partition.columns import column_numpy, contiguous
 from graphtheta.partition.files import open_table, write_folder
 from graphtheta.partition.ids import hash_ids
 from graphtheta.partition.manifest import Manifest
+from graphtheta.partition.spill import SpillReader, SpillWriter, bucket_order
 
-if TYPE_CHECKING:
-    from graphtheta.partition.build import Build
-
-__all__ = ["BUCKET_RECORD", "Index", "bucket_folder", "write_index"]
+__all__ = ["BUCKET_RECORD", "Index", "block_of", "bucket_folder", "spill_ids", "write_bucket"]
 
 BUCKET_RECORD = "bucket.json"
+
+
+def block_of(keys_R: NDArray[np.int64], total: int, num_blocks: int) -> NDArray[np.int64]:
+    """Return which block [total * b // num_blocks, total * (b + 1) // num_blocks) has each key."""
+    # The largest b with total * b // num_blocks <= key.
+    return ((keys_R + 1) * num_blocks - 1) // total
 
 
 def bucket_folder(path: Path, bucket: int) -> Path:
@@ -41,33 +41,35 @@ def bucket_folder(path: Path, bucket: int) -> Path:
     return path / "index" / f"bucket-{bucket:05d}"
 
 
-def write_index(build: Build, path: Path, comm: Communicator) -> None:
-    """Write this rank's buckets; collective.
+def spill_ids(
+    writer: SpillWriter, part: int, masters: pa.Table, first_new_id: int, num_parts: int
+) -> None:
+    """Send the original ids of a part's masters, with their new ids, to their buckets."""
+    ids = whole(masters["original_id"])
+    hashes = hash_ids(ids)
+    order, starts = bucket_order((hashes % np.uint64(num_parts)).astype(np.int64), num_parts)
+    new_ids = np.arange(first_new_id, first_new_id + len(ids), dtype=np.int64)
+    rows = pa.record_batch({"hash": hashes, "original_id": ids, "new_id": new_ids})
+    writer.append(part, rows.take(pa.array(order)), starts)
 
-    Communication:
-        20 bytes for each node, and again with its id.
+
+def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray[np.int64]) -> None:
+    """Write one bucket of the index of the store that is being made at `path`.
+
+    Args:
+        path: The store.
+        bucket: Which bucket.
+        spill: Where `spill_ids` wrote.
+        new_ids_B: New ids of the bucket's node keys, in the order of the keys.
     """
-    num_nodes, num_parts = build.manifest.num_nodes, build.manifest.num_parts
-    masters = _masters(build)
-    key_bucket = block_of(column_numpy(masters, "node_key"), num_nodes, num_parts)
-    by_key = masters.select(["node_key", "new_id"]).append_column(PART, [key_bucket])
-    by_key = move_to_builders(by_key, num_parts, comm, stage="index of node keys")
-
-    hashes = hash_ids(whole(masters["original_id"]))
-    by_id = masters.select(["original_id", "new_id"]).append_column("hash", [hashes])
-    by_id = by_id.append_column(PART, [(hashes % np.uint64(num_parts)).astype(np.int64)])
-    by_id = move_to_builders(by_id, num_parts, comm, stage="index of original ids")
-
-    buckets = own_parts(num_parts, comm)
-    rows_by_key, rows_by_id = rows_by_part(by_key, buckets), rows_by_part(by_id, buckets)
-    for bucket in buckets:
-        tables = {
-            "node_key": _sorted(by_key, rows_by_key[bucket], ["node_key"], ["new_id"]),
-            "original_id": _sorted(
-                by_id, rows_by_id[bucket], ["hash", "new_id"], ["hash", "original_id", "new_id"]
-            ),
-        }
-        write_folder(bucket_folder(path, bucket), BUCKET_RECORD, tables, part=bucket)
+    slices = [rows for _, rows in spill.read(bucket)]
+    table = contiguous(pa.Table.from_batches(slices, schema=spill.schema))
+    keys = [column_numpy(table, name) for name in ("new_id", "hash")]
+    tables = {
+        "node_key": pa.table({"new_id": new_ids_B}),
+        "original_id": contiguous(table.take(pa.array(np.lexsort(keys)))),
+    }
+    write_folder(bucket_folder(path, bucket), BUCKET_RECORD, tables, part=bucket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,31 +160,6 @@ def _find(table: pa.Table, ids: pa.Array, hashes: NDArray[np.uint64]) -> NDArray
         found[rows[hit]] = new_id[place[hit]]
         place, rows = place[~hit] + 1, rows[~hit]
     return found
-
-
-def _masters(build: Build) -> pa.Table:
-    """Return node_key, original_id and new_id of the masters of this rank's parts."""
-    schema = pa.schema(
-        [
-            ("node_key", pa.int64()),
-            ("original_id", pa.type_for_alias(build.manifest.id_type)),
-            ("new_id", pa.int64()),
-        ]
-    )
-    tables = [schema.empty_table()]
-    for index, part in build.parts.items():
-        first = int(build.book.first_new_id[index])
-        new_id = np.arange(first, first + part.num_masters, dtype=np.int64)
-        keys = part.masters.select(["node_key", "original_id"])
-        tables.append(keys.append_column("new_id", [new_id]))
-    return contiguous(pa.concat_tables(tables))
-
-
-def _sorted(
-    table: pa.Table, rows: NDArray[np.int64], by: list[str], columns: list[str]
-) -> pa.Table:
-    keys = [column_numpy(table, name)[rows] for name in reversed(by)]
-    return contiguous(table.select(columns).take(pa.array(rows[np.lexsort(keys)])))
 
 
 def _is_text(kind: pa.DataType) -> bool:

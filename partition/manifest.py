@@ -65,6 +65,8 @@ class Manifest(BaseModel):
             freely.
         seed: Seed of the partitioner.
         undirected: Whether the builder added the reverse of every input edge.
+        self_loops: Whether edges from a node to itself were kept.
+        repeats: Whether edges with the ends of an earlier one were kept.
         id_type: Arrow's name of the type of the original ids: `"int64"` or `"string"`.
         node_columns: Node columns by name, without keys, ids and degrees.
         edge_columns: Edge columns by name, without endpoints, keys and positions.
@@ -88,6 +90,8 @@ class Manifest(BaseModel):
     cut: Literal["edge", "vertex"]
     seed: int
     undirected: bool
+    self_loops: bool = True
+    repeats: bool = True
     id_type: str
     node_columns: dict[str, ColumnSpec]
     edge_columns: dict[str, ColumnSpec]
@@ -126,5 +130,8 @@ class Book:
 def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that names a partitioned graph: its schema and the content of its parts."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
+    for name in ("self_loops", "repeats"):
+        if described[name]:  # stores from before there was a choice have the same hash
+            del described[name]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Pat
             f"picture: expected a name that ends in {' or '.join(SUFFIXES)}, got {path}. Rename it."
         )
     png, svg = (path.with_suffix(suffix) for suffix in SUFFIXES)
-    with rc_context(_STYLE):
+    with rc_context(cast(Any, _STYLE)):
         figure = Figure(figsize=(13.5, 4.2), dpi=150, layout="constrained")
         degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.25, 1.05))
         _draw_degrees(degrees, found)

@@ -39,29 +39,36 @@ class Quality(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PartCounts:
-    """Counts of each part, those of other ranks' parts zero until `measure` adds them up.
+    """Counts of each part, those of other ranks' parts zero until `total` adds them up.
 
     Attributes:
         cut: Edges held whose endpoints' masters are in different parts.
+        interior: Masters whose in-edges here all come from masters.
 
     Shape:
-        masters, mirrors, edges, cut: (P,) int64.
+        All (P,) int64.
     """
 
     masters: NDArray[np.int64]
     mirrors: NDArray[np.int64]
     edges: NDArray[np.int64]
     cut: NDArray[np.int64]
+    interior: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, num_parts: int) -> PartCounts:
+        """Return counts of nothing yet."""
+        return cls(*np.zeros((5, num_parts), np.int64))
 
     def total(self, comm: Communicator) -> PartCounts:
         """Return the sum over ranks.
 
         Communication:
-            One all-reduce of 32 P bytes.
+            One all-reduce of 40 P bytes.
         """
-        counts_4P = np.stack([self.masters, self.mirrors, self.edges, self.cut])
-        comm.all_reduce(counts_4P, "sum", stage="partition counts")
-        return PartCounts(*counts_4P)
+        counts_5P = np.stack([self.masters, self.mirrors, self.edges, self.cut, self.interior])
+        comm.all_reduce(counts_5P, "sum", stage="partition counts")
+        return PartCounts(*counts_5P)
 
 
 def measure(counts: PartCounts) -> Quality:

@@ -89,8 +89,7 @@ def report(store: Store) -> Report:
         StoreError: If a part is missing or damaged.
     """
     num_parts = store.num_parts
-    counts = PartCounts(*np.zeros((4, num_parts), np.int64))
-    interior = np.zeros(num_parts, np.int64)
+    counts = PartCounts.zeros(num_parts)
     splits = {name: np.zeros((num_parts, _NUM_SPLITS), np.int64) for name in store.manifest.splits}
     degrees = np.zeros((2, _NUM_BINS), np.int64)
     largest = [0, 0]
@@ -98,7 +97,6 @@ def report(store: Store) -> Report:
     for index in range(num_parts):
         part = store.part(index)
         _count(part, counts)
-        interior[index] = part.num_interior
         for name, counts_P4 in splits.items():
             values = column_numpy(part.masters, f"split:{name}")
             counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
@@ -111,7 +109,7 @@ def report(store: Store) -> Report:
     return Report(
         quality=measure(counts),
         masters=counts.masters,
-        interior=interior,
+        interior=counts.interior,
         mirrors=counts.mirrors,
         edges=counts.edges,
         splits=splits,
@@ -128,7 +126,7 @@ def recount(store: Store) -> Quality:
     Raises:
         StoreError: If a part is missing or damaged.
     """
-    counts = PartCounts(*np.zeros((4, store.num_parts), np.int64))
+    counts = PartCounts.zeros(store.num_parts)
     for index in range(store.num_parts):
         _count(store.part(index), counts)
     return measure(counts)
@@ -152,6 +150,7 @@ def _count(part: PartTables, counts: PartCounts) -> None:
     counts.masters[part.part] = here
     counts.mirrors[part.part] = len(owner) - here
     counts.edges[part.part] = len(owner_of_src)
+    counts.interior[part.part] = part.num_interior
     counts.cut[part.part] = np.count_nonzero(owner_of_src != owner_of_dst)
 
 

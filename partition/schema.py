@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.manifest import ColumnSpec, LabelSpec, Task
-from graphtheta.partition.read import GraphBlock
 
 __all__ = ["Schema", "describe"]
 
@@ -25,49 +22,37 @@ class Schema:
         columns: Type of each column.
         labels: What each label column holds, by name.
         splits: Names of the splits.
+        num_types: Largest value of the column `type` plus one; None without that column.
     """
 
     columns: dict[str, ColumnSpec]
     labels: dict[str, LabelSpec]
     splits: list[str]
+    num_types: int | None
 
 
-def describe(graph: GraphBlock, comm: Communicator) -> tuple[Schema, Schema, int | None]:
-    """Return the schema of the nodes, that of the edges, and the number of edge types; collective.
+def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]) -> Schema:
+    """Return what the columns of a table hold.
 
-    Classes are counted over all ranks: the largest label plus one.
-
-    Communication:
-        One all-reduce of 8 bytes for each column of classes or types.
+    Args:
+        columns: Names and types.
+        keys: Columns that are none of the user's.
+        largest: Largest value of integer columns of all rows; classes are counted from 0 to it.
     """
-    tables = (graph.node_columns, graph.edge_columns)
-    counted = [
-        (table, name)
-        for table in tables
-        for name in table.column_names
-        if pa.types.is_integer(table[name].type)
-        and (name.startswith(_LABEL) or (table is graph.edge_columns and name == "type"))
-    ]
-    largest = [pc.max(table[name]).as_py() for table, name in counted]
-    counts = np.array([0 if value is None else value + 1 for value in largest], np.int64)
-    comm.all_reduce(counts, "max", stage="count classes")
-    nodes, edges = (
-        {name: int(c) for (t, name), c in zip(counted, counts, strict=True) if t is table}
-        for table in tables
-    )
-    return _schema(tables[0], nodes), _schema(tables[1], edges), edges.get("type")
-
-
-def _schema(table: pa.Table, num_classes: dict[str, int]) -> Schema:
-    types = dict(zip(table.column_names, table.schema.types, strict=True))
+    types = {
+        name: kind
+        for name, kind in zip(columns.names, columns.types, strict=True)
+        if name not in keys
+    }
     return Schema(
         columns={name: _column(kind) for name, kind in types.items()},
         labels={
-            name.removeprefix(_LABEL): _label(kind, num_classes.get(name, 0))
+            name.removeprefix(_LABEL): _label(kind, largest.get(name, -1) + 1)
             for name, kind in types.items()
             if name.startswith(_LABEL)
         },
         splits=[name.removeprefix(_SPLIT) for name in types if name.startswith(_SPLIT)],
+        num_types=largest.get("type", -1) + 1 if "type" in types else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["GraphSource"]
+__all__ = ["GraphSource", "Topology"]
 
 
 class GraphSource(Protocol):
@@ -29,13 +29,26 @@ class GraphSource(Protocol):
     def keyed(self) -> bool:
         """Whether `src` and `dst` are node keys; otherwise they are original ids."""
 
-    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+    @property
+    def node_schema(self) -> pa.Schema:
+        """Columns of the node table; none without one."""
+
+    @property
+    def edge_schema(self) -> pa.Schema:
+        """Columns of the edge table."""
+
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of the node table, in order, in chunks.
 
         Columns are `id` (int64 or string), and where there are such: `features`, `label:<name>`,
         `split:<name>` and others. A chunk has at most 2^20 rows, and of wide rows as few as make
         128 MiB; there is never more than one in memory, so let go of it before the next. A range
         without rows gives one chunk without rows. Not called without a node table.
+
+        Args:
+            start: First row.
+            stop: The row after the last.
+            ids_only: Yield `id` alone; nothing else is read.
 
         Raises:
             GraphFormatError: If the rows cannot be read as such columns.
@@ -56,11 +69,39 @@ class GraphSource(Protocol):
             GraphFormatError: If the rows cannot be read as such columns.
         """
 
-    def node_rows(self, start: int, stop: int) -> pa.Table:
-        """Return what `node_chunks` yields, at once."""
-
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        """Return what `edge_chunks` yields, at once."""
-
     def digest(self) -> str:
         """Return the xxh3 of the content: the key under which a partitioned copy is cached."""
+
+    def stamp(self) -> str:
+        """Return what changes whenever the content does, without reading all of it."""
+
+
+class Topology:
+    """A source without its columns: ids and ends of edges.
+
+    Args:
+        source: The whole.
+    """
+
+    def __init__(self, source: GraphSource) -> None:
+        self._source = source
+        self.num_nodes, self.num_edges = source.num_nodes, source.num_edges
+        self.keyed = source.keyed
+        self.node_schema = pa.schema([f for f in source.node_schema if f.name == "id"])
+        self.edge_schema = pa.schema([source.edge_schema.field(end) for end in ("src", "dst")])
+
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
+        """Yield ids of nodes [start, stop)."""
+        yield from self._source.node_chunks(start, stop, ids_only=True)
+
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        """Yield ends of edges [start, stop)."""
+        yield from self._source.edge_chunks(start, stop, ends_only=True)
+
+    def digest(self) -> str:
+        """Return the hash of the whole."""
+        return self._source.digest()
+
+    def stamp(self) -> str:
+        """Return the stamp of the whole."""
+        return self._source.stamp()

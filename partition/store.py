@@ -12,21 +12,15 @@ It is written beside its place and renamed when whole.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition.build import Build
 from graphtheta.partition.columns import column_numpy
 from graphtheta.partition.files import (
     check_folder,
@@ -34,16 +28,22 @@ from graphtheta.partition.files import (
     open_table,
     read_text,
     verify_folder,
-    write_folder,
     write_table,
 )
-from graphtheta.partition.index import BUCKET_RECORD, Index, bucket_folder, write_index
+from graphtheta.partition.index import BUCKET_RECORD, Index, bucket_folder
 from graphtheta.partition.manifest import FORMAT_VERSION, Book, Manifest, checksum
 from graphtheta.partition.part import TABLES, PartTables
 
-__all__ = ["Store", "open_store", "refuse_occupied", "write_store"]
+__all__ = [
+    "PART_RECORD",
+    "Store",
+    "open_store",
+    "part_folder",
+    "refuse_occupied",
+    "write_description",
+]
 
-_PART_RECORD = "part.json"
+PART_RECORD = "part.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class Store:
                 f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
                 "Ask for one of these."
             )
-        folder = _part_folder(self.path, part)
-        record = check_folder(folder, _PART_RECORD)
+        folder = part_folder(self.path, part)
+        record = check_folder(folder, PART_RECORD)
         if record.num_interior is None or set(record.files) != {f"{n}.arrow" for n in TABLES}:
-            raise damaged(folder / _PART_RECORD, f"files {', '.join(TABLES)}", "others")
+            raise damaged(folder / PART_RECORD, f"files {', '.join(TABLES)}", "others")
         tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
         opened = PartTables(part=part, num_interior=record.num_interior, **tables)
         self._check_rows(opened, folder)
@@ -103,10 +103,10 @@ class Store:
             StoreError: If one is missing or altered; the message names it.
         """
         for part, digest in enumerate(self.book.digests):
-            folder = _part_folder(self.path, part)
-            found = verify_folder(folder, _PART_RECORD)
+            folder = part_folder(self.path, part)
+            found = verify_folder(folder, PART_RECORD)
             if found != digest:
-                raise damaged(folder / _PART_RECORD, f"content of hash {digest}", found)
+                raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
             verify_folder(bucket_folder(self.path, part), BUCKET_RECORD)
         found = checksum(self.manifest, self.book)
         if found != self.checksum:
@@ -147,61 +147,11 @@ class Store:
                 raise damaged(folder / f"{name}.arrow", f"{rows:,} rows", f"{found:,}")
 
 
-def write_store(build: Build, path: Path | str, comm: Communicator | None = None) -> Store:
-    """Write a partitioned graph; collective.
-
-    Each rank writes its own parts and buckets of the index into a hidden directory beside `path`,
-    which rank 0 renames when all are done.
-
-    Args:
-        build: What `build` returned on this rank.
-        path: A directory that does not exist yet, or is empty; on a file system that all ranks see.
-        comm: The ranks that built; None: this process alone.
-
-    Raises:
-        StoreError: If there is something at `path` already.
-
-    Communication:
-        16 bytes and an id for each node, to the rank that writes its bucket of the index.
-    """
-    comm = comm or SingleCommunicator()
-    path = Path(path)
-    refuse_occupied(path)
-    partial = _partial(path, comm)
-    try:
-        if comm.rank == 0:
-            (partial / "index").mkdir(parents=True)
-        comm.barrier(stage="store: create")
-        for part in build.parts.values():
-            write_folder(
-                _part_folder(partial, part.part),
-                _PART_RECORD,
-                part.tables(),
-                part=part.part,
-                num_interior=part.num_interior,
-            )
-        write_index(build, partial, comm)
-        comm.barrier(stage="store: write parts")
-        if comm.rank == 0:
-            write_table(_book_table(build.book), partial / "book.arrow")
-            text = build.manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
-            (partial / "manifest.json").write_text(text)
-            refuse_occupied(path)
-            partial.rename(path)
-        comm.barrier(stage="store: rename")
-    except BaseException as error:
-        if comm.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        elif isinstance(error, FileNotFoundError) and not partial.exists():
-            # Rank 0 failed and took the directory away: it is rank 0 that has something to say.
-            comm.barrier(stage="store: rank 0 gave up")
-        if isinstance(error, OSError):
-            raise StoreError(
-                f"{path}: expected to write a store, got {error.strerror} at {error.filename}. "
-                "Name a place with space and permission."
-            ) from None
-        raise
-    return Store(path, build.manifest, build.book)
+def write_description(path: Path, manifest: Manifest, book: Book) -> None:
+    """Write what describes the graph as a whole; the manifest last: only then the store opens."""
+    write_table(_book_table(book), path / "book.arrow")
+    text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    (path / "manifest.json").write_text(text)
 
 
 def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store:
@@ -231,12 +181,13 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
     return store
 
 
-def _part_folder(path: Path, part: int) -> Path:
+def part_folder(path: Path, part: int) -> Path:
+    """Return the folder of a part of the store at `path`."""
     return path / f"part-{part:05d}"
 
 
 def refuse_occupied(path: Path) -> None:
-    """Refuse a path at which a store cannot be written: `write_store` does, after the building.
+    """Refuse a path at which a store cannot be made.
 
     Raises:
         StoreError: If there is something but an empty directory.
@@ -247,13 +198,6 @@ def refuse_occupied(path: Path) -> None:
             f"{'a directory with content' if path.is_dir() else 'a file'}. "
             "Remove it or name another path."
         )
-
-
-def _partial(path: Path, comm: Communicator) -> Path:
-    token = np.frombuffer(os.urandom(8), np.uint8).copy()
-    comm.broadcast(token, stage="store: name")
-    absolute = path.absolute()
-    return absolute.with_name(f".{absolute.name}.partial-{token.tobytes().hex()}")
 
 
 class _Version(BaseModel):

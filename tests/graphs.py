@@ -45,6 +45,7 @@ CORNER_GRAPHS: dict[str, CornerGraph] = {
     "cycle": _graph(6, *((i, (i + 1) % 6) for i in range(6))),
     "two_components": _graph(8, (0, 1), (1, 2), (2, 0), (2, 3), (4, 5), (5, 6), (6, 7), (7, 4)),
     "isolated_nodes": _graph(8, (1, 4), (4, 1), (6, 1), (1, 6)),
+    "all_between_two": _graph(6, *((2, 4),) * 20, *((4, 2),) * 10),
     "complete": _graph(5, *((i, j) for i in range(5) for j in range(5) if i != j)),
     "power_law": power_law(60, 400),
     "random": random_graph(40, 120),

@@ -161,12 +161,14 @@ def test_tables_of_several_chunks_and_dictionaries():
     assert make(nodes, features="f_*").digest() == make(features="f_*").digest()
 
 
-def test_rows_are_slices_and_graph_is_a_source():
+def test_chunks_are_slices_and_graph_is_a_source():
     graph = make(features="f_*")
     assert graph.keyed
-    assert graph.node_rows(1, 3).column("id").to_pylist() == ["b", "c"]
-    assert graph.edge_rows(3, 4).column("src").to_pylist() == [0]
-    assert graph.edge_rows(2, 2).schema == graph.edges.schema
+    assert next(graph.node_chunks(1, 3))["id"].to_pylist() == ["b", "c"]
+    assert next(graph.edge_chunks(3, 4))["src"].to_pylist() == [0]
+    assert next(graph.edge_chunks(2, 2)).schema == graph.edge_schema
+    assert next(graph.edge_chunks(2, 3, ends_only=True)).column_names == ["src", "dst"]
+    assert next(graph.node_chunks(0, 1, ids_only=True)).column_names == ["id"]
     assert Graph.from_source(graph).digest() == graph.digest()
 
 

@@ -19,7 +19,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Role
 from graphtheta.errors import ConfigError
 from graphtheta.graph import Graph
-from graphtheta.partition import Store, build, write_store
+from graphtheta.partition import Plan, Store, make_store
 from graphtheta.shard import Shard, as_tensor
 from tests.graphs import CORNER_GRAPHS, random_graph, to_graph
 
@@ -36,7 +36,7 @@ def graph() -> Graph:
 @pytest.fixture(scope="module", params=METHODS)
 def store(request: pytest.FixtureRequest, graph: Graph, tmp_path_factory: Any) -> Store:
     path: Path = tmp_path_factory.mktemp("stores") / request.param
-    return write_store(build(graph, 6, request.param), path)
+    return make_store(graph, path, Plan(6, request.param))
 
 
 def on_all(source: Source, workers: int, work: Callable[[Shard], Any], method: str) -> list[Any]:
@@ -280,7 +280,7 @@ def test_as_tensor_shares_memory(dtype: type) -> None:
 
 
 def test_single_part_is_mapped_not_copied(graph: Graph, tmp_path: Path) -> None:
-    store = write_store(build(graph, 1, "node-hash"), tmp_path / "store")
+    store = make_store(graph, tmp_path / "store", Plan(1, "node-hash"))
     shard = gt.open_shard(store)
     assert shard.edge_columns["attr"].dtype == torch.float64
     x = shard.features

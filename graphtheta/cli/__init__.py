@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 import graphtheta
+from graphtheta.cli.communities import communities
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.export import export
@@ -33,8 +34,10 @@ __all__ = ["app", "main"]
 # Every error of the command line's own; typer does not export it.
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
+_BROKEN_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+
 app = typer.Typer(add_completion=False)
-for _command in (partition, info, export, train, predict, doctor):
+for _command in (partition, communities, info, export, train, predict, doctor):
     app.command(cls=NamesInHelp)(_command)
 app.add_typer(datasets, name="datasets")
 
@@ -60,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line as this worker of the job, and return its exit code.
 
     2 is the user's mistake, said in one line; 1 is ours, with a traceback; 130 is Ctrl-C; 143 is a
-    run that SIGTERM ended after a checkpoint. No failure of one worker leaves others waiting.
+    run that SIGTERM ended after a checkpoint; 141 is output that nobody reads. No failure of one
+    worker leaves others waiting.
 
     Args:
         arguments: Without the program's name; None: those of this process.
@@ -78,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except Stopped as stop:
                 stopped = int(stop.code or 0)
                 return 0  # all ranks end here: no reason to abort the job
+            except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return _BROKEN_PIPE
 
     return guarded(run) or stopped
 

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 __all__ = ["NamesInHelp"]
 
 _REGISTRIES = {
+    "communities": ("graphtheta.partition.detect", "COMMUNITIES"),
     "datasets": ("graphtheta.datasets", "DATASETS"),
     "exporters": ("graphtheta.export", "EXPORTERS"),
     "forms": ("graphtheta.datasets", "READERS"),

@@ -116,6 +116,14 @@ class TableFiles:
     def _where(self, path: str) -> str:
         return self.uri if len(self._paths) == 1 else path
 
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Return name, size in bytes and time of change in nanoseconds of each file."""
+        with _reading(self.uri):
+            return [
+                (info.path, info.size or 0, info.mtime_ns or 0)
+                for info in self._system.get_file_info(self._paths)
+            ]
+
     def update(self, state: Any) -> None:
         """Feed the files' bytes to a hash."""
         with _reading(self.uri):

@@ -109,8 +109,23 @@ class TableSource:
         """
         return pa.concat_tables(self.edge_chunks(start, stop))
 
-    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+    @property
+    def node_schema(self) -> pa.Schema:
+        """Columns of the node table; none without one."""
+        return pa.schema([]) if self._nodes is None else self._nodes.schema
+
+    @property
+    def edge_schema(self) -> pa.Schema:
+        """Columns of the edge table."""
+        return self._edges.schema
+
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of the node table in chunks.
+
+        Args:
+            start: First row.
+            stop: The row after the last.
+            ids_only: Read and yield `id` alone.
 
         Raises:
             ConfigError: If there is no node table.
@@ -118,7 +133,8 @@ class TableSource:
         """
         if self._nodes is None:
             raise ConfigError("nodes: expected a node table, got none. Use the edges' ids.")
-        return self._nodes.chunks(start, stop, list(self._nodes.plan))
+        names = ["id"] if ids_only else list(self._nodes.plan)
+        return self._nodes.chunks(start, stop, names)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of the edge table in chunks.
@@ -133,6 +149,11 @@ class TableSource:
         """
         names = ["src", "dst"] if ends_only else list(self._edges.plan)
         return self._edges.chunks(start, stop, names)
+
+    def stamp(self) -> str:
+        """Return the files' names, sizes and times, and which columns are used."""
+        tables = [table for table in (self._nodes, self._edges) if table is not None]
+        return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
 
     def digest(self) -> str:
         """Return the xxh3 of the files' bytes and of which columns are used.
@@ -154,7 +175,7 @@ class _Table:
     def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
         self.files = files
         self.plan = plan
-        self._schema = self._types()
+        self.schema = self._types()
 
     def _types(self) -> pa.Schema:
         # The first row says the types, unless it has a missing label where others have lists.
@@ -174,7 +195,7 @@ class _Table:
     def chunks(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of some of our columns."""
         plan = {name: self.plan[name] for name in names}
-        schema = pa.schema([self._schema.field(name) for name in names])
+        schema = pa.schema([self.schema.field(name) for name in names])
         for raw in self.files.stream(start, stop, _inputs(plan)):
             if not raw.num_rows:
                 yield schema.empty_table()

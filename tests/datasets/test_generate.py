@@ -28,7 +28,7 @@ from graphtheta.datasets.generate.draws import node_splits
 from graphtheta.datasets.generate.rmat import GRAPH500, _alias_table
 from graphtheta.errors import ConfigError
 from graphtheta.graph import Graph
-from graphtheta.partition import build
+from graphtheta.partition import Plan, build
 from graphtheta.permutation import Permutation
 from graphtheta.random import Purpose
 from tests.jobs import run_job, running
@@ -96,7 +96,7 @@ def test_layout_does_not_change_the_graph(
 def test_output_is_partitioned(name: str, tmp_path: Path) -> None:
     source = datasets.read(str(GENERATORS[name](tmp_path / "g", **SMALL[name])))
     assert source.num_nodes is not None
-    built = build(source, 4, "dbh")
+    built = build(source, Plan(4, "dbh"))
     assert built.manifest.num_nodes == source.num_nodes
     assert built.manifest.num_edges == source.num_edges
     told = json.loads((tmp_path / "g" / "generated.json").read_text())

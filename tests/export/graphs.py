@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.graph import Graph
-from graphtheta.partition import Store, build, open_store, write_store
+from graphtheta.partition import Plan, Store, make_store, open_store
 from tests.graphs import CORNER_GRAPHS, to_graph
 
-__all__ = ["CORNERS", "edge_rows", "make_store", "node_rows", "rich_graph"]
+__all__ = ["CORNERS", "edge_rows", "node_rows", "rich_graph", "store_of"]
 
 CORNERS = ["edgeless", "self_loops", "parallel_edges", "star_in", "isolated_nodes", "power_law"]
 
@@ -48,11 +48,11 @@ def rich_graph(corner: str, *, text_ids: bool = False) -> Graph:
     return Graph(nodes, edges)
 
 
-def make_store(
+def store_of(
     graph: Graph, path: Path, parts: int, method: str = "node-hash", **options: Any
 ) -> Store:
     """Write a store of as many parts as the graph has nodes for, and open it."""
-    write_store(build(graph, min(parts, graph.num_nodes), method, **options), path)
+    make_store(graph, path, Plan(min(parts, graph.num_nodes), method, **options))
     return open_store(path)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from graphtheta.errors import ConfigError
 from graphtheta.export import export
-from tests.export.graphs import CORNERS, edge_rows, make_store, node_rows, rich_graph
+from tests.export.graphs import CORNERS, edge_rows, node_rows, rich_graph, store_of
 from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph
 
@@ -48,7 +48,7 @@ def test_dgl_loads_the_same_graph(
 ) -> None:
     monkeypatch.setenv("DGL_DIST_DEBUG", "1")  # it checks ids against its partition book
     graph = rich_graph(corner, text_ids=text_ids)
-    store = make_store(graph, tmp_path / "store", 3, undirected=undirected)
+    store = store_of(graph, tmp_path / "store", 3, undirected=undirected)
     export("dgl", store, tmp_path / "dgl", name="g")
     nodes, edges = node_rows(graph), edge_rows(graph, undirected=undirected)
     key_of_new_id = np.concatenate(
@@ -103,7 +103,7 @@ def test_inner_edges_are_those_of_dgl(tmp_path: Path) -> None:
     import torch
 
     graph = to_graph(random_graph(40, 160))
-    store = make_store(graph, tmp_path / "store", 3, "kaminpar")
+    store = store_of(graph, tmp_path / "store", 3, "kaminpar")
     export("dgl", store, tmp_path / "dgl")
     part_of_node = torch.empty(graph.num_nodes, dtype=torch.int64)
     for part in range(3):
@@ -136,7 +136,7 @@ def test_dist_graph_serves_the_features(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setenv("DGL_DIST_MODE", "standalone")
     graph = to_graph(random_graph(30, 90))
-    store = make_store(graph, tmp_path / "store", 1)
+    store = store_of(graph, tmp_path / "store", 1)
     export("dgl", store, tmp_path / "dgl", name="g")
     dgl.distributed.initialize("kv_ip_config.txt")
     served = dgl.distributed.DistGraph("g", part_config=str(tmp_path / "dgl" / "g.json"))
@@ -150,7 +150,7 @@ def test_dist_graph_serves_the_features(tmp_path: Path, monkeypatch: pytest.Monk
 @needs_dgl
 def test_folder_is_that_of_partition_graph(tmp_path: Path) -> None:
     graph = to_graph(random_graph(30, 90))
-    store = make_store(graph, tmp_path / "store", 2)
+    store = store_of(graph, tmp_path / "store", 2)
     export("dgl", store, tmp_path / "dgl", name="g")
     names = sorted(str(f.relative_to(tmp_path / "dgl")) for f in (tmp_path / "dgl").rglob("*.*"))
     part = ["edge_feat.dgl", "graph.dgl", "node_feat.dgl"]
@@ -165,7 +165,7 @@ def test_folder_is_that_of_partition_graph(tmp_path: Path) -> None:
 
 
 def test_vertex_cut_is_refused_in_one_line(tmp_path: Path) -> None:
-    store = make_store(to_graph(random_graph(30, 90)), tmp_path / "store", 2, "dbh")
+    store = store_of(to_graph(random_graph(30, 90)), tmp_path / "store", 2, "dbh")
     with pytest.raises(ConfigError, match=r"expected an edge-cut.*dbh.*kaminpar.*dgl-chunked") as e:
         export("dgl", store, tmp_path / "dgl")
     assert "\n" not in str(e.value)
@@ -174,7 +174,7 @@ def test_vertex_cut_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_a_missing_dgl_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dgl", None)
-    store = make_store(to_graph(random_graph(30, 90)), tmp_path / "store", 2)
+    store = store_of(to_graph(random_graph(30, 90)), tmp_path / "store", 2)
     with pytest.raises(ConfigError, match=r"expected the library dgl.*graphtheta\[dgl\].*chunked"):
         export("dgl", store, tmp_path / "dgl")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]

@@ -13,7 +13,7 @@ import pytest
 from graphtheta.errors import ConfigError
 from graphtheta.export import export
 from graphtheta.graph import Graph
-from tests.export.graphs import CORNERS, edge_rows, make_store, node_rows, rich_graph
+from tests.export.graphs import CORNERS, edge_rows, node_rows, rich_graph, store_of
 from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph
 
@@ -55,7 +55,7 @@ def test_chunks_hold_the_same_graph(
     corner: str, undirected: bool, method: str, tmp_path: Path
 ) -> None:
     graph = rich_graph(corner, text_ids=undirected)
-    store = make_store(graph, tmp_path / "store", 3, method, undirected=undirected)
+    store = store_of(graph, tmp_path / "store", 3, method, undirected=undirected)
     export("dgl-chunked", store, tmp_path / "chunked", name="g")
     chunked = Chunked(tmp_path / "chunked")
     nodes, edges = node_rows(graph), edge_rows(graph, undirected=undirected)
@@ -94,7 +94,7 @@ def test_chunks_hold_the_same_graph(
 
 
 def test_counts_of_chunks_are_those_of_the_files(tmp_path: Path) -> None:
-    store = make_store(to_graph(random_graph(30, 90)), tmp_path / "store", 4, "kaminpar")
+    store = store_of(to_graph(random_graph(30, 90)), tmp_path / "store", 4, "kaminpar")
     export("dgl-chunked", store, tmp_path / "chunked")
     chunked = Chunked(tmp_path / "chunked")
     files = chunked.meta["node_data"]["_N"]["feat"]["data"]
@@ -107,7 +107,7 @@ def test_counts_of_chunks_are_those_of_the_files(tmp_path: Path) -> None:
 
 def test_empty_chunks_are_empty_files(tmp_path: Path) -> None:
     """DGL's pipeline skips an edge file of no bytes, and fails on any other without a line."""
-    store = make_store(rich_graph("star_in"), tmp_path / "store", 3)
+    store = store_of(rich_graph("star_in"), tmp_path / "store", 3)
     export("dgl-chunked", store, tmp_path / "chunked")
     sizes = [f.stat().st_size for f in sorted((tmp_path / "chunked" / "edges").iterdir())]
     assert [size == 0 for size in sizes] == [edges == 0 for edges in store.book.edges]
@@ -117,7 +117,7 @@ def test_empty_chunks_are_empty_files(tmp_path: Path) -> None:
 def test_columns_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
     graph = to_graph(random_graph(30, 90))
     nodes = graph.nodes.append_column("label_score", graph.nodes["label:score"])
-    store = make_store(Graph(nodes, graph.edges), tmp_path / "store", 2)
+    store = store_of(Graph(nodes, graph.edges), tmp_path / "store", 2)
     match = r"columns? of the nodes, got 'label_score' for 'label:score' and 'label_score'\. Rename"
     with pytest.raises(ConfigError, match=match):
         export("dgl-chunked", store, tmp_path / "chunked")

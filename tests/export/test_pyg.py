@@ -12,7 +12,7 @@ import pytest
 from graphtheta.errors import ConfigError
 from graphtheta.export import export
 from graphtheta.graph import Graph
-from tests.export.graphs import CORNERS, edge_rows, make_store, node_rows, rich_graph
+from tests.export.graphs import CORNERS, edge_rows, node_rows, rich_graph, store_of
 from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph
 
@@ -45,7 +45,7 @@ def test_pyg_loads_the_same_graph(
     corner: str, text_ids: bool, undirected: bool, tmp_path: Path
 ) -> None:
     graph = rich_graph(corner, text_ids=text_ids)
-    store = make_store(graph, tmp_path / "store", 3, undirected=undirected)
+    store = store_of(graph, tmp_path / "store", 3, undirected=undirected)
     export("pyg", store, tmp_path / "pyg")
     nodes, edges = node_rows(graph), edge_rows(graph, undirected=undirected)
     seen_nodes, seen_edges = [], []
@@ -91,7 +91,7 @@ def test_features_are_found_by_global_id(tmp_path: Path) -> None:
     import torch
 
     graph = to_graph(random_graph(30, 90))
-    store = make_store(graph, tmp_path / "store", 4, "kaminpar")
+    store = store_of(graph, tmp_path / "store", 4, "kaminpar")
     export("pyg", store, tmp_path / "pyg")
     for part in range(4):
         _, features = load(tmp_path / "pyg", part)
@@ -102,7 +102,7 @@ def test_features_are_found_by_global_id(tmp_path: Path) -> None:
 
 def test_reverse_edges_leave_keys_that_name_no_edge(tmp_path: Path) -> None:
     graph = rich_graph("self_loops")
-    export("pyg", make_store(graph, tmp_path / "store", 2, undirected=True), tmp_path / "pyg")
+    export("pyg", store_of(graph, tmp_path / "store", 2, undirected=True), tmp_path / "pyg")
     graph_store, _ = load(tmp_path / "pyg", 0)
     absent = [key for key, part in enumerate(graph_store.edge_pb.tolist()) if part < 0]
     loops = [key for key, row in enumerate(graph.edges.to_pylist()) if row["src"] == row["dst"]]
@@ -111,7 +111,7 @@ def test_reverse_edges_leave_keys_that_name_no_edge(tmp_path: Path) -> None:
 
 def test_folder_is_that_of_the_partitioner(tmp_path: Path) -> None:
     graph: Graph = to_graph(random_graph(30, 90))
-    export("pyg", make_store(graph, tmp_path / "store", 2), tmp_path / "pyg")
+    export("pyg", store_of(graph, tmp_path / "store", 2), tmp_path / "pyg")
     names = sorted(str(f.relative_to(tmp_path / "pyg")) for f in (tmp_path / "pyg").rglob("*.*"))
     part = ["edge_feats.pt", "graph.pt", "node_feats.pt"]
     assert names == [
@@ -133,7 +133,7 @@ def test_folder_is_that_of_the_partitioner(tmp_path: Path) -> None:
 
 
 def test_vertex_cut_is_refused_in_one_line(tmp_path: Path) -> None:
-    store = make_store(to_graph(random_graph(30, 90)), tmp_path / "store", 2, "dbh")
+    store = store_of(to_graph(random_graph(30, 90)), tmp_path / "store", 2, "dbh")
     with pytest.raises(
         ConfigError, match=r"expected an edge-cut.*dbh.*--method kaminpar"
     ) as caught:

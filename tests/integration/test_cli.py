@@ -15,93 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from graphtheta.cli import main
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.nn import MODELS
-from graphtheta.partition import PARTITIONERS, open_store
+from graphtheta.partition import PARTITIONERS
+from tests.integration.cli import (  # noqa: F401
+    COLUMNS,
+    EDGES,
+    GRAPHTHETA,
+    NODES,
+    Run,
+    Said,
+    assert_one_line,
+    command,
+    cora,
+    elsewhere,
+    files,
+    job,
+    write_tables,
+)
 from tests.jobs import run, run_job, running, under_mpiexec
-
-Run = Callable[..., "Said"]
-NODES: dict[str, Any] = {
-    "name": ["a", "b", "c", "d"],
-    "f_0": [0.0, 1.0, 2.0, 3.0],
-    "f_1": [1.0, 0.0, 1.0, 0.0],
-    "y": [0, 1, 0, 1],
-    "part": ["train", "train", "val", "test"],
-}
-EDGES: dict[str, Any] = {"from": ["a", "b", "c", "d"], "to": ["b", "c", "d", "a"]}
-COLUMNS = "--id name --src from --dst to --features f_* --label y --split split=part".split()
-
-
-class Said(tuple[int, str, str]):
-    """What a command came to: exit code, stdout and stderr."""
-
-    code = property(lambda self: self[0])
-    out = property(lambda self: self[1])
-    err = property(lambda self: self[2])
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-
-    def run_it(*words: object) -> Said:
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return Said((code, *capfd.readouterr()))
-
-    return run_it
-
-
-@pytest.fixture(scope="module")
-def cora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of Cora in two parts; not to be changed."""
-    store = tmp_path_factory.mktemp("cora") / "store"
-    assert main(["partition", "cora", str(store), "--parts", "2"]) == 0
-    return store
-
-
-def write_tables(nodes: dict[str, Any] | None = None, edges: dict[str, Any] | None = None) -> None:
-    pq.write_table(pa.table({**NODES, **(nodes or {})}), "nodes.parquet")
-    pq.write_table(pa.table(edges or EDGES), "edges.parquet")
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def assert_one_line(said: Said, pattern: str) -> None:
-    assert said.code == 2, said
-    assert re.fullmatch(rf"error: [^\n]*{pattern}[^\n]*\n", said.err), said.err
-
 
 # -- help and usage -------------------------------------------------------------------------------
 
 
-COMMANDS = (
-    "partition",
-    "info",
-    "train",
-    "predict",
-    "doctor",
-    "export",
-    "datasets",
-    "datasets list",
-)
+COMMANDS = ("partition", "communities", "info", "export", "train", "predict", "doctor")
+OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name in GENERATORS))
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *(f"datasets make {name}" for name in GENERATORS)])
+@pytest.mark.parametrize("name", [*COMMANDS, *OF_DATASETS])
 def test_help_has_an_example(command: Run, name: str) -> None:
     said = command(*name.split(), "--help")
     assert said.code == 0
@@ -170,130 +114,6 @@ def test_partition_never_imports_torch() -> None:
     assert not re.search(r"\| +(torch|numba|pyarrow)$", job.output, re.MULTILINE)
 
 
-# -- partition and info ---------------------------------------------------------------------------
-
-
-def test_tables_are_partitioned_and_described(command: Run) -> None:
-    write_tables()
-    tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", "--parts", 2]
-    dry = command(*tables, *COLUMNS, "--dry-run")
-    assert dry.code == 0, dry.err
-    assert "replication factor" in dry.out
-    assert not Path("store").exists()
-
-    said = command(*tables, *COLUMNS, "store", "--undirected", "--method", "node-hash")
-    assert said.code == 0, said.err
-    assert "4 nodes and 8 edges are in store" in said.out
-    info = command("info", "store", "--verify")
-    for words in ("features float64[2]", "y (multiclass, 2)", "ids of type string", "verified"):
-        assert words in info.out
-    described = json.loads(command("info", "store", "--json", "--verify").out)
-    assert described["verified"] is True
-    assert (described["num_nodes"], len(described["parts"])) == (4, 2)
-
-
-def test_columns_may_get_other_names_and_three_masks_make_a_split(command: Run) -> None:
-    masks = {f"is_{k}": [i == k for i in range(4)] for k in range(3)}
-    write_tables(masks)
-    said = command(
-        *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(),
-        *"--id name --src from --dst to --features f_1 --features f_0".split(),
-        *"--label fraud=y --label again=y --split three=is_0,is_1,is_2".split(),
-    )
-    assert said.code == 0, said.err
-    store = open_store("store")
-    assert set(store.manifest.labels) == {"again", "fraud"}
-    part = store.part(0)
-    split = dict(
-        zip(
-            part.masters["original_id"].to_pylist(),
-            part.masters["split:three"].to_pylist(),
-            strict=True,
-        )
-    )
-    assert split == {"a": 1, "b": 2, "c": 3, "d": 0}
-
-
-BAD_TABLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "unknown_id": ({}, {**EDGES, "to": ["b", "c", "d", "e"]}, "unknown 'e'"),
-    "duplicate_id": ({"name": ["a", "b", "c", "a"]}, EDGES, "'a' more than once"),
-    "nan_feature": ({"f_0": [0.0, float("nan"), 2.0, 3.0]}, EDGES, "NaN"),
-    "wrong_lengths": ({"f_0": [[1.0], [1.0, 2.0], [3.0], [4.0]]}, EDGES, "length"),
-    "label_out_of_range": ({"y": [0, 1, -4, 1]}, EDGES, "-4"),
-    "unknown_split": ({"part": ["train", "val", "test", "tset"]}, EDGES, "tset"),
-    "empty_graph": ({n: pa.array([], pa.int64()) for n in NODES},
-                    {n: pa.array([], pa.int64()) for n in EDGES}, "at least one node"),
-    "unknown_column": ({}, {"from": ["a"], "two": ["b"]}, "'to'"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD_TABLES)
-def test_bad_tables_are_one_line_and_leave_nothing(command: Run, case: str) -> None:
-    nodes, edges, message = BAD_TABLES[case]
-    write_tables(nodes, edges)
-    before = files(Path())
-    columns = [c if case != "wrong_lengths" else c.replace("f_*", "f_0") for c in COLUMNS]
-    said = command(
-        *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(), *columns
-    )
-    assert_one_line(said, re.escape(message))
-    assert files(Path()) == before
-
-
-def test_store_that_exists_is_kept(command: Run, cora: Path) -> None:
-    before = files(cora)
-    said = command("partition", "cora", cora, "--parts", 3)
-    assert_one_line(said, "expected no file and no directory but an empty one")
-    assert files(cora) == before
-
-
-def truncate(store: Path) -> None:
-    file = store / "part-00001" / "in_edges.arrow"
-    file.write_bytes(file.read_bytes()[:-8])
-
-
-def alter(store: Path) -> None:
-    file = store / "part-00000" / "masters.arrow"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def renew(store: Path) -> None:
-    manifest = store / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
-
-
-@pytest.mark.parametrize(
-    ("damage", "words", "message"),
-    [
-        (truncate, "info", "in_edges.arrow: expected .* bytes, got"),
-        (truncate, "train", "in_edges.arrow: expected .* bytes, got"),
-        (alter, "info --verify", "masters.arrow: expected content of hash"),
-        (renew, "info", "expected format version 1 or older, got 9. Upgrade"),
-        (renew, "train", "expected format version 1 or older, got 9. Upgrade"),
-    ],
-)
-def test_damaged_store_is_refused(
-    command: Run, cora: Path, damage: Callable[[Path], None], words: str, message: str
-) -> None:
-    shutil.copytree(cora, "store")
-    damage(Path("store"))
-    name, *options = words.split()
-    said = command(name, "store", *options, *(["--run-dir", "run"] if name == "train" else []))
-    assert_one_line(said, message)
-    assert not Path("run").exists()
-
-
-def test_made_graph_trains(command: Run) -> None:
-    said = command("datasets", "make", "communities", "graph", "--nodes", 500, "--features", 4)
-    assert said.code == 0, said.err
-    assert command("partition", "graph", "store", "--parts", 2, "--method", "dbh").code == 0
-    assert train(command, "store", "--run-dir", "run", "--epochs", 2)["epochs"] == 2
-    listed = command("datasets", "list").out
-    assert all(name in listed for name in ["cora", "planetoid", *GENERATORS])
-
-
 # -- train and predict ----------------------------------------------------------------------------
 
 
@@ -303,6 +123,15 @@ def train(command: Run, *words: object) -> dict[str, Any]:
     folder = Path(str(words[words.index("--run-dir") + 1]))
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
+
+
+def test_made_graph_trains(command: Run) -> None:
+    said = command("datasets", "make", "communities", "graph", "--nodes", 500, "--features", 4)
+    assert said.code == 0, said.err
+    assert command("partition", "graph", "store", "--parts", 2, "--method", "dbh").code == 0
+    assert train(command, "store", "--run-dir", "run", "--epochs", 2)["epochs"] == 2
+    listed = command("datasets", "list").out
+    assert all(name in listed for name in ["cora", "planetoid", *GENERATORS])
 
 
 def test_graph_without_training_nodes_is_refused(command: Run) -> None:
@@ -376,14 +205,6 @@ def test_doctor_reports(command: Run, tmp_path: Path) -> None:
 
 
 # -- real jobs ------------------------------------------------------------------------------------
-
-GRAPHTHETA = ["-m", "graphtheta"]
-
-
-def job(ranks: int, *words: object) -> str:
-    done = run_job([*GRAPHTHETA, *map(str, words)], ranks, timeout_s=120)
-    assert done.code == 0, done.output
-    return done.output
 
 
 def losses(run_dir: Path) -> list[float]:
@@ -499,50 +320,3 @@ def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
     assert output.splitlines()[-1] == "error: interrupted"
-
-
-# -- reports --------------------------------------------------------------------------------------
-
-
-def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> None:
-    said = command("info", cora, "--report", "--width", 16, "--layers", 2)
-    assert said.code == 0, said.err
-    for words in ("interior", "train (split)", "owner", "2 layers of 16 float32", "128 to 255"):
-        assert words in said.out, words
-    described = json.loads(command("info", cora, "--json", "--report", "--dtype", "float64").out)
-    found = described["report"]
-    assert found["quality"] == described["quality"]
-    assert sum(found["parts"]["masters"]) == 2708
-    assert found["predicted_bytes"]["sync"] == sum(found["traffic"]["sync"]) * 128 * 8
-    assert_one_line(command("info", cora, "--report", "--dtype", "int3"), "one of float64, float32")
-
-
-def test_info_draws_a_picture(command: Run, cora: Path) -> None:
-    pytest.importorskip("matplotlib")
-    said = command("info", cora, "--picture", "cora.png")
-    assert said.code == 0, said.err
-    assert "drawn in cora.png and cora.svg" in said.out
-    assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
-    assert Path("cora.svg").is_file()
-
-
-# -- export ---------------------------------------------------------------------------------------
-
-
-def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
-    said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
-    assert said.code == 0, said.err
-    assert "2 parts of 2,708 nodes are in out" in said.out
-    assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
-    assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
-    assert_one_line(
-        command("export", "csv", cora, "other"), "unknown form 'csv'. Choose one of dgl"
-    )
-    assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
-
-
-@pytest.mark.spawn
-def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -> None:
-    assert job(2, "export", "pyg", cora, tmp_path / "out").count("2 parts of 2,708 nodes") == 1
-    assert (tmp_path / "out" / "META.json").is_file()
-    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["out"]

@@ -12,7 +12,7 @@ import pytest
 
 from graphtheta import Graph
 from graphtheta.columns import matrix_column
-from graphtheta.partition import build, write_store
+from graphtheta.partition import Plan, make_store
 
 JOB = Path(__file__).with_name("memory_job.py")
 NUM_NODES, NUM_FEATURES, WORKERS = 200_000, 256, 4
@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     path = tmp_path_factory.mktemp("memory") / "store"
-    write_store(build(Graph(nodes, pa.table({"src": src, "dst": dst})), WORKERS, "metis"), path)
+    make_store(Graph(nodes, pa.table({"src": src, "dst": dst})), path, Plan(WORKERS, "metis"))
     return path
 
 

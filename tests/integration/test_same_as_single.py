@@ -20,7 +20,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import CollectiveMismatch, PartitionError
 from graphtheta.graph import Graph
 from graphtheta.nn import GATConv, GCNConv, SAGEConv
-from graphtheta.partition import PARTITIONERS, build, write_store
+from graphtheta.partition import PARTITIONERS, Plan, make_store
 from graphtheta.tgar import View
 from tests.graphs import CORNER_GRAPHS, random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal, gradient, loss_and_gradients, step
@@ -114,7 +114,7 @@ def test_more_workers_than_nodes_raises_partition_error(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_merged_parts_same_as_single(method: str, tmp_path: Path) -> None:
     graph = graph_of(torch.float64)
-    store = write_store(build(graph, 4, method), tmp_path / "store")
+    store = make_store(graph, tmp_path / "store", Plan(4, method))
     for name in ("gat_edges", "sage_max", "rgcn"):
         for workers in (1, 2, 4):
             assert_equal(step(CASES[name], store, workers), alone(name, torch.float64), 1e-10)

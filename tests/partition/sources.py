@@ -14,7 +14,7 @@ from graphtheta.chunks import sliced
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.graph import Graph
-from graphtheta.partition import Build, GraphSource, PartTables, build
+from graphtheta.partition import Build, GraphSource, PartTables, Plan, Resources, build
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,25 @@ class IdSource:
     def num_edges(self) -> int:
         return int(self.edges.num_rows)
 
-    def node_rows(self, start: int, stop: int) -> pa.Table:
-        assert self.nodes is not None
-        return self.nodes.slice(start, stop - start)
+    @property
+    def node_schema(self) -> pa.Schema:
+        return pa.schema([]) if self.nodes is None else self.nodes.schema
 
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        return self.edges.slice(start, stop - start)
+    @property
+    def edge_schema(self) -> pa.Schema:
+        return self.edges.schema
 
-    def node_chunks(self, start: int, stop: int) -> Iterator[pa.Table]:
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
         assert self.nodes is not None
-        return sliced(self.nodes, start, stop)
+        return sliced(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
         return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
 
     def digest(self) -> str:
+        return ""
+
+    def stamp(self) -> str:
         return ""
 
 
@@ -74,7 +78,7 @@ def build_on(source: GraphSource, num_parts: int, workers: int, **options: Any) 
     lock = threading.Lock()
 
     def work(comm: Communicator) -> None:
-        built = build(source, num_parts, comm=comm, **options)
+        built = build(source, Plan(num_parts, **options), Resources(comm))
         with lock:
             builds[comm.rank] = built
 

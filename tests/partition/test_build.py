@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,16 +16,14 @@ from graphtheta.errors import PartitionError
 from graphtheta.graph import Graph
 from graphtheta.partition import (
     PARTITIONERS,
-    blocks,
+    Plan,
+    Resources,
+    assess,
     build,
-    builders,
-    degrees,
     draft,
-    estimate,
-    placement,
+    measure,
+    order,
 )
-from graphtheta.partition import ids as ids_module
-from graphtheta.partition.shuffle import shuffle
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph, to_graph
 from tests.partition.invariants import check
 from tests.partition.sources import IdSource, build_on, by_id
@@ -45,17 +45,27 @@ def corner_graphs(draw: st.DrawFn) -> CornerGraph:
     corner=corner_graphs(),
     method=st.sampled_from(METHODS),
     undirected=st.booleans(),
+    self_loops=st.booleans(),
+    repeats=st.booleans(),
     workers=st.integers(1, 3),
     data=st.data(),
 )
 def test_build_keeps_every_invariant(
-    corner: CornerGraph, method: str, undirected: bool, workers: int, data: st.DataObject
+    corner: CornerGraph,
+    method: str,
+    undirected: bool,
+    self_loops: bool,
+    repeats: bool,
+    workers: int,
+    data: st.DataObject,
 ) -> None:
     graph = to_graph(corner)
     num_parts = data.draw(st.integers(1, min(5, corner[0])))
-    options = {"method": method, "undirected": undirected, "seed": data.draw(st.integers(0, 9))}
-    whole = build_on(graph, num_parts, workers, **options)
-    check(whole, graph, undirected=undirected)
+    kept = {"undirected": undirected, "self_loops": self_loops, "repeats": repeats}
+    whole = build_on(
+        graph, num_parts, workers, method=method, seed=data.draw(st.integers(0, 9)), **kept
+    )
+    check(whole, graph, **kept)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,9 +94,21 @@ def test_build_gives_the_same_bytes_on_any_number_of_ranks(method: str, undirect
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_build_gives_the_same_bytes_on_any_number_of_threads(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = by_id(to_graph(power_law(300, 2500), text_ids=True))
+    plan = Plan(5, method, undirected=True, repeats=False, seed=3)
+    alone = build(source, plan)
+    monkeypatch.setattr("graphtheta.chunks.CHUNK_ROWS", 400)  # some chunks in flight
+    for threads in (2, 3):
+        assert build(source, plan, Resources(threads=threads)).manifest == alone.manifest
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_build_is_repeatable_and_heeds_the_seed(method: str) -> None:
     graph = to_graph(random_graph(200, 800))
-    checksums = [build(graph, 4, method, seed=s).manifest.checksum for s in (0, 0, 1)]
+    checksums = [build(graph, Plan(4, method, seed=s)).manifest.checksum for s in (0, 0, 1)]
     assert checksums[0] == checksums[1]
     assert checksums[0] != checksums[2]
 
@@ -95,7 +117,7 @@ def test_build_is_repeatable_and_heeds_the_seed(method: str) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_build_resolves_ids_to_the_same_graph(text_ids: bool, workers: int) -> None:
     graph = to_graph(random_graph(50, 130), text_ids=text_ids)
-    keyed = build(graph, 3, "dbh")
+    keyed = build(graph, Plan(3, "dbh"))
     named = build_on(by_id(graph), 3, workers, method="dbh")
     assert named.build.book.digests == keyed.book.digests
 
@@ -111,52 +133,31 @@ def test_build_without_a_node_table_numbers_sorted_ids(text_ids: bool, workers: 
     expected = Graph(pa.table({"id": ids}), pa.table(columns))
     whole = build_on(IdSource(None, edges), 3, workers, method="edge-hash")
     check(whole, expected)
-    assert whole.build.book.digests == build(expected, 3, "edge-hash").book.digests
+    assert whole.build.book.digests == build(expected, Plan(3, "edge-hash")).book.digests
 
 
 def test_build_reads_only_its_own_rows() -> None:
-    asked: list[tuple[str, int, int, int]] = []
+    asked: set[tuple[str, int, int]] = set()
 
     class Spy(IdSource):
-        def node_rows(self, start: int, stop: int) -> pa.Table:
-            asked.append(("nodes", start, stop, 0))
-            return super().node_rows(start, stop)
+        def node_chunks(
+            self, start: int, stop: int, *, ids_only: bool = False
+        ) -> Iterator[pa.Table]:
+            asked.add(("nodes", start, stop))
+            return super().node_chunks(start, stop, ids_only=ids_only)
 
-        def edge_rows(self, start: int, stop: int) -> pa.Table:
-            asked.append(("edges", start, stop, 0))
-            return super().edge_rows(start, stop)
+        def edge_chunks(
+            self, start: int, stop: int, *, ends_only: bool = False
+        ) -> Iterator[pa.Table]:
+            asked.add(("edges", start, stop))
+            return super().edge_chunks(start, stop, ends_only=ends_only)
 
     graph = to_graph(random_graph(10, 31))
     build_on(Spy(graph.nodes, graph.edges, keyed=True), 3, 3)
     assert sorted(asked) == [
-        *(("edges", 31 * r // 3, 31 * (r + 1) // 3, 0) for r in range(3)),
-        *(("nodes", 10 * r // 3, 10 * (r + 1) // 3, 0) for r in range(3)),
+        *(("edges", 31 * r // 3, 31 * (r + 1) // 3) for r in range(3)),
+        *(("nodes", 10 * r // 3, 10 * (r + 1) // 3) for r in range(3)),
     ]
-
-
-@pytest.mark.parametrize("method", ["node-hash", "edge-hash", "dbh"])
-def test_build_moves_no_whole_graph_to_any_rank(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-
-    def counted(*args: object, **options: object) -> pa.Table:
-        table = shuffle(*args, **options)  # type: ignore[arg-type]
-        rows.append(table.num_rows)
-        return table
-
-    for module in (blocks, builders, degrees, ids_module, placement):
-        monkeypatch.setattr(module, "shuffle", counted)
-    # A star: whoever gathered the hub's edges would hold all of them.
-    num_nodes, leaves = 4000, np.arange(1, 4000)
-    graph = Graph(
-        pa.table({"id": np.arange(num_nodes)}),
-        pa.table({"src": leaves, "dst": np.zeros_like(leaves)}),
-    )
-    if method == "node-hash":  # an edge-cut keeps a hub's in-edges together, so turn them round
-        graph = Graph(graph.nodes, graph.edges.rename_columns(["dst", "src"]))
-    build_on(by_id(graph), 4, 4, method=method)
-    assert max(rows) < 0.4 * num_nodes
 
 
 def test_dbh_spreads_a_hub() -> None:
@@ -165,30 +166,31 @@ def test_dbh_spreads_a_hub() -> None:
         pa.table({"id": np.arange(4001)}),
         pa.table({"src": leaves, "dst": np.zeros_like(leaves)}),
     )
-    assert build(graph, 4, "dbh").book.edges.max() < 0.3 * 4000
+    assert build(graph, Plan(4, "dbh")).book.edges.max() < 0.3 * 4000
 
 
 def test_build_refuses_a_part_of_more_replicas_than_local_ids(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(order, "_INT32_LIMIT", 40)
     monkeypatch.setattr(draft, "_INT32_LIMIT", 40)
     graph = to_graph(random_graph(40, 100))
     with pytest.raises(PartitionError, match=r"got 40 in part 0\. Use more parts"):
-        build(graph, 1)
-    part = build(to_graph(random_graph(39, 100)), 1).parts[0]
+        build(graph, Plan(1))
+    part = build(to_graph(random_graph(39, 100)), Plan(1)).parts[0]
     assert part.out_edges.schema.field("csc_position").type == pa.int64()
 
 
 def test_undirected_input_is_two_directed_edges_and_a_self_loop_once() -> None:
     graph = to_graph((2, np.array([0, 1]), np.array([1, 1])))
-    part = build(graph, 1, undirected=True).parts[0]
+    part = build(graph, Plan(1, undirected=True)).parts[0]
     assert sorted(part.in_edges["edge_key"].to_pylist()) == [0, 1, 2]
     assert sorted(part.masters["in_degree"].to_pylist()) == [1, 2]
 
 
 def test_manifest_says_what_the_columns_hold() -> None:
     graph = to_graph(CORNER_GRAPHS["random"], text_ids=True)
-    manifest = build(graph, 2).manifest
+    manifest = build(graph, Plan(2)).manifest
     dump = manifest.model_dump(exclude_none=True)
     assert dump["id_type"] == "string"
     assert dump["node_columns"] == {
@@ -223,7 +225,7 @@ def test_manifest_names_every_task() -> None:
         "label:kind": [3, 1],
         "split:split": pa.array([1, 2], "int8"),
     }
-    manifest = build(Graph(pa.table(nodes), pa.table(edges)), 2).manifest
+    manifest = build(Graph(pa.table(nodes), pa.table(edges)), Plan(2)).manifest
     assert {n: (s.task, s.num_classes) for n, s in manifest.labels.items()} == {
         "binary": ("binary", 2),
         "many": ("multilabel", 2),
@@ -237,11 +239,12 @@ def test_manifest_names_every_task() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["power_law", "self_loops", "edgeless", "star_in"])
-def test_estimate_equals_what_build_measures(name: str, method: str, workers: int) -> None:
+def test_assess_equals_what_build_measures(name: str, method: str, workers: int) -> None:
     graph = to_graph(CORNER_GRAPHS[name])
 
     def work(comm: Communicator) -> None:
-        estimated = estimate(graph, 3, method, undirected=True, comm=comm)
-        assert estimated == build(graph, 3, method, undirected=True, comm=comm).manifest.quality
+        plan, resources = Plan(3, method, undirected=True), Resources(comm)
+        found = measure(assess(graph, plan, resources))
+        assert found == build(graph, plan, resources).manifest.quality
 
     run_local(work, workers, timeout_s=60)

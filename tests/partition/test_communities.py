@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition import Store, build, open_store, write_store
+from graphtheta.partition import Plan, Store, make_store, open_store
 from graphtheta.partition import communities as module
 from graphtheta.partition.communities import (
     list_communities,
@@ -26,7 +26,7 @@ OF_NODE = np.random.default_rng(0).integers(0, 6, 40)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return write_store(build(GRAPH, 3, "dbh"), tmp_path / "store")
+    return make_store(GRAPH, tmp_path / "store", Plan(3, "dbh"))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
@@ -54,7 +54,7 @@ def test_several_live_side_by_side(store: Store) -> None:
 
 def test_a_part_without_masters_has_none(tmp_path: Path) -> None:
     graph = to_graph((5, np.empty(0, np.int64), np.empty(0, np.int64)))
-    store = write_store(build(graph, 3), tmp_path / "store")
+    store = make_store(graph, tmp_path / "store", Plan(3))
     assert 0 in store.book.masters
     write_communities(store, "c", np.arange(5))
     found = [read_communities(store, part, "c") for part in range(3)]
@@ -123,7 +123,7 @@ def test_unknown_names_and_parts_are_refused(store: Store) -> None:
 
 def test_communities_of_another_store_are_refused(store: Store, tmp_path: Path) -> None:
     write_communities(store, "c", OF_NODE)
-    other = write_store(build(GRAPH, 3, "node-hash"), tmp_path / "other")
+    other = make_store(GRAPH, tmp_path / "other", Plan(3, "node-hash"))
     (store.path / "communities").rename(other.path / "communities")
     with pytest.raises(StoreError, match="Write them again for this store"):
         open_communities(other, "c")

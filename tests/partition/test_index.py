@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from graphtheta.errors import GraphFormatError
-from graphtheta.partition import Store, build, column_numpy, write_store
+from graphtheta.partition import Plan, Store, column_numpy, make_store
 from graphtheta.partition import index as index_module
 from tests.graphs import power_law, to_graph
 
@@ -34,7 +34,7 @@ def expected(store: Store) -> dict[object, tuple[int, int]]:
 @pytest.mark.parametrize("text_ids", [False, True], ids=["int_ids", "text_ids"])
 def test_index_finds_every_node(text_ids: bool, num_parts: int, tmp_path: Path) -> None:
     graph = to_graph(CORNER, text_ids=text_ids)
-    store = write_store(build(graph, num_parts), tmp_path / "store")
+    store = make_store(graph, tmp_path / "store", Plan(num_parts))
     truth = expected(store)
     assert sorted(new_id for _, new_id in truth.values()) == list(range(60))
     names = [*truth, *list(truth)[:5]]
@@ -51,7 +51,7 @@ def test_index_tells_ids_of_one_hash_apart(tmp_path: Path, monkeypatch: pytest.M
         return np.full(len(ids), 12, np.uint64)
 
     monkeypatch.setattr(index_module, "hash_ids", clash)
-    store = write_store(build(to_graph(CORNER, text_ids=True), 3), tmp_path / "store")
+    store = make_store(to_graph(CORNER, text_ids=True), tmp_path / "store", Plan(3))
     truth = expected(store)
     np.testing.assert_array_equal(
         store.index.new_ids(list(truth)), [new_id for _, new_id in truth.values()]
@@ -61,7 +61,7 @@ def test_index_tells_ids_of_one_hash_apart(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_index_names_unknown_ids(tmp_path: Path) -> None:
-    store = write_store(build(to_graph(CORNER), 3), tmp_path / "store")
+    store = make_store(to_graph(CORNER), tmp_path / "store", Plan(3))
     known = store.part(0).masters["original_id"][0].as_py()
     with pytest.raises(GraphFormatError, match=r"unknown -4, -3, -2, \.\.\. \(4 in all\)"):
         store.index.new_ids([known, -4, -3, -2, -1])

@@ -13,7 +13,7 @@ import pytest
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition import Build, Store, build, column_numpy, open_store, write_store
+from graphtheta.partition import Plan, Resources, Store, build, column_numpy, make_store, open_store
 from graphtheta.partition.files import write_folder
 from tests.graphs import power_law, to_graph
 
@@ -23,7 +23,7 @@ TABLES = ("masters", "replicas", "in_indptr", "out_indptr", "in_edges", "out_edg
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return write_store(build(GRAPH, 3, "dbh"), tmp_path / "store")
+    return make_store(GRAPH, tmp_path / "store", Plan(3, "dbh"))
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ def test_store_has_the_files_of_the_format(store: Store) -> None:
 
 
 def test_store_gives_back_what_was_built(store: Store) -> None:
-    built = build(GRAPH, 3, "dbh")
+    built = build(GRAPH, Plan(3, "dbh"))
     opened = open_store(store.path)
     opened.verify()
     assert opened.manifest == built.manifest == store.manifest
@@ -72,7 +72,7 @@ def test_store_is_the_same_bytes_by_any_number_of_ranks(
     workers: int, store: Store, tmp_path: Path
 ) -> None:
     def work(comm: Communicator) -> Store:
-        return write_store(build(GRAPH, 3, "dbh", comm=comm), tmp_path / "other", comm)
+        return make_store(GRAPH, tmp_path / "other", Plan(3, "dbh"), Resources(comm))
 
     other = run_local(work, workers, timeout_s=60)
     assert other.checksum == store.checksum
@@ -82,7 +82,7 @@ def test_store_is_the_same_bytes_by_any_number_of_ranks(
 def test_manifest_does_not_grow_with_parts(tmp_path: Path) -> None:
     sizes = []
     for num_parts in (2, 40):
-        path = write_store(build(GRAPH, num_parts), tmp_path / str(num_parts)).path
+        path = make_store(GRAPH, tmp_path / str(num_parts), Plan(num_parts)).path
         sizes.append(len((path / "manifest.json").read_bytes()))
     assert abs(sizes[0] - sizes[1]) < 60  # digits of numbers
 
@@ -190,29 +190,28 @@ def test_part_raises_config_error_when_there_is_no_such_part(store: Store) -> No
         store.part(3)
 
 
-def test_write_store_takes_an_empty_directory_and_nothing_else(tmp_path: Path) -> None:
-    built = build(GRAPH, 2)
+def test_make_store_takes_an_empty_directory_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    write_store(built, tmp_path / "empty").verify()
+    make_store(GRAPH, tmp_path / "empty", Plan(2)).verify()
     with pytest.raises(StoreError, match=r"got a directory with content\. Remove it or name"):
-        write_store(built, tmp_path / "empty")
+        make_store(GRAPH, tmp_path / "empty", Plan(2))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match="got a file"):
-        write_store(built, tmp_path / "file")
+        make_store(GRAPH, tmp_path / "file", Plan(2))
     assert (tmp_path / "file").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
-def test_write_store_makes_missing_parents(tmp_path: Path) -> None:
-    write_store(build(GRAPH, 2), tmp_path / "a" / "b")
+def test_make_store_makes_missing_parents(tmp_path: Path) -> None:
+    make_store(GRAPH, tmp_path / "a" / "b", Plan(2))
     open_store(tmp_path / "a" / "b")
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_write_store_leaves_nothing_when_a_rank_fails(
+def test_make_store_leaves_nothing_when_a_rank_fails(
     failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphtheta.partition import store as module
+    from graphtheta.partition import building as module
 
     failing_thread: list[threading.Thread] = []
 
@@ -224,15 +223,14 @@ def test_write_store_leaves_nothing_when_a_rank_fails(
     monkeypatch.setattr(module, "write_folder", broken)
 
     def work(comm: Communicator) -> None:
-        built = build(GRAPH, 2, comm=comm)
         if comm.rank == failing:
             failing_thread.append(threading.current_thread())
         comm.barrier(stage="both know")
-        write_store(built, tmp_path / "store", comm)
+        make_store(GRAPH, tmp_path / "store", Plan(2), Resources(comm))
 
     with pytest.raises(StoreError, match=r"No space left on device at part-00001\. Name a place"):
         run_local(work, 2, timeout_s=60)
-    assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_describe_is_json(store: Store) -> None:
@@ -242,6 +240,8 @@ def test_describe_is_json(store: Store) -> None:
     assert sum(part["edges"] for part in described["parts"]) == described["num_edges"] == 150
 
 
-def test_build_needs_no_disk() -> None:
-    built: Build = build(GRAPH, 2)
+def test_build_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    built = build(GRAPH, Plan(2))
     assert built.parts[0].num_masters + built.parts[1].num_masters == 40
+    assert not list(tmp_path.iterdir())

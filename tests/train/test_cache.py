@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition import GraphSource, build, open_store, write_store
+from graphtheta.partition import GraphSource, Plan, make_store, open_store
 from tests.graphs import CORNER_GRAPHS, to_graph
 
 GRAPH = to_graph(CORNER_GRAPHS["random"])
@@ -31,6 +32,7 @@ class Recorded:
 
     keyed = True
     num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges
+    node_schema, edge_schema = GRAPH.node_schema, GRAPH.edge_schema
 
     def __init__(self) -> None:
         self.opened = 0
@@ -40,15 +42,19 @@ class Recorded:
         self.opened += 1
         return self
 
-    def node_rows(self, start: int, stop: int) -> pa.Table:
-        self.rows += range(start, stop)
-        return GRAPH.node_rows(start, stop)
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
+        if not ids_only:
+            self.rows += range(start, stop)
+        return GRAPH.node_chunks(start, stop, ids_only=ids_only)
 
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        return GRAPH.edge_rows(start, stop)
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        return GRAPH.edge_chunks(start, stop, ends_only=ends_only)
 
     def digest(self) -> str:
         return GRAPH.digest()
+
+    def stamp(self) -> str:
+        return GRAPH.stamp()
 
 
 def test_each_worker_reads_its_own_rows_and_later_runs_none(tmp_path: Path) -> None:
@@ -66,7 +72,7 @@ def test_each_worker_reads_its_own_rows_and_later_runs_none(tmp_path: Path) -> N
 
 
 def test_store_is_the_one_that_partitioning_makes(tmp_path: Path) -> None:
-    write_store(build(GRAPH, 1, "node-hash"), tmp_path / "store")
+    make_store(GRAPH, tmp_path / "store", Plan(1, "node-hash"))
     cached = cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "cache")
     cached.verify()
     assert cached.checksum == open_store(tmp_path / "store").checksum
@@ -90,14 +96,14 @@ def test_job_that_comes_second_uses_the_store_of_the_first(
         cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "other").path, tmp_path / "winner"
     )
 
-    def build_late(*args: Any, **options: Any) -> Any:
-        built = build(*args, **options)
-        (tmp_path / "cache" / "v1").mkdir(parents=True)
+    def make_late(*args: Any, **options: Any) -> Any:
+        made = make_store(*args, **options)
+        (tmp_path / "cache" / "v1").mkdir(parents=True, exist_ok=True)
         name = entries(tmp_path / "other")[0]
         (tmp_path / "winner").rename(tmp_path / "cache" / "v1" / name)
-        return built
+        return made
 
-    monkeypatch.setattr(cache, "build", build_late)
+    monkeypatch.setattr(cache, "make_store", make_late)
     store = cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "cache")
     store.verify()
     assert entries(tmp_path / "cache") == [store.path.name]
@@ -134,7 +140,7 @@ def test_open_input_opens_stores_and_partitions_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path / "cache"))
-    write_store(build(GRAPH, 2, "dbh"), tmp_path / "store")
+    make_store(GRAPH, tmp_path / "store", Plan(2, "dbh"))
     assert open_input(str(tmp_path / "store"), ALONE).path == tmp_path / "store"
     assert not (tmp_path / "cache").exists()
     assert open_input("cora", ALONE).manifest.num_nodes == 2708
@@ -142,6 +148,6 @@ def test_open_input_opens_stores_and_partitions_others(
 
 
 def test_open_input_raises_config_error_on_a_store_without_reverses(tmp_path: Path) -> None:
-    write_store(build(GRAPH, 1, "node-hash"), tmp_path / "store")
+    make_store(GRAPH, tmp_path / "store", Plan(1, "node-hash"))
     with pytest.raises(ConfigError, match="expected a store with the reverse of every edge"):
         open_input(str(tmp_path / "store"), ALONE, undirected=True)

@@ -1,0 +1,111 @@
+"""Fixed-size rows on their way to buckets: as a spill, but of raw records.
+
+An edge that stands in one line of cache is moved and looked up at the cost of one access, and a
+bucket's rows are read into one array. Columns of any type go by `graphtheta.partition.spill`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.partition.arrays import read_arrays, write_arrays
+from graphtheta.partition.workspace import Workspace
+
+__all__ = ["RecordReader", "RecordWriter"]
+
+_INDEX = ".index"
+
+
+class RecordWriter:
+    """One rank's file of records; to be used in a `with` statement.
+
+    Args:
+        folder: An existing folder.
+        name: Of the spill.
+        rank: Whose file it is.
+    """
+
+    def __init__(self, folder: Path, name: str, rank: int) -> None:
+        self._path = folder / f"{name}-{rank:05d}.records"
+        self._chunks: list[int] = []
+        self._starts: list[NDArray[np.int64]] = []
+
+    def __enter__(self) -> RecordWriter:
+        self._file: BinaryIO = self._path.open("wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind is None and self._chunks:
+            index = self._path.with_suffix(_INDEX)
+            write_arrays(index, chunk=np.array(self._chunks), starts=np.stack(self._starts))
+
+    def append(self, chunk: int, rows: NDArray[Any], starts: NDArray[np.int64]) -> None:
+        """Write a chunk; arguments as of `SpillWriter.append`."""
+        rows.tofile(self._file)
+        self._chunks.append(chunk)
+        self._starts.append(starts)
+
+
+class RecordReader:
+    """What all ranks wrote, by bucket. Threads may read at the same time.
+
+    Args:
+        folder: Where the records are.
+        name: Of the spill.
+        kind: Type of a record.
+    """
+
+    def __init__(self, folder: Path, name: str, kind: np.dtype[Any]) -> None:
+        self._kind = kind
+        self._paths: list[Path] = []
+        slices: list[tuple[int, int, int, NDArray[np.int64]]] = []
+        for path in sorted(folder.glob(f"{name}-[0-9]*.index")):
+            index = read_arrays(path)
+            first = 0
+            for chunk, starts in zip(index["chunk"].tolist(), index["starts"], strict=True):
+                slices.append((chunk, len(self._paths), first, starts))
+                first += int(starts[-1])
+            self._paths.append(path.with_suffix(".records"))
+        self._slices = sorted(slices, key=lambda one: one[0])
+
+    def read(self, bucket: int, workspace: Workspace) -> NDArray[Any]:
+        """Return the bucket's rows, in the order of the chunks; valid until the thread's next call.
+
+        Shape:
+            (R,) records.
+        """
+        ranges = list(self._ranges(bucket))
+        size = sum(stop - start for _, start, stop in ranges)
+        rows = workspace.take("records", size, self._kind)
+        view, done = rows.view(np.uint8).data if len(rows) else memoryview(b""), 0
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")).fileno() for path in self._paths]
+            for file, start, stop in ranges:
+                size, offset = (n * self._kind.itemsize for n in (stop - start, start))
+                end = done + size
+                while done < end:
+                    count = os.preadv(files[file], [view[done:end]], offset)
+                    if count == 0:
+                        raise OSError(None, "the file is too short", str(self._paths[file]))
+                    done, offset = done + count, offset + count
+        return rows
+
+    def remove(self) -> None:
+        """Delete the files."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+            path.with_suffix(_INDEX).unlink(missing_ok=True)
+
+    def _ranges(self, bucket: int) -> Iterator[tuple[int, int, int]]:
+        for _, file, first, starts in self._slices:
+            start, stop = starts[bucket : bucket + 2].tolist()
+            if start < stop:
+                yield file, first + start, first + stop

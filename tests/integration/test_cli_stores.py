@@ -1,0 +1,310 @@
+"""The command line of stores: partition, compare, report, find communities, export."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from graphtheta.cli import main
+from graphtheta.partition import open_store
+from graphtheta.partition.communities import list_communities
+from tests.integration.cli import (  # noqa: F401
+    COLUMNS,
+    EDGES,
+    NODES,
+    Run,
+    Said,
+    assert_one_line,
+    command,
+    cora,
+    elsewhere,
+    files,
+    job,
+    write_tables,
+)
+from tests.jobs import running
+
+# -- partition and info ---------------------------------------------------------------------------
+
+
+def test_tables_are_partitioned_and_described(command: Run) -> None:
+    write_tables()
+    tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", "--parts", 2]
+    said = command(*tables, *COLUMNS, "store", "--undirected", "--method", "node-hash")
+    assert said.code == 0, said.err
+    assert "4 nodes and 8 edges are in store" in said.out
+    info = command("info", "store", "--verify")
+    for words in ("features float64[2]", "y (multiclass, 2)", "ids of type string", "verified"):
+        assert words in info.out
+    described = json.loads(command("info", "store", "--json", "--verify").out)
+    assert described["verified"] is True
+    assert (described["num_nodes"], len(described["parts"])) == (4, 2)
+
+
+def test_columns_may_get_other_names_and_three_masks_make_a_split(command: Run) -> None:
+    masks = {f"is_{k}": [i == k for i in range(4)] for k in range(3)}
+    write_tables(masks)
+    said = command(
+        *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(),
+        *"--id name --src from --dst to --features f_1 --features f_0".split(),
+        *"--label fraud=y --label again=y --split three=is_0,is_1,is_2".split(),
+    )
+    assert said.code == 0, said.err
+    store = open_store("store")
+    assert set(store.manifest.labels) == {"again", "fraud"}
+    part = store.part(0)
+    split = dict(
+        zip(
+            part.masters["original_id"].to_pylist(),
+            part.masters["split:three"].to_pylist(),
+            strict=True,
+        )
+    )
+    assert split == {"a": 1, "b": 2, "c": 3, "d": 0}
+
+
+BAD_TABLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "unknown_id": ({}, {**EDGES, "to": ["b", "c", "d", "e"]}, "unknown 'e'"),
+    "duplicate_id": ({"name": ["a", "b", "c", "a"]}, EDGES, "'a' more than once"),
+    "nan_feature": ({"f_0": [0.0, float("nan"), 2.0, 3.0]}, EDGES, "NaN"),
+    "wrong_lengths": ({"f_0": [[1.0], [1.0, 2.0], [3.0], [4.0]]}, EDGES, "length"),
+    "label_out_of_range": ({"y": [0, 1, -4, 1]}, EDGES, "-4"),
+    "unknown_split": ({"part": ["train", "val", "test", "tset"]}, EDGES, "tset"),
+    "empty_graph": ({n: pa.array([], pa.int64()) for n in NODES},
+                    {n: pa.array([], pa.int64()) for n in EDGES}, "at least one node"),
+    "unknown_column": ({}, {"from": ["a"], "two": ["b"]}, "'to'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_tables_are_one_line_and_leave_nothing(command: Run, case: str) -> None:
+    nodes, edges, message = BAD_TABLES[case]
+    write_tables(nodes, edges)
+    before = files(Path())
+    columns = [c if case != "wrong_lengths" else c.replace("f_*", "f_0") for c in COLUMNS]
+    said = command(
+        *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(), *columns
+    )
+    assert_one_line(said, re.escape(message))
+    assert files(Path()) == before
+
+
+def test_store_that_exists_is_kept(command: Run, cora: Path) -> None:
+    before = files(cora)
+    said = command("partition", "cora", cora, "--parts", 3)
+    assert_one_line(said, "expected no file and no directory but an empty one")
+    assert files(cora) == before
+
+
+def truncate(store: Path) -> None:
+    file = store / "part-00001" / "in_edges.arrow"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def alter(store: Path) -> None:
+    file = store / "part-00000" / "masters.arrow"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def renew(store: Path) -> None:
+    manifest = store / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "message"),
+    [
+        (truncate, "info", "in_edges.arrow: expected .* bytes, got"),
+        (truncate, "train", "in_edges.arrow: expected .* bytes, got"),
+        (alter, "info --verify", "masters.arrow: expected content of hash"),
+        (renew, "info", "expected format version 1 or older, got 9. Upgrade"),
+        (renew, "train", "expected format version 1 or older, got 9. Upgrade"),
+    ],
+)
+def test_damaged_store_is_refused(
+    command: Run, cora: Path, damage: Callable[[Path], None], words: str, message: str
+) -> None:
+    shutil.copytree(cora, "store")
+    damage(Path("store"))
+    name, *options = words.split()
+    said = command(name, "store", *options, *(["--run-dir", "run"] if name == "train" else []))
+    assert_one_line(said, message)
+    assert not Path("run").exists()
+
+
+# -- reports --------------------------------------------------------------------------------------
+
+
+def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> None:
+    said = command("info", cora, "--report", "--width", 16, "--layers", 2)
+    assert said.code == 0, said.err
+    for words in ("interior", "train (split)", "owner", "2 layers of 16 float32", "128 to 255"):
+        assert words in said.out, words
+    described = json.loads(command("info", cora, "--json", "--report", "--dtype", "float64").out)
+    found = described["report"]
+    assert found["quality"] == described["quality"]
+    assert sum(found["parts"]["masters"]) == 2708
+    assert found["predicted_bytes"]["sync"] == sum(found["traffic"]["sync"]) * 128 * 8
+    assert_one_line(command("info", cora, "--report", "--dtype", "int3"), "one of float64, float32")
+
+
+def test_info_draws_a_picture(command: Run, cora: Path) -> None:
+    pytest.importorskip("matplotlib")
+    said = command("info", cora, "--picture", "cora.png")
+    assert said.code == 0, said.err
+    assert "drawn in cora.png and cora.svg" in said.out
+    assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("cora.svg").is_file()
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
+    said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
+    assert said.code == 0, said.err
+    assert "2 parts of 2,708 nodes are in out" in said.out
+    assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
+    assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
+    assert_one_line(
+        command("export", "csv", cora, "other"), "unknown form 'csv'. Choose one of dgl"
+    )
+    assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
+
+
+@pytest.mark.spawn
+def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -> None:
+    assert job(2, "export", "pyg", cora, tmp_path / "out").count("2 parts of 2,708 nodes") == 1
+    assert (tmp_path / "out" / "META.json").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["out"]
+
+
+# -- what partition offers beside -----------------------------------------------------------------
+
+
+def test_dry_run_estimates_and_does_nothing(command: Run) -> None:
+    said = command("partition", "cora", "store", "--parts", 2, "--method", "hdrf", "--dry-run")
+    assert said.code == 0, said.err
+    for words in ("memory of a rank", "disk for the store", "about", "10,556"):
+        assert words in said.out
+    assert files(Path()) == []
+
+
+def test_compare_prints_methods_side_by_side(command: Run) -> None:
+    said = command("partition", "cora", "--parts", 4, "--compare", "dbh,hdrf,kaminpar")
+    assert said.code == 0, said.err
+    rows = {line.split()[0]: line.split() for line in said.out.splitlines()[2:]}
+    assert list(rows) == ["dbh", "hdrf", "kaminpar"]
+    assert float(rows["kaminpar"][1]) < float(rows["hdrf"][1]) < float(rows["dbh"][1])
+    assert_one_line(
+        command("partition", "cora", "--parts", 4, "--compare", "dbh,x"), "unknown method 'x'"
+    )
+    assert files(Path()) == []
+
+
+def test_assignment_only_writes_parquet(command: Run) -> None:
+    said = command("partition", "cora", "out", "--parts", 3, "--assignment-only")
+    assert said.code == 0, said.err
+    assert files(Path("out")) == ["nodes.parquet"]
+    assert set(pq.read_table("out/nodes.parquet")["part"].to_pylist()) == {0, 1, 2}
+
+
+def test_edges_are_dropped_as_asked(command: Run) -> None:
+    write_tables(edges={"from": ["a", "b", "a", "c", "a"], "to": ["b", "a", "b", "c", "b"]})
+    tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", *COLUMNS]
+    options = ["--parts", 1, "--undirected", "--drop-self-loops", "--drop-duplicates"]
+    said = command(*tables, "store", *options)
+    assert said.code == 0, said.err
+    assert "4 nodes and 2 edges" in said.out
+    keys = open_store("store").part(0).in_edges["edge_key"].to_pylist()
+    assert sorted(keys) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--memory-limit 8XB", r"expected --memory-limit as 8GB or 500MiB, got '8XB'"),
+        ("--memory-limit 100kB", r"to fit the memory limit of 100\.00 kB, got an estimate"),
+        ("--threads 0", "expected --threads of at least 1, got 0"),
+        ("--method dbh --balance-nodes 1.1", "expected a method that can balance nodes, got dbh"),
+        ("--method ldg --balance-train 1.1 --balance-split x", "a node column 'split:x'"),
+    ],
+)
+def test_limits_are_refused_in_one_line(command: Run, words: str, message: str) -> None:
+    assert_one_line(command("partition", "cora", "store", "--parts", 2, *words.split()), message)
+    assert files(Path()) == []
+
+
+def test_communities_are_kept_in_the_store(command: Run, cora: Path) -> None:
+    shutil.copytree(cora, "store")
+    said = command("communities", "store", "--method", "multilevel", "--count", 20, "--name", "c")
+    assert said.code == 0, said.err
+    assert re.search(r"communities +20", said.out)
+    assert list_communities("store") == ["c"]
+    assert command("info", "store", "--verify").code == 0
+    again = command("communities", "store", "--method", "multilevel", "--count", 20, "--name", "c")
+    assert_one_line(again, "expected no file and no directory but an empty one")
+    assert_one_line(command("communities", "store", "--method", "x"), "x")
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize("most", [20_000, 100_000, 1_000_000])
+def test_disk_that_is_full_is_one_line_and_leaves_nothing(most: int, tmp_path: Path) -> None:
+    # A limit on the size of files fails writes as a full disk does, in one phase or another.
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most})); "
+        "from graphtheta.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["partition", "cora", str(tmp_path / "store"), "--parts", "2", "--method", "dbh"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert_one_line(Said((done.returncode, done.stdout, done.stderr)), "expected to write a store")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.spawn
+def test_ctrl_c_can_be_gone_on_with(tmp_path: Path) -> None:
+    graph, store = str(tmp_path / "graph"), str(tmp_path / "store")
+    assert main(["datasets", "make", "rmat", graph, "--scale", "16", "--edge-factor", "32"]) == 0
+    words = ["partition", graph, store, "--parts", "64", "--method", "lpa"]
+    # A shell's job may have been started to ignore the signal.
+    code = (
+        "import signal, sys; signal.signal(2, signal.default_int_handler); "
+        "from graphtheta.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    with running([sys.executable, "-c", code, *words]) as process:
+        waiting = time.monotonic() + 60
+        while not list(tmp_path.glob(".store.partial/scratch/phase-edges.json")):
+            assert time.monotonic() < waiting
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert not Path("store").exists()
+    assert main(words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == [
+        "graph",
+        "store",
+    ]
+
+
+@pytest.mark.spawn
+def test_job_of_two_partitions_as_one_does(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    assert main(["partition", "cora", str(one), "--parts", "4", "--method", "hdrf"]) == 0
+    job(2, "partition", "cora", tmp_path / "two", "--parts", 4, "--method", "hdrf")
+    assert open_store(tmp_path / "two").checksum == open_store(one).checksum
