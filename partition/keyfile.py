@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,7 +73,11 @@ class SegmentWriter:
     def __init__(self, folder: Path, name: str, num_nodes: int, *, keyed: bool) -> None:
         self._name, self._type, self._keyed = name, key_type(num_nodes), keyed
         suffixes = ("src", "dst", "key") if keyed else ("src", "dst")
-        self._files: list[BinaryIO] = [(folder / f"{name}.{s}").open("wb") for s in suffixes]
+        with ExitStack() as opened:  # all of the files, or none
+            self._files: list[BinaryIO] = [
+                opened.enter_context((folder / f"{name}.{s}").open("wb")) for s in suffixes
+            ]
+            self._opened = opened.pop_all()
         self._first: int | None = None
         self._count = 0
 
@@ -94,8 +99,7 @@ class SegmentWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.close()
+        self._opened.close()
 
     def segment(self) -> Segment:
         """Return what was written."""

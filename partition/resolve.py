@@ -8,6 +8,7 @@ its slices need to fit the memory limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,10 +101,15 @@ class _Writer:
         self._source, self._resources = source, resources
         self.first, self.last = (source.num_edges * (rank + i) // size for i in (0, 1))
         self._self_loops = self_loops
-        self._forward = SegmentWriter(folder, f"0-{rank:05d}", num_nodes, keyed=not self_loops)
-        self._reverse: SegmentWriter | None = None
-        if undirected:
-            self._reverse = SegmentWriter(folder, f"1-{rank:05d}", num_nodes, keyed=True)
+        with ExitStack() as opened:  # both segments, or none
+            name = f"0-{rank:05d}"
+            forward = SegmentWriter(folder, name, num_nodes, keyed=not self_loops)
+            self._forward = opened.enter_context(forward)
+            self._reverse: SegmentWriter | None = None
+            if undirected:
+                reverse = SegmentWriter(folder, f"1-{rank:05d}", num_nodes, keyed=True)
+                self._reverse = opened.enter_context(reverse)
+            self._opened = opened.pop_all()
 
     def chunks(self, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
         """Yield (first row, src and dst) of this rank's rows, checked."""
@@ -145,9 +151,8 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, *failure: object) -> None:
-        for writer in self._writers():
-            writer.__exit__(*failure)
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
 
     def segments(self) -> list[Segment]:
         """Return what was written."""

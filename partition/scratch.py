@@ -48,6 +48,14 @@ class Scratch:
         self.folder, self._comm = folder, comm
         self._lock: BinaryIO | None = None
         self.resumed = False
+        try:
+            self._enter(job, fresh)
+        except BaseException:  # another rank's failure, too: nobody will leave what was not entered
+            self.__exit__()
+            raise
+
+    def _enter(self, job: dict[str, Any], fresh: bool) -> None:
+        folder, comm = self.folder, self._comm
         if comm.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)

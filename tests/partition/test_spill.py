@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -88,6 +89,14 @@ def test_arrays_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype
     assert read_arrays(tmp_path / "empty")["a"].dtype == np.int64
+
+
+def test_segment_that_cannot_be_opened_leaves_no_file_open(tmp_path: Path) -> None:
+    (tmp_path / "x.dst").mkdir()
+    before = psutil.Process().num_fds()
+    with pytest.raises(IsADirectoryError) as failed:  # whose traceback keeps what is not closed
+        SegmentWriter(tmp_path, "x", 10, keyed=True)
+    assert psutil.Process().num_fds() == before, failed
 
 
 @pytest.mark.parametrize("num_nodes", [100, 2**31])
