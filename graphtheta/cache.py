@@ -11,6 +11,7 @@ Never imports torch.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,8 @@ def cached_store(
     if not _says_rank_0(comm, lambda: _is_whole(path)):
         source = source or open_source()
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
-        beside = path.with_name(f".{name}-{_token(comm)}")
+        token = comm.broadcast_text(secrets.token_hex(8), stage="cache: name")
+        beside = path.with_name(f".{name}-{token}")
         try:
             make_store(source, beside, plan, Resources(comm))
         except StoreError as error:
@@ -125,12 +127,6 @@ def _says_rank_0(comm: Communicator, question: Callable[[], bool]) -> bool:
     answer = np.array([comm.rank == 0 and question()], np.int8)
     comm.broadcast(answer, stage="cache: look for the store")
     return bool(answer[0])
-
-
-def _token(comm: Communicator) -> str:
-    token = np.frombuffer(os.urandom(8), np.uint8).copy()
-    comm.broadcast(token, stage="cache: name")
-    return token.tobytes().hex()
 
 
 def _is_whole(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta.columns import whole
-from graphtheta.errors import PartitionError, StoreError
-from graphtheta.partition.building import Building, Plan
+from graphtheta.errors import PartitionError
+from graphtheta.partition.assign import ASSIGNMENT, Assignment
+from graphtheta.partition.beside import written_beside
+from graphtheta.partition.building import Building, Plan, named_partitioner
 from graphtheta.partition.ids import ids_in_file
 from graphtheta.partition.keyfile import KeyFile
 from graphtheta.partition.make import temporary_folder
@@ -109,34 +110,16 @@ def write_assignment(
         building = Building(topology, plan, room, resources)
         edges = building.prepare()
         assignment = building.assign(edges)
-        building.count(edges, assignment)
+        vertex_cut = named_partitioner(plan.method).cut == "vertex"
+        if vertex_cut:
+            building.count(edges, assignment)  # which draws the masters
         if comm.rank == 0:
-            beside = path.absolute().with_name(f".{path.absolute().name}.partial")
-            try:
-                beside.mkdir(parents=True, exist_ok=True)
-                owners = NodeFile(folder, OWNERS, edges.num_nodes)
-                _write_nodes(source, folder, owners, beside / "nodes.parquet")
-                if assignment.of_nodes() is None:
-                    ranges = blocks(0, edges.num_edges)
-                    tables = (
-                        pa.table(
-                            {
-                                "edge_key": edges.keys(first, last),
-                                "part": assignment.of_edges(
-                                    first, last, np.empty(0, np.int32)
-                                ).astype(np.int32),
-                            }
-                        )
-                        for first, last in ranges
-                    )
-                    schema = pa.schema([("edge_key", pa.int64()), ("part", pa.int32())])
-                    _write(tables, schema, beside / "edges.parquet")
-                os.replace(beside, path)
-            except OSError as error:
-                raise StoreError(
-                    f"{path}: expected to write an assignment, got {error.strerror or error}. "
-                    "Name a place with space and permission."
-                ) from None
+            with written_beside(path) as beside:
+                owners = OWNERS if vertex_cut else ASSIGNMENT  # both a part for each node
+                of_nodes = NodeFile(folder, owners, edges.num_nodes)
+                _write_nodes(source, folder, of_nodes, beside / "nodes.parquet")
+                if vertex_cut:
+                    _write_edges(edges, assignment, beside / "edges.parquet")
         comm.barrier(stage="write assignment")
 
 
@@ -167,6 +150,20 @@ def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path
             first += len(some)
 
     _write(tables(), pa.schema([("id", kind), ("part", pa.int32())]), path)
+
+
+def _write_edges(edges: KeyFile, assignment: Assignment, path: Path) -> None:
+    no_ends = np.empty(0, np.int32)  # a vertex-cut does not look at them
+    tables = (
+        pa.table(
+            {
+                "edge_key": edges.keys(first, last),
+                "part": assignment.of_edges(first, last, no_ends).astype(np.int32),
+            }
+        )
+        for first, last in blocks(0, edges.num_edges)
+    )
+    _write(tables, pa.schema([("edge_key", pa.int64()), ("part", pa.int32())]), path)
 
 
 def _write(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:

@@ -15,9 +15,9 @@ from graphtheta.partition.partitioner import Balance, Partitioner
 from graphtheta.partition.resources import Resources
 from graphtheta.partition.stream import EdgeStream
 
-__all__ = ["Assignment", "assign"]
+__all__ = ["ASSIGNMENT", "Assignment", "assign"]
 
-_FILE = "assignment"
+ASSIGNMENT = "assignment"  # in an edge-cut a `NodeFile`
 
 
 def assign(
@@ -41,7 +41,7 @@ def assign(
             f"partition: expected a method that can balance {' and '.join(refused)}, got "
             f"{partitioner.name}. Leave the limit out, or choose another method."
         )
-    comm, path = resources.comm, folder / _FILE
+    comm, path = resources.comm, folder / ASSIGNMENT
     if partitioner.cut == "edge":
         part_N = partitioner(stream, num_parts, seed=seed, balance=balance, resources=resources)
         if comm.rank == 0:
@@ -74,7 +74,7 @@ class Assignment:
     """
 
     def __init__(self, folder: Path, partitioner: Partitioner, num_parts: int, num_nodes: int):
-        self._path, self._type = folder / _FILE, _type(num_parts)
+        self._path, self._type = folder / ASSIGNMENT, _type(num_parts)
         self._edge_cut, self._num_nodes = partitioner.cut == "edge", num_nodes
         self._of_nodes: NDArray[np.int32] | None = None
 

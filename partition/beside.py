@@ -11,7 +11,28 @@ from pathlib import Path
 from graphtheta.errors import StoreError
 from graphtheta.partition.store import refuse_occupied
 
-__all__ = ["written_beside"]
+__all__ = ["disk_errors", "written_beside"]
+
+
+@contextmanager
+def disk_errors(path: Path, what: str) -> Iterator[None]:
+    """Say in one line what the file system refused.
+
+    Args:
+        path: Where something is written.
+        what: What it is.
+
+    Raises:
+        StoreError: Where the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        raise StoreError(
+            f"{path}: expected to write {what}, got {error.strerror or error}{where}. "
+            "Name a place with space and permission."
+        ) from None
 
 
 @contextmanager
@@ -30,17 +51,12 @@ def written_beside(path: Path | str) -> Iterator[Path]:
     refuse_occupied(path)
     absolute = path.absolute()
     partial = absolute.with_name(f".{absolute.name}.partial-{secrets.token_hex(8)}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        refuse_occupied(path)
-        partial.rename(absolute)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            where = f" at {error.filename}" if error.filename else ""
-            raise StoreError(
-                f"{path}: expected to write a folder, got {error.strerror or error}{where}. "
-                "Name a place with space and permission."
-            ) from None
-        raise
+    with disk_errors(path, "a folder"):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            refuse_occupied(path)
+            partial.rename(absolute)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from graphtheta.columns import validate_edges, whole
 from graphtheta.partition.arrays import read_arrays, write_arrays
 from graphtheta.partition.assign import Assignment
+from graphtheta.partition.degrees import count_keys
 from graphtheta.partition.keyfile import KeyFile, Piece, key_type
 from graphtheta.partition.records import RecordWriter
 from graphtheta.partition.resources import Resources
@@ -93,7 +94,7 @@ def bucket_edges(
     """
     comm = resources.comm
     names = [name for name in source.edge_schema.names if name not in ("src", "dst")]
-    mine = [p for p in edges.pieces if p.segment.name.endswith(f"-{comm.rank:05d}")]
+    mine = edges.pieces_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
     largest: dict[str, int] = {}
 
@@ -151,7 +152,8 @@ def _with_columns(
     stop = int(edges.keys(end - 1, end)[0]) - offset + 1
     first = piece.first
     for chunk in source.edge_chunks(row, stop):
-        validate_edges(chunk, "edges", row)
+        if not half:  # reverse edges have the same columns
+            validate_edges(chunk, "edges", row)
         last = min(end, first + chunk.num_rows)
         table = chunk.drop_columns(["src", "dst"])
         if piece.segment.keyed:
@@ -178,7 +180,7 @@ class _Counter:
             for half, piece in enumerate(mine):
                 count = np.zeros_like(self._count)
                 for first, last in blocks(piece.first, piece.first + piece.segment.num_edges):
-                    _count(edges.read(first, last)[1], count)
+                    count_keys(edges.read(first, last)[1], count)
                 write_arrays(self._path(half, self._comm.rank), count=count)
             self._comm.barrier(stage="count in-edges")
 
@@ -241,12 +243,6 @@ def note_largest(table: pa.Table, largest: dict[str, int]) -> None:
 
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
-def _count(keys: NDArray[Any], counts: NDArray[Any]) -> None:  # pragma: no cover - compiled
-    for i in range(np.uint64(keys.shape[0])):
-        counts[np.uint64(keys[i])] += 1
 
 
 @_jit

@@ -31,7 +31,7 @@ from graphtheta.columns import as_numpy, refuse
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.assign import Assignment, assign
 from graphtheta.partition.bucket import EDGE_KEYS, EDGES, bucket_edges, edge_record
-from graphtheta.partition.draft import Drafts
+from graphtheta.partition.draft import Drafts, part_bytes
 from graphtheta.partition.files import (
     check_folder,
     open_table,
@@ -339,13 +339,10 @@ class Building:
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
         edge_row, node_row = map(row_bytes, (self._source.edge_schema, self._source.node_schema))
-        each = (
-            counts.edges * (40 + 2 * edge_row)
-            + (counts.masters + counts.mirrors) * 96
-            + counts.masters * 2 * node_row
-            + num_nodes // 2
+        replicas = counts.masters + counts.mirrors
+        largest = int(
+            part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
         )
-        largest = int(each.max())
         self._resources.need(largest, "the largest part", "Use more parts.")
         limit = self._resources.memory_limit
         return self._resources.threads if limit is None else max(1, limit // largest)

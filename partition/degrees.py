@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.resources import Resources
 from graphtheta.partition.stream import EdgeStream, blocks
 
-__all__ = ["count_degrees"]
+__all__ = ["count_degrees", "count_keys"]
 
 
 def count_degrees(
@@ -28,8 +28,8 @@ def count_degrees(
     Shape:
         Returns (N,) int64.
     """
-    comm, num_edges, threads = resources.comm, stream.num_edges, resources.threads
-    first, last = (num_edges * (comm.rank + i) // comm.size for i in (0, 1))
+    threads = resources.threads
+    first, last = resources.share(0, stream.num_edges)
     with resources.progress.phase("count degrees", last - first, "edges") as advance:
 
         def count(thread: int) -> NDArray[np.int64]:
@@ -38,20 +38,21 @@ def count_degrees(
             for start, stop in blocks(begin, end):
                 src, dst = stream.read(start, stop)
                 if ends != "in":
-                    _count(src, degree_N)
+                    count_keys(src, degree_N)
                 if ends != "out":
-                    _count(dst, degree_N)
+                    count_keys(dst, degree_N)
                 advance(stop - start)
             return degree_N
 
         degree_N, *others = resources.map(count, range(threads))
     for other in others:
         degree_N += other
-    comm.all_reduce(degree_N, "sum", stage="count degrees")
+    resources.comm.all_reduce(degree_N, "sum", stage="count degrees")
     return degree_N
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _count(keys: NDArray[Any], counts: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+def count_keys(keys: NDArray[Any], counts: NDArray[Any]) -> None:  # pragma: no cover - compiled
+    """Add 1 to the count of each key, repeated ones as often as they come."""
     for i in range(np.uint64(keys.shape[0])):
         counts[np.uint64(keys[i])] += 1

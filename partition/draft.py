@@ -23,7 +23,7 @@ from graphtheta.partition.records import RecordReader
 from graphtheta.partition.spill import SpillReader, radix_order
 from graphtheta.partition.workspace import Workspace
 
-__all__ = ["Drafts"]
+__all__ = ["Drafts", "part_bytes"]
 
 _INT32_LIMIT = 2**31
 _STRETCH_BITS = 8  # so many powers of two of stretches: few enough to write to all at a time
@@ -44,11 +44,27 @@ class _Numbering:
     owner_local: NDArray[np.int32]
 
 
+def part_bytes(
+    num_nodes: int, edges: Any, replicas: Any, masters: Any, edge_row: int, node_row: int
+) -> Any:
+    """Return about the bytes that a part takes while it is built; counts or arrays of counts.
+
+    Args:
+        num_nodes: Nodes of the graph: a bit map and ranks of them.
+        edges: Edges of the part: records, sorted ones and a source, 40 bytes; and its rows twice.
+        replicas: Replicas of the part: counts, numbers, owners and their sorting.
+        masters: Masters of the part: their rows twice.
+        edge_row: Bytes of a row of the edge table.
+        node_row: Bytes of a row of the node table.
+    """
+    of_rows = edges * 2 * edge_row + masters * 2 * node_row
+    return edges * 40 + replicas * 96 + of_rows + num_nodes // 2
+
+
 class Drafts:
     """Builds parts one by one. Threads may build at the same time.
 
-    A part takes 40 bytes an edge while its CSC is made, about 60 a replica, its edge columns twice
-    and its node columns twice; of the columns' spills it maps its own slices.
+    A part takes what `part_bytes` says; of the columns' spills it maps its own slices.
 
     Args:
         edges: Records of the edges.

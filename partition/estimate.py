@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graphtheta.columns import whole
 from graphtheta.partition.building import Plan, named_partitioner, row_bytes
+from graphtheta.partition.draft import part_bytes
 from graphtheta.partition.ids import hash_ids
 from graphtheta.partition.idtable import map_bytes
 from graphtheta.partition.resources import Resources, bytes_text
@@ -87,17 +88,15 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     num_edges = source.num_edges * (2 if plan.undirected else 1)
     key = 4 if num_nodes < 2**31 else 8
     place = 4 if num_edges < 2**31 else 8
-    edge_columns = row_bytes(source.edge_schema) - _ids_bytes(source.edge_schema, ("src", "dst"))
+    columns = [field for field in source.edge_schema if field.name not in ("src", "dst")]
+    edge_columns = row_bytes(pa.schema(columns))
     node_row = row_bytes(source.node_schema) or 8
     method = named_partitioner(plan.method).memory(num_nodes, num_edges, plan.num_parts)
     # Replicas of a part: its masters, and at most an end of each edge.
     replicas = min(num_nodes, num_nodes / plan.num_parts + num_edges / plan.num_parts)
-    part = (
-        num_edges / plan.num_parts * (40 + 2 * edge_columns)
-        + replicas * 96
-        + num_nodes / plan.num_parts * 2 * node_row
-        + num_nodes / 2
-    )
+    part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
+    edge_row = row_bytes(source.edge_schema)
+    part = part_bytes(num_nodes, part_edges, replicas, part_nodes, edge_row, node_row)
     chunk = min(BLOCK_EDGES, num_edges)
     buffers = (resources.threads + 2) * chunk * (_BUFFER + edge_columns)
     ids = 0 if source.keyed else map_bytes(source.edge_schema.field("src").type, num_nodes)
@@ -143,7 +142,3 @@ def _sampled(source: GraphSource, starts: list[int]) -> Iterator[NDArray[np.uint
         for chunk in source.edge_chunks(start, stop, ends_only=True):
             for end in ("src", "dst"):
                 yield hash_ids(whole(chunk[end]))
-
-
-def _ids_bytes(schema: pa.Schema, names: tuple[str, ...]) -> int:
-    return row_bytes(pa.schema([field for field in schema if field.name in names]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.degrees import count_degrees
 from graphtheta.partition.intrinsics import lowest_bit
-from graphtheta.partition.lockstep import Lockstep, edge_cap, own_share
+from graphtheta.partition.lockstep import Lockstep, edge_cap
 from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.replicas import (
     AHEAD,
@@ -112,7 +112,7 @@ class HighDegreeReplicatedFirst:
                 src, dst = stream.read(start, stop)
                 parts = np.zeros(stop - start, np.int32)
                 lockstep.place(src, dst, parts)
-                first, last = own_share(start, stop, resources)
+                first, last = resources.share(start, stop)
                 advance(stop - start)
                 yield first, order_P[parts[first - start : last - start]]
 

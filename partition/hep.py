@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.degrees import count_degrees
 from graphtheta.partition.expansion import NeighbourLists, expansion_bytes
 from graphtheta.partition.hdrf import ReplicaRule, part_order
-from graphtheta.partition.lockstep import Lockstep, edge_cap, own_share
+from graphtheta.partition.lockstep import Lockstep, edge_cap
 from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.replicas import new_replicas, replica_bytes, words_of
 from graphtheta.partition.resources import Resources
@@ -139,7 +139,7 @@ class HybridEdgePartitioner:
                     taken = _fill(src, dst, degree_N, highest, low_parts, taken, parts)
                 resources.comm.broadcast(parts, stage="hep: send parts of small nodes")
                 lockstep.place(src, dst, parts)
-                first, last = own_share(start, stop, resources)
+                first, last = resources.share(start, stop)
                 mine = parts[first - start : last - start]
                 advance(stop - start)
                 yield first, order_P[np.maximum(mine, -1 - mine)]

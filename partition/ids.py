@@ -21,6 +21,7 @@ from graphtheta.partition.bitmap import BitMap
 from graphtheta.partition.idtable import IdSet, id_set
 from graphtheta.partition.resources import Resources
 from graphtheta.partition.source import GraphSource
+from graphtheta.random import Purpose, hash_keys
 
 __all__ = ["IDS_FILE", "collect_ids", "count_ids", "hash_ids", "ids_in_file"]
 
@@ -39,7 +40,7 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
         GraphFormatError: If the ends of edges have ids of two types, or an edge has none.
     """
     comm = resources.comm
-    first, last = (source.num_edges * (comm.rank + i) // comm.size for i in (0, 1))
+    first, last = resources.share(0, source.num_edges)
     runs = _Runs(folder, comm.rank)
     with resources.progress.phase("collect ids", last - first, "edges") as advance:
         collector: _Collector | None = None
@@ -81,8 +82,6 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     Shape:
         ids: (R,) int64 or string. Returns (R,) uint64.
     """
-    from graphtheta.random import Purpose, hash_keys
-
     if pa.types.is_int64(ids.type):
         words: NDArray[np.int64] = ids.to_numpy()
     else:

@@ -28,6 +28,7 @@ __all__ = [
     "SegmentWriter",
     "key_type",
     "read_array",
+    "read_into",
     "write_segments",
 ]
 
@@ -182,6 +183,10 @@ class KeyFile:
                 arrays.append(np.arange(segment.first_key + first, segment.first_key + last))
         return np.concatenate(arrays)
 
+    def pieces_of(self, rank: int) -> list[Piece]:
+        """Return the segments that a rank wrote, one a half."""
+        return [piece for piece in self.pieces if piece.segment.name.endswith(f"-{rank:05d}")]
+
     def remove_all(self) -> None:
         """Delete the arrays of all segments."""
         for piece in self.pieces:
@@ -215,15 +220,21 @@ def read_array(path: Path, kind: np.dtype[Any], start: int, stop: int) -> NDArra
     Mapped pages would count as this process's memory for as long as the file is open.
     """
     array = np.empty(stop - start, kind)
-    view = array.view(np.uint8).data
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        done = 0
-        while done < len(view):
-            count = os.preadv(handle, [view[done:]], start * kind.itemsize + done)
-            if count == 0:
-                raise OSError(None, "the file is too short", str(path))
-            done += count
-    finally:
-        os.close(handle)
+    with path.open("rb") as file:
+        read_into(array, file, start)
     return array
+
+
+def read_into(array: NDArray[Any], file: BinaryIO, start: int) -> None:
+    """Fill an array with the elements of a file from `start` on. Threads may share the file.
+
+    Raises:
+        OSError: If the file ends before.
+    """
+    view = array.view(np.uint8).data
+    done, offset = 0, start * array.dtype.itemsize
+    while done < len(view):
+        count = os.preadv(file.fileno(), [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(None, "the file is too short", file.name)
+        done += count

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.resources import Resources
 from graphtheta.partition.workers import Workers
 
-__all__ = ["NO_CAP", "Lockstep", "Rule", "edge_cap", "least_loaded", "own_share"]
+__all__ = ["NO_CAP", "Lockstep", "Rule", "edge_cap", "least_loaded"]
 
 NO_CAP = 1 << 60
 _FIRST_BLOCK = 64
@@ -44,12 +44,6 @@ def edge_cap(limit: float | None, num_edges: int, num_parts: int) -> int:
     # 1.1 * 10 is 11 and not 11.000000000000002, whose ceiling is 12.
     exact = Fraction(limit).limit_denominator(10**9)
     return max(math.ceil(exact * num_edges / num_parts), -(-num_edges // num_parts))
-
-
-def own_share(start: int, stop: int, resources: Resources) -> tuple[int, int]:
-    """Return this rank's consecutive share of the edges [start, stop)."""
-    rank, size = resources.comm.rank, resources.comm.size
-    return start + (stop - start) * rank // size, start + (stop - start) * (rank + 1) // size
 
 
 class Rule(Protocol):
@@ -114,7 +108,8 @@ class Lockstep:
     ) -> None:
         self._rule, self._loads, self._cap = rule, loads_P, cap
         self._block, self._lanes = block, min(lanes, block)
-        self._comm, self._workers, self._stage = resources.comm, workers, stage
+        self._resources, self._comm = resources, resources.comm
+        self._workers, self._stage = workers, stage
         self._sent = np.dtype(np.int16 if loads_P.shape[0] < 1 << 15 else np.int32)
         self._seen = seen
 
@@ -138,7 +133,7 @@ class Lockstep:
     def _place_block(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
         comm, count = self._comm, src.shape[0]
         lanes = np.arange(self._lanes + 1) * count // self._lanes
-        first, last = (self._lanes * (comm.rank + i) // comm.size for i in (0, 1))
+        first, last = self._resources.share(0, self._lanes)
 
         def decide(cut: tuple[int, int]) -> None:
             mine = lanes[cut[0] : cut[1] + 1]

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.errors import StoreError
+from graphtheta.partition.beside import disk_errors
 from graphtheta.partition.building import Building, Plan
 from graphtheta.partition.held import own_parts
 from graphtheta.partition.manifest import FORMAT_VERSION, Book, Manifest
 from graphtheta.partition.part import PartTables
 from graphtheta.partition.resources import Resources
-from graphtheta.partition.scratch import Scratch, say
+from graphtheta.partition.scratch import Scratch
 from graphtheta.partition.source import GraphSource
 from graphtheta.partition.store import Store, open_store, refuse_occupied, write_description
 
@@ -79,7 +79,7 @@ def make_store(
     folder = partial / "scratch" if scratch is None else Path(scratch).absolute() / partial.name[1:]
     beside = partial / "store"
     with (
-        _store_errors(path),
+        disk_errors(path, "a store"),
         Scratch(folder, _job(source, path, plan, comm), comm, fresh=not beside.exists()) as room,
         _cleaning([partial, folder], comm),
     ):
@@ -112,9 +112,9 @@ def temporary_folder(comm: Communicator) -> Iterator[Path]:
     It is where `tempfile` makes its own: $TMPDIR, or /tmp.
     """
     made = tempfile.mkdtemp(prefix="graphtheta-") if comm.rank == 0 else ""
-    folder = Path(say(made, comm))
+    folder = Path(comm.broadcast_text(made, stage="temporary folder"))
     try:
-        with _store_errors(folder), _cleaning([folder], comm):
+        with disk_errors(folder, "a store"), _cleaning([folder], comm):
             yield folder
     finally:
         if comm.rank == 0:
@@ -144,23 +144,10 @@ def _job(source: GraphSource, path: Path, plan: Plan, comm: Communicator) -> dic
     return {
         "format": FORMAT_VERSION,
         "ranks": comm.size,
-        "source": say(source.stamp() if comm.rank == 0 else "", comm),
+        "source": comm.broadcast_text(source.stamp() if comm.rank == 0 else "", stage="source"),
         "store": str(path.absolute()),
         "plan": dataclasses.asdict(plan),
     }
-
-
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    """Say in one line what the file system refused."""
-    try:
-        yield
-    except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
-        raise StoreError(
-            f"{path}: expected to write a store, got {error.strerror or error}{where}. "
-            "Name a place with space and permission."
-        ) from None
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def choose_masters(
         GraphFormatError: If a node column holds what it must not.
     """
     comm = resources.comm
-    first, last = (num_nodes * (comm.rank + i) // comm.size for i in (0, 1))
+    first, last = resources.share(0, num_nodes)
     held = _Held(folder, num_parts, first)
     owners = NodeFile(folder, OWNERS, num_nodes)
     owners.create(comm)

@@ -138,7 +138,7 @@ def order_masters(
 def number_masters(num_nodes: int, num_parts: int, folder: Path, resources: Resources) -> None:
     """Write every node's local id at its owner, by node key; collective."""
     comm = resources.comm
-    first, last = (num_nodes * (comm.rank + i) // comm.size for i in (0, 1))
+    first, last = resources.share(0, num_nodes)
     locals_ = NodeFile(folder, LOCALS, num_nodes)
     locals_.create(comm)
     keys = (read_arrays(_file(folder, part))["key"] for part in range(num_parts))

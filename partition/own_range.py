@@ -29,8 +29,7 @@ def place_own_range(
         title: What the progress is called.
         place: Compiled, without the global lock: (src, dst, parts), writes parts.
     """
-    rank, size = resources.comm.rank, resources.comm.size
-    first, last = (stream.num_edges * (rank + i) // size for i in (0, 1))
+    first, last = resources.share(0, stream.num_edges)
 
     def work(block: tuple[int, int]) -> EdgeParts:
         src, dst = stream.read(*block)

@@ -6,7 +6,6 @@ bucket's rows are read into one array. Columns of any type go by `graphtheta.par
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.arrays import read_arrays, write_arrays
+from graphtheta.partition.keyfile import read_into
+from graphtheta.partition.spill import INDEX, ChunkIndex, read_index
 from graphtheta.partition.workspace import Workspace
 
 __all__ = ["RecordReader", "RecordWriter"]
-
-_INDEX = ".index"
 
 
 class RecordWriter:
@@ -34,8 +32,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, name: str, rank: int) -> None:
         self._path = folder / f"{name}-{rank:05d}.records"
-        self._chunks: list[int] = []
-        self._starts: list[NDArray[np.int64]] = []
+        self._index = ChunkIndex()
 
     def __enter__(self) -> RecordWriter:
         self._file: BinaryIO = self._path.open("wb")
@@ -43,15 +40,13 @@ class RecordWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if kind is None and self._chunks:
-            index = self._path.with_suffix(_INDEX)
-            write_arrays(index, chunk=np.array(self._chunks), starts=np.stack(self._starts))
+        if kind is None:
+            self._index.write(self._path)
 
     def append(self, chunk: int, rows: NDArray[Any], starts: NDArray[np.int64]) -> None:
         """Write a chunk; arguments as of `SpillWriter.append`."""
         rows.tofile(self._file)
-        self._chunks.append(chunk)
-        self._starts.append(starts)
+        self._index.append(chunk, starts)
 
 
 class RecordReader:
@@ -67,10 +62,9 @@ class RecordReader:
         self._kind = kind
         self._paths: list[Path] = []
         slices: list[tuple[int, int, int, NDArray[np.int64]]] = []
-        for path in sorted(folder.glob(f"{name}-[0-9]*.index")):
-            index = read_arrays(path)
+        for path in sorted(folder.glob(f"{name}-[0-9]*{INDEX}")):
             first = 0
-            for chunk, starts in zip(index["chunk"].tolist(), index["starts"], strict=True):
+            for chunk, starts in read_index(path):
                 slices.append((chunk, len(self._paths), first, starts))
                 first += int(starts[-1])
             self._paths.append(path.with_suffix(".records"))
@@ -84,25 +78,19 @@ class RecordReader:
         """
         ranges = list(self._ranges(bucket))
         size = sum(stop - start for _, start, stop in ranges)
-        rows = workspace.take("records", size, self._kind)
-        view, done = rows.view(np.uint8).data if len(rows) else memoryview(b""), 0
+        rows, done = workspace.take("records", size, self._kind), 0
         with ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")).fileno() for path in self._paths]
+            files = [stack.enter_context(path.open("rb")) for path in self._paths]
             for file, start, stop in ranges:
-                size, offset = (n * self._kind.itemsize for n in (stop - start, start))
-                end = done + size
-                while done < end:
-                    count = os.preadv(files[file], [view[done:end]], offset)
-                    if count == 0:
-                        raise OSError(None, "the file is too short", str(self._paths[file]))
-                    done, offset = done + count, offset + count
+                read_into(rows[done : done + stop - start], files[file], start)
+                done += stop - start
         return rows
 
     def remove(self) -> None:
         """Delete the files."""
         for path in self._paths:
             path.unlink(missing_ok=True)
-            path.with_suffix(_INDEX).unlink(missing_ok=True)
+            path.with_suffix(INDEX).unlink(missing_ok=True)
 
     def _ranges(self, bucket: int) -> Iterator[tuple[int, int, int]]:
         for _, file, first, starts in self._slices:

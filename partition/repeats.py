@@ -35,7 +35,7 @@ def drop_repeats(folder: Path, resources: Resources) -> dict[str, Any]:
     """
     comm, edges = resources.comm, KeyFile(folder)
     num_buckets = edges.num_edges // _BUCKET_EDGES + 1
-    first, last = (edges.num_edges * (comm.rank + i) // comm.size for i in (0, 1))
+    first, last = resources.share(0, edges.num_edges)
     with (
         resources.progress.phase("find repeats", last - first, "edges") as advance,
         SpillWriter(folder, _SPILL, comm.rank) as writer,
@@ -62,14 +62,12 @@ def drop_repeats(folder: Path, resources: Resources) -> dict[str, Any]:
         spill.remove()
     segments = [
         _without(edges, piece.first, piece.segment, dropped.words, folder)
-        for piece in edges.pieces
-        if piece.segment.name.endswith(f"-{comm.rank:05d}")
+        for piece in edges.pieces_of(comm.rank)
     ]
     comm.barrier(stage="repeats: write")
     write_segments(folder, edges.num_nodes, segments, comm)
-    for piece in edges.pieces:
-        if piece.segment.name.endswith(f"-{comm.rank:05d}"):
-            edges.remove(piece)
+    for piece in edges.pieces_of(comm.rank):
+        edges.remove(piece)
     return {"dropped": edges.num_edges - KeyFile(folder).num_edges}
 
 

@@ -97,9 +97,9 @@ class _Writer:
         self_loops: bool,
         resources: Resources,
     ) -> None:
-        rank, size = resources.comm.rank, resources.comm.size
+        rank = resources.comm.rank
         self._source, self._resources = source, resources
-        self.first, self.last = (source.num_edges * (rank + i) // size for i in (0, 1))
+        self.first, self.last = resources.share(0, source.num_edges)
         self._self_loops = self_loops
         with ExitStack() as opened:  # both segments, or none
             name = f"0-{rank:05d}"
@@ -172,7 +172,7 @@ class _Keys:
         if not pa.types.is_int64(ids.type):
             raise refuse(where, "int64 node keys", ids.type, "Convert the column.")
         values: NDArray[Any] = ids.to_numpy()
-        if _outside(values, self._num_nodes) >= 0:
+        if _any_outside(values, self._num_nodes):
             expected = f"node keys in [0, {self._num_nodes:,})"
             in_range(ids, 0, self._num_nodes - 1, where, first_row, expected)
         return values
@@ -187,7 +187,7 @@ class _Identity:
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
         _check_type(ids, pa.int64(), where)
         values: NDArray[Any] = ids.to_numpy()
-        if _outside(values, self._num_nodes) >= 0:
+        if _any_outside(values, self._num_nodes):
             unknown = np.flatnonzero((values < 0) | (values >= self._num_nodes))
             raise _unknown(ids, unknown, where, first_row)
         return values
@@ -308,7 +308,7 @@ def _check_type(ids: pa.Array, kind: pa.DataType, where: str) -> None:
 
 
 def _check_known(keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
-    if keys.shape[0] and _outside(keys, np.iinfo(np.int64).max) >= 0:
+    if _any_outside(keys, np.iinfo(np.int64).max):
         raise _unknown(ids, np.flatnonzero(keys < 0), where, first_row)
 
 
@@ -329,16 +329,12 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 @_jit
-def _outside(values: NDArray[np.int64], stop: int) -> int:  # pragma: no cover - compiled
-    """Return the first place of a value that is not in [0, stop), -1 if there is none."""
+def _any_outside(values: NDArray[np.int64], stop: int) -> bool:  # pragma: no cover - compiled
+    """Return whether a value is not in [0, stop). No early exit: that would not be vectorised."""
     bad = False
     for i in range(np.uint64(values.shape[0])):
         bad |= (values[i] < 0) | (values[i] >= stop)
-    if bad:
-        for i in range(values.shape[0]):
-            if values[i] < 0 or values[i] >= stop:
-                return i
-    return -1
+    return bad
 
 
 @_jit

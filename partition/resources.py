@@ -52,6 +52,12 @@ class Resources:
     memory_limit: int | None = None
     progress: Progress = field(default_factory=Silent)
 
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """Return this rank's consecutive share of [start, stop)."""
+        rank, size = self.comm.rank, self.comm.size
+        first, last = (start + (stop - start) * (rank + i) // size for i in (0, 1))
+        return first, last
+
     def map(
         self,
         function: Callable[[Item], Result],

@@ -19,7 +19,7 @@ import numpy as np
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import StoreError
 
-__all__ = ["Scratch", "say"]
+__all__ = ["Scratch"]
 
 _JOB = "job.json"
 
@@ -99,15 +99,6 @@ class Scratch:
         """Let others work there."""
         if self._lock is not None:
             self._lock.close()
-
-
-def say(text: str, comm: Communicator) -> str:
-    """Return rank 0's text on every rank; collective."""
-    said = np.frombuffer(text.encode(), np.uint8).copy()
-    size = int(comm.all_gather_int(len(said), stage="say")[0])
-    buffer = said if comm.rank == 0 else np.empty(size, np.uint8)
-    comm.broadcast(buffer, stage="say")
-    return buffer.tobytes().decode()
 
 
 def _locked(folder: Path) -> BinaryIO:

@@ -19,9 +19,17 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.arrays import read_arrays, write_arrays
 
-__all__ = ["SpillReader", "SpillWriter", "bucket_order", "radix_order"]
+__all__ = [
+    "INDEX",
+    "ChunkIndex",
+    "SpillReader",
+    "SpillWriter",
+    "bucket_order",
+    "radix_order",
+    "read_index",
+]
 
-_INDEX = ".index"
+INDEX = ".index"
 _DIGIT_BITS = 11
 _DIGITS = 1 << _DIGIT_BITS
 
@@ -55,6 +63,35 @@ def radix_order(*keys_R: NDArray[np.int32]) -> NDArray[np.int64]:
     return order
 
 
+class ChunkIndex:
+    """Which chunks a file holds, and where the rows of each bucket start in them."""
+
+    def __init__(self) -> None:
+        self._chunks: list[int] = []
+        self._starts: list[NDArray[np.int64]] = []
+
+    def append(self, chunk: int, starts: NDArray[np.int64]) -> None:
+        """Note the next chunk of the file."""
+        self._chunks.append(chunk)
+        self._starts.append(starts)
+
+    def write(self, path: Path) -> None:
+        """Write the index beside the file `path`; without a chunk there is none."""
+        if self._chunks:
+            chunk, starts = np.array(self._chunks), np.stack(self._starts)
+            write_arrays(path.with_suffix(INDEX), chunk=chunk, starts=starts)
+
+
+def read_index(path: Path) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return the chunks of the file `path`, in its order, and where each bucket starts in them.
+
+    Shape:
+        Starts are (B + 1,) int64.
+    """
+    index = read_arrays(path.with_suffix(INDEX))
+    return list(zip(index["chunk"].tolist(), index["starts"], strict=True))
+
+
 class SpillWriter:
     """One rank's file of a spill; to be used in a `with` statement.
 
@@ -68,8 +105,7 @@ class SpillWriter:
         self._path = folder / f"{name}-{rank:05d}.arrow"
         self._sink: pa.OSFile | None = None
         self._writer: pa.RecordBatchFileWriter | None = None
-        self._chunks: list[int] = []
-        self._starts: list[NDArray[np.int64]] = []
+        self._index = ChunkIndex()
 
     def append(self, chunk: int, rows: pa.RecordBatch, starts: NDArray[np.int64]) -> None:
         """Write a chunk.
@@ -83,8 +119,7 @@ class SpillWriter:
             self._sink = pa.OSFile(str(self._path), "wb")
             self._writer = pa.ipc.new_file(self._sink, rows.schema)
         self._writer.write_batch(rows)
-        self._chunks.append(chunk)
-        self._starts.append(starts)
+        self._index.append(chunk, starts)
 
     def __enter__(self) -> SpillWriter:
         return self
@@ -97,8 +132,7 @@ class SpillWriter:
             if kind is None:
                 self._writer.close()
         if kind is None:
-            index = self._path.with_suffix(_INDEX)
-            write_arrays(index, chunk=np.array(self._chunks), starts=np.stack(self._starts))
+            self._index.write(self._path)
 
 
 class SpillReader:
@@ -111,11 +145,12 @@ class SpillReader:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._paths = sorted(folder.glob(f"{name}-[0-9]*.arrow"))
-        indices = [read_arrays(path.with_suffix(_INDEX)) for path in self._paths]
-        self._starts = [index["starts"] for index in indices]
-        chunks = [index["chunk"].tolist() for index in indices]
-        which = [(c, f, b) for f, of_file in enumerate(chunks) for b, c in enumerate(of_file)]
-        self._order = sorted(which)
+        chunks = [
+            (chunk, file, batch, starts)
+            for file, path in enumerate(self._paths)
+            for batch, (chunk, starts) in enumerate(read_index(path))
+        ]
+        self._chunks = sorted(chunks, key=lambda one: one[0])
 
     def read(
         self, bucket: int, columns: Sequence[str] | None = None
@@ -126,8 +161,8 @@ class SpillReader:
         """
         readers = [pa.ipc.open_file(pa.memory_map(str(path))) for path in self._paths]
         slices = []
-        for chunk, file, batch in self._order:
-            start, stop = self._starts[file][batch, bucket : bucket + 2].tolist()
+        for chunk, file, batch, starts in self._chunks:
+            start, stop = starts[bucket : bucket + 2].tolist()
             if start < stop:
                 rows = readers[file].get_batch(batch).slice(start, stop - start)
                 slices.append((chunk, rows if columns is None else rows.select(list(columns))))
@@ -141,7 +176,7 @@ class SpillReader:
     def remove(self) -> None:
         """Delete the files."""
         for path in self._paths:
-            for suffix in (".arrow", _INDEX):
+            for suffix in (".arrow", INDEX):
                 path.with_suffix(suffix).unlink(missing_ok=True)
 
 

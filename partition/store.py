@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from graphtheta.errors import ConfigError, StoreError
+from graphtheta.errors import ConfigError, GraphThetaError, StoreError
 from graphtheta.partition.columns import column_numpy
 from graphtheta.partition.files import (
     check_folder,
@@ -186,14 +186,14 @@ def part_folder(path: Path, part: int) -> Path:
     return path / f"part-{part:05d}"
 
 
-def refuse_occupied(path: Path) -> None:
-    """Refuse a path at which a store cannot be made.
+def refuse_occupied(path: Path, error: type[GraphThetaError] = StoreError) -> None:
+    """Refuse a path at which a store, or another folder, cannot be made.
 
     Raises:
-        StoreError: If there is something but an empty directory.
+        StoreError, or the `error` that is given: If there is something but an empty directory.
     """
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise StoreError(
+        raise error(
             f"{path}: expected no file and no directory but an empty one, got "
             f"{'a directory with content' if path.is_dir() else 'a file'}. "
             "Remove it or name another path."

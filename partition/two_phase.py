@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.clusters import join_clusters, pack
 from graphtheta.partition.degrees import count_degrees
 from graphtheta.partition.hdrf import part_order
-from graphtheta.partition.lockstep import Lockstep, edge_cap, least_loaded, own_share
+from graphtheta.partition.lockstep import Lockstep, edge_cap, least_loaded
 from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.replicas import (
     AHEAD,
@@ -125,7 +125,7 @@ class TwoPhaseStreaming:
                     src, dst = stream.read(start, stop)
                     parts = rule.within(src, dst)
                     lockstep.place(src, dst, parts)
-                    first, last = own_share(start, stop, resources)
+                    first, last = resources.share(start, stop)
                     mine = parts[first - start : last - start]
                     advance(stop - start)
                     yield first, order_P[np.maximum(mine, -1 - mine)]

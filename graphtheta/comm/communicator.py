@@ -98,6 +98,14 @@ class Communicator(ABC):
         """Return when every rank has arrived."""
         self.all_reduce(np.zeros(1, np.int8), "max", stage=stage)
 
+    def broadcast_text(self, text: str, *, stage: str) -> str:
+        """Return rank 0's text on every rank; what other ranks pass does not matter."""
+        said = np.frombuffer(text.encode(), np.uint8).copy()
+        size = int(self.all_gather_int(len(said), stage=stage)[0])
+        buffer = said if self.rank == 0 else np.empty(size, np.uint8)
+        self.broadcast(buffer, stage=stage)
+        return buffer.tobytes().decode()
+
     def all_gather_int(self, value: int, *, stage: str) -> NDArray[np.int64]:
         """Return one integer per rank, in rank order."""
         return np.concatenate(self.all_gather(np.array([value], np.int64), stage=stage))

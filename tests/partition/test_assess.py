@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_assignment_is_that_of_the_store(
     assert [entry.name for entry in tmp_path.iterdir()] == ["assigned"]
     with pytest.raises(StoreError, match="Remove it or name another"):
         write_assignment(source, tmp_path / "assigned", plan)
+
+
+def test_assignment_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    module = sys.modules["graphtheta.partition.assess"]  # the package has a function of that name
+    monkeypatch.setattr(module, "_write_nodes", full)
+    with pytest.raises(StoreError, match=r"No space left on device\. Name a place"):
+        write_assignment(GRAPH, tmp_path / "assigned", Plan(3))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", sorted(PARTITIONERS))

@@ -7,7 +7,7 @@ with the generator and its arguments. It is written beside and renamed when whol
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -24,6 +23,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
+from graphtheta.partition.store import refuse_occupied
 
 __all__ = ["GeneratedTable", "refuse_unless", "write_folder"]
 
@@ -84,14 +84,13 @@ def write_folder(
         ConfigError: If there is something at `out`, or it cannot be written.
 
     Communication:
-        A name of 8 bytes, and three barriers.
+        A name of 16 bytes, and three barriers.
     """
     comm = comm or SingleCommunicator()
     path = Path(out).absolute()
-    _refuse_occupied(path, out)
-    token = np.frombuffer(os.urandom(8), np.uint8).copy()
-    comm.broadcast(token, stage="generate: name")
-    partial = path.with_name(f".{path.name}.partial-{token.tobytes().hex()}")
+    refuse_occupied(Path(out), ConfigError)
+    token = comm.broadcast_text(secrets.token_hex(8), stage="generate: name")
+    partial = path.with_name(f".{path.name}.partial-{token}")
     try:
         if comm.rank == 0:
             for table in tables:
@@ -102,7 +101,7 @@ def write_folder(
         comm.barrier(stage="generate: write files")
         if comm.rank == 0:
             (partial / "generated.json").write_text(json.dumps(dict(about), indent=2) + "\n")
-            _refuse_occupied(path, out)
+            refuse_occupied(Path(out), ConfigError)
             partial.rename(path)
         comm.barrier(stage="generate: rename")
     except BaseException as error:
@@ -119,16 +118,6 @@ def write_folder(
             ) from None
         raise
     return path
-
-
-def _refuse_occupied(path: Path, out: Path | str) -> None:
-    occupied = path.is_symlink() or (path.exists() and not path.is_dir())
-    if occupied or (path.is_dir() and any(path.iterdir())):
-        raise ConfigError(
-            f"{out}: expected no file and no directory but an empty one, got "
-            f"{'a directory with content' if path.is_dir() else 'a file'}. "
-            "Remove it or name another path."
-        )
 
 
 @dataclass(frozen=True, slots=True)
