@@ -30,6 +30,9 @@ class LocalGraph:
         masters: M rows, as `PartTables.masters`.
         node_key_L: (L,) int64.
         in_indptr: (L + 1,) int64.
+        out_indptr: (L + 1,) int64.
+        out_edges: The same edges in CSR order: `dst` int32, `csc_position` int32, or int64 from
+            2^31 edges.
         edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
             and the edge columns of the graph.
         plan: Who mirrors what.
@@ -38,6 +41,8 @@ class LocalGraph:
     masters: pa.Table
     node_key_L: NDArray[np.int64]
     in_indptr: NDArray[np.int64]
+    out_indptr: NDArray[np.int64]
+    out_edges: dict[str, NDArray[Any]]
     edges: dict[str, NDArray[Any]]
     plan: ExchangePlan
 
@@ -66,6 +71,8 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         node_key_L = as_numpy(parts[0].replicas["node_key"])
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
         edges = {name: as_numpy(in_edges[name]) for name in in_edges.column_names}
+        out_indptr = as_numpy(parts[0].out_indptr["indptr"])
+        out_edges = {n: as_numpy(parts[0].out_edges[n]) for n in ("dst", "csc_position")}
     else:
         masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
         joined = np.concatenate(new_ids)
@@ -75,6 +82,7 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         mirrors = unique[outside]
         node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
         in_indptr, edges = _merged_edges(parts, new_ids, mirrors, first, last)
+        out_indptr, out_edges = _outwards(in_indptr, edges["src"])
 
     owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
     num_replicas = num_masters + len(mirrors)
@@ -87,6 +95,8 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         masters=masters,
         node_key_L=node_key_L,
         in_indptr=in_indptr,
+        out_indptr=out_indptr,
+        out_edges=out_edges,
         edges=edges,
         plan=ExchangePlan(
             num_masters=num_masters,
@@ -128,6 +138,18 @@ def _merged_edges(
     in_indptr = np.zeros(num_masters + len(mirrors) + 1, np.int64)
     np.cumsum(np.bincount(dst, minlength=len(in_indptr) - 1), out=in_indptr[1:])
     return in_indptr, {name: column[order] for name, column in edges.items()}
+
+
+def _outwards(
+    in_indptr: NDArray[np.int64], src: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """Return the CSR of a CSC; a row's edges stay in CSC order."""
+    wide = np.int64 if len(src) > np.iinfo(np.int32).max else np.int32
+    position = np.argsort(src, kind="stable").astype(wide)
+    out_indptr = np.zeros_like(in_indptr)
+    np.cumsum(np.bincount(src, minlength=len(in_indptr) - 1), out=out_indptr[1:])
+    dst = np.repeat(np.arange(len(in_indptr) - 1, dtype=np.int32), np.diff(in_indptr))
+    return out_indptr, {"dst": dst[position], "csc_position": position}
 
 
 def _merged_plan(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphtheta.adjacency import Adjacency
 from graphtheta.columns import as_numpy
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.exchange import Channel
@@ -237,6 +238,27 @@ class Shard:
         np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
         index = torch.from_numpy(position)
         return Topology(indptr, whole.src[index], whole.edge_key, index)
+
+    @cached_property
+    def in_edges(self) -> Adjacency:
+        """In-edges by destination: rows as of `topology`."""
+        whole = self.topology
+        return Adjacency(whole.indptr, self._local.edges["src"], border=self.num_interior)
+
+    @cached_property
+    def out_edges(self) -> Adjacency:
+        """Out-edges by source: L rows, with where each edge stands among the in-edges."""
+        edges = self._local.out_edges
+        return Adjacency(self._local.out_indptr, edges["dst"], edges["csc_position"])
+
+    @cached_property
+    def num_interior(self) -> int:
+        """Leading masters without an in-edge from a mirror."""
+        from_mirror = np.flatnonzero(self._local.edges["src"] >= self.num_masters)
+        if not len(from_mirror):
+            return self.num_masters
+        row = np.searchsorted(self._local.in_indptr, from_mirror[0], side="right") - 1
+        return min(int(row), self.num_masters)
 
     def _at_masters(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """Add mirrors' rows to their masters': (rows, ...) each to (M, ...) each."""

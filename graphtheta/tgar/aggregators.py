@@ -29,10 +29,12 @@ class Aggregator(ABC):
     Attributes:
         scored: Whether gather returns (score, message) instead of one message.
         num_differentiable: How many leading columns of the partial are sums of edge terms.
+        counts: Whether the last column counts messages, which needs no message to be evaluated.
     """
 
     scored: ClassVar[bool] = False
     num_differentiable: ClassVar[int] = 1
+    counts: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -110,6 +112,8 @@ class Sum(Aggregator):
 
 class Mean(Sum):
     """The mean of messages. Partial: (sum, count)."""
+
+    counts = True
 
     def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
         """See `Aggregator.start`."""

@@ -24,7 +24,7 @@ from graphtheta.shard import Topology
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.expression import Expression, Keep
 
-__all__ = ["CHUNK_EDGES", "EdgeInputs", "GatherSum"]
+__all__ = ["CHUNK_EDGES", "EdgeInputs", "GatherSum", "grouped"]
 
 CHUNK_EDGES = 1 << 16
 
@@ -62,7 +62,7 @@ class EdgeInputs:
         return tuple(getattr(self, field.name) for field in fields(self))
 
 
-def _grouped(values: Sequence[_T], sizes: Sequence[int]) -> list[list[_T]]:
+def grouped(values: Sequence[_T], sizes: Sequence[int]) -> list[list[_T]]:
     rest = iter(values)
     return [[next(rest) for _ in range(size)] for size in sizes]
 
@@ -221,10 +221,10 @@ class _Function(torch.autograd.Function):
             torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)
         ]
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
-            inputs = EdgeInputs(*_grouped(tensors, sizes))
+            inputs = EdgeInputs(*grouped(tensors, sizes))
             like = _float_like(inputs)
             for block in job.blocks():
-                _backward_of(job, block, inputs, _grouped(totals, sizes), grads, constants, like)
+                _backward_of(job, block, inputs, grouped(totals, sizes), grads, constants, like)
         return None, None, *totals
 
 
@@ -265,7 +265,7 @@ def _backward_of(
     for leaf, (total, _) in zip(leaves, sinks, strict=True):
         leaf.requires_grad_(total is not None)
     with torch.enable_grad():
-        outputs = job.evaluate(block, EdgeInputs(*_grouped(leaves, selected.sizes())), like)
+        outputs = job.evaluate(block, EdgeInputs(*grouped(leaves, selected.sizes())), like)
         terms = job.aggregator.terms(
             [c[rows] for c in constants], row_e, outputs, block.key_e.to(device)
         )

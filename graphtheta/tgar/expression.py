@@ -108,6 +108,7 @@ class Expression:
         parameters: The same of parameters alone.
         edge_columns: Names of the edge columns read.
         keeps: Indices of the keep masks.
+        edge_order: Indices of what is evaluated on edges, in order.
     """
 
     def __init__(self, nodes: Sequence[Leaf | Operation], outputs: Sequence[int]) -> None:
@@ -122,8 +123,8 @@ class Expression:
         self.sources = self._of(read, Origin.SOURCE)
         self.destinations = self._of(read, Origin.DESTINATION)
         self.parameters = self._of(read, Origin.NONE)
-        self._edge_order = sorted(on_edges)
-        leaves = [(i, n) for i in self._edge_order if isinstance(n := self.nodes[i], Leaf)]
+        self.edge_order = sorted(on_edges)
+        leaves = [(i, n) for i in self.edge_order if isinstance(n := self.nodes[i], Leaf)]
         self.edge_columns = [(i, n.name) for i, n in leaves if n.keep is None]
         self.keeps = [(i, n.keep) for i, n in leaves if n.keep is not None]
 
@@ -189,7 +190,7 @@ class Expression:
             What `gather` returns for these edges.
         """
         values: dict[int, Any] = dict(given)
-        for i in self._edge_order:
+        for i in self.edge_order:
             if i not in values:
                 values[i] = self._call(i, values)
         return tuple(values[i] for i in self.outputs)

@@ -17,6 +17,7 @@ Reduce, the fifth stage, sums the gradients of its parameters over workers, for 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -30,10 +31,13 @@ from graphtheta.errors import ConfigError
 from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
 from graphtheta.tgar.expression import Expression
+from graphtheta.tgar.fused import FusedGatherSum, NotLowered, Program, program_of
 from graphtheta.tgar.trace import WorkerIndependent, trace
 from graphtheta.tgar.view import LayerView
 
 __all__ = ["TGARLayer"]
+
+_log = logging.getLogger("graphtheta")
 
 
 class TGARLayer(nn.Module):
@@ -60,11 +64,17 @@ class TGARLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._expressions: dict[Any, Expression] = {}
+        self._programs: dict[Expression, Program | NotLowered] = {}
         self._seen_modes: set[bool] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies trace again: an expression holds functions that can be neither copied nor pickled.
-        return {**self.__dict__, "_expressions": {}, "_seen_modes": set()}
+        return {
+            **self.__dict__,
+            "_expressions": {},
+            "_programs": {},
+            "_seen_modes": set(),
+        }
 
     def transform(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """NN-Transform: return the fields of each node. Written as `transform(self, h)`.
@@ -124,17 +134,34 @@ class TGARLayer(nn.Module):
         if shard.is_vertex_cut:
             token, destinations = sync(destinations, token, channel, route, k)
 
-        gather_sum = GatherSum(
-            expression=expression,
-            aggregator=reduce,
-            topology=shard.loopless_topology if self.self_loops else shard.topology,
-            node_key_L=shard.node_key_L,
-            loop_rows=shard.num_masters if self.self_loops else 0,
-            layer=k,
-            step_key=view.view.step_key if self.training else None,
-            stages=stages,
-        )
-        partial = gather_sum(EdgeInputs(sources, destinations, parameters, columns, loops))
+        inputs = EdgeInputs(sources, destinations, parameters, columns, loops)
+        program = self._program(expression, inputs)
+        gather_sum: GatherSum | FusedGatherSum
+        if isinstance(program, Program):
+            gather_sum = FusedGatherSum(
+                program=program,
+                aggregator=reduce,
+                in_edges=shard.in_edges,
+                out_edges=shard.out_edges,
+                edge_key=shard.topology.edge_key.numpy(),
+                node_key_L=shard.node_key_L,
+                loop_rows=shard.num_masters if self.self_loops else 0,
+                layer=k,
+                step_key=view.view.step_key if self.training else None,
+                stages=stages,
+            )
+        else:
+            gather_sum = GatherSum(
+                expression=expression,
+                aggregator=reduce,
+                topology=shard.loopless_topology if self.self_loops else shard.topology,
+                node_key_L=shard.node_key_L,
+                loop_rows=shard.num_masters if self.self_loops else 0,
+                layer=k,
+                step_key=view.view.step_key if self.training else None,
+                stages=stages,
+            )
+        partial = gather_sum(inputs)
         if shard.is_vertex_cut:
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: shard.num_masters] for column in partial]
@@ -145,6 +172,21 @@ class TGARLayer(nn.Module):
             out = self.apply_node(fields, reduce.finish(partial))
         self._seen_modes.add(self.training)
         return out
+
+    def _program(self, expression: Expression, inputs: EdgeInputs) -> Program | NotLowered:
+        """Return the kernels of a traced gather, or why there are none."""
+        if expression not in self._programs:
+            program = program_of(
+                expression,
+                inputs,
+                self.aggregator,
+                self_loops=self.self_loops,
+                training=self.training,
+            )
+            if isinstance(program, NotLowered):
+                _log.warning("%s runs chunked: %s.", type(self).__name__, program)
+            self._programs[expression] = program
+        return self._programs[expression]
 
     def _watched(self) -> AbstractContextManager[Any]:
         # Every torch call costs microseconds more under the watch, so only the first pass has it.

@@ -1,0 +1,95 @@
+"""Adjacency: the edges of each row, in-edges of destinations (CSC) or out-edges of sources (CSR),
+and the chunks of about equal work that threads take them in.
+
+Never imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Adjacency", "Chunks"]
+
+_CHUNK_COST = 1 << 14  # an edge costs 1, a row 4
+_MAX_CHUNKS = 2048  # beyond that they grow: each has numbers of its own for parameters
+_ROW_COST = 4
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Rows cut into chunks, from the graph alone, so that sums have the same order everywhere.
+
+    Attributes:
+        table: (chunks, 5) int64: first row, last row, first edge, last edge, segment. A row of too
+            many edges is cut into segments, one a chunk, numbered over all such rows; the segment
+            of other chunks is -1.
+        segment_row: (segments,) int64 row of each segment, ascending.
+        num_first: Leading chunks whose rows are below the border that was asked for.
+    """
+
+    table: NDArray[np.int64]
+    segment_row: NDArray[np.int64]
+    num_first: int
+
+
+@dataclass(frozen=True)
+class Adjacency:
+    """Edges by row.
+
+    Attributes:
+        indptr: (rows + 1,) int64; row i's edges are [indptr[i], indptr[i + 1]).
+        other: (E,) int32 local id of the node at the other end of each edge.
+        position: (E,) int32 or int64 place of each edge among the in-edges, or None for those.
+        border: Rows below it need no mirror (0 where nobody asks).
+    """
+
+    indptr: NDArray[np.int64]
+    other: NDArray[np.int32]
+    position: NDArray[Any] | None = None
+    border: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges."""
+        return int(self.indptr[-1])
+
+    @cached_property
+    def chunks(self) -> Chunks:
+        """The rows in chunks."""
+        return _cut(self.indptr, self.border)
+
+
+def _cut(indptr: NDArray[np.int64], border: int) -> Chunks:
+    num_rows = len(indptr) - 1
+    cost = indptr + _ROW_COST * np.arange(num_rows + 1)
+    total = int(cost[-1])
+    aim = max(_CHUNK_COST, -(-total // _MAX_CHUNKS))
+    hubs = np.flatnonzero(np.diff(indptr) > 2 * aim)
+    even = np.searchsorted(cost, np.arange(0, total, aim), side="right") - 1
+    cuts = np.unique(np.concatenate([even, hubs, hubs + 1, [0, border, num_rows]]))
+    cuts = cuts[(cuts >= 0) & (cuts <= num_rows)]
+    first, last = cuts[:-1], cuts[1:]
+    is_hub = np.isin(first, hubs)
+    pieces = np.where(is_hub, -(-(indptr[last] - indptr[first]) // aim), 1)
+    at = np.repeat(np.arange(len(first)), pieces)
+    piece = np.arange(len(at)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    table = np.empty((len(at), 5), np.int64)
+    table[:, 0], table[:, 1] = first[at], last[at]
+    table[:, 2] = np.where(is_hub[at], indptr[first[at]] + piece * aim, indptr[first[at]])
+    table[:, 3] = np.where(
+        is_hub[at], np.minimum(table[:, 2] + aim, indptr[last[at]]), indptr[last[at]]
+    )
+    table[:, 4] = -1
+    segments = np.flatnonzero(is_hub[at])
+    table[segments, 4] = np.arange(len(segments))
+    return Chunks(table, table[segments, 0].copy(), int(np.sum(table[:, 1] <= border)))

@@ -1,0 +1,285 @@
+"""The fused executor: Gather and Sum by compiled kernels, without a tensor of edges x features.
+
+Bytes moved per edge: forward the source fields that `gather` reads, and the edge columns; backward
+over in-edges the same, and over out-edges the cotangent of the destination's row and what the
+first kernel saved. An attention score is kept from forward, a number a head and edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from graphtheta.adjacency import Adjacency
+from graphtheta.comm.stages import Stage, Stages
+from graphtheta.random import Purpose, stream_id
+from graphtheta.tgar.aggregators import Aggregator
+from graphtheta.tgar.chunked import EdgeInputs, grouped
+from graphtheta.tgar.fused.kernel import Kernel
+from graphtheta.tgar.fused.launch import run
+from graphtheta.tgar.fused.native import compiled
+from graphtheta.tgar.fused.program import Program
+
+__all__ = ["FusedGatherSum"]
+
+
+@dataclass(frozen=True)
+class FusedGatherSum:
+    """One layer's Gather and Sum on one worker.
+
+    Attributes:
+        program: The layer's kernels.
+        aggregator: What the columns of the partial are.
+        in_edges: In-edges by destination row.
+        out_edges: The same edges by source.
+        edge_key: (E,) int64, in CSC order.
+        node_key_L: (L,) int64, for the keys of self-loops.
+        loop_rows: Rows that get a self-loop of the layer's own: M, or 0.
+        layer: Index of the layer, for draws and timers.
+        step_key: Philox key of the step, or None when not training.
+        stages: Timers.
+    """
+
+    program: Program
+    aggregator: Aggregator
+    in_edges: Adjacency
+    out_edges: Adjacency
+    edge_key: NDArray[np.int64]
+    node_key_L: NDArray[np.int64]
+    loop_rows: int
+    layer: int
+    step_key: NDArray[np.uint32] | None
+    stages: Stages
+
+    def __call__(self, inputs: EdgeInputs) -> list[Tensor]:
+        """Return the partial columns of every row, differentiable in all inputs."""
+        parameters = [derive(inputs.parameters) for derive in self.program.lowered.parameters]
+        given = EdgeInputs(
+            inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
+        )
+        columns = list(_Function.apply(self, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
+        if self.aggregator.counts:
+            columns.append(torch.from_numpy(self._counts()))
+        return columns
+
+    def _counts(self) -> NDArray[np.int64]:
+        """Return how many messages each row gets."""
+        indptr = self.in_edges.indptr
+        counts = np.diff(indptr)
+        if self.program.self_loops:
+            rows = np.repeat(np.arange(len(counts)), counts)
+            own = rows[rows == self.in_edges.other[: int(indptr[-1])]]
+            counts -= np.bincount(own, minlength=len(counts))
+            counts[: self.loop_rows] += 1
+        return counts
+
+    def launch(
+        self, kernel: Kernel, arrays: Mapping[str, Tensor | NDArray[Any]]
+    ) -> dict[str, Tensor]:
+        """Run a kernel over all its rows.
+
+        Args:
+            kernel: What to run.
+            arrays: Its leaves and saved arrays by argument name.
+
+        Returns:
+            The accumulators by name, winners included, and `gradients`: the sum over chunks.
+        """
+        edges = self.in_edges if kernel.orientation == "in" else self.out_edges
+        chunks = edges.chunks
+        float_type = getattr(torch, kernel.storage)
+        num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
+        given: dict[str, Tensor | NDArray[Any]] = {
+            "counter": np.zeros(1, np.int64),
+            "sizes": np.array([num_chunks, edges.num_edges, self.loop_rows], np.int64),
+            "chunks": chunks.table,
+            "indptr": edges.indptr,
+            "other": edges.other,
+            "key": self.edge_key,
+            "node_key": self.node_key_L,
+            "draws": self._draws(kernel),
+            **arrays,
+        }
+        if edges.position is not None:
+            given["position"] = edges.position
+        results: dict[str, Tensor] = {}
+        sides: dict[str, Tensor] = {}
+        for accumulator in kernel.accumulators:
+            outputs = {accumulator.name: float_type}
+            if accumulator.how.startswith("best"):
+                outputs[f"{accumulator.name}_winner"] = torch.int64
+            for name, dtype in outputs.items():
+                results[name] = torch.empty((edges.num_rows, *accumulator.shape), dtype=dtype)
+                sides[name] = torch.empty((num_segments, *accumulator.shape), dtype=dtype)
+                given[f"out_{name}"], given[f"side_{name}"] = results[name], sides[name]
+        if kernel.gradients:
+            given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
+        native = compiled(kernel)
+        held = [given[name] for name in native.arguments]
+        run(native.address, native.bind([_pointer(a) for a in held]), num_chunks)
+        if num_segments:
+            self._join(kernel, chunks.segment_row, results, sides)
+        if kernel.gradients:
+            # By NumPy: the order of its sum over rows does not depend on threads.
+            partial = given["gradients"]
+            assert isinstance(partial, Tensor)
+            results["gradients"] = torch.from_numpy(partial.numpy().sum(0))
+        return results
+
+    def _join(
+        self,
+        kernel: Kernel,
+        segment_row: NDArray[np.int64],
+        results: Mapping[str, Tensor],
+        sides: Mapping[str, Tensor],
+    ) -> None:
+        """Join the segments of the rows that were cut, in their order."""
+        rows, index = np.unique(segment_row, return_inverse=True)
+        names = list(results)
+        if all(a.how == "sum" for a in kernel.accumulators):
+            starts = np.flatnonzero(np.diff(segment_row, prepend=-1))
+            for name in names:
+                joined = np.add.reduceat(sides[name].numpy(), starts, axis=0)
+                results[name].numpy()[rows] = joined
+            return
+        shape = self.program.message.shape
+        outputs = [sides[names[0]].new_empty((0, *shape))]
+        if self.program.score is not None:
+            outputs.insert(0, outputs[0].new_empty((0, *self.program.score.shape)))
+        own = self.aggregator.start(len(rows), outputs)
+        arrived = [sides[name] for name in names]
+        merged = self.aggregator.merge(own, arrived, torch.from_numpy(index))
+        for name, column in zip(names, merged, strict=True):
+            results[name][torch.from_numpy(rows)] = column
+
+    def _draws(self, kernel: Kernel) -> NDArray[np.uint32]:
+        calls = [t.detail[1] for t in kernel.terms() if t.op == "keep"]
+        if not calls or self.step_key is None:
+            return np.zeros(0, np.uint32)
+        streams = [
+            stream_id(Purpose.EDGE_DROPOUT, self.layer, call) for call in range(max(calls) + 1)
+        ]
+        return np.array([*self.step_key, *streams], np.uint32)
+
+
+def _pointer(array: Tensor | NDArray[Any]) -> int:
+    return array.data_ptr() if isinstance(array, Tensor) else int(array.ctypes.data)
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, job: FusedGatherSum, sizes: Sequence[int], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.job, ctx.sizes = job, sizes
+        program = job.program
+        held = [t.detach().contiguous() for t in tensors]
+        arrays = _named(held, sizes)
+        needs = any(ctx.needs_input_grad)
+        score = None
+        if needs and program.score_size:
+            rows = job.in_edges.num_edges + job.loop_rows
+            score = torch.empty((rows, program.score_size), dtype=program.lowered.dtype)
+            arrays |= {"score": score, "out_score": score}
+        with job.stages.timed("forward", Stage("gather_sum", job.layer)):
+            results = job.launch(program.forward(save_score=score is not None), arrays)
+        columns = list(results.values())
+        constants = columns[job.aggregator.num_differentiable :]
+        ctx.mark_non_differentiable(*constants)
+        ctx.save_for_backward(*held, *constants, *([] if score is None else [score]))
+        ctx.num_constants, ctx.has_score = len(constants), score is not None
+        return tuple(columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        job, needs = ctx.job, ctx.needs_input_grad[2:]
+        held = list(ctx.saved_tensors)
+        score = held.pop() if ctx.has_score else None
+        tensors, constants = held[: len(needs)], held[len(needs) :]
+        with job.stages.timed("backward", Stage("gather_sum", job.layer)):
+            found = _gradients(job, tensors, ctx.sizes, needs, grads, constants, score)
+        return None, None, *found
+
+
+def _named(tensors: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Any]:
+    """Name the inputs as kernels do."""
+    names = ("source", "destination", "parameter", "column", "loop_column")
+    return {
+        f"{name}{n}": tensor
+        for name, group in zip(names, grouped(tensors, sizes), strict=True)
+        for n, tensor in enumerate(group)
+    }
+
+
+def _gradients(
+    job: FusedGatherSum,
+    tensors: Sequence[Tensor],
+    sizes: Sequence[int],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    score: Tensor | None,
+) -> list[Tensor | None]:
+    """Run the kernels of backward and return the gradient of each input that needs one."""
+    program = job.program
+    arrays = _named(tensors, sizes)
+    wanted = {name for name, need in zip(arrays, needs, strict=True) if need}
+    position = job.out_edges.position
+    backward = program.backward(
+        frozenset(name.removeprefix("loop_") for name in wanted),
+        saved_score=score is not None,
+        wide=position is not None and position.dtype == np.int64,
+    )
+    for n, grad in enumerate(grads[: job.aggregator.num_differentiable]):
+        arrays[f"cotangent{n}"] = grad.contiguous()
+    for n, constant in enumerate(constants):
+        arrays[f"constant{n}"] = constant
+    if score is not None:
+        arrays["score"] = score
+    for name, tensor in list(arrays.items()):
+        if name.startswith("parameter") and tensor.dim() == 2:
+            arrays[f"{name}^T"] = tensor.t().contiguous()
+    slots = job.in_edges.num_edges + job.loop_rows
+    if backward.record:
+        arrays["record"] = torch.empty((slots, backward.record), dtype=program.lowered.dtype)
+        arrays["out_record"] = arrays["record"]
+    results: dict[str, Tensor] = {}
+    if backward.inwards is not None:
+        for save in (s for p in backward.inwards.passes for s in p.saves):
+            name = save.leaf.name
+            if name != "record" and name not in results:
+                results[name] = torch.zeros((slots, save.leaf.stride), dtype=program.lowered.dtype)
+                arrays[f"out_{name}"] = results[name]
+        summed = job.launch(backward.inwards, arrays)
+        flat = summed.pop("gradients", None)
+        for gradient in backward.inwards.gradients:
+            assert flat is not None
+            size = math.prod(gradient.shape)
+            results[f"gradient_{gradient.leaf}"] = flat[gradient.offset : gradient.offset + size]
+        results |= summed
+    if backward.outwards is not None:
+        results |= job.launch(backward.outwards, arrays)
+    found: list[Tensor | None] = []
+    for (name, tensor), need in zip(_named(tensors, sizes).items(), needs, strict=True):
+        if not need:
+            found.append(None)
+            continue
+        result = results.get(f"gradient_{name.removeprefix('loop_')}")
+        if result is None:
+            found.append(torch.zeros_like(tensor))
+            continue
+        if name.startswith("loop_"):
+            result = result[job.in_edges.num_edges :]
+        elif name.startswith("column"):
+            result = result[: job.in_edges.num_edges]
+        found.append(result.reshape(tensor.shape).to(tensor.dtype))
+    return found

@@ -1,0 +1,208 @@
+"""Kernels: what one pass over the edges of each row computes, still without machine code.
+
+A kernel goes over rows, and over the edges of a row once for each of its passes. `in` kernels go
+over destinations and their in-edges (CSC), `out` kernels over sources and their out-edges (CSR).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
+
+__all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Pass", "Save", "Update"]
+
+Orientation = Literal["in", "out"]
+How = Literal["sum", "max", "best_max", "best_min"]
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """Numbers that a row collects from its edges, written when the row is done.
+
+    Attributes:
+        name: Of the output array, (rows, *shape).
+        shape: Of one row.
+        how: sum; max, which keeps not-a-number; or best_max and best_min, which also write the
+            edge_key of the winner to an array `<name>_winner`, int64.
+    """
+
+    name: str
+    shape: Shape
+    how: How = "sum"
+
+    @property
+    def size(self) -> int:
+        """Numbers in a row."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a parameter, summed over the edges of a chunk.
+
+    Attributes:
+        leaf: Name of the parameter's leaf.
+        shape: Of the parameter.
+        offset: Where it starts among the numbers that each chunk writes.
+    """
+
+    leaf: str
+    shape: Shape
+    offset: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an edge adds to an accumulator or a gradient.
+
+    Attributes:
+        target: Name of an accumulator, or of a parameter's leaf.
+        value: Broadcasts to its shape, or to that of a row of it.
+        at: The row, or None for the whole.
+    """
+
+    target: str
+    value: Term
+    at: Term | None = None
+
+
+@dataclass(frozen=True)
+class Save:
+    """What an edge writes to its own row of an array.
+
+    Attributes:
+        leaf: Where.
+        value: What.
+        at: Which row of the edge's row, or None for the whole.
+        adds: Whether it is added to what stands there.
+    """
+
+    leaf: Leaf
+    value: Term
+    at: Term | None = None
+    adds: bool = False
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk over the edges of a row."""
+
+    updates: tuple[Update, ...] = ()
+    saves: tuple[Save, ...] = ()
+
+    def roots(self) -> Iterator[Term]:
+        """Yield every term that is evaluated."""
+        for update in self.updates:
+            yield update.value
+            if update.at is not None:
+                yield update.at
+        for save in self.saves:
+            yield save.value
+            if save.at is not None:
+                yield save.at
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """All that machine code is made of; kernels of one text give the same code.
+
+    Attributes:
+        orientation: Whose edges a row has.
+        storage: Type of arithmetic, float32 or float64.
+        passes: One after the other, for each row.
+        accumulators: Written at the end of a row.
+        gradients: Written at the end of a chunk.
+        self_loops: Whether rows have a self-loop of the layer's own, and the graph's are skipped.
+        wide_positions: Whether CSC positions are int64 (CSR kernels).
+    """
+
+    orientation: Orientation
+    storage: str
+    passes: tuple[Pass, ...]
+    accumulators: tuple[Accumulator, ...]
+    gradients: tuple[Gradient, ...] = ()
+    self_loops: bool = False
+    wide_positions: bool = False
+    leaves: tuple[Term, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = [t for t in walk(r for p in self.passes for r in p.roots()) if t.op == "leaf"]
+        object.__setattr__(self, "leaves", tuple(found))
+
+    @property
+    def row_space(self) -> Space:
+        """What a row stands for."""
+        return "destination" if self.orientation == "in" else "source"
+
+    @property
+    def gradient_size(self) -> int:
+        """Numbers that a chunk writes for parameters."""
+        return sum(math.prod(g.shape) for g in self.gradients)
+
+    def terms(self) -> list[Term]:
+        """Return every term, operands first."""
+        return walk(r for p in self.passes for r in p.roots())
+
+    @property
+    def reads_key(self) -> bool:
+        """Whether edge keys are needed: for draws, or to tell winners."""
+        best = any(a.how.startswith("best") for a in self.accumulators)
+        return best or any(
+            t.op == "keep" or (t.op == "leaf" and t.leaf.name == "key") for t in self.terms()
+        )
+
+    @property
+    def reads_edges(self) -> bool:
+        """Whether anything is read or written by the edge's position."""
+        saves = any(p.saves for p in self.passes)
+        return saves or self.reads_key or any(t.leaf.space == "edge" for t in self.leaves)
+
+    def arguments(self) -> list[str]:
+        """Return the names of the arrays it takes, in order."""
+        names = ["counter", "sizes", "chunks", "indptr", "other"]
+        if self.orientation == "out" and self.reads_edges:
+            names.append("position")
+        if self.reads_key:
+            names += ["key", "node_key"]
+        if any(t.op == "keep" for t in self.terms()):
+            names.append("draws")
+        for leaf in self.leaves:
+            name = leaf.leaf.name
+            if leaf.leaf.space == "row" or name == "key" or name in names:
+                continue
+            names.append(name)
+            if self.self_loops and name.startswith("column"):
+                names.append(f"loop_{name}")
+        for accumulator in self.accumulators:
+            names += [f"out_{accumulator.name}", f"side_{accumulator.name}"]
+            if accumulator.how.startswith("best"):
+                names += [f"out_{accumulator.name}_winner", f"side_{accumulator.name}_winner"]
+        for save in (s for p in self.passes for s in p.saves):
+            if f"out_{save.leaf.name}" not in names:
+                names.append(f"out_{save.leaf.name}")
+        if self.gradients:
+            names.append("gradients")
+        return names
+
+    def text(self) -> str:
+        """Return what tells kernels apart, in a form that is the same in every process."""
+        order = {term: n for n, term in enumerate(self.terms())}
+        lines = [
+            f"{self.orientation} {self.storage} loops={self.self_loops} wide={self.wide_positions}"
+        ]
+        for term, n in order.items():
+            inputs = " ".join(f"%{order[i]}" for i in term.inputs)
+            lines.append(f"%{n} = {term.op} {term.shape} {term.kind} [{inputs}] {term.detail}")
+        for number, each in enumerate(self.passes):
+            for u in each.updates:
+                at = "" if u.at is None else f" at %{order[u.at]}"
+                lines.append(f"pass {number}: {u.target} += %{order[u.value]}{at}")
+            for s in each.saves:
+                at = "" if s.at is None else f" at %{order[s.at]}"
+                lines.append(f"pass {number}: {s.leaf} {s.adds} %{order[s.value]}{at}")
+        lines += [str(a) for a in self.accumulators] + [str(g) for g in self.gradients]
+        return "\n".join(lines)

@@ -1,0 +1,316 @@
+"""Programs: the kernels of one layer's Gather and Sum, from its terms and its aggregator.
+
+Forward is one kernel over in-edges. Backward is at most two: over in-edges for what destinations,
+parameters and edge columns get, and over out-edges for what sources get. What is narrow and costly
+(an attention coefficient, the cotangent of a score) the first saves for the second, a few numbers
+an edge, instead of having it computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphtheta.tgar.fused.adjoint import LeafCotangent, cotangents
+from graphtheta.tgar.fused.kernel import (
+    Accumulator,
+    Gradient,
+    Kernel,
+    Orientation,
+    Pass,
+    Save,
+    Update,
+)
+from graphtheta.tgar.chunked import EdgeInputs
+from graphtheta.tgar.expression import Expression
+from graphtheta.tgar.fused.lower import Lowered, NotLowered, Signature, lower
+from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
+
+__all__ = ["SCORE_LIMIT", "Backward", "Program", "program_of"]
+
+SCORE_LIMIT = 16  # numbers an edge worth saving: a score or a cotangent a head
+
+_HEAVY = frozenset(
+    {"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "elu", "div", "keep", "sum",
+     "contract"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The kernels of backward; either may be missing.
+
+    Attributes:
+        inwards: Over in-edges.
+        outwards: Over out-edges.
+        record: Numbers an edge that the first saves for the second.
+        saved: The same, in words.
+    """
+
+    inwards: Kernel | None
+    outwards: Kernel | None
+    record: int
+    saved: tuple[str, ...]
+
+
+class Program:
+    """The kernels of one `gather` under one aggregator.
+
+    Args:
+        lowered: The gather as terms.
+        aggregator: A key of `AGGREGATORS`.
+        self_loops: Whether the layer adds self-loops.
+    """
+
+    def __init__(self, lowered: Lowered, aggregator: str, *, self_loops: bool) -> None:
+        self.lowered, self.aggregator, self.self_loops = lowered, aggregator, self_loops
+        self.terms = lowered.terms
+        self.storage = str(lowered.dtype).removeprefix("torch.")
+        self.score = lowered.outputs[0] if aggregator == "softmax" else None
+        self.message = lowered.outputs[-1]
+        self._forward: dict[bool, Kernel] = {}
+        self._backward: dict[Any, Backward] = {}
+
+    @property
+    def score_size(self) -> int:
+        """Numbers an edge that training keeps from forward to backward: a narrow score, or 0."""
+        if self.score is None or self.score.size > SCORE_LIMIT:
+            return 0
+        return max(1, self.score.size)
+
+    def _leaf(self, space: Space, name: str, shape: Shape, storage: str | None = None) -> Term:
+        storage = storage or self.storage
+        leaf = Leaf(space, name, storage, math.prod(shape))
+        return self.terms.leaf(leaf, shape, "int" if storage == "int64" else "float")
+
+    def _kernel(
+        self,
+        orientation: Orientation,
+        passes: Sequence[Pass],
+        accumulators: Sequence[Accumulator],
+        gradients: Sequence[Gradient] = (),
+        *,
+        wide: bool = False,
+    ) -> Kernel:
+        return Kernel(
+            orientation,
+            self.storage,
+            tuple(passes),
+            tuple(accumulators),
+            tuple(gradients),
+            self.self_loops,
+            wide,
+        )
+
+    # -- forward ----------------------------------------------------------------------------------
+
+    def forward(self, *, save_score: bool) -> Kernel:
+        """Return the kernel of Gather and Sum.
+
+        Args:
+            save_score: Whether a narrow score is written for backward.
+        """
+        if save_score not in self._forward:
+            self._forward[save_score] = self._make_forward(save_score)
+        return self._forward[save_score]
+
+    def _make_forward(self, save_score: bool) -> Kernel:
+        shape = self.message.shape
+        if self.aggregator in ("max", "min"):
+            update = Update("column0", self.message)
+            best = Accumulator("column0", shape, f"best_{self.aggregator}")  # type: ignore[arg-type]
+            return self._kernel("in", [Pass((update,))], [best])
+        if self.score is None:
+            update = Update("column0", self.message)
+            return self._kernel("in", [Pass((update,))], [Accumulator("column0", shape)])
+        accumulators = [
+            Accumulator("column0", self.score.shape),
+            Accumulator("column1", shape),
+            Accumulator("column2", self.score.shape, "max"),
+        ]
+        saves: tuple[Save, ...] = ()
+        score = self.score
+        if save_score and self.score_size:
+            saved = self._saved_score()
+            saves, score = (Save(saved.leaf, self.score),), saved
+        largest = self._leaf("row", "column2", self.score.shape)
+        weight = self._weight(score, largest)
+        updates = (
+            Update("column0", weight),
+            Update("column1", self.terms.mul(self._widened(weight), self.message)),
+        )
+        return self._kernel(
+            "in", [Pass((Update("column2", self.score),), saves), Pass(updates)], accumulators
+        )
+
+    def _saved_score(self) -> Term:
+        assert self.score is not None
+        return self._leaf("edge", "score", self.score.shape)
+
+    def _weight(self, score: Term, largest: Term) -> Term:
+        """Return exp(score - largest); a row of which all is masked out has weights of 0."""
+        t = self.terms
+        empty = t.compare("eq", largest, t.const(-math.inf))
+        return t.unary("exp", t.binary("sub", score, t.select(empty, t.const(0), largest)))
+
+    def _widened(self, score: Term) -> Term:
+        """Give a score a head the message's dimensions."""
+        lacking = len(self.message.shape) - len(score.shape)
+        return self.terms.reshape(score, (*score.shape, *(1,) * lacking))
+
+    # -- backward ---------------------------------------------------------------------------------
+
+    def backward(self, wanted: frozenset[str], *, saved_score: bool, wide: bool) -> Backward:
+        """Return the kernels that turn cotangents of the columns into those of the inputs.
+
+        Args:
+            wanted: Names of the leaves whose gradients are asked for.
+            saved_score: Whether forward wrote the score.
+            wide: Whether CSC positions are int64.
+        """
+        key = (wanted, saved_score, wide)
+        if key not in self._backward:
+            self._backward[key] = self._make_backward(*key)
+        return self._backward[key]
+
+    def _make_backward(self, wanted: frozenset[str], saved_score: bool, wide: bool) -> Backward:
+        found = self._cotangents(lambda term: term.leaf.name in wanted, saved_score)
+        outer = [c for c in found if c.leaf.leaf.space == "source"]
+        inner = [c for c in found if c.leaf.leaf.space != "source"]
+        roots = [c.value for c in outer] + [c.at for c in outer if c.at is not None]
+        cuts = self._cuts(roots)
+        record = sum(max(1, c.size) for c in cuts)
+        places, saves, offset = {}, [], 0
+        for cut in cuts:
+            leaf = Leaf("edge", "record", self.storage, record, offset)
+            places[cut] = self.terms.leaf(leaf, cut.shape)
+            saves.append(Save(leaf, cut))
+            offset += max(1, cut.size)
+        inwards = self._inwards(inner, saves) if inner or saves else None
+        return Backward(
+            inwards,
+            self._outwards(outer, places, wide) if outer else None,
+            record,
+            tuple(repr(c) for c in cuts),
+        )
+
+    def _cotangents(
+        self, wanted: Callable[[Term], bool], saved_score: bool
+    ) -> list[LeafCotangent]:
+        t, shape = self.terms, self.message.shape
+        upstream = self._leaf("destination", "cotangent0", shape)
+        if self.aggregator in ("max", "min"):
+            winner = self._leaf("destination", "constant0", shape, "int64")
+            key = self._leaf("edge", "key", (), "int64")
+            won = t.compare("eq", winner, key)
+            return cotangents(t, [(self.message, t.select(won, upstream, t.const(0)))], wanted)
+        if self.score is None:
+            return cotangents(t, [(self.message, upstream)], wanted)
+        score = self._saved_score() if saved_score and self.score_size else self.score
+        largest = self._leaf("destination", "constant0", self.score.shape)
+        weight = self._weight(score, largest)
+        of_total = self._leaf("destination", "cotangent0", self.score.shape)
+        of_weighted = self._leaf("destination", "cotangent1", shape)
+        product = t.mul(of_weighted, self.message)
+        lacking = range(len(self.score.shape), len(shape))
+        along = t.reshape(t.sum(product, tuple(lacking)), self.score.shape)
+        pairs = [
+            (self.score, t.mul(t.add(of_total, along), weight)),
+            (self.message, t.mul(self._widened(weight), of_weighted)),
+        ]
+        found = cotangents(t, pairs, wanted)
+        values = t.replaced([c.value for c in found], {self.score: score})
+        return [
+            LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)
+        ]
+
+    def _cuts(self, roots: Sequence[Term]) -> list[Term]:
+        """Choose what the kernel over out-edges reads back instead of computing it."""
+        depends: set[Term] = set()  # on the destination or the edge
+        heavy: set[Term] = set()
+        for term in walk(roots):
+            far = term.op == "leaf" and term.leaf.space in ("destination", "edge")
+            if far or term.op == "keep" or any(i in depends for i in term.inputs):
+                depends.add(term)
+            if term.op in _HEAVY or any(i in heavy for i in term.inputs):
+                heavy.add(term)
+        cuts: list[Term] = []
+        stack, seen = list(roots), set[Term]()
+        while stack:
+            term = stack.pop()
+            if term in seen or term not in depends or term.op == "leaf":
+                continue
+            seen.add(term)
+            narrow = term.size <= SCORE_LIMIT and term.kind == "float"
+            if narrow and term in heavy and term.op not in ("reshape", "expand"):
+                cuts.append(term)
+            else:
+                stack.extend(term.inputs)
+        order = {term: n for n, term in enumerate(walk(roots))}
+        return sorted(cuts, key=lambda c: order[c])
+
+    def _inwards(self, found: Sequence[LeafCotangent], saves: Sequence[Save]) -> Kernel:
+        updates, accumulators, gradients, more = [], {}, {}, list(saves)
+        offset = 0
+        for c in found:
+            leaf = c.leaf.leaf
+            if leaf.space == "edge":
+                where = Leaf("edge", f"gradient_{leaf.name}", self.storage, leaf.stride)
+                value = c.value if c.at is not None else self.terms.expand(c.value, c.leaf.shape)
+                shape = c.leaf.shape if c.at is None else c.leaf.shape[1:]
+                several = c.at is not None or sum(o.leaf is c.leaf for o in found) > 1
+                more.append(Save(where, self.terms.expand(value, shape), c.at, several))
+                continue
+            if leaf.space == "parameter":
+                if leaf.name not in gradients:
+                    gradients[leaf.name] = Gradient(leaf.name, c.leaf.shape, offset)
+                    offset += c.leaf.size
+                updates.append(Update(leaf.name, c.value, c.at))
+            else:
+                accumulators[leaf.name] = Accumulator(f"gradient_{leaf.name}", c.leaf.shape)
+                updates.append(Update(f"gradient_{leaf.name}", c.value, c.at))
+        return self._kernel(
+            "in",
+            [Pass(tuple(updates), tuple(more))],
+            list(accumulators.values()),
+            list(gradients.values()),
+        )
+
+    def _outwards(
+        self, found: Sequence[LeafCotangent], places: dict[Term, Term], wide: bool
+    ) -> Kernel:
+        values = self.terms.replaced([c.value for c in found], places)
+        updates, accumulators = [], {}
+        for c, value in zip(found, values, strict=True):
+            name = f"gradient_{c.leaf.leaf.name}"
+            accumulators[name] = Accumulator(name, c.leaf.shape)
+            updates.append(Update(name, value, c.at))
+        return self._kernel("out", [Pass(tuple(updates))], list(accumulators.values()), wide=wide)
+
+
+def program_of(
+    expression: Expression,
+    inputs: EdgeInputs,
+    aggregator: str,
+    *,
+    self_loops: bool,
+    training: bool,
+) -> Program | NotLowered:
+    """Return the kernels of a traced gather for inputs of these types, or why there are none."""
+    everything = inputs.flat()
+    if any(t.device.type != "cpu" for t in everything):
+        return NotLowered("kernels run on processors only")
+    rows = [
+        tuple((tuple(t.shape[1:]), t.dtype) for t in group)
+        for group in (inputs.sources, inputs.destinations, inputs.columns)
+    ]
+    whole = tuple((tuple(t.shape), t.dtype) for t in inputs.parameters)
+    try:
+        lowered = lower(
+            expression, Signature(rows[0], rows[1], whole, rows[2]), training=training
+        )
+        return Program(lowered, aggregator, self_loops=self_loops)
+    except NotLowered as reason:
+        return reason
