@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphtheta.allocator import keep_freed_memory
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
@@ -23,6 +24,8 @@ def open_shard(
 ) -> Shard:
     """Open this worker's share of a graph; collective.
 
+    The process keeps freed memory from here on (`graphtheta.allocator`).
+
     Args:
         graph: A `Graph` or another source of rows, which is partitioned on the spot into one part a
             worker; or a store, opened or as a path, whose parts are shared out evenly.
@@ -37,6 +40,7 @@ def open_shard(
         GraphFormatError: If the graph is wrong.
     """
     comm = comm or SingleCommunicator()
+    keep_freed_memory()
     if isinstance(graph, str | Path):
         graph = open_store(Path(graph), parts=())  # `part` checks the ones that are opened
     if isinstance(graph, Store):

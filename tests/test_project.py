@@ -24,7 +24,7 @@ SYMLINKS = ("partition", "engine", "proto")
 # From the ground up. A module imports from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("random", "permutation", "columns", "chunks", "adjacency"),
+    ("random", "permutation", "columns", "chunks", "adjacency", "allocator"),
     ("comm.communicator",),
     ("comm",),
     ("partition",),
@@ -42,7 +42,7 @@ LAYERS = (
     ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
-    *("adjacency", "graph", "datasets", "cache", "merge", "partition", "export.dgl_chunked"),
+    *("adjacency", "allocator", "graph", "datasets", "cache", "merge", "partition", "export.dgl_chunked"),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 

@@ -118,6 +118,10 @@ class GatherSum:
         """Return the partial columns of every row, differentiable in all inputs."""
         return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
+    def message(self, inputs: EdgeInputs) -> Tensor:
+        """Return the aggregated message of every row, differentiable in all inputs."""
+        return self.aggregator.finish(self(inputs))
+
     def blocks(self) -> Iterator[_Block]:
         """Cut the edges into blocks of rows; a row of more than `chunk_edges` is split."""
         indptr = self.topology.indptr

@@ -161,15 +161,18 @@ class TGARLayer(nn.Module):
                 step_key=view.view.step_key if self.training else None,
                 stages=stages,
             )
-        partial = gather_sum(inputs)
         if shard.is_vertex_cut:
+            partial = gather_sum(inputs)
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: shard.num_masters] for column in partial]
-            partial = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
+            merged = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
+            message = reduce.finish(merged)
+        else:
+            message = gather_sum.message(inputs)
         view.view.token = token
 
         with stages.timed("forward", Stage("apply", k)), self._watched():
-            out = self.apply_node(fields, reduce.finish(partial))
+            out = self.apply_node(fields, message)
         self._seen_modes.add(self.training)
         return out
 

@@ -597,8 +597,7 @@ class _Emitter:
         for number, each in enumerate(kernel.passes):
             self.place(self.schedule.row_values(number))
             self._edges(each, number)
-        for accumulator in kernel.accumulators:
-            self._write(accumulator)
+        self._write_row()
         self.buffers = {}
 
     def _reach(self, leaf: Leaf, row: Any) -> None:
@@ -619,19 +618,50 @@ class _Emitter:
 
         self.nest(accumulator.shape, start)
 
-    def _write(self, accumulator: Accumulator) -> None:
-        name, size = accumulator.name, accumulator.size
-        out = self._destination(name, size, self.float)
-        total = self.totals[name]
+    def _write_row(self) -> None:
+        """Write a whole row's outputs; a segment writes what it has collected to side arrays."""
+        b, kernel = self.b, self.kernel
+        with b.if_else(b.icmp_signed("<", self.segment, _I64(0))) as (whole, segment):
+            with whole:
+                self.place(self.schedule.final_values())
+                for output in kernel.outputs:
+                    out = self.element(
+                        self.argument(f"out_{output.name}", self.float),
+                        self.times(self.row, math.prod(output.shape)),
+                    )
+                    self._store_value(output.value, output.shape, out)
+                for name in self.winners:
+                    self._write_winner(name, "out", self.row)
+            with segment:
+                for accumulator in kernel.accumulators:
+                    out = self.element(
+                        self.argument(f"side_{accumulator.name}", self.float),
+                        self.times(self.segment, accumulator.size),
+                    )
+                    self._copy(self.totals[accumulator.name], accumulator.shape, out)
+                for name in self.winners:
+                    self._write_winner(name, "side", self.segment)
 
+    def _store_value(self, term: Term, shape: Shape, out: Any) -> None:
         def write(at: At) -> None:
-            index = self.flat(at, accumulator.shape)
+            self.store(self.vector(term, at), out, self.flat(at, shape))
+
+        self.nest(shape, write)
+
+    def _copy(self, total: Any, shape: Shape, out: Any) -> None:
+        def write(at: At) -> None:
+            index = self.flat(at, shape)
             self.store(self.load(total, index, at.lanes), out, index)
 
-        self.nest(accumulator.shape, write)
-        if name not in self.winners:
-            return
-        b, keys = self.b, self._destination(f"{name}_winner", size, _I64)
+        self.nest(shape, write)
+
+    def _write_winner(self, name: str, where: str, number: Any) -> None:
+        """Turn the positions of winners into edge keys."""
+        b = self.b
+        size = next(a.size for a in self.kernel.accumulators if a.name == name)
+        keys = self.element(
+            self.argument(f"{where}_{name}_winner", _I64), self.times(number, size)
+        )
         with b.goto_block(self.entry):
             place = b.alloca(_I64)
         with self.loop(0, size, "winner") as f:
@@ -644,15 +674,6 @@ class _Emitter:
                 edge = b.add(self.e0, b.sext(position, _I64))
                 b.store(self.load(self.key_of, edge, 1), place)
             self.store(b.load(place), keys, f)
-
-    def _destination(self, name: str, size: int, kind: Any) -> Any:
-        """Return where a row is written: a row cut into segments writes each to a side array."""
-        b = self.b
-        whole = b.icmp_signed("<", self.segment, _I64(0))
-        out, side = self.argument(f"out_{name}", kind), self.argument(f"side_{name}", kind)
-        pointer = b.select(whole, out, side)
-        number = b.select(whole, self.row, self.segment)
-        return self.element(pointer, self.times(number, size))
 
     def _edges(self, each: Pass, number: int) -> None:
         b, kernel = self.b, self.kernel

@@ -61,17 +61,29 @@ class FusedGatherSum:
 
     def __call__(self, inputs: EdgeInputs) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs."""
+        columns = self._run(inputs, finish=False)
+        if self.aggregator.counts:
+            columns.append(torch.from_numpy(self.counts()))
+        return columns
+
+    def message(self, inputs: EdgeInputs) -> Tensor:
+        """Return the aggregated message of every row, differentiable in all inputs.
+
+        The same as finishing the partial, in fewer walks over the rows.
+        """
+        columns = self._run(inputs, finish=True)
+        extreme = self.program.aggregator in ("max", "min")
+        return self.aggregator.finish(columns) if extreme else columns[0]
+
+    def _run(self, inputs: EdgeInputs, *, finish: bool) -> list[Tensor]:
         parameters = [derive(inputs.parameters) for derive in self.program.lowered.parameters]
         given = EdgeInputs(
             inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
         )
-        columns = list(_Function.apply(self, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
-        if self.aggregator.counts:
-            columns.append(torch.from_numpy(self._counts()))
-        return columns
+        return list(_Function.apply(self, finish, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
 
-    def _counts(self) -> NDArray[np.int64]:
-        """Return how many messages each row gets."""
+    def counts(self) -> NDArray[np.int64]:
+        """Return how many messages each row gets: (rows,)."""
         indptr = self.in_edges.indptr
         counts = np.diff(indptr)
         if self.program.self_loops:
@@ -80,6 +92,11 @@ class FusedGatherSum:
             counts -= np.bincount(own, minlength=len(counts))
             counts[: self.loop_rows] += 1
         return counts
+
+    def share(self) -> Tensor:
+        """Return 1 / count of each row, 1 where there is none."""
+        dtype = self.program.lowered.dtype
+        return torch.from_numpy(self.counts()).clamp_(min=1).to(dtype).reciprocal_()
 
     def launch(
         self, kernel: Kernel, arrays: Mapping[str, Tensor | NDArray[Any]]
@@ -112,14 +129,21 @@ class FusedGatherSum:
             given["position"] = edges.position
         results: dict[str, Tensor] = {}
         sides: dict[str, Tensor] = {}
+        for output in kernel.outputs:
+            results[output.name] = torch.empty((edges.num_rows, *output.shape), dtype=float_type)
+            given[f"out_{output.name}"] = results[output.name]
         for accumulator in kernel.accumulators:
-            outputs = {accumulator.name: float_type}
+            columns = {accumulator.name: float_type}
             if accumulator.how.startswith("best"):
-                outputs[f"{accumulator.name}_winner"] = torch.int64
-            for name, dtype in outputs.items():
-                results[name] = torch.empty((edges.num_rows, *accumulator.shape), dtype=dtype)
+                winner = f"{accumulator.name}_winner"
+                columns[winner] = torch.int64
+                results[winner] = torch.empty(
+                    (edges.num_rows, *accumulator.shape), dtype=torch.int64
+                )
+                given[f"out_{winner}"] = results[winner]
+            for name, dtype in columns.items():
                 sides[name] = torch.empty((num_segments, *accumulator.shape), dtype=dtype)
-                given[f"out_{name}"], given[f"side_{name}"] = results[name], sides[name]
+                given[f"side_{name}"] = sides[name]
         if kernel.gradients:
             given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
         native = compiled(kernel)
@@ -143,22 +167,23 @@ class FusedGatherSum:
     ) -> None:
         """Join the segments of the rows that were cut, in their order."""
         rows, index = np.unique(segment_row, return_inverse=True)
-        names = list(results)
         if all(a.how == "sum" for a in kernel.accumulators):
             starts = np.flatnonzero(np.diff(segment_row, prepend=-1))
-            for name in names:
-                joined = np.add.reduceat(sides[name].numpy(), starts, axis=0)
-                results[name].numpy()[rows] = joined
-            return
-        shape = self.program.message.shape
-        outputs = [sides[names[0]].new_empty((0, *shape))]
-        if self.program.score is not None:
-            outputs.insert(0, outputs[0].new_empty((0, *self.program.score.shape)))
-        own = self.aggregator.start(len(rows), outputs)
-        arrived = [sides[name] for name in names]
-        merged = self.aggregator.merge(own, arrived, torch.from_numpy(index))
-        for name, column in zip(names, merged, strict=True):
-            results[name][torch.from_numpy(rows)] = column
+            joined = {
+                n: torch.from_numpy(np.add.reduceat(x.numpy(), starts)) for n, x in sides.items()
+            }
+            if "share" in kernel.arguments():
+                shape = (-1, *(1,) * len(self.program.message.shape))
+                joined["total"] *= self.share()[torch.from_numpy(rows)].view(shape)
+        else:
+            outputs = [x.new_empty((0, *x.shape[1:])) for x in list(sides.values())[:2]]
+            own = self.aggregator.start(len(rows), outputs[: 1 + self.aggregator.scored])
+            arrived = list(sides.values())
+            merged = self.aggregator.merge(own, arrived, torch.from_numpy(index))
+            joined = dict(zip(sides, merged, strict=True))
+            joined["message"] = self.aggregator.finish(merged)
+        for name, result in results.items():
+            result[torch.from_numpy(rows)] = joined[name]
 
     def _draws(self, kernel: Kernel) -> NDArray[np.uint32]:
         calls = [t.detail[1] for t in kernel.terms() if t.op == "keep"]
@@ -177,37 +202,45 @@ def _pointer(array: Tensor | NDArray[Any]) -> int:
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, job: FusedGatherSum, sizes: Sequence[int], *tensors: Tensor
+        ctx: Any, job: FusedGatherSum, finish: bool, sizes: Sequence[int], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.job, ctx.sizes = job, sizes
+        ctx.job, ctx.finish, ctx.sizes = job, finish, sizes
         program = job.program
         held = [t.detach().contiguous() for t in tensors]
         arrays = _named(held, sizes)
-        needs = any(ctx.needs_input_grad)
-        score = None
-        if needs and program.score_size:
+        kept: dict[str, Tensor] = {}  # what backward reads besides the inputs
+        if any(ctx.needs_input_grad) and program.score_size:
             rows = job.in_edges.num_edges + job.loop_rows
-            score = torch.empty((rows, program.score_size), dtype=program.lowered.dtype)
-            arrays |= {"score": score, "out_score": score}
+            kept["score"] = torch.empty((rows, program.score_size), dtype=program.lowered.dtype)
+            arrays |= {"score": kept["score"], "out_score": kept["score"]}
+        if finish and job.aggregator.counts:
+            kept["share"] = arrays["share"] = job.share()
+        kernel = program.forward(save_score="score" in kept, finish=finish)
         with job.stages.timed("forward", Stage("gather_sum", job.layer)):
-            results = job.launch(program.forward(save_score=score is not None), arrays)
+            results = job.launch(kernel, arrays)
         columns = list(results.values())
-        constants = columns[job.aggregator.num_differentiable :]
+        num_differentiable = 1 if finish else job.aggregator.num_differentiable
+        constants = columns[num_differentiable:]
         ctx.mark_non_differentiable(*constants)
-        ctx.save_for_backward(*held, *constants, *([] if score is None else [score]))
-        ctx.num_constants, ctx.has_score = len(constants), score is not None
+        kept |= {name: results[name] for name in program.kept(finish=finish)}
+        ctx.names = list(kept)
+        ctx.save_for_backward(*held, *kept.values())
         return tuple(columns)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        job, needs = ctx.job, ctx.needs_input_grad[2:]
-        held = list(ctx.saved_tensors)
-        score = held.pop() if ctx.has_score else None
-        tensors, constants = held[: len(needs)], held[len(needs) :]
+        job, needs = ctx.job, ctx.needs_input_grad[3:]
+        held = ctx.saved_tensors
+        kept = dict(zip(ctx.names, held[len(needs) :], strict=True))
+        if "share" in kept:
+            share = kept["share"]
+            grads = (grads[0] * share.view(-1, *(1,) * (grads[0].dim() - 1)), *grads[1:])
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
-            found = _gradients(job, tensors, ctx.sizes, needs, grads, constants, score)
-        return None, None, *found
+            found = _gradients(
+                job, ctx.finish, held[: len(needs)], ctx.sizes, needs, grads, kept
+            )
+        return None, None, None, *found
 
 
 def _named(tensors: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Any]:
@@ -222,12 +255,12 @@ def _named(tensors: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Any]:
 
 def _gradients(
     job: FusedGatherSum,
+    finish: bool,
     tensors: Sequence[Tensor],
     sizes: Sequence[int],
     needs: Sequence[bool],
     grads: Sequence[Tensor],
-    constants: Sequence[Tensor],
-    score: Tensor | None,
+    kept: Mapping[str, Tensor],
 ) -> list[Tensor | None]:
     """Run the kernels of backward and return the gradient of each input that needs one."""
     program = job.program
@@ -236,15 +269,15 @@ def _gradients(
     position = job.out_edges.position
     backward = program.backward(
         frozenset(name.removeprefix("loop_") for name in wanted),
-        saved_score=score is not None,
+        saved_score="score" in kept,
+        finish=finish,
         wide=position is not None and position.dtype == np.int64,
     )
-    for n, grad in enumerate(grads[: job.aggregator.num_differentiable]):
+    for n, grad in enumerate(grads):
         arrays[f"cotangent{n}"] = grad.contiguous()
-    for n, constant in enumerate(constants):
-        arrays[f"constant{n}"] = constant
-    if score is not None:
-        arrays["score"] = score
+    arrays |= kept
+    if "total_winner" in kept:
+        arrays["winner"] = kept["total_winner"]
     for name, tensor in list(arrays.items()):
         if name.startswith("parameter") and tensor.dim() == 2:
             arrays[f"{name}^T"] = tensor.t().contiguous()

@@ -13,7 +13,7 @@ from typing import Literal
 
 from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
 
-__all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Pass", "Save", "Update"]
+__all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Output", "Pass", "Save", "Update"]
 
 Orientation = Literal["in", "out"]
 How = Literal["sum", "max", "best_max", "best_min"]
@@ -21,10 +21,10 @@ How = Literal["sum", "max", "best_max", "best_min"]
 
 @dataclass(frozen=True)
 class Accumulator:
-    """Numbers that a row collects from its edges, written when the row is done.
+    """Numbers that a row collects from its edges.
 
     Attributes:
-        name: Of the output array, (rows, *shape).
+        name: Of the row leaf that reads it, and of the array that segments of a row write.
         shape: Of one row.
         how: sum; max, which keeps not-a-number; or best_max and best_min, which also write the
             edge_key of the winner to an array `<name>_winner`, int64.
@@ -38,6 +38,21 @@ class Accumulator:
     def size(self) -> int:
         """Numbers in a row."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written of a row when it is done.
+
+    Attributes:
+        name: Of the array, (rows, *shape).
+        shape: Of one row.
+        value: Of accumulators and of what the row loads.
+    """
+
+    name: str
+    shape: Shape
+    value: Term
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,8 @@ class Kernel:
         orientation: Whose edges a row has.
         storage: Type of arithmetic, float32 or float64.
         passes: One after the other, for each row.
-        accumulators: Written at the end of a row.
+        accumulators: What a row collects; segments of a row write it as it is.
+        outputs: What a whole row writes.
         gradients: Written at the end of a chunk.
         self_loops: Whether rows have a self-loop of the layer's own, and the graph's are skipped.
         wide_positions: Whether CSC positions are int64 (CSR kernels).
@@ -124,13 +140,14 @@ class Kernel:
     storage: str
     passes: tuple[Pass, ...]
     accumulators: tuple[Accumulator, ...]
+    outputs: tuple[Output, ...]
     gradients: tuple[Gradient, ...] = ()
     self_loops: bool = False
     wide_positions: bool = False
     leaves: tuple[Term, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        found = [t for t in walk(r for p in self.passes for r in p.roots()) if t.op == "leaf"]
+        found = [t for t in self.terms() if t.op == "leaf"]
         object.__setattr__(self, "leaves", tuple(found))
 
     @property
@@ -145,7 +162,9 @@ class Kernel:
 
     def terms(self) -> list[Term]:
         """Return every term, operands first."""
-        return walk(r for p in self.passes for r in p.roots())
+        return walk(
+            [*(r for p in self.passes for r in p.roots()), *(o.value for o in self.outputs)]
+        )
 
     @property
     def reads_key(self) -> bool:
@@ -177,8 +196,9 @@ class Kernel:
             names.append(name)
             if self.self_loops and name.startswith("column"):
                 names.append(f"loop_{name}")
+        names += [f"out_{output.name}" for output in self.outputs]
         for accumulator in self.accumulators:
-            names += [f"out_{accumulator.name}", f"side_{accumulator.name}"]
+            names.append(f"side_{accumulator.name}")
             if accumulator.how.startswith("best"):
                 names += [f"out_{accumulator.name}_winner", f"side_{accumulator.name}_winner"]
         for save in (s for p in self.passes for s in p.saves):
@@ -204,5 +224,6 @@ class Kernel:
             for s in each.saves:
                 at = "" if s.at is None else f" at %{order[s.at]}"
                 lines.append(f"pass {number}: {s.leaf} {s.adds} %{order[s.value]}{at}")
+        lines += [f"{o.name} {o.shape} = %{order[o.value]}" for o in self.outputs]
         lines += [str(a) for a in self.accumulators] + [str(g) for g in self.gradients]
         return "\n".join(lines)

@@ -9,7 +9,7 @@ an edge, instead of having it computed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from graphtheta.tgar.fused.kernel import (
     Gradient,
     Kernel,
     Orientation,
+    Output,
     Pass,
     Save,
     Update,
@@ -70,7 +71,7 @@ class Program:
         self.storage = str(lowered.dtype).removeprefix("torch.")
         self.score = lowered.outputs[0] if aggregator == "softmax" else None
         self.message = lowered.outputs[-1]
-        self._forward: dict[bool, Kernel] = {}
+        self._forward: dict[Any, Kernel] = {}
         self._backward: dict[Any, Backward] = {}
 
     @property
@@ -90,6 +91,7 @@ class Program:
         orientation: Orientation,
         passes: Sequence[Pass],
         accumulators: Sequence[Accumulator],
+        outputs: Sequence[Output],
         gradients: Sequence[Gradient] = (),
         *,
         wide: bool = False,
@@ -99,6 +101,7 @@ class Program:
             self.storage,
             tuple(passes),
             tuple(accumulators),
+            tuple(outputs),
             tuple(gradients),
             self.self_loops,
             wide,
@@ -106,44 +109,74 @@ class Program:
 
     # -- forward ----------------------------------------------------------------------------------
 
-    def forward(self, *, save_score: bool) -> Kernel:
+    def forward(self, *, save_score: bool, finish: bool) -> Kernel:
         """Return the kernel of Gather and Sum.
 
         Args:
             save_score: Whether a narrow score is written for backward.
+            finish: Whether it gives the aggregated message, or a partial to be merged.
         """
-        if save_score not in self._forward:
-            self._forward[save_score] = self._make_forward(save_score)
-        return self._forward[save_score]
+        key = (save_score, finish)
+        if key not in self._forward:
+            self._forward[key] = self._make_forward(*key)
+        return self._forward[key]
 
-    def _make_forward(self, save_score: bool) -> Kernel:
-        shape = self.message.shape
-        if self.aggregator in ("max", "min"):
-            update = Update("column0", self.message)
-            best = Accumulator("column0", shape, f"best_{self.aggregator}")  # type: ignore[arg-type]
-            return self._kernel("in", [Pass((update,))], [best])
+    def _make_forward(self, save_score: bool, finish: bool) -> Kernel:
+        t, shape = self.terms, self.message.shape
         if self.score is None:
-            update = Update("column0", self.message)
-            return self._kernel("in", [Pass((update,))], [Accumulator("column0", shape)])
+            how: Any = f"best_{self.aggregator}" if self.aggregator in ("max", "min") else "sum"
+            value = self._leaf("row", "total", shape)
+            if finish and self.aggregator == "mean":
+                value = t.mul(value, self._leaf("destination", "share", ()))
+            return self._kernel(
+                "in",
+                [Pass((Update("total", self.message),))],
+                [Accumulator("total", shape, how)],
+                [Output("total", shape, value)],
+            )
+        narrow = self.score.shape
         accumulators = [
-            Accumulator("column0", self.score.shape),
-            Accumulator("column1", shape),
-            Accumulator("column2", self.score.shape, "max"),
+            Accumulator("total", narrow),
+            Accumulator("weighted", shape),
+            Accumulator("largest", narrow, "max"),
         ]
         saves: tuple[Save, ...] = ()
         score = self.score
         if save_score and self.score_size:
             saved = self._saved_score()
             saves, score = (Save(saved.leaf, self.score),), saved
-        largest = self._leaf("row", "column2", self.score.shape)
+        total, weighted, largest = (self._leaf("row", a.name, a.shape) for a in accumulators)
         weight = self._weight(score, largest)
         updates = (
-            Update("column0", weight),
-            Update("column1", self.terms.mul(self._widened(weight), self.message)),
+            Update("total", weight),
+            Update("weighted", t.mul(self._widened(weight), self.message)),
         )
-        return self._kernel(
-            "in", [Pass((Update("column2", self.score),), saves), Pass(updates)], accumulators
-        )
+        outputs = [
+            Output("total", narrow, total),
+            Output("weighted", shape, weighted),
+            Output("largest", narrow, largest),
+        ]
+        if finish:
+            mean = t.mul(weighted, self._widened(self._reciprocal(total)))
+            outputs = [Output("message", shape, mean), outputs[0], outputs[2]]
+        passes = [Pass((Update("largest", self.score),), saves), Pass(updates)]
+        return self._kernel("in", passes, accumulators, outputs)
+
+    def kept(self, *, finish: bool) -> tuple[str, ...]:
+        """Return which outputs of forward backward reads."""
+        if self.aggregator in ("max", "min"):
+            return ("total_winner",)
+        if self.score is None:
+            return ()
+        return ("message", "total", "largest") if finish else ("largest",)
+
+    def _reciprocal(self, total: Term) -> Term:
+        """Return 1 / total, and 1 for a row that has no edge or is masked out."""
+        t = self.terms
+        positive = t.compare("gt", total, t.const(0))
+        missing = t.compare("ne", total, total)  # not-a-number stays
+        safe = t.select(t.binary("or", positive, missing), total, t.const(1))
+        return t.binary("div", t.const(1), safe)
 
     def _saved_score(self) -> Term:
         assert self.score is not None
@@ -162,21 +195,26 @@ class Program:
 
     # -- backward ---------------------------------------------------------------------------------
 
-    def backward(self, wanted: frozenset[str], *, saved_score: bool, wide: bool) -> Backward:
+    def backward(
+        self, wanted: frozenset[str], *, saved_score: bool, finish: bool, wide: bool
+    ) -> Backward:
         """Return the kernels that turn cotangents of the columns into those of the inputs.
 
         Args:
             wanted: Names of the leaves whose gradients are asked for.
             saved_score: Whether forward wrote the score.
+            finish: Whether forward gave the aggregated message.
             wide: Whether CSC positions are int64.
         """
-        key = (wanted, saved_score, wide)
+        key = (wanted, saved_score, finish, wide)
         if key not in self._backward:
             self._backward[key] = self._make_backward(*key)
         return self._backward[key]
 
-    def _make_backward(self, wanted: frozenset[str], saved_score: bool, wide: bool) -> Backward:
-        found = self._cotangents(lambda term: term.leaf.name in wanted, saved_score)
+    def _make_backward(
+        self, wanted: frozenset[str], saved_score: bool, finish: bool, wide: bool
+    ) -> Backward:
+        found = self._cotangents(lambda term: term.leaf.name in wanted, saved_score, finish)
         outer = [c for c in found if c.leaf.leaf.space == "source"]
         inner = [c for c in found if c.leaf.leaf.space != "source"]
         roots = [c.value for c in outer] + [c.at for c in outer if c.at is not None]
@@ -197,34 +235,45 @@ class Program:
         )
 
     def _cotangents(
-        self, wanted: Callable[[Term], bool], saved_score: bool
+        self, wanted: Callable[[Term], bool], saved_score: bool, finish: bool
     ) -> list[LeafCotangent]:
         t, shape = self.terms, self.message.shape
         upstream = self._leaf("destination", "cotangent0", shape)
         if self.aggregator in ("max", "min"):
-            winner = self._leaf("destination", "constant0", shape, "int64")
+            winner = self._leaf("destination", "winner", shape, "int64")
             key = self._leaf("edge", "key", (), "int64")
             won = t.compare("eq", winner, key)
             return cotangents(t, [(self.message, t.select(won, upstream, t.const(0)))], wanted)
         if self.score is None:
             return cotangents(t, [(self.message, upstream)], wanted)
+        narrow = self.score.shape
         score = self._saved_score() if saved_score and self.score_size else self.score
-        largest = self._leaf("destination", "constant0", self.score.shape)
-        weight = self._weight(score, largest)
-        of_total = self._leaf("destination", "cotangent0", self.score.shape)
-        of_weighted = self._leaf("destination", "cotangent1", shape)
-        product = t.mul(of_weighted, self.message)
-        lacking = range(len(self.score.shape), len(shape))
-        along = t.reshape(t.sum(product, tuple(lacking)), self.score.shape)
+        weight = self._weight(score, self._leaf("destination", "largest", narrow))
+        if finish:
+            # of_total = -<cotangent, result>: what the weights' normalisation takes back.
+            total = self._leaf("destination", "total", narrow)
+            weight = t.mul(weight, self._reciprocal(total))
+            result = self._leaf("destination", "message", shape)
+            of_total = t.unary("neg", self._per_score(t.mul(upstream, result)))
+        else:
+            of_total = self._leaf("destination", "cotangent0", narrow)
+            upstream = self._leaf("destination", "cotangent1", shape)
+        along = self._per_score(t.mul(upstream, self.message))
         pairs = [
-            (self.score, t.mul(t.add(of_total, along), weight)),
-            (self.message, t.mul(self._widened(weight), of_weighted)),
+            (self.score, t.mul(t.add(along, of_total), weight)),
+            (self.message, t.mul(self._widened(weight), upstream)),
         ]
         found = cotangents(t, pairs, wanted)
         values = t.replaced([c.value for c in found], {self.score: score})
         return [
             LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)
         ]
+
+    def _per_score(self, product: Term) -> Term:
+        """Sum over the dimensions that the message has and the score lacks."""
+        assert self.score is not None
+        lacking = range(len(self.score.shape), len(self.message.shape))
+        return self.terms.reshape(self.terms.sum(product, tuple(lacking)), self.score.shape)
 
     def _cuts(self, roots: Sequence[Term]) -> list[Term]:
         """Choose what the kernel over out-edges reads back instead of computing it."""
@@ -275,6 +324,7 @@ class Program:
             "in",
             [Pass(tuple(updates), tuple(more))],
             list(accumulators.values()),
+            self._as_collected(accumulators.values()),
             list(gradients.values()),
         )
 
@@ -287,7 +337,16 @@ class Program:
             name = f"gradient_{c.leaf.leaf.name}"
             accumulators[name] = Accumulator(name, c.leaf.shape)
             updates.append(Update(name, value, c.at))
-        return self._kernel("out", [Pass(tuple(updates))], list(accumulators.values()), wide=wide)
+        return self._kernel(
+            "out",
+            [Pass(tuple(updates))],
+            list(accumulators.values()),
+            self._as_collected(accumulators.values()),
+            wide=wide,
+        )
+
+    def _as_collected(self, accumulators: Iterable[Accumulator]) -> list[Output]:
+        return [Output(a.name, a.shape, self._leaf("row", a.name, a.shape)) for a in accumulators]
 
 
 def program_of(

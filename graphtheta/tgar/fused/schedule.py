@@ -53,6 +53,8 @@ class Schedule:
                     must.add(update.value)
             for save in each.saves:
                 computed[save.value] += save.value.size
+        for output in self._kernel.outputs:
+            computed[output.value] += math.prod(output.shape)
         placed: set[Term] = set()
         for term in reversed(self._order):
             if self._has_place(term, computed[term], term in must):
@@ -91,6 +93,10 @@ class Schedule:
     def edge_values(self, number: int) -> list[Term]:
         """Return the values that each edge of the n-th pass computes, operands first."""
         return [t for t in self._needed(number) if t not in self._invariant]
+
+    def final_values(self) -> list[Term]:
+        """Return the values that a row computes when its edges are done, operands first."""
+        return [t for t in walk(o.value for o in self._kernel.outputs) if t in self._placed]
 
     def _needed(self, number: int) -> list[Term]:
         return [t for t in walk(self._kernel.passes[number].roots()) if t in self._placed]
