@@ -42,7 +42,16 @@ LAYERS = (
     ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
-    *("adjacency", "allocator", "graph", "datasets", "cache", "merge", "partition", "export.dgl_chunked"),
+    *(
+        "adjacency",
+        "allocator",
+        "graph",
+        "datasets",
+        "cache",
+        "merge",
+        "partition",
+        "export.dgl_chunked",
+    ),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 

@@ -63,6 +63,7 @@ class EdgeInputs:
 
 
 def grouped(values: Sequence[_T], sizes: Sequence[int]) -> list[list[_T]]:
+    """Undo `EdgeInputs.flat`."""
     rest = iter(values)
     return [[next(rest) for _ in range(size)] for size in sizes]
 

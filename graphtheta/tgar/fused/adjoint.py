@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphtheta.tgar.fused.terms import Shape, Term, Terms, walk
+from graphtheta.tgar.fused.terms import UNARY, Shape, Term, Terms, walk
 
 __all__ = ["LeafCotangent", "cotangents", "unbroadcast"]
 
@@ -193,15 +193,9 @@ _RULES: dict[str, Callable[[Terms, Term, Term], Sequence[Term | None]]] = {
     "expand": _expand,
     "sum": _sum,
     "contract": _contract,
-    **{op: _binary for op in ("add", "sub", "mul", "div", "max", "min")},
-    **{
-        op: _unary
-        for op in (
-            "neg", "exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "abs", "relu",
-            "leaky_relu", "elu", "float", "detach",
-        )
-    },
-}  # fmt: skip
+    **dict.fromkeys(("add", "sub", "mul", "div", "max", "min"), _binary),
+    **dict.fromkeys(UNARY, _unary),
+}
 
 
 def cotangents(

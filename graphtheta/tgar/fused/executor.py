@@ -237,9 +237,7 @@ class _Function(torch.autograd.Function):
             share = kept["share"]
             grads = (grads[0] * share.view(-1, *(1,) * (grads[0].dim() - 1)), *grads[1:])
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
-            found = _gradients(
-                job, ctx.finish, held[: len(needs)], ctx.sizes, needs, grads, kept
-            )
+            found = _gradients(job, ctx.finish, held[: len(needs)], ctx.sizes, needs, grads, kept)
         return None, None, None, *found
 
 

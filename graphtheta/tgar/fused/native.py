@@ -30,7 +30,7 @@ from graphtheta.tgar.fused.kernel import Kernel
 
 __all__ = ["Native", "compiled", "statistics"]
 
-_SOURCES = ("emit.py", "kernel.py", "native.py", "schedule.py", "terms.py", "vector_math.py")
+_SOURCES = ("builder", "emit", "kernel", "native", "schedule", "terms", "values", "vector_math")
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _machine() -> _Machine:
     )
     digest = xxhash.xxh3_128()
     for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     for text in (cpu, features, target.triple, llvmlite.__version__, str(width)):
         digest.update(text.encode())
     return _Machine(cpu, features, width, target, digest.hexdigest())

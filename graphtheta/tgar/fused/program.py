@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphtheta.tgar.chunked import EdgeInputs
+from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.fused.adjoint import LeafCotangent, cotangents
 from graphtheta.tgar.fused.kernel import (
     Accumulator,
@@ -24,9 +26,8 @@ from graphtheta.tgar.fused.kernel import (
     Save,
     Update,
 )
-from graphtheta.tgar.chunked import EdgeInputs
-from graphtheta.tgar.expression import Expression
-from graphtheta.tgar.fused.lower import Lowered, NotLowered, Signature, lower
+from graphtheta.tgar.fused.lower import Lowered, Signature, lower
+from graphtheta.tgar.fused.lowering import NotLowered
 from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
 
 __all__ = ["SCORE_LIMIT", "Backward", "Program", "program_of"]
@@ -265,9 +266,7 @@ class Program:
         ]
         found = cotangents(t, pairs, wanted)
         values = t.replaced([c.value for c in found], {self.score: score})
-        return [
-            LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)
-        ]
+        return [LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)]
 
     def _per_score(self, product: Term) -> Term:
         """Sum over the dimensions that the message has and the score lacks."""
@@ -367,9 +366,7 @@ def program_of(
     ]
     whole = tuple((tuple(t.shape), t.dtype) for t in inputs.parameters)
     try:
-        lowered = lower(
-            expression, Signature(rows[0], rows[1], whole, rows[2]), training=training
-        )
+        lowered = lower(expression, Signature(rows[0], rows[1], whole, rows[2]), training=training)
         return Program(lowered, aggregator, self_loops=self_loops)
     except NotLowered as reason:
         return reason

@@ -99,9 +99,7 @@ def exp(b: Any, x: Any) -> Any:
         y = b.fadd(b.fmul(p, square, ("contract",)), r, ("contract",))
         y = b.fadd(y, constant(x.type, 1.0))
     else:
-        p = _horner(
-            b, square, (1.26177193074810590878e-4, 3.02994407707441961300e-2, 1.0)
-        )
+        p = _horner(b, square, (1.26177193074810590878e-4, 3.02994407707441961300e-2, 1.0))
         p = b.fmul(p, r)
         q = _horner(
             b, square, (3.00198505138664455042e-6, 2.52448340349684104192e-3,
@@ -114,9 +112,7 @@ def exp(b: Any, x: Any) -> Any:
     power = b.shl(b.add(n, constant(integer, bias - 1)), constant(integer, mantissa))
     y = b.fmul(b.fmul(y, b.bitcast(power, x.type)), constant(x.type, 2.0))
     y = b.select(b.fcmp_ordered("<", x, constant(x.type, low)), constant(x.type, 0.0), y)
-    y = b.select(
-        b.fcmp_ordered(">", x, constant(x.type, high)), constant(x.type, float("inf")), y
-    )
+    y = b.select(b.fcmp_ordered(">", x, constant(x.type, high)), constant(x.type, float("inf")), y)
     return b.select(good, y, x)
 
 
