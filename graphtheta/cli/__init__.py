@@ -19,6 +19,7 @@ import graphtheta
 from graphtheta.cli.communities import communities
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
+from graphtheta.cli.explain import explain
 from graphtheta.cli.export import export
 from graphtheta.cli.info import info
 from graphtheta.cli.names import NamesInHelp
@@ -37,7 +38,7 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 _BROKEN_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
 app = typer.Typer(add_completion=False)
-for _command in (partition, communities, info, export, train, predict, doctor):
+for _command in (partition, communities, info, export, train, predict, explain, doctor):
     app.command(cls=NamesInHelp)(_command)
 app.add_typer(datasets, name="datasets")
 

@@ -30,6 +30,7 @@ from graphtheta.comm.stages import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
+from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.fused import FusedGatherSum, NotLowered, Program, program_of
 from graphtheta.tgar.trace import WorkerIndependent, trace
@@ -65,6 +66,7 @@ class TGARLayer(nn.Module):
         super().__init__()
         self._expressions: dict[Any, Expression] = {}
         self._programs: dict[Expression, Program | NotLowered] = {}
+        self._last: tuple[Expression, Program | NotLowered] | None = None
         self._seen_modes: set[bool] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class TGARLayer(nn.Module):
             **self.__dict__,
             "_expressions": {},
             "_programs": {},
+            "_last": None,
             "_seen_modes": set(),
         }
 
@@ -136,6 +139,7 @@ class TGARLayer(nn.Module):
 
         inputs = EdgeInputs(sources, destinations, parameters, columns, loops)
         program = self._program(expression, inputs)
+        self._last = (expression, program)
         gather_sum: GatherSum | FusedGatherSum
         if isinstance(program, Program):
             gather_sum = FusedGatherSum(
@@ -175,6 +179,18 @@ class TGARLayer(nn.Module):
             out = self.apply_node(fields, message)
         self._seen_modes.add(self.training)
         return out
+
+    def explain(self) -> Explanation:
+        """Return what became of `gather` when the layer ran last: hoisted, folded, fused, saved.
+
+        Raises:
+            ConfigError: If the layer has not run yet.
+        """
+        if self._last is None:
+            raise ConfigError(
+                f"{type(self).__name__}.explain: it has not run yet. Call it on a view first."
+            )
+        return explained(type(self).__name__, self.aggregator, self.self_loops, *self._last)
 
     def _program(self, expression: Expression, inputs: EdgeInputs) -> Program | NotLowered:
         """Return the kernels of a traced gather, or why there are none."""

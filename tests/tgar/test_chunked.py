@@ -94,7 +94,7 @@ def star(num_nodes: int, num_edges: int) -> CornerGraph:
 
 
 @pytest.fixture
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_blocks(chunked_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=BLOCK))
 
 

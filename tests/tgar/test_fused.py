@@ -47,9 +47,7 @@ def run_both(
     for layer in made:
         assert not [p for p in layer._programs.values() if isinstance(p, NotLowered)]
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("a test asks for it")
-        )
+        patch.setattr("graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("asked for"))
         patch.setattr(logging.getLogger("graphtheta"), "disabled", True)
         chunked = run_layer(make, graph, workers, method, **options)
     return fused, chunked

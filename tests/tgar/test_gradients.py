@@ -20,8 +20,9 @@ from tests.tgar.layers import Written, written
 
 
 @pytest.fixture(autouse=True)
-def _tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _tiny_chunks(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Three edges a block: rows share blocks, and the hub's row is split over several.
+    monkeypatch.setattr("graphtheta.adjacency._CHUNK_COST", 3)
     monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=3))
 
 
@@ -89,6 +90,7 @@ def test_gradients_do_not_see_workers(aggregator: str, loops: bool, method: str)
         assert_equal(together.parameter_grads[name], grad, 1e-10)
 
 
+@pytest.mark.usefixtures("chunked_only")
 @pytest.mark.parametrize("aggregator", sorted(AGGREGATORS))
 def test_chunks_do_not_change_results(aggregator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = to_graph(graph_with_hub(), seed=5, dtype=np.float64)

@@ -66,7 +66,7 @@ def test_gather_of_one_field_leaves_nothing_on_edges() -> None:
         expression = expression_of(layer)
         assert leaves(expression, expression.sources) == ["z"]
         assert expression.destinations == expression.parameters == []
-        assert expression._edge_order == []
+        assert expression.edge_order == []
 
 
 def test_whole_expression_of_one_endpoint_is_computed_per_node() -> None:
@@ -76,7 +76,7 @@ def test_whole_expression_of_one_endpoint_is_computed_per_node() -> None:
     layer = written(per_node)
     expression = expression_of(layer)
     assert len(expression.sources) == 1
-    assert expression._edge_order == []
+    assert expression.edge_order == []
 
 
 def test_fields_that_gather_does_not_read_do_not_travel() -> None:

@@ -22,7 +22,7 @@ from graphtheta.adjacency import Adjacency
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, stream_id
 from graphtheta.tgar.aggregators import Aggregator
-from graphtheta.tgar.chunked import EdgeInputs, grouped
+from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.fused.kernel import Kernel
 from graphtheta.tgar.fused.launch import run
 from graphtheta.tgar.fused.native import compiled
@@ -76,7 +76,8 @@ class FusedGatherSum:
         return self.aggregator.finish(columns) if extreme else columns[0]
 
     def _run(self, inputs: EdgeInputs, *, finish: bool) -> list[Tensor]:
-        parameters = [derive(inputs.parameters) for derive in self.program.lowered.parameters]
+        makers = self.program.lowered.parameters.values()
+        parameters = [make(inputs.parameters) for make in makers]
         given = EdgeInputs(
             inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
         )
@@ -207,7 +208,7 @@ class _Function(torch.autograd.Function):
         ctx.job, ctx.finish, ctx.sizes = job, finish, sizes
         program = job.program
         held = [t.detach().contiguous() for t in tensors]
-        arrays = _named(held, sizes)
+        arrays = _named(held, sizes, program)
         kept: dict[str, Tensor] = {}  # what backward reads besides the inputs
         if any(ctx.needs_input_grad) and program.score_size:
             rows = job.in_edges.num_edges + job.loop_rows
@@ -241,14 +242,19 @@ class _Function(torch.autograd.Function):
         return None, None, None, *found
 
 
-def _named(tensors: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Any]:
+def _named(
+    tensors: Sequence[Tensor], sizes: Sequence[int], program: Program
+) -> dict[str, Tensor | NDArray[Any]]:
     """Name the inputs as kernels do."""
-    names = ("source", "destination", "parameter", "column", "loop_column")
-    return {
-        f"{name}{n}": tensor
-        for name, group in zip(names, grouped(tensors, sizes), strict=True)
-        for n, tensor in enumerate(group)
-    }
+    sources, destinations, _, columns, loops = sizes
+    names = [
+        *(f"source{n}" for n in range(sources)),
+        *(f"destination{n}" for n in range(destinations)),
+        *program.lowered.parameters,
+        *(f"column{n}" for n in range(columns)),
+        *(f"loop_column{n}" for n in range(loops)),
+    ]
+    return dict(zip(names, tensors, strict=True))
 
 
 def _gradients(
@@ -262,7 +268,8 @@ def _gradients(
 ) -> list[Tensor | None]:
     """Run the kernels of backward and return the gradient of each input that needs one."""
     program = job.program
-    arrays = _named(tensors, sizes)
+    arrays = _named(tensors, sizes, program)
+    names = list(arrays)
     wanted = {name for name, need in zip(arrays, needs, strict=True) if need}
     position = job.out_edges.position
     backward = program.backward(
@@ -276,7 +283,7 @@ def _gradients(
     arrays |= kept
     if "total_winner" in kept:
         arrays["winner"] = kept["total_winner"]
-    for name, tensor in list(arrays.items()):
+    for name, tensor in zip(names, tensors, strict=True):
         if name.startswith("parameter") and tensor.dim() == 2:
             arrays[f"{name}^T"] = tensor.t().contiguous()
     slots = job.in_edges.num_edges + job.loop_rows
@@ -300,7 +307,7 @@ def _gradients(
     if backward.outwards is not None:
         results |= job.launch(backward.outwards, arrays)
     found: list[Tensor | None] = []
-    for (name, tensor), need in zip(_named(tensors, sizes).items(), needs, strict=True):
+    for name, tensor, need in zip(names, tensors, needs, strict=True):
         if not need:
             found.append(None)
             continue

@@ -7,9 +7,11 @@ over destinations and their in-edges (CSC), `out` kernels over sources and their
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
 
@@ -17,6 +19,12 @@ __all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Output", "Pass",
 
 Orientation = Literal["in", "out"]
 How = Literal["sum", "max", "best_max", "best_min"]
+
+_NUMPY = {"bfloat16": "float16"}  # of the same size
+
+
+def _sizes(roots: Iterable[Term]) -> dict[Leaf, int]:
+    return {t.leaf: max(1, t.size) for t in walk(roots) if t.op == "leaf"}
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,21 @@ class Kernel:
         if self.gradients:
             names.append("gradients")
         return names
+
+    def bytes_per_edge(self) -> int:
+        """Return what an edge loads and stores: indices, keys, rows at its far end, columns.
+
+        A leaf that two passes read counts twice, though the second finds it in the cache.
+        """
+        far = "source" if self.orientation == "in" else "destination"
+        positions = self.orientation == "out" and self.reads_edges
+        total = 4 + (8 if self.wide_positions else 4) * positions + 8 * self.reads_key
+        for each in self.passes:
+            for leaf, size in _sizes(each.roots()).items():
+                if leaf.space in (far, "edge") and leaf.name != "key":
+                    total += size * np.dtype(_NUMPY.get(leaf.storage, leaf.storage)).itemsize
+            total += sum(max(1, s.value.size) * np.dtype(self.storage).itemsize for s in each.saves)
+        return total
 
     def text(self) -> str:
         """Return what tells kernels apart, in a form that is the same in every process."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from graphtheta.tgar.expression import Expression, Operation, Ref, map_structure
 from graphtheta.tgar.fused.lowering import Derive, Lowering, NotLowered, Value
 from graphtheta.tgar.fused.rules import RULES
-from graphtheta.tgar.fused.terms import Shape, Space, Term, Terms
+from graphtheta.tgar.fused.terms import Shape, Space, Term, Terms, walk
 
 __all__ = ["Lowered", "Signature", "lower"]
 
@@ -42,15 +42,14 @@ class Lowered:
         terms: Their maker.
         dtype: Type that kernels compute in.
         outputs: (message,) or (score, message).
-        parameters: How torch makes each parameter argument from the expression's; the argument
-            named `parameter3` is made by `parameters[3]`.
+        parameters: By name of a leaf, how torch makes it from the expression's parameters.
         folded: What was folded or laid out anew, in words.
     """
 
     terms: Terms
     dtype: torch.dtype
     outputs: tuple[Term, ...]
-    parameters: tuple[Derive, ...]
+    parameters: Mapping[str, Derive]
     folded: tuple[str, ...]
 
 
@@ -96,7 +95,15 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
         if not values[i].rows:
             raise NotLowered("its message is the same for every edge")
         outputs.append(low.terms.as_float(term))
-    return Lowered(low.terms, low.dtype, tuple(outputs), tuple(low.derived), tuple(low.folded))
+    leaves = [t.leaf.name for t in walk(outputs) if t.op == "leaf" if t.leaf.space == "parameter"]
+    parameters = {f"parameter{n}": how for n, how in enumerate(low.derived)}
+    return Lowered(
+        low.terms,
+        low.dtype,
+        tuple(outputs),
+        {name: parameters[name] for name in leaves},
+        tuple(low.folded),
+    )
 
 
 def _pick(index: int) -> Derive:

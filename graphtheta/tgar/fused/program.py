@@ -48,13 +48,13 @@ class Backward:
         inwards: Over in-edges.
         outwards: Over out-edges.
         record: Numbers an edge that the first saves for the second.
-        saved: The same, in words.
+        saved: What they are.
     """
 
     inwards: Kernel | None
     outwards: Kernel | None
     record: int
-    saved: tuple[str, ...]
+    saved: tuple[Term, ...]
 
 
 class Program:
@@ -72,15 +72,20 @@ class Program:
         self.storage = str(lowered.dtype).removeprefix("torch.")
         self.score = lowered.outputs[0] if aggregator == "softmax" else None
         self.message = lowered.outputs[-1]
+        self.names: dict[Term, str] = {}  # of values that people have a word for
         self._forward: dict[Any, Kernel] = {}
         self._backward: dict[Any, Backward] = {}
 
     @property
     def score_size(self) -> int:
         """Numbers an edge that training keeps from forward to backward: a narrow score, or 0."""
-        if self.score is None or self.score.size > SCORE_LIMIT:
+        if self.score is None or not self._is_narrow(self.score):
             return 0
         return max(1, self.score.size)
+
+    def _is_narrow(self, term: Term) -> bool:
+        """Say whether a value an edge is worth saving: a number or so a head, not the message."""
+        return term.size <= min(SCORE_LIMIT, max(1, self.message.size // 2))
 
     def _leaf(self, space: Space, name: str, shape: Shape, storage: str | None = None) -> Term:
         storage = storage or self.storage
@@ -232,7 +237,7 @@ class Program:
             inwards,
             self._outwards(outer, places, wide) if outer else None,
             record,
-            tuple(repr(c) for c in cuts),
+            tuple(cuts),
         )
 
     def _cotangents(
@@ -259,6 +264,7 @@ class Program:
         else:
             of_total = self._leaf("destination", "cotangent0", narrow)
             upstream = self._leaf("destination", "cotangent1", shape)
+        self.names[weight] = "attention"
         along = self._per_score(t.mul(upstream, self.message))
         pairs = [
             (self.score, t.mul(t.add(along, of_total), weight)),
@@ -291,7 +297,7 @@ class Program:
             if term in seen or term not in depends or term.op == "leaf":
                 continue
             seen.add(term)
-            narrow = term.size <= SCORE_LIMIT and term.kind == "float"
+            narrow = self._is_narrow(term) and term.kind == "float"
             if narrow and term in heavy and term.op not in ("reshape", "expand"):
                 cuts.append(term)
             else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from graphtheta.tgar.fused.fold import fold
 from graphtheta.tgar.fused.lowering import Lowering, NotLowered, Value, axis_of
 
 __all__ = ["RULES"]
@@ -132,6 +133,10 @@ def _sum(
     if dtype is not None and dtype != low.dtype:
         raise NotLowered(f"{dtype}")
     axes = _dims(x, dim)
+    folded = fold(low, x.term) if axes == [len(x.term.shape) - 1] else None
+    if folded is not None:
+        shape = (*folded.shape, 1) if keepdim else folded.shape
+        return Value(low.terms.reshape(folded, shape), x.rows)
     total = low.terms.sum(x.term, axes)
     if not keepdim:
         kept = tuple(n for i, n in enumerate(x.term.shape) if i not in axes)

@@ -184,7 +184,21 @@ class Terms:
             return b
         if op == "add" and b.is_const(0):
             return a
+        if op == "mul":
+            a, b = self._narrow_first(a, b)
         return self._make(op, broadcast(a.shape, b.shape), "float", (a, b))
+
+    def _narrow_first(self, a: Term, b: Term) -> tuple[Term, Term]:
+        """Group factors: (narrow * wide) * narrow becomes (narrow * narrow) * wide.
+
+        The product of what is narrow is computed once, not for every number of the wide one.
+        """
+        for product, factor in ((a, b), (b, a)):
+            if product.op == "mul" and factor.size < product.size:
+                for narrow, wide in (product.inputs, product.inputs[::-1]):
+                    if narrow.size < product.size and wide.shape == product.shape:
+                        return self.mul(narrow, factor), wide
+        return a, b
 
     def add(self, a: Term, b: Term) -> Term:
         """Return a + b."""

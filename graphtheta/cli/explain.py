@@ -1,0 +1,88 @@
+"""`graphtheta explain`: what becomes of a model's layers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["explain"]
+
+_NODES, _EDGES, _TYPES = 64, 256, 5
+
+
+def explain(
+    input: Annotated[
+        str | None,
+        typer.Argument(help="A store, data set or graph; a small random graph if left out."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model.")] = "gcn",
+    hidden: Annotated[int, typer.Option(help="Columns of hidden layers (a head).", min=1)] = 16,
+    layers: Annotated[int, typer.Option(help="Graph layers.", min=1)] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
+    dropout: Annotated[float, typer.Option(help="Of nodes and attention.", min=0)] = 0.5,
+    features: Annotated[int, typer.Option(help="Node features of the random graph.", min=1)] = 64,
+    edge_features: Annotated[
+        int, typer.Option(help="Edge features of the random graph.", min=1)
+    ] = 16,
+    classes: Annotated[int, typer.Option(help="Classes of the random graph.", min=2)] = 16,
+) -> None:
+    """Say for each layer what is hoisted to nodes, folded, fused and saved, and bytes an edge.
+
+    Example: graphtheta explain --model gat-e --heads 4
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    import graphtheta as gt
+    from graphtheta.cache import open_input
+    from graphtheta.comm.launch import communicator
+    from graphtheta.nn import model_for
+    from graphtheta.tgar import TGARLayer, View
+
+    comm = communicator()
+    graph: Any = open_input(input, comm) if input else _random(features, edge_features, classes)
+    shard = gt.open_shard(graph, comm)
+    net = model_for(
+        model,
+        shard,
+        shard.default_label,
+        hidden_channels=hidden,
+        num_layers=layers,
+        heads=heads,
+        dropout=dropout,
+    )
+    view = View(shard)
+    net(view, view.inputs(next(net.parameters()).dtype))
+    console = Console()
+    for number, layer in enumerate(m for m in net.modules() if isinstance(m, TGARLayer)):
+        about = layer.explain()
+        title = f"layer {number}: {about.layer}"
+        table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for what, text in about.rows():
+            table.add_row(what, text)
+        console.print(table)
+
+
+def _random(features: int, edge_features: int, classes: int) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    from graphtheta.columns import matrix_column
+    from graphtheta.graph import Graph
+
+    rng = np.random.default_rng(0)
+    nodes = {
+        "id": pa.array(np.arange(_NODES)),
+        "features": matrix_column(rng.standard_normal((_NODES, features), np.float32)),
+        "label:y": pa.array(np.arange(_NODES) % classes),
+    }
+    edges = {
+        "src": pa.array(rng.integers(0, _NODES, _EDGES)),
+        "dst": pa.array(rng.integers(0, _NODES, _EDGES)),
+        "attr": matrix_column(rng.standard_normal((_EDGES, edge_features), np.float32)),
+        "type": pa.array(np.arange(_EDGES) % _TYPES),
+    }
+    return Graph(pa.table(nodes), pa.table(edges))
