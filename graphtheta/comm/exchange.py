@@ -13,8 +13,10 @@ the fields that require grad. Nothing depends on the number of edges.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.communicator import Communicator, Pending
 from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.plan import ExchangePlan, Route
 from graphtheta.comm.stages import Direction, Stage, Stages
 
-__all__ = ["Channel", "all_reduce_sum", "new_token", "sync", "to_master"]
+__all__ = [
+    "Arrival",
+    "Carried",
+    "Channel",
+    "all_reduce_sum",
+    "new_token",
+    "start_sync",
+    "sync",
+    "to_master",
+]
 
 
 def new_token() -> Tensor:
@@ -64,7 +75,7 @@ class Channel:
                 compare_fingerprints(self.comm, operation)
         return text
 
-    def carry(
+    def start(
         self,
         rows: Sequence[Tensor],
         route: Route,
@@ -73,17 +84,14 @@ class Channel:
         direction: Direction,
         stage: Stage,
         needs_grad: Sequence[bool] = (),
-    ) -> list[Tensor]:
-        """Send rows along `route`, packed into one message a peer, and return those that arrive.
+    ) -> Carried:
+        """Start to send rows along `route`, packed into one message a peer.
 
         `needs_grad` says, forward, which fields will come back: it is part of the fingerprint.
 
         Shape:
             rows: (S, ...) each in the order of `route.master_S` to mirrors, (R, ...) each in the
             order of `route.mirror_R` to masters; types may differ between fields.
-
-        Returns:
-            One tensor a field: (R, ...) at the mirrors, (S, ...) at the masters.
         """
         text = self.check(direction, stage, rows, needs_grad)
         if to_mirrors:
@@ -101,15 +109,90 @@ class Channel:
         blocks = [_bytes_of(r) for r in rows]
         packed = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
         arrived = np.empty((num_in, packed.shape[1]), np.uint8)
-        self.comm.exchange(
+        pending = self.comm.exchange(
             {peer: packed[block] for peer, block in out_slices.items()},
             {peer: arrived[block] for peer, block in in_slices.items()},
             stage=text,
-        ).wait()
+        )
         self.stages.sent(direction, stage, packed.nbytes)
-        stops = np.cumsum([b.shape[1] for b in blocks])
-        parts = np.split(arrived, stops[:-1], axis=1)
-        return [_tensor_of(part, like) for part, like in zip(parts, rows, strict=True)]
+        return Carried(pending, arrived, [b.shape[1] for b in blocks], rows)
+
+    def carry(
+        self,
+        rows: Sequence[Tensor],
+        route: Route,
+        *,
+        to_mirrors: bool,
+        direction: Direction,
+        stage: Stage,
+        needs_grad: Sequence[bool] = (),
+    ) -> list[Tensor]:
+        """Send rows as `start` does, and return those that arrive.
+
+        Returns:
+            One tensor a field: (R, ...) at the mirrors, (S, ...) at the masters.
+        """
+        return self.start(
+            rows,
+            route,
+            to_mirrors=to_mirrors,
+            direction=direction,
+            stage=stage,
+            needs_grad=needs_grad,
+        ).rows()
+
+
+class Carried:
+    """Rows on their way."""
+
+    def __init__(
+        self,
+        pending: Pending,
+        arrived: NDArray[np.uint8],
+        widths: Sequence[int],
+        like: Sequence[Tensor],
+    ) -> None:
+        self.pending = pending
+        self._arrived, self._widths, self._like = arrived, widths, like
+
+    def rows(self) -> list[Tensor]:
+        """Wait, and return what arrived: one tensor a field."""
+        self.pending.wait()
+        parts = np.split(self._arrived, np.cumsum(self._widths)[:-1], axis=1)
+        return [_tensor_of(part, like) for part, like in zip(parts, self._like, strict=True)]
+
+
+class Arrival:
+    """The mirror rows of a sync, which a worker may compute without for a while.
+
+    Args:
+        carried: What is on its way.
+        fields_L: Where it goes: rows behind the masters.
+        route: Which mirrors it is for.
+        timed: Adds the seconds spent here to the sync's stage.
+    """
+
+    def __init__(
+        self,
+        carried: Carried,
+        fields_L: Sequence[Tensor],
+        num_masters: int,
+        route: Route,
+        timed: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._carried, self._route, self._timed = carried, route, timed
+        # Aliases that autograd knows nothing of: whoever reads the rows waits for them first.
+        self._mirrors = [x.data[num_masters:] for x in fields_L]
+
+    def poke(self) -> None:
+        """Move bytes along; never blocks."""
+        self._carried.pending.test()
+
+    def finish(self) -> None:
+        """Wait for the rows and put them in place."""
+        with self._timed():
+            for x_H, y_R in zip(self._mirrors, self._carried.rows(), strict=True):
+                x_H.index_copy_(0, _index(self._route.mirror_R, x_H.device), y_R)
 
 
 def _bytes_of(rows: Tensor) -> NDArray[np.uint8]:
@@ -130,29 +213,35 @@ def _index(rows_X: NDArray[np.int64], device: torch.device) -> Tensor:
 class _Sync(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, channel: Channel, route: Route, stage: Stage, token: Tensor, *fields: Tensor
+        ctx: Any,
+        channel: Channel,
+        route: Route,
+        stage: Stage,
+        arrivals: list[Arrival],
+        token: Tensor,
+        *fields: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.channel, ctx.route, ctx.stage = channel, route, stage
         plan, device = channel.plan, fields[0].device
         with channel.stages.timed("forward", stage):
-            master_S, mirror_R = _index(route.master_S, device), _index(route.mirror_R, device)
-            arrived = channel.carry(
+            master_S = _index(route.master_S, device)
+            carried = channel.start(
                 [x_M.index_select(0, master_S) for x_M in fields],
                 route,
                 to_mirrors=True,
                 direction="forward",
                 stage=stage,
-                needs_grad=ctx.needs_input_grad[4:],
+                needs_grad=ctx.needs_input_grad[5:],
             )
             out = []
-            for x_M, y_R in zip(fields, arrived, strict=True):
+            for x_M in fields:
                 x_L = x_M.new_empty((plan.num_masters + plan.num_mirrors, *x_M.shape[1:]))
                 x_L[: plan.num_masters] = x_M
-                x_H = x_L[plan.num_masters :]
-                if len(mirror_R) < plan.num_mirrors:  # rows that no edge reads are still numbers
-                    x_H.zero_()
-                x_H.index_copy_(0, mirror_R, y_R)
+                if len(route.mirror_R) < plan.num_mirrors:  # what no edge reads is still a number
+                    x_L[plan.num_masters :].zero_()
                 out.append(x_L)
+        timed = partial(channel.stages.timed, "forward", stage)
+        arrivals.append(Arrival(carried, out, plan.num_masters, route, timed))
         return token.clone(), *out
 
     @staticmethod
@@ -160,7 +249,7 @@ class _Sync(torch.autograd.Function):
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
         channel, route, stage = ctx.channel, ctx.route, ctx.stage
         num_masters = channel.plan.num_masters
-        needs = ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[5:]
         wanted = [g_L for g_L, need in zip(grads, needs, strict=True) if need]
         merged = []
         if wanted:
@@ -178,7 +267,7 @@ class _Sync(torch.autograd.Function):
                     g_L[:num_masters].clone().index_add_(0, master_S, y_S)
                     for g_L, y_S in zip(wanted, arrived, strict=True)
                 ]
-        return None, None, None, grad_token, *_fill(merged, needs)
+        return None, None, None, None, grad_token, *_fill(merged, needs)
 
 
 class _ToMaster(torch.autograd.Function):
@@ -260,22 +349,35 @@ def _all_reduced(
 def sync(
     fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, layer: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Send master rows to their mirrors.
+    """Send master rows to their mirrors, and wait for them; as `start_sync`."""
+    token, out, arrivals = start_sync(fields, token, channel, route, layer)
+    for arrival in arrivals:
+        arrival.finish()
+    return token, out
+
+
+def start_sync(
+    fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, layer: int
+) -> tuple[Tensor, list[Tensor], list[Arrival]]:
+    """Start to send master rows to their mirrors.
 
     Shape:
         fields: (M, ...) each. Returns (L, ...) each: masters, then mirrors; a mirror outside the
         route holds zeros.
 
     Returns:
-        The token to hand on, and the replicas of each field.
+        The token to hand on, the replicas of each field, and what fills in the mirrors' rows: none
+        of those may be read before.
 
     Communication:
         One message a plan peer. Backward sends the cotangents the other way.
     """
     if channel.comm.size == 1 or not fields:
-        return token, list(fields)
-    token, *out = _Sync.apply(channel, route, Stage("sync", layer), token, *fields)  # type: ignore[no-untyped-call]
-    return token, out
+        return token, list(fields), []
+    arrivals: list[Arrival] = []
+    stage = Stage("sync", layer)
+    token, *out = _Sync.apply(channel, route, stage, arrivals, token, *fields)  # type: ignore[no-untyped-call]
+    return token, out, arrivals
 
 
 def to_master(

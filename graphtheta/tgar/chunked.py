@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graphtheta.comm.exchange import Arrival
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, keep_mask, stream_id
 from graphtheta.shard import Topology
@@ -115,13 +116,20 @@ class GatherSum:
     stages: Stages
     chunk_edges: int = CHUNK_EDGES
 
-    def __call__(self, inputs: EdgeInputs) -> list[Tensor]:
-        """Return the partial columns of every row, differentiable in all inputs."""
+    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
+        """Return the partial columns of every row, differentiable in all inputs.
+
+        Args:
+            inputs: What the gather reads.
+            arrivals: Mirror rows of the inputs on their way.
+        """
+        for arrival in arrivals:
+            arrival.finish()
         return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
-    def message(self, inputs: EdgeInputs) -> Tensor:
-        """Return the aggregated message of every row, differentiable in all inputs."""
-        return self.aggregator.finish(self(inputs))
+    def message(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> Tensor:
+        """Return the aggregated message of every row: `__call__`, finished."""
+        return self.aggregator.finish(self(inputs, arrivals))
 
     def blocks(self) -> Iterator[_Block]:
         """Cut the edges into blocks of rows; a row of more than `chunk_edges` is split."""

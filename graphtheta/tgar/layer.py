@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from graphtheta.comm.exchange import sync, to_master
+from graphtheta.comm.exchange import start_sync, to_master
 from graphtheta.comm.stages import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.tgar.aggregators import aggregator
@@ -133,9 +133,10 @@ class TGARLayer(nn.Module):
             else []
         )
         token = view.view.token
-        token, sources = sync(sources, token, channel, channel.plan.sources, k)
+        token, sources, arrivals = start_sync(sources, token, channel, channel.plan.sources, k)
         if shard.is_vertex_cut:
-            token, destinations = sync(destinations, token, channel, route, k)
+            token, destinations, more = start_sync(destinations, token, channel, route, k)
+            arrivals += more
 
         inputs = EdgeInputs(sources, destinations, parameters, columns, loops)
         program = self._program(expression, inputs)
@@ -166,13 +167,13 @@ class TGARLayer(nn.Module):
                 stages=stages,
             )
         if shard.is_vertex_cut:
-            partial = gather_sum(inputs)
+            partial = gather_sum(inputs, arrivals)
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: shard.num_masters] for column in partial]
             merged = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
             message = reduce.finish(merged)
         else:
-            message = gather_sum.message(inputs)
+            message = gather_sum.message(inputs, arrivals)
         view.view.token = token
 
         with stages.timed("forward", Stage("apply", k)), self._watched():

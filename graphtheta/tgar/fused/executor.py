@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.adjacency import Adjacency
+from graphtheta.comm.exchange import Arrival
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, stream_id
 from graphtheta.tgar.aggregators import Aggregator
@@ -29,6 +30,8 @@ from graphtheta.tgar.fused.native import compiled
 from graphtheta.tgar.fused.program import Program
 
 __all__ = ["FusedGatherSum"]
+
+_BETWEEN_POKES = 4  # chunks that a thread takes, about a millisecond, before bytes are moved along
 
 
 @dataclass(frozen=True)
@@ -59,29 +62,37 @@ class FusedGatherSum:
     step_key: NDArray[np.uint32] | None
     stages: Stages
 
-    def __call__(self, inputs: EdgeInputs) -> list[Tensor]:
-        """Return the partial columns of every row, differentiable in all inputs."""
-        columns = self._run(inputs, finish=False)
+    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
+        """Return the partial columns of every row, differentiable in all inputs.
+
+        Args:
+            inputs: What the gather reads.
+            arrivals: Mirror rows of the inputs on their way; rows that read none are computed
+                meanwhile.
+        """
+        columns = self._run(inputs, arrivals, finish=False)
         if self.aggregator.counts:
             columns.append(torch.from_numpy(self.counts()))
         return columns
 
-    def message(self, inputs: EdgeInputs) -> Tensor:
+    def message(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> Tensor:
         """Return the aggregated message of every row, differentiable in all inputs.
 
-        The same as finishing the partial, in fewer walks over the rows.
+        The same as finishing the partial, in fewer walks over the rows; arguments as there.
         """
-        columns = self._run(inputs, finish=True)
+        columns = self._run(inputs, arrivals, finish=True)
         extreme = self.program.aggregator in ("max", "min")
         return self.aggregator.finish(columns) if extreme else columns[0]
 
-    def _run(self, inputs: EdgeInputs, *, finish: bool) -> list[Tensor]:
+    def _run(
+        self, inputs: EdgeInputs, arrivals: Sequence[Arrival], *, finish: bool
+    ) -> list[Tensor]:
         makers = self.program.lowered.parameters.values()
         parameters = [make(inputs.parameters) for make in makers]
         given = EdgeInputs(
             inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
         )
-        return list(_Function.apply(self, finish, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
+        return list(_Function.apply(self, finish, arrivals, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many messages each row gets: (rows,)."""
@@ -100,13 +111,17 @@ class FusedGatherSum:
         return torch.from_numpy(self.counts()).clamp_(min=1).to(dtype).reciprocal_()
 
     def launch(
-        self, kernel: Kernel, arrays: Mapping[str, Tensor | NDArray[Any]]
+        self,
+        kernel: Kernel,
+        arrays: Mapping[str, Tensor | NDArray[Any]],
+        arrivals: Sequence[Arrival] = (),
     ) -> dict[str, Tensor]:
         """Run a kernel over all its rows.
 
         Args:
             kernel: What to run.
             arrays: Its leaves and saved arrays by argument name.
+            arrivals: Waited for when the rows that need none of them are done.
 
         Returns:
             The accumulators by name, winners included, and `gradients`: the sum over chunks.
@@ -115,9 +130,11 @@ class FusedGatherSum:
         chunks = edges.chunks
         float_type = getattr(torch, kernel.storage)
         num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
+        counter = np.zeros(1, np.int64)
+        sizes = np.array([num_chunks, edges.num_edges, self.loop_rows], np.int64)
         given: dict[str, Tensor | NDArray[Any]] = {
-            "counter": np.zeros(1, np.int64),
-            "sizes": np.array([num_chunks, edges.num_edges, self.loop_rows], np.int64),
+            "counter": counter,
+            "sizes": sizes,
             "chunks": chunks.table,
             "indptr": edges.indptr,
             "other": edges.other,
@@ -149,7 +166,23 @@ class FusedGatherSum:
             given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
         native = compiled(kernel)
         held = [given[name] for name in native.arguments]
-        run(native.address, native.bind([_pointer(a) for a in held]), num_chunks)
+        pointers = native.bind([_pointer(a) for a in held])
+
+        def work(first: int, last: int) -> None:
+            counter[0], sizes[0] = first, last
+            run(native.address, pointers, last - first)
+
+        ready = 0
+        if arrivals:
+            while ready < chunks.num_first:
+                upto = min(ready + _BETWEEN_POKES * torch.get_num_threads(), chunks.num_first)
+                work(ready, upto)
+                ready = upto
+                for arrival in arrivals:
+                    arrival.poke()
+            for arrival in arrivals:
+                arrival.finish()
+        work(ready, num_chunks)
         if num_segments:
             self._join(kernel, chunks.segment_row, results, sides)
         if kernel.gradients:
@@ -203,7 +236,12 @@ def _pointer(array: Tensor | NDArray[Any]) -> int:
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, job: FusedGatherSum, finish: bool, sizes: Sequence[int], *tensors: Tensor
+        ctx: Any,
+        job: FusedGatherSum,
+        finish: bool,
+        arrivals: Sequence[Arrival],
+        sizes: Sequence[int],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.job, ctx.finish, ctx.sizes = job, finish, sizes
         program = job.program
@@ -217,8 +255,9 @@ class _Function(torch.autograd.Function):
         if finish and job.aggregator.counts:
             kept["share"] = arrays["share"] = job.share()
         kernel = program.forward(save_score="score" in kept, finish=finish)
-        with job.stages.timed("forward", Stage("gather_sum", job.layer)):
-            results = job.launch(kernel, arrays)
+        # What is waited for in between counts as the sync's.
+        with job.stages.rest("forward", Stage("gather_sum", job.layer)):
+            results = job.launch(kernel, arrays, arrivals)
         columns = list(results.values())
         num_differentiable = 1 if finish else job.aggregator.num_differentiable
         constants = columns[num_differentiable:]
@@ -231,7 +270,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        job, needs = ctx.job, ctx.needs_input_grad[3:]
+        job, needs = ctx.job, ctx.needs_input_grad[4:]
         held = ctx.saved_tensors
         kept = dict(zip(ctx.names, held[len(needs) :], strict=True))
         if "share" in kept:
@@ -239,7 +278,7 @@ class _Function(torch.autograd.Function):
             grads = (grads[0] * share.view(-1, *(1,) * (grads[0].dim() - 1)), *grads[1:])
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
             found = _gradients(job, ctx.finish, held[: len(needs)], ctx.sizes, needs, grads, kept)
-        return None, None, None, *found
+        return None, None, None, None, *found
 
 
 def _named(
