@@ -1,0 +1,118 @@
+"""How much of a link's delay is hidden: rows without a mirror run while mirrors travel.
+
+Every exchange of a step is held back by an injected delay. The wait that is left in the sync stage
+of the forward pass is compared with the wait when nothing runs meanwhile.
+
+    mpiexec -n 2 python benchmarks/overlap.py --delay 0.02 --json benchmarks/results/overlap.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from provenance import provenance
+
+import graphtheta as gt
+from graphtheta.columns import matrix_column
+from graphtheta.comm.exchange import Arrival
+from graphtheta.comm.stages import Stages
+from graphtheta.nn import GATConv, GCNConv
+from graphtheta.tgar import View
+
+
+class Delayed:
+    """A communicator whose exchanges arrive late; all else is passed on."""
+
+    def __init__(self, comm: Any, seconds: float) -> None:
+        self._comm, self._seconds = comm, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def exchange(self, send: Any, recv: Any, *, stage: str) -> Any:
+        return _Late(self._comm.exchange(send, recv, stage=stage), self._seconds)
+
+
+class _Late:
+    def __init__(self, pending: Any, seconds: float) -> None:
+        self._pending, self._due = pending, time.perf_counter() + seconds
+
+    def test(self) -> bool:
+        return self._pending.test() and time.perf_counter() >= self._due
+
+    def wait(self) -> None:
+        self._pending.wait()
+        time.sleep(max(0.0, self._due - time.perf_counter()))
+
+
+def banded(num_nodes: int, degree: int) -> gt.Graph:
+    """Every node hears from its neighbours on a ring: ranges of it have few mirrors."""
+    rng = np.random.default_rng(0)
+    dst = np.repeat(np.arange(num_nodes), degree)
+    src = (dst + rng.integers(1, 1000, len(dst))) % num_nodes
+    features = matrix_column(rng.standard_normal((num_nodes, 64), np.float32))
+    nodes = {"id": pa.array(np.arange(num_nodes)), "features": features}
+    return gt.Graph(pa.table(nodes), pa.table({"src": pa.array(src), "dst": pa.array(dst)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=1 << 17)
+    parser.add_argument("--degree", type=int, default=64)
+    parser.add_argument("--delay", type=float, default=0.02, help="seconds")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    comm = gt.communicator()
+    torch.set_num_threads(1)
+    shard = gt.open_shard(banded(arguments.nodes, arguments.degree), comm, method="range")
+    shard.channel.comm = Delayed(comm, arguments.delay)  # type: ignore[assignment]
+    finish = Arrival.finish
+    start = Arrival.__init__
+
+    def at_once(self: Arrival, *given: Any) -> None:
+        start(self, *given)
+        finish(self)
+
+    if comm.rank == 0:
+        print("| layer | delay, ms | waited alone, ms | waited beside work, ms | hidden |")
+        print("|---|---|---|---|---|")
+    for layer in (GCNConv(64, 64), GATConv(64, 16, heads=4)):
+        waits = {}
+        for how in ("alone", "beside"):
+            if how == "alone":
+                Arrival.__init__, Arrival.finish = at_once, lambda self: None  # type: ignore[method-assign]
+            else:
+                Arrival.__init__, Arrival.finish = start, finish  # type: ignore[method-assign]
+            seconds = []
+            for step in range(arguments.runs + 2):
+                comm.barrier(stage="step")
+                shard.channel.stages = stages = Stages()
+                with torch.no_grad():
+                    layer(View(shard, step=step)[0], shard.features)
+                seconds.append(stages.seconds["forward layer 0 sync"])
+            waits[how] = float(np.median(seconds[2:]))
+        if comm.rank:
+            continue
+        hidden = 1 - (waits["beside"] - (waits["alone"] - arguments.delay)) / arguments.delay
+        name = type(layer).__name__
+        alone, beside = 1000 * waits["alone"], 1000 * waits["beside"]
+        delay = 1000 * arguments.delay
+        print(f"| {name} | {delay:.0f} | {alone:.1f} | {beside:.1f} | {hidden:.0%} |")
+        if arguments.json:
+            record = {"benchmark": "overlap", "layer": name, "workers": comm.size} | waits
+            record |= {"delay": arguments.delay, "hidden": hidden, **provenance()}
+            with arguments.json.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()
