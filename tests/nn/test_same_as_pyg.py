@@ -85,6 +85,10 @@ def attention(ours: Any, theirs: Any, **options: Any) -> tuple[Callable[[], Any]
     return lambda: ours(FEATURES, 4, heads=3, **options), theirs(FEATURES, 4, heads=3, **options)
 
 
+def gcn(out: int) -> tuple[Callable[[], Any], Any]:
+    return lambda: GCNConv(FEATURES, out), pyg.GCNConv(FEATURES, out)
+
+
 def sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
     return (
         lambda: SAGEConv(FEATURES, out, aggregator=aggregator),
@@ -101,10 +105,14 @@ def rgcn(**bases: int) -> tuple[Callable[[], Any], Any]:
 
 # Name: (ours, theirs, extra arguments of theirs).
 PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
-    "gcn": lambda: (lambda: GCNConv(FEATURES, 4), pyg.GCNConv(FEATURES, 4), ""),
+    "gcn_narrow": lambda: (*gcn(4), ""),
+    "gcn_even": lambda: (*gcn(FEATURES), ""),
+    "gcn_wide": lambda: (*gcn(7), ""),
     "sage_mean_narrow": lambda: (*sage("mean", 3), ""),
+    "sage_mean_even": lambda: (*sage("mean", FEATURES), ""),
     "sage_mean_wide": lambda: (*sage("mean", 7), ""),
-    "sage_sum": lambda: (*sage("sum", 3), ""),
+    "sage_sum_narrow": lambda: (*sage("sum", 3), ""),
+    "sage_sum_wide": lambda: (*sage("sum", 7), ""),
     "sage_max": lambda: (*sage("max", 4), ""),
     "sage_min": lambda: (*sage("min", 4), ""),
     "gat": lambda: (*attention(GATConv, pyg.GATConv), ""),

@@ -91,7 +91,8 @@ def test_fields_that_gather_does_not_read_do_not_travel() -> None:
 # Layer, columns that sync sends from a source and from a destination, columns of a partial
 # forward, and those of its cotangent; all in numbers of 8 bytes.
 WIDTHS = {
-    "gcn": (lambda: GCNConv(3, C), C, 0, C, C),
+    "gcn": (lambda: GCNConv(3, C), 3, 0, 3, 3),
+    "gcn_narrow": (lambda: GCNConv(3, 2), 2, 0, 2, 2),
     "mean": (lambda: SAGEConv(3, 7), 3, 0, 3 + 1, 3),
     "mean_narrow": (lambda: SAGEConv(3, 2), 2, 0, 2 + 1, 2),
     "max": (lambda: SAGEConv(3, 7, aggregator="max"), 3, 0, 3 + 3, 3),
