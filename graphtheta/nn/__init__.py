@@ -22,10 +22,10 @@ from graphtheta.nn.models import (
     RGCN,
     GATv2,
     GraphSAGE,
-    Stack,
     model_for,
 )
 from graphtheta.nn.norm import BatchNorm
+from graphtheta.nn.stack import Stack
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
