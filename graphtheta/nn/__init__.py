@@ -9,6 +9,7 @@ from graphtheta.nn.conv import (
     GINConv,
     RGCNConv,
     SAGEConv,
+    TransformerConv,
 )
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
@@ -22,6 +23,7 @@ from graphtheta.nn.models import (
     RGCN,
     GATv2,
     GraphSAGE,
+    GraphTransformer,
     model_for,
 )
 from graphtheta.nn.norm import BatchNorm
@@ -46,10 +48,12 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "GraphSAGE",
+    "GraphTransformer",
     "RGCNConv",
     "SAGEConv",
     "Stack",
     "TGARLayer",
+    "TransformerConv",
     "keep",
     "model_for",
     "seeded",

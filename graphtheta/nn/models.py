@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +17,7 @@ from graphtheta.nn.conv import (
     GINConv,
     RGCNConv,
     SAGEConv,
+    TransformerConv,
 )
 from graphtheta.nn.stack import Stack
 from graphtheta.shard import Shard
@@ -31,6 +32,7 @@ __all__ = [
     "RGCN",
     "GATv2",
     "GraphSAGE",
+    "GraphTransformer",
     "model_for",
 ]
 
@@ -97,6 +99,8 @@ class GAT(Stack):
 
     options: ClassVar[tuple[str, ...]] = ("heads",)
     activation: Callable[[Tensor], Tensor] = staticmethod(F.elu)
+    layer: ClassVar[type[GATConv] | type[GATv2Conv] | type[TransformerConv]] = GATConv
+    layer_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -130,8 +134,6 @@ class GAT(Stack):
         """See `Stack.hidden_width`."""
         return hidden_channels * self._heads
 
-    layer: ClassVar[type[GATConv] | type[GATv2Conv]] = GATConv
-
     def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
         """See `Stack.make_layer`."""
         return self.layer(
@@ -141,6 +143,7 @@ class GAT(Stack):
             concat=not is_last,
             dropout=self._attention_dropout,
             edge_dim=self._edge_dim,
+            **self.layer_options,
         )
 
 
@@ -155,6 +158,19 @@ class GATE(GAT):
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
     layer = GATEConv
+
+
+class GraphTransformer(GAT):
+    """Graph transformer with gated residuals (Shi et al., IJCAI 2021); arguments of `GAT`.
+
+    Edge attributes are read where the graph has them.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
+    needs_edge_attributes: ClassVar[bool] = False
+    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+    layer = TransformerConv
+    layer_options: ClassVar[dict[str, Any]] = {"beta": True}
 
 
 class RGCN(Stack):
@@ -207,6 +223,7 @@ MODELS: dict[str, type[Stack]] = {
     "gin": GIN,
     "gat-e": GATE,
     "rgcn": RGCN,
+    "transformer": GraphTransformer,
 }
 
 
@@ -243,9 +260,10 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
+    has_edges = model.needs_edge_attributes or "attr" in shard.edge_columns
     given: dict[str, Callable[[], int | None]] = {
         "heads": lambda: heads,
-        "edge_dim": lambda: shard.edge_dim,
+        "edge_dim": lambda: shard.edge_dim if has_edges else None,
         "num_relations": lambda: shard.num_edge_types,
         "num_bases": lambda: num_bases,
     }

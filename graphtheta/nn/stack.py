@@ -33,11 +33,16 @@ class Stack(nn.Module):
         batch_norm: Whether hidden layers are normalised over all workers.
         seed: Of the initial weights.
 
+    Attributes:
+        options: Arguments of a subclass that `model_for` takes from the graph or its caller.
+        needs_edge_attributes: Whether a model that takes edge_dim refuses a graph without them.
+
     Raises:
         ConfigError: If a size is below 1.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    needs_edge_attributes: ClassVar[bool] = True
     activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
 
     def __init__(

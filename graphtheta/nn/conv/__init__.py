@@ -7,6 +7,7 @@ from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
+from graphtheta.nn.conv.transformer import TransformerConv
 from graphtheta.tgar import TGARLayer
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GINConv",
     "RGCNConv",
     "SAGEConv",
+    "TransformerConv",
 ]
 
 LAYERS: dict[str, type[TGARLayer]] = {
@@ -28,4 +30,5 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "gin": GINConv,
     "gat-e": GATEConv,
     "rgcn": RGCNConv,
+    "transformer": TransformerConv,
 }
