@@ -15,6 +15,7 @@ from graphtheta.nn.conv import (
     GATv2Conv,
     GCNConv,
     GINConv,
+    GIPAConv,
     RGCNConv,
     SAGEConv,
     TransformerConv,
@@ -28,6 +29,7 @@ __all__ = [
     "GATE",
     "GCN",
     "GIN",
+    "GIPA",
     "MODELS",
     "RGCN",
     "GATv2",
@@ -173,6 +175,60 @@ class GraphTransformer(GAT):
     layer_options: ClassVar[dict[str, Any]] = {"beta": True}
 
 
+class GIPA(Stack):
+    """GIPA over the edge column `attr` (Zheng et al., arXiv 2105.06035), with bit-wise attention.
+
+    Every layer propagates `heads` times `hidden_channels` columns, the last one as well. Attention
+    coefficients are dropped like nodes' columns. Arguments of `Stack`, edge_dim, heads and bitwise.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        edge_dim: int,
+        heads: int = 8,
+        bitwise: bool = True,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if heads < 1:
+            raise ConfigError(f"GIPA: expected heads >= 1, got {heads}.")
+        self._channels, self._heads, self._edge_dim = hidden_channels, heads, edge_dim
+        self._bitwise, self._attention_dropout = bitwise, dropout
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers=num_layers,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def hidden_width(self, hidden_channels: int) -> int:
+        """See `Stack.hidden_width`."""
+        return hidden_channels * self._heads
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return GIPAConv(
+            in_channels,
+            out_channels if is_last else self.hidden_width(out_channels),
+            edge_dim=self._edge_dim,
+            channels=self._channels,
+            heads=self._heads,
+            bitwise=self._bitwise,
+            dropout=self._attention_dropout,
+        )
+
+
 class RGCN(Stack):
     """R-GCN over the edge column `type` (Schlichtkrull et al., ESWC 2018).
 
@@ -224,6 +280,7 @@ MODELS: dict[str, type[Stack]] = {
     "gat-e": GATE,
     "rgcn": RGCN,
     "transformer": GraphTransformer,
+    "gipa": GIPA,
 }
 
 

@@ -19,6 +19,7 @@ from graphtheta.nn import (
     GATE,
     GCN,
     GIN,
+    GIPA,
     LOSSES,
     RGCN,
     GATv2,
@@ -60,6 +61,8 @@ CASES: dict[str, Callable[..., Stack]] = {
     "rgcn_bases": lambda **o: RGCN(3, 6, 4, num_relations=5, num_bases=2, seed=1, **o),
     "transformer": lambda **o: GraphTransformer(3, 4, 4, heads=2, out_heads=3, seed=1, **o),
     "transformer_edges": lambda **o: GraphTransformer(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "gipa": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "gipa_heads": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, bitwise=False, seed=1, **o),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 import graphtheta as gt
 from graphtheta.errors import ConfigError
 from graphtheta.graph import Graph
-from graphtheta.nn import GAT, GCN, MODELS, GATConv, model_for, seeded
+from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, model_for, seeded
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph
@@ -100,6 +100,10 @@ def test_model_raises_config_error_when_a_size_is_wrong() -> None:
         GCN(3, 4, 2, num_layers=0)
     with pytest.raises(ConfigError, match="GAT: expected heads >= 1, got 0"):
         GAT(3, 4, 2, heads=0)
+    with pytest.raises(ConfigError, match="GIPA: expected heads >= 1, got 0"):
+        GIPA(3, 4, 2, heads=0, edge_dim=2)
+    with pytest.raises(ConfigError, match="GIPAConv: expected channels >= 2"):
+        GIPA(3, 1, 2, edge_dim=2)
 
 
 def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Shard) -> None:
@@ -111,8 +115,9 @@ def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Sha
     bare = gt.open_shard(
         Graph.from_arrow(pa.table(nodes), pa.table({"src": [0, 1], "dst": [1, 2]}))
     )
-    with pytest.raises(ConfigError, match="no 'attr' column"):
-        build("gat-e", bare)
+    for name in ("gat-e", "gipa"):
+        with pytest.raises(ConfigError, match="no 'attr' column"):
+            build(name, bare)
     with pytest.raises(ConfigError, match="no 'type' column"):
         build("rgcn", bare)
     with pytest.raises(ConfigError, match="A graph without features needs some"):

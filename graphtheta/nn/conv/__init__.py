@@ -5,6 +5,7 @@ from graphtheta.nn.conv.gat_e import GATEConv
 from graphtheta.nn.conv.gatv2 import GATv2Conv
 from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
+from graphtheta.nn.conv.gipa import GIPAConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
 from graphtheta.nn.conv.transformer import TransformerConv
@@ -17,6 +18,7 @@ __all__ = [
     "GATv2Conv",
     "GCNConv",
     "GINConv",
+    "GIPAConv",
     "RGCNConv",
     "SAGEConv",
     "TransformerConv",
@@ -31,4 +33,5 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "gat-e": GATEConv,
     "rgcn": RGCNConv,
     "transformer": TransformerConv,
+    "gipa": GIPAConv,
 }
