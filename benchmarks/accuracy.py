@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.nn.models import Stack
+from graphtheta.nn import Stack
 
 
 @dataclass(frozen=True)

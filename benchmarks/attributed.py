@@ -28,7 +28,7 @@ from provenance import provenance
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
-from graphtheta.nn.models import Stack
+from graphtheta.nn import Stack
 
 
 @dataclass(frozen=True)

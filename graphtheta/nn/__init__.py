@@ -7,8 +7,10 @@ from graphtheta.nn.conv import (
     GATv2Conv,
     GCNConv,
     GINConv,
+    GIPAConv,
     RGCNConv,
     SAGEConv,
+    TransformerConv,
 )
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
@@ -18,14 +20,16 @@ from graphtheta.nn.models import (
     GATE,
     GCN,
     GIN,
+    GIPA,
     MODELS,
     RGCN,
     GATv2,
     GraphSAGE,
-    Stack,
+    GraphTransformer,
     model_for,
 )
 from graphtheta.nn.norm import BatchNorm
+from graphtheta.nn.stack import Stack
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "GATE",
     "GCN",
     "GIN",
+    "GIPA",
     "LAYERS",
     "LOSSES",
     "MODELS",
@@ -45,11 +50,14 @@ __all__ = [
     "GATv2Conv",
     "GCNConv",
     "GINConv",
+    "GIPAConv",
     "GraphSAGE",
+    "GraphTransformer",
     "RGCNConv",
     "SAGEConv",
     "Stack",
     "TGARLayer",
+    "TransformerConv",
     "keep",
     "model_for",
     "seeded",

@@ -1,13 +1,9 @@
-"""Models: stacks of graph layers with dropout, activation and optional batch norm.
-
-Single-worker mathematics; `view[k]` is what layer k computes on. Weights come from `seed`, so that
-every worker starts from the same ones.
-"""
+"""Models by name: a `Stack` of each kind of layer, and `model_for`, which fits one to a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,112 +15,28 @@ from graphtheta.nn.conv import (
     GATv2Conv,
     GCNConv,
     GINConv,
+    GIPAConv,
     RGCNConv,
     SAGEConv,
+    TransformerConv,
 )
-from graphtheta.nn.dropout import Dropout
-from graphtheta.nn.init import seeded
-from graphtheta.nn.norm import BatchNorm
+from graphtheta.nn.stack import Stack
 from graphtheta.shard import Shard
-from graphtheta.tgar import TGARLayer, View
+from graphtheta.tgar import TGARLayer
 
 __all__ = [
     "GAT",
     "GATE",
     "GCN",
     "GIN",
+    "GIPA",
     "MODELS",
     "RGCN",
     "GATv2",
     "GraphSAGE",
-    "Stack",
+    "GraphTransformer",
     "model_for",
 ]
-
-
-class Stack(nn.Module):
-    """`num_layers` graph layers: dropout, layer, batch norm, activation; the last gives the output.
-
-    Args:
-        in_channels: Columns of the input features.
-        hidden_channels: Columns of each hidden layer (a head, for attention).
-        out_channels: Columns of the output.
-        num_layers: Graph layers, at least 1.
-        dropout: Probability for the input of every layer.
-        batch_norm: Whether hidden layers are normalised over all workers.
-        seed: Of the initial weights.
-
-    Raises:
-        ConfigError: If a size is below 1.
-    """
-
-    options: ClassVar[tuple[str, ...]] = ()
-    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
-
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        out_channels: int,
-        *,
-        num_layers: int = 2,
-        dropout: float = 0.5,
-        batch_norm: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if min(in_channels, hidden_channels, out_channels, num_layers) < 1:
-            raise ConfigError(
-                f"{type(self).__name__}: expected in_channels, hidden_channels, out_channels and "
-                f"num_layers >= 1, got {in_channels}, {hidden_channels}, {out_channels} and "
-                f"{num_layers}. A graph without features needs some."
-            )
-        self.dropout = Dropout(dropout)
-        width = self.hidden_width(hidden_channels)
-        with seeded(seed):
-            self.convs = nn.ModuleList(
-                self.make_layer(
-                    in_channels if k == 0 else width,
-                    out_channels if k == num_layers - 1 else hidden_channels,
-                    is_last=k == num_layers - 1,
-                )
-                for k in range(num_layers)
-            )
-            self.norms = nn.ModuleList(
-                BatchNorm(width) for _ in range(num_layers - 1 if batch_norm else 0)
-            )
-
-    def hidden_width(self, hidden_channels: int) -> int:
-        """Return the columns a hidden layer hands on."""
-        return hidden_channels
-
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """Return one graph layer."""
-        raise NotImplementedError
-
-    def embed(self, view: View, x: Tensor) -> Tensor:
-        """Return the embedding of each node: what the last layer reads.
-
-        Shape:
-            x: (M, in_channels). Returns (M, hidden width), or x itself for one layer.
-        """
-        for k in range(len(self.convs) - 1):
-            x = self.convs[k](view[k], self.dropout(view[k], x))
-            if self.norms:
-                x = self.norms[k](view[k], x)
-            x = self.activation(x)
-        return x
-
-    def forward(self, view: View, x: Tensor) -> Tensor:
-        """Return the outputs (logits) of each node.
-
-        Shape:
-            x: (M, in_channels). Returns (M, out_channels).
-        """
-        last = len(self.convs) - 1
-        h = self.embed(view, x)
-        result: Tensor = self.convs[last](view[last], self.dropout(view[last], h))
-        return result
 
 
 class GCN(Stack):
@@ -189,6 +101,8 @@ class GAT(Stack):
 
     options: ClassVar[tuple[str, ...]] = ("heads",)
     activation: Callable[[Tensor], Tensor] = staticmethod(F.elu)
+    layer: ClassVar[type[GATConv] | type[GATv2Conv] | type[TransformerConv]] = GATConv
+    layer_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -222,8 +136,6 @@ class GAT(Stack):
         """See `Stack.hidden_width`."""
         return hidden_channels * self._heads
 
-    layer: ClassVar[type[GATConv] | type[GATv2Conv]] = GATConv
-
     def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
         """See `Stack.make_layer`."""
         return self.layer(
@@ -233,6 +145,7 @@ class GAT(Stack):
             concat=not is_last,
             dropout=self._attention_dropout,
             edge_dim=self._edge_dim,
+            **self.layer_options,
         )
 
 
@@ -247,6 +160,73 @@ class GATE(GAT):
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
     layer = GATEConv
+
+
+class GraphTransformer(GAT):
+    """Graph transformer with gated residuals (Shi et al., IJCAI 2021); arguments of `GAT`.
+
+    Edge attributes are read where the graph has them.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
+    needs_edge_attributes: ClassVar[bool] = False
+    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+    layer = TransformerConv
+    layer_options: ClassVar[dict[str, Any]] = {"beta": True}
+
+
+class GIPA(Stack):
+    """GIPA over the edge column `attr` (Zheng et al., arXiv 2105.06035), with bit-wise attention.
+
+    Every layer propagates `heads` times `hidden_channels` columns, the last one as well. Attention
+    coefficients are dropped like nodes' columns. Arguments of `Stack`, edge_dim, heads and bitwise.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        edge_dim: int,
+        heads: int = 8,
+        bitwise: bool = True,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if heads < 1:
+            raise ConfigError(f"GIPA: expected heads >= 1, got {heads}.")
+        self._channels, self._heads, self._edge_dim = hidden_channels, heads, edge_dim
+        self._bitwise, self._attention_dropout = bitwise, dropout
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers=num_layers,
+            dropout=dropout,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def hidden_width(self, hidden_channels: int) -> int:
+        """See `Stack.hidden_width`."""
+        return hidden_channels * self._heads
+
+    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
+        """See `Stack.make_layer`."""
+        return GIPAConv(
+            in_channels,
+            out_channels if is_last else self.hidden_width(out_channels),
+            edge_dim=self._edge_dim,
+            channels=self._channels,
+            heads=self._heads,
+            bitwise=self._bitwise,
+            dropout=self._attention_dropout,
+        )
 
 
 class RGCN(Stack):
@@ -299,6 +279,8 @@ MODELS: dict[str, type[Stack]] = {
     "gin": GIN,
     "gat-e": GATE,
     "rgcn": RGCN,
+    "transformer": GraphTransformer,
+    "gipa": GIPA,
 }
 
 
@@ -335,9 +317,10 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
+    has_edges = model.needs_edge_attributes or "attr" in shard.edge_columns
     given: dict[str, Callable[[], int | None]] = {
         "heads": lambda: heads,
-        "edge_dim": lambda: shard.edge_dim,
+        "edge_dim": lambda: shard.edge_dim if has_edges else None,
         "num_relations": lambda: shard.num_edge_types,
         "num_bases": lambda: num_bases,
     }

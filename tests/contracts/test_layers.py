@@ -20,8 +20,10 @@ from graphtheta.nn import (
     GATv2Conv,
     GCNConv,
     GINConv,
+    GIPAConv,
     RGCNConv,
     SAGEConv,
+    TransformerConv,
     seeded,
 )
 from graphtheta.tgar import TGARLayer, View
@@ -37,6 +39,8 @@ MAKERS: dict[str, Callable[[], TGARLayer]] = {
     "gin": lambda: GINConv(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))),
     "gat-e": lambda: GATEConv(3, 4, heads=2, dropout=0.4, edge_dim=2),
     "rgcn": lambda: RGCNConv(3, 4, num_relations=5, num_bases=2),
+    "transformer": lambda: TransformerConv(3, 4, heads=2, beta=True, dropout=0.4, edge_dim=2),
+    "gipa": lambda: GIPAConv(3, 4, edge_dim=2, channels=5, heads=2, dropout=0.4),
 }
 
 
@@ -113,7 +117,7 @@ def test_layer_takes_float32(name: str) -> None:
     assert_equal(run.out_NO, want.out_NO, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["gatv2", "gat-e", "rgcn"])
+@pytest.mark.parametrize("name", ["gatv2", "gat-e", "rgcn", "transformer", "gipa"])
 def test_layer_raises_trace_error_when_the_graph_lacks_an_edge_column(name: str) -> None:
     graph = to_graph(random_graph(20, 80), dtype=np.float64)
     column = "type" if name == "rgcn" else "attr"

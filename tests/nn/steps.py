@@ -14,12 +14,33 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.graph import Graph
-from graphtheta.nn import GAT, GATE, GCN, GIN, LOSSES, RGCN, GATv2, GraphSAGE, Stack
+from graphtheta.nn import (
+    GAT,
+    GATE,
+    GCN,
+    GIN,
+    GIPA,
+    LOSSES,
+    RGCN,
+    GATv2,
+    GraphSAGE,
+    GraphTransformer,
+    Stack,
+)
 from graphtheta.partition import Store
 from graphtheta.shard import Shard
 from graphtheta.tgar import LayerView, View
 
-__all__ = ["CASES", "LayerRun", "Make", "assert_equal", "loss_and_gradients", "run_layer", "step"]
+__all__ = [
+    "CASES",
+    "LayerRun",
+    "Make",
+    "assert_equal",
+    "assert_same_as",
+    "loss_and_gradients",
+    "run_layer",
+    "step",
+]
 
 Make = Callable[[], nn.Module]
 
@@ -38,6 +59,10 @@ CASES: dict[str, Callable[..., Stack]] = {
     "gat-e": lambda **o: GATE(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
     "rgcn": lambda **o: RGCN(3, 6, 4, num_relations=5, seed=1, **o),
     "rgcn_bases": lambda **o: RGCN(3, 6, 4, num_relations=5, num_bases=2, seed=1, **o),
+    "transformer": lambda **o: GraphTransformer(3, 4, 4, heads=2, out_heads=3, seed=1, **o),
+    "transformer_edges": lambda **o: GraphTransformer(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "gipa": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
+    "gipa_heads": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, bitwise=False, seed=1, **o),
 }
 
 
@@ -182,3 +207,49 @@ def run_layer(
     for rank, shard in shards.items():
         run.bytes_sent[rank] = dict(shard.channel.stages.bytes_sent)
     return run
+
+
+def assert_same_as(
+    theirs: nn.Module,
+    ours: Make,
+    graph: Graph,
+    places: Sequence[tuple[int, str]],
+    column: str = "",
+) -> None:
+    """Compare a layer with another implementation: outputs and the gradients of all inputs.
+
+    Args:
+        theirs: Called as theirs(x, edge_index), or with the edge column behind them.
+        ours: Makes our layer, whose parameters have the same names.
+        graph: In double precision.
+        places: Numbers of workers and partitioners.
+        column: Edge column; its gradient is compared where it has one.
+    """
+    theirs.double()
+    for parameter in theirs.parameters():  # biases and eps are zeros at first
+        nn.init.normal_(parameter)
+    weights = theirs.state_dict()
+    x = torch.from_numpy(graph.features.copy()).requires_grad_()
+    edge_index = torch.from_numpy(np.stack([graph.src, graph.dst]))
+    extra = [torch.from_numpy(graph.column(column).copy())] if column else []
+    floating = [t.requires_grad_() for t in extra if t.is_floating_point()]
+    out = theirs(x, edge_index, *extra)
+    out.backward(torch.from_numpy(cotangent(out.shape)))
+    # Together: where the softmax does not see a parameter, its gradient is nothing but rounding.
+    names, parameters = zip(*theirs.named_parameters(), strict=True)
+    want = torch.cat([gradient(p).flatten() for p in parameters])
+    assert want.any()
+
+    def make() -> nn.Module:
+        layer = ours().double()
+        assert sorted(layer.state_dict()) == sorted(weights)
+        layer.load_state_dict(weights)
+        return layer
+
+    for workers, method in places:
+        run = run_layer(make, graph, workers, method, edge_inputs=[column] if floating else [])
+        assert_equal(run.out_NO, out.detach(), 1e-10)
+        assert_equal(run.x_grad_NF, gradient(x), 1e-10)
+        assert_equal(np.concatenate([run.parameter_grads[n].ravel() for n in names]), want, 1e-10)
+        for leaf in floating:
+            assert_equal(run.edge_grads[column], gradient(leaf), 1e-10)

@@ -10,7 +10,7 @@ import torch
 import graphtheta as gt
 from graphtheta.errors import ConfigError
 from graphtheta.graph import Graph
-from graphtheta.nn import GAT, GCN, MODELS, GATConv, model_for, seeded
+from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, model_for, seeded
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph
@@ -35,9 +35,8 @@ def test_model_fits_the_graph(name: str, num_layers: int, shard: Shard) -> None:
         assert model(view, view.inputs()).shape == (20, outputs)
     embedding = model.embed(view, view.inputs())  # type: ignore[operator]
     assert len(embedding) == 20
-    assert embedding.shape[1] == (
-        3 if num_layers == 1 else 4 * (2 if name.startswith("gat") else 1)
-    )
+    heads = 2 if "heads" in MODELS[name].options else 1
+    assert embedding.shape[1] == (3 if num_layers == 1 else 4 * heads)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -84,6 +83,16 @@ def test_edge_attributes_of_gat() -> None:
     assert all(isinstance(c, GATConv) and c.edge_dim == 2 for c in model.convs)
 
 
+def test_transformer_reads_edge_attributes_where_there_are_any(shard: Shard) -> None:
+    plain = to_graph(random_graph(20, 80))
+    without = gt.open_shard(Graph(plain.nodes, plain.edges.drop_columns(["attr"])))
+    for there, edge_dim in ((shard, 2), (without, None)):
+        model = build("transformer", there)
+        assert [c.edge_dim for c in model.convs] == [edge_dim] * 2  # type: ignore[union-attr]
+        view = View(there)
+        assert model(view, view.inputs()).isfinite().all()
+
+
 def test_model_raises_config_error_when_a_size_is_wrong() -> None:
     with pytest.raises(ConfigError, match=r"GCN: expected in_channels, .* >= 1, got 0, 4, 2"):
         GCN(0, 4, 2)
@@ -91,6 +100,10 @@ def test_model_raises_config_error_when_a_size_is_wrong() -> None:
         GCN(3, 4, 2, num_layers=0)
     with pytest.raises(ConfigError, match="GAT: expected heads >= 1, got 0"):
         GAT(3, 4, 2, heads=0)
+    with pytest.raises(ConfigError, match="GIPA: expected heads >= 1, got 0"):
+        GIPA(3, 4, 2, heads=0, edge_dim=2)
+    with pytest.raises(ConfigError, match="GIPAConv: expected channels >= 2"):
+        GIPA(3, 1, 2, edge_dim=2)
 
 
 def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Shard) -> None:
@@ -102,9 +115,12 @@ def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Sha
     bare = gt.open_shard(
         Graph.from_arrow(pa.table(nodes), pa.table({"src": [0, 1], "dst": [1, 2]}))
     )
-    with pytest.raises(ConfigError, match="no 'attr' column"):
-        build("gat-e", bare)
+    for name in ("gat-e", "gipa"):
+        with pytest.raises(ConfigError, match="no 'attr' column"):
+            build(name, bare)
     with pytest.raises(ConfigError, match="no 'type' column"):
         build("rgcn", bare)
+    with pytest.raises(ConfigError, match="A graph without features needs some"):
+        build("transformer", bare)  # edge attributes are not what it lacks
     with pytest.raises(ConfigError, match="A graph without features needs some"):
         build("gcn", bare)

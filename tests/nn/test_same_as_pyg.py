@@ -14,8 +14,17 @@ from torch.nn import functional as F
 
 from graphtheta.columns import matrix_column
 from graphtheta.graph import Graph
-from graphtheta.nn import GATConv, GATEConv, GATv2Conv, GCNConv, GINConv, RGCNConv, SAGEConv
-from tests.nn.steps import assert_equal, cotangent, run_layer
+from graphtheta.nn import (
+    GATConv,
+    GATEConv,
+    GATv2Conv,
+    GCNConv,
+    GINConv,
+    RGCNConv,
+    SAGEConv,
+    TransformerConv,
+)
+from tests.nn.steps import assert_equal, assert_same_as, cotangent, run_layer
 
 pyg = pytest.importorskip("torch_geometric.nn")
 pyg_utils = pytest.importorskip("torch_geometric.utils")
@@ -85,6 +94,14 @@ def attention(ours: Any, theirs: Any, **options: Any) -> tuple[Callable[[], Any]
     return lambda: ours(FEATURES, 4, heads=3, **options), theirs(FEATURES, 4, heads=3, **options)
 
 
+def transformer(**options: Any) -> tuple[Callable[[], Any], Any]:
+    return attention(TransformerConv, pyg.TransformerConv, **options)
+
+
+def gcn(out: int) -> tuple[Callable[[], Any], Any]:
+    return lambda: GCNConv(FEATURES, out), pyg.GCNConv(FEATURES, out)
+
+
 def sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
     return (
         lambda: SAGEConv(FEATURES, out, aggregator=aggregator),
@@ -101,10 +118,14 @@ def rgcn(**bases: int) -> tuple[Callable[[], Any], Any]:
 
 # Name: (ours, theirs, extra arguments of theirs).
 PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
-    "gcn": lambda: (lambda: GCNConv(FEATURES, 4), pyg.GCNConv(FEATURES, 4), ""),
+    "gcn_narrow": lambda: (*gcn(4), ""),
+    "gcn_even": lambda: (*gcn(FEATURES), ""),
+    "gcn_wide": lambda: (*gcn(7), ""),
     "sage_mean_narrow": lambda: (*sage("mean", 3), ""),
+    "sage_mean_even": lambda: (*sage("mean", FEATURES), ""),
     "sage_mean_wide": lambda: (*sage("mean", 7), ""),
-    "sage_sum": lambda: (*sage("sum", 3), ""),
+    "sage_sum_narrow": lambda: (*sage("sum", 3), ""),
+    "sage_sum_wide": lambda: (*sage("sum", 7), ""),
     "sage_max": lambda: (*sage("max", 4), ""),
     "sage_min": lambda: (*sage("min", 4), ""),
     "gat": lambda: (*attention(GATConv, pyg.GATConv), ""),
@@ -123,6 +144,12 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
         PygGATE(3, 4),
         "attr",
     ),
+    "transformer": lambda: (*transformer(), ""),
+    "transformer_beta": lambda: (*transformer(beta=True), ""),
+    "transformer_mean_heads": lambda: (*transformer(concat=False, beta=True), ""),
+    "transformer_edges": lambda: (*transformer(edge_dim=ATTRIBUTES), "attr"),
+    "transformer_edges_beta": lambda: (*transformer(edge_dim=ATTRIBUTES, beta=True), "attr"),
+    "transformer_bare": lambda: (*transformer(bias=False, root_weight=False, beta=True), ""),
     "rgcn": lambda: (*rgcn(), "type"),
     "rgcn_bases": lambda: (*rgcn(num_bases=2), "type"),
 }
@@ -137,35 +164,7 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
 def test_layer_same_as_pyg(name: str, places: list[tuple[int, str]], graph: Graph) -> None:
     torch.manual_seed(0)
     ours, theirs, column = PAIRS[name]()
-    theirs.double()
-    for parameter in theirs.parameters():  # biases and eps are zeros at first
-        nn.init.normal_(parameter)
-    weights = theirs.state_dict()
-
-    x = torch.from_numpy(graph.features.copy()).requires_grad_()
-    edge_index = torch.from_numpy(np.stack([graph.src, graph.dst]))
-    extra = [torch.from_numpy(graph.column(column).copy())] if column else []
-    attr = [t.requires_grad_() for t in extra if t.is_floating_point()]
-    out = theirs(x, edge_index, *extra)
-    out.backward(torch.from_numpy(cotangent(out.shape)))
-    assert x.grad is not None
-
-    def make() -> nn.Module:
-        layer = ours().double()
-        assert sorted(layer.state_dict()) == sorted(weights)
-        layer.load_state_dict(weights)
-        return layer
-
-    for workers, method in places:
-        run = run_layer(make, graph, workers, method, edge_inputs=["attr"] if attr else [])
-        assert_equal(run.out_NO, out.detach(), 1e-10)
-        assert_equal(run.x_grad_NF, x.grad, 1e-10)
-        for parameter_name, parameter in theirs.named_parameters():
-            assert parameter.grad is not None, parameter_name
-            assert_equal(run.parameter_grads[parameter_name], parameter.grad, 1e-10)
-        for leaf in attr:
-            assert leaf.grad is not None
-            assert_equal(run.edge_grads["attr"], leaf.grad, 1e-10)
+    assert_same_as(theirs, ours, graph, places, column)
 
 
 def test_max_of_zero_gives_the_whole_gradient_to_one_winner(graph: Graph) -> None:

@@ -41,11 +41,10 @@ def test_gat_sends_projection_and_score_of_the_source() -> None:
     assert expression.edge_columns == []
 
 
-def test_gat_folds_parameters_of_the_edge_score_once() -> None:
+def test_gat_reads_edges_only_for_their_share_of_the_score() -> None:
     expression = expression_of(GATConv(3, C, heads=K, edge_dim=2))
-    (folded,) = expression.parameters  # (K, A), not a matrix product an edge
-    layer = GATConv(3, C, heads=K, edge_dim=2)
-    assert expression.in_node_space([folded], layer, {})[0].shape == (K, 2)
+    assert sorted(leaves(expression, expression.sources)) == ["a", "z"]
+    assert leaves(expression, expression.parameters) == ["lin_edge.weight", "att_edge"]
     assert [name for _, name in expression.edge_columns] == ["attr"]
 
 
@@ -92,7 +91,8 @@ def test_fields_that_gather_does_not_read_do_not_travel() -> None:
 # Layer, columns that sync sends from a source and from a destination, columns of a partial
 # forward, and those of its cotangent; all in numbers of 8 bytes.
 WIDTHS = {
-    "gcn": (lambda: GCNConv(3, C), C, 0, C, C),
+    "gcn": (lambda: GCNConv(3, C), 3, 0, 3, 3),
+    "gcn_narrow": (lambda: GCNConv(3, 2), 2, 0, 2, 2),
     "mean": (lambda: SAGEConv(3, 7), 3, 0, 3 + 1, 3),
     "mean_narrow": (lambda: SAGEConv(3, 2), 2, 0, 2 + 1, 2),
     "max": (lambda: SAGEConv(3, 7, aggregator="max"), 3, 0, 3 + 3, 3),

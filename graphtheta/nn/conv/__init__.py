@@ -5,8 +5,10 @@ from graphtheta.nn.conv.gat_e import GATEConv
 from graphtheta.nn.conv.gatv2 import GATv2Conv
 from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
+from graphtheta.nn.conv.gipa import GIPAConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
+from graphtheta.nn.conv.transformer import TransformerConv
 from graphtheta.tgar import TGARLayer
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "GATv2Conv",
     "GCNConv",
     "GINConv",
+    "GIPAConv",
     "RGCNConv",
     "SAGEConv",
+    "TransformerConv",
 ]
 
 LAYERS: dict[str, type[TGARLayer]] = {
@@ -28,4 +32,6 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "gin": GINConv,
     "gat-e": GATEConv,
     "rgcn": RGCNConv,
+    "transformer": TransformerConv,
+    "gipa": GIPAConv,
 }

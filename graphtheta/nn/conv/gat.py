@@ -20,7 +20,8 @@ class GATConv(TGARLayer):
     j runs over N(i) and i itself.
 
     Parameter names equal PyG's `GATConv`. A self-loop's edge attributes are the mean of the node's
-    in-edges.
+    in-edges. The score is written as the equation is: since a_e . (V e) = (a_e V) . e, a compiler
+    of `gather` can fold V into a_e, and no edge then needs K C numbers.
 
     Args:
         in_channels: Columns of h.
@@ -74,10 +75,8 @@ class GATConv(TGARLayer):
         """Return the unnormalised attention of an edge, a head: (E, K)."""
         score = src["a"] + dst["b"]
         if self.edge_dim is not None:
-            # a . (V e) = (a V) e: no tensor of edges x heads x channels.
-            folded = self.lin_edge.weight.view(self.heads, self.channels, self.edge_dim)
-            folded = (folded * self.att_edge.view(self.heads, self.channels, 1)).sum(1)
-            score = score + F.linear(edge["attr"], folded)
+            projected = self.lin_edge(edge["attr"]).view(-1, self.heads, self.channels)
+            score = score + (projected * self.att_edge).sum(-1)
         return F.leaky_relu(score, self.negative_slope)
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:

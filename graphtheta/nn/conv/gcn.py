@@ -17,8 +17,9 @@ __all__ = ["GCNConv"]
 class GCNConv(TGARLayer):
     """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
 
-    d is the in-degree in the whole graph, the self-loop included, whatever the view. Parameter
-    names equal PyG's `GCNConv`.
+    d is the in-degree in the whole graph, the self-loop included, whatever the view. W is applied
+    before or after the sum, whichever sums and sends fewer columns. Parameter names equal PyG's
+    `GCNConv`.
 
     Shape:
         h: (M, in_channels). Returns (M, out_channels).
@@ -32,19 +33,22 @@ class GCNConv(TGARLayer):
         super().__init__()
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._project_first = out_channels <= in_channels
         glorot(self.lin.weight)
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project, and scale by 1 / sqrt(d) as a source."""
+        """Scale by 1 / sqrt(d) as a source; project first where that is cheaper."""
         scale = node["in_degree"].to(h.dtype).rsqrt().unsqueeze(-1)
-        return {"z": self.lin(h) * scale, "scale": scale}
+        return {"z": (self.lin(h) if self._project_first else h) * scale, "scale": scale}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the scaled projection."""
+        """Send the scaled value."""
         message: Tensor = src["z"]
         return message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Scale by 1 / sqrt(d) as a destination, and add the bias."""
+        """Scale by 1 / sqrt(d) as a destination, project if not done, and add the bias."""
         h = m * n["scale"]
+        if not self._project_first:
+            h = self.lin(h)
         return h if self.bias is None else h + self.bias

@@ -16,7 +16,7 @@ class SAGEConv(TGARLayer):
     """h_i = W_l aggregate of h_j over j in N(i), plus W_r h_i.
 
     Parameter names equal PyG's `SAGEConv`. Where the aggregator is linear and the output is
-    narrower, messages are projected before they travel.
+    no wider, messages are projected before they travel.
 
     Args:
         in_channels: Columns of h.
@@ -32,7 +32,7 @@ class SAGEConv(TGARLayer):
         self.aggregator = aggregator
         self.lin_l = nn.Linear(in_channels, out_channels)
         self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
-        self._project_first = aggregator in ("mean", "sum") and out_channels < in_channels
+        self._project_first = aggregator in ("mean", "sum") and out_channels <= in_channels
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         """Project first where that is cheaper and the same."""

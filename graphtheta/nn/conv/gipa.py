@@ -1,0 +1,112 @@
+"""GIPA: general information propagation, with bit-wise attention.
+
+Zheng et al., arXiv 2105.06035; bit-wise attention, a coefficient a channel: Li et al., arXiv
+2301.08209.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphtheta.errors import ConfigError
+from graphtheta.nn.init import glorot
+from graphtheta.tgar import TGARLayer, keep
+
+__all__ = ["GIPAConv"]
+
+
+class GIPAConv(TGARLayer):
+    """h_i = W_agg norm(sum over j in N(i) of a_ij * p_j) + W_dst h_i + b, where p_j = W_src h_j.
+
+    The coefficients a_ij are softmax_j(leaky_relu(A_src h_j + A_dst h_i + A_edge u_ij)) with the
+    encoded edge u_ij = relu(W_edge e_ij + b_edge): one a channel, K C in all, where bit-wise, and
+    else one a head. Each head is normalised over its channels, then scaled and shifted.
+
+    Args:
+        in_channels: Columns of h.
+        out_channels: Columns of the result (O).
+        edge_dim: Columns of the edge column `attr` (e).
+        channels: Columns a head (C) of what is propagated.
+        heads: K.
+        edge_channels: Columns of an encoded edge (u).
+        bitwise: Weigh each channel by itself, or else each head.
+        softmax: Whether a node's coefficients sum to 1; else messages are weighted as they are.
+        norm: Whether heads are normalised.
+        negative_slope: Of leaky_relu.
+        dropout: Probability of dropping a head's coefficients on an edge.
+
+    Shape:
+        h: (M, in_channels). Returns (M, O).
+
+    Raises:
+        ConfigError: If heads of one channel are to be normalised, which leaves nothing of them.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        edge_dim: int,
+        channels: int,
+        heads: int = 1,
+        edge_channels: int = 16,
+        bitwise: bool = True,
+        softmax: bool = True,
+        norm: bool = True,
+        negative_slope: float = 0.2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if norm and channels < 2:
+            raise ConfigError(
+                f"GIPAConv: expected channels >= 2 to normalise a head, got {channels}. Give more, "
+                "or norm=False."
+            )
+        self.aggregator = "softmax" if softmax else "sum"
+        self.heads, self.channels, self.bitwise, self.norm = heads, channels, bitwise, norm
+        self.negative_slope, self.dropout = negative_slope, dropout
+        width = heads * channels
+        scores = width if bitwise else heads
+        self.lin_src = nn.Linear(in_channels, width, bias=False)
+        self.att_src = nn.Linear(in_channels, scores, bias=False)
+        self.att_dst = nn.Linear(in_channels, scores, bias=False)
+        self.lin_edge = nn.Linear(edge_dim, edge_channels)
+        self.att_edge = nn.Linear(edge_channels, scores, bias=False)
+        if norm:
+            self.scale = nn.Parameter(torch.ones(heads, channels))
+            self.shift = nn.Parameter(torch.zeros(heads, channels))
+        self.lin_agg = nn.Linear(width, out_channels)
+        self.lin_dst = nn.Linear(in_channels, out_channels, bias=False)
+        for module in self.children():
+            assert isinstance(module, nn.Linear)
+            glorot(module.weight)
+
+    def transform(self, h: Tensor) -> dict[str, Tensor]:
+        """Project, and give what a node adds to a score as source and as destination."""
+        z = self.lin_src(h).view(-1, self.heads, self.channels)
+        return {"h": h, "z": z, "a": self.att_src(h), "b": self.att_dst(h)}
+
+    def gather(self, src: Any, dst: Any, edge: Any) -> Any:
+        """Propagate the projection, weighted channel by channel or head by head."""
+        encoded = F.relu(self.lin_edge(edge["attr"]))
+        score = F.leaky_relu(src["a"] + dst["b"] + self.att_edge(encoded), self.negative_slope)
+        if self.bitwise:
+            score = score.view(-1, self.heads, self.channels)
+        message = src["z"]
+        if self.dropout:
+            message = message * keep(self.dropout, self.heads).unsqueeze(-1)
+        if self.aggregator == "softmax":
+            return score, message
+        return message * (score if self.bitwise else score.unsqueeze(-1))
+
+    def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
+        """Aggregate the heads, and add the node itself."""
+        if self.norm:
+            m = F.layer_norm(m, (self.channels,)) * self.scale + self.shift
+        result: Tensor = self.lin_agg(m.flatten(1)) + self.lin_dst(n["h"])
+        return result
