@@ -37,18 +37,16 @@ class GCNConv(TGARLayer):
         glorot(self.lin.weight)
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scale by 1 / sqrt(d) as a source; project first where that is cheaper."""
+        """Project first where that is cheaper, and give 1 / sqrt(d)."""
         scale = node["in_degree"].to(h.dtype).rsqrt().unsqueeze(-1)
-        return {"z": (self.lin(h) if self._project_first else h) * scale, "scale": scale}
+        return {"z": self.lin(h) if self._project_first else h, "scale": scale}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the scaled value."""
-        message: Tensor = src["z"]
+        """Send the value scaled for both ends: a number an edge, no walk over all nodes."""
+        message: Tensor = src["z"] * (src["scale"] * dst["scale"])
         return message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Scale by 1 / sqrt(d) as a destination, project if not done, and add the bias."""
-        h = m * n["scale"]
-        if not self._project_first:
-            h = self.lin(h)
+        """Project if not done, and add the bias."""
+        h = m if self._project_first else self.lin(m)
         return h if self.bias is None else h + self.bias
