@@ -197,8 +197,8 @@ class Arrival:
 
 def _bytes_of(rows: Tensor) -> NDArray[np.uint8]:
     width = rows.element_size() * math.prod(rows.shape[1:])
-    flat = rows.detach().cpu().contiguous().reshape(-1).numpy()
-    return flat.view(np.uint8).reshape(rows.shape[0], width)
+    flat = rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().reshape(rows.shape[0], width)
 
 
 def _tensor_of(block: NDArray[np.uint8], like: Tensor) -> Tensor:

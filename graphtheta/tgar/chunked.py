@@ -170,7 +170,7 @@ class GatherSum:
         columns = inputs.loop_columns if block.is_loop else inputs.columns
         edges = block.edge_e
         return EdgeInputs(
-            [x.index_select(0, block.src_e.to(x.device)) for x in inputs.sources],
+            [_computed(x.index_select(0, block.src_e.to(x.device))) for x in inputs.sources],
             [
                 x[block.first : block.last].index_select(0, block.row_e.to(x.device))
                 for x in inputs.destinations
@@ -208,8 +208,16 @@ class GatherSum:
         return torch.from_numpy(kept).reshape(shape).to(**options) / (1 - spec.p)
 
 
+def _computed(x: Tensor) -> Tensor:
+    """Return what is computed with: bfloat16 only stores."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def _float_like(inputs: EdgeInputs) -> Tensor | None:
-    return next((t for t in inputs.flat() if t.is_floating_point()), None)
+    floats = [t for t in inputs.flat() if t.is_floating_point()]
+    if floats and all(t.dtype == torch.bfloat16 for t in floats):
+        return floats[0].new_empty(0, dtype=torch.float32)
+    return next((t for t in floats if t.dtype != torch.bfloat16), None)
 
 
 class _Function(torch.autograd.Function):
@@ -231,7 +239,10 @@ class _Function(torch.autograd.Function):
         job, sizes, needs = ctx.job, ctx.sizes, ctx.needs_input_grad[2:]
         tensors, constants = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
         totals = [
-            torch.zeros_like(t) if need else None for t, need in zip(tensors, needs, strict=True)
+            torch.zeros_like(t, dtype=torch.float32 if t.dtype == torch.bfloat16 else None)
+            if need
+            else None
+            for t, need in zip(tensors, needs, strict=True)
         ]
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
             inputs = EdgeInputs(*grouped(tensors, sizes))

@@ -449,3 +449,26 @@ def test_positions_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
             return GATConv(3, 4, heads=2, edge_dim=2).double()
 
     assert_same(*run_both(monkeypatch, make, GRAPH), 1e-11)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("name", ["gcn", "gat-e", "sage"])
+def test_bfloat16_storage(
+    name: str, place: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = to_graph(power_law(60, 500))
+
+    def make(storage: torch.dtype | None) -> TGARLayer:
+        with seeded(0):
+            layer = MAKERS[name]()
+        layer.storage = storage
+        return layer
+
+    fused, chunked = run_both(monkeypatch, lambda: make(torch.bfloat16), graph, *place)
+    assert_same(fused, chunked, 1e-2)  # a cotangent may round to the next bfloat16
+    np.testing.assert_allclose(fused.out_NO, chunked.out_NO, rtol=0, atol=1e-5)
+    full = run_layer(lambda: make(None), graph, *place)
+    assert_same(fused, full, 3e-2)
+    for rank, sent in full.bytes_sent.items():
+        for stage in ("forward layer 0 sync", "backward layer 0 sync"):
+            assert fused.bytes_sent[rank].get(stage, 0) <= sent.get(stage, 0)

@@ -127,19 +127,31 @@ def _from_cache(kernel: Kernel, digest: str) -> bytes:
     if folder is None:
         return _compile(kernel)
     file = folder / f"{digest}.o"
-    if file.exists():
-        statistics.loaded += 1
-        return file.read_bytes()
+    code = _read(file)
+    if code is not None:
+        return code
     with open(folder / f"{digest}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if file.exists():
-            statistics.loaded += 1
-            return file.read_bytes()
-        code = _compile(kernel)
-        beside = file.with_suffix(f".{os.getpid()}")
-        beside.write_bytes(code)
-        beside.replace(file)
+        code = _read(file)  # another process may have been faster
+        if code is None:
+            code = _compile(kernel)
+            beside = file.with_suffix(f".{os.getpid()}")
+            beside.write_bytes(xxhash.xxh3_128_digest(code) + code)
+            beside.replace(file)
     (folder / f"{digest}.lock").unlink(missing_ok=True)
+    return code
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the code in a file of the cache, or None where there is none or it is damaged."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    check, code = content[:16], content[16:]
+    if xxhash.xxh3_128_digest(code) != check:
+        return None
+    statistics.loaded += 1
     return code
 
 
