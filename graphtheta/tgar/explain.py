@@ -96,6 +96,8 @@ def explained(
         )
         for n, i in enumerate(indices)
     }
+    for name, same in program.lowered.layouts.items():
+        names[name] = names.get(same, same)
     for name in program.lowered.parameters:
         names.setdefault(name, f"W{name.removeprefix('parameter')}")
 

@@ -220,7 +220,7 @@ class FusedGatherSum:
             result[torch.from_numpy(rows)] = joined[name]
 
     def _draws(self, kernel: Kernel) -> NDArray[np.uint32]:
-        calls = [t.detail[1] for t in kernel.terms() if t.op == "keep"]
+        calls = kernel.draw_calls
         if not calls or self.step_key is None:
             return np.zeros(0, np.uint32)
         streams = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -182,6 +183,11 @@ class Kernel:
             t.op == "keep" or (t.op == "leaf" and t.leaf.name == "key") for t in self.terms()
         )
 
+    @cached_property
+    def draw_calls(self) -> tuple[int, ...]:
+        """Which of the layer's keep masks are drawn."""
+        return tuple(t.detail[1] for t in self.terms() if t.op == "keep")
+
     @property
     def reads_edges(self) -> bool:
         """Whether anything is read or written by the edge's position."""
@@ -195,7 +201,7 @@ class Kernel:
             names.append("position")
         if self.reads_key:
             names += ["key", "node_key"]
-        if any(t.op == "keep" for t in self.terms()):
+        if self.draw_calls:
             names.append("draws")
         for leaf in self.leaves:
             name = leaf.leaf.name

@@ -43,13 +43,15 @@ class Lowered:
         dtype: Type that kernels compute in.
         outputs: (message,) or (score, message).
         parameters: By name of a leaf, how torch makes it from the expression's parameters.
-        folded: What was folded or laid out anew, in words.
+        layouts: By name of a leaf that is another parameter laid out anew, that other.
+        folded: What was folded, in words.
     """
 
     terms: Terms
     dtype: torch.dtype
     outputs: tuple[Term, ...]
     parameters: Mapping[str, Derive]
+    layouts: Mapping[str, str]
     folded: tuple[str, ...]
 
 
@@ -102,6 +104,7 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
         low.dtype,
         tuple(outputs),
         {name: parameters[name] for name in leaves},
+        low.layouts,
         tuple(low.folded),
     )
 

@@ -58,12 +58,14 @@ class Lowering:
         terms: Maker of the terms.
         dtype: Type that kernels compute in.
         derived: How torch makes each parameter argument.
+        layouts: By name of a parameter argument that is another laid out anew, that other.
         folded: What was folded or laid out anew, in words.
     """
 
     def __init__(self, types: Iterable[torch.dtype]) -> None:
         self.terms = Terms()
         self.derived: list[Derive] = []
+        self.layouts: dict[str, str] = {}
         self.folded: list[str] = []
         floats = {d for d in types if d.is_floating_point}
         if floats <= {torch.float32, torch.bfloat16}:
@@ -91,8 +93,10 @@ class Lowering:
 
     def transposed(self, weight: Term) -> Term:
         """Return a parameter's transpose as an argument of its own: the layout kernels want."""
-        make = self.derivation(weight)
-        return self.derive(lambda given: make(given).t(), weight.shape[::-1], self.dtype)
+        make, name = self.derivation(weight), weight.leaf.name
+        result = self.derive(lambda given: make(given).t(), weight.shape[::-1], self.dtype)
+        self.layouts[result.leaf.name] = self.layouts.get(name, name)
+        return result
 
     def aligned(self, *items: Any) -> tuple[list[Term], bool]:
         """Return terms that broadcast to one another as torch's tensors do."""

@@ -1,0 +1,84 @@
+"""Rows without a mirror are computed while mirrors travel, and no row reads a mirror too early."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import graphtheta as gt
+from graphtheta.columns import matrix_column
+from graphtheta.comm.exchange import Arrival
+from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
+from graphtheta.tgar.fused import executor
+from graphtheta.tgar.layer import TGARLayer
+from tests.nn.steps import assert_equal, run_layer
+
+LAYERS = {
+    "gcn": lambda: GCNConv(3, 3),
+    "gat": lambda: GATConv(3, 3, heads=2),
+    "max": lambda: SAGEConv(3, 3, aggregator="max"),
+}
+
+
+def ring(num_nodes: int) -> gt.Graph:
+    """Every node hears from those before it: a range of nodes has few mirrors."""
+    dst = np.repeat(np.arange(num_nodes), 3)
+    src = (dst - np.tile([1, 2, 3], num_nodes)) % num_nodes
+    features = np.random.default_rng(0).standard_normal((num_nodes, 3))
+    nodes = {"id": pa.array(np.arange(num_nodes)), "features": matrix_column(features)}
+    nodes["label:y"] = pa.array(np.arange(num_nodes) % 4)
+    return gt.Graph(pa.table(nodes), pa.table({"src": pa.array(src), "dst": pa.array(dst)}))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_interior_rows_run_before_mirrors_are_waited_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> TGARLayer:
+        with seeded(0):
+            return LAYERS[name]().double()
+
+    graph = ring(200)
+    alone = run_layer(make, graph)
+    monkeypatch.setattr("graphtheta.adjacency._CHUNK_COST", 64)
+    events: dict[int, list[str]] = {}
+
+    def note(event: str) -> None:
+        events.setdefault(threading.get_ident(), []).append(event)
+
+    run, start, poke, finish = executor.run, Arrival.__init__, Arrival.poke, Arrival.finish
+
+    def noted_run(*given: Any) -> None:
+        note("run")
+        run(*given)
+
+    def poisoned(self: Arrival, *given: Any) -> None:
+        start(self, *given)
+        for mirrors in self._mirrors:
+            mirrors.fill_(float("nan"))
+
+    def noted_poke(self: Arrival) -> None:
+        note("poke")
+        poke(self)
+
+    def noted_finish(self: Arrival) -> None:
+        note("finish")
+        finish(self)
+
+    monkeypatch.setattr(executor, "run", noted_run)
+    monkeypatch.setattr(Arrival, "__init__", poisoned)
+    monkeypatch.setattr(Arrival, "poke", noted_poke)
+    monkeypatch.setattr(Arrival, "finish", noted_finish)
+    both = run_layer(make, graph, 2, "range")
+    assert_equal(both.out_NO, alone.out_NO, 1e-12)
+    assert_equal(both.x_grad_NF, alone.x_grad_NF, 1e-12)
+    assert len(events) == 2
+    for seen in events.values():
+        assert seen[:2] == ["run", "poke"]
+        at = seen.index("finish")
+        assert seen[:at].count("poke") == seen[:at].count("run") >= 1
+        assert seen[at + 1] == "run"  # the rows that wait for mirrors
