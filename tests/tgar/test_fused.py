@@ -387,6 +387,10 @@ REFUSED: dict[str, tuple[Gather, str]] = {
     "half": (lambda y, s, d, e: (s["h"] + d["h"]).half().double(), "half() has no kernel"),
     "slice": (lambda y, s, d, e: (s["h"] + d["h"])[:, 1:], "__getitem__()"),
     "cube": (lambda y, s, d, e: (s["h"] + d["h"]) ** 3, "pow"),
+    "wide": (
+        lambda y, s, d, e: d["h"].unsqueeze(-1) * s["h"].unsqueeze(-1).expand(-1, 3, 6000),
+        "too wide",
+    ),
     "constant": (
         lambda y, s, d, e: (s["h"] + d["h"]) * torch.full((3,), 2.0, dtype=torch.float64).sin(),
         "",

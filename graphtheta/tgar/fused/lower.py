@@ -16,6 +16,8 @@ from graphtheta.tgar.fused.terms import Shape, Space, Term, Terms, walk
 
 __all__ = ["Lowered", "Signature", "lower"]
 
+_WIDEST = 1 << 14
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -97,6 +99,9 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
         if not values[i].rows:
             raise NotLowered("its message is the same for every edge")
         outputs.append(low.terms.as_float(term))
+    widest = max(t.size for t in walk(outputs))
+    if widest > _WIDEST:
+        raise NotLowered(f"a value of {widest:,} numbers an edge is too wide for a kernel's stack")
     leaves = [t.leaf.name for t in walk(outputs) if t.op == "leaf" if t.leaf.space == "parameter"]
     parameters = {f"parameter{n}": how for n, how in enumerate(low.derived)}
     return Lowered(
