@@ -59,7 +59,7 @@ def train(
     ] = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Draw no bar.")] = False,
 ) -> None:
-    """Train a model; under mpiexec, on the graph as the workers share it.
+    """Train a model; under mpiexec or torchrun, on the graph as the workers share it.
 
     Options come before --config, and that before the defaults.
 
