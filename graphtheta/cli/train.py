@@ -48,6 +48,7 @@ def train(
     checkpoint_every: Annotated[int | None, _option("checkpoint_every")] = None,
     method: Annotated[str | None, _option("method")] = None,
     undirected: Annotated[bool | None, _option("undirected")] = None,
+    device: Annotated[str | None, _option("device")] = None,
     threads: Annotated[int | None, _option("threads")] = None,
     timeout: Annotated[float | None, _option("timeout")] = None,
     config: Annotated[

@@ -31,9 +31,9 @@ from graphtheta.comm.stages import Direction, Stage, Stages
 __all__ = ["Channel", "all_reduce_sum", "new_token", "sync", "to_master"]
 
 
-def new_token() -> Tensor:
+def new_token(device: torch.device) -> Tensor:
     """Return the 0-d zero that anchors a step's exchanges to its backward."""
-    return torch.zeros((), requires_grad=True)
+    return torch.zeros((), device=device, requires_grad=True)
 
 
 @dataclass

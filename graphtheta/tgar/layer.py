@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from graphtheta.comm.exchange import sync, to_master
@@ -138,7 +137,7 @@ class TGARLayer(nn.Module):
         if shard.is_vertex_cut:
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: shard.num_masters] for column in partial]
-            partial = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
+            partial = reduce.merge(own, arrived, shard.place(route.master_S))
         view.view.token = token
 
         with stages.timed("forward", Stage("apply", k)), self._watched():
