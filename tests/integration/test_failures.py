@@ -16,7 +16,7 @@ SOON_S = 8.0  # start-up, the timeout of the job (1 s), its period of grace (1 s
 
 def run_toy(fault: str, stage: str, *options: str, launcher: str = "mpiexec") -> Finished:
     program = ["tests/integration/toy_job.py", fault, stage, *options]
-    return run_job(program, 3, launcher=launcher, timeout_s=30)
+    return run_job(program, 3, launcher=launcher, timeout_s=60)
 
 
 @pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss", "predict"])
@@ -180,7 +180,7 @@ def test_torchrun_job_ends_with_the_first_failure(
     errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
     assert any(word in errors[0] for word in words), job.output
     assert "finished" not in job.output
-    assert job.seconds < 2.5 * SOON_S  # torch loads in each rank
+    assert job.seconds < 4 * SOON_S  # torch loads in each rank, and the machine may be shared
 
 
 def test_torchrun_slow_rank_is_not_a_dead_one() -> None:
