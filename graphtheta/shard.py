@@ -68,6 +68,7 @@ class Shard:
 
     Attributes:
         comm: The workers of the job.
+        device: Where every tensor of the shard is; the plan and row pointers are NumPy's.
         manifest: What describes the whole graph.
         num_masters: M, nodes owned here.
         num_mirrors: H, copies of others' nodes.
@@ -78,11 +79,17 @@ class Shard:
     """
 
     def __init__(
-        self, parts: Sequence[PartTables], manifest: Manifest, book: Book, comm: Communicator
+        self,
+        parts: Sequence[PartTables],
+        manifest: Manifest,
+        book: Book,
+        comm: Communicator,
+        device: torch.device,
     ) -> None:
         local: LocalGraph = local_graph(parts, book, comm.rank, comm.size)
         self._local = local
         self.comm = comm
+        self.device = device
         self.manifest = manifest
         self.num_masters = local.plan.num_masters
         self.num_mirrors = local.plan.num_mirrors
@@ -90,11 +97,15 @@ class Shard:
         self.channel = Channel(comm, local.plan)
         self.node_key_L = local.node_key_L
         self.features = (
-            as_tensor(as_numpy(local.masters["features"]))
+            self.place(as_numpy(local.masters["features"]))
             if "features" in local.masters.column_names
-            else torch.empty((self.num_masters, 0))
+            else torch.empty((self.num_masters, 0), device=device)
         )
         self._collected: dict[str, Tensor] = {}
+
+    def place(self, array: NDArray[Any]) -> Tensor:
+        """Return a tensor of an array on the shard's device: over its memory, where that can be."""
+        return as_tensor(array).to(self.device)
 
     @property
     def plan(self) -> ExchangePlan:
@@ -193,7 +204,7 @@ class Shard:
         self.label_spec(name)
         column = self._local.masters[f"label:{name}"]
         known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-        return as_tensor(as_numpy(column)), torch.from_numpy(known.copy())
+        return self.place(as_numpy(column)), self.place(known.copy())
 
     def split(self, name: str) -> Tensor:
         """Return which split each master is in: 0 none, 1 train, 2 validation, 3 test.
@@ -208,7 +219,7 @@ class Shard:
             raise ConfigError(
                 f"shard: unknown split '{name}'; the graph has {sorted(self.manifest.splits)}."
             )
-        return as_tensor(as_numpy(self._local.masters[f"split:{name}"]))
+        return self.place(as_numpy(self._local.masters[f"split:{name}"]))
 
     @property
     def original_ids(self) -> pa.ChunkedArray:
@@ -221,8 +232,8 @@ class Shard:
         rows = self.num_masters + (self.num_mirrors if self.is_vertex_cut else 0)
         return Topology(
             self._local.in_indptr[: rows + 1],
-            as_tensor(self._local.edges["src"]),
-            as_tensor(self._local.edges["edge_key"]),
+            self.place(self._local.edges["src"]),
+            self.place(self._local.edges["edge_key"]),
             None,
         )
 
@@ -236,7 +247,7 @@ class Shard:
             return whole
         indptr = np.zeros_like(whole.indptr)
         np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
-        index = torch.from_numpy(position)
+        index = self.place(position)
         return Topology(indptr, whole.src[index], whole.edge_key, index)
 
     @cached_property
@@ -266,7 +277,7 @@ class Shard:
         if not self.is_vertex_cut:
             return own
         route = self.plan.destinations
-        mirror_R = torch.from_numpy(route.mirror_R)
+        mirror_R = self.place(route.mirror_R)
         arrived = self.channel.carry(
             [r[self.num_masters :].index_select(0, mirror_R) for r in rows],
             route,
@@ -274,7 +285,7 @@ class Shard:
             direction="forward",
             stage=Stage("prepare"),
         )
-        master_S = torch.from_numpy(route.master_S)
+        master_S = self.place(route.master_S)
         return [a.index_add_(0, master_S, b) for a, b in zip(own, arrived, strict=True)]
 
     def _collect(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -290,7 +301,7 @@ class Shard:
 
         Collective in a vertex-cut, the first time.
         """
-        degrees = torch.from_numpy(np.diff(self.loopless_topology.indptr))
+        degrees = self.place(np.diff(self.loopless_topology.indptr))
         return self._collect("loopless_in_degree", lambda: self._at_masters([degrees])[0])
 
     @property
@@ -305,7 +316,7 @@ class Shard:
         # At least one column, for a graph without edges has no type and yet may run a layer.
         num_types = max(1, self.num_edge_types)
         types = self.edge_columns["type"].long()
-        rows = torch.repeat_interleave(torch.from_numpy(np.diff(self.topology.indptr)))
+        rows = torch.repeat_interleave(self.place(np.diff(self.topology.indptr)))
         counts = torch.bincount(
             rows * num_types + types, minlength=(len(self.topology.indptr) - 1) * num_types
         )
@@ -331,7 +342,7 @@ class Shard:
                 f"shard: a self-loop has no '{name}', which is {column.dtype}. Use a layer "
                 "without self-loops, or one that does not read it."
             )
-        degrees = torch.from_numpy(np.diff(topology.indptr))
+        degrees = self.place(np.diff(topology.indptr))
         rows = torch.repeat_interleave(degrees)
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degrees), *values.shape[1:]))
@@ -342,7 +353,7 @@ class Shard:
     def edge_columns(self) -> dict[str, Tensor]:
         """The edge columns of the graph in CSC order, by name: (E,) or (E, A)."""
         fixed = {"src", "edge_key", "in_position"}
-        return {n: as_tensor(c) for n, c in self._local.edges.items() if n not in fixed}
+        return {n: self.place(c) for n, c in self._local.edges.items() if n not in fixed}
 
     def node_column(self, name: str) -> Tensor:
         """Return a numeric column of the masters, such as `in_degree` of the whole graph.
@@ -356,4 +367,4 @@ class Shard:
         names = self._local.masters.column_names
         if name not in names:
             raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
-        return as_tensor(as_numpy(self._local.masters[name]))
+        return self.place(as_numpy(self._local.masters[name]))

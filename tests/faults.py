@@ -1,4 +1,4 @@
-"""Let one rank of an MPI job go wrong at a named stage, in place of the operation there."""
+"""Let one rank of a job go wrong at a named stage, in place of the operation there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphtheta.comm.mpi import MpiCommunicator
+from graphtheta.comm.process import ProcessCommunicator
 from graphtheta.errors import StoreError
 
 __all__ = ["FAULTS", "arm"]
@@ -24,28 +24,28 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _stop(comm: MpiCommunicator) -> None:
+def _stop(comm: ProcessCommunicator) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def _loop_forever(comm: MpiCommunicator) -> None:
+def _loop_forever(comm: ProcessCommunicator) -> None:
     while True:
         pass
 
 
-def _fail_in_a_thread(comm: MpiCommunicator) -> None:
+def _fail_in_a_thread(comm: ProcessCommunicator) -> None:
     thread = threading.Thread(target=_raise, args=(ZeroDivisionError("in a thread"),))
     thread.start()
     thread.join()
     _loop_forever(comm)
 
 
-def _go_elsewhere(comm: MpiCommunicator) -> None:
+def _go_elsewhere(comm: ProcessCommunicator) -> None:
     """As after an error that was swallowed: this rank is in a stage of its own."""
     comm.exchange({}, {(comm.rank + 1) % comm.size: np.zeros(1)}, stage="recovery").wait()
 
 
-FAULTS: dict[str, Callable[[MpiCommunicator], None]] = {
+FAULTS: dict[str, Callable[[ProcessCommunicator], None]] = {
     "raise": lambda comm: _raise(ValueError("boom")),
     "raise_known": lambda comm: _raise(StoreError("part-00001: cut short.")),
     "exit_0": lambda comm: sys.exit(0),
@@ -63,15 +63,15 @@ FAULTS: dict[str, Callable[[MpiCommunicator], None]] = {
 }
 
 
-def arm(fault: str, rank: int, stage: str) -> None:
+def arm(comm: ProcessCommunicator, fault: str, rank: int, stage: str) -> None:
     """Let `rank` run `fault` at its first operation in a stage that contains `stage`.
 
-    Only "slow" runs the operation as well.
+    Only "slow" runs the operation as well. Holds for every communicator of this one's kind.
     """
     armed = True
 
     def wrapped(operation: Callable[..., Any]) -> Callable[..., Any]:
-        def run(comm: MpiCommunicator, *args: Any, **kwargs: Any) -> Any:
+        def run(comm: ProcessCommunicator, *args: Any, **kwargs: Any) -> Any:
             nonlocal armed
             if armed and comm.rank == rank and stage in kwargs["stage"]:
                 armed = False
@@ -83,4 +83,4 @@ def arm(fault: str, rank: int, stage: str) -> None:
         return run
 
     for name in _OPERATIONS:
-        setattr(MpiCommunicator, name, wrapped(getattr(MpiCommunicator, name)))
+        setattr(type(comm), name, wrapped(getattr(comm, name).__func__))

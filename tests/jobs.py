@@ -1,4 +1,4 @@
-"""Start real MPI jobs, and make sure that nothing of them survives."""
+"""Start real jobs of several processes, and make sure that nothing of them survives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-__all__ = ["Finished", "run", "run_job", "running", "under_mpiexec"]
+__all__ = ["LAUNCHERS", "Finished", "run", "run_job", "running", "under_mpiexec", "under_torchrun"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,11 +32,12 @@ def run_job(
     program: Sequence[str | Path],
     ranks: int,
     *,
+    launcher: str = "mpiexec",
     timeout_s: float = 60.0,
     env: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run `python *program` under mpiexec; fail the test if it outlives `timeout_s`."""
-    return run(under_mpiexec(program, ranks), timeout_s=timeout_s, env=env)
+    """Run `python *program` under a launcher; fail the test if it outlives `timeout_s`."""
+    return run(LAUNCHERS[launcher](program, ranks), timeout_s=timeout_s, env=env)
 
 
 def under_mpiexec(program: Sequence[str | Path], ranks: int) -> list[str | Path]:
@@ -46,6 +47,17 @@ def under_mpiexec(program: Sequence[str | Path], ranks: int) -> list[str | Path]
     if mpiexec is None:
         pytest.skip("no mpiexec")
     return [mpiexec, "-n", str(ranks), sys.executable, *program]
+
+
+def under_torchrun(program: Sequence[str | Path], ranks: int) -> list[str | Path]:
+    """Return the command that runs `python *program`, free of torchrun's own remarks."""
+    return [
+        *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(ranks), "--no-python", sys.executable, *program),
+    ]
+
+
+LAUNCHERS = {"mpiexec": under_mpiexec, "torchrun": under_torchrun}
 
 
 def run(
@@ -71,7 +83,14 @@ def running(
     command: Sequence[str | Path], *, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """Start `command` in a session of its own, all of which is killed in the end."""
-    launchers = ("PMI", "OMPI", "OMP_", "SLURM", "TORCHELASTIC")  # of what runs the tests
+    launchers = (
+        "PMI",
+        "OMPI",
+        "OMP_",
+        "SLURM",
+        "TORCHELASTIC",
+        "WORLD_SIZE",
+    )  # of what runs the tests
     clean = {name: v for name, v in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(_ROOT), *filter(None, [clean.get("PYTHONPATH")])])
     process = subprocess.Popen(

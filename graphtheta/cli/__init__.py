@@ -50,7 +50,7 @@ def _graphtheta(
 ) -> None:
     """Train graph neural networks on partitioned graphs, exactly, on any number of workers.
 
-    The same commands run under mpiexec and srun.
+    The same commands run under mpiexec, srun and torchrun.
 
     Example: mpiexec -n 2 graphtheta train cora --run-dir runs/gcn
     """

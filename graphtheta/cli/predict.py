@@ -17,6 +17,7 @@ def predict(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Add what the last layer reads.")
     ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda, as for train.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads a worker, as for train.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds a worker waits for another.")] = 1800.0,
 ) -> None:
@@ -33,5 +34,5 @@ def predict(
 
     from graphtheta.train.run import predict_run
 
-    shard = predict_run(run_dir, input, out, comm, embeddings=embeddings)
+    shard = predict_run(run_dir, input, out, comm, embeddings=embeddings, device=device)
     print(f"predictions for {shard.manifest.num_nodes:,} nodes are in {out}")

@@ -48,6 +48,7 @@ def train(
     checkpoint_every: Annotated[int | None, _option("checkpoint_every")] = None,
     method: Annotated[str | None, _option("method")] = None,
     undirected: Annotated[bool | None, _option("undirected")] = None,
+    device: Annotated[str | None, _option("device")] = None,
     threads: Annotated[int | None, _option("threads")] = None,
     timeout: Annotated[float | None, _option("timeout")] = None,
     config: Annotated[
@@ -59,7 +60,7 @@ def train(
     ] = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Draw no bar.")] = False,
 ) -> None:
-    """Train a model; under mpiexec, on the graph as the workers share it.
+    """Train a model; under mpiexec or torchrun, on the graph as the workers share it.
 
     Options come before --config, and that before the defaults.
 

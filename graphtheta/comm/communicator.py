@@ -40,6 +40,7 @@ class Communicator(ABC):
     Attributes:
         rank: Index of this worker, in [0, size).
         size: Number of workers.
+        local_rank: Index of this worker among those of its host; picks its GPU.
         timeout_s: Longest wait, in seconds, before the job is given up.
         check: Whether fingerprints of every exchange are compared, not of first ones only.
         bytes_sent: Bytes this rank has handed to other ranks so far, by any method.
@@ -47,6 +48,7 @@ class Communicator(ABC):
 
     rank: int
     size: int
+    local_rank: int
     timeout_s: float
     check: bool
     bytes_sent: int

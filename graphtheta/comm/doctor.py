@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.cores import core_mask, load_tbb
 from graphtheta.comm.launch import launcher, threads_per_rank
-from graphtheta.errors import ConfigError
 
 __all__ = ["Finding", "diagnose"]
 
@@ -64,6 +64,7 @@ def diagnose(comm: Communicator, *, cache_dir: Path | None = None) -> list[Findi
         _packages(),
         _launcher(),
         _mpi(),
+        _gpus(),
         *_workers(comm),
         Finding("slurm", _slurm()),
         _numba_layer(),
@@ -83,11 +84,11 @@ def _packages() -> Finding:
 
 
 def _launcher() -> Finding:
-    try:
-        by = launcher()
-    except ConfigError as error:
-        return Finding("launcher", "torchrun", str(error))
-    return Finding("launcher", "none: a single worker" if by is None else f"{by[0]}={by[1]}")
+    by = launcher()
+    if by is None:
+        return Finding("launcher", "none: a single worker")
+    name = "torchrun, " if by.by_torchrun else ""
+    return Finding("launcher", f"{name}{by.variable}={by.size}")
 
 
 def _mpi() -> Finding:
@@ -104,6 +105,16 @@ def _mpi() -> Finding:
     return Finding("mpi", f"{vendor} {'.'.join(map(str, version))} ({name})")
 
 
+def _gpus() -> Finding:
+    import torch  # only here: it takes seconds
+
+    names = Counter(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+    found = ", ".join(f"{count} x {name}" for name, count in names.items())
+    return Finding(
+        "gpus", f"{found} (CUDA {torch.version.cuda})" if found else "none: --device cpu"
+    )
+
+
 def _workers(comm: Communicator) -> list[Finding]:
     name = np.frombuffer(socket.gethostname().encode(), np.uint8)
     names = [row.tobytes().decode() for row in comm.all_gather(name, stage="doctor hosts")]
@@ -114,22 +125,29 @@ def _workers(comm: Communicator) -> list[Finding]:
         host: sum(int(n) for n, where in zip(threads, names, strict=True) if where == host)
         for host in hosts
     }
-    # Bound ranks see their own cores only; the host has at least as many as any rank sees.
-    full = {host for host, wanted in on_host.items() if wanted > max(os.cpu_count() or 1, *cores)}
     listed = ", ".join(f"{host} ({count})" for host, count in sorted(hosts.items())[:8])
     more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
     return [
         Finding("ranks", f"{comm.size} on {len(hosts)} host(s): {listed}{more}"),
         Finding("cores a rank may use", _range(cores)),
-        Finding(
-            "threads per rank",
-            _range(threads),
+        Finding("threads per rank", _range(threads), _threads_remedy(on_host, cores)),
+    ]
+
+
+def _threads_remedy(on_host: dict[str, int], cores: NDArray[np.int64]) -> str:
+    # Bound ranks see their own cores only; the host has at least as many as any rank sees.
+    full = {host for host, wanted in on_host.items() if wanted > max(os.cpu_count() or 1, *cores)}
+    if full:
+        return (
             f"More threads than cores on {', '.join(sorted(full))}: start fewer ranks or set "
             "OMP_NUM_THREADS lower."
-            if full
-            else "",
-        ),
-    ]
+        )
+    by = launcher()
+    if by is not None and by.by_torchrun and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun sets it, unless it was set, whatever the cores.
+        if max(on_host.values()) < cores.min():
+            return "torchrun set OMP_NUM_THREADS=1: set it yourself, or give --threads."
+    return ""
 
 
 def _slurm() -> str:

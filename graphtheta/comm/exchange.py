@@ -42,9 +42,9 @@ __all__ = [
 ]
 
 
-def new_token() -> Tensor:
+def new_token(device: torch.device) -> Tensor:
     """Return the 0-d zero that anchors a step's exchanges to its backward."""
-    return torch.zeros((), requires_grad=True)
+    return torch.zeros((), device=device, requires_grad=True)
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """How a process becomes a worker: which communicator it gets, and how it fails.
 
-Under MPI an exception, an early exit or a lost rank leaves the others waiting for ever. So the
-entry of every program is `guarded`, which ends the whole job; and what bypasses it (a script of
-the user's own, another thread, `os._exit`) is caught by hooks that `communicator` installs.
+Under MPI an exception, an early exit or a lost rank leaves the others waiting for ever, and under
+torchrun an early exit does. So the entry of every program is `guarded`, which ends the whole job;
+and what bypasses it (a script of the user's own, another thread, `os._exit`) is caught by hooks
+that `communicator` installs.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, GraphThetaError
 
 if TYPE_CHECKING:
-    from graphtheta.comm.mpi import MpiCommunicator
+    from graphtheta.comm.process import ProcessCommunicator
 
 __all__ = ["Launcher", "communicator", "guarded", "launcher", "set_threads", "threads_per_rank"]
 
+_TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's ids of batch scripts and interactive shells lie above
 _RANK_0_FIRST_S = 1.0
 _current: Communicator | None = None
-_mpi: MpiCommunicator | None = None  # the same, if it has several ranks
+_process: ProcessCommunicator | None = None  # the same, if it has several ranks
 
 
 class Launcher(NamedTuple):
@@ -40,15 +42,20 @@ class Launcher(NamedTuple):
     variable: str
     size: int
 
+    @property
+    def by_torchrun(self) -> bool:
+        """Whether torch.distributed, rather than MPI, connects the job."""
+        return self.variable == _TORCHRUN
+
 
 def launcher(env: Mapping[str, str] = os.environ) -> Launcher | None:
     """Return who started this process as one of several, or None.
 
     The shell of a Slurm allocation has SLURM_NTASKS, too; only a step that `srun` started counts.
-
-    Raises:
-        ConfigError: If torchrun started it, which is not supported yet.
     """
+    size = env.get(_TORCHRUN, "")
+    if "TORCHELASTIC_RUN_ID" in env and size.isdigit() and int(size) > 1:
+        return Launcher(_TORCHRUN, int(size))  # srun may have started one torchrun a host
     found = [Launcher(name, int(env[name])) for name in _SIZES if env.get(name, "").isdigit()]
     step = env.get("SLURM_STEP_ID", "")
     if step.isdigit() and int(step) < _FIRST_SPECIAL_STEP:
@@ -60,18 +67,14 @@ def launcher(env: Mapping[str, str] = os.environ) -> Launcher | None:
         return found[0] if found[0].size > 1 else None
     if "PMIX_RANK" in env:
         return Launcher("PMIX_RANK", 0)  # PMIx alone does not say how many
-    if "TORCHELASTIC_RUN_ID" in env and env.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"communicator: expected mpiexec or srun, got torchrun ({env['WORLD_SIZE']} workers). "
-            f"Run: mpiexec -n {env['WORLD_SIZE']} ..."
-        )
     return None
 
 
 def communicator(timeout_s: float | None = None, *, check: bool | None = None) -> Communicator:
-    """Return the communicator of this process: MPI under mpiexec or srun, else a single worker.
+    """Return the communicator of this process.
 
-    It is made once; later calls return the same one.
+    MPI under mpiexec or srun, torch.distributed under torchrun, else a single worker. It is made
+    once; later calls return the same one.
 
     Args:
         timeout_s: Longest wait for other workers before the job is given up. None: 1800 at first,
@@ -81,7 +84,7 @@ def communicator(timeout_s: float | None = None, *, check: bool | None = None) -
 
     Raises:
         ConfigError: If the launcher started several processes and MPI sees one, if mpi4py is
-            missing, or under torchrun.
+            missing, or if the processes of torchrun cannot reach each other.
 
     Communication:
         Collective in the first call.
@@ -89,7 +92,10 @@ def communicator(timeout_s: float | None = None, *, check: bool | None = None) -
     global _current
     if _current is None:
         by = launcher()
-        _current = SingleCommunicator() if by is None else _start_mpi(by)
+        if by is None:
+            _current = SingleCommunicator()
+        else:
+            _current = _start_torch() if by.by_torchrun else _start_mpi(by)
     if timeout_s is not None:
         _current.timeout_s = timeout_s
     if check is not None:
@@ -107,9 +113,9 @@ def threads_per_rank() -> int:
     """
     communicator()
     mask = core_mask()
-    if _mpi is None:
+    if _process is None:
         return fair_threads(mask, mask, 1)
-    return fair_threads(mask, _mpi.job.core_users, _mpi.job.host_ranks)
+    return fair_threads(mask, _process.job.core_users, _process.job.host_ranks)
 
 
 def guarded(main: Callable[[], int | None]) -> int:
@@ -133,18 +139,18 @@ def guarded(main: Callable[[], int | None]) -> int:
     message = ""
     try:
         if launcher() is not None:
-            communicator()  # before main: only a rank that has started MPI can end the job
+            communicator()  # before main: only a rank of the job can end it
         code = main() or 0
     except BaseException as error:
         code, message = _verdict(error)
         alike = isinstance(error, GraphThetaError | KeyboardInterrupt)
-        if alike and _mpi is not None and _mpi.rank > 0:
+        if alike and _process is not None and _process.rank > 0:
             # A user's mistake or Ctrl-C meets all ranks: rank 0 says it once, and ends the job.
             time.sleep(_RANK_0_FIRST_S)
-    if _mpi is not None:
+    if _process is not None:
         if code:
-            _mpi.abort(code, message or f"error: {_who()}exit code {code}")
-        _mpi.finish()
+            _process.abort(code, message or f"error: {_who()}exit code {code}")
+        _process.finish()
     elif message:
         print(message, file=sys.stderr, flush=True)
     return code
@@ -155,12 +161,12 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             code = error.code or 0  # 0: typer ends like this when all is well
-            return code, f"error: {_who()}SystemExit: {code}" if code and _mpi else ""
-        return 1, f"error: {_who()}{error.code}" if _mpi else str(error.code)
+            return code, f"error: {_who()}SystemExit: {code}" if code and _process else ""
+        return 1, f"error: {_who()}{error.code}" if _process else str(error.code)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"error: {_who()}interrupted"
     if isinstance(error, GraphThetaError):
-        kind = f"{type(error).__name__}: " if _mpi else ""
+        kind = f"{type(error).__name__}: " if _process else ""
         return 2, f"error: {_who()}{kind}{error}"
     trace = "".join(traceback.format_exception(error))
     return 1, f"{trace}error: {_who()}{type(error).__name__}: {error}"
@@ -168,14 +174,14 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 
 def _who() -> str:
     """Name this rank, and where it was last heard of, if there are several."""
-    if _mpi is None:
+    if _process is None:
         return ""
-    stage = _mpi.job.watchdog.last_stage
-    return f"rank {_mpi.rank}{f' (last in {stage!r})' if stage else ''}: "
+    stage = _process.job.watchdog.last_stage
+    return f"rank {_process.rank}{f' (last in {stage!r})' if stage else ''}: "
 
 
 def _start_mpi(by: Launcher) -> Communicator:
-    global _mpi
+    global _process
     several = f"{by.size} workers" if by.size else "several workers"
     try:
         from mpi4py import MPI
@@ -195,12 +201,21 @@ def _start_mpi(by: Launcher) -> Communicator:
             f"belong to different MPI libraries ({MPI.get_vendor()[0]} here). Start with that "
             "library's mpiexec, or with srun --mpi=pmi2 (srun --mpi=list shows others)."
         )
-    _mpi = mpi.start(world)
-    _install_hooks(_mpi)
-    return _mpi
+    _process = mpi.start(world)
+    _install_hooks(_process)
+    return _process
 
 
-def _install_hooks(comm: MpiCommunicator) -> None:
+def _start_torch() -> Communicator:
+    global _process
+    from graphtheta.comm import torch_distributed  # with torch
+
+    _process = torch_distributed.start()
+    _install_hooks(_process)
+    return _process
+
+
+def _install_hooks(comm: ProcessCommunicator) -> None:
     """Catch the exits that do not go through `guarded`."""
     pid = os.getpid()  # a forked child has no part in the job
     usual_excepthook, real_exit = sys.excepthook, os._exit
@@ -217,7 +232,7 @@ def _install_hooks(comm: MpiCommunicator) -> None:
             excepthook(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
 
     def exit_at_once(status: int) -> NoReturn:
-        # mpiexec kills the others without a word and, for code 0, may call that a success.
+        # The launcher kills the others without a word or, for code 0, may call that a success.
         if os.getpid() == pid and not comm.finished:
             comm.abort(status or 1, f"error: {_who()}os._exit({status}) before the end of the job")
         real_exit(status)

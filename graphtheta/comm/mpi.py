@@ -8,41 +8,35 @@ an exchange that meets another stage, or other sizes, is refused instead of givi
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
-from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
+from graphtheta.comm.communicator import Buffer, ReduceOp
 from graphtheta.comm.cores import core_mask
-from graphtheta.comm.fingerprint import compare_fingerprints
+from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
 from graphtheta.errors import CollectiveMismatch, CommError, ConfigError
 
-__all__ = ["Job", "MpiCommunicator", "start"]
+__all__ = ["MpiCommunicator", "start"]
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 _ADDRESS_BYTES = 108  # what a Unix socket's address has room for
 _TAGS = 32768  # every MPI library allows tags below this
+_LETTER_BYTES = 256
+_FORWARD_S = 0.3  # for the launcher to pass on what was printed: on an abort it drops the rest
 
 
 def _tag(stage: str) -> int:
     return zlib.crc32(stage.encode()) % _TAGS
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all communicators of one process share."""
-
-    watchdog: Watchdog
-    host_ranks: int  # ranks on this host, this one included
-    core_users: NDArray[np.int32]  # by core: how many of them may run on it
 
 
 def start(
@@ -71,12 +65,12 @@ def start(
     pids = np.zeros((host.size, 2), np.int64)
     host.Allgather(np.array([world.rank, os.getpid() if install_stack_dump() else 0]), pids)
     watchdog = Watchdog(
-        world.Dup(),
+        _Post(world.Dup()),
         notice_s=notice_s,
         neighbours={int(rank): int(pid) for rank, pid in pids if pid},
         lifeline=_lifeline(host, world.rank),
     )
-    job = Job(watchdog, host.size, users)
+    job = Job(watchdog, host.rank, host.size, users)
     host.Free()
     return MpiCommunicator(world.Dup(), job, timeout_s=timeout_s, check=check)
 
@@ -96,22 +90,55 @@ def _lifeline(host: MPI.Comm, rank: int) -> Lifeline:
     return lifeline
 
 
-class MpiCommunicator(Communicator):
-    """One of several workers that are processes of one MPI job; made by `start`.
+class _Post:
+    """Letters between ranks, on a communicator that nobody else uses."""
 
-    Attributes:
-        job: What this process knows of the job and its host.
-        finished: Whether `finish` was called.
-    """
+    spins = 1000  # about 1 ms
+
+    def __init__(self, control: MPI.Intracomm) -> None:
+        self.rank = control.rank
+        self.size = control.size
+        self._control = control
+        self._sent: list[tuple[MPI.Request, np.ndarray]] = []
+
+    def send(self, tag: int, text: str, to: int | None = None) -> None:
+        words = text.encode()[:_LETTER_BYTES]
+        letter = np.zeros(_LETTER_BYTES, np.uint8)
+        letter[: len(words)] = np.frombuffer(words, np.uint8)
+        self._sent = [pair for pair in self._sent if not pair[0].Test()]
+        for rank in range(self.size) if to is None else [to]:
+            if rank != self.rank:
+                self._sent.append((self._control.Isend([letter, MPI.BYTE], rank, tag), letter))
+
+    def receive(self) -> Iterator[tuple[int, int, str]]:
+        status = MPI.Status()
+        letter = np.empty(_LETTER_BYTES, np.uint8)
+        while self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+            rank, tag = status.Get_source(), status.Get_tag()
+            self._control.Recv([letter, MPI.BYTE], rank, tag)
+            yield rank, tag, letter.tobytes().rstrip(b"\0").decode(errors="replace")
+
+    def leave(self) -> Callable[[], bool]:
+        test: Callable[[], bool] = self._control.Ibarrier().Test
+        return test
+
+    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+        sys.stdout.flush()
+        print(message, file=sys.stderr, flush=True)
+        time.sleep(_FORWARD_S)
+        abort: Callable[[int], object] = MPI.COMM_WORLD.Abort
+        abort(code)
+        # It may return when two ranks abort at once, or from another thread: the end is coming.
+        time.sleep(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("a killed process went on")
+
+
+class MpiCommunicator(ProcessCommunicator):
+    """One of several workers that are processes of one MPI job; made by `start`."""
 
     def __init__(self, comm: MPI.Comm, job: Job, *, timeout_s: float, check: bool) -> None:
-        self.job = job
-        self.rank = comm.rank
-        self.size = comm.size
-        self.timeout_s = timeout_s
-        self.check = check
-        self.bytes_sent = 0
-        self.finished = False
+        super().__init__(comm.rank, comm.size, job, timeout_s=timeout_s, check=check)
         self._comm = comm
         self._stages: dict[int, str] = {}  # by tag: names the other stage in a mismatch
 
@@ -119,12 +146,7 @@ class MpiCommunicator(Communicator):
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
     ) -> _Exchange:
         """Start the receives, then the sends; see `Communicator.exchange`."""
-        for peer, buffer in recv.items():
-            self._check_rank(peer, stage)
-            check_buffer(buffer, stage=stage, written=True)
-        for peer, buffer in send.items():
-            self._check_rank(peer, stage)
-            check_buffer(buffer, stage=stage)
+        self._check_exchange(send, recv, stage)
         tag = _tag(stage)
         self._stages[tag] = stage
         requests = [
@@ -197,20 +219,6 @@ class MpiCommunicator(Communicator):
         part = self._comm.Split(color, self.rank)
         return MpiCommunicator(part, self.job, timeout_s=self.timeout_s, check=self.check)
 
-    def abort(self, code: int, message: str) -> NoReturn:
-        """Print `message` and end all processes of the job."""
-        self.job.watchdog.abort(code, message)
-
-    def finish(self) -> None:
-        """Wait, as long as it takes, until every rank is here; nothing to do the second time.
-
-        A rank that leaves early would leave the others waiting. Here it waits with them, and
-        tells them where it is when their patience ends.
-        """
-        if not self.finished:
-            self.finished = True
-            self.job.watchdog.finish()
-
     def wait(
         self, test: Callable[[], bool], stage: str, peers: Callable[[], list[int]] = list
     ) -> None:
@@ -227,16 +235,6 @@ class MpiCommunicator(Communicator):
     def stage_of(self, tag: int) -> str:
         """Name the stage of a message that came with `tag`, if this rank has met it, too."""
         return repr(self._stages[tag]) if tag in self._stages else "another stage"
-
-    def _agree(self, operation: str, stage: str) -> None:
-        """With `check`, refuse a collective that another rank does not run, too."""
-        if self.check:
-            twin = MpiCommunicator(self._comm, self.job, timeout_s=self.timeout_s, check=False)
-            compare_fingerprints(twin, f"{stage} ({operation})")
-
-    def _check_rank(self, rank: int, stage: str) -> None:
-        if not 0 <= rank < self.size:
-            raise ConfigError(f"{stage}: expected a rank in [0, {self.size}), got {rank}.")
 
 
 class _Exchange:

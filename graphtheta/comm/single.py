@@ -29,6 +29,7 @@ class SingleCommunicator(Communicator):
     def __init__(self, *, timeout_s: float = 1800.0, check: bool = False) -> None:
         self.rank = 0
         self.size = 1
+        self.local_rank = 0
         self.timeout_s = timeout_s
         self.check = check
         self.bytes_sent = 0

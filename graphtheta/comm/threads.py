@@ -254,6 +254,7 @@ class ThreadCommunicator(Communicator):
         self.group = group
         self.rank = rank
         self.size = len(group.members)
+        self.local_rank = group.members[rank]
         self.timeout_s = timeout_s
         self.check = check
         self.bytes_sent = 0

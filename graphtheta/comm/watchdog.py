@@ -1,7 +1,7 @@
 """Finding the rank that did not arrive, without a thread, a socket or a file.
 
 Every wait of every rank goes through `Watchdog.wait`, which polls. A rank that has waited longer
-than the timeout asks all others, on a communicator of its own, where they wait. A rank that waits
+than the timeout asks all others, by a post of their own, where they wait. A rank that waits
 answers; one that computes, is stopped or has lost its way does not. If nothing moves during a
 period of grace, the lowest rank that asked says who waits where and who did not arrive, and ends
 the job. A wait that ends after all is withdrawn: a slow rank is not a dead one.
@@ -17,25 +17,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
-
-import numpy as np
+from typing import NoReturn, Protocol
 
 from graphtheta.comm.sentinel import Lifeline
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
+__all__ = ["Post", "Watchdog", "describe_waits", "install_stack_dump"]
 
-__all__ = ["Watchdog", "describe_waits", "end_job", "install_stack_dump"]
-
-_ASK, _TELL, _WITHDRAW = 1, 2, 3  # tags on the control communicator
-_STAGE_BYTES = 256  # of a stage in a message
+_ASK, _TELL, _WITHDRAW = 1, 2, 3  # tags of letters
 _LOOK_S = 0.2  # between looks at clock and letters
-_SPINS = 1000  # tests of a request before the first nap: about 1 ms
 _NAP_S = 20e-6  # between tests of a request that is late
-_FORWARD_S = 0.3  # for the launcher to pass on what was printed: on an abort it drops the rest
+_STACK_S = 0.3  # for a lost rank to print its stack, and for the launcher to pass it on
 _NAMED = 8  # ranks named one by one in a message
 _EXIT_CODE = 2  # as for every GraphThetaError
 
@@ -81,19 +74,36 @@ def install_stack_dump() -> bool:
     return True
 
 
-def end_job(code: int, message: str) -> NoReturn:
-    """Print `message` on stderr and end all processes of the MPI job with exit code `code`."""
-    from mpi4py import MPI
+class Post(Protocol):
+    """How ranks reach each other when the usual way is stuck, and how they end the job.
 
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
-    time.sleep(_FORWARD_S)
-    abort: Callable[[int], object] = MPI.COMM_WORLD.Abort
-    abort(code)
-    # It may return when two ranks abort at once, or from a second thread: the end is on its way.
-    time.sleep(5)
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("a killed process went on")
+    Attributes:
+        rank: Index of this process in the job.
+        size: Number of processes.
+        spins: Tests of a request before the first nap.
+    """
+
+    rank: int
+    size: int
+    spins: int
+
+    def send(self, tag: int, text: str, to: int | None = None) -> None:
+        """Send a letter to one rank, or to all others; never waits for them."""
+
+    def receive(self) -> Iterable[tuple[int, int, str]]:
+        """Return sender, tag and text of the letters that have arrived."""
+
+    def leave(self) -> Callable[[], bool]:
+        """Say that this rank is at its end; return what tells whether all are."""
+
+    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+        """Print `message` and end all processes of the job.
+
+        Args:
+            code: Exit code.
+            message: For stderr.
+            lost: Process ids on this host that may not react to a polite end.
+        """
 
 
 @dataclass(slots=True)
@@ -121,23 +131,23 @@ class Watchdog:
 
     def __init__(
         self,
-        control: MPI.Intracomm,
+        post: Post,
         *,
         notice_s: float,
         neighbours: Mapping[int, int],
         lifeline: Lifeline,
     ) -> None:
-        """Watch on a communicator that nobody else uses.
+        """Watch, by a post that nobody else uses.
 
         Args:
-            control: Spans the whole job.
+            post: Reaches the whole job.
             notice_s: Wait after which a rank says so.
             neighbours: Process id by rank, of the ranks on this host that can dump their stack.
             lifeline: Knows the stage when this process is dead.
         """
         self.notice_s = notice_s
         self.last_stage = ""
-        self._control = control
+        self._post = post
         self._neighbours = neighbours
         self._lifeline = lifeline
         self._waits: dict[int, _Wait] = {}
@@ -145,7 +155,6 @@ class Watchdog:
         self._lock = threading.Lock()
         self._answers: dict[int, str] = {}  # where other ranks wait
         self._stuck: set[int] = set()  # the other ranks that asked
-        self._sent: list[tuple[MPI.Request, np.ndarray]] = []
 
     def wait(
         self,
@@ -165,7 +174,7 @@ class Watchdog:
         """
         self.last_stage = stage
         self._lifeline.note(stage)
-        for _ in range(_SPINS):
+        for _ in range(self._post.spins):
             if test():
                 return
             os.sched_yield()  # to a rank that shares this core: a third of a nap's latency
@@ -185,20 +194,20 @@ class Watchdog:
             del self._waits[ticket]
             if wait.asked is not None:
                 with self._lock:
-                    self._tell_all(_WITHDRAW)
+                    self._post.send(_WITHDRAW, "")
 
     def finish(self) -> None:
         """Return when every rank has called this, however long it takes.
 
-        On the communicator of its own, lest it match a collective that this rank left out.
+        By the post, lest it match a collective that this rank left out.
         """
-        self.wait(self._control.Ibarrier().Test, "end of the job", timeout_s=math.inf)
+        self.wait(self._post.leave(), "end of the job", timeout_s=math.inf)
         self._lifeline.finish()
 
-    def abort(self, code: int, message: str) -> NoReturn:
-        """Print `message` and end all processes of the job."""
+    def abort(self, code: int, message: str, lost: Sequence[int] = ()) -> NoReturn:
+        """Print `message` and end all processes of the job; `lost` as in `Post.end`."""
         self._lifeline.explained()
-        end_job(code, message)
+        self._post.end(code, message, lost)
 
     def _look(self, wait: _Wait, now: float) -> None:
         self._read()
@@ -206,68 +215,50 @@ class Watchdog:
         if waited >= self.notice_s and not wait.noticed:
             wait.noticed = True
             # Two ranks suffice: a job that hangs leaves at least one of the two waiting.
-            if self._control.rank < 2:
-                self._say(f"rank {self._control.rank} has waited {waited:.0f} s in {wait}")
+            if self._post.rank < 2:
+                self._say(f"rank {self._post.rank} has waited {waited:.0f} s in {wait}")
         if wait.asked is None:
             if waited >= wait.timeout_s:
                 wait.asked = now
-                self._tell_all(_ASK)
+                self._post.send(_ASK, self._where())
             return
         grace_s = min(30.0, max(1.0, 0.2 * wait.timeout_s))
-        lowest = all(rank > self._control.rank for rank in self._stuck)
+        lowest = all(rank > self._post.rank for rank in self._stuck)
         # The lowest may have died while we listened: then anyone may speak.
         if now - wait.asked >= (grace_s if lowest else 2 * grace_s):
             self._give_up(wait, waited)
 
     def _read(self) -> None:
         """Take in what has arrived, and answer those who ask."""
-        from mpi4py import MPI
-
-        self._sent = [pair for pair in self._sent if not pair[0].Test()]
-        status = MPI.Status()
-        letter = np.empty(_STAGE_BYTES, np.uint8)
-        while self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
-            rank, tag = status.Get_source(), status.Get_tag()
-            self._control.Recv([letter, MPI.BYTE], rank, tag)
+        for rank, tag, text in self._post.receive():
             if tag == _WITHDRAW:
                 self._answers.pop(rank, None)
                 self._stuck.discard(rank)
                 continue
-            self._answers[rank] = letter.tobytes().rstrip(b"\0").decode(errors="replace")
+            self._answers[rank] = text
             if tag == _ASK:
                 self._stuck.add(rank)
-                self._tell(rank, _TELL)
-
-    def _tell_all(self, tag: int) -> None:
-        for rank in range(self._control.size):
-            if rank != self._control.rank:
-                self._tell(rank, tag)
-
-    def _tell(self, rank: int, tag: int) -> None:
-        from mpi4py import MPI
-
-        text = self._where().encode()[:_STAGE_BYTES]
-        letter = np.zeros(_STAGE_BYTES, np.uint8)
-        letter[: len(text)] = np.frombuffer(text, np.uint8)
-        self._sent.append((self._control.Isend([letter, MPI.BYTE], rank, tag), letter))
+                self._post.send(_TELL, self._where(), rank)
 
     def _where(self) -> str:
         return " and ".join(dict.fromkeys(str(wait) for wait in list(self._waits.values())))
 
     def _give_up(self, wait: _Wait, waited: float) -> NoReturn:
-        waits = self._answers | {self._control.rank: self._where()}
-        lost = set(range(self._control.size)) - waits.keys()
+        waits = self._answers | {self._post.rank: self._where()}
+        lost = set(range(self._post.size)) - waits.keys()
         report = describe_waits(waits, lost, f"did not arrive in {wait.stage!r}")
         if not lost:
             report += " (the ranks are in different operations)"
-        for rank in lost & self._neighbours.keys():
+        near = lost & self._neighbours.keys()
+        for rank in near:
             self._say(f"stack of rank {rank} (none if it is stopped):")
             os.kill(self._neighbours[rank], signal.SIGUSR2)
-            time.sleep(_FORWARD_S)
+            time.sleep(_STACK_S)
         self.abort(
             _EXIT_CODE,
-            f"error: rank {self._control.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
+            f"error: rank {self._post.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
             f"{report}. Raise the timeout if a rank is only slow.",
+            [self._neighbours[rank] for rank in near],
         )
 
     def _say(self, line: str) -> None:

@@ -116,6 +116,11 @@ class GatherSum:
     stages: Stages
     chunk_edges: int = CHUNK_EDGES
 
+    @property
+    def device(self) -> torch.device:
+        """Where the edges are, and all that is computed on them."""
+        return self.topology.src.device
+
     def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
 
@@ -144,12 +149,12 @@ class GatherSum:
                 end = min(at + self.chunk_edges, stop)
                 degrees = np.diff(indptr[row : last + 1].clip(at, end))
                 row_e = torch.from_numpy(np.repeat(np.arange(last - row), degrees))
-                yield self._edges(row, last, row_e, at, end)
+                yield self._edges(row, last, row_e.to(self.device), at, end)
             row = last
         for first in range(0, self.loop_rows, self.chunk_edges):
             last = min(first + self.chunk_edges, self.loop_rows)
-            keys = torch.from_numpy(-1 - self.node_key_L[first:last])
-            rows = torch.arange(last - first)
+            keys = torch.from_numpy(-1 - self.node_key_L[first:last]).to(self.device)
+            rows = torch.arange(last - first, device=self.device)
             yield _Block(first, last, rows, rows + first, slice(first, last), keys, True)
 
     def _edges(self, first: int, last: int, row_e: Tensor, start: int, stop: int) -> _Block:
@@ -162,7 +167,7 @@ class GatherSum:
 
     def empty_block(self) -> _Block:
         """Return a block without edges: for the types and shapes of what gather returns."""
-        none = torch.zeros(0, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64, device=self.device)
         return _Block(0, 0, none, none, slice(0, 0), none, False)
 
     def select(self, block: _Block, inputs: EdgeInputs) -> EdgeInputs:
@@ -170,11 +175,8 @@ class GatherSum:
         columns = inputs.loop_columns if block.is_loop else inputs.columns
         edges = block.edge_e
         return EdgeInputs(
-            [_computed(x.index_select(0, block.src_e.to(x.device))) for x in inputs.sources],
-            [
-                x[block.first : block.last].index_select(0, block.row_e.to(x.device))
-                for x in inputs.destinations
-            ],
+            [_computed(x.index_select(0, block.src_e)) for x in inputs.sources],
+            [x[block.first : block.last].index_select(0, block.row_e) for x in inputs.destinations],
             inputs.parameters,
             [c[edges] if isinstance(edges, slice) else c.index_select(0, edges) for c in columns],
             [],
@@ -198,13 +200,13 @@ class GatherSum:
     def _mask(self, block: _Block, spec: Keep, like: Tensor | None) -> Tensor:
         width = 1 if spec.heads is None else spec.heads
         shape = (len(block.key_e),) if spec.heads is None else (len(block.key_e), width)
-        options: dict[str, Any] = (
-            {} if like is None else {"dtype": like.dtype, "device": like.device}
-        )
+        options: dict[str, Any] = {"device": self.device}
+        if like is not None:
+            options["dtype"] = like.dtype
         if self.step_key is None or spec.p == 0:
             return torch.ones((), **options).expand(shape)
         stream = stream_id(Purpose.EDGE_DROPOUT, self.layer, spec.call)
-        kept = keep_mask(block.key_e.numpy(), width, spec.p, self.step_key, stream)
+        kept = keep_mask(block.key_e.cpu().numpy(), width, spec.p, self.step_key, stream)
         return torch.from_numpy(kept).reshape(shape).to(**options) / (1 - spec.p)
 
 
@@ -256,12 +258,11 @@ def _forward(job: GatherSum, inputs: EdgeInputs) -> list[Tensor]:
     like = _float_like(inputs)
     empty = job.empty_block()
     outputs = job.evaluate(empty, job.select(empty, inputs), like)
-    device = outputs[0].device
     columns = job.aggregator.start(len(job.topology.indptr) - 1, outputs)
     for block in job.blocks():
         outputs = job.evaluate(block, job.select(block, inputs), like)
         rows = [c[block.first : block.last] for c in columns]
-        job.aggregator.add(rows, block.row_e.to(device), outputs, block.key_e.to(device))
+        job.aggregator.add(rows, block.row_e, outputs, block.key_e)
     return columns
 
 
@@ -275,11 +276,10 @@ def _backward_of(
     like: Tensor | None,
 ) -> None:
     """Differentiate one block of edges and add to the gradients of the inputs, in place."""
-    device, rows = grads[0].device, slice(block.first, block.last)
-    row_e = block.row_e.to(device)
+    rows, row_e = slice(block.first, block.last), block.row_e
     sources, destinations, parameters, columns, loop_columns = totals
     sinks = [
-        *((total, block.src_e.to(device)) for total in sources),
+        *((total, block.src_e) for total in sources),
         *((None if total is None else total[rows], row_e) for total in destinations),
         *((total, None) for total in parameters),
         *((total, block.edge_e) for total in (loop_columns if block.is_loop else columns)),
@@ -290,9 +290,7 @@ def _backward_of(
         leaf.requires_grad_(total is not None)
     with torch.enable_grad():
         outputs = job.evaluate(block, EdgeInputs(*grouped(leaves, selected.sizes())), like)
-        terms = job.aggregator.terms(
-            [c[rows] for c in constants], row_e, outputs, block.key_e.to(device)
-        )
+        terms = job.aggregator.terms([c[rows] for c in constants], row_e, outputs, block.key_e)
     pairs = [
         (term, grad[rows].index_select(0, row_e))
         for term, grad in zip(terms, grads[: len(terms)], strict=True)

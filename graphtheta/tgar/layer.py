@@ -175,7 +175,7 @@ class TGARLayer(nn.Module):
             partial = gather_sum(inputs, arrivals)
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: shard.num_masters] for column in partial]
-            merged = reduce.merge(own, arrived, torch.from_numpy(route.master_S))
+            merged = reduce.merge(own, arrived, shard.place(route.master_S))
             message = reduce.finish(merged)
         else:
             message = gather_sum.message(inputs, arrivals)

@@ -329,7 +329,8 @@ class _Samples:
         self._fields, self._edges = fields, edges
         self._generator = np.random.default_rng(0)  # torch's own is refused while recording
         like = next((f for f in fields.values() if f.is_floating_point()), torch.empty(0))
-        self._mask_options: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+        device = next((f.device for f in fields.values()), like.device)
+        self._mask_options: dict[str, Any] = {"dtype": like.dtype, "device": device}
 
     def _like(self, column: Tensor, rows: int) -> Tensor:
         if column.is_floating_point():

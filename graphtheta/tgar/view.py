@@ -64,7 +64,7 @@ class LayerView:
         if column is shard.edge_columns.get(name):
             return shard.loop_column(name)
         topology, mean = shard.loopless_topology, AGGREGATORS["mean"]
-        degree = torch.from_numpy(np.diff(topology.indptr))
+        degree = shard.place(np.diff(topology.indptr))
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degree), *values.shape[1:]))
         partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
@@ -74,7 +74,7 @@ class LayerView:
                 partial, self.view.token, self.channel, route, self.layer
             )
             own = [c[: shard.num_masters] for c in partial]
-            partial = mean.merge(own, arrived, torch.from_numpy(route.master_S))
+            partial = mean.merge(own, arrived, shard.place(route.master_S))
         return mean.finish(partial)
 
     def next_stream(self, purpose: Purpose) -> np.uint32:
@@ -93,13 +93,15 @@ class View:
         shard: Storage.
         step_key: (2,) uint32 Philox key of (seed, step).
         token: 0-d tensor that every exchange takes and replaces; a step runs exactly one
-            `backward(loss + view.token)`.
+            `backward(loss + view.token)`. Where workers that are threads share a GPU, it runs
+            under `torch.autograd.set_multithreading_enabled(False)`: torch has one thread a GPU,
+            in which workers would wait for each other.
     """
 
     def __init__(self, shard: Shard, *, seed: int = 0, step: int = 0) -> None:
         self.shard = shard
         self.step_key = step_key(seed, step)
-        self.token: Tensor = new_token()
+        self.token: Tensor = new_token(shard.device)
         self._layers: dict[int, LayerView] = {}
 
     def __getitem__(self, layer: int) -> LayerView:

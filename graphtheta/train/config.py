@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,7 +15,9 @@ from graphtheta.train.run_dir import RunDirectory
 __all__ = ["RunConfig", "load_run", "resolve"]
 
 # A resumed run may be given these anew: they change how long it goes on, not what it computes.
-_FREE = {"checkpoint_every", "epochs", "input", "patience", "run_dir", "threads", "timeout"}
+_FREE = {
+    *("checkpoint_every", "device", "epochs", "input", "patience", "run_dir", "threads", "timeout"),
+}
 
 
 class RunConfig(BaseModel):
@@ -55,6 +57,9 @@ class RunConfig(BaseModel):
         None, description="How an input that is no store is partitioned: {methods}."
     )
     undirected: bool = Field(False, description="Add the reverse of every edge of such an input.")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="cpu, or cuda: a host's GPUs, one a worker."
+    )
     threads: int | None = Field(
         None, ge=1, description="Threads a worker; by default the host's cores over its workers."
     )

@@ -91,7 +91,7 @@ def metrics_for(
     def gather(state: Tensor, group: Any = None) -> list[Tensor]:
         rows = state.detach().cpu().reshape(-1, *state.shape[1:]).contiguous()
         blocks = comm.all_gather(rows.numpy(), stage="metrics")
-        tensors = [torch.from_numpy(block) for block in blocks]
+        tensors = [torch.from_numpy(block).to(state.device) for block in blocks]
         return tensors if state.dim() else [tensor[0] for tensor in tensors]
 
     sync: dict[str, Any] = {} if spec.task == "regression" else {"ignore_index": _IGNORED}
@@ -109,7 +109,7 @@ def metrics_for(
             labels = labels.new_full((1, *labels.shape[1:]), _IGNORED)
         result = {}
         for name, metric in metrics.items():
-            metric.reset()
+            metric.to(outputs.device).reset()
             metric.update(outputs.detach(), labels)
             result[name] = float(metric.compute())
         return result

@@ -10,7 +10,7 @@ from graphtheta.cache import open_input
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS, Stack, model_for
-from graphtheta.open import open_shard
+from graphtheta.open import open_shard, pick_device
 from graphtheta.shard import Shard
 from graphtheta.strategy import STRATEGIES
 from graphtheta.train.checkpoint import load_weights
@@ -48,7 +48,7 @@ def start_run(
         _known(option, name, registry)
     # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
-    shard = _open(config, config.input, comm)
+    shard = _open(config, config.input, comm, config.device)
     trainer = Trainer(
         _model(config, shard),
         shard,
@@ -78,7 +78,13 @@ def start_run(
 
 
 def predict_run(
-    run_dir: Path, source: str, out: Path, comm: Communicator, *, embeddings: bool = False
+    run_dir: Path,
+    source: str,
+    out: Path,
+    comm: Communicator,
+    *,
+    embeddings: bool = False,
+    device: str = "cpu",
 ) -> Shard:
     """Predict every node of a graph with the best weights of a run; collective.
 
@@ -88,6 +94,7 @@ def predict_run(
         out: New or empty folder of the Parquet dataset, see `write_predictions`.
         comm: The workers.
         embeddings: Whether to add what the last layer reads.
+        device: As of `open_shard`, wherever the run was trained.
 
     Returns:
         The graph.
@@ -105,8 +112,8 @@ def predict_run(
             "Go on with it: graphtheta train --resume."
         )
     refuse_occupied(out, comm)
-    shard = _open(config, source, comm)
-    model = _model(config, shard)
+    shard = _open(config, source, comm, device)
+    model = _model(config, shard).to(shard.device)
     load_weights(model, weights)
     write_predictions(
         infer(model, shard),
@@ -125,9 +132,10 @@ def _known(option: str, name: str, registry: Mapping[str, Any]) -> None:
         )
 
 
-def _open(config: RunConfig, source: str, comm: Communicator) -> Shard:
+def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:
+    place = pick_device(device, comm)  # before the input is partitioned, which may take long
     store = open_input(source, comm, method=config.method, undirected=config.undirected)
-    return open_shard(store, comm)
+    return open_shard(store, comm, device=place)
 
 
 def _model(config: RunConfig, shard: Shard) -> Stack:

@@ -66,7 +66,8 @@ class Trainer:
     Every worker builds one with the same arguments and calls the same methods in the same order.
 
     Args:
-        model: Called as model(view, x); rank 0's weights are taken by all.
+        model: Called as model(view, x); it is moved to the shard's device, and rank 0's weights are
+            taken by all.
         shard: This worker's share of the graph.
         strategy: Which nodes make a step; global-batch if None.
         label: Which label is learned; the only one, or "y", if None.
@@ -112,7 +113,7 @@ class Trainer:
             raise ConfigError(
                 f"trainer: expected lr > 0 and weight_decay >= 0, got {lr} and {weight_decay}."
             )
-        self.model, self.shard, self.comm = model, shard, shard.comm
+        self.model, self.shard, self.comm = model.to(shard.device), shard, shard.comm
         self.strategy = strategy or GlobalBatch()
         self.label = label or shard.default_label
         self.spec = shard.label_spec(self.label)
@@ -223,7 +224,10 @@ class Trainer:
         loss, count = self._loss(outputs[targets], self._target[targets])
         sums = np.array([float(loss.detach()), count], np.float64)
         self.comm.all_reduce(sums, stage="loss")
-        with stages.rest("backward", Stage("transform and apply")):
+        with (
+            stages.rest("backward", Stage("transform and apply")),
+            torch.autograd.set_multithreading_enabled(False),  # see `View.token`
+        ):
             torch.autograd.backward(loss / sums[1] + view.token)
         with stages.timed("backward", Stage("reduce")):
             reduce_gradients(self.model.parameters(), self.comm)

@@ -1,4 +1,4 @@
-"""What every communicator must do, on any number of ranks; run as a program under mpiexec, too."""
+"""What every communicator must do, on any number of ranks; run by launchers, too."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def others(comm: Communicator) -> list[int]:
 def ranks_are_distinct(comm: Communicator) -> None:
     ranks = comm.all_gather_int(comm.rank, stage="ranks")
     assert ranks.tolist() == list(range(comm.size))
+    local = comm.all_gather_int(comm.local_rank, stage="local ranks")  # all on this host
+    assert local.tolist() == list(range(comm.size))
 
 
 @check
@@ -195,12 +197,24 @@ def sender_may_reuse_its_buffer_after_wait(comm: Communicator) -> None:
 
 
 @check
+def exchange_sends_what_may_not_be_written(comm: Communicator) -> None:
+    sent = np.full(3, comm.rank)
+    sent.flags.writeable = False
+    recv = {peer: np.zeros(3, np.int64) for peer in others(comm)}
+    comm.exchange(dict.fromkeys(others(comm), sent), recv, stage="read-only").wait()
+    assert all((buffer == peer).all() for peer, buffer in recv.items())
+
+
+@check
 def split_keeps_rank_order(comm: Communicator) -> None:
     part = comm.split(comm.rank % 2)
     members = list(range(comm.rank % 2, comm.size, 2))
     assert (part.size, part.rank) == (len(members), members.index(comm.rank))
     assert part.timeout_s == comm.timeout_s
     assert part.all_gather_int(comm.rank, stage="members").tolist() == members
+    # Parts split again as often as they like, and talk at the same time as the whole.
+    for _ in range(1 + comm.rank % 2):
+        assert part.split(0).all_gather_int(comm.rank, stage="again").tolist() == members
     whole = comm.all_gather_int(comm.rank, stage="whole")
     assert whole.tolist() == list(range(comm.size))
     alone = part.split(part.rank)

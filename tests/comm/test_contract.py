@@ -26,8 +26,17 @@ def test_communicator_keeps_contract(runner: str, check: str) -> None:
 
 
 @pytest.mark.spawn
-@pytest.mark.parametrize(("ranks", "options"), [(2, ()), (4, ()), (3, ("--check",))])
-def test_mpi_keeps_contract(ranks: int, options: tuple[str, ...]) -> None:
-    job = run_job(["tests/comm/contract.py", *options], ranks)
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "options"),
+    [
+        ("mpiexec", 2, ()),
+        ("mpiexec", 4, ()),
+        ("mpiexec", 3, ("--check",)),
+        ("torchrun", 2, ()),
+        ("torchrun", 3, ("--check",)),
+    ],
+)
+def test_processes_keep_contract(launcher: str, ranks: int, options: tuple[str, ...]) -> None:
+    job = run_job(["tests/comm/contract.py", *options], ranks, launcher=launcher)
     assert job.code == 0, job.output
     assert f"{len(CHECKS)} checks passed on {ranks} ranks" in job.output

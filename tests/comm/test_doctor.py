@@ -15,6 +15,7 @@ def test_diagnose_covers_the_installation(tmp_path: Path) -> None:
     assert {
         "cache",
         "cores a rank may use",
+        "gpus",
         "launcher",
         "memory",
         "mpi",
@@ -49,14 +50,17 @@ def test_cgroup_memory_limit_reads_both_versions(
 
 
 @pytest.mark.spawn
-def test_diagnose_sees_ranks_under_mpiexec() -> None:
+@pytest.mark.parametrize(
+    ("launcher", "said"), [("mpiexec", "PMI_SIZE=2"), ("torchrun", "torchrun, WORLD_SIZE=2")]
+)
+def test_diagnose_sees_ranks_under_a_launcher(launcher: str, said: str) -> None:
     program = (
         "from graphtheta.comm.launch import communicator; "
         "from graphtheta.comm.doctor import diagnose; comm = communicator(); "
         "found = [f'{f.topic}: {f.value}' for f in diagnose(comm)]; "
         "comm.rank or print(*found, sep='\\n')"
     )
-    job = run_job(["-c", program], 2)
+    job = run_job(["-c", program], 2, launcher=launcher)
     assert job.code == 0, job.output
-    assert "launcher: PMI_SIZE=2" in job.output
+    assert f"launcher: {said}\n" in job.output
     assert "ranks: 2 on 1 host(s)" in job.output

@@ -10,11 +10,13 @@ from graphtheta.comm.cores import core_mask
 from graphtheta.comm.launch import Launcher, communicator, guarded, launcher, threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, StoreError
-from tests.jobs import run, run_job
+from tests.jobs import LAUNCHERS, run, run_job
 
 _SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURM_PROCID": "0"}
 _INTERACTIVE = _SHELL | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
 _STEP = _SHELL | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "64"}
+_STEP_LAUNCHER = Launcher("SLURM_STEP_NUM_TASKS", 64)
+_TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}
 
 
 @pytest.mark.parametrize(
@@ -27,11 +29,15 @@ _STEP = _SHELL | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "64"}
         ({"PMIX_RANK": "0"}, Launcher("PMIX_RANK", 0)),
         (_SHELL, None),
         (_INTERACTIVE, None),
-        (_STEP, Launcher("SLURM_STEP_NUM_TASKS", 64)),
+        (_STEP, _STEP_LAUNCHER),
         (_SHELL | {"SLURM_STEP_ID": "3"}, Launcher("SLURM_NTASKS", 64)),
         (_INTERACTIVE | {"PMI_SIZE": "4"}, Launcher("PMI_SIZE", 4)),
         (_STEP | {"PMI_SIZE": "1"}, None),
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, None),
+        (_TORCHRUN, Launcher("WORLD_SIZE", 4)),
+        (_STEP | _TORCHRUN, Launcher("WORLD_SIZE", 4)),
+        (_STEP | {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, _STEP_LAUNCHER),
+        ({"WORLD_SIZE": "4"}, None),
     ],
     ids=[
         "nothing",
@@ -46,15 +52,14 @@ _STEP = _SHELL | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "64"}
         "mpiexec_in_salloc",
         "mpiexec_of_one_in_srun",
         "torchrun_of_one",
+        "torchrun",
+        "torchrun_in_srun",
+        "many_torchruns_of_one",
+        "no_torchrun",
     ],
 )
 def test_launcher_reads_environment(env: dict[str, str], expected: Launcher | None) -> None:
     assert launcher(env) == expected
-
-
-def test_launcher_raises_config_error_under_torchrun() -> None:
-    with pytest.raises(ConfigError, match="mpiexec -n 4"):
-        launcher({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"})
 
 
 def test_communicator_is_single_and_made_once() -> None:
@@ -141,17 +146,27 @@ def test_missing_mpi4py_under_launcher_is_refused_with_remedy() -> None:
 
 
 @pytest.mark.spawn
-def test_mistake_that_meets_all_ranks_is_said_once() -> None:
+def test_torchrun_without_an_address_is_refused_with_remedy() -> None:
+    job = run([sys.executable, "-c", _START], env=_TORCHRUN | {"RANK": "0"})
+    assert job.code == 2, job.output
+    assert "expected 4 ranks that reach each other" in job.output
+    assert "GLOO_SOCKET_IFNAME" in job.output
+    assert "Traceback" not in job.output
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_mistake_that_meets_all_ranks_is_said_once(launcher: str) -> None:
     program = (
         "import sys; from graphtheta.comm.launch import guarded, communicator\n"
         "from graphtheta.errors import ConfigError\n"
         "def main(): raise ConfigError('epochs: expected >= 1, got 0.')\n"
         "sys.exit(guarded(main))"
     )
-    job = run_job(["-c", program], 3)
-    assert job.code == 2
-    assert job.output.count("epochs: expected >= 1, got 0.") == 1, job.output
-    assert "error: rank 0: ConfigError: epochs" in job.output
+    job = run_job(["-c", program], 3, launcher=launcher)
+    assert job.code == (2 if launcher == "mpiexec" else 1)  # torchrun knows no other
+    said = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert said == ["error: rank 0: ConfigError: epochs: expected >= 1, got 0."], job.output
 
 
 @pytest.mark.spawn
@@ -164,14 +179,16 @@ def test_import_of_launch_loads_neither_torch_nor_mpi() -> None:
 
 
 @pytest.mark.spawn
-def test_threads_are_shared_between_ranks_of_a_host() -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_threads_are_shared_between_ranks_of_a_host(launcher: str) -> None:
     share = max(1, int(core_mask().sum()) // 2)
     program = (
+        "import os; os.environ.pop('OMP_NUM_THREADS', None); "  # torchrun sets it
         "import numba, torch; from graphtheta.comm.launch import *; n = threads_per_rank(); "
         f"set_threads(n); assert 1 <= n <= {share}, n; "
         "assert numba.get_num_threads() == torch.get_num_threads() == n"
     )
-    job = run_job(["-c", program], 2)
+    job = run_job(["-c", program], 2, launcher=launcher)
     assert job.code == 0, job.output
 
 

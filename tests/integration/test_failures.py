@@ -7,15 +7,16 @@ import platform
 import pytest
 
 from tests.faults import FAULTS
-from tests.jobs import Finished, run_job
+from tests.jobs import LAUNCHERS, Finished, run_job
 
 pytestmark = pytest.mark.spawn
 
 SOON_S = 8.0  # start-up, the timeout of the job (1 s), its period of grace (1 s), and a margin
 
 
-def run_toy(fault: str, stage: str, *options: str) -> Finished:
-    return run_job(["tests/integration/toy_job.py", fault, stage, *options], 3, timeout_s=30)
+def run_toy(fault: str, stage: str, *options: str, launcher: str = "mpiexec") -> Finished:
+    program = ["tests/integration/toy_job.py", fault, stage, *options]
+    return run_job(program, 3, launcher=launcher, timeout_s=60)
 
 
 @pytest.mark.parametrize("stage", ["epoch 3 sync", "epoch 3 loss", "predict"])
@@ -124,9 +125,68 @@ def test_script_without_guard_ends_too(fault: str, code: int, words: list[str]) 
     assert job.seconds < SOON_S
 
 
-def test_sound_job_succeeds() -> None:
-    job = run_toy("raise", "no such stage", "--check")
-    assert (job.code, job.output) == (0, "finished\n")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_sound_job_succeeds(launcher: str) -> None:
+    job = run_toy("raise", "no such stage", "--check", launcher=launcher)
+    assert job.code == 0, job.output
+    assert "finished\n" in job.output
+    assert "rror" not in job.output
+
+
+# Under torchrun the exit code is always 1, and torchrun's own report comes after ours.
+
+STACK = ["stack of rank 1", "ExchangeTimeout", "rank 1 did not arrive"]
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "options", "words"),
+    [
+        (
+            "raise",
+            "epoch 3 sync",
+            "",
+            ["Traceback", "1 (last in 'epoch 2 loss'): ValueError: boom"],
+        ),
+        ("kill", "epoch 3 loss", "", ["rank 1 (last in 'epoch 3 sync'): killed or crashed on "]),
+        ("exit_0", "epoch 3 loss", "", ["ExchangeTimeout", "rank 1 waits in 'end of the job'"]),
+        ("exit_5", "predict", "", ["rank 1 (last in 'epoch 4 loss'): SystemExit: 5"]),
+        ("stop", "epoch 3 sync", "", [*STACK, "0, 2 wait in 'epoch 3 sync' for rank 1"]),
+        ("skip", "epoch 3 sync", "", ["ExchangeTimeout", "rank 1 waits in 'epoch 3 loss'"]),
+        ("raise", "epoch 3 loss", "--unguarded", ["1 (last in 'epoch 3 sync'): ValueError: boom"]),
+        *(
+            pytest.param(*case, marks=SLOW)
+            for case in [
+                ("raise_known", "epoch 3 sync", "", ["StoreError: part-00001: cut short."]),
+                ("os_exit_0", "epoch 3 sync", "", ["rank 1 (last in 'epoch 2 loss'): os._exit(0)"]),
+                ("os_exit_3", "epoch 3 loss", "", ["rank 1 (last in 'epoch 3 sync'): os._exit(3)"]),
+                ("segfault", "epoch 3 sync", "", ["rank 1 (last in 'epoch 2 loss'): killed or cr"]),
+                ("thread", "epoch 3 sync", "", ["1 (last in 'epoch 2 loss'): ZeroDivisionError"]),
+                ("loop", "epoch 3 loss", "", [*STACK, "in _loop_forever"]),
+                ("elsewhere", "epoch 3 loss", "", ["rank 1 waits in 'recovery' for rank 2"]),
+                ("exit_5", "epoch 3 loss", "--unguarded", ["rank 1 waits in 'end of the job'"]),
+                ("os_exit_0", "epoch 3 loss", "--unguarded", ["os._exit(0) before the end"]),
+                ("kill", "epoch 3 loss", "--unguarded", ["rank 1 (last in 'epoch 3 sync'): kill"]),
+            ]
+        ),
+    ],
+)
+def test_torchrun_job_ends_with_the_first_failure(
+    fault: str, stage: str, options: str, words: list[str]
+) -> None:
+    job = run_toy(fault, stage, *options.split(), launcher="torchrun")
+    assert job.code == 1, job.output
+    assert all(word in job.output for word in words), job.output
+    errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert any(word in errors[0] for word in words), job.output
+    assert "finished" not in job.output
+    assert job.seconds < 4 * SOON_S  # torch loads in each rank, and the machine may be shared
+
+
+def test_torchrun_slow_rank_is_not_a_dead_one() -> None:
+    job = run_toy("slow", "epoch 3 sync", launcher="torchrun")
+    assert job.code == 0, job.output
+    assert "finished\n" in job.output
 
 
 def test_every_fault_is_tested() -> None:

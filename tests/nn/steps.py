@@ -30,6 +30,7 @@ from graphtheta.nn import (
 from graphtheta.partition import Store
 from graphtheta.shard import Shard
 from graphtheta.tgar import LayerView, View
+from tests.devices import DEVICES
 
 __all__ = [
     "CASES",
@@ -84,15 +85,16 @@ def loss_and_gradients(model: nn.Module, shard: Shard, view: View, num_targets: 
     y, known = shard.label("y")
     loss, _ = LOSSES["multiclass"](model(view, view.inputs())[known], y[known])
     model.zero_grad()
-    (loss / num_targets + view.token).backward()
+    with torch.autograd.set_multithreading_enabled(False):  # see `View.token`
+        (loss / num_targets + view.token).backward()
     flat = torch.cat(
         [loss.detach().reshape(1)] + [gradient(p).flatten() for p in model.parameters()]
-    )
+    ).cpu()
     shard.comm.all_reduce(flat.numpy(), stage="gradients")
     parts = flat[1:].split([p.numel() for p in model.parameters()])
     for parameter, part in zip(model.parameters(), parts, strict=True):
         if parameter.requires_grad:
-            parameter.grad = part.reshape(parameter.shape).clone()
+            parameter.grad = part.reshape(parameter.shape).clone().to(parameter.device)
     return flat
 
 
@@ -102,13 +104,15 @@ def step(
     workers: int = 1,
     method: str = "node-hash",
     dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
 ) -> NDArray[Any]:
     """Return the loss and all gradients of one step with dropout, as rank 0 has them."""
 
     def work(comm: Communicator) -> NDArray[Any]:
-        shard = gt.open_shard(graph, comm, method=method)
-        flat = loss_and_gradients(make().to(dtype), shard, View(shard, seed=3, step=5))
-        return flat.numpy()
+        with DEVICES[device].usable():
+            shard = gt.open_shard(graph, comm, method=method, device=DEVICES[device].name)
+            model = make().to(shard.device, dtype)
+            return loss_and_gradients(model, shard, View(shard, seed=3, step=5)).numpy()
 
     return gt.run_local(work, workers=workers, timeout_s=30, check=True)
 
