@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitMap", "Ranks", "rank_of"]
+__all__ = ["BitMap", "Ranks", "order_within", "rank_of"]
 
 _INT32_LIMIT = 2**31
 
@@ -73,6 +73,23 @@ class Ranks:
         return ranks
 
 
+def order_within(values_R: NDArray[Any], starts: NDArray[np.int64], stop: int) -> NDArray[np.int64]:
+    """Return where each value goes when every group is sorted by itself.
+
+    Args:
+        values_R: Group after group; in a group no value stands twice.
+        starts: Where groups start, and the end of the last.
+        stop: Values are below it, and not negative.
+
+    Shape:
+        values_R: (R,) integers. starts: (G + 1,). Returns (R,).
+    """
+    table = np.empty(((stop >> 6) + 1, 2), np.uint64)
+    places = np.empty(len(values_R), np.int64)
+    _order_within(values_R, starts, table, places)
+    return places
+
+
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def _popcount(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -131,3 +148,19 @@ def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:  # pragma: no cove
             place += 1
             word ^= lowest
     return out
+
+
+@_jit
+def _order_within(
+    values: NDArray[Any],
+    starts: NDArray[np.int64],
+    table: NDArray[np.uint64],
+    places: NDArray[np.int64],
+) -> None:  # pragma: no cover - compiled
+    for group in range(starts.shape[0] - 1):
+        first, last = np.uint64(starts[group]), np.uint64(starts[group + 1])
+        table[:, 0] = 0
+        _set_bits(values[first:last], table[:, 0])
+        _count_before(table)
+        for i in range(first, last):
+            places[i] = np.int64(first + rank_of(table, np.uint64(values[i])))

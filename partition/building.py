@@ -250,7 +250,8 @@ class Building:
             return {}
 
         def parts() -> dict[str, Any]:
-            drafts = Drafts(self._records(edges), self._folder, num_nodes, self._source.edge_schema)
+            records, columns = self._records(edges), self._source.edge_schema
+            drafts = Drafts(records, self._folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
 
