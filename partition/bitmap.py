@@ -39,6 +39,10 @@ class BitMap:
         """Add values that are within reach. Threads must not add at the same time."""
         _set_bits(values_R, self.words)
 
+    def add_pairs(self, left_R: NDArray[Any], right_R: NDArray[Any]) -> None:
+        """Add the values of two arrays, as `add`; fields of one array of records are read once."""
+        _set_pairs(left_R, right_R, self.words)
+
     def members(self) -> NDArray[np.int64]:
         """Return the members, ascending."""
         return _members(self.words)
@@ -109,11 +113,24 @@ def rank_of(table: NDArray[np.uint64], value: np.uint64) -> np.uint64:  # pragma
     return before + _popcount(table[place, np.uint64(0)] & below)
 
 
+@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+def _set_bit(value: np.uint64, words: NDArray[np.uint64]) -> None:  # pragma: no cover - compiled
+    words[value >> np.uint64(6)] |= np.uint64(1) << (value & np.uint64(63))
+
+
 @_jit
 def _set_bits(values: NDArray[Any], words: NDArray[np.uint64]) -> None:  # pragma: no cover
     for i in range(np.uint64(values.shape[0])):
-        value = np.uint64(values[i])
-        words[value >> np.uint64(6)] |= np.uint64(1) << (value & np.uint64(63))
+        _set_bit(np.uint64(values[i]), words)
+
+
+@_jit
+def _set_pairs(
+    left: NDArray[Any], right: NDArray[Any], words: NDArray[np.uint64]
+) -> None:  # pragma: no cover - compiled
+    for i in range(np.uint64(left.shape[0])):
+        _set_bit(np.uint64(left[i]), words)
+        _set_bit(np.uint64(right[i]), words)
 
 
 @_jit
