@@ -189,7 +189,9 @@ class Building:
             return {}
 
         self._scratch.phase("assign", run)
-        return Assignment(self._folder, partitioner, plan.num_parts, edges.num_nodes)
+        return Assignment(
+            self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
+        )
 
     def count(self, edges: KeyFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
         """Move nodes and edges to their parts, and return the counts and largest labels."""
