@@ -153,12 +153,12 @@ def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path
 
 
 def _write_edges(edges: KeyFile, assignment: Assignment, path: Path) -> None:
-    no_ends = np.empty(0, np.int32)  # a vertex-cut does not look at them
+    of_edges = assignment.of_edges()
     tables = (
         pa.table(
             {
                 "edge_key": edges.keys(first, last),
-                "part": assignment.of_edges(first, last, no_ends).astype(np.int32),
+                "part": of_edges(first, last, *edges.read(first, last)).astype(np.int32),
             }
         )
         for first, last in blocks(0, edges.num_edges)

@@ -1,8 +1,10 @@
-"""The parts that a partitioner chose, on disk: of every node, or of every edge."""
+"""What a partitioner chose, on disk: parts of nodes or edges, or what its rule has to know."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
-from graphtheta.partition.keyfile import read_array
+from graphtheta.partition.keyfile import read_array, write_from
 from graphtheta.partition.partitioner import Balance, Partitioner
 from graphtheta.partition.resources import Resources
+from graphtheta.partition.rule import EdgeRule
 from graphtheta.partition.stream import EdgeStream
 
-__all__ = ["ASSIGNMENT", "Assignment", "assign"]
+__all__ = ["ASSIGNMENT", "Assignment", "PartsOf", "assign"]
 
 ASSIGNMENT = "assignment"  # in an edge-cut a `NodeFile`
+
+PartsOf = Callable[[int, int, NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
 def assign(
@@ -46,6 +51,10 @@ def assign(
         part_N = partitioner(stream, num_parts, seed=seed, balance=balance, resources=resources)
         if comm.rank == 0:
             part_N.tofile(path)
+    elif isinstance(partitioner, EdgeRule):
+        words = partitioner.learn(stream, num_parts, seed=seed, resources=resources)
+        if comm.rank == 0:
+            words.tofile(path)
     else:
         kind = _type(num_parts)
         if comm.rank == 0:
@@ -57,7 +66,7 @@ def assign(
             for first, parts in partitioner(
                 stream, num_parts, seed=seed, balance=balance, resources=resources
             ):
-                _write(handle, parts.astype(kind), first * kind.itemsize)
+                write_from(parts.astype(kind), handle, first)
         finally:
             os.close(handle)
     comm.barrier(stage="assign: done")
@@ -71,26 +80,36 @@ class Assignment:
         partitioner: What assigned.
         num_parts: Parts (P).
         num_nodes: Nodes (N).
+        seed: As given to `assign`.
     """
 
-    def __init__(self, folder: Path, partitioner: Partitioner, num_parts: int, num_nodes: int):
-        self._path, self._type = folder / ASSIGNMENT, _type(num_parts)
-        self._edge_cut, self._num_nodes = partitioner.cut == "edge", num_nodes
+    def __init__(
+        self, folder: Path, partitioner: Partitioner, num_parts: int, num_nodes: int, *, seed: int
+    ) -> None:
+        self._path, self._partitioner, self._seed = folder / ASSIGNMENT, partitioner, seed
+        self._num_parts, self._num_nodes = num_parts, num_nodes
         self._of_nodes: NDArray[np.int32] | None = None
 
     def of_nodes(self) -> NDArray[np.int32] | None:
         """Return the part of each node, (N,); None in a vertex-cut. Read when first asked for."""
-        if self._edge_cut and self._of_nodes is None:
+        if self._partitioner.cut == "edge" and self._of_nodes is None:
             self._of_nodes = read_array(self._path, np.dtype(np.int32), 0, self._num_nodes)
         return self._of_nodes
 
-    def of_edges(self, start: int, stop: int, dst: NDArray[Any]) -> NDArray[Any]:
-        """Return the parts of edges [start, stop), whose destinations are `dst`."""
-        of_nodes = self.of_nodes()
+    def of_edges(self) -> PartsOf:
+        """Return what gives the parts of edges [start, stop), whose ends are src and dst.
+
+        It may be called by several threads, and holds a word a node at most.
+        """
+        rule, kind, of_nodes = self._partitioner, _type(self._num_parts), self.of_nodes()
         if of_nodes is not None:
-            parts: NDArray[np.int32] = of_nodes[dst]
-            return parts
-        return read_array(self._path, self._type, start, stop)
+            part_N = of_nodes
+            return lambda start, stop, src, dst: part_N.take(dst)
+        if isinstance(rule, EdgeRule):
+            words = np.fromfile(self._path, np.int64)
+            place = partial(rule.place, words=words, num_parts=self._num_parts, seed=self._seed)
+            return lambda start, stop, src, dst: place(src, dst)
+        return lambda start, stop, src, dst: read_array(self._path, kind, start, stop)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -99,10 +118,3 @@ class Assignment:
 
 def _type(num_parts: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if num_parts <= 1 << 16 else np.int32)
-
-
-def _write(handle: int, array: NDArray[Any], offset: int) -> None:
-    view = np.ascontiguousarray(array).view(np.uint8).data
-    done = 0
-    while done < len(view):
-        done += os.pwrite(handle, view[done:], offset + done)

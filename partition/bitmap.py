@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitMap", "Ranks", "rank_of"]
+__all__ = ["BitMap", "Ranks", "order_within", "rank_of"]
 
 _INT32_LIMIT = 2**31
 
@@ -38,6 +38,10 @@ class BitMap:
     def add(self, values_R: NDArray[Any]) -> None:
         """Add values that are within reach. Threads must not add at the same time."""
         _set_bits(values_R, self.words)
+
+    def add_pairs(self, left_R: NDArray[Any], right_R: NDArray[Any]) -> None:
+        """Add the values of two arrays, as `add`; fields of one array of records are read once."""
+        _set_pairs(left_R, right_R, self.words)
 
     def members(self) -> NDArray[np.int64]:
         """Return the members, ascending."""
@@ -73,6 +77,23 @@ class Ranks:
         return ranks
 
 
+def order_within(values_R: NDArray[Any], starts: NDArray[np.int64], stop: int) -> NDArray[np.int64]:
+    """Return where each value goes when every group is sorted by itself.
+
+    Args:
+        values_R: Group after group; in a group no value stands twice.
+        starts: Where groups start, and the end of the last.
+        stop: Values are below it, and not negative.
+
+    Shape:
+        values_R: (R,) integers. starts: (G + 1,). Returns (R,).
+    """
+    table = np.empty(((stop >> 6) + 1, 2), np.uint64)
+    places = np.empty(len(values_R), np.int64)
+    _order_within(values_R, starts, table, places)
+    return places
+
+
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def _popcount(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -92,11 +113,24 @@ def rank_of(table: NDArray[np.uint64], value: np.uint64) -> np.uint64:  # pragma
     return before + _popcount(table[place, np.uint64(0)] & below)
 
 
+@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+def _set_bit(value: np.uint64, words: NDArray[np.uint64]) -> None:  # pragma: no cover - compiled
+    words[value >> np.uint64(6)] |= np.uint64(1) << (value & np.uint64(63))
+
+
 @_jit
 def _set_bits(values: NDArray[Any], words: NDArray[np.uint64]) -> None:  # pragma: no cover
     for i in range(np.uint64(values.shape[0])):
-        value = np.uint64(values[i])
-        words[value >> np.uint64(6)] |= np.uint64(1) << (value & np.uint64(63))
+        _set_bit(np.uint64(values[i]), words)
+
+
+@_jit
+def _set_pairs(
+    left: NDArray[Any], right: NDArray[Any], words: NDArray[np.uint64]
+) -> None:  # pragma: no cover - compiled
+    for i in range(np.uint64(left.shape[0])):
+        _set_bit(np.uint64(left[i]), words)
+        _set_bit(np.uint64(right[i]), words)
 
 
 @_jit
@@ -131,3 +165,19 @@ def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:  # pragma: no cove
             place += 1
             word ^= lowest
     return out
+
+
+@_jit
+def _order_within(
+    values: NDArray[Any],
+    starts: NDArray[np.int64],
+    table: NDArray[np.uint64],
+    places: NDArray[np.int64],
+) -> None:  # pragma: no cover - compiled
+    for group in range(starts.shape[0] - 1):
+        first, last = np.uint64(starts[group]), np.uint64(starts[group + 1])
+        table[:, 0] = 0
+        _set_bits(values[first:last], table[:, 0])
+        _count_before(table)
+        for i in range(first, last):
+            places[i] = np.int64(first + rank_of(table, np.uint64(values[i])))

@@ -23,6 +23,7 @@ from graphtheta.partition.resources import Resources
 from graphtheta.partition.source import GraphSource
 from graphtheta.partition.spill import SpillWriter, bucket_order
 from graphtheta.partition.stream import blocks
+from graphtheta.partition.workspace import Workspace
 
 __all__ = [
     "EDGES",
@@ -44,7 +45,8 @@ _NO_KEYS = np.empty(0, np.int64)
 class _Chunk:
     """Some edges in order, with their columns, if there are any."""
 
-    first: int
+    first: int  # among all edges
+    row: int  # among those of this rank
     src: NDArray[Any]
     dst: NDArray[Any]
     first_key: int
@@ -99,6 +101,7 @@ def bucket_edges(
     largest: dict[str, int] = {}
 
     def chunks() -> Iterator[_Chunk]:
+        row = 0
         for half, piece in enumerate(mine):
             counter.start(half)
             ranges = _with_columns(source, edges, piece, half) if names else _ranges(edges, piece)
@@ -110,14 +113,11 @@ def bucket_edges(
                 first_key, keys = piece.segment.first_key + first - piece.first, _NO_KEYS
                 if piece.segment.keyed:
                     keys = edges.keys(first, last)
-                yield _Chunk(first, src, dst, first_key, keys, position, table)
+                yield _Chunk(first, row, src, dst, first_key, keys, position, table)
+                row += last - first
 
-    assignment.of_nodes()  # once, before threads ask for parts of edges
+    of_edges, space = assignment.of_edges(), Workspace()
     kind = edge_record(edges.num_nodes, edges.num_edges, source.num_edges)
-
-    def sort(chunk: _Chunk) -> _Sorted:
-        part = assignment.of_edges(chunk.first, chunk.first + len(chunk.src), chunk.dst)
-        return _by_part(chunk, part, num_parts, kind)
 
     total = sum(p.segment.num_edges for p in mine)
     with (
@@ -125,11 +125,20 @@ def bucket_edges(
         RecordWriter(folder, EDGES, comm.rank) as records,
         SpillWriter(folder, EDGE_COLUMNS, comm.rank) as columns,
     ):
-        for moved in resources.in_order(sort, chunks()):
-            records.append(moved.first, moved.records, moved.starts)
+
+        def move(chunk: _Chunk) -> _Moved:
+            size = len(chunk.src)
+            part = of_edges(chunk.first, chunk.first + size, chunk.src, chunk.dst)
+            sorted_, starts = space.take("records", size, kind), np.zeros(num_parts + 1, np.int64)
+            _sort(chunk, part, sorted_, starts)
+            records.write(sorted_, chunk.row)
+            return _Moved(chunk.first, starts, _sorted_columns(chunk.columns, part, num_parts))
+
+        for moved in resources.in_order(move, chunks()):
+            records.append(moved.first, moved.starts)
             if moved.columns is not None:
                 columns.append(moved.first, moved.columns, moved.starts)
-            advance(len(moved.records))
+            advance(int(moved.starts[-1]))
     comm.barrier(stage="move edges")
     counter.remove()
     return largest
@@ -210,27 +219,30 @@ class _Counter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sorted:
-    """A chunk, sorted by part."""
+class _Moved:
+    """A chunk whose records are written: where each part's start, and the columns by part."""
 
     first: int
-    records: NDArray[Any]
     starts: NDArray[np.int64]
     columns: pa.RecordBatch | None
 
 
-def _by_part(chunk: _Chunk, part: NDArray[Any], num_parts: int, kind: np.dtype[Any]) -> _Sorted:
-    records = np.empty(len(chunk.src), kind)
-    starts = np.zeros(num_parts + 1, np.int64)
+def _sort(
+    chunk: _Chunk, part: NDArray[Any], records: NDArray[Any], starts: NDArray[np.int64]
+) -> None:
     fields = [records[name] for name in ("src", "dst", "edge_key", "in_position")]
     ends = chunk.src, chunk.dst
     _scatter(part, starts, *ends, chunk.first_key, chunk.edge_key, chunk.in_position, *fields)
-    columns = None
-    if chunk.columns is not None:
-        order, _ = bucket_order(part, num_parts)
-        table = chunk.columns.take(pa.array(order))
-        columns = pa.record_batch({name: whole(table[name]) for name in table.column_names})
-    return _Sorted(chunk.first, records, starts, columns)
+
+
+def _sorted_columns(
+    table: pa.Table | None, part: NDArray[Any], num_parts: int
+) -> pa.RecordBatch | None:
+    if table is None:
+        return None
+    order, _ = bucket_order(part, num_parts)
+    taken = table.take(pa.array(order))
+    return pa.record_batch({name: whole(taken[name]) for name in taken.column_names})
 
 
 def note_largest(table: pa.Table, largest: dict[str, int]) -> None:

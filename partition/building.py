@@ -189,7 +189,9 @@ class Building:
             return {}
 
         self._scratch.phase("assign", run)
-        return Assignment(self._folder, partitioner, plan.num_parts, edges.num_nodes)
+        return Assignment(
+            self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
+        )
 
     def count(self, edges: KeyFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
         """Move nodes and edges to their parts, and return the counts and largest labels."""
@@ -250,7 +252,8 @@ class Building:
             return {}
 
         def parts() -> dict[str, Any]:
-            drafts = Drafts(self._records(edges), self._folder, num_nodes, self._source.edge_schema)
+            records, columns = self._records(edges), self._source.edge_schema
+            drafts = Drafts(records, self._folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.degrees import count_degrees
 from graphtheta.partition.intrinsics import prefetch_row
-from graphtheta.partition.own_range import place_own_range
-from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.resources import Resources
+from graphtheta.partition.rule import EdgeRule
 from graphtheta.partition.stream import EdgeStream, blocks
 from graphtheta.random import Purpose, hash_key, step_key, stream_id
 
@@ -23,7 +21,7 @@ _AHEAD = 24  # edges between asking for an endpoint's word and reading it
 _PART_BITS = 24  # of a node's word; its degree has the others
 
 
-class DegreeBasedHashing:
+class DegreeBasedHashing(EdgeRule):
     """Put each edge where a hash of its endpoint of lower degree says; on a tie, of lower key.
 
     The degree of a node is its in-degree plus its out-degree. Memory: 8 bytes a node. Two passes:
@@ -38,23 +36,15 @@ class DegreeBasedHashing:
     """
 
     name = "dbh"
-    cut: Literal["vertex"] = "vertex"
-    balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return the bytes that each rank holds over buffers: the degrees."""
         return 8 * num_nodes
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's range of the edges."""
+    def learn(
+        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
+    ) -> NDArray[np.int64]:
+        """Return the degree of each node, and the part that its key hashes to."""
         assert num_parts < 1 << _PART_BITS, "more parts than a node's word has room for"
         resources.need(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),
@@ -69,10 +59,21 @@ class DegreeBasedHashing:
 
         resources.map(add_parts, blocks(0, stream.num_nodes))
 
-        def place(src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-            _place(src, dst, word_N, parts)
+        return word_N
 
-        yield from place_own_range(stream, resources, "hash the lower degree", place)
+    def place(
+        self,
+        src: NDArray[Any],
+        dst: NDArray[Any],
+        words: NDArray[np.int64],
+        num_parts: int,
+        *,
+        seed: int,
+    ) -> NDArray[np.int32]:
+        """Return the parts of edges."""
+        parts = np.empty(src.shape[0], np.int32)
+        _place(src, dst, words, parts)
+        return parts
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

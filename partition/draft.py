@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.columns import as_numpy
-from graphtheta.partition.bitmap import Ranks, rank_of
+from graphtheta.partition.bitmap import Ranks, order_within, rank_of
 from graphtheta.partition.bucket import EDGE_COLUMNS
 from graphtheta.partition.columns import contiguous
 from graphtheta.partition.masters import NODES_SPILL, OWNERS
 from graphtheta.partition.nodefile import NodeFile
+from graphtheta.partition.numbering import Numbering, number_replicas
 from graphtheta.partition.order import LOCALS, MIRRORS_SPILL, Replicas, local_ids, replicas_of
 from graphtheta.partition.part import INDPTR, PLAN, REPLICAS, PartTables
 from graphtheta.partition.records import RecordReader
-from graphtheta.partition.spill import SpillReader, radix_order
+from graphtheta.partition.spill import SpillReader
 from graphtheta.partition.workspace import Workspace
 
 __all__ = ["Drafts", "part_bytes"]
 
 _INT32_LIMIT = 2**31
 _STRETCH_BITS = 8  # so many powers of two of stretches: few enough to write to all at a time
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbering:
-    """Local ids of a part's replicas: masters in their order, then mirrors by owner and id there.
-
-    Shape:
-        local: (L,) int32, of the replicas by node key. by_local: (L,) int64, the inverse.
-        owner, owner_local: (L,) int32, by local id.
-    """
-
-    local: NDArray[np.int32]
-    by_local: NDArray[np.int64]
-    owner: NDArray[np.int32]
-    owner_local: NDArray[np.int32]
 
 
 def part_bytes(
@@ -51,8 +36,8 @@ def part_bytes(
 
     Args:
         num_nodes: Nodes of the graph: a bit map and ranks of them.
-        edges: Edges of the part: records, sorted ones and a source, 40 bytes; and its rows twice.
-        replicas: Replicas of the part: counts, numbers, owners and their sorting.
+        edges: Edges of the part: records and sources, each twice, 40 bytes; and its rows twice.
+        replicas: Replicas of the part: counts, owners, new ids and local ids.
         masters: Masters of the part: their rows twice.
         edge_row: Bytes of a row of the edge table.
         node_row: Bytes of a row of the node table.
@@ -70,13 +55,19 @@ class Drafts:
         edges: Records of the edges.
         folder: Where the spills and node files are.
         num_nodes: Nodes of the graph (N).
+        first_new_id: The new id of each part's first master.
         edge_columns: The source's columns of edges, for when no edge was spilled.
     """
 
     def __init__(
-        self, edges: RecordReader, folder: Path, num_nodes: int, edge_columns: pa.Schema
+        self,
+        edges: RecordReader,
+        folder: Path,
+        num_nodes: int,
+        first_new_id: NDArray[np.int64],
+        edge_columns: pa.Schema,
     ) -> None:
-        self._folder, self._num_nodes = folder, num_nodes
+        self._folder, self._num_nodes, self._first_new_id = folder, num_nodes, first_new_id
         self._edges = edges
         self._edge_columns, self._nodes, self._mirrors = (
             SpillReader(folder, name) for name in (EDGE_COLUMNS, NODES_SPILL, MIRRORS_SPILL)
@@ -92,14 +83,10 @@ class Drafts:
         replicas = replicas_of(part, self._nodes, self._folder, self._num_nodes)
         numbering = self._number(part, replicas)
         ranks = replicas.ranks(self._num_nodes)
-        in_indptr = _indptr(replicas.in_count[numbering.by_local])
-        out_indptr = _indptr(replicas.out_count[numbering.by_local])
-        in_edges, src = self._csc(part, ranks, numbering, in_indptr)
-        halves = self._space.take("near", 2 * len(src), _place_type(len(src))).reshape(2, -1)
-        dst, position = halves[0].view(np.int32)[: len(src)], halves[1]
-        _transpose(src, in_indptr, out_indptr[:-1].copy(), dst, position)
+        in_edges, src = self._csc(part, ranks, numbering)
+        out_edges = self._csr(src, numbering)
         tables = {
-            "node_key": replicas.keys[numbering.by_local].astype(np.int64),
+            "node_key": numbering.node_key,
             "owner": numbering.owner,
             "owner_local": numbering.owner_local,
         }
@@ -108,34 +95,25 @@ class Drafts:
             num_interior=num_interior,
             masters=self._masters(part),
             replicas=pa.table(tables, schema=REPLICAS),
-            in_indptr=pa.table({"indptr": in_indptr}, schema=INDPTR),
-            out_indptr=pa.table({"indptr": out_indptr}, schema=INDPTR),
+            in_indptr=pa.table({"indptr": numbering.in_indptr}, schema=INDPTR),
+            out_indptr=pa.table({"indptr": numbering.out_indptr}, schema=INDPTR),
             in_edges=in_edges,
-            out_edges=pa.table({"dst": dst, "csc_position": position}),
-            plan=self._plan(part, ranks, numbering),
+            out_edges=out_edges,
+            plan=self._plan(part, ranks, numbering.local),
         )
 
-    def _number(self, part: int, replicas: Replicas) -> _Numbering:
-        owner = self._owners.at(replicas.keys)
-        owner_local = self._locals.at(replicas.keys)
-        mirrors = np.flatnonzero(~replicas.is_master)
-        by_owner = mirrors[radix_order(owner_local[mirrors], owner[mirrors])]
-        local = owner_local.copy()  # of a master, its local id here
-        num_masters = len(local) - len(mirrors)
-        local[by_owner] = np.arange(num_masters, len(local), dtype=np.int32)
-        by_local = np.empty(len(local), np.int64)
-        by_local[local] = np.arange(len(local))
-        return _Numbering(local, by_local, owner[by_local], owner_local[by_local])
+    def _number(self, part: int, replicas: Replicas) -> Numbering:
+        at_owner = self._owners.at(replicas.keys), self._locals.at(replicas.keys)
+        return number_replicas(part, replicas, *at_owner, self._first_new_id, self._num_nodes)
 
     def _csc(
-        self, part: int, ranks: Ranks, numbering: _Numbering, indptr: NDArray[np.int64]
+        self, part: int, ranks: Ranks, numbering: Numbering
     ) -> tuple[pa.Table, NDArray[np.int32]]:
+        indptr = numbering.in_indptr
         records = self._edges.read(part, self._space)
         num_edges, place_type = len(records), _place_type(len(records))
         _localise(records["src"], records["dst"], ranks.table, numbering.local)
-        # First to stretches of rows that fit a cache, then to their places within the stretch.
-        shift = max(0, (len(indptr) - 1).bit_length() - _STRETCH_BITS)
-        starts = indptr[:-1][:: 1 << shift].copy()
+        shift, starts = _stretches(indptr)
         near = self._space.take("near", num_edges, records.dtype)
         row = np.arange(num_edges if self._columns.names else 0, dtype=place_type)
         near_row = np.empty_like(row)
@@ -153,6 +131,20 @@ class Drafts:
             columns |= {name: table[name] for name in names}
         return contiguous(pa.table(columns)), src
 
+    def _csr(self, src: NDArray[np.int32], numbering: Numbering) -> pa.Table:
+        num_edges, place_type = len(src), _place_type(len(src))
+        indptr = numbering.out_indptr
+        shift, starts = _stretches(indptr)
+        # In the place of the edges that were sorted for the CSC.
+        quarters = self._space.take("near", 4 * num_edges, place_type).reshape(4, -1)
+        dst, near_dst = (quarter.view(np.int32)[:num_edges] for quarter in quarters[:2])
+        position, near_position = quarters[2:]
+        near_src = self._space.take("near_src", num_edges, np.int32)
+        near = near_src, near_dst, near_position
+        _bring_near_sources(src, numbering.in_indptr, shift, starts, *near)
+        _put_sources(*near, indptr[:-1].copy(), dst, position)
+        return pa.table({"dst": dst, "csc_position": position})
+
     def _masters(self, part: int) -> pa.Table:
         slices = [rows for _, rows in self._nodes.read(part)]
         table = pa.Table.from_batches(slices, schema=self._nodes.schema)
@@ -161,7 +153,7 @@ class Drafts:
         row[local] = np.arange(len(local))
         return contiguous(contiguous(table).take(pa.array(row)))
 
-    def _plan(self, part: int, ranks: Ranks, numbering: _Numbering) -> pa.Table:
+    def _plan(self, part: int, ranks: Ranks, local: NDArray[np.int32]) -> pa.Table:
         slices = self._mirrors.read(part)
         if not slices:
             return PLAN.empty_table()
@@ -169,12 +161,15 @@ class Drafts:
             np.concatenate([as_numpy(rows.column(name)) for _, rows in slices])
             for name in ("node_key", "role")
         )
-        peer = np.repeat(
-            np.array([peer for peer, _ in slices], np.int32), [rows.num_rows for _, rows in slices]
-        )
-        master = numbering.local[ranks.find(keys)]
-        order = radix_order(master, peer)
-        columns = {"peer": peer[order], "master": master[order], "role": role[order]}
+        peers, rows = np.array([(peer, rows.num_rows) for peer, rows in slices], np.int32).T
+        master = np.take(local, ranks.find(keys))
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(rows, out=starts[1:])
+        places = order_within(master, starts, int(master.max()) + 1)
+        columns = {"peer": np.repeat(peers, rows)}
+        for name, values in (("master", master), ("role", role)):
+            columns[name] = np.empty_like(values)
+            columns[name][places] = values
         return pa.table(columns, schema=PLAN)
 
 
@@ -182,10 +177,13 @@ def _place_type(num_edges: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if num_edges < _INT32_LIMIT else np.int64
 
 
-def _indptr(counts: NDArray[Any]) -> NDArray[np.int64]:
-    indptr = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=indptr[1:])
-    return indptr
+def _stretches(indptr: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
+    """Return how many bits of a row are within a stretch, and where each stretch's edges start.
+
+    Edges are put first into stretches of rows that fit a cache, then to their places within.
+    """
+    shift = max(0, (len(indptr) - 1).bit_length() - _STRETCH_BITS)
+    return shift, indptr[:-1][:: 1 << shift].copy()
 
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -247,17 +245,39 @@ def _put(
 
 
 @_jit
-def _transpose(
+def _bring_near_sources(
     src: NDArray[np.int32],
     in_indptr: NDArray[np.int64],
+    shift: int,
+    place: NDArray[np.int64],
+    near_src: NDArray[np.int32],
+    near_dst: NDArray[np.int32],
+    near_position: NDArray[Any],
+) -> None:  # pragma: no cover - compiled
+    """Sort edges of the CSC by the stretch of 2^shift rows that their sources are in; stable."""
+    for d in range(in_indptr.shape[0] - 1):
+        for j in range(np.uint64(in_indptr[d]), np.uint64(in_indptr[d + 1])):
+            stretch = np.uint64(src[j]) >> np.uint64(shift)
+            at = np.uint64(place[stretch])
+            place[stretch] += 1
+            near_src[at] = src[j]
+            near_dst[at] = d
+            near_position[at] = j
+
+
+@_jit
+def _put_sources(
+    near_src: NDArray[np.int32],
+    near_dst: NDArray[np.int32],
+    near_position: NDArray[Any],
     place: NDArray[np.int64],
     dst: NDArray[np.int32],
     position: NDArray[Any],
 ) -> None:  # pragma: no cover - compiled
-    for d in range(in_indptr.shape[0] - 1):
-        for j in range(np.uint64(in_indptr[d]), np.uint64(in_indptr[d + 1])):
-            s = np.uint64(src[j])
-            at = np.uint64(place[s])
-            place[s] += 1
-            dst[at] = d
-            position[at] = j
+    """Put edges, in the order of the CSC for each source, to the ends of their rows."""
+    for i in range(np.uint64(near_src.shape[0])):
+        s = np.uint64(near_src[i])
+        at = np.uint64(place[s])
+        place[s] += 1
+        dst[at] = near_dst[i]
+        position[at] = near_position[i]

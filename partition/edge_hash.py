@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.own_range import place_own_range
-from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.resources import Resources
+from graphtheta.partition.rule import EdgeRule
 from graphtheta.partition.stream import EdgeStream
 from graphtheta.random import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["EdgeHash"]
 
 
-class EdgeHash:
+class EdgeHash(EdgeRule):
     """Put each edge into a part drawn at random; parallel edges stay together.
 
     Memory: none but buffers. One pass.
@@ -31,29 +29,31 @@ class EdgeHash:
     """
 
     name = "edge-hash"
-    cut: Literal["vertex"] = "vertex"
-    balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return the bytes that each rank holds over buffers: none."""
         return 0
 
-    def __call__(
+    def learn(
+        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
+    ) -> NDArray[np.int64]:
+        """Return nothing."""
+        return np.empty(0, np.int64)
+
+    def place(
         self,
-        stream: EdgeStream,
+        src: NDArray[Any],
+        dst: NDArray[Any],
+        words: NDArray[np.int64],
         num_parts: int,
         *,
         seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's range of the edges."""
+    ) -> NDArray[np.int32]:
+        """Return the parts of edges."""
         key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
-
-        def place(src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-            _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)
-
-        yield from place_own_range(stream, resources, "hash edges", place)
+        parts = np.empty(src.shape[0], np.int32)
+        _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)
+        return parts
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

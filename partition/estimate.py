@@ -105,7 +105,7 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     at_once = resources.threads
     if resources.memory_limit is not None:
         at_once = max(1, min(at_once, int(resources.memory_limit // max(part, 1))))
-    build = int(max(ids + buffers, num_nodes * (4 + place) + buffers, at_once * part))
+    build = int(max(ids + buffers, num_nodes * (8 + place) + buffers, at_once * part))
     spill = num_edges * (2 * key + 4 + place + edge_columns) + num_nodes * (node_row + 24)
     keys = num_edges * (2 * key + 2) + (num_edges // 2 * 8 if plan.undirected else 0)
     store = (

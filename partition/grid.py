@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.own_range import place_own_range
-from graphtheta.partition.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.resources import Resources
+from graphtheta.partition.rule import EdgeRule
 from graphtheta.partition.stream import EdgeStream, blocks
 from graphtheta.random import Purpose, hash_key, step_key, stream_id
 
@@ -21,7 +19,7 @@ __all__ = ["Grid"]
 _FIELD_BITS = 16  # of each of a node's three coordinates
 
 
-class Grid:
+class Grid(EdgeRule):
     """Put each edge into the column of its source and the row of its destination.
 
     P parts fill ceil(sqrt P) columns of equal height but for the last, which takes the rest, as
@@ -40,30 +38,21 @@ class Grid:
     """
 
     name = "grid"
-    cut: Literal["vertex"] = "vertex"
-    balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return the bytes that each rank holds over buffers: the coordinates of all nodes."""
         return 8 * num_nodes
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's range of the edges."""
+    def learn(
+        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
+    ) -> NDArray[np.int64]:
+        """Return the coordinates of each node."""
         resources.need(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),
             "the coordinates of all nodes",
             "Take the method edge-hash, which needs no memory.",
         )
-        columns = math.isqrt(num_parts - 1) + 1  # the root, rounded up
-        rows = -(-num_parts // columns)
+        columns, rows = _size(num_parts)
         assert columns < 1 << _FIELD_BITS, "more columns than a node's word has room for"
         word_N = np.empty(stream.num_nodes, np.int64)
         key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
@@ -73,10 +62,27 @@ class Grid:
 
         resources.map(locate, blocks(0, stream.num_nodes))
 
-        def place(src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-            _place(src, dst, word_N, columns, rows, parts)
+        return word_N
 
-        yield from place_own_range(stream, resources, "hash into a grid", place)
+    def place(
+        self,
+        src: NDArray[Any],
+        dst: NDArray[Any],
+        words: NDArray[np.int64],
+        num_parts: int,
+        *,
+        seed: int,
+    ) -> NDArray[np.int32]:
+        """Return the parts of edges."""
+        parts = np.empty(src.shape[0], np.int32)
+        _place(src, dst, words, *_size(num_parts), parts)
+        return parts
+
+
+def _size(num_parts: int) -> tuple[int, int]:
+    """Return columns and rows of the grid."""
+    columns = math.isqrt(num_parts - 1) + 1  # the root, rounded up
+    return columns, -(-num_parts // columns)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

@@ -41,8 +41,7 @@ def find_held(
         def find(part: int) -> None:
             records = edges.read(part, workspace)
             bits = BitMap(num_nodes)
-            for end in ("src", "dst"):
-                bits.add(records[end])
+            bits.add_pairs(records["src"], records["dst"])
             ranks = Ranks(bits)
             counts = np.zeros((2, ranks.count), np.int32 if len(records) < 2**31 else np.int64)
             for end, count in zip(("dst", "src"), counts, strict=True):

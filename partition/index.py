@@ -64,10 +64,10 @@ def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray
     """
     slices = [rows for _, rows in spill.read(bucket)]
     table = contiguous(pa.Table.from_batches(slices, schema=spill.schema))
-    keys = [column_numpy(table, name) for name in ("new_id", "hash")]
+    by_hash = np.argsort(column_numpy(table, "hash"), kind="stable")  # new ids ascend already
     tables = {
         "node_key": pa.table({"new_id": new_ids_B}),
-        "original_id": contiguous(table.take(pa.array(np.lexsort(keys)))),
+        "original_id": contiguous(table.take(pa.array(by_hash))),
     }
     write_folder(bucket_folder(path, bucket), BUCKET_RECORD, tables, part=bucket)
 

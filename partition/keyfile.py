@@ -29,6 +29,7 @@ __all__ = [
     "key_type",
     "read_array",
     "read_into",
+    "write_from",
     "write_segments",
 ]
 
@@ -238,3 +239,11 @@ def read_into(array: NDArray[Any], file: BinaryIO, start: int) -> None:
         if count == 0:
             raise OSError(None, "the file is too short", file.name)
         done += count
+
+
+def write_from(array: NDArray[Any], handle: int, start: int) -> None:
+    """Make an array the elements of an open file from `start` on. Threads may share the file."""
+    view = np.ascontiguousarray(array).view(np.uint8).data
+    done, offset = 0, start * array.dtype.itemsize
+    while done < len(view):
+        done += os.pwrite(handle, view[done:], offset + done)

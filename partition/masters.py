@@ -71,24 +71,24 @@ def choose_masters(
     owners.create(comm)
     largest: dict[str, int] = {}
 
-    def owned() -> Iterator[tuple[int, pa.Table, NDArray[np.int64], NDArray[np.int32]]]:
+    def stretches() -> Iterator[tuple[int, pa.Table, list[slice]]]:
         for start, table in _rows(source, first, last, ids_folder):
-            stop = start + table.num_rows
-            degrees, count, slices = held.degrees(start, stop)
-            if part_of_nodes is not None:
-                owner = part_of_nodes[start:stop]
-            else:
-                owner = _drawn(start, stop, count, slices, num_parts, seed)
-            owners.write(start, owner)
             note_largest(table, largest)
-            yield start, table, degrees, owner
+            yield start, table, held.advance(start + table.num_rows)
 
     def sort(
-        rows: tuple[int, pa.Table, NDArray[np.int64], NDArray[np.int32]],
+        rows: tuple[int, pa.Table, list[slice]],
     ) -> tuple[int, pa.RecordBatch, NDArray[np.int64]]:
-        start, table, degrees, owner = rows
+        start, table, places = rows
+        stop = start + table.num_rows
         validate_nodes(table, "nodes", start)
-        keys = np.arange(start, start + table.num_rows, dtype=np.int64)
+        degrees, count, slices = held.degrees(start, stop, places)
+        if part_of_nodes is not None:
+            owner = part_of_nodes[start:stop]
+        else:
+            owner = _drawn(start, stop, count, slices, num_parts, seed)
+        owners.write(start, owner)
+        keys = np.arange(start, stop, dtype=np.int64)
         columns = dict(zip(NODE_KEYS, (keys, whole(table["id"]), *degrees), strict=True))
         columns |= {n: whole(table[n]) for n in table.column_names if n != "id"}
         order, starts = bucket_order(owner, num_parts)
@@ -98,7 +98,7 @@ def choose_masters(
         resources.progress.phase("choose masters", last - first, "nodes") as advance,
         SpillWriter(folder, NODES_SPILL, comm.rank) as writer,
     ):
-        for start, rows, starts in resources.in_order(sort, owned()):
+        for start, rows, starts in resources.in_order(sort, stretches()):
             writer.append(start, rows, starts)
             advance(rows.num_rows)
     comm.barrier(stage="choose masters")
@@ -132,8 +132,17 @@ class _Held:
         keys = (held_nodes(folder, part)["key"] for part in range(num_parts))
         self._places = [int(np.searchsorted(held, first)) for held in keys]
 
+    def advance(self, stop: int) -> list[slice]:
+        """Walk on to the node key `stop`, and return what was passed of each part."""
+        passed = []
+        for part, place in enumerate(self._places):
+            keys = held_nodes(self._folder, part)["key"]
+            passed.append(slice(place, place + int(np.searchsorted(keys[place:], stop))))
+        self._places = [of_part.stop for of_part in passed]
+        return passed
+
     def degrees(
-        self, start: int, stop: int
+        self, start: int, stop: int, passed: list[slice]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[Any]]]:
         """Return in- and out-degrees of nodes [start, stop), how many parts hold each, and which.
 
@@ -143,14 +152,11 @@ class _Held:
         degrees = np.zeros((2, stop - start), np.int64)
         count = np.zeros(stop - start, np.int32)
         slices = []
-        for part, place in enumerate(self._places):
+        for part, places in enumerate(passed):
             held = held_nodes(self._folder, part)
-            end = place + int(np.searchsorted(held["key"][place:], stop))
-            nodes = held["key"][place:end] - start
-            in_count, out_count = (held[n][place:end] for n in ("in_count", "out_count"))
-            _add_degrees(nodes, in_count, out_count, degrees, count)
+            nodes = held["key"][places] - start
+            _add_degrees(nodes, held["in_count"][places], held["out_count"][places], degrees, count)
             slices.append(nodes)
-            self._places[part] = end
         return degrees, count, slices
 
 

@@ -50,5 +50,5 @@ class NodeFile:
         """
         if not len(keys):
             return np.empty(0, np.int32)
-        values: NDArray[np.int32] = np.memmap(self._path, np.int32, "r")[keys]
-        return np.asarray(values)
+        values: NDArray[np.int32] = np.asarray(np.memmap(self._path, np.int32, "r"))
+        return values.take(keys)  # without the global lock, which an index would hold

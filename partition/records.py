@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.keyfile import read_into
+from graphtheta.partition.keyfile import read_into, write_from
 from graphtheta.partition.spill import INDEX, ChunkIndex, read_index
 from graphtheta.partition.workspace import Workspace
 
@@ -43,9 +43,12 @@ class RecordWriter:
         if kind is None:
             self._index.write(self._path)
 
-    def append(self, chunk: int, rows: NDArray[Any], starts: NDArray[np.int64]) -> None:
-        """Write a chunk; arguments as of `SpillWriter.append`."""
-        rows.tofile(self._file)
+    def write(self, rows: NDArray[Any], first: int) -> None:
+        """Write a chunk as rows `first` and on of the file. Several threads may do so at once."""
+        write_from(rows, self._file.fileno(), first)
+
+    def append(self, chunk: int, starts: NDArray[np.int64]) -> None:
+        """Note a chunk, in the order of the file; arguments as of `SpillWriter.append`."""
         self._index.append(chunk, starts)
 
 

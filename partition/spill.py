@@ -25,13 +25,10 @@ __all__ = [
     "SpillReader",
     "SpillWriter",
     "bucket_order",
-    "radix_order",
     "read_index",
 ]
 
 INDEX = ".index"
-_DIGIT_BITS = 11
-_DIGITS = 1 << _DIGIT_BITS
 
 
 def bucket_order(
@@ -46,21 +43,6 @@ def bucket_order(
     order = np.empty(bucket_R.shape[0], np.int32)
     _bucket_order(bucket_R, starts, order)
     return order, starts
-
-
-def radix_order(*keys_R: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the stable order of rows by some keys, the last one first of all.
-
-    Shape:
-        keys_R: (R,) int32 each, not negative. Returns (R,) int64.
-    """
-    order = np.arange(len(keys_R[0]))
-    for key in keys_R:
-        top = int(key.max(initial=0))
-        for shift in range(0, top.bit_length(), _DIGIT_BITS):
-            digit = (key >> shift)[order] & (_DIGITS - 1)
-            order = order[bucket_order(digit, _DIGITS)[0]]
-    return order
 
 
 class ChunkIndex:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphtheta.partition.arrays import read_arrays, write_arrays
+from graphtheta.partition.bitmap import order_within
 from graphtheta.partition.index import block_of
 from graphtheta.partition.keyfile import KeyFile, SegmentWriter, write_segments
-from graphtheta.partition.spill import SpillReader, SpillWriter, bucket_order, radix_order
+from graphtheta.partition.spill import SpillReader, SpillWriter, bucket_order
 
 
 @settings(max_examples=50, deadline=None)
@@ -27,11 +28,13 @@ def test_bucket_order_is_stable(buckets: list[int]) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(rows=st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 5000)), max_size=40))
-def test_radix_order_is_that_of_lexsort(rows: list[tuple[int, int]]) -> None:
-    keys = np.array(rows, np.int32).reshape(-1, 2)
-    columns = keys[:, 0].copy() % 7, keys[:, 0].copy(), keys[:, 1].copy()
-    assert radix_order(*columns).tolist() == np.lexsort(columns).tolist()
+@given(groups=st.lists(st.sets(st.integers(0, 200)), max_size=5))
+def test_order_within_sorts_every_group_by_itself(groups: list[set[int]]) -> None:
+    values = np.array([value for group in groups for value in group], np.int32)
+    starts = np.cumsum([0, *map(len, groups)])
+    placed = np.empty_like(values)
+    placed[order_within(values, starts, 201)] = values
+    assert placed.tolist() == [value for group in groups for value in sorted(group)]
 
 
 def test_rows_come_back_by_bucket_in_the_order_of_the_chunks(tmp_path: Path) -> None:
