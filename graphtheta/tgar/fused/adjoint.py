@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from graphtheta.tgar.fused.terms import UNARY, Shape, Term, Terms, walk
 
-__all__ = ["LeafCotangent", "cotangents", "unbroadcast"]
+__all__ = ["LeafCotangent", "cotangents"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LeafCotangent:
     at: Term | None
 
 
-def unbroadcast(terms: Terms, cotangent: Term, result: Shape, operand: Shape) -> Term:
+def _unbroadcast(terms: Terms, cotangent: Term, result: Shape, operand: Shape) -> Term:
     """Sum the cotangent of a broadcast `result` to what `operand` gets.
 
     The returned term broadcasts to `operand`; a cotangent that only repeats is multiplied.
@@ -127,7 +127,7 @@ def _binary(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
             terms.select(less, c, terms.select(equal, half, zero)),
         ]
     return [
-        unbroadcast(terms, grad, term.shape, operand.shape)
+        _unbroadcast(terms, grad, term.shape, operand.shape)
         for grad, operand in zip(grads, term.inputs, strict=True)
     ]
 
@@ -137,8 +137,8 @@ def _select(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
     zero = terms.const(0)
     return [
         None,
-        unbroadcast(terms, terms.select(condition, c, zero), term.shape, a.shape),
-        unbroadcast(terms, terms.select(condition, zero, c), term.shape, b.shape),
+        _unbroadcast(terms, terms.select(condition, c, zero), term.shape, a.shape),
+        _unbroadcast(terms, terms.select(condition, zero, c), term.shape, b.shape),
     ]
 
 
@@ -161,14 +161,14 @@ def _same_but_units(terms: Terms, c: Term, have: Shape, want: Shape) -> Term | N
 
 
 def _expand(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
-    return [unbroadcast(terms, c, term.shape, term.inputs[0].shape)]
+    return [_unbroadcast(terms, c, term.shape, term.inputs[0].shape)]
 
 
 def _sum(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
     return [c]  # repeats along the summed dimensions
 
 
-def transposed(terms: Terms, weight: Term) -> Term:
+def _transposed(terms: Terms, weight: Term) -> Term:
     """Return the leaf of a parameter's transpose, (O, A) for (A, O)."""
     leaf = weight.leaf
     name = leaf.name.removesuffix("^T") if leaf.name.endswith("^T") else leaf.name + "^T"
@@ -182,8 +182,8 @@ def _contract(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
         terms.reshape(x, (*x.shape, 1)), terms.reshape(c, (*c.shape[:-1], 1, c.shape[-1]))
     )
     return [
-        unbroadcast(terms, outer, outer.shape, weight.shape),
-        terms.contract(transposed(terms, weight), c),
+        _unbroadcast(terms, outer, outer.shape, weight.shape),
+        terms.contract(_transposed(terms, weight), c),
     ]
 
 

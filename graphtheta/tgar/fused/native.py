@@ -28,7 +28,7 @@ from graphtheta.cache import cache_folder
 from graphtheta.tgar.fused.emit import emit
 from graphtheta.tgar.fused.kernel import Kernel
 
-__all__ = ["Native", "compiled", "statistics"]
+__all__ = ["Native", "Statistics", "compiled", "statistics"]
 
 _SOURCES = ("builder", "emit", "kernel", "native", "schedule", "terms", "values", "vector_math")
 

@@ -13,7 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["BINARY", "COMPARE", "UNARY", "Kind", "Leaf", "Shape", "Space", "Term", "Terms", "walk"]
+__all__ = [
+    "BINARY",
+    "COMPARE",
+    "UNARY",
+    "Kind",
+    "Leaf",
+    "Shape",
+    "Space",
+    "Term",
+    "Terms",
+    "broadcast",
+    "walk",
+]
 
 Shape = tuple[int, ...]
 Kind = Literal["float", "int", "bool"]

@@ -17,7 +17,7 @@ __all__ = ["FLAGS", "constant", "exp", "library", "splat", "sqrt"]
 FLAGS = ("reassoc", "contract", "nsz")
 
 
-def element(kind: Any) -> Any:
+def _element(kind: Any) -> Any:
     """Return the scalar type of a float or vector type."""
     return kind.element if isinstance(kind, ir.VectorType) else kind
 
@@ -47,7 +47,7 @@ def _like(kind: Any, scalar: Any) -> Any:
 def _intrinsic(b: Any, name: str, *args: Any) -> Any:
     kind = args[0].type
     lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
-    bits = "f32" if isinstance(element(kind), ir.FloatType) else "f64"
+    bits = "f32" if isinstance(_element(kind), ir.FloatType) else "f64"
     full = f"llvm.{name}.{lanes}{bits}"
     module = b.module
     function = module.globals.get(full) or ir.Function(
@@ -70,7 +70,7 @@ def _horner(b: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
 
 def exp(b: Any, x: Any) -> Any:
     """Return e to the x: relative error below 2e-7 in float32, 3e-16 in float64."""
-    single = isinstance(element(x.type), ir.FloatType)
+    single = isinstance(_element(x.type), ir.FloatType)
     low, high = (-87.3, 88.8) if single else (-708.3, 709.8)
     integer = _like(x.type, ir.IntType(32 if single else 64))
     mantissa, bias = (23, 127) if single else (52, 1023)
@@ -118,7 +118,7 @@ def exp(b: Any, x: Any) -> Any:
 
 def library(b: Any, name: str, x: Any) -> Any:
     """Call a function of the C library (`log`, `tanh`, ...) for each lane."""
-    scalar = element(x.type)
+    scalar = _element(x.type)
     full = name + "f" if isinstance(scalar, ir.FloatType) else name
     module = b.module
     function = module.globals.get(full) or ir.Function(
