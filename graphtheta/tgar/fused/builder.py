@@ -17,7 +17,7 @@ from llvmlite import ir
 from graphtheta.tgar.fused import vector_math as vm
 from graphtheta.tgar.fused.terms import Shape
 
-__all__ = ["BYTES", "I1", "I8", "I32", "I64", "TYPES", "UNROLL", "At", "Builder", "Number"]
+__all__ = ["BYTES", "TYPES", "UNROLL", "At", "Builder", "Number"]
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 TYPES: dict[str, Any] = {
