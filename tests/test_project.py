@@ -39,10 +39,12 @@ LAYERS = (
     ("nn",),
     ("strategy",),
     ("train",),
+    ("bench",),
     ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
     *("graph", "datasets", "cache", "merge", "partition", "export.dgl_chunked"),
+    *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 
