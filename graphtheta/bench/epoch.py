@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphtheta.bench.executors import chunked_layers, executors, refuse_chunked
-from graphtheta.bench.memory import forget_peak, peak_bytes, resident_bytes
+from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.comm.stages import Stages
 from graphtheta.nn import Stack, model_for
@@ -78,11 +78,12 @@ def epoch_record(
         That of training.
     """
     comm = shard.comm
-    _touch(shard)
-    at_start = resident_bytes()
     model = options.build(shard, label or shard.default_label)
     never = warmup + runs + 1
     trainer = Trainer(model, shard, label=label, split=split, evaluate_every=never)
+    _touch(shard)
+    give_back()
+    at_start = resident_bytes()
     sent_before = trainer.fit(warmup)["bytes_sent"]
     if not allow_chunked:
         refuse_chunked(model)

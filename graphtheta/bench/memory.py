@@ -1,4 +1,4 @@
-"""Memory of this process, from the kernel's own books.
+"""Memory of a process, from the kernel's own books.
 
 Never imports torch, whose libraries would count.
 """
@@ -9,30 +9,38 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["forget_peak", "peak_bytes", "resident_bytes"]
-
-_STATUS = Path("/proc/self/status")
+__all__ = ["anonymous_bytes", "forget_peak", "give_back", "peak_bytes", "resident_bytes"]
 
 
-def resident_bytes() -> int:
-    """Return what is resident now, after what was freed is given back to the system."""
-    if hasattr(trim := ctypes.CDLL(None), "malloc_trim"):
-        trim.malloc_trim(0)
-    return _status("VmRSS")
+def give_back() -> None:
+    """Give what this process has freed back to the system, where the allocator can."""
+    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
-def peak_bytes() -> int:
+def resident_bytes(pid: int | None = None) -> int:
+    """Return what is resident now of a process; None: of this one."""
+    return _status("VmRSS", pid)
+
+
+def anonymous_bytes(pid: int | None = None) -> int:
+    """Return what is resident now and in no file, which the system cannot take back."""
+    return _status("RssAnon", pid)
+
+
+def peak_bytes(pid: int | None = None) -> int:
     """Return the most that was resident since the start, or since `forget_peak`."""
-    return _status("VmHWM")
+    return _status("VmHWM", pid)
 
 
-def forget_peak() -> None:
+def forget_peak(pid: int | None = None) -> None:
     """Let the peak start anew from what is resident now."""
-    Path(f"/proc/{os.getpid()}/clear_refs").write_text("5")
+    Path(f"/proc/{pid or os.getpid()}/clear_refs").write_text("5")
 
 
-def _status(name: str) -> int:
-    for line in _STATUS.read_text().splitlines():
+def _status(name: str, pid: int | None) -> int:
+    path = Path(f"/proc/{pid or os.getpid()}/status")
+    for line in path.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS}: no {name}")
+    raise OSError(f"{path}: no {name}")

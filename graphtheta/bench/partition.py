@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta import datasets
-from graphtheta.bench.memory import forget_peak, peak_bytes, resident_bytes
+from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.comm.launch import set_threads
 from graphtheta.errors import GraphThetaError
@@ -109,6 +109,7 @@ def _measure(job: Job) -> dict[str, Any]:
 
     Scratch.phase = timed  # type: ignore[method-assign]
     store = Path(job.folder) / "store"
+    give_back()
     before = resident_bytes()
     forget_peak()
     start = time.perf_counter()
