@@ -16,7 +16,6 @@ Velickovic et al., ICLR 2018 (early stopping with a patience of 100 epochs).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -26,11 +25,11 @@ from typing import Any
 
 import torch
 import torch_geometric.nn as pyg
-from provenance import provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphtheta as gt
+from graphtheta.bench.record import append, provenance
 from graphtheta.nn import Stack
 
 
@@ -198,7 +197,7 @@ def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
                 "config": {**asdict(case), "weight_decay": WEIGHT_DECAY},
                 "graph": graph.digest(),
                 "outcomes": [asdict(outcome) for outcome in outcomes],
-                **provenance(),
+                **provenance(torch.get_num_threads()),
             }
         )
     return records
@@ -231,10 +230,7 @@ def main() -> None:
     for name in options.only or CASES:
         records = measure(name, options.data, options.seeds)
         print(row(name, *records), flush=True)
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            with options.json.open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records)
+        append(options.json, records)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ ties. Rank 0 prints a Markdown table and adds a line of JSON a case to the file 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -23,9 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from provenance import provenance
-
 import graphtheta as gt
+from graphtheta.bench.record import append, provenance
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
 from graphtheta.nn import Stack
@@ -129,7 +127,7 @@ def record(name: str, data: Path, method: str, comm: Communicator) -> dict[str, 
         "std": statistics.stdev(scores) if len(scores) > 1 else 0.0,
         "config": config | {"method": method},
         "runs": runs,
-        **provenance(),
+        **provenance(threads_per_rank()),
     }
 
 
@@ -163,10 +161,7 @@ def main() -> None:
         if comm.rank != 0:
             continue
         print(row(result), flush=True)
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            with options.json.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+        append(options.json, [result])
 
 
 if __name__ == "__main__":

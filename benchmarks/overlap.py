@@ -9,7 +9,6 @@ of the forward pass is compared with the wait when nothing runs meanwhile.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from provenance import provenance
 
 import graphtheta as gt
+from graphtheta.bench.record import append, provenance
 from graphtheta.columns import matrix_column
 from graphtheta.comm.exchange import Arrival
 from graphtheta.comm.stages import Stages
@@ -107,11 +106,9 @@ def main() -> None:
         alone, beside = 1000 * waits["alone"], 1000 * waits["beside"]
         delay = 1000 * arguments.delay
         print(f"| {name} | {delay:.0f} | {alone:.1f} | {beside:.1f} | {hidden:.0%} |")
-        if arguments.json:
-            record = {"benchmark": "overlap", "layer": name, "workers": comm.size} | waits
-            record |= {"delay": arguments.delay, "hidden": hidden, **provenance()}
-            with arguments.json.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        record = {"benchmark": "overlap", "layer": name, "workers": comm.size} | waits
+        record |= {"delay": arguments.delay, "hidden": hidden, **provenance(1)}
+        append(arguments.json, [record])
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ edge after the other, written from the paper alone. DBH must be equal to its for
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.bench.record import append, provenance
 from graphtheta.datasets.generate import rmat_edges
 from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, Resources
 from graphtheta.random import Purpose, hash_keys
@@ -48,11 +48,7 @@ def main() -> None:
                 }
                 factors = f"{ours:.4f} | {theirs:.4f} | {ours / theirs:.4f}"
                 print(f"| {graph} | {method} | {num_parts} | {factors} |", flush=True)
-                if arguments.json:
-                    from provenance import provenance
-
-                    with open(arguments.json, "a") as file:
-                        file.write(json.dumps(record | provenance()) + "\n")
+                append(arguments.json, [record | provenance(1)])
 
 
 def _communities(num_nodes: int) -> tuple[Array, Array]:

@@ -39,6 +39,7 @@ LAYERS = (
     ("nn",),
     ("strategy",),
     ("train",),
+    ("bench",),
     ("cli", "__main__", "engine", "proto"),
 )
 WITHOUT_TORCH = (
@@ -52,6 +53,7 @@ WITHOUT_TORCH = (
         "partition",
         "export.dgl_chunked",
     ),
+    *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 

@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 import graphtheta
+from graphtheta.cli.bench import bench
 from graphtheta.cli.communities import communities
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
@@ -41,6 +42,7 @@ app = typer.Typer(add_completion=False)
 for _command in (partition, communities, info, export, train, predict, explain, doctor):
     app.command(cls=NamesInHelp)(_command)
 app.add_typer(datasets, name="datasets")
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

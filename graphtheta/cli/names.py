@@ -12,6 +12,7 @@ __all__ = ["NamesInHelp"]
 _REGISTRIES = {
     "communities": ("graphtheta.partition.detect", "COMMUNITIES"),
     "datasets": ("graphtheta.datasets", "DATASETS"),
+    "kernels": ("graphtheta.bench.kernels", "KERNELS"),
     "exporters": ("graphtheta.export", "EXPORTERS"),
     "forms": ("graphtheta.datasets", "READERS"),
     "methods": ("graphtheta.partition", "PARTITIONERS"),

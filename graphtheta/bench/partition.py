@@ -1,0 +1,159 @@
+"""How fast a graph is partitioned, from its tables to a store, and how well.
+
+Each measurement is a process of its own, `python -m graphtheta.bench.partition JOB`, whose kernels
+are compiled before the clock starts; peak memory is that of the process while it partitions. Never
+imports torch, which would count.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graphtheta import datasets
+from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
+from graphtheta.bench.record import Record, new_record
+from graphtheta.comm.launch import set_threads
+from graphtheta.errors import GraphThetaError
+from graphtheta.graph import Graph
+from graphtheta.partition import PARTITIONERS, Plan, Resources, make_store
+from graphtheta.partition.scratch import Scratch
+
+__all__ = ["Job", "partition_record", "unknown_method"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        source: What `graphtheta.datasets.read` reads.
+        folder: Where the store is written and deleted.
+        method: A key of `PARTITIONERS`.
+        num_parts: Of the store.
+        threads: Of the process.
+        memory_limit: Bytes, as of `Resources`.
+    """
+
+    source: str
+    folder: str
+    method: str
+    num_parts: int
+    threads: int
+    memory_limit: int | None = None
+
+
+def unknown_method(methods: list[str]) -> str | None:
+    """Return the first name that is no partitioner, if any."""
+    return next((name for name in methods if name not in PARTITIONERS), None)
+
+
+def partition_record(job: Job, graph: Mapping[str, Any], *, runs: int = 1) -> Record:
+    """Partition a graph some times, each in a process of its own, and return what it took.
+
+    Args:
+        job: What is measured.
+        graph: What the case says of the graph.
+        runs: Samples.
+
+    Returns:
+        A record of the last run, with the samples of all; or, with `refused` and nothing measured,
+        why it could not be partitioned.
+    """
+    found = [_in_a_process(job) for _ in range(runs)]
+    asked = {"method": job.method, "parts": job.num_parts, "memory_limit": job.memory_limit}
+    case = {**graph, **asked, "threads": job.threads, "workers": 1}
+    if refusals := [result["refused"] for result in found if "refused" in result]:
+        return {"benchmark": "partition", "case": case, "refused": refusals[0]}
+    return new_record("partition", case, [result.pop("seconds") for result in found], **found[-1])
+
+
+def _in_a_process(job: Job) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, json.dumps(asdict(job))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return {"refused": f"the process ended with code {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _measure(job: Job) -> dict[str, Any]:
+    set_threads(job.threads)
+    source = datasets.read(job.source)
+    resources = Resources(threads=job.threads, memory_limit=job.memory_limit)
+    _compile(source.edge_schema.field("src").type, job)
+    phases: dict[str, float] = {}
+    phase = Scratch.phase
+
+    def timed(self: Scratch, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        start = time.perf_counter()
+        result = phase(self, name, run)
+        phases[name] = round(time.perf_counter() - start, 3)
+        return result
+
+    Scratch.phase = timed  # type: ignore[method-assign]
+    store = Path(job.folder) / "store"
+    give_back()
+    before = resident_bytes()
+    forget_peak()
+    start = time.perf_counter()
+    try:
+        made = make_store(source, store, Plan(job.num_parts, job.method), resources)
+        seconds = time.perf_counter() - start
+        peak, manifest = peak_bytes(), made.manifest
+        size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    except GraphThetaError as error:
+        return {"refused": str(error)}
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+    return {
+        "seconds": seconds,
+        "num_nodes": manifest.num_nodes,
+        "num_edges": manifest.num_edges,
+        "phases": phases,
+        "peak_bytes": peak,
+        "bytes_before": before,
+        "store_bytes": size,
+        "quality": manifest.quality.model_dump(),
+        "checksum": manifest.checksum,
+    }
+
+
+def _compile(ids: pa.DataType, job: Job) -> None:
+    """Partition a small graph with ids of the same type, in memory and of tables."""
+    spread = 1 << 40 if pa.types.is_integer(ids) else 1  # dense ids and others are resolved apart
+    ends = np.random.default_rng(0).integers(0, 1000, (2, 20_000))
+    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
+        for name, factor in (("dense", 1), ("spread", spread)):
+            columns = {
+                end: pa.array(rows * factor).cast(ids)
+                for end, rows in zip(("src", "dst"), ends, strict=True)
+            }
+            table, file = pa.table(columns), Path(folder) / f"{name}.parquet"
+            pq.write_table(table, file)
+            for kind, source in (
+                ("tables", datasets.tables.TableSource(None, str(file))),
+                ("graph", Graph.from_arrow(None, table)),
+            ):
+                plan, path = Plan(8, job.method), Path(folder) / f"{name}-{kind}"
+                make_store(source, path, plan, Resources(threads=job.threads))
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(Job(**json.loads(sys.argv[1])))))

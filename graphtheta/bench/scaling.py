@@ -1,0 +1,129 @@
+"""The same training on more and more workers: what they gain, and where the rest goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+from graphtheta.bench.epoch import ModelOptions
+from graphtheta.bench.graphs import rmat_store
+from graphtheta.bench.record import Record, load
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.datasets import read
+from graphtheta.errors import ConfigError
+from graphtheta.partition import Plan, Resources, make_store
+
+__all__ = ["efficiency", "scaling_records", "store_to_scale"]
+
+_LAUNCHERS = ("PMI", "OMPI", "OMP_", "SLURM", "PMIX")  # of a job around this one
+
+
+def store_to_scale(
+    folder: Path,
+    source: str | None,
+    ranks: Sequence[int],
+    *,
+    method: str,
+    scale: int,
+    edge_factor: int,
+    **options: Any,
+) -> str:
+    """Return a store that every number of workers divides, made in `folder` if need be.
+
+    Args:
+        folder: Where a store may be written.
+        source: A store, or another input; None: generate.
+        ranks: The numbers of workers.
+        method: Partitioner of what is no store yet.
+        scale: Of a generated graph.
+        edge_factor: Of a generated graph.
+        options: As of `rmat_graph`.
+
+    Raises:
+        ConfigError: If the input cannot be opened.
+    """
+    if source is not None and (Path(source) / "manifest.json").exists():
+        return source
+    name = f"rmat-{scale}x{edge_factor}" if source is None else Path(source).name
+    path, parts = folder / name, lcm(*ranks)
+    if source is None:
+        rmat_store(path, scale, edge_factor, num_parts=parts, method=method, **options)
+    else:
+        make_store(read(source), path, Plan(parts, method), Resources(SingleCommunicator()))
+    return str(path)
+
+
+def scaling_records(
+    store: str,
+    options: ModelOptions,
+    ranks: Sequence[int],
+    *,
+    threads: Callable[[int], int],
+    runs: int = 7,
+) -> Iterator[Record]:
+    """Train on a store with each number of workers; yield the record of each.
+
+    Args:
+        store: Whose parts every number divides.
+        options: The model.
+        ranks: Numbers of workers.
+        threads: Of a worker, by their number.
+        runs: Epochs that count.
+
+    Raises:
+        ConfigError: If mpiexec is missing, or a job failed; the message is its own.
+    """
+    for size in ranks:
+        with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
+            written = Path(folder) / "records.jsonl"
+            given = {**asdict(options), "runs": runs, "threads": threads(size), "json": written}
+            words = [w for name, value in given.items() for w in (f"--{name}", str(value))]
+            _run(size, ["bench", "epoch", store, *words], threads(size))
+            yield load(written)[-1]
+
+
+def efficiency(first: Record, record: Record) -> tuple[float, float]:
+    """Return the speed-up over the first record, and that over the growth in cores used."""
+    speed_up = first["median"] / record["median"]
+    cores = [r["case"]["workers"] * r["case"]["threads"] for r in (first, record)]
+    return speed_up, speed_up * cores[0] / cores[1]
+
+
+def _run(size: int, words: Sequence[str], threads: int) -> None:
+    command = [sys.executable, "-m", "graphtheta", *words]
+    if size > 1:
+        command = [_mpiexec(), "-n", str(size), *command]
+    clean = {n: value for n, value in os.environ.items() if not n.startswith(_LAUNCHERS)}
+    done = subprocess.run(
+        command,
+        env={**clean, "OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        error = next((line for line in said if line.startswith("error: ")), said[-1])
+        raise ConfigError(
+            f"bench scaling: expected {size} workers to train, got exit code {done.returncode}: "
+            f"{error.removeprefix('error: ')}"
+        )
+
+
+def _mpiexec() -> str:
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise ConfigError(
+            "bench scaling: expected mpiexec, got none. Run: pip install 'graphtheta[mpi]'"
+        )
+    return found
