@@ -36,6 +36,7 @@ class Delayed:
         return getattr(self._comm, name)
 
     def exchange(self, send: Any, recv: Any, *, stage: str) -> Any:
+        """Start an exchange that seems to take longer."""
         return _Late(self._comm.exchange(send, recv, stage=stage), self._seconds)
 
 
@@ -44,9 +45,11 @@ class _Late:
         self._pending, self._due = pending, time.perf_counter() + seconds
 
     def test(self) -> bool:
+        """See `Pending.test`."""
         return self._pending.test() and time.perf_counter() >= self._due
 
     def wait(self) -> None:
+        """See `Pending.wait`."""
         self._pending.wait()
         time.sleep(max(0.0, self._due - time.perf_counter()))
 
