@@ -18,7 +18,7 @@ __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = -1
-_GROWTH = 64 << 20  # bytes by which the heap grows at least
+_GROWTH = 1 << 20  # bytes by which the heap grows at least
 
 
 def keep_freed_memory() -> bool:

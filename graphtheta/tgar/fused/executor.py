@@ -27,7 +27,7 @@ from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.fused.kernel import Kernel
 from graphtheta.tgar.fused.launch import run
 from graphtheta.tgar.fused.native import compiled
-from graphtheta.tgar.fused.program import Program
+from graphtheta.tgar.fused.program import Backward, Program
 
 __all__ = ["FusedGatherSum"]
 
@@ -93,6 +93,18 @@ class FusedGatherSum:
             inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
         )
         return list(_Function.apply(self, finish, arrivals, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
+
+    def kernels_of_backward(
+        self, needed: Sequence[str], *, saved_score: bool, finish: bool
+    ) -> Backward:
+        """Return the kernels that give the gradients of the inputs of these names."""
+        position = self.out_edges.position
+        return self.program.backward(
+            frozenset(name.removeprefix("loop_") for name in needed),
+            saved_score=saved_score,
+            finish=finish,
+            wide=position is not None and position.dtype == np.int64,
+        )
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many messages each row gets: (rows,)."""
@@ -247,6 +259,7 @@ class _Function(torch.autograd.Function):
         program = job.program
         held = [t.detach().contiguous() for t in tensors]
         arrays = _named(held, sizes, program)
+        names = list(arrays)
         kept: dict[str, Tensor] = {}  # what backward reads besides the inputs
         if any(ctx.needs_input_grad) and program.score_size:
             rows = job.in_edges.num_edges + job.loop_rows
@@ -264,7 +277,21 @@ class _Function(torch.autograd.Function):
         ctx.mark_non_differentiable(*constants)
         kept |= {name: results[name] for name in program.kept(finish=finish)}
         ctx.names = list(kept)
-        ctx.save_for_backward(*held, *kept.values())
+        if any(ctx.needs_input_grad):
+            needs = ctx.needs_input_grad[4:]
+            ctx.kernels = job.kernels_of_backward(
+                [name for name, need in zip(names, needs, strict=True) if need],
+                saved_score="score" in kept,
+                finish=finish,
+            )
+            # Only what backward reads: a plain sum keeps nothing of its inputs.
+            reads = ctx.kernels.reads
+            saved = [
+                tensor if name.removeprefix("loop_") in reads else None
+                for name, tensor in zip(names, held, strict=True)
+            ]
+            ctx.like = [(t.shape, t.dtype) for t in held]
+            ctx.save_for_backward(*saved, *kept.values())
         return tuple(columns)
 
     @staticmethod
@@ -277,8 +304,21 @@ class _Function(torch.autograd.Function):
             share = kept["share"]
             grads = (grads[0] * share.view(-1, *(1,) * (grads[0].dim() - 1)), *grads[1:])
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
-            found = _gradients(job, ctx.finish, held[: len(needs)], ctx.sizes, needs, grads, kept)
-        return None, None, None, None, *found
+            arrays = _named(held[: len(needs)], ctx.sizes, job.program)
+            found = _gradients(job, ctx.kernels, arrays, grads, kept)
+        results = []
+        for name, (shape, dtype), need in zip(arrays, ctx.like, needs, strict=True):
+            result = found.get(f"gradient_{name.removeprefix('loop_')}") if need else None
+            if need and result is None:
+                result = torch.zeros(shape, dtype=dtype)
+            elif result is not None:
+                if name.startswith("loop_"):
+                    result = result[job.in_edges.num_edges :]
+                elif name.startswith("column"):
+                    result = result[: job.in_edges.num_edges]
+                result = result.reshape(shape).to(dtype)
+            results.append(result)
+        return None, None, None, None, *results
 
 
 def _named(
@@ -298,43 +338,32 @@ def _named(
 
 def _gradients(
     job: FusedGatherSum,
-    finish: bool,
-    tensors: Sequence[Tensor],
-    sizes: Sequence[int],
-    needs: Sequence[bool],
+    backward: Backward,
+    given: Mapping[str, Any],
     grads: Sequence[Tensor],
     kept: Mapping[str, Tensor],
-) -> list[Tensor | None]:
-    """Run the kernels of backward and return the gradient of each input that needs one."""
-    program = job.program
-    arrays = _named(tensors, sizes, program)
-    names = list(arrays)
-    wanted = {name for name, need in zip(arrays, needs, strict=True) if need}
-    position = job.out_edges.position
-    backward = program.backward(
-        frozenset(name.removeprefix("loop_") for name in wanted),
-        saved_score="score" in kept,
-        finish=finish,
-        wide=position is not None and position.dtype == np.int64,
-    )
+) -> dict[str, Tensor]:
+    """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`."""
+    dtype = job.program.lowered.dtype
+    arrays = {name: tensor for name, tensor in given.items() if tensor is not None}
+    for name, tensor in list(arrays.items()):
+        if name.startswith("parameter") and tensor.dim() == 2:
+            arrays[f"{name}^T"] = tensor.t().contiguous()
     for n, grad in enumerate(grads):
         arrays[f"cotangent{n}"] = grad.contiguous()
     arrays |= kept
     if "total_winner" in kept:
         arrays["winner"] = kept["total_winner"]
-    for name, tensor in zip(names, tensors, strict=True):
-        if name.startswith("parameter") and tensor.dim() == 2:
-            arrays[f"{name}^T"] = tensor.t().contiguous()
     slots = job.in_edges.num_edges + job.loop_rows
     if backward.record:
-        arrays["record"] = torch.empty((slots, backward.record), dtype=program.lowered.dtype)
+        arrays["record"] = torch.empty((slots, backward.record), dtype=dtype)
         arrays["out_record"] = arrays["record"]
     results: dict[str, Tensor] = {}
     if backward.inwards is not None:
         for save in (s for p in backward.inwards.passes for s in p.saves):
             name = save.leaf.name
             if name != "record" and name not in results:
-                results[name] = torch.zeros((slots, save.leaf.stride), dtype=program.lowered.dtype)
+                results[name] = torch.zeros((slots, save.leaf.stride), dtype=dtype)
                 arrays[f"out_{name}"] = results[name]
         summed = job.launch(backward.inwards, arrays)
         flat = summed.pop("gradients", None)
@@ -345,18 +374,4 @@ def _gradients(
         results |= summed
     if backward.outwards is not None:
         results |= job.launch(backward.outwards, arrays)
-    found: list[Tensor | None] = []
-    for name, tensor, need in zip(names, tensors, needs, strict=True):
-        if not need:
-            found.append(None)
-            continue
-        result = results.get(f"gradient_{name.removeprefix('loop_')}")
-        if result is None:
-            found.append(torch.zeros_like(tensor))
-            continue
-        if name.startswith("loop_"):
-            result = result[job.in_edges.num_edges :]
-        elif name.startswith("column"):
-            result = result[: job.in_edges.num_edges]
-        found.append(result.reshape(tensor.shape).to(tensor.dtype))
-    return found
+    return results

@@ -56,6 +56,12 @@ class Backward:
     record: int
     saved: tuple[Term, ...]
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the leaves that either kernel loads."""
+        kernels = [k for k in (self.inwards, self.outwards) if k is not None]
+        return frozenset(t.leaf.name.removesuffix("^T") for k in kernels for t in k.leaves)
+
 
 class Program:
     """The kernels of one `gather` under one aggregator.
