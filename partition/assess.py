@@ -39,7 +39,7 @@ class Assessment:
     Attributes:
         method: Key in `PARTITIONERS`.
         counts: Of the parts; None if the method was refused.
-        seconds: That the method itself took.
+        seconds: That the method itself took; of a rule, without placing edges while they move.
         refusal: Why it was refused; empty otherwise.
     """
 
