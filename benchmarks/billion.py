@@ -1,0 +1,112 @@
+"""Training on a billion edges: global-batch GCN, two layers of 16 columns, float32.
+
+    graphtheta datasets make rmat graph --scale 24 --edge-factor 60
+    graphtheta partition graph store --parts 8 --method dbh
+    python benchmarks/billion.py store --json benchmarks/results/billion.jsonl
+    mpiexec -n 2 python benchmarks/billion.py store --json benchmarks/results/billion.jsonl
+
+The store need not have features or labels: 16 columns and 16 classes are computed from node keys,
+every node is in training, and what all workers compute is one graph's epoch. Memory that is mapped
+from the store counts as resident, though the system may take it back; `anonymous` is what it may
+not. Rank 0 prints and writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import graphtheta as gt
+from graphtheta.bench.executors import executors, refuse_chunked
+from graphtheta.bench.graphs import described
+from graphtheta.bench.memory import anonymous_bytes, forget_peak, peak_bytes
+from graphtheta.bench.record import append, new_record
+from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
+from graphtheta.comm.stages import Stages
+from graphtheta.nn import GCN
+from graphtheta.tgar import View
+from graphtheta.train.reduce import broadcast_model, reduce_gradients
+
+COLUMNS = CLASSES = 16
+
+
+def main() -> None:
+    """Train some epochs; collective."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--epochs", type=int, default=5, help="that count, after one of warm-up")
+    parser.add_argument("--json", type=Path, help="file to add a record to")
+    parser.add_argument("--allow-chunked", action="store_true")
+    options = parser.parse_args()
+    comm, threads = gt.communicator(), threads_per_rank()
+    set_threads(threads)
+    start = time.perf_counter()
+    shard = gt.open_shard(options.store, comm)
+    keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
+    x = torch.sin(keys[:, None].float() * torch.arange(1, COLUMNS + 1) / 1000)
+    target = keys % CLASSES
+    opened = time.perf_counter() - start
+    model = GCN(COLUMNS, COLUMNS, CLASSES, dropout=0.0)
+    broadcast_model(model, comm)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    num_nodes = shard.manifest.num_nodes
+    seconds, losses, anonymous = [], [], 0
+    for epoch in range(options.epochs + 1):
+        if epoch == 1:
+            forget_peak()
+            shard.channel.stages = Stages()
+            sent = comm.bytes_sent
+        comm.barrier(stage="epoch")
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        view = View(shard, step=epoch)
+        loss = F.cross_entropy(model(view, x), target, reduction="sum") / num_nodes
+        torch.autograd.backward(loss + view.token)
+        reduce_gradients(model.parameters(), comm)
+        optimizer.step()
+        total = np.array([float(loss.detach())])
+        comm.all_reduce(total, stage="loss")
+        seconds.append(time.perf_counter() - start)
+        losses.append(float(total[0]))
+        anonymous = max(anonymous, anonymous_bytes())
+        if not options.allow_chunked:
+            refuse_chunked(model)
+        if comm.rank == 0:
+            print(f"epoch {epoch}: {seconds[-1]:.1f} s, loss {losses[-1]:.4f}", flush=True)
+    sent = int(comm.all_gather_int(comm.bytes_sent - sent, stage="count bytes").sum())
+    peaks = comm.all_gather_int(peak_bytes(), stage="count memory")
+    held = comm.all_gather_int(anonymous, stage="count memory")
+    stages = {n: s / options.epochs for n, s in shard.channel.stages.seconds.items()}
+    if comm.rank != 0:
+        return
+    case = {"model": "gcn", "columns": COLUMNS, "layers": 2, "threads": threads}
+    record = new_record(
+        "billion",
+        {**case, "workers": comm.size, **described(options.store.name, shard.manifest)},
+        seconds[1:],
+        losses=losses,
+        open_seconds=opened,
+        stages=stages,
+        peak_bytes=int(peaks.sum()),
+        anonymous_bytes=int(held.sum()),
+        bytes_sent=sent // options.epochs,
+        executors=executors(model),
+    )
+    append(options.json, [record])
+    print("| edges | workers x threads | epoch s | peak GB | of it anonymous | opened s |")
+    print("|---|---|---|---|---|---|")
+    print(
+        f"| {shard.manifest.num_edges:,} | {comm.size} x {threads} | {record['median']:.1f} "
+        f"| {record['peak_bytes'] / 1e9:.1f} | {record['anonymous_bytes'] / 1e9:.1f} "
+        f"| {opened:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,101 @@
+"""Contenders are processes that do one piece of work when asked, so that they can take turns.
+
+A line of JSON on stdin asks, `{"do": "run"}`; a line of JSON on stdout answers. Whatever else a
+library prints goes to stderr. Imports the standard library alone: every environment runs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Contender", "serve"]
+
+
+def serve(contender: Any) -> None:
+    """Answer with what the contender's methods return, until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    handlers: Mapping[str, Callable[..., Any]] = {
+        "load": contender.load,
+        "build": contender.build,
+        "run": contender.run,
+        "save": contender.save,
+        "settle": _settle,
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = handlers[request.pop("do")](**request) or {}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _settle() -> None:
+    """Give back what was freed, before memory is looked at."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+class Contender:
+    """A process of a library, which loads a graph, builds work on it, and runs that.
+
+    Args:
+        name: What records call it.
+        python: The interpreter of its environment.
+        script: The file to run, beside this one.
+        threads: Of all its libraries.
+        arguments: Of the script.
+
+    Attributes:
+        name: What records call it.
+        pid: Of the process.
+    """
+
+    def __init__(self, name: str, python: str, script: str, *arguments: str, threads: int) -> None:
+        self.name = name
+        count = str(threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).with_name(script)), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **dict.fromkeys(names, count), "DGLBACKEND": "pytorch"},
+        )
+        self.pid = self._process.pid
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """Return the answer.
+
+        Raises:
+            RuntimeError: If the work failed, or the process ended.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None, "it is a pipe"
+        assert stdout is not None, "it is a pipe"
+        stdin.write(json.dumps({"do": do, **request}) + "\n")
+        stdin.flush()
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name}: ended with code {self._process.wait()} in '{do}'")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{self.name}: {do}: {answer['error']}")
+        return answer
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._process.communicate()

@@ -1,0 +1,174 @@
+"""Ours and the peers in turns on one graph: what gather.py and epochs.py share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contender import Contender
+
+from graphtheta import Graph
+from graphtheta.bench.memory import forget_peak, peak_bytes, resident_bytes
+from graphtheta.bench.record import Record, append, new_record
+from graphtheta.bench.timing import alternate
+from graphtheta.partition import Plan, Resources, make_store
+
+__all__ = ["Duel", "arguments", "better", "largest_difference", "memory", "written"]
+
+TOLERANCE = 1e-5
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    """Return a parser of what all benchmarks beside peers take."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--peers-python", help="interpreter with torch_geometric and dgl")
+    parser.add_argument("--peers", default="pyg,dgl", help="which of them to run beside ours")
+    parser.add_argument("--threads", type=int, default=2, help="of every library")
+    parser.add_argument("--runs", type=int, default=7, help="that count, at least 5")
+    parser.add_argument("--warmup", type=int, default=2, help="runs before them")
+    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument("--plot", type=Path, help="picture to draw, .png or .svg")
+    parser.add_argument(
+        "--allow-chunked", action="store_true", help="do not fail where ours did not run fused"
+    )
+    return parser
+
+
+@contextmanager
+def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
+    """Write a graph for all contenders: arrays of the same edges for the peers, a store for us."""
+    with tempfile.TemporaryDirectory(prefix="graphtheta-benchmark-") as name:
+        folder = Path(name)
+        order = np.argsort(graph.dst, kind="stable")
+        arrays = {"src": graph.src[order], "dst": graph.dst[order]}
+        if weight:
+            arrays["weight"] = graph.column("weight")[order]
+        if "attr" in graph.edges.column_names:
+            arrays["attr"] = graph.column("attr")[order]
+        if graph.num_features:
+            labels = graph.label().astype(np.int64)
+            arrays |= {"x": graph.features, "y": labels, "train": graph.split() == 1}
+        arrays["num_nodes"] = np.array(graph.num_nodes)
+        for key, array in arrays.items():
+            np.save(folder / f"{key}.npy", array)
+        make_store(graph, folder / "store", Plan(1, "node-hash"), Resources())
+        yield folder
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Contenders, each with a process of its own, on one graph.
+
+    Attributes:
+        work: "gather", "attention" or "epoch".
+        folder: As of `written`.
+        options: Of the command line.
+        libraries: Who takes part; "graphtheta" first.
+    """
+
+    work: str
+    folder: Path
+    options: argparse.Namespace
+    libraries: tuple[str, ...]
+
+    @contextmanager
+    def started(self, *libraries: str) -> Iterator[dict[str, Contender]]:
+        """Start processes, of all libraries or of those named."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(self._process(name))
+                for name in libraries or self.libraries
+            }
+
+    def _process(self, library: str) -> Contender:
+        threads = self.options.threads
+        if library == "graphtheta":
+            return Contender(library, sys.executable, "ours.py", self.work, threads=threads)
+        python = self.options.peers_python or sys.executable
+        return Contender(library, python, "peers.py", library, self.work, threads=threads)
+
+    def build(self, contender: Contender, loaded: Mapping[str, Any], **case: Any) -> dict[str, Any]:
+        """Build a case in the contender's fastest form, run once; say which form that is."""
+        allowed = {"allow_chunked": self.options.allow_chunked}
+        found: dict[str, float] = {}
+        refused = ""
+        for form in loaded["forms"] if len(loaded["forms"]) > 1 else ():
+            try:
+                contender.ask("build", form=form, **case, **allowed)
+                times = [sum(_seconds(contender.ask("run")).values()) for _ in range(3)]
+            except RuntimeError as error:
+                refused = str(error)
+                continue
+            found[form] = min(times[1:])
+        if refused and not found:
+            raise RuntimeError(refused)
+        form = min(found, key=found.__getitem__) if found else loaded["forms"][0]
+        contender.ask("build", form=form, **case, **allowed)
+        return {"form": form, "forms_seconds": found, "version": loaded["version"]}
+
+    def time(self, contenders: Mapping[str, Contender]) -> dict[str, dict[str, list[float]]]:
+        """Let what is built run in turns."""
+
+        def run(contender: Contender) -> Callable[[], dict[str, float]]:
+            return lambda: _seconds(contender.ask("run"))
+
+        return alternate(
+            {name: run(contender) for name, contender in contenders.items()},
+            runs=self.options.runs,
+            warmup=self.options.warmup,
+        )
+
+    def record(
+        self, benchmark: str, case: Mapping[str, Any], samples: Sequence[float], **more: Any
+    ) -> Record:
+        """Return a record, which is also added to the file of records."""
+        machine = {"threads": self.options.threads, "workers": 1}
+        record = new_record(benchmark, {**case, **machine}, samples, **more)
+        append(self.options.json, [record])
+        return record
+
+
+def memory(contender: Contender, folder: Path, epochs: int, **case: Any) -> int:
+    """Return what training needs beyond libraries, graph, model and optimiser, in bytes.
+
+    Building makes the peers' graph in the form that they train on; of ours it touches features and
+    edge columns alone, so that in- and out-edges count.
+    """
+    contender.ask("load", folder=str(folder))
+    contender.ask("build", **case)
+    contender.ask("settle")
+    before = resident_bytes(contender.pid)
+    contender.ask("run")
+    contender.ask("settle")
+    forget_peak(contender.pid)
+    for _ in range(epochs):
+        contender.ask("run")
+    return peak_bytes(contender.pid) - before
+
+
+def largest_difference(ours: Path, theirs: Path) -> tuple[float, str]:
+    """Return the largest distance of what both saved, relative to its norm, and of what it is."""
+    found = [(0.0, "")]
+    with np.load(ours) as a, np.load(theirs) as b:
+        for name in a.keys() & b.keys():
+            scale = float(np.linalg.norm(b[name])) or 1.0
+            found.append((float(np.linalg.norm(a[name] - b[name])) / scale, name))
+    return max(found)
+
+
+def better(records: Mapping[str, Record]) -> tuple[str, float]:
+    """Return the peer with the smallest median, and how many times ours that is."""
+    peers = {name: record["median"] for name, record in records.items() if name != "graphtheta"}
+    name = min(peers, key=peers.__getitem__)
+    return name, peers[name] / records["graphtheta"]["median"]
+
+
+def _seconds(answer: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in answer.items() if name != "executors"}

@@ -1,0 +1,183 @@
+"""GraphTheta as a contender: see contender.py for what it is asked.
+
+    python benchmarks/ours.py gather|attention|epoch
+
+`gather` is Gather and Sum alone, `attention` one layer forward and backward, `epoch` an epoch of
+training. Rows and gradients are saved in the order of the input, by the names of PyG.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contender import serve
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import graphtheta as gt
+from graphtheta.bench.executors import executors, refuse_chunked
+from graphtheta.bench.kernels import Aggregate
+from graphtheta.bench.timing import Clock
+from graphtheta.comm.launch import set_threads, threads_per_rank
+from graphtheta.nn import GAT, GATE, GCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
+from graphtheta.nn.models import Stack
+from graphtheta.tgar import TGARLayer, View
+from graphtheta.train.trainer import Trainer
+
+HEADS, EDGE_FEATURES = 4, 16
+
+LAYERS: dict[str, Callable[..., TGARLayer]] = {"gat-edge": GATConv, "gat-e": GATEConv}
+MODELS: dict[str, Callable[..., Stack]] = {
+    "gcn": lambda **sizes: GCN(hidden_channels=64, **sizes),
+    "sage": lambda **sizes: GraphSAGE(hidden_channels=64, **sizes),
+    "gat": lambda **sizes: GAT(hidden_channels=16, heads=HEADS, **sizes),
+    "gatv2": lambda **sizes: GATv2(hidden_channels=16, heads=HEADS, **sizes),
+    "gat-edge": lambda **sizes: GAT(
+        hidden_channels=16, heads=HEADS, edge_dim=EDGE_FEATURES, **sizes
+    ),
+    "gat-e": lambda **sizes: GATE(hidden_channels=16, heads=HEADS, edge_dim=EDGE_FEATURES, **sizes),
+}
+
+
+class Contender:
+    """What all pieces of work share."""
+
+    module: nn.Module
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Open the store, and bring its columns into memory; the topology is not touched yet."""
+        self.shard = gt.open_shard(Path(folder) / "store")
+        self.keys = torch.from_numpy(self.shard.node_key_L[: self.shard.num_masters].copy())
+        for column in (self.shard.features, *self.shard.edge_columns.values()):
+            column.sum()
+        return {"version": gt.__version__, "forms": ["store"]}
+
+    def rows(self, width: int) -> Tensor:
+        """Return the random input that all contenders take, in the shard's order."""
+        shape = (self.shard.num_masters, width)
+        x = np.random.default_rng(width).standard_normal(shape, np.float32)
+        return torch.from_numpy(x)[self.keys]
+
+    def checked(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """Refuse what ran chunked, and return the answer."""
+        if not self.allow_chunked:
+            refuse_chunked(self.module)
+        return {**seconds, "executors": executors(self.module)}
+
+    def in_order(self, out: Tensor) -> np.ndarray[Any, Any]:
+        """Return rows in the order of the input."""
+        ordered = torch.empty_like(out.detach())
+        ordered[self.keys] = out.detach()
+        return ordered.numpy()
+
+    def write_weights(self, path: str) -> None:
+        """Save the weights; a GAT-E gets the same for score and message, as DGL's has."""
+        for module in self.module.modules():
+            if isinstance(module, GATEConv):
+                module.lin_message.weight.data.copy_(module.lin_edge.weight.data)
+        weights = {name: t.detach().numpy() for name, t in self.module.state_dict().items()}
+        np.savez(path, **weights)
+
+    def write(self, path: str, out: Tensor, x: Tensor | None = None) -> None:
+        """Save output and gradients; where weights are shared by DGL, their sum."""
+        grads = {name: p.grad for name, p in self.module.named_parameters()}
+        for name in [name for name in grads if "lin_message" in name]:
+            shared = name.replace("lin_message", "lin_edge")
+            grads[shared] = grads[shared] + grads.pop(name)
+        found = {name: grad.numpy() for name, grad in grads.items() if grad is not None}
+        if x is not None and x.grad is not None:
+            found["x"] = self.in_order(x.grad)
+        np.savez(path, out=self.in_order(out), **found)
+
+
+class Gather(Contender):
+    """Gather and Sum."""
+
+    def build(self, width: int, weighted: bool, allow_chunked: bool, **_: Any) -> None:
+        """Make the layer."""
+        self.allow_chunked = allow_chunked
+        self.module = Aggregate("sum", weighted=weighted)
+        self.x = self.rows(width)
+
+    def run(self) -> dict[str, Any]:
+        """Run it once, without gradients."""
+        clock = Clock()
+        with torch.no_grad(), clock.part("forward"):
+            self.out = self.module(View(self.shard)[0], self.x)
+        return self.checked(clock.seconds)
+
+    def save(self, path: str) -> None:
+        """Save the sums."""
+        np.savez(path, out=self.in_order(self.out))
+
+
+class Attention(Contender):
+    """One layer of attention with edge attributes."""
+
+    def build(
+        self, layer: str, dropout: float, weights: str, allow_chunked: bool, **_: Any
+    ) -> None:
+        """Make the layer, and save its weights for the peers."""
+        self.allow_chunked, self.step = allow_chunked, 0
+        with seeded(0):
+            self.module = LAYERS[layer](
+                64, 16, heads=HEADS, edge_dim=EDGE_FEATURES, dropout=dropout
+            )
+        self.write_weights(weights)
+        self.x = self.rows(64).requires_grad_()
+        self.grad = self.rows(16 * HEADS)
+
+    def run(self) -> dict[str, Any]:
+        """Run it once, forward and backward."""
+        clock, self.step = Clock(), self.step + 1
+        for tensor in (self.x, *self.module.parameters()):
+            tensor.grad = None
+        with clock.part("forward"):
+            self.out = self.module(View(self.shard, step=self.step)[0], self.x)
+        with clock.part("backward"):
+            self.out.backward(self.grad)
+        return self.checked(clock.seconds)
+
+    def save(self, path: str) -> None:
+        """Save output and gradients of the last run."""
+        self.write(path, self.out, self.x)
+
+
+class Epoch(Contender):
+    """Training."""
+
+    def build(self, model: str, weights: str | None, allow_chunked: bool, **_: Any) -> None:
+        """Make model and trainer, and save the first weights for the peers."""
+        shard, self.allow_chunked = self.shard, allow_chunked
+        sizes = {"in_channels": shard.num_features, "out_channels": shard.num_classes}
+        self.module = MODELS[model](**sizes, dropout=0.0)
+        if weights is not None:
+            self.write_weights(weights)
+        self.trainer = Trainer(self.module, shard, lr=0.01, evaluate_every=1_000_000)
+
+    def run(self) -> dict[str, Any]:
+        """Train one epoch."""
+        history = self.trainer.history
+        self.trainer.fit(len(history.loss) + 1)
+        return self.checked({"epoch": history.epoch_seconds[-1]})
+
+    def save(self, path: str) -> None:
+        """Save output and gradients of the weights as they are."""
+        self.module.train()
+        self.module.zero_grad()
+        view = View(self.shard)
+        out = self.module(view, view.inputs())
+        target, known = self.shard.label("y")
+        rows = torch.nonzero((self.shard.split("split") == 1) & known).flatten()
+        F.cross_entropy(out[rows], target[rows].long()).backward()
+        self.write(path, out)
+
+
+if __name__ == "__main__":
+    set_threads(threads_per_rank())
+    serve({"gather": Gather, "attention": Attention, "epoch": Epoch}[sys.argv[1]]())

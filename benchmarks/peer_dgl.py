@@ -1,0 +1,152 @@
+"""DGL 1.1.3, the last version that imports beside any torch (2023), in its own best form.
+
+Ids are 32 bits wide, CSC and CSR are made when the graph is loaded, and self-loops are added once,
+their attributes the mean of the node's in-edges. GraphConv normalises a directed graph by out- and
+in-degrees, where GCN, PyG and we take in-degrees for both: the form `edge-weight` computes the
+latter with weights made beforehand, and `plain` is GraphConv's own, of the same cost or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dgl
+import torch
+from dgl import function as fn
+from dgl.nn import EdgeGATConv, GATConv, GATv2Conv, GraphConv, SAGEConv
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+VERSION = dgl.__version__
+FORMS = {"gather": ("plain",), "attention": ("plain",), "epoch": ("plain", "edge-weight")}
+
+# PyG's name to DGL's; a matrix of GraphConv is transposed.
+_NAMES = {
+    GraphConv: {"lin.weight": "weight", "bias": "bias"},
+    SAGEConv: {
+        "lin_l.weight": "fc_neigh.weight",
+        "lin_l.bias": "fc_self.bias",
+        "lin_r.weight": "fc_self.weight",
+    },
+    GATConv: {
+        "lin.weight": "fc.weight",
+        "att_src": "attn_l",
+        "att_dst": "attn_r",
+        "bias": "bias",
+    },
+    GATv2Conv: {
+        "lin_l.weight": "fc_src.weight",
+        "lin_l.bias": "fc_src.bias",
+        "lin_r.weight": "fc_dst.weight",
+        "lin_r.bias": "fc_dst.bias",
+        "att": "attn",
+    },
+    EdgeGATConv: {
+        "lin.weight": "fc.weight",
+        "lin_edge.weight": "fc_edge.weight",
+        "att_src": "attn_l",
+        "att_dst": "attn_r",
+        "att_edge": "attn_edge",
+        "bias": "bias",
+    },
+}
+
+
+def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
+    """Return the sum by `update_all`: u_mul_e or copy_u."""
+    graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
+    graph.edata["weight"] = arrays.weight[:, None]
+    message = fn.u_mul_e("h", "weight", "m") if weighted else fn.copy_u("h", "m")
+
+    def run(x: Tensor) -> Tensor:
+        with graph.local_scope():
+            graph.ndata["h"] = x
+            graph.update_all(message, fn.sum("m", "h"))
+            return graph.ndata["h"]
+
+    return run
+
+
+def attention(
+    arrays: Any, layer: str, form: str, *, dropout: float
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return EdgeGATConv, which reads edge attributes in score and message, and its call."""
+    src, dst, attr = arrays.with_loops()
+    graph = _graph(src, dst, arrays.num_nodes)
+    conv = EdgeGATConv(64, attr.shape[1], 16, num_heads=4, attn_drop=dropout, residual=False)
+    return conv, lambda x: conv(graph, x, attr).flatten(1)
+
+
+def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
+    """Return two layers: 64 columns between them, in attention 4 heads of 16."""
+    if form != "plain" and name != "gcn":
+        raise ValueError(f"{name} has no form {form}")
+    size, width = arrays.num_nodes, arrays.x.shape[1]
+    if name == "sage":
+        convs = [SAGEConv(width, 64, "mean"), SAGEConv(64, num_classes, "mean")]
+        return _Model(convs, F.relu, _graph(arrays.src, arrays.dst, size))
+    src, dst, attr = arrays.with_loops()
+    graph = _graph(src, dst, size)
+    if name == "gcn" and form == "edge-weight":
+        scale = graph.in_degrees().float().rsqrt()
+        convs = [GraphConv(*sizes, norm="none") for sizes in ((width, 64), (64, num_classes))]
+        return _Model(convs, F.relu, graph, edge_weight=scale[src] * scale[dst])
+    if name == "gcn":
+        return _Model([GraphConv(width, 64), GraphConv(64, num_classes)], F.relu, graph)
+    if name == "gat-e":
+        sizes = ((width, attr.shape[1], 16, 4), (64, attr.shape[1], num_classes, 1))
+        return _Model([EdgeGATConv(*s, residual=False) for s in sizes], F.elu, graph, attr)
+    conv = {"gat": GATConv, "gatv2": GATv2Conv}[name]
+    return _Model([conv(width, 16, 4), conv(64, num_classes, 1)], F.elu, graph)
+
+
+def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Take weights by PyG's names."""
+    with torch.no_grad():
+        for name, parameter, is_turned in _parameters(module):
+            weight = given[name].T if is_turned else given[name]
+            parameter.copy_(weight.reshape(parameter.shape))
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients by PyG's names."""
+    return {n: p.grad.T if is_turned else p.grad for n, p, is_turned in _parameters(module)}
+
+
+def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Yield PyG's name of each parameter, and whether it is a matrix in the other order."""
+    for path, conv in module.named_modules():
+        for pyg, own in _NAMES.get(type(conv), {}).items():
+            name = f"{path}.{pyg}" if path else pyg
+            yield name, conv.get_parameter(own), isinstance(conv, GraphConv) and pyg != "bias"
+
+
+def _graph(src: Tensor, dst: Tensor, size: int) -> Any:
+    graph = dgl.graph((src, dst), num_nodes=size, idtype=torch.int32)
+    graph.create_formats_()
+    return graph
+
+
+class _Model(nn.Module):
+    """Layers on their graph; further arguments go to each. Heads are joined, the last averaged."""
+
+    def __init__(
+        self,
+        convs: list[nn.Module],
+        activation: Callable[[Tensor], Tensor],
+        graph: Any,
+        *more: Tensor,
+        **options: Tensor,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self._activation, self._graph = activation, graph
+        self._more, self._options = more, options
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of every node."""
+        for conv in self.convs[:-1]:
+            x = self._activation(conv(self._graph, x, *self._more, **self._options).flatten(1))
+        out = self.convs[-1](self._graph, x, *self._more, **self._options)
+        return out.mean(1) if out.dim() == 3 else out

@@ -1,0 +1,121 @@
+"""PyTorch Geometric in its documented forms, the fastest of which counts.
+
+- `coo`: an edge index, sorted by destination.
+- `edge-index`: the same as `EdgeIndex`, which knows that it is sorted and keeps CSC and CSR.
+- `csr`: the transposed adjacency matrix as a torch CSR tensor.
+
+GCN's normalisation is computed once (`cached`, or by `gcn_norm` beforehand), and self-loops are
+added once, their attributes the mean of the node's in-edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch_geometric
+from peer_torch import adjacency
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, SAGEConv
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.utils import scatter
+
+VERSION = torch_geometric.__version__
+FORMS = {
+    "gather": ("scatter",),
+    "attention": ("coo", "edge-index", "csr"),
+    "epoch": ("coo", "edge-index", "csr"),
+}
+
+
+def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
+    """Return the sum by `scatter`, as layers without a fused path compute it."""
+    src, dst, size, weight = arrays.src, arrays.dst, arrays.num_nodes, arrays.weight[:, None]
+
+    def run(x: Tensor) -> Tensor:
+        messages = x.index_select(0, src)
+        return scatter(messages * weight if weighted else messages, dst, dim_size=size)
+
+    return run
+
+
+def attention(
+    arrays: Any, layer: str, form: str, *, dropout: float
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return GATConv with edge attributes, which reads them in the score alone, and its call."""
+    src, dst, attr = arrays.with_loops()
+    options = {"edge_dim": attr.shape[1], "dropout": dropout, "add_self_loops": False}
+    conv, graph = GATConv(64, 16, heads=4, **options), _represent(src, dst, arrays.num_nodes, form)
+    return conv, lambda x: conv(x, graph, attr)
+
+
+def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
+    """Return two layers: 64 columns between them, in attention 4 heads of 16."""
+    size, width = arrays.num_nodes, arrays.x.shape[1]
+    if name == "sage":
+        convs = [SAGEConv(width, 64), SAGEConv(64, num_classes)]
+        graph = _represent(arrays.src, arrays.dst, size, form)
+        return _Model(convs, F.relu, graph)
+    src, dst, attr = arrays.with_loops()
+    graph = _represent(src, dst, size, form)
+    if name == "gcn" and form == "csr":
+        cached = {"cached": True, "add_self_loops": False}
+        return _Model(
+            [GCNConv(width, 64, **cached), GCNConv(64, num_classes, **cached)], F.relu, graph
+        )
+    if name == "gcn":
+        _, weight = gcn_norm(torch.stack([src, dst]), num_nodes=size, add_self_loops=False)
+        convs = [GCNConv(width, 64, normalize=False), GCNConv(64, num_classes, normalize=False)]
+        return _Model(convs, F.relu, graph, weight)
+    conv = GATv2Conv if name == "gatv2" else GATConv
+    with_attributes = name in ("gat-edge", "gat-e")
+    options = {"add_self_loops": False, "edge_dim": attr.shape[1] if with_attributes else None}
+    convs = [
+        conv(width, 16, heads=4, **options),
+        conv(64, num_classes, heads=1, concat=False, **options),
+    ]
+    return _Model(convs, F.elu, graph, *([attr] if with_attributes else []))
+
+
+def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    """Take weights by name; those of messages from edges, which GATConv has not, are left."""
+    module.load_state_dict({n: w for n, w in given.items() if "lin_message" not in n})
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients by name."""
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def _represent(src: Tensor, dst: Tensor, size: int, form: str) -> Tensor:
+    if form == "csr":
+        return adjacency(src, dst, size, torch.ones(len(src)))
+    pairs = torch.stack([src, dst])
+    if form == "coo":
+        return pairs
+    index = EdgeIndex(pairs, sparse_size=(size, size), sort_order="col")
+    return index.fill_cache_()
+
+
+class _Model(nn.Module):
+    """Layers on their graph; further arguments go to each."""
+
+    def __init__(
+        self,
+        convs: list[nn.Module],
+        activation: Callable[[Tensor], Tensor],
+        graph: Tensor,
+        *more: Tensor,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self._activation, self._graph, self._more = activation, graph, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of every node."""
+        for conv in self.convs[:-1]:
+            x = self._activation(conv(x, self._graph, *self._more))
+        return self.convs[-1](x, self._graph, *self._more)

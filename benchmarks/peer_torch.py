@@ -1,0 +1,34 @@
+"""torch alone: its sparse product in CSR, by MKL with int32 indices."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSION = torch.__version__
+FORMS = {"gather": ("csr",)}
+
+
+def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
+    """Return the product with the adjacency matrix."""
+    matrix = adjacency(arrays.src, arrays.dst, arrays.num_nodes, arrays.weight, index=torch.int32)
+    if not weighted:
+        matrix.values().fill_(1)
+    return lambda x: matrix @ x
+
+
+def adjacency(
+    src: Tensor, dst: Tensor, size: int, values: Tensor, *, index: torch.dtype = torch.int64
+) -> Tensor:
+    """Return the matrix of edges that are sorted by destination, its rows."""
+    indptr = torch.zeros(size + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(dst, minlength=size), 0, out=indptr[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that sparse tensors are new
+        return torch.sparse_csr_tensor(
+            indptr.to(index), src.to(index), values.clone(), (size, size)
+        )

@@ -1,0 +1,190 @@
+"""The peers as contenders: see contender.py for what they are asked.
+
+    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch
+
+Runs in an environment of its own, with torch, torch_geometric and dgl alone. Weights come by the
+names of PyG. `build` takes a `form`: the representation of the graph, of those that `load` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from contender import serve
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Arrays:
+    """A graph in memory: its edges, sorted by destination, with and without self-loops.
+
+    Attributes:
+        num_nodes: N.
+        src: (E,) int64.
+        dst: (E,) int64, sorted.
+        weight: (E,) float32.
+        attr: (E, A) float32.
+        x, y, train: Of the nodes; only what the folder has.
+    """
+
+    def __init__(self, folder: str, names: tuple[str, ...]) -> None:
+        for name in ("src", "dst", *names):
+            array = np.load(Path(folder) / f"{name}.npy")
+            setattr(self, name, torch.from_numpy(array))
+        self.num_nodes = int(np.load(Path(folder) / "num_nodes.npy"))
+
+    def with_loops(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return src, dst and attr with an edge from each node to itself, sorted by dst.
+
+        A loop's attributes are the mean of the node's in-edges.
+        """
+        loops = torch.arange(self.num_nodes)
+        src, dst = torch.cat([self.src, loops]), torch.cat([self.dst, loops])
+        order = torch.argsort(dst, stable=True)
+        attr = None
+        if hasattr(self, "attr"):
+            shape = (self.num_nodes, self.attr.shape[1])
+            total = torch.zeros(shape).index_add_(0, self.dst, self.attr)
+            degree = torch.bincount(self.dst, minlength=self.num_nodes).clamp(min=1)
+            attr = torch.cat([self.attr, total / degree[:, None]])[order]
+        return src[order], dst[order], attr
+
+    def rows(self, width: int) -> Tensor:
+        """Return the random input that all contenders take."""
+        shape = (self.num_nodes, width)
+        return torch.from_numpy(np.random.default_rng(width).standard_normal(shape, np.float32))
+
+
+class Contender:
+    """What all pieces of work share.
+
+    Args:
+        library: The module with the library's layers.
+        work: What is done with them.
+        names: Arrays of the graph's folder that the work reads.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, library: Any, work: str) -> None:
+        self.library = library
+        self.forms = list(library.FORMS[work])
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Read the graph."""
+        self.arrays = Arrays(folder, self.names)
+        return {"version": self.library.VERSION, "forms": self.forms}
+
+    def write(self, path: str, out: Tensor, x: Tensor | None = None) -> None:
+        """Save output and gradients by the names of PyG."""
+        found = self.library.gradients(self.module)
+        if x is not None:
+            found["x"] = x.grad
+        arrays = {name: tensor.detach().numpy() for name, tensor in found.items()}
+        np.savez(path, out=out.detach().numpy(), **arrays)
+
+    def take_weights(self, path: str) -> None:
+        """Take the weights that GraphTheta starts with."""
+        given = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+        self.library.take_weights(self.module, given)
+
+
+class Gather(Contender):
+    """The sum over in-edges, weighted or not."""
+
+    names = ("weight",)
+
+    def build(self, width: int, weighted: bool, form: str, **_: Any) -> None:
+        """Make the graph's representation and the input."""
+        self.sum = self.library.gather_sum(self.arrays, form, weighted=weighted)
+        self.x = self.arrays.rows(width)
+
+    def run(self) -> dict[str, float]:
+        """Run it once, without gradients."""
+        with torch.no_grad():
+            start = time.perf_counter()
+            self.out = self.sum(self.x)
+            return {"forward": time.perf_counter() - start}
+
+    def save(self, path: str) -> None:
+        """Save the sums."""
+        np.savez(path, out=self.out.numpy())
+
+
+class Attention(Contender):
+    """One layer of attention with edge attributes."""
+
+    names = ("attr",)
+
+    def build(self, layer: str, dropout: float, weights: str, form: str, **_: Any) -> None:
+        """Make the layer."""
+        made = self.library.attention(self.arrays, layer, form, dropout=dropout)
+        self.module, self.forward = made
+        self.take_weights(weights)
+        self.x = self.arrays.rows(64).requires_grad_()
+        self.grad = self.arrays.rows(64)
+
+    def run(self) -> dict[str, float]:
+        """Run it once, forward and backward."""
+        for tensor in (self.x, *self.module.parameters()):
+            tensor.grad = None
+        start = time.perf_counter()
+        self.out = self.forward(self.x)
+        between = time.perf_counter()
+        self.out.backward(self.grad)
+        return {"forward": between - start, "backward": time.perf_counter() - between}
+
+    def save(self, path: str) -> None:
+        """Save output and gradients of the last run."""
+        self.write(path, self.out, self.x)
+
+
+class Epoch(Contender):
+    """Training."""
+
+    names = ("x", "y", "train")
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Read the graph, and the edge attributes where there are some."""
+        if (Path(folder) / "attr.npy").exists():
+            self.names = (*self.names, "attr")
+        return super().load(folder)
+
+    def build(self, model: str, weights: str, form: str, **_: Any) -> None:
+        """Make model and optimiser."""
+        arrays = self.arrays
+        self.rows = torch.nonzero(arrays.train).flatten()
+        self.module = self.library.model(arrays, model, form, int(arrays.y.max()) + 1)
+        self.take_weights(weights)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=0.01)
+
+    def run(self) -> dict[str, float]:
+        """Train one epoch."""
+        self.module.train()
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        self._loss(self.module(self.arrays.x)).backward()
+        self.optimizer.step()
+        return {"epoch": time.perf_counter() - start}
+
+    def _loss(self, out: Tensor) -> Tensor:
+        return F.cross_entropy(out[self.rows], self.arrays.y[self.rows])
+
+    def save(self, path: str) -> None:
+        """Save output and gradients of the weights as they are."""
+        self.module.zero_grad()
+        out = self.module(self.arrays.x)
+        self._loss(out).backward()
+        self.write(path, out)
+
+
+if __name__ == "__main__":
+    library, work = sys.argv[1:]
+    contender = {"gather": Gather, "attention": Attention, "epoch": Epoch}[work]
+    serve(contender(importlib.import_module(f"peer_{library}"), work))
