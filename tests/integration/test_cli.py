@@ -41,7 +41,9 @@ from tests.jobs import run, run_job, running, under_mpiexec
 # -- help and usage -------------------------------------------------------------------------------
 
 
-COMMANDS = ("partition", "communities", "info", "export", "train", "predict", "doctor")
+COMMANDS = (
+    "partition", "communities", "info", "export", "train", "predict", "explain", "doctor"
+)  # fmt: skip
 OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name in GENERATORS))
 
 
@@ -50,6 +52,20 @@ def test_help_has_an_example(command: Run, name: str) -> None:
     said = command(*name.split(), "--help")
     assert said.code == 0
     assert f"graphtheta {name}" in said.out.partition("Example:")[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_explain_says_that_every_model_is_fused(command: Run, name: str) -> None:
+    said = command("explain", "--model", name, "--layers", "2", "--hidden", "8")
+    assert said.code == 0
+    assert said.out.count("bytes an edge, forward") == 2
+    assert "chunked" not in said.out
+
+
+def test_explain_of_an_unknown_model(command: Run) -> None:
+    said = command("explain", "--model", "cnn")
+    assert said.code == 2
+    assert "unknown 'cnn'" in said.err
 
 
 def test_help_lists_the_registries(command: Run) -> None:

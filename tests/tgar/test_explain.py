@@ -1,0 +1,71 @@
+"""What `explain` says of a layer, and that it is what runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import graphtheta as gt
+from graphtheta.errors import ConfigError
+from graphtheta.nn import GATConv, GATEConv, GCNConv, SAGEConv
+from graphtheta.tgar import View
+from graphtheta.tgar.explain import Explanation
+from graphtheta.tgar.layer import TGARLayer
+from tests.graphs import power_law, to_graph
+from tests.tgar.layers import written
+
+GRAPH = to_graph(power_law(30, 90))
+
+
+def explain(layer: TGARLayer) -> Explanation:
+    shard = gt.open_shard(GRAPH)
+    layer(View(shard)[0], shard.features)
+    return layer.explain()
+
+
+def test_a_product_that_is_summed_away_is_folded() -> None:
+    about = explain(GATConv(3, 8, heads=4, edge_dim=2))
+    assert about.folded == ("att_edge . (lin_edge.weight edge.attr): 64 products an edge became 8",)
+    assert about.fused["score"] == "leaky_relu(((src.a + dst.b) + (W3 @ edge.attr)), 0.2)"
+
+
+def test_a_plain_sum_has_nothing_on_edges_and_saves_nothing() -> None:
+    about = explain(SAGEConv(3, 2))
+    assert about.executor == "fused"
+    assert about.hoisted == {"source": ("src.z",)}
+    assert about.fused == {"message": "src.z"}
+    assert about.saved == {}
+    # An index of 4 bytes and a row of 2 float32, each way.
+    assert about.bytes_per_edge == {"forward": 12, "backward over out-edges": 12}
+
+
+def test_attention_saves_a_number_a_head() -> None:
+    about = explain(GATEConv(3, 8, heads=4, edge_dim=2, dropout=0.5))
+    assert about.saved["forward"] == "score (4 numbers an edge)"
+    assert about.saved["over in-edges"].startswith("8 numbers an edge: (attention * keep(0.5));")
+    assert about.self_loops
+    assert "keep(0.5)" in about.fused["message"]
+
+
+def test_what_runs_chunked_says_why() -> None:
+    about = explain(written(lambda y, s, d, e: torch.sin(s["h"] + d["h"]), dtype=torch.float32))
+    assert (about.executor, about.reason) == ("chunked", "sin() has no kernel")
+    assert "chunked: sin() has no kernel" in str(about)
+
+
+def test_explaining_before_running_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has not run yet"):
+        GCNConv(3, 2).explain()
+
+
+def test_a_sum_keeps_none_of_its_inputs_for_backward() -> None:
+    shard = gt.open_shard(GRAPH)
+    layer = GCNConv(3, 2)
+    out = layer(View(shard)[0], shard.features)
+    node = out.grad_fn
+    while type(node).__name__ != "_FunctionBackward":
+        node = node.next_functions[0][0]
+    kept = [t for t in node.saved_tensors if t is not None]
+    assert {tuple(t.shape) for t in kept} == {(shard.num_masters, 1)}  # scales, not values
+    assert np.isfinite(out.detach().numpy()).all()
