@@ -37,11 +37,6 @@ def _explained(model: nn.Module) -> list[tuple[str, str, str]]:
     found = []
     for layer in model.modules():
         if isinstance(layer, TGARLayer):
-            explain = getattr(layer, "explain", None)
-            name = type(layer).__name__
-            if explain is None:
-                found.append((name, "chunked", "this version has no other executor"))
-            else:
-                said = explain()
-                found.append((name, said.executor, said.reason))
+            said = layer.explain()
+            found.append((said.layer, said.executor, said.reason))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,9 @@ from graphtheta.bench.scaling import efficiency
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS
-from graphtheta.tgar import TGARLayer, View
+from graphtheta.tgar import View
+from graphtheta.tgar.explain import Explanation
+from graphtheta.tgar.fused import NotLowered
 
 GRAPH = rmat_graph(6, 4, features=8, classes=3)
 
@@ -73,9 +74,9 @@ def test_aggregate_is_the_product_with_the_adjacency_matrix(
 class _Explained(Aggregate):
     def __init__(self, executor: str, reason: str = "") -> None:
         super().__init__("sum")
-        self._said = SimpleNamespace(executor=executor, reason=reason)
+        self._said = Explanation("Layer", "sum", False, executor, reason)
 
-    def explain(self) -> SimpleNamespace:
+    def explain(self) -> Explanation:
         return self._said
 
 
@@ -84,15 +85,9 @@ def test_chunked_layer_fails_with_its_reason() -> None:
     refuse_chunked(torch.nn.ModuleList([fused]))
     both = torch.nn.ModuleList([fused, chunked])
     assert executors(both) == ["chunked", "fused"]
-    assert chunked_layers(both) == ["_Explained (gather calls sort)"]
+    assert chunked_layers(both) == ["Layer (gather calls sort)"]
     with pytest.raises(ConfigError, match=r"fused kernels, got .* \(gather calls sort\)"):
         refuse_chunked(both)
-
-
-@pytest.mark.skipif(hasattr(TGARLayer, "explain"), reason="there is a fused executor")
-def test_layer_that_cannot_explain_itself_counts_as_chunked(shard: gt.Shard) -> None:
-    with pytest.raises(ConfigError, match="no other executor"):
-        list(kernel_records(shard, {}, threads=1, kernels=["sum"], widths=[4], runs=1))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -117,10 +112,14 @@ def test_epochs_of_several_workers_send_bytes() -> None:
     assert record["case"]["workers"] == 2
 
 
-@pytest.mark.skipif(hasattr(TGARLayer, "explain"), reason="there is a fused executor")
-def test_chunked_epochs_are_refused_on_request(shard: gt.Shard) -> None:
+def test_chunked_epochs_are_refused_on_request(
+    shard: gt.Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("a test asks for it")
+    )
     options = ModelOptions(hidden=4)
-    with pytest.raises(ConfigError, match="chunked executor"):
+    with pytest.raises(ConfigError, match="a test asks for it"):
         epoch_record(shard, {}, options, threads=1, runs=1, warmup=1, allow_chunked=False)
 
 
