@@ -144,7 +144,7 @@ class TGARLayer(nn.Module):
             arrivals += more
 
         inputs = EdgeInputs(sources, destinations, parameters, columns, loops)
-        program = self._program(expression, inputs)
+        program = self._program(expression, inputs, warn=shard.comm.rank == 0)
         self._last = (expression, program)
         gather_sum: GatherSum | FusedGatherSum
         if isinstance(program, Program):
@@ -198,8 +198,10 @@ class TGARLayer(nn.Module):
             )
         return explained(type(self).__name__, self.aggregator, self.self_loops, *self._last)
 
-    def _program(self, expression: Expression, inputs: EdgeInputs) -> Program | NotLowered:
-        """Return the kernels of a traced gather, or why there are none."""
+    def _program(
+        self, expression: Expression, inputs: EdgeInputs, *, warn: bool
+    ) -> Program | NotLowered:
+        """Return the kernels of a traced gather, or why there are none, which is said once."""
         key = (expression, self.storage)
         if key not in self._programs:
             program = program_of(
@@ -209,7 +211,7 @@ class TGARLayer(nn.Module):
                 self_loops=self.self_loops,
                 training=self.training,
             )
-            if isinstance(program, NotLowered):
+            if isinstance(program, NotLowered) and warn:
                 _log.warning("%s runs chunked: %s.", type(self).__name__, program)
             self._programs[key] = program
         return self._programs[key]
