@@ -150,7 +150,7 @@ def test_matrix_of_many_parts_is_of_blocks(num_parts: int) -> None:
 
 @pytest.mark.parametrize("method", ["node-hash", "dbh"])
 def test_predicted_bytes_are_those_that_training_sends(method: str, tmp_path: Path) -> None:
-    """A GCN's layers send as many values a node as they have outputs: 16, then 4 classes."""
+    """GraphSAGE's sums send as many values a node as the narrower side of a layer has: 2 and 2."""
     import graphtheta as gt
 
     graph = to_graph(random_graph(60, 300))
@@ -159,7 +159,7 @@ def test_predicted_bytes_are_those_that_training_sends(method: str, tmp_path: Pa
 
     def train(comm: Any) -> None:
         shard = gt.open_shard(store.path, comm)
-        model = gt.nn.GCN(shard.num_features, 16, shard.num_outputs("y"))
+        model = gt.nn.GraphSAGE(shard.num_features, 2, shard.num_outputs("y"), aggregator="sum")
         trainer = gt.Trainer(model, shard, label="y")
         trainer.fit(epochs=1)
         with lock:
@@ -167,7 +167,7 @@ def test_predicted_bytes_are_those_that_training_sends(method: str, tmp_path: Pa
 
     gt.run_local(train, workers=3, timeout_s=60)
     traffic, total = report(store).traffic, 0
-    for layer, width in enumerate((16, 4)):
+    for layer, width in enumerate((2, 2)):
         predicted = predict_bytes(traffic, width)
         assert sent[f"forward layer {layer} sync"] == predicted.sync > 0
         assert sent[f"forward layer {layer} merge"] == predicted.merge
