@@ -64,6 +64,17 @@ class Adjacency:
         return int(self.indptr[-1])
 
     @cached_property
+    def own_edges(self) -> NDArray[np.int64]:
+        """How many edges each row has with itself: (rows,); a chunk is looked at at a time."""
+        counts = np.zeros(self.num_rows, np.int64)
+        for first, last, start, stop, _ in self.chunks.table:
+            degrees = np.diff(self.indptr[first : last + 1].clip(start, stop))
+            rows = np.repeat(np.arange(last - first), degrees)
+            own = rows[rows + first == self.other[start:stop]]
+            counts[first:last] += np.bincount(own, minlength=last - first)
+        return counts
+
+    @cached_property
     def chunks(self) -> Chunks:
         """The rows in chunks."""
         return _cut(self.indptr, self.border)

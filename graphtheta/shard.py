@@ -301,8 +301,11 @@ class Shard:
 
         Collective in a vertex-cut, the first time.
         """
-        degrees = self.place(np.diff(self.loopless_topology.indptr))
-        return self._collect("loopless_in_degree", lambda: self._at_masters([degrees])[0])
+        return self._collect("loopless_in_degree", self._count_in_edges)
+
+    def _count_in_edges(self) -> Tensor:
+        edges = self.in_edges
+        return self._at_masters([self.place(np.diff(edges.indptr) - edges.own_edges)])[0]
 
     @property
     def in_degree_by_type(self) -> Tensor:

@@ -108,12 +108,9 @@ class FusedGatherSum:
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many messages each row gets: (rows,)."""
-        indptr = self.in_edges.indptr
-        counts = np.diff(indptr)
+        counts = np.diff(self.in_edges.indptr)
         if self.program.self_loops:
-            rows = np.repeat(np.arange(len(counts)), counts)
-            own = rows[rows == self.in_edges.other[: int(indptr[-1])]]
-            counts -= np.bincount(own, minlength=len(counts))
+            counts -= self.in_edges.own_edges
             counts[: self.loop_rows] += 1
         return counts
 
@@ -196,7 +193,8 @@ class FusedGatherSum:
                 arrival.finish()
         work(ready, num_chunks)
         if num_segments:
-            self._join(kernel, chunks.segment_row, results, sides)
+            share = given["share"] if "share" in native.arguments else None
+            self._join(kernel, chunks.segment_row, results, sides, share)
         if kernel.gradients:
             # By NumPy: the order of its sum over rows does not depend on threads.
             partial = given["gradients"]
@@ -210,6 +208,7 @@ class FusedGatherSum:
         segment_row: NDArray[np.int64],
         results: Mapping[str, Tensor],
         sides: Mapping[str, Tensor],
+        share: Any,
     ) -> None:
         """Join the segments of the rows that were cut, in their order."""
         rows, index = np.unique(segment_row, return_inverse=True)
@@ -218,9 +217,9 @@ class FusedGatherSum:
             joined = {
                 n: torch.from_numpy(np.add.reduceat(x.numpy(), starts)) for n, x in sides.items()
             }
-            if "share" in kernel.arguments():
+            if share is not None:
                 shape = (-1, *(1,) * len(self.program.message.shape))
-                joined["total"] *= self.share()[torch.from_numpy(rows)].view(shape)
+                joined["total"] *= share[torch.from_numpy(rows)].view(shape)
         else:
             outputs = [x.new_empty((0, *x.shape[1:])) for x in list(sides.values())[:2]]
             own = self.aggregator.start(len(rows), outputs[: 1 + self.aggregator.scored])
