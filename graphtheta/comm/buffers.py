@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
 
-__all__ = ["as_bytes", "check_buffer", "check_reduce"]
+__all__ = ["as_bytes", "check_buffer", "check_buffers", "check_reduce"]
 
 _KINDS = "biuf"  # bool, int, uint, float: what every MPI library can reduce and NumPy agrees with
 _WIDEST = 8  # bytes; longdouble differs between hosts
@@ -36,6 +37,18 @@ def check_buffer(buffer: NDArray[Any], *, stage: str, written: bool = False) -> 
         )
     if written and not buffer.flags.writeable:
         raise ConfigError(f"{stage}: expected a writeable buffer, got a read-only one. Copy it.")
+
+
+def check_buffers(buffers: Sequence[NDArray[Any]], size: int, *, stage: str) -> None:
+    """Refuse anything but one buffer a rank that can travel.
+
+    Raises:
+        ConfigError: If there are not `size` buffers, or one of them cannot travel.
+    """
+    if len(buffers) != size:
+        raise ConfigError(f"{stage}: expected {size} buffers, one a rank, got {len(buffers)}.")
+    for buffer in buffers:
+        check_buffer(buffer, stage=stage)
 
 
 def check_reduce(buffer: NDArray[Any], op: str, *, stage: str) -> None:

@@ -18,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
+from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
 from graphtheta.comm.cores import core_mask
 from graphtheta.comm.process import Job, ProcessCommunicator
@@ -196,12 +196,7 @@ class MpiCommunicator(ProcessCommunicator):
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
         """Tell the lengths, then exchange what is not empty; see `Communicator.all_to_all`."""
-        if len(buffers) != self.size:
-            raise ConfigError(
-                f"{stage}: expected {self.size} buffers, one a rank, got {len(buffers)}."
-            )
-        for buffer in buffers:
-            check_buffer(buffer, stage=stage)
+        check_buffers(buffers, self.size, stage=stage)
         self._agree(f"all_to_all of {buffers[0].dtype}", stage)
         lengths = np.array([buffer.size for buffer in buffers], np.int64)
         incoming = np.empty(self.size, np.int64)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
+from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
 from graphtheta.comm.cores import numba_threads, set_numba_threads
 from graphtheta.comm.single import SingleCommunicator
@@ -316,12 +316,7 @@ class ThreadCommunicator(Communicator):
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
         """Return what each rank sent here; see `Communicator.all_to_all`."""
-        if len(buffers) != self.size:
-            raise ConfigError(
-                f"{stage}: expected {self.size} buffers, one a rank, got {len(buffers)}."
-            )
-        for buffer in buffers:
-            check_buffer(buffer, stage=stage)
+        check_buffers(buffers, self.size, stage=stage)
         signature = f"all_to_all of {buffers[0].dtype}"
         sent = [buffer.copy() for buffer in buffers]
         rows = self._meet(signature, stage, sent, lambda values: values)

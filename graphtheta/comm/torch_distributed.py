@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
+from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
 from graphtheta.comm.cores import core_mask
 from graphtheta.comm.process import Job, ProcessCommunicator
@@ -273,12 +273,7 @@ class TorchCommunicator(ProcessCommunicator):
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
         """Tell the lengths, then send what is not empty; see `Communicator.all_to_all`."""
-        if len(buffers) != self.size:
-            raise ConfigError(
-                f"{stage}: expected {self.size} buffers, one a rank, got {len(buffers)}."
-            )
-        for buffer in buffers:
-            check_buffer(buffer, stage=stage)
+        check_buffers(buffers, self.size, stage=stage)
         what = f"all_to_all of {buffers[0].dtype}"
         self._agree(what, stage)
         lengths = np.empty(self.size, np.int64)
