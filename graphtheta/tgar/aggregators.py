@@ -18,9 +18,19 @@ from torch import Tensor
 
 from graphtheta.errors import ConfigError
 
-__all__ = ["AGGREGATORS", "Aggregator", "Max", "Mean", "Min", "Softmax", "Sum", "aggregator"]
+__all__ = [
+    "AGGREGATORS",
+    "NO_EDGE",
+    "Aggregator",
+    "Max",
+    "Mean",
+    "Min",
+    "Softmax",
+    "Sum",
+    "aggregator",
+]
 
-_NO_EDGE = torch.iinfo(torch.int64).max
+NO_EDGE = torch.iinfo(torch.int64).max  # the winner of a row without edges
 
 
 class Aggregator(ABC):
@@ -148,7 +158,7 @@ class Max(Aggregator):
         shape = (rows, *message.shape[1:])
         return [
             message.new_full(shape, self._worst),
-            torch.full(shape, _NO_EDGE, dtype=torch.int64, device=message.device),
+            torch.full(shape, NO_EDGE, dtype=torch.int64, device=message.device),
         ]
 
     def add(
@@ -166,9 +176,9 @@ class Max(Aggregator):
         before = value.clone()
         index = _widen(row_x, candidate).expand_as(candidate)
         value.scatter_reduce_(0, index, candidate, self._reduce)
-        winner.masked_fill_(~_same(before, value), _NO_EDGE)
+        winner.masked_fill_(~_same(before, value), NO_EDGE)
         wins = _same(candidate, value.index_select(0, row_x))
-        winner.scatter_reduce_(0, index, torch.where(wins, key, _NO_EDGE), "amin")
+        winner.scatter_reduce_(0, index, torch.where(wins, key, NO_EDGE), "amin")
 
     def terms(
         self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
@@ -196,7 +206,7 @@ class Max(Aggregator):
     def finish(self, columns: Sequence[Tensor]) -> Tensor:
         """See `Aggregator.finish`."""
         value, winner = columns
-        return torch.where(winner == _NO_EDGE, torch.zeros_like(value), value)
+        return torch.where(winner == NO_EDGE, torch.zeros_like(value), value)
 
 
 class Min(Max):

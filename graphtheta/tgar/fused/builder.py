@@ -15,9 +15,9 @@ from typing import Any
 from llvmlite import ir
 
 from graphtheta.tgar.fused import vector_math as vm
-from graphtheta.tgar.fused.terms import Shape
+from graphtheta.tgar.fused.terms import BYTES, Shape
 
-__all__ = ["BYTES", "TYPES", "UNROLL", "At", "Builder", "Number"]
+__all__ = ["TYPES", "UNROLL", "At", "Builder", "Number"]
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 TYPES: dict[str, Any] = {
@@ -27,9 +27,6 @@ TYPES: dict[str, Any] = {
     "bool": I8,
     **{f"int{n}": ir.IntType(n) for n in (8, 16, 32, 64)},
     "uint8": I8,
-}
-BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "bool": 1, "uint8": 1} | {
-    f"int{n}": n // 8 for n in (8, 16, 32, 64)
 }
 UNROLL = 32  # blocks of a loop nest written out one by one
 

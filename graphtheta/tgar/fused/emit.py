@@ -14,16 +14,15 @@ from typing import Any
 
 from llvmlite import ir
 
+from graphtheta.tgar.aggregators import NO_EDGE
 from graphtheta.tgar.fused import vector_math as vm
-from graphtheta.tgar.fused.builder import BYTES, I8, I32, I64, TYPES, At, Number
+from graphtheta.tgar.fused.builder import I8, I32, I64, TYPES, At
 from graphtheta.tgar.fused.kernel import Accumulator, Kernel, Pass, Save, Update
 from graphtheta.tgar.fused.schedule import Schedule
-from graphtheta.tgar.fused.terms import Leaf, Shape, Term
+from graphtheta.tgar.fused.terms import BYTES, Leaf, Shape, Term
 from graphtheta.tgar.fused.values import Values
 
-__all__ = ["NO_WINNER", "emit"]
-
-NO_WINNER = (1 << 63) - 1  # what `best` accumulators of an empty row hold, as the aggregators do
+__all__ = ["emit"]
 
 _PREFETCH_BYTES = 8192  # rows on their way to the cache at any time
 _CACHE_LINE = 64
@@ -199,7 +198,7 @@ class _Emitter(Values):
             place = b.alloca(I64)
         with self.loop(0, size, "winner") as f:
             position = self.load(self.winners[name], f, 1)
-            b.store(I64(NO_WINNER), place)
+            b.store(I64(NO_EDGE), place)
             with b.if_then(b.icmp_signed("==", position, I32(-1))):
                 own = self.load(self.node_key, self.row, 1)
                 b.store(b.sub(I64(-1), own), place)
@@ -311,7 +310,7 @@ class _Emitter(Values):
         leaf, term = save.leaf, save.value
         row = self.element(self.saving[leaf.name], self.times(self.slot, leaf.stride))
         shape = term.shape or (1,)
-        base = self._offset(save.at, shape)
+        base = self.row_offset(save.at, shape)
 
         def write(at: At) -> None:
             value = self.vector(term, at)
@@ -321,13 +320,6 @@ class _Emitter(Values):
             self.store(value, row, index)
 
         self.nest(shape, write)
-
-    def _offset(self, at: Term | None, shape: Shape) -> Number:
-        """Return where the selected row of a value starts."""
-        if at is None:
-            return 0
-        number = at.detail if at.op == "const" else self.value(at, At((), 0, 1))
-        return self.times(number, math.prod(shape))
 
     def _update(self, update: Update) -> None:
         kernel = self.kernel
@@ -343,7 +335,7 @@ class _Emitter(Values):
         self, update: Update, shape: Shape, place: Any, accumulator: Accumulator | None
     ) -> None:
         shape = shape if update.at is None else shape[1:]
-        base = self._offset(update.at, shape)
+        base = self.row_offset(update.at, shape)
         how = accumulator.how if accumulator is not None else "sum"
         b = self.b
 

@@ -12,16 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
-
-from graphtheta.tgar.fused.terms import Leaf, Shape, Space, Term, walk
+from graphtheta.tgar.fused.terms import BYTES, Leaf, Shape, Space, Term, walk
 
 __all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Output", "Pass", "Save", "Update"]
 
 Orientation = Literal["in", "out"]
 How = Literal["sum", "max", "best_max", "best_min"]
-
-_NUMPY = {"bfloat16": "float16"}  # of the same size
 
 
 def _sizes(roots: Iterable[Term]) -> dict[Leaf, int]:
@@ -233,8 +229,8 @@ class Kernel:
         for each in self.passes:
             for leaf, size in _sizes(each.roots()).items():
                 if leaf.space in (far, "edge") and leaf.name != "key":
-                    total += size * np.dtype(_NUMPY.get(leaf.storage, leaf.storage)).itemsize
-            total += sum(max(1, s.value.size) * np.dtype(self.storage).itemsize for s in each.saves)
+                    total += size * BYTES[leaf.storage]
+            total += sum(max(1, s.value.size) * BYTES[self.storage] for s in each.saves)
         return total
 
     def text(self) -> str:

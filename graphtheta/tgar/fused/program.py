@@ -318,10 +318,9 @@ class Program:
             leaf = c.leaf.leaf
             if leaf.space == "edge":
                 where = Leaf("edge", f"gradient_{leaf.name}", self.storage, leaf.stride)
-                value = c.value if c.at is not None else self.terms.expand(c.value, c.leaf.shape)
                 shape = c.leaf.shape if c.at is None else c.leaf.shape[1:]
                 several = c.at is not None or sum(o.leaf is c.leaf for o in found) > 1
-                more.append(Save(where, self.terms.expand(value, shape), c.at, several))
+                more.append(Save(where, self.terms.expand(c.value, shape), c.at, several))
                 continue
             if leaf.space == "parameter":
                 if leaf.name not in gradients:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 __all__ = [
     "BINARY",
+    "BYTES",
     "COMPARE",
     "UNARY",
     "Kind",
@@ -38,6 +39,9 @@ UNARY = frozenset(
     }
 )  # fmt: skip
 BINARY = frozenset({"add", "sub", "mul", "div", "max", "min", "and", "or"})
+BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "bool": 1, "uint8": 1} | {
+    f"int{n}": n // 8 for n in (8, 16, 32, 64)
+}
 COMPARE = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 
 

@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from graphtheta.tgar.fused import vector_math as vm
 from graphtheta.tgar.fused.builder import I1, I32, I64, UNROLL, At, Builder, Number
-from graphtheta.tgar.fused.terms import Term
+from graphtheta.tgar.fused.terms import Shape, Term
 
 __all__ = ["Values"]
 
@@ -66,9 +66,15 @@ class Values(Builder):
     def taken(self, term: Term, offset: Number, lanes: int) -> Any:
         """Load numbers of the selected row of a table."""
         table, index = term.inputs
-        number = index.detail if index.op == "const" else self.value(index, At((), 0, 1))
-        row = self.times(number, math.prod(table.shape[1:]))
+        row = self.row_offset(index, table.shape[1:])
         return self.leaf(table, self.add(row, offset), lanes)
+
+    def row_offset(self, at: Term | None, shape: Shape) -> Number:
+        """Return where the row that is selected starts; None selects the whole."""
+        if at is None:
+            return 0
+        number = at.detail if at.op == "const" else self.value(at, At((), 0, 1))
+        return self.times(number, math.prod(shape))
 
     def reshaped(self, term: Term, at: At) -> Any:
         """Return numbers of a value that has another shape."""
@@ -186,17 +192,10 @@ class Values(Builder):
                 self.nest(
                     term.shape,
                     lambda at, term=term, room=room: self.store(  # type: ignore[misc]
-                        self.broadcast_value(term, at), room, self.flat(at, term.shape)
+                        self.vector(term, at), room, self.flat(at, term.shape)
                     ),
                 )
             self.buffers[term] = room
-
-    def broadcast_value(self, term: Term, at: At) -> Any:
-        """Return numbers of a term, repeated where its own last dimension is one."""
-        value = self.value(term, at)
-        if at.lanes > 1 and not isinstance(value.type, ir.VectorType):
-            return vm.splat(self.b, value, at.lanes)
-        return value
 
     def summed(self, term: Term, room: Any) -> None:
         """Sum over dimensions."""
@@ -230,7 +229,7 @@ class Values(Builder):
             totals = {n: self.zero(n) for n in (self.width, inner % self.width) if 0 < n <= inner}
 
             def add(outer: tuple[Number, ...], block: At) -> None:
-                value = self.broadcast_value(x, At(outer, block.start, block.lanes))
+                value = self.vector(x, At(outer, block.start, block.lanes))
                 total = totals[block.lanes]
                 self.b.store(self.b.fadd(self.b.load(total), value, vm.FLAGS), total)
 
@@ -243,7 +242,7 @@ class Values(Builder):
             total = self.zero(at.lanes)
 
             def add(outer: tuple[Number, ...]) -> None:
-                value = self.broadcast_value(x, At(outer, at.start, at.lanes))
+                value = self.vector(x, At(outer, at.start, at.lanes))
                 self.b.store(self.b.fadd(self.b.load(total), value, vm.FLAGS), total)
 
             over(at, add)
