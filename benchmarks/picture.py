@@ -11,28 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from graphtheta.bench.record import Record
+from graphtheta.partition.picture import STYLE
 
 __all__ = ["draw_epochs", "draw_gather"]
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _COLOURS = {"graphtheta": "#0072B2", "torch": "#999999", "pyg": "#E69F00", "dgl": "#009E73"}
 _NAMES = {"graphtheta": "GraphTheta", "torch": "torch CSR (MKL)", "pyg": "PyG", "dgl": "DGL 1.1.3"}
-_STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.hashsalt": "graphtheta",  # the same picture, the same bytes
-}
 
 
 def draw_gather(records: Sequence[Record], path: Path) -> None:
     """Draw GB/s of sums by width, with the memory's stream as a line, and times of attention."""
     sums = [r for r in records if r["benchmark"] == "gather"]
     attention = [r for r in records if r["benchmark"] == "attention"]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         weighted = [r for r in sums if r["case"]["weighted"]]
@@ -60,7 +52,7 @@ def draw_epochs(rows: Sequence[tuple[dict[str, Record], dict[str, Record]]], pat
     times = [record for time, _ in rows for record in time.values()]
     sizes = [record for _, memory in rows for record in memory.values()]
     graphs = list(dict.fromkeys(record["case"]["graph"] for record in times))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.2 * len(graphs)), layout="constrained")
         for (left, right), graph in zip(
             figure.subplots(len(graphs), 2, squeeze=False), graphs, strict=True

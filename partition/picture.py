@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.errors import ConfigError
 from graphtheta.partition.report import Report, degree_bounds
 
-__all__ = ["SUFFIXES", "draw", "refuse_without_matplotlib"]
+__all__ = ["STYLE", "SUFFIXES", "draw", "refuse_without_matplotlib"]
 
 SUFFIXES = (".png", ".svg")
 _BARS = 32  # with more parts, lines
@@ -19,7 +19,7 @@ _MAX_CELLS = 256
 _LEAST_SPAN = 10  # largest over smallest colour of the map
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _EDGES, _MASTERS, _MIRRORS = "#0072B2", "#E69F00", "#009E73"
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -76,7 +76,7 @@ def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Pat
             f"picture: expected a name that ends in {' or '.join(SUFFIXES)}, got {path}. Rename it."
         )
     png, svg = (path.with_suffix(suffix) for suffix in SUFFIXES)
-    with rc_context(cast(Any, _STYLE)):
+    with rc_context(cast(Any, STYLE)):
         figure = Figure(figsize=(13.5, 4.2), dpi=150, layout="constrained")
         degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.25, 1.05))
         _draw_degrees(degrees, found)

@@ -8,6 +8,8 @@ from typing import Any
 from graphtheta.bench.compare import Comparison
 from graphtheta.bench.record import Record
 from graphtheta.bench.scaling import efficiency
+from graphtheta.partition import PARTITIONERS
+from graphtheta.partition.rule import EdgeRule
 
 __all__ = [
     "KERNELS_HEAD",
@@ -114,12 +116,13 @@ def partition_row(record: Record) -> tuple[str, ...]:
     if "refused" in record:
         return case["method"], str(case["parts"]), record["refused"], *[""] * 6
     edges, quality = record["num_edges"], record["quality"]
+    rule = isinstance(PARTITIONERS[case["method"]], EdgeRule)  # places edges as they move
     return (
         case["method"],
         str(case["parts"]),
         f"{record['median']:.2f}",
         f"{edges / record['median'] / 1e6:.2f}",
-        f"{edges / record['phases']['assign'] / 1e6:.2f}",
+        "-" if rule else f"{edges / record['phases']['assign'] / 1e6:.2f}",
         f"{quality['replication_factor']:.3f}",
         f"{quality['edge_cut']:.3f}",
         f"{quality['node_balance']:.3f} / {quality['edge_balance']:.3f}",
