@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from graphtheta.allocator import ask_for_huge_pages
+
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
     from graphtheta.comm.launch import communicator
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
+
+ask_for_huge_pages()  # before torch makes its first tensor
 
 __all__ = [
     "GlobalBatch",

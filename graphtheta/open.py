@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from graphtheta.allocator import keep_freed_memory
+from graphtheta.allocator import tune_allocator
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
@@ -27,7 +27,7 @@ def open_shard(
 ) -> Shard:
     """Open this worker's share of a graph; collective.
 
-    The process keeps freed memory from here on (`graphtheta.allocator`).
+    The process's allocator is tuned from here on (`graphtheta.allocator`).
 
     Args:
         graph: A `Graph` or another source of rows, which is partitioned on the spot into one part a
@@ -45,7 +45,7 @@ def open_shard(
         GraphFormatError: If the graph is wrong.
     """
     comm = comm or SingleCommunicator()
-    keep_freed_memory()
+    tune_allocator()
     device = pick_device(device, comm)
     if isinstance(graph, str | Path):
         graph = open_store(Path(graph), parts=())  # `part` checks the ones that are opened

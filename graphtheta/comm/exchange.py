@@ -240,6 +240,10 @@ class _Sync(torch.autograd.Function):
                 if len(route.mirror_R) < plan.num_mirrors:  # what no edge reads is still a number
                     x_L[plan.num_masters :].zero_()
                 out.append(x_L)
+        # Or the kernels behind it would differentiate, and send back, what nobody asked for.
+        ctx.mark_non_differentiable(
+            *(x_L for x_L, need in zip(out, ctx.needs_input_grad[5:], strict=True) if not need)
+        )
         timed = partial(channel.stages.timed, "forward", stage)
         arrivals.append(Arrival(carried, out, plan.num_masters, route, timed))
         return token.clone(), *out

@@ -49,4 +49,4 @@ class GCNConv(TGARLayer):
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Project if not done, and add the bias."""
         h = m if self._project_first else self.lin(m)
-        return h if self.bias is None else h + self.bias
+        return h if self.bias is None else h.add_(self.bias)  # nobody else has it, nobody saved it

@@ -45,6 +45,6 @@ class SAGEConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Combine the neighbours and the node itself."""
-        neighbours = m + self.lin_l.bias if self._project_first else self.lin_l(m)
-        result: Tensor = neighbours + self.lin_r(n["h"])
-        return result
+        own = self.lin_r.weight.t()
+        neighbours: Tensor = m.add_(self.lin_l.bias) if self._project_first else self.lin_l(m)
+        return neighbours.addmm_(n["h"], own)  # in place: the executor gives m away
