@@ -46,12 +46,16 @@ class Adjacency:
         other: (E,) int32 local id of the node at the other end of each edge.
         position: (E,) int32 or int64 place of each edge among the in-edges, or None for those.
         border: Rows below it need no mirror (0 where nobody asks).
+        leading: Rows below it stand at the same place among the nodes at the other ends.
+        shift: How much further all other rows stand there.
     """
 
     indptr: NDArray[np.int64]
     other: NDArray[np.int32]
     position: NDArray[Any] | None = None
     border: int = 0
+    leading: int = 0
+    shift: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -63,6 +67,10 @@ class Adjacency:
         """Number of edges."""
         return int(self.indptr[-1])
 
+    def node_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where rows stand among the nodes at the other ends."""
+        return rows + np.where(rows < self.leading, 0, self.shift)
+
     @cached_property
     def own_edges(self) -> NDArray[np.int64]:
         """How many edges each row has with itself: (rows,); a chunk is looked at at a time."""
@@ -70,7 +78,7 @@ class Adjacency:
         for first, last, start, stop, _ in self.chunks.table:
             degrees = np.diff(self.indptr[first : last + 1].clip(start, stop))
             rows = np.repeat(np.arange(last - first), degrees)
-            own = rows[rows + first == self.other[start:stop]]
+            own = rows[self.node_of(rows + first) == self.other[start:stop]]
             counts[first:last] += np.bincount(own, minlength=last - first)
         return counts
 

@@ -73,7 +73,7 @@ class Shard:
         num_masters: M, nodes owned here.
         num_mirrors: H, copies of others' nodes.
         num_edges: E, edges held here.
-        channel: Exchanges along the plan, with timers and byte counters.
+        channel: Exchanges between workers, with timers and byte counters.
         node_key_L: (L,) int64.
         features: (M, F) node features, or (M, 0) where the graph has none.
     """
@@ -94,7 +94,7 @@ class Shard:
         self.num_masters = local.plan.num_masters
         self.num_mirrors = local.plan.num_mirrors
         self.num_edges = len(local.edges["src"])
-        self.channel = Channel(comm, local.plan)
+        self.channel = Channel(comm)
         self.node_key_L = local.node_key_L
         self.features = (
             self.place(as_numpy(local.masters["features"]))
@@ -261,6 +261,16 @@ class Shard:
         """Out-edges by source: L rows, with where each edge stands among the in-edges."""
         edges = self._local.out_edges
         return Adjacency(self._local.out_indptr, edges["dst"], edges["csc_position"])
+
+    @property
+    def edge_key(self) -> NDArray[np.int64]:
+        """Keys of the edges: (E,) int64."""
+        return self._local.edges["edge_key"]
+
+    @property
+    def in_position(self) -> NDArray[np.int64]:
+        """Where each edge stands among all in-edges of its destination: (E,) int64."""
+        return self._local.edges["in_position"]
 
     @cached_property
     def num_interior(self) -> int:

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.communicator import Communicator, Pending
 from graphtheta.comm.fingerprint import compare_fingerprints
-from graphtheta.comm.plan import ExchangePlan, Route
+from graphtheta.comm.plan import Route
 from graphtheta.comm.stages import Direction, Stage, Stages
 
 __all__ = [
@@ -49,10 +49,9 @@ def new_token(device: torch.device) -> Tensor:
 
 @dataclass
 class Channel:
-    """A communicator together with the plan, the timers and the fingerprints seen so far."""
+    """A communicator together with the timers and the fingerprints seen so far."""
 
     comm: Communicator
-    plan: ExchangePlan
     stages: Stages = field(default_factory=Stages)
     _seen: set[str] = field(default_factory=set)
 
@@ -176,13 +175,12 @@ class Arrival:
         self,
         carried: Carried,
         fields_L: Sequence[Tensor],
-        num_masters: int,
         route: Route,
         timed: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._carried, self._route, self._timed = carried, route, timed
         # Aliases that autograd knows nothing of: whoever reads the rows waits for them first.
-        self._mirrors = [x.data[num_masters:] for x in fields_L]
+        self._mirrors = [x.data[route.num_masters :] for x in fields_L]
 
     def poke(self) -> None:
         """Move bytes along; never blocks."""
@@ -222,7 +220,7 @@ class _Sync(torch.autograd.Function):
         *fields: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.channel, ctx.route, ctx.stage = channel, route, stage
-        plan, device = channel.plan, fields[0].device
+        num_masters, num_mirrors, device = route.num_masters, route.num_mirrors, fields[0].device
         with channel.stages.timed("forward", stage):
             master_S = _index(route.master_S, device)
             carried = channel.start(
@@ -235,24 +233,24 @@ class _Sync(torch.autograd.Function):
             )
             out = []
             for x_M in fields:
-                x_L = x_M.new_empty((plan.num_masters + plan.num_mirrors, *x_M.shape[1:]))
-                x_L[: plan.num_masters] = x_M
-                if len(route.mirror_R) < plan.num_mirrors:  # what no edge reads is still a number
-                    x_L[plan.num_masters :].zero_()
+                x_L = x_M.new_empty((num_masters + num_mirrors, *x_M.shape[1:]))
+                x_L[:num_masters] = x_M
+                if len(route.mirror_R) < num_mirrors:  # what no edge reads is still a number
+                    x_L[num_masters:].zero_()
                 out.append(x_L)
         # Or the kernels behind it would differentiate, and send back, what nobody asked for.
         ctx.mark_non_differentiable(
             *(x_L for x_L, need in zip(out, ctx.needs_input_grad[5:], strict=True) if not need)
         )
         timed = partial(channel.stages.timed, "forward", stage)
-        arrivals.append(Arrival(carried, out, plan.num_masters, route, timed))
+        arrivals.append(Arrival(carried, out, route, timed))
         return token.clone(), *out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
         channel, route, stage = ctx.channel, ctx.route, ctx.stage
-        num_masters = channel.plan.num_masters
+        num_masters = route.num_masters
         needs = ctx.needs_input_grad[5:]
         wanted = [g_L for g_L, need in zip(grads, needs, strict=True) if need]
         merged = []
@@ -280,7 +278,7 @@ class _ToMaster(torch.autograd.Function):
         ctx: Any, channel: Channel, route: Route, stage: Stage, token: Tensor, *fields: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.channel, ctx.route, ctx.stage = channel, route, stage
-        num_masters = channel.plan.num_masters
+        num_masters = route.num_masters
         with channel.stages.timed("forward", stage):
             mirror_R = _index(route.mirror_R, fields[0].device)
             arrived = channel.carry(
@@ -301,7 +299,7 @@ class _ToMaster(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
         channel, route, stage = ctx.channel, ctx.route, ctx.stage
-        plan, needs = channel.plan, ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[4:]
         wanted = [g_S for g_S, need in zip(grads, needs, strict=True) if need]
         spread = []
         if wanted:
@@ -311,8 +309,8 @@ class _ToMaster(torch.autograd.Function):
                 )
                 mirror_R = _index(route.mirror_R, wanted[0].device)
                 for y_R in arrived:
-                    g_L = y_R.new_zeros((plan.num_masters + plan.num_mirrors, *y_R.shape[1:]))
-                    g_L[plan.num_masters :].index_copy_(0, mirror_R, y_R)
+                    g_L = y_R.new_zeros((route.num_masters + route.num_mirrors, *y_R.shape[1:]))
+                    g_L[route.num_masters :].index_copy_(0, mirror_R, y_R)
                     spread.append(g_L)
         return None, None, None, grad_token, *_fill(spread, needs)
 
@@ -366,8 +364,8 @@ def start_sync(
     """Start to send master rows to their mirrors.
 
     Shape:
-        fields: (M, ...) each. Returns (L, ...) each: masters, then mirrors; a mirror outside the
-        route holds zeros.
+        fields: (M, ...) each, of the route's masters. Returns (M + H, ...) each: masters, then the
+        route's mirrors; one that no peer sends to holds zeros.
 
     Returns:
         The token to hand on, the replicas of each field, and what fills in the mirrors' rows: none

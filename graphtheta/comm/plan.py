@@ -30,12 +30,16 @@ class Route:
     """Rows that travel between masters and mirrors, for one choice of mirrors.
 
     Attributes:
-        master_S: (S,) int64 local ids of masters, grouped by the peer that mirrors them.
-        mirror_R: (R,) int64 mirror rows in [0, H), grouped by the peer that owns them.
+        num_masters: M, rows of masters.
+        num_mirrors: H, rows of mirrors behind them.
+        master_S: (S,) int64 masters, grouped by the peer that mirrors them.
+        mirror_R: (R,) int64 mirrors in [0, H), grouped by the peer that owns them.
         master_slices: Slice of `master_S` for each peer that mirrors some of ours.
         mirror_slices: Slice of `mirror_R` for each peer that owns some of ours.
     """
 
+    num_masters: int
+    num_mirrors: int
     master_S: NDArray[np.int64]
     mirror_R: NDArray[np.int64]
     master_slices: Mapping[int, slice]
@@ -74,6 +78,8 @@ class ExchangePlan:
         here = np.flatnonzero(self.role_H & role)
         there = np.flatnonzero(self.peer_role_X & role)
         return Route(
+            num_masters=self.num_masters,
+            num_mirrors=self.num_mirrors,
             master_S=self.master_X[there],
             mirror_R=here,
             master_slices=_slices(self.peer_X[there]),

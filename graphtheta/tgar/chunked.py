@@ -98,7 +98,7 @@ class GatherSum:
         expression: The traced gather.
         aggregator: How messages of a row become one partial.
         topology: In-edges by destination row.
-        node_key_L: (L,) int64, for the keys of self-loops.
+        node_key: (I,) int64 of the masters, for the keys of self-loops.
         loop_rows: Rows that get a self-loop of the layer's own: M, or 0.
         layer: Index of the layer, for draws and timers.
         step_key: Philox key of the step, or None when not training (masks are ones).
@@ -109,7 +109,7 @@ class GatherSum:
     expression: Expression
     aggregator: Aggregator
     topology: Topology
-    node_key_L: NDArray[np.int64]
+    node_key: NDArray[np.int64]
     loop_rows: int
     layer: int
     step_key: NDArray[np.uint32] | None
@@ -153,7 +153,7 @@ class GatherSum:
             row = last
         for first in range(0, self.loop_rows, self.chunk_edges):
             last = min(first + self.chunk_edges, self.loop_rows)
-            keys = torch.from_numpy(-1 - self.node_key_L[first:last]).to(self.device)
+            keys = torch.from_numpy(-1 - self.node_key[first:last]).to(self.device)
             rows = torch.arange(last - first, device=self.device)
             yield _Block(first, last, rows, rows + first, slice(first, last), keys, True)
 

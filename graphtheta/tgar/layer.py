@@ -111,22 +111,25 @@ class TGARLayer(nn.Module):
 
         Args:
             view: `view[k]` for the k-th graph layer of a model.
-            h: (M, F) rows of this worker's masters.
+            h: (I, F) rows of the inputs of `view.block`: of all masters in a batch of everything.
 
         Raises:
             ConfigError: If `transform` does not return one row a node.
             TraceError: If `gather` is not a function of one edge.
         """
-        shard, channel, k = view.shard, view.channel, view.layer
-        stages, route = channel.stages, channel.plan.destinations
+        shard, block, channel, k = view.shard, view.block, view.channel, view.layer
+        stages, route = channel.stages, block.destinations
         reduce = aggregator(self.aggregator)
 
         with stages.timed("forward", Stage("transform", k)), self._watched():
             fields = self._transform(view, h)
+            outputs = fields
+            if block.num_outputs < block.num_inputs:
+                outputs = {name: field[: block.num_outputs] for name, field in fields.items()}
         expression = self._expression(view, fields)
         with stages.timed("forward", Stage("transform", k)):
             sources = expression.in_node_space(expression.sources, self, fields)
-            destinations = expression.in_node_space(expression.destinations, self, fields)
+            destinations = expression.in_node_space(expression.destinations, self, outputs)
             parameters = expression.in_node_space(expression.parameters, self, {})
             if self.storage is not None:
                 sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]
@@ -138,7 +141,7 @@ class TGARLayer(nn.Module):
             else []
         )
         token = view.view.token
-        token, sources, arrivals = start_sync(sources, token, channel, channel.plan.sources, k)
+        token, sources, arrivals = start_sync(sources, token, channel, block.sources, k)
         if shard.is_vertex_cut:
             token, destinations, more = start_sync(destinations, token, channel, route, k)
             arrivals += more
@@ -151,11 +154,7 @@ class TGARLayer(nn.Module):
             gather_sum = FusedGatherSum(
                 program=program,
                 aggregator=reduce,
-                in_edges=shard.in_edges,
-                out_edges=shard.out_edges,
-                edge_key=shard.topology.edge_key.numpy(),
-                node_key_L=shard.node_key_L,
-                loop_rows=shard.num_masters if self.self_loops else 0,
+                block=block,
                 layer=k,
                 step_key=view.view.step_key if self.training else None,
                 stages=stages,
@@ -164,9 +163,9 @@ class TGARLayer(nn.Module):
             gather_sum = GatherSum(
                 expression=expression,
                 aggregator=reduce,
-                topology=shard.loopless_topology if self.self_loops else shard.topology,
-                node_key_L=shard.node_key_L,
-                loop_rows=shard.num_masters if self.self_loops else 0,
+                topology=block.loopless_topology if self.self_loops else block.topology,
+                node_key=block.node_key,
+                loop_rows=block.num_outputs if self.self_loops else 0,
                 layer=k,
                 step_key=view.view.step_key if self.training else None,
                 stages=stages,
@@ -174,7 +173,7 @@ class TGARLayer(nn.Module):
         if shard.is_vertex_cut:
             partial = gather_sum(inputs, arrivals)
             token, arrived = to_master(partial, token, channel, route, k)
-            own = [column[: shard.num_masters] for column in partial]
+            own = [column[: block.num_outputs] for column in partial]
             merged = reduce.merge(own, arrived, shard.place(route.master_S))
             message = reduce.finish(merged)
         else:
@@ -182,7 +181,7 @@ class TGARLayer(nn.Module):
         view.view.token = token
 
         with stages.timed("forward", Stage("apply", k)), self._watched():
-            out = self.apply_node(fields, message)
+            out = self.apply_node(outputs, message)
         self._seen_modes.add(self.training)
         return out
 
@@ -223,19 +222,12 @@ class TGARLayer(nn.Module):
     def _transform(self, view: LayerView, h: Any) -> dict[str, Tensor]:
         if not self.node_columns:
             return self.transform(h)
-        node = {}
-        for name in self.node_columns:
-            if name == "in_degree" and self.self_loops:
-                node[name] = view.shard.loopless_in_degree + 1
-            elif name == "in_degree_by_type":
-                node[name] = view.shard.in_degree_by_type
-            else:
-                node[name] = view.shard.node_column(name)
+        node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}
         return self.transform(h, node)
 
     def _expression(self, view: LayerView, fields: Any) -> Expression:
         """Return the traced gather for these field types; tracing happens once for each."""
-        rows = view.shard.num_masters
+        rows = view.block.num_inputs
         if not isinstance(fields, dict) or not all(
             isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
         ):
@@ -246,12 +238,12 @@ class TGARLayer(nn.Module):
         key = (
             self.training,
             tuple((n, f.dtype, f.shape[1:], f.device) for n, f in fields.items()),
-            tuple((n, c.dtype, c.shape[1:]) for n, c in view.edge_columns.items()),
+            tuple((n, c.dtype, c.shape[1:]) for n, c in view.edge_columns.whole.items()),
         )
         if key not in self._expressions:
             scored = aggregator(self.aggregator).scored
             self._expressions[key] = trace(
-                self, self.gather, fields, view.edge_columns, scored=scored
+                self, self.gather, fields, view.edge_columns.whole, scored=scored
             )
         return self._expressions[key]
 

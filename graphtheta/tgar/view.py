@@ -7,6 +7,7 @@ exchanges, the Philox key of the step, and counters that keep draws apart.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -14,11 +15,46 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.exchange import Channel, new_token, to_master
+from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
 from graphtheta.tgar.aggregators import AGGREGATORS
+from graphtheta.tgar.block import Block, whole_block
 
-__all__ = ["LayerView", "View"]
+__all__ = ["EdgeColumns", "LayerView", "View"]
+
+
+class EdgeColumns(MutableMapping[str, Tensor]):
+    """Edge columns of a block by name, (E, ...) each, in CSC order; selected when first read.
+
+    Replacing one by a tensor that requires grad gives its gradient.
+
+    Attributes:
+        whole: Columns of all edges of the shard, for their types and widths.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._given: dict[str, Tensor] = {}
+        self.whole: dict[str, Tensor] = dict(block.shard.edge_columns)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._given:
+            self._given[name] = self._block.of_edges(self.whole[name])
+        return self._given[name]
+
+    def __setitem__(self, name: str, column: Tensor) -> None:
+        self._given[name] = self.whole[name] = column
+
+    def __delitem__(self, name: str) -> None:
+        del self.whole[name]
+        self._given.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
 
 
 class LayerView:
@@ -27,17 +63,21 @@ class LayerView:
     Attributes:
         view: The step this belongs to.
         layer: Index of the layer, counted from the input.
-        shard: Storage.
-        edge_columns: Edge columns by name, (E, ...) each, in CSC order. Replacing one by a tensor
-            that requires grad gives its gradient.
+        block: The active nodes and edges.
+        edge_columns: Edge columns of the active edges.
     """
 
-    def __init__(self, view: View, layer: int) -> None:
+    def __init__(self, view: View, layer: int, block: Block) -> None:
         self.view = view
         self.layer = layer
-        self.shard = view.shard
-        self.edge_columns = dict(view.shard.edge_columns)
+        self.block = block
+        self.edge_columns = EdgeColumns(block)
         self._calls: Counter[Purpose] = Counter()
+
+    @property
+    def shard(self) -> Shard:
+        """Storage."""
+        return self.view.shard
 
     @property
     def channel(self) -> Channel:
@@ -46,34 +86,51 @@ class LayerView:
 
     @property
     def node_keys(self) -> NDArray[np.int64]:
-        """Keys of the layer's input rows: (M,) int64."""
-        return self.shard.node_key_L[: self.shard.num_masters]
+        """Keys of the layer's input rows: (I,) int64."""
+        return self.block.node_key
+
+    def node_column(self, name: str, *, self_loops: bool) -> Tensor:
+        """Return a column of the input rows, of the whole graph whatever is active: (I, ...).
+
+        Args:
+            name: Of a column of the shard; or `in_degree_by_type`.
+            self_loops: Whether `in_degree` counts a self-loop of the layer's own, and no other.
+        """
+        if name == "in_degree" and self_loops:
+            return self.block.of_inputs(self.shard.loopless_in_degree) + 1
+        if name == "in_degree_by_type":
+            return self.block.of_inputs(self.shard.in_degree_by_type)
+        return self.block.of_inputs(self.shard.node_column(name))
 
     def loop_column(self, name: str) -> Tensor:
         """Return what a layer's own self-loops carry: the mean of a node's in-edges, 0 if none.
 
-        Differentiable in a column that was replaced; collective in a vertex-cut.
+        The mean is over the whole graph; over the active edges, and differentiable, in a column
+        that was replaced. Collective in a vertex-cut.
 
         Shape:
-            (M,) or (M, A), of the edge column's type.
+            (O,) or (O, A), of the edge column's type.
 
         Raises:
             ConfigError: If the column is not of floating point.
         """
-        shard, column = self.shard, self.edge_columns[name]
-        if column is shard.edge_columns.get(name):
-            return shard.loop_column(name)
-        topology, mean = shard.loopless_topology, AGGREGATORS["mean"]
+        shard, block = self.shard, self.block
+        whole = self.edge_columns.whole[name]
+        if whole is shard.edge_columns.get(name):
+            column = shard.loop_column(name)
+            return block.of_inputs(column)[: block.num_outputs]
+        column, mean = self.edge_columns[name], AGGREGATORS["mean"]
+        topology = block.loopless_topology
         degree = shard.place(np.diff(topology.indptr))
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degree), *values.shape[1:]))
         partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
         if shard.is_vertex_cut:
-            route = shard.plan.destinations
+            route = block.destinations
             self.view.token, arrived = to_master(
                 partial, self.view.token, self.channel, route, self.layer
             )
-            own = [c[: shard.num_masters] for c in partial]
+            own = [c[: block.num_outputs] for c in partial]
             partial = mean.merge(own, arrived, shard.place(route.master_S))
         return mean.finish(partial)
 
@@ -85,9 +142,16 @@ class LayerView:
 
 
 class View:
-    """A batch in which every node is active at every layer.
+    """A batch: the active nodes and edges of each layer, all of them unless blocks are given.
 
     `view[k]` is what layer k computes on, the same object each time.
+
+    Args:
+        shard: Storage.
+        seed: Of everything that is drawn.
+        step: Counted over the run.
+        blocks: One for each graph layer, from the input; the inputs of one are the outputs of the
+            one before. None: every node is active at every layer.
 
     Attributes:
         shard: Storage.
@@ -98,18 +162,34 @@ class View:
             in which workers would wait for each other.
     """
 
-    def __init__(self, shard: Shard, *, seed: int = 0, step: int = 0) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        seed: int = 0,
+        step: int = 0,
+        blocks: Sequence[Block] | None = None,
+    ) -> None:
         self.shard = shard
+        self.blocks = blocks
         self.step_key = step_key(seed, step)
         self.token: Tensor = new_token(shard.device)
         self._layers: dict[int, LayerView] = {}
 
     def __getitem__(self, layer: int) -> LayerView:
         if layer not in self._layers:
-            self._layers[layer] = LayerView(self, layer)
+            if self.blocks is not None and not 0 <= layer < len(self.blocks):
+                raise ConfigError(
+                    f"view: the batch was prepared for {len(self.blocks)} graph layers, and layer "
+                    f"{layer} was asked for. Give the model a `num_layers` that counts them all."
+                )
+            block = whole_block(self.shard) if self.blocks is None else self.blocks[layer]
+            self._layers[layer] = LayerView(self, layer, block)
         return self._layers[layer]
 
     def inputs(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the features of the input layer's nodes: (M, F)."""
+        """Return the features of the input layer's nodes: (I, F)."""
         features = self.shard.features
+        if self.blocks:
+            features = self.blocks[0].of_inputs(features)
         return features if dtype is None else features.to(dtype)

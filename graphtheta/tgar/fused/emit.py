@@ -84,7 +84,9 @@ class _Emitter(Values):
             for a in kernel.accumulators
             if a.how.startswith("best")
         }
-        num_chunks, self.num_edges, self.loop_rows = (self.load(sizes, n, 1) for n in range(3))
+        num_chunks, self.num_edges, self.loop_rows, self.leading, self.shift = (
+            self.load(sizes, n, 1) for n in range(5)
+        )
         if kernel.gradients:
             gradients = self.argument("gradients", self.float)
         for term in kernel.leaves:
@@ -236,7 +238,12 @@ class _Emitter(Values):
             key = self.load(self.key_of, slot, 1, invariant=True) if kernel.reads_key else None
             ways.append((other, slot, key, b.block))
             if kernel.self_loops:
-                b.cbranch(b.icmp_signed("==", other, self.row), skip, resume)
+                near, far = self.row, other
+                if kernel.orientation == "in":
+                    near = self._node_of(near)
+                else:
+                    far = self._node_of(far)
+                b.cbranch(b.icmp_signed("==", far, near), skip, resume)
             else:
                 b.branch(resume)
             b.position_at_end(resume)
@@ -250,6 +257,11 @@ class _Emitter(Values):
             self.buffers = dict(row_buffers)
             b.branch(skip)
             b.position_at_end(skip)
+
+    def _node_of(self, row: Any) -> Any:
+        """Return where a destination's row stands among the sources."""
+        leads = self.b.icmp_signed("<", row, self.leading)
+        return self.b.add(row, self.b.select(leads, I64(0), self.shift))
 
     def _joined(self, ways: list[tuple[Any, Any, Any, Any]], n: int) -> Any:
         if ways[0][n] is None:

@@ -23,6 +23,7 @@ from graphtheta.comm.exchange import Arrival
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, stream_id
 from graphtheta.tgar.aggregators import Aggregator
+from graphtheta.tgar.block import Block
 from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.fused.kernel import Kernel
 from graphtheta.tgar.fused.launch import run
@@ -41,11 +42,7 @@ class FusedGatherSum:
     Attributes:
         program: The layer's kernels.
         aggregator: What the columns of the partial are.
-        in_edges: In-edges by destination row.
-        out_edges: The same edges by source.
-        edge_key: (E,) int64, in CSC order.
-        node_key_L: (L,) int64, for the keys of self-loops.
-        loop_rows: Rows that get a self-loop of the layer's own: M, or 0.
+        block: The active nodes and edges.
         layer: Index of the layer, for draws and timers.
         step_key: Philox key of the step, or None when not training.
         stages: Timers.
@@ -53,14 +50,20 @@ class FusedGatherSum:
 
     program: Program
     aggregator: Aggregator
-    in_edges: Adjacency
-    out_edges: Adjacency
-    edge_key: NDArray[np.int64]
-    node_key_L: NDArray[np.int64]
-    loop_rows: int
+    block: Block
     layer: int
     step_key: NDArray[np.uint32] | None
     stages: Stages
+
+    @property
+    def in_edges(self) -> Adjacency:
+        """In-edges by destination row."""
+        return self.block.in_edges
+
+    @property
+    def loop_rows(self) -> int:
+        """Rows that get a self-loop of the layer's own: the outputs, or none."""
+        return self.block.num_outputs if self.program.self_loops else 0
 
     def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
@@ -98,7 +101,7 @@ class FusedGatherSum:
         self, needed: Sequence[str], *, saved_score: bool, finish: bool
     ) -> Backward:
         """Return the kernels that give the gradients of the inputs of these names."""
-        position = self.out_edges.position
+        position = self.block.out_edges.position
         return self.program.backward(
             frozenset(name.removeprefix("loop_") for name in needed),
             saved_score=saved_score,
@@ -135,20 +138,19 @@ class FusedGatherSum:
         Returns:
             The accumulators by name, winners included, and `gradients`: the sum over chunks.
         """
-        edges = self.in_edges if kernel.orientation == "in" else self.out_edges
+        edges = self.in_edges if kernel.orientation == "in" else self.block.out_edges
         chunks = edges.chunks
         float_type = getattr(torch, kernel.storage)
         num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
         counter = np.zeros(1, np.int64)
-        sizes = np.array([num_chunks, edges.num_edges, self.loop_rows], np.int64)
+        leading, shift = self.in_edges.leading, self.in_edges.shift
+        sizes = np.array([num_chunks, edges.num_edges, self.loop_rows, leading, shift], np.int64)
         given: dict[str, Tensor | NDArray[Any]] = {
             "counter": counter,
             "sizes": sizes,
             "chunks": chunks.table,
             "indptr": edges.indptr,
             "other": edges.other,
-            "key": self.edge_key,
-            "node_key": self.node_key_L,
             "draws": self._draws(kernel),
             **arrays,
         }
@@ -173,6 +175,8 @@ class FusedGatherSum:
                 given[f"side_{name}"] = sides[name]
         if kernel.gradients:
             given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
+        if kernel.reads_key:
+            given |= {"key": self.block.edge_key, "node_key": self.block.node_key}
         native = compiled(kernel)
         held = [given[name] for name in native.arguments]
         pointers = native.bind([_pointer(a) for a in held])
@@ -217,7 +221,7 @@ class FusedGatherSum:
             joined = {
                 n: torch.from_numpy(np.add.reduceat(x.numpy(), starts)) for n, x in sides.items()
             }
-            if share is not None:
+            if share is not None and "total" in joined:
                 shape = (-1, *(1,) * len(self.program.message.shape))
                 joined["total"] *= share[torch.from_numpy(rows)].view(shape)
         else:
@@ -299,9 +303,6 @@ class _Function(torch.autograd.Function):
         job, needs = ctx.job, ctx.needs_input_grad[4:]
         held = ctx.saved_tensors
         kept = dict(zip(ctx.names, held[len(needs) :], strict=True))
-        if "share" in kept:
-            share = kept["share"]
-            grads = (grads[0] * share.view(-1, *(1,) * (grads[0].dim() - 1)), *grads[1:])
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
             arrays = _named(held[: len(needs)], ctx.sizes, job.program)
             found = _gradients(job, ctx.kernels, arrays, grads, kept)

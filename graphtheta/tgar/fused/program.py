@@ -257,6 +257,8 @@ class Program:
             won = t.compare("eq", winner, key)
             return cotangents(t, [(self.message, t.select(won, upstream, t.const(0)))], wanted)
         if self.score is None:
+            if finish and self.aggregator == "mean":
+                upstream = t.mul(upstream, self._leaf("destination", "share", ()))
             return cotangents(t, [(self.message, upstream)], wanted)
         narrow = self.score.shape
         score = self._saved_score() if saved_score and self.score_size else self.score

@@ -1,0 +1,122 @@
+"""Blocks: what one layer computes on, with node and edge numbers of its own.
+
+Its inputs are some of the worker's masters; the first of them are its outputs. Mirrors come behind
+the inputs, those with in-edges (in a vertex-cut) first. A block of all nodes and edges is the
+shard's own storage; any other holds arrays as long as what is active.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphtheta.adjacency import Adjacency
+from graphtheta.comm.plan import Route
+from graphtheta.shard import Shard, Topology
+
+__all__ = ["Block", "whole_block"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The active nodes and edges of a layer on this worker.
+
+    Attributes:
+        shard: Storage.
+        num_inputs: I, masters whose values the layer reads.
+        num_outputs: O, the first of them: masters that get a new value.
+        sources: Mirrors whose value Gather reads, behind the inputs.
+        destinations: Mirrors that hold in-edges, behind the outputs; none in an edge-cut.
+        in_edges: In-edges by destination: O rows, and in a vertex-cut as many as there are
+            mirrors in `destinations` more.
+        out_edges: The same edges by source: rows of inputs, then mirrors.
+        rows: (I,) int64 local ids of the inputs in the shard, or None for all masters.
+        edges: (E,) int64 places of the edges in the shard, or None for all.
+    """
+
+    shard: Shard
+    num_inputs: int
+    num_outputs: int
+    sources: Route
+    destinations: Route
+    in_edges: Adjacency
+    out_edges: Adjacency
+    rows: NDArray[np.int64] | None
+    edges: NDArray[np.int64] | None
+
+    @property
+    def num_edges(self) -> int:
+        """Active edges held by this worker."""
+        return self.in_edges.num_edges
+
+    @cached_property
+    def node_key(self) -> NDArray[np.int64]:
+        """Keys of the inputs: (I,) int64."""
+        keys = self.shard.node_key_L[: self.shard.num_masters]
+        return keys if self.rows is None else keys[self.rows]
+
+    @cached_property
+    def row_index(self) -> Tensor | None:
+        """`rows` as a tensor on the shard's device."""
+        return None if self.rows is None else self.shard.place(self.rows)
+
+    @cached_property
+    def edge_index(self) -> Tensor | None:
+        """`edges` as a tensor on the shard's device."""
+        return None if self.edges is None else self.shard.place(self.edges)
+
+    def of_inputs(self, column_M: Tensor) -> Tensor:
+        """Return the rows of the inputs of a column of all masters."""
+        return column_M if self.row_index is None else column_M.index_select(0, self.row_index)
+
+    def of_edges(self, column_E: Tensor) -> Tensor:
+        """Return the rows of the active edges of a column of all edges."""
+        return column_E if self.edge_index is None else column_E.index_select(0, self.edge_index)
+
+    @cached_property
+    def edge_key(self) -> NDArray[np.int64]:
+        """Keys of the edges: (E,) int64."""
+        keys = self.shard.edge_key
+        return keys if self.edges is None else keys[self.edges]
+
+    @cached_property
+    def topology(self) -> Topology:
+        """In-edges with tensors, for the chunked executor."""
+        if self.edges is None:
+            return self.shard.topology
+        place = self.shard.place
+        return Topology(
+            self.in_edges.indptr, place(self.in_edges.other), place(self.edge_key), None
+        )
+
+    @cached_property
+    def loopless_topology(self) -> Topology:
+        """The in-edges without self-loops, for layers that add their own."""
+        if self.edges is None:
+            return self.shard.loopless_topology
+        whole = self.topology
+        rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
+        position = np.flatnonzero(self.in_edges.node_of(rows) != self.in_edges.other)
+        indptr = np.zeros_like(whole.indptr)
+        np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
+        index = self.shard.place(position)
+        return Topology(indptr, whole.src[index], whole.edge_key, index)
+
+
+def whole_block(shard: Shard) -> Block:
+    """Return the block in which every node of the shard is active."""
+    return Block(
+        shard=shard,
+        num_inputs=shard.num_masters,
+        num_outputs=shard.num_masters,
+        sources=shard.plan.sources,
+        destinations=shard.plan.destinations,
+        in_edges=shard.in_edges,
+        out_edges=shard.out_edges,
+        rows=None,
+        edges=None,
+    )

@@ -1,0 +1,418 @@
+"""Neighbourhoods: which nodes and edges a batch needs at each layer, found by all workers together.
+
+From the targets back to the input, each worker looks at the in-edges that it holds of the active
+destinations, and tells the owners of its mirrors which of them are read. Nothing as long as the
+shard is made in a step: one array of numbers a replica is kept and wiped.
+
+Communication of a layer: the places of the active mirrors, 4 bytes each, to plan peers; in a
+vertex-cut first the same for mirrors of destinations, with their degrees (8 bytes) if edges are
+drawn, and `fanout` numbers (8 bytes) each way if they are drawn by weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.adjacency import Adjacency
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.plan import Route
+from graphtheta.errors import ConfigError
+from graphtheta.random import Purpose, step_key, stream_id
+from graphtheta.shard import Shard
+from graphtheta.tgar.block import Block
+from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
+from graphtheta.tgar.relabel import number_rows, read_sources, translate, transpose
+
+__all__ = ["Fanout", "Neighbourhoods"]
+
+_STAGE = "prepare neighbourhood"
+_EVERY = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True)
+class Fanout:
+    """How many in-edges of each destination a layer draws.
+
+    Attributes:
+        size: At least 1.
+        replace: Whether an edge can be drawn more than once.
+        weight: Name of an edge column that edges are drawn in proportion to; None: all alike.
+    """
+
+    size: int
+    replace: bool = False
+    weight: str | None = None
+
+
+class Neighbourhoods:
+    """Finds the blocks of batches; every worker makes one and asks for the same, in step.
+
+    Args:
+        shard: Storage.
+        comm: What the workers talk through; the shard's own if None. Preparing batches while
+            others are computed on needs one of its own.
+    """
+
+    def __init__(self, shard: Shard, comm: Communicator | None = None) -> None:
+        self.shard = shard
+        self.comm = comm or shard.comm
+        self._sources = shard.plan.sources
+        self._destinations = shard.plan.destinations
+        self._slot = np.full(shard.num_masters + shard.num_mirrors, -1, np.int32)
+        self._source_places = _places(self._sources, shard.num_mirrors)
+        self._mirrored = _Mirrored(self._destinations, shard.num_masters)
+        self._in_degree: NDArray[np.int64] | None = None
+
+    def blocks(
+        self,
+        outputs: NDArray[np.int64],
+        fanouts: Sequence[Fanout | None],
+        *,
+        seed: int = 0,
+        step: int = 0,
+        allowed: NDArray[np.uint8] = _EVERY,
+    ) -> list[Block]:
+        """Return the blocks of a batch, from the input; collective.
+
+        Args:
+            outputs: (O,) int64 local ids of masters, each once: rows of the last layer, in order.
+            fanouts: Of each layer, from the input; None: all in-edges.
+            seed: Of what is drawn.
+            step: The same.
+            allowed: (L,) uint8: which replicas may be read; empty: all.
+        """
+        blocks: list[Block] = []
+        for layer in reversed(range(len(fanouts))):
+            block = self._block(outputs, fanouts[layer], layer, step_key(seed, step), allowed)
+            assert block.rows is not None
+            outputs = block.rows
+            blocks.append(block)
+        return blocks[::-1]
+
+    def _block(
+        self,
+        outputs: NDArray[np.int64],
+        fanout: Fanout | None,
+        layer: int,
+        key_2: NDArray[np.uint32],
+        allowed: NDArray[np.uint8],
+    ) -> Block:
+        shard, slot = self.shard, self._slot
+        num_masters, num_outputs = shard.num_masters, len(outputs)
+        to_mirrors, mirrors = self._tell_mirrors(outputs)
+        rows = np.concatenate([outputs, num_masters + mirrors])
+        if fanout is None:
+            indptr, edges = self._all_edges(rows, allowed)
+        else:
+            indptr, edges = self._drawn_edges(rows, to_mirrors, fanout, layer, key_2)
+
+        number_rows(outputs, 0, slot)
+        other, found = np.empty(len(edges), np.int32), np.empty(len(edges), np.int64)
+        found = np.sort(found[: read_sources(edges, shard.in_edges.other, slot, other, found)])
+        own, read = np.split(found, [np.searchsorted(found, num_masters)])
+        read -= num_masters
+        slices, asked = self._ask_owners(read)
+        more = np.unique(np.concatenate([own, *asked.values()]))
+        more = more[slot[more] < 0]
+        inputs = np.concatenate([outputs, more])
+        number_rows(more, num_outputs, slot)
+        number_rows(num_masters + mirrors, len(inputs), slot)
+        rest = read[slot[num_masters + read] < 0]
+        number_rows(num_masters + rest, len(inputs) + len(mirrors), slot)
+
+        translate(slot, other)
+        num_mirrors = len(mirrors) + len(rest)
+        sources = Route(
+            num_masters=len(inputs),
+            num_mirrors=num_mirrors,
+            master_S=_joined(slot[ids].astype(np.int64) for ids in asked.values()),
+            mirror_R=slot[num_masters + read].astype(np.int64) - len(inputs),
+            master_slices=_slices({peer: len(ids) for peer, ids in asked.items()}),
+            mirror_slices=slices,
+        )
+        for touched in (inputs, num_masters + mirrors, num_masters + rest):
+            slot[touched] = -1
+        return Block(
+            shard=shard,
+            num_inputs=len(inputs),
+            num_outputs=num_outputs,
+            sources=sources,
+            destinations=to_mirrors,
+            in_edges=Adjacency(indptr, other, leading=num_outputs, shift=len(inputs) - num_outputs),
+            out_edges=_transposed(indptr, other, len(inputs) + num_mirrors),
+            rows=inputs,
+            edges=edges,
+        )
+
+    # -- which edges ------------------------------------------------------------------------------
+
+    def _all_edges(
+        self, rows: NDArray[np.int64], allowed: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        whole = self.shard.in_edges
+        edges = np.empty(int((whole.indptr[rows + 1] - whole.indptr[rows]).sum()), np.int64)
+        indptr = np.empty(len(rows) + 1, np.int64)
+        size = edges_of(rows, whole.indptr, whole.other, allowed, indptr, edges)
+        return indptr, edges[:size]
+
+    def _drawn_edges(
+        self,
+        rows: NDArray[np.int64],
+        route: Route,
+        fanout: Fanout,
+        layer: int,
+        key_2: NDArray[np.uint32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        stream = stream_id(Purpose.SAMPLE, layer)
+        if fanout.weight is not None:
+            return self._best_edges(rows, route, fanout, stream, key_2)
+        shard, whole = self.shard, self.shard.in_edges
+        degree = self._degrees(rows, route)
+        position = np.empty((len(rows), fanout.size), np.int64)
+        count = np.empty(len(rows), np.int64)
+        draw_positions(
+            shard.node_key_L[rows],
+            degree,
+            fanout.size,
+            fanout.replace,
+            stream,
+            key_2,
+            position,
+            count,
+        )
+        edges = np.empty(int(count.sum()), np.int64)
+        indptr = np.empty(len(rows) + 1, np.int64)
+        size = edges_at(
+            rows,
+            whole.indptr,
+            shard.in_position,
+            not shard.is_vertex_cut,
+            position,
+            count,
+            indptr,
+            edges,
+        )
+        return indptr, edges[:size]
+
+    def _degrees(self, rows: NDArray[np.int64], route: Route) -> NDArray[np.int64]:
+        """Return the in-degrees of rows in the whole graph, which mirrors are told."""
+        if self._in_degree is None:
+            self._in_degree = self.shard.node_column("in_degree").cpu().numpy()
+        degree_O = self._in_degree[rows[: route.num_masters]]
+        degree_D = np.empty(route.num_mirrors, np.int64)
+        self._carry(degree_O[route.master_S], degree_D, route, to_mirrors=True)
+        return np.concatenate([degree_O, degree_D])
+
+    def _best_edges(
+        self,
+        rows: NDArray[np.int64],
+        route: Route,
+        fanout: Fanout,
+        stream: np.uint32,
+        key_2: NDArray[np.uint32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        shard, whole, num_outputs = self.shard, self.shard.in_edges, route.num_masters
+        weight = self._weight(fanout.weight)
+        rank = np.empty((len(rows), fanout.size))
+        edge = np.empty((len(rows), fanout.size), np.int64)
+        draw_ranks(
+            rows,
+            whole.indptr,
+            shard.edge_key,
+            weight,
+            fanout.size,
+            fanout.replace,
+            stream,
+            key_2,
+            rank,
+            edge,
+        )
+        kept = edge >= 0
+        if shard.is_vertex_cut:
+            arrived = np.empty((len(route.master_S), fanout.size))
+            self._carry(rank[num_outputs:], arrived, route, to_mirrors=False)
+            best_O = _merged(rank[:num_outputs], arrived, route.master_S, replace=fanout.replace)
+            best_D = np.empty((route.num_mirrors, best_O.shape[1]))
+            self._carry(best_O[route.master_S], best_D, route, to_mirrors=True)
+            kept &= rank <= np.concatenate([best_O, best_D])
+        chosen = np.where(kept, edge, np.iinfo(np.int64).max)
+        chosen.sort(axis=1)  # by edge_key, as every list is
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(kept.sum(axis=1), out=indptr[1:])
+        return indptr, chosen[chosen < np.iinfo(np.int64).max]
+
+    def _weight(self, name: str | None) -> NDArray[Any]:
+        columns = self.shard.edge_columns
+        if name not in columns:
+            raise ConfigError(
+                f"sampling: unknown edge column '{name}'; the graph has {sorted(columns)}."
+            )
+        if columns[name].dim() != 1:
+            raise ConfigError(
+                f"sampling: expected one weight an edge, got {tuple(columns[name].shape[1:])} in "
+                f"'{name}'. Name a column of one number."
+            )
+        return columns[name].cpu().numpy()
+
+    # -- who is told what -------------------------------------------------------------------------
+
+    def _tell_mirrors(self, outputs: NDArray[np.int64]) -> tuple[Route, NDArray[np.int64]]:
+        """Tell mirrors with in-edges that they are destinations; return those of this worker."""
+        route = self._destinations
+        if not self.shard.is_vertex_cut:
+            return Route(len(outputs), 0, _NONE, _NONE, {}, {}), _NONE
+        place, output = self._mirrored.of(outputs)
+        sent, masters = {}, []
+        for peer, block in route.master_slices.items():
+            mine = (place >= block.start) & (place < block.stop)
+            order = np.argsort(place[mine], kind="stable")
+            sent[peer] = (place[mine][order] - block.start).astype(np.int32)
+            masters.append(output[mine][order])
+        heard = exchange_lists(self.comm, sent, route.mirror_slices, stage=_STAGE)
+        mirrors = _joined(
+            route.mirror_R[block.start + heard[peer].astype(np.int64)]
+            for peer, block in route.mirror_slices.items()
+        )
+        found = Route(
+            num_masters=len(outputs),
+            num_mirrors=len(mirrors),
+            master_S=_joined(masters),
+            mirror_R=np.arange(len(mirrors)),
+            master_slices=_slices({peer: len(places) for peer, places in sent.items()}),
+            mirror_slices=_slices({p: len(heard[p]) for p in route.mirror_slices}),
+        )
+        return found, mirrors
+
+    def _ask_owners(
+        self, read: NDArray[np.int64]
+    ) -> tuple[dict[int, slice], dict[int, NDArray[np.int64]]]:
+        """Ask for mirrors, ascending; return whose they are, and what masters others ask for."""
+        route = self._sources
+        place = self._source_places[read]
+        sent, slices = {}, {}
+        for peer, block in route.mirror_slices.items():
+            first, last = np.searchsorted(place, [block.start, block.stop])
+            sent[peer] = (place[first:last] - block.start).astype(np.int32)
+            if last > first:
+                slices[peer] = slice(int(first), int(last))
+        heard = exchange_lists(self.comm, sent, route.master_slices, stage=_STAGE)
+        asked = {
+            peer: route.master_S[block.start + heard[peer].astype(np.int64)]
+            for peer, block in route.master_slices.items()
+        }
+        return slices, asked
+
+    def _carry(
+        self, rows: NDArray[Any], arrived: NDArray[Any], route: Route, *, to_mirrors: bool
+    ) -> None:
+        """Send rows along a route whose mirrors stand in its order."""
+        out, back = route.master_slices, route.mirror_slices
+        if not to_mirrors:
+            out, back = back, out
+        rows = np.ascontiguousarray(rows)
+        self.comm.exchange(
+            {peer: rows[block] for peer, block in out.items()},
+            {peer: arrived[block] for peer, block in back.items()},
+            stage=_STAGE,
+        ).wait()
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+class _Mirrored:
+    """Where the masters stand in a route: any number of times each."""
+
+    def __init__(self, route: Route, num_masters: int) -> None:
+        self._place = np.argsort(route.master_S, kind="stable")
+        self._indptr = np.zeros(num_masters + 1, np.int64)
+        np.cumsum(np.bincount(route.master_S, minlength=num_masters), out=self._indptr[1:])
+
+    def of(self, masters: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all places of the masters, and which of them each is of."""
+        first = self._indptr[masters]
+        count = self._indptr[masters + 1] - first
+        which = np.repeat(np.arange(len(masters)), count)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        return self._place[first[which] + within], which
+
+
+def _places(route: Route, num_mirrors: int) -> NDArray[np.int64]:
+    places = np.full(num_mirrors, -1, np.int64)
+    places[route.mirror_R] = np.arange(len(route.mirror_R))
+    return places
+
+
+def _joined(arrays: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([_NONE, *arrays])
+
+
+def _slices(counts: Mapping[int, int]) -> dict[int, slice]:
+    slices, first = {}, 0
+    for peer, count in counts.items():
+        if count:
+            slices[peer] = slice(first, first + count)
+        first += count
+    return slices
+
+
+def _transposed(indptr: NDArray[np.int64], other: NDArray[np.int32], num_rows: int) -> Adjacency:
+    out_indptr = np.zeros(num_rows + 1, np.int64)
+    dst = np.empty(len(other), np.int32)
+    position = np.empty(len(other), np.int32 if len(other) < 2**31 else np.int64)
+    transpose(indptr, other, out_indptr, dst, position)
+    return Adjacency(out_indptr, dst, position)
+
+
+def _merged(
+    own: NDArray[np.float64],
+    arrived: NDArray[np.float64],
+    at: NDArray[np.int64],
+    *,
+    replace: bool,
+) -> NDArray[np.float64]:
+    """Return the rank that each row's edges must not exceed: of each draw, or of all in one."""
+    if replace:
+        best = own.copy()
+        np.minimum.at(best, at, arrived)
+        return best
+    order = np.argsort(at, kind="stable")
+    rows, starts = np.unique(at[order], return_index=True)
+    limit = own[:, -1:].copy()
+    width = own.shape[1]
+    # A row has at most as many lists as workers hold in-edges of it.
+    lists = np.diff(np.append(starts, len(at)))
+    for size in np.unique(lists):
+        chosen = np.flatnonzero(lists == size)
+        theirs = arrived[order[starts[chosen][:, None] + np.arange(size)]]
+        together = np.concatenate([own[rows[chosen]], theirs.reshape(len(chosen), -1)], axis=1)
+        limit[rows[chosen], 0] = np.partition(together, width - 1, axis=1)[:, width - 1]
+    return limit
+
+
+def exchange_lists(
+    comm: Communicator,
+    send: Mapping[int, NDArray[Any]],
+    sources: Iterable[int],
+    *,
+    stage: str,
+) -> dict[int, NDArray[Any]]:
+    """Send a list to each peer and return those of `sources`, by peer: counts, then contents.
+
+    Lists are int32; a peer that is named on one side is named on the other.
+    """
+    sizes = {peer: np.array([len(values)], np.int64) for peer, values in send.items()}
+    counts = {peer: np.empty(1, np.int64) for peer in sources}
+    comm.exchange(sizes, counts, stage=f"{stage}: sizes").wait()
+    heard = {peer: np.empty(int(count[0]), np.int32) for peer, count in counts.items()}
+    comm.exchange(
+        {peer: values for peer, values in send.items() if len(values)},
+        {peer: values for peer, values in heard.items() if len(values)},
+        stage=stage,
+    ).wait()
+    return heard
