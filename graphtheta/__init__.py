@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graphtheta.graph import Graph
     from graphtheta.open import open_shard
     from graphtheta.shard import Shard
-    from graphtheta.strategy import GlobalBatch
+    from graphtheta.strategy import GlobalBatch, MiniBatch
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ ask_for_huge_pages()  # before torch makes its first tensor
 __all__ = [
     "GlobalBatch",
     "Graph",
+    "MiniBatch",
     "Shard",
     "Trainer",
     "communicator",
@@ -42,6 +43,7 @@ __all__ = [
 _HOME = {
     "GlobalBatch": "graphtheta.strategy",
     "Graph": "graphtheta.graph",
+    "MiniBatch": "graphtheta.strategy",
     "Shard": "graphtheta.shard",
     "Trainer": "graphtheta.train.trainer",
     "communicator": "graphtheta.comm.launch",

@@ -1,8 +1,11 @@
 """Strategies: which nodes are the targets of a step, and which are active at each layer."""
 
-from graphtheta.strategy.batch import Batch
+from typing import Any
+
+from graphtheta.strategy.batch import Batch, Batches, Strategy
 from graphtheta.strategy.global_batch import GlobalBatch
+from graphtheta.strategy.mini_batch import MiniBatch
 
-__all__ = ["STRATEGIES", "Batch", "GlobalBatch"]
+__all__ = ["STRATEGIES", "Batch", "Batches", "GlobalBatch", "MiniBatch", "Strategy"]
 
-STRATEGIES: dict[str, type[GlobalBatch]] = {"global": GlobalBatch}
+STRATEGIES: dict[str, Any] = {"global": GlobalBatch, "mini": MiniBatch}

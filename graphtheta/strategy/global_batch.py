@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
-from graphtheta.strategy.batch import Batch
+from graphtheta.strategy.batch import Batch, Batches
 from graphtheta.tgar import View
 
 __all__ = ["GlobalBatch"]
@@ -16,17 +17,18 @@ __all__ = ["GlobalBatch"]
 class GlobalBatch:
     """All training nodes are the targets of the one step of an epoch."""
 
-    steps_per_epoch = 1
+    def schedule(
+        self,
+        shard: Shard,
+        train_rows: Tensor,
+        *,
+        layers: int,
+        seed: int,
+        comm: Communicator | None = None,
+    ) -> Batches:
+        """Return the batches of each epoch; see `Strategy`."""
 
-    def batches(
-        self, shard: Shard, train_rows: Tensor, *, seed: int, epoch: int
-    ) -> Iterator[Batch]:
-        """Yield the batches of an epoch, as many on every worker.
+        def batches(epoch: int) -> Iterator[Batch]:
+            yield Batch(View(shard, seed=seed, step=epoch), train_rows, train_rows)
 
-        Args:
-            shard: Storage.
-            train_rows: (T,) int64 local ids of this worker's training nodes, perhaps none.
-            seed: Of everything that is drawn.
-            epoch: Counted from 0.
-        """
-        yield Batch(View(shard, seed=seed, step=epoch), train_rows)
+        return batches

@@ -1,8 +1,21 @@
 """The NN-TGAR abstraction: layers as five stages, traced, differentiated and executed."""
 
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
-from graphtheta.tgar.layer import TGARLayer
+from graphtheta.tgar.block import Block
+from graphtheta.tgar.layer import TGARLayer, count_layers
+from graphtheta.tgar.neighbourhood import Fanout, Neighbourhoods
 from graphtheta.tgar.trace import keep
 from graphtheta.tgar.view import LayerView, View
 
-__all__ = ["AGGREGATORS", "Aggregator", "LayerView", "TGARLayer", "View", "keep"]
+__all__ = [
+    "AGGREGATORS",
+    "Aggregator",
+    "Block",
+    "Fanout",
+    "LayerView",
+    "Neighbourhoods",
+    "TGARLayer",
+    "View",
+    "count_layers",
+    "keep",
+]

@@ -36,7 +36,7 @@ from graphtheta.tgar.fused import FusedGatherSum, NotLowered, Program, program_o
 from graphtheta.tgar.trace import WorkerIndependent, trace
 from graphtheta.tgar.view import LayerView
 
-__all__ = ["TGARLayer"]
+__all__ = ["TGARLayer", "count_layers"]
 
 _log = logging.getLogger("graphtheta")
 
@@ -257,3 +257,9 @@ def _described(fields: Any) -> str:
             for n, f in fields.items()
         }
     )
+
+
+def count_layers(model: nn.Module) -> int:
+    """Return how many graph layers a model runs: its `num_layers`, or the layers that it holds."""
+    given = getattr(model, "num_layers", None)
+    return int(given) if given else sum(isinstance(m, TGARLayer) for m in model.modules())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from graphtheta.comm.stages import Stage, Stages
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard import Shard
-from graphtheta.strategy import GlobalBatch
+from graphtheta.strategy import Batch, GlobalBatch, Strategy
+from graphtheta.tgar import count_layers
 from graphtheta.train.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -92,7 +93,7 @@ class Trainer:
         model: nn.Module,
         shard: Shard,
         *,
-        strategy: GlobalBatch | None = None,
+        strategy: Strategy | None = None,
         label: str | None = None,
         split: str | None = None,
         optimizer: str = "adam",
@@ -140,6 +141,9 @@ class Trainer:
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self._progress = progress and self.comm.rank == 0
         broadcast_model(model, self.comm)
+        self._batches = self.strategy.schedule(
+            shard, self._rows["train"], layers=count_layers(model), seed=seed
+        )
         self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
 
     def _total(self, count: int) -> int:
@@ -206,22 +210,24 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         self.model.train()
         total, count = 0.0, 0
-        batches = self.strategy.batches(
-            self.shard, self._rows["train"], seed=self.seed, epoch=epoch
-        )
-        for batch in batches:
-            loss, targets = self._step(batch.view, batch.targets)
+        batches = self._batches(epoch)
+        while (batch := self._prepared(batches)) is not None:
+            loss, targets = self._step(batch)
             total, count = total + loss * targets, count + targets
         return total / count
 
-    def _step(self, view: Any, targets: Tensor) -> tuple[float, int]:
+    def _prepared(self, batches: Iterator[Batch]) -> Batch | None:
+        with self.stages.timed("forward", Stage("prepare")):
+            return next(batches, None)
+
+    def _step(self, batch: Batch) -> tuple[float, int]:
         """Run one optimiser update; return the mean loss of its targets and their number."""
-        channel, stages = self.shard.channel, self.stages
+        channel, stages, view = self.shard.channel, self.stages, batch.view
         channel.stages = stages
         self.optimizer.zero_grad()
         outputs = self.model(view, view.inputs(self._dtype))
         self._check_outputs(outputs)
-        loss, count = self._loss(outputs[targets], self._target[targets])
+        loss, count = self._loss(outputs[batch.rows], self._target[batch.targets])
         sums = np.array([float(loss.detach()), count], np.float64)
         self.comm.all_reduce(sums, stage="loss")
         with (

@@ -1,0 +1,107 @@
+"""Mini-batch: some training nodes a step, and what they reach, exactly or by drawn edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import ConfigError
+from graphtheta.permutation import Permutation
+from graphtheta.random import Purpose
+from graphtheta.shard import Shard
+from graphtheta.strategy.batch import Batch, Batches
+from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.tgar import Fanout, Neighbourhoods, View
+
+__all__ = ["MiniBatch"]
+
+
+class MiniBatch:
+    """Training nodes in an order that is drawn anew each epoch, `batch_size` of all workers a step.
+
+    What a step reaches is computed by all workers together: a batch's targets live where they live,
+    and no neighbourhood is copied to one worker.
+
+    Args:
+        batch_size: Targets of a step, over all workers; the last step of an epoch has what is left.
+        fanouts: In-edges to draw of each destination, of each layer from the input; None, or None
+            for a layer: all of them.
+        replace: Whether an edge can be drawn more than once.
+        weight: Name of an edge column that edges are drawn in proportion to.
+
+    Raises:
+        ConfigError: If a number is below 1, or nothing is drawn and yet said how.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        fanouts: Sequence[int | None] | None = None,
+        *,
+        replace: bool = False,
+        weight: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"mini-batch: expected batch_size >= 1, got {batch_size}.")
+        if any(f is not None and f < 1 for f in fanouts or ()):
+            raise ConfigError(
+                f"mini-batch: expected fanouts >= 1 or None, got {list(fanouts or ())}."
+            )
+        if fanouts is None and (replace or weight is not None):
+            raise ConfigError(
+                "mini-batch: replace and weight say how edges are drawn, and without fanouts all "
+                "are taken. Give fanouts."
+            )
+        self.batch_size = batch_size
+        self.fanouts = None if fanouts is None else tuple(fanouts)
+        self.replace, self.weight = replace, weight
+
+    def schedule(
+        self,
+        shard: Shard,
+        train_rows: Tensor,
+        *,
+        layers: int,
+        seed: int,
+        comm: Communicator | None = None,
+    ) -> Batches:
+        """Return the batches of each epoch; see `Strategy`.
+
+        Raises:
+            ConfigError: If there are not as many fanouts as layers.
+        """
+        fanouts, rows = self._fanouts(layers), train_rows.cpu().numpy()
+        neighbourhoods = Neighbourhoods(shard, comm)
+        keys = shard.node_key_L[rows]
+        ranks, total = dense_ranks(keys, shard.manifest.num_nodes, neighbourhoods.comm)
+        steps = -(-total // self.batch_size)
+
+        def batches(epoch: int) -> Iterator[Batch]:
+            place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)
+            order = np.argsort(place)
+            cuts = np.searchsorted(place[order], self.batch_size * np.arange(1, steps))
+            for number, chosen in enumerate(np.split(order, cuts)):
+                targets, step = np.sort(rows[chosen]), epoch * steps + number
+                blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step)
+                view = View(shard, seed=seed, step=step, blocks=blocks)
+                yield Batch(
+                    view,
+                    targets=shard.place(targets),
+                    rows=torch.arange(len(targets), device=shard.device),
+                )
+
+        return batches
+
+    def _fanouts(self, layers: int) -> list[Fanout | None]:
+        if self.fanouts is None:
+            return [None] * layers
+        if len(self.fanouts) != layers:
+            raise ConfigError(
+                f"mini-batch: expected {layers} fanouts, one a graph layer, got "
+                f"{len(self.fanouts)}: {list(self.fanouts)}."
+            )
+        return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]
