@@ -72,10 +72,12 @@ class MiniBatch:
         """Return the batches of each epoch; see `Strategy`.
 
         Raises:
-            ConfigError: If there are not as many fanouts as layers.
+            ConfigError: If there are not as many fanouts as layers, or no such weights.
         """
         fanouts, rows = self._fanouts(layers), train_rows.cpu().numpy()
         neighbourhoods = Neighbourhoods(shard, comm)
+        if self.weight is not None:
+            neighbourhoods.weight(self.weight)  # before the first step
         keys = shard.node_key_L[rows]
         ranks, total = dense_ranks(keys, shard.manifest.num_nodes, neighbourhoods.comm)
         steps = -(-total // self.batch_size)

@@ -17,6 +17,7 @@ from torch import Tensor
 from graphtheta.adjacency import Adjacency
 from graphtheta.comm.plan import Route
 from graphtheta.shard import Shard, Topology
+from graphtheta.tgar.relabel import transpose
 
 __all__ = ["Block", "whole_block"]
 
@@ -33,7 +34,6 @@ class Block:
         destinations: Mirrors that hold in-edges, behind the outputs; none in an edge-cut.
         in_edges: In-edges by destination: O rows, and in a vertex-cut as many as there are
             mirrors in `destinations` more.
-        out_edges: The same edges by source: rows of inputs, then mirrors.
         rows: (I,) int64 local ids of the inputs in the shard, or None for all masters.
         edges: (E,) int64 places of the edges in the shard, or None for all.
     """
@@ -44,7 +44,6 @@ class Block:
     sources: Route
     destinations: Route
     in_edges: Adjacency
-    out_edges: Adjacency
     rows: NDArray[np.int64] | None
     edges: NDArray[np.int64] | None
 
@@ -52,6 +51,18 @@ class Block:
     def num_edges(self) -> int:
         """Active edges held by this worker."""
         return self.in_edges.num_edges
+
+    @cached_property
+    def out_edges(self) -> Adjacency:
+        """The same edges by source: rows of inputs, then mirrors; backward alone reads them."""
+        if self.edges is None:
+            return self.shard.out_edges
+        num_rows = self.sources.num_masters + self.sources.num_mirrors
+        out_indptr = np.zeros(num_rows + 1, np.int64)
+        dst = np.empty(self.num_edges, np.int32)
+        position = np.empty(self.num_edges, np.int32 if self.num_edges < 2**31 else np.int64)
+        transpose(self.in_edges.indptr, self.in_edges.other, out_indptr, dst, position)
+        return Adjacency(out_indptr, dst, position)
 
     @cached_property
     def node_key(self) -> NDArray[np.int64]:
@@ -116,7 +127,6 @@ def whole_block(shard: Shard) -> Block:
         sources=shard.plan.sources,
         destinations=shard.plan.destinations,
         in_edges=shard.in_edges,
-        out_edges=shard.out_edges,
         rows=None,
         edges=None,
     )

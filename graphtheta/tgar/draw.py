@@ -105,7 +105,6 @@ def edges_at(
     is_whole: bool,
     position_RF: NDArray[np.int64],
     count_R: NDArray[np.int64],
-    indptr_R: NDArray[np.int64],
     edges: NDArray[np.int64],
 ) -> int:
     """Turn positions into places of the edges held here; return how many there are.
@@ -113,12 +112,12 @@ def edges_at(
     Where `is_whole`, every list is held whole, and a position is a place.
 
     Shape:
-        row_R: local rows. indptr_R: (R + 1,), written. edges: as long as all positions, written.
+        row_R: local rows. count_R: of positions, then of edges. edges: as long as all positions,
+        written.
     """
     size = 0
-    indptr_R[0] = 0
     for r in range(row_R.shape[0]):
-        first, last = indptr[row_R[r]], indptr[row_R[r] + 1]
+        first, last, before = indptr[row_R[r]], indptr[row_R[r] + 1], size
         if is_whole:
             for i in range(count_R[r]):
                 edges[size] = first + position_RF[r, i]
@@ -136,7 +135,7 @@ def edges_at(
                 if low < last and in_position[low] == wanted:
                     edges[size] = low
                     size += 1
-        indptr_R[r + 1] = size
+        count_R[r] = size - before
     return size
 
 
@@ -146,23 +145,23 @@ def edges_of(
     indptr: NDArray[np.int64],
     src: NDArray[np.int32],
     allowed: NDArray[np.uint8],
-    indptr_R: NDArray[np.int64],
+    count_R: NDArray[np.int64],
     edges: NDArray[np.int64],
 ) -> int:
     """Return how many edges the rows have, and write their places.
 
     Shape:
-        allowed: (L,), which sources count; empty: all. indptr_R: (R + 1,), written. edges: as long
-        as all edges of the rows, written.
+        allowed: (L,), which sources count; empty: all. count_R: written. edges: as long as all
+        edges of the rows, written.
     """
     size = 0
-    indptr_R[0] = 0
     for r in range(row_R.shape[0]):
+        before = size
         for e in range(indptr[row_R[r]], indptr[row_R[r] + 1]):
             if allowed.shape[0] == 0 or allowed[src[e]]:
                 edges[size] = e
                 size += 1
-        indptr_R[r + 1] = size
+        count_R[r] = size - before
     return size
 
 

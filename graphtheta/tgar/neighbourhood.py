@@ -11,11 +11,13 @@ drawn, and `fanout` numbers (8 bytes) each way if they are drawn by weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graphtheta.adjacency import Adjacency
@@ -26,12 +28,17 @@ from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
 from graphtheta.tgar.block import Block
 from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
-from graphtheta.tgar.relabel import number_rows, read_sources, translate, transpose
+from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
 __all__ = ["Fanout", "Neighbourhoods"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)
+_PARALLEL = 1 << 13  # edges from which threads are worth their start
+
+# Of some rows: (R + 1,) int64 where each row's edges start, (E,) int64 their places in the shard,
+# and (E,) int32 local ids of their sources.
+_Edges = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Neighbourhoods:
         self._source_places = _places(self._sources, shard.num_mirrors)
         self._mirrored = _Mirrored(self._destinations, shard.num_masters)
         self._in_degree: NDArray[np.int64] | None = None
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
     def blocks(
         self,
@@ -107,18 +115,17 @@ class Neighbourhoods:
         to_mirrors, mirrors = self._tell_mirrors(outputs)
         rows = np.concatenate([outputs, num_masters + mirrors])
         if fanout is None:
-            indptr, edges = self._all_edges(rows, allowed)
+            indptr, edges, other = self._all_edges(rows, allowed)
         else:
-            indptr, edges = self._drawn_edges(rows, to_mirrors, fanout, layer, key_2)
+            indptr, edges, other = self._drawn_edges(rows, to_mirrors, fanout, layer, key_2)
 
         number_rows(outputs, 0, slot)
-        other, found = np.empty(len(edges), np.int32), np.empty(len(edges), np.int64)
-        found = np.sort(found[: read_sources(edges, shard.in_edges.other, slot, other, found)])
-        own, read = np.split(found, [np.searchsorted(found, num_masters)])
-        read -= num_masters
+        found = np.empty(len(edges), np.int64)
+        found = found[: list_new(other, slot, found)]
+        own, read = found[found < num_masters], np.sort(found[found >= num_masters]) - num_masters
         slices, asked = self._ask_owners(read)
-        more = np.unique(np.concatenate([own, *asked.values()]))
-        more = more[slot[more] < 0]
+        others = _joined(asked.values())
+        more = np.concatenate([own, np.unique(others[slot[others] == -1])])
         inputs = np.concatenate([outputs, more])
         number_rows(more, num_outputs, slot)
         number_rows(num_masters + mirrors, len(inputs), slot)
@@ -144,21 +151,19 @@ class Neighbourhoods:
             sources=sources,
             destinations=to_mirrors,
             in_edges=Adjacency(indptr, other, leading=num_outputs, shift=len(inputs) - num_outputs),
-            out_edges=_transposed(indptr, other, len(inputs) + num_mirrors),
             rows=inputs,
             edges=edges,
         )
 
     # -- which edges ------------------------------------------------------------------------------
 
-    def _all_edges(
-        self, rows: NDArray[np.int64], allowed: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _all_edges(self, rows: NDArray[np.int64], allowed: NDArray[np.uint8]) -> _Edges:
         whole = self.shard.in_edges
-        edges = np.empty(int((whole.indptr[rows + 1] - whole.indptr[rows]).sum()), np.int64)
-        indptr = np.empty(len(rows) + 1, np.int64)
-        size = edges_of(rows, whole.indptr, whole.other, allowed, indptr, edges)
-        return indptr, edges[:size]
+
+        def find(part: slice, count: NDArray[np.int64], edges: NDArray[np.int64]) -> int:
+            return edges_of(rows[part], whole.indptr, whole.other, allowed, count[part], edges)
+
+        return self._in_parts(whole.indptr[rows + 1] - whole.indptr[rows], find)
 
     def _drawn_edges(
         self,
@@ -167,37 +172,51 @@ class Neighbourhoods:
         fanout: Fanout,
         layer: int,
         key_2: NDArray[np.uint32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> _Edges:
         stream = stream_id(Purpose.SAMPLE, layer)
         if fanout.weight is not None:
             return self._best_edges(rows, route, fanout, stream, key_2)
-        shard, whole = self.shard, self.shard.in_edges
-        degree = self._degrees(rows, route)
-        position = np.empty((len(rows), fanout.size), np.int64)
-        count = np.empty(len(rows), np.int64)
-        draw_positions(
-            shard.node_key_L[rows],
-            degree,
-            fanout.size,
-            fanout.replace,
-            stream,
-            key_2,
-            position,
-            count,
-        )
-        edges = np.empty(int(count.sum()), np.int64)
-        indptr = np.empty(len(rows) + 1, np.int64)
-        size = edges_at(
-            rows,
-            whole.indptr,
-            shard.in_position,
-            not shard.is_vertex_cut,
-            position,
-            count,
-            indptr,
-            edges,
-        )
-        return indptr, edges[:size]
+        shard, whole, size = self.shard, self.shard.in_edges, fanout.size
+        keys, degree = shard.node_key_L[rows], self._degrees(rows, route)
+
+        def draw(part: slice, count: NDArray[np.int64], edges: NDArray[np.int64]) -> int:
+            some, mine = rows[part], count[part]
+            places = np.empty((len(some), size), np.int64)
+            draw_positions(
+                keys[part], degree[part], size, fanout.replace, stream, key_2, places, mine
+            )
+            is_whole = not shard.is_vertex_cut
+            return edges_at(some, whole.indptr, shard.in_position, is_whole, places, mine, edges)
+
+        most = np.where(degree > 0, size, 0) if fanout.replace else np.minimum(degree, size)
+        return self._in_parts(most, draw)
+
+    def _in_parts(
+        self,
+        most: NDArray[np.int64],
+        find: Callable[[slice, NDArray[np.int64], NDArray[np.int64]], int],
+    ) -> _Edges:
+        """Find edges by all threads: `find` writes those of some rows, at most `most` of each."""
+        ends = np.append(0, np.cumsum(most))
+        threads = torch.get_num_threads() if ends[-1] >= _PARALLEL else 1
+        cuts = np.searchsorted(ends, np.arange(threads + 1) * ends[-1] / threads)
+        cuts[0], cuts[-1] = 0, len(most)
+        count = np.empty(len(most), np.int64)
+        edges, other = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.int32)
+
+        def work(number: int) -> slice:
+            part = slice(cuts[number], cuts[number + 1])
+            mine = edges[ends[part.start] : ends[part.stop]]
+            size = find(part, count, mine)
+            written = slice(int(ends[part.start]), int(ends[part.start]) + size)
+            read_sources(mine[:size], self.shard.in_edges.other, other[written])
+            return written
+
+        written = list(self._pool.map(work, range(threads))) if threads > 1 else [work(0)]
+        indptr = np.append(0, np.cumsum(count))
+        if indptr[-1] < ends[-1]:
+            edges, other = (np.concatenate([x[w] for w in written]) for x in (edges, other))
+        return indptr, edges, other
 
     def _degrees(self, rows: NDArray[np.int64], route: Route) -> NDArray[np.int64]:
         """Return the in-degrees of rows in the whole graph, which mirrors are told."""
@@ -215,9 +234,10 @@ class Neighbourhoods:
         fanout: Fanout,
         stream: np.uint32,
         key_2: NDArray[np.uint32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> _Edges:
         shard, whole, num_outputs = self.shard, self.shard.in_edges, route.num_masters
-        weight = self._weight(fanout.weight)
+        assert fanout.weight is not None
+        weight = self.weight(fanout.weight)
         rank = np.empty((len(rows), fanout.size))
         edge = np.empty((len(rows), fanout.size), np.int64)
         draw_ranks(
@@ -242,11 +262,15 @@ class Neighbourhoods:
             kept &= rank <= np.concatenate([best_O, best_D])
         chosen = np.where(kept, edge, np.iinfo(np.int64).max)
         chosen.sort(axis=1)  # by edge_key, as every list is
-        indptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(kept.sum(axis=1), out=indptr[1:])
-        return indptr, chosen[chosen < np.iinfo(np.int64).max]
+        edges = chosen[chosen < np.iinfo(np.int64).max]
+        return np.append(0, np.cumsum(kept.sum(axis=1))), edges, whole.other[edges]
 
-    def _weight(self, name: str | None) -> NDArray[Any]:
+    def weight(self, name: str) -> NDArray[Any]:
+        """Return the edge column that edges are drawn by: (E,).
+
+        Raises:
+            ConfigError: If there is none, or it has more than one number an edge.
+        """
         columns = self.shard.edge_columns
         if name not in columns:
             raise ConfigError(
@@ -359,14 +383,6 @@ def _slices(counts: Mapping[int, int]) -> dict[int, slice]:
             slices[peer] = slice(first, first + count)
         first += count
     return slices
-
-
-def _transposed(indptr: NDArray[np.int64], other: NDArray[np.int32], num_rows: int) -> Adjacency:
-    out_indptr = np.zeros(num_rows + 1, np.int64)
-    dst = np.empty(len(other), np.int32)
-    position = np.empty(len(other), np.int32 if len(other) < 2**31 else np.int64)
-    transpose(indptr, other, out_indptr, dst, position)
-    return Adjacency(out_indptr, dst, position)
 
 
 def _merged(

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["number_rows", "read_sources", "translate", "transpose"]
+__all__ = ["list_new", "number_rows", "read_sources", "translate", "transpose"]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -22,21 +22,23 @@ def number_rows(rows: NDArray[np.int64], first: int, slot: NDArray[np.int32]) ->
 
 @_jit
 def read_sources(
-    edges: NDArray[np.int64],
-    src: NDArray[np.int32],
-    slot: NDArray[np.int32],
-    other: NDArray[np.int32],
-    found: NDArray[np.int64],
-) -> int:
+    edges: NDArray[np.int64], src: NDArray[np.int32], other: NDArray[np.int32]
+) -> None:
+    """Write the source of each edge: (E,)."""
+    for e in range(edges.shape[0]):
+        other[e] = src[edges[e]]
+
+
+@_jit
+def list_new(other: NDArray[np.int32], slot: NDArray[np.int32], found: NDArray[np.int64]) -> int:
     """Return how many sources have no number yet, mark them by -2, and list each once.
 
     Shape:
-        slot: (L,). other: (E,) written: the source's local id. found: (E,) written.
+        other: (E,) local ids. slot: (L,). found: (E,) written.
     """
     size = 0
-    for e in range(edges.shape[0]):
-        source = src[edges[e]]
-        other[e] = source
+    for e in range(other.shape[0]):
+        source = other[e]
         if slot[source] == -1:
             slot[source] = -2
             found[size] = source

@@ -32,6 +32,16 @@ class RunConfig(BaseModel):
     run_dir: Path = Field(description="Folder the run is written to.")
     model: str = Field("gcn", description="One of {models}.")
     strategy: str = Field("global", description="What makes a batch: {strategies}.")
+    batch_size: int = Field(
+        1024, ge=1, description="Of mini-batches: training nodes a step, over all workers."
+    )
+    fanouts: str = Field(
+        "all", description="Of mini-batches: in-edges to draw, a layer each, as in 15,10,5; or all."
+    )
+    replace: bool = Field(False, description="Of mini-batches: draw an edge more than once.")
+    edge_weight: str | None = Field(
+        None, description="Of mini-batches: edge column that edges are drawn in proportion to."
+    )
     epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
     hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")
     layers: int = Field(2, ge=1, description="Graph layers.")

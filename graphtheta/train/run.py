@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS, Stack, model_for
 from graphtheta.open import open_shard, pick_device
 from graphtheta.shard import Shard
-from graphtheta.strategy import STRATEGIES
+from graphtheta.strategy import STRATEGIES, GlobalBatch, MiniBatch, Strategy
 from graphtheta.train.checkpoint import load_weights
 from graphtheta.train.config import RunConfig, load_run
 from graphtheta.train.predict import infer, refuse_occupied, write_predictions
@@ -46,13 +46,14 @@ def start_run(
         ("--optimizer", config.optimizer, OPTIMIZERS),
     ):
         _known(option, name, registry)
+    strategy = _STRATEGIES[config.strategy](config)
     # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
     shard = _open(config, config.input, comm, config.device)
     trainer = Trainer(
         _model(config, shard),
         shard,
-        strategy=STRATEGIES[config.strategy](),
+        strategy=strategy,
         label=config.label,
         split=config.split,
         optimizer=config.optimizer,
@@ -123,6 +124,35 @@ def predict_run(
         embeddings_M=infer(model, shard, embeddings=True) if embeddings else None,
     )
     return shard
+
+
+def _mini(config: RunConfig) -> MiniBatch:
+    return MiniBatch(
+        config.batch_size,
+        _fanouts(config.fanouts, config.layers),
+        replace=config.replace,
+        weight=config.edge_weight,
+    )
+
+
+_STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
+    "global": lambda config: GlobalBatch(),
+    "mini": _mini,
+}
+
+
+def _fanouts(text: str, layers: int) -> list[int | None] | None:
+    """Return the fanouts of each layer, or None for all in-edges."""
+    if text == "all":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    right = all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words)
+    if not right or len(words) != layers:
+        raise ConfigError(
+            f"--fanouts: expected all, or a number (or all) for each of {layers} layers, as in "
+            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or --layers."
+        )
+    return [None if word == "all" else int(word) for word in words]
 
 
 def _known(option: str, name: str, registry: Mapping[str, Any]) -> None:

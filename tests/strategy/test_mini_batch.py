@@ -1,0 +1,170 @@
+"""Mini-batches: the identities that hold between strategies, and any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import graphtheta as gt
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import ConfigError
+from graphtheta.strategy import GlobalBatch, MiniBatch, Strategy
+from graphtheta.strategy.ranks import dense_ranks
+from tests.graphs import random_graph, to_graph
+from tests.nn.steps import CASES, assert_equal
+
+WORKERS = [(2, "dbh"), (3, "node-hash"), (4, "edge-hash"), (7, "kaminpar")]
+STRATEGIES: dict[str, Callable[[int], Strategy]] = {
+    "exact": lambda layers: MiniBatch(4),
+    "drawn": lambda layers: MiniBatch(4, [3] * layers),
+    "first layer drawn": lambda layers: MiniBatch(4, [2, *[None] * (layers - 1)]),
+    "with replacement": lambda layers: MiniBatch(4, [3] * layers, replace=True),
+    "weighted": lambda layers: MiniBatch(4, [3] * layers, weight="weight"),
+    "all": lambda layers: MiniBatch(1000),
+    "large": lambda layers: MiniBatch(4, [1000] * layers),
+}
+
+
+@cache
+def graph() -> gt.Graph:
+    """Return a graph with self-loops, parallel edges, isolated nodes and missing labels."""
+    num_nodes, src, dst = random_graph(57, 300)
+    made = to_graph((num_nodes + 3, src, dst), dtype=np.float64)
+    weight = np.random.default_rng(0).random(made.num_edges)
+    return gt.Graph(made.nodes, made.edges.append_column("weight", pa.array(weight)))
+
+
+def train(
+    name: str, strategy: str | None, workers: int = 1, method: str = "node-hash", epochs: int = 2
+) -> tuple[list[float], Any]:
+    """Return the losses and the last weights, with dropout."""
+
+    def job(comm: Communicator) -> Any:
+        shard = gt.open_shard(graph(), comm, method=method)
+        model = CASES[name](dropout=0.3).double()
+        chosen = GlobalBatch() if strategy is None else STRATEGIES[strategy](len(model.convs))
+        trainer = gt.Trainer(model, shard, strategy=chosen, optimizer="sgd", evaluate_every=99)
+        trainer.fit(epochs)
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        return trainer.history.loss, weights.numpy()
+
+    result: tuple[list[float], Any] = gt.run_local(job, workers=workers, timeout_s=60)
+    return result
+
+
+@cache
+def alone(name: str, strategy: str) -> tuple[list[float], Any]:
+    return train(name, strategy)
+
+
+# Statistics of a batch are over the nodes that are active, and a mini-batch leaves out what no
+# target reaches.
+BATCH_NORM = {"gcn_batch_norm", "gat_edges"}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - BATCH_NORM))
+def test_one_batch_of_all_is_the_global_batch(name: str) -> None:
+    losses, weights = train(name, "all")
+    wanted, wanted_weights = train(name, None)
+    assert_equal(losses, wanted, 1e-12)
+    assert_equal(weights, wanted_weights, 1e-10)
+
+
+COVER = [
+    (name, strategy, *WORKERS[(i + j) % 4])
+    for i, name in enumerate(CASES)
+    for j, strategy in enumerate(["exact", "drawn", "with replacement", "weighted"])
+    if (i + j) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("name", "strategy", "workers", "method"), COVER)
+def test_same_as_single(name: str, strategy: str, workers: int, method: str) -> None:
+    losses, weights = train(name, strategy, workers, method)
+    wanted, wanted_weights = alone(name, strategy)
+    assert_equal(losses, wanted, 1e-9)
+    assert_equal(weights, wanted_weights, 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "method"), WORKERS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
+def test_same_as_single_in_full(name: str, strategy: str, workers: int, method: str) -> None:
+    losses, weights = train(name, strategy, workers, method)
+    wanted, wanted_weights = alone(name, strategy)
+    assert_equal(losses, wanted, 1e-9)
+    assert_equal(weights, wanted_weights, 1e-8)
+
+
+def test_fanouts_of_all_edges_draw_nothing() -> None:
+    """Without replacement, a fanout that no list exceeds takes every edge."""
+    for name in ("gat_edges", "sage_max"):
+        losses, weights = train(name, "large", 3, "dbh")
+        wanted, wanted_weights = alone(name, "exact")
+        assert_equal(losses, wanted, 1e-12)
+        assert_equal(weights, wanted_weights, 1e-10)
+
+
+def test_every_training_node_is_a_target_once_an_epoch() -> None:
+    def job(comm: Communicator) -> Any:
+        shard = gt.open_shard(graph(), comm, method="dbh")
+        rows = torch.nonzero(shard.split("split") == 1).flatten()
+        batches = MiniBatch(5).schedule(shard, rows, layers=2, seed=0)
+        sizes, seen = [], []
+        for epoch in range(2):
+            keys = []
+            for batch in batches(epoch):
+                mine = shard.node_key_L[batch.targets.numpy()]
+                everyone = np.concatenate(comm.all_gather(mine, stage="targets"))
+                sizes.append(len(everyone))
+                keys.append(sorted(everyone.tolist()))
+            seen.append(keys)
+        wanted = np.concatenate(comm.all_gather(shard.node_key_L[rows.numpy()], stage="all"))
+        return sizes, seen, sorted(wanted.tolist())
+
+    sizes, (first, second), wanted = gt.run_local(job, workers=3)
+    assert first != second
+    for keys in (first, second):
+        assert sorted(chain(*keys)) == wanted
+    steps = -(-len(wanted) // 5)
+    assert sizes == 2 * [*[5] * (steps - 1), len(wanted) - 5 * (steps - 1)]
+
+
+def test_dense_ranks_of_keys_anywhere() -> None:
+    keys = np.random.default_rng(0).permutation(1000)[:200]
+
+    def job(comm: Communicator) -> Any:
+        mine = np.split(keys, [50, 50, 120])[comm.rank]  # one has none
+        ranks, total = dense_ranks(mine, 1000, comm)
+        return np.concatenate(comm.all_gather(ranks, stage="ranks")), total
+
+    ranks, total = gt.run_local(job, workers=4)
+    assert total == 200
+    np.testing.assert_array_equal(ranks, np.argsort(np.argsort(keys)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: MiniBatch(0), "batch_size >= 1, got 0"),
+        (lambda: MiniBatch(4, [3, 0]), r"fanouts >= 1 or None, got \[3, 0\]"),
+        (lambda: MiniBatch(4, replace=True), "Give fanouts"),
+        (lambda: trainer(MiniBatch(4, [3])), "expected 2 fanouts, one a graph layer, got 1"),
+        (lambda: trainer(MiniBatch(4, [3, 3], weight="x")), "unknown edge column 'x'"),
+    ],
+)
+def test_wrong_options_raise_config_error(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+def trainer(strategy: Strategy) -> gt.Trainer:
+    return gt.Trainer(CASES["gcn"]().double(), gt.open_shard(graph()), strategy=strategy)
