@@ -35,6 +35,7 @@ def train(
     fanouts: Annotated[str | None, _option("fanouts")] = None,
     replace: Annotated[bool | None, _option("replace")] = None,
     edge_weight: Annotated[str | None, _option("edge_weight")] = None,
+    prefetch: Annotated[int | None, _option("prefetch")] = None,
     epochs: Annotated[int | None, _option("epochs")] = None,
     hidden: Annotated[int | None, _option("hidden")] = None,
     layers: Annotated[int | None, _option("layers")] = None,

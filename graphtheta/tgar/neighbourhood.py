@@ -30,7 +30,7 @@ from graphtheta.tgar.block import Block
 from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
-__all__ = ["Fanout", "Neighbourhoods"]
+__all__ = ["Fanout", "Neighbourhoods", "exchange_lists"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)

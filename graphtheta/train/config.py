@@ -16,7 +16,8 @@ __all__ = ["RunConfig", "load_run", "resolve"]
 
 # A resumed run may be given these anew: they change how long it goes on, not what it computes.
 _FREE = {
-    *("checkpoint_every", "device", "epochs", "input", "patience", "run_dir", "threads", "timeout"),
+    *("checkpoint_every", "device", "epochs", "input", "patience", "prefetch", "run_dir"),
+    *("threads", "timeout"),
 }
 
 
@@ -41,6 +42,9 @@ class RunConfig(BaseModel):
     replace: bool = Field(False, description="Of mini-batches: draw an edge more than once.")
     edge_weight: str | None = Field(
         None, description="Of mini-batches: edge column that edges are drawn in proportion to."
+    )
+    prefetch: int = Field(
+        0, ge=0, description="Mini-batches prepared ahead, in the background; changes no result."
     )
     epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
     hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")

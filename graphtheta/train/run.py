@@ -60,6 +60,7 @@ def start_run(
         lr=config.lr,
         weight_decay=config.weight_decay,
         seed=config.seed,
+        prefetch=config.prefetch,
         patience=config.patience,
         run_dir=run_dir,
         checkpoint_every=config.checkpoint_every,

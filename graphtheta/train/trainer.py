@@ -17,6 +17,7 @@ from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
+from graphtheta.strategy.prefetch import prefetched
 from graphtheta.tgar import count_layers
 from graphtheta.train.checkpoint import (
     latest_checkpoint,
@@ -77,6 +78,8 @@ class Trainer:
         lr: Learning rate.
         weight_decay: Of all parameters.
         seed: Of dropout and of everything else that is drawn while training.
+        prefetch: Batches prepared ahead, in the background; the results are the same for any
+            number.
         patience: End after so many epochs without a better validation; None trains them all.
         evaluate_every: Epochs between evaluations.
         run_dir: Where files of the run go; None writes none.
@@ -100,6 +103,7 @@ class Trainer:
         lr: float = 0.01,
         weight_decay: float = 0.0,
         seed: int = 0,
+        prefetch: int = 0,
         patience: int | None = None,
         evaluate_every: int = 1,
         run_dir: RunDirectory | Path | str | None = None,
@@ -110,6 +114,8 @@ class Trainer:
             raise ConfigError(
                 f"optimizer: unknown '{optimizer}'; choose one of {sorted(OPTIMIZERS)}."
             )
+        if prefetch < 0:
+            raise ConfigError(f"trainer: expected prefetch >= 0, got {prefetch}.")
         if lr <= 0 or weight_decay < 0:
             raise ConfigError(
                 f"trainer: expected lr > 0 and weight_decay >= 0, got {lr} and {weight_decay}."
@@ -118,7 +124,7 @@ class Trainer:
         self.strategy = strategy or GlobalBatch()
         self.label = label or shard.default_label
         self.spec = shard.label_spec(self.label)
-        self.seed, self.patience = seed, patience
+        self.seed, self.prefetch, self.patience = seed, prefetch, patience
         self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
         self.history = History()
         self.stages = Stages()
@@ -142,7 +148,11 @@ class Trainer:
         self._progress = progress and self.comm.rank == 0
         broadcast_model(model, self.comm)
         self._batches = self.strategy.schedule(
-            shard, self._rows["train"], layers=count_layers(model), seed=seed
+            shard,
+            self._rows["train"],
+            layers=count_layers(model),
+            seed=seed,
+            comm=shard.comm.split(0) if prefetch else None,
         )
         self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
 
@@ -210,7 +220,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         self.model.train()
         total, count = 0.0, 0
-        batches = self._batches(epoch)
+        batches = prefetched(self._batches(epoch), self.prefetch)
         while (batch := self._prepared(batches)) is not None:
             loss, targets = self._step(batch)
             total, count = total + loss * targets, count + targets

@@ -113,6 +113,40 @@ def test_fanouts_of_all_edges_draw_nothing() -> None:
         assert_equal(weights, wanted_weights, 1e-10)
 
 
+@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh")])
+def test_prefetching_changes_nothing(workers: int, method: str) -> None:
+    def job(comm: Communicator) -> Any:
+        shard = gt.open_shard(graph(), comm, method=method)
+        losses = []
+        for depth in (0, 1, 3):
+            model = CASES["gat_edges"](dropout=0.3).double()
+            strategy = MiniBatch(3, [3] * len(model.convs))
+            trainer = gt.Trainer(model, shard, strategy=strategy, prefetch=depth)
+            trainer.fit(3)
+            losses.append(trainer.history.loss)
+        return losses
+
+    none, one, three = gt.run_local(job, workers=workers, timeout_s=60)
+    assert none == one == three
+
+
+def test_an_error_while_preparing_ends_the_run() -> None:
+    class Broken(MiniBatch):
+        def schedule(self, *given: Any, **options: Any) -> Any:
+            batches = super().schedule(*given, **options)
+
+            def some(epoch: int) -> Any:
+                yield next(batches(epoch))
+                raise ConfigError("broken")
+
+            return some
+
+    shard = gt.open_shard(graph())
+    trainer = gt.Trainer(CASES["gcn"]().double(), shard, strategy=Broken(3), prefetch=2)
+    with pytest.raises(ConfigError, match="broken"):
+        trainer.fit(1)
+
+
 def test_every_training_node_is_a_target_once_an_epoch() -> None:
     def job(comm: Communicator) -> Any:
         shard = gt.open_shard(graph(), comm, method="dbh")

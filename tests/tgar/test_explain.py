@@ -36,8 +36,8 @@ def test_a_plain_sum_has_nothing_on_edges_and_saves_nothing() -> None:
     assert about.hoisted == {"source": ("src.z",)}
     assert about.fused == {"message": "src.z"}
     assert about.saved == {}
-    # An index of 4 bytes and a row of 2 float32, each way.
-    assert about.bytes_per_edge == {"forward": 12, "backward over out-edges": 12}
+    # An index of 4 bytes and a row of 2 float32, each way; and back, the mean's share.
+    assert about.bytes_per_edge == {"forward": 12, "backward over out-edges": 16}
 
 
 def test_attention_saves_a_number_a_head() -> None:

@@ -1,0 +1,62 @@
+"""Preparing the next batches while one is computed on."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+from graphtheta.strategy.batch import Batch
+
+__all__ = ["prefetched"]
+
+_LOOK_S = 0.1
+
+
+def prefetched(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """Yield the same batches, up to `depth` of them prepared ahead by a thread of their own.
+
+    The batches must talk through a communicator that nobody else uses meanwhile. An error of the
+    thread is raised here. When the iterator is closed early, so is the thread, after its batch.
+    """
+    if depth < 1:
+        yield from batches
+        return
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def prepare() -> None:
+        last: BaseException | None = None
+        try:
+            for batch in batches:
+                batch.view.prepare()
+                if not _put(ready, batch, closed):
+                    return
+        except BaseException as error:  # whatever it is, the step's thread must hear of it
+            last = error
+        _put(ready, last, closed)
+
+    thread = threading.Thread(target=prepare, name="graphtheta-prepare", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+    thread.join()
+
+
+def _put(
+    ready: queue.Queue[Batch | BaseException | None],
+    item: Batch | BaseException | None,
+    closed: threading.Event,
+) -> bool:
+    while not closed.is_set():
+        try:
+            ready.put(item, timeout=_LOOK_S)
+        except queue.Full:
+            continue
+        return True
+    return False
