@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from graphtheta.cli.show import show_rows
 from graphtheta.train.config import RunConfig, resolve
+from graphtheta.train.phases import phases
 from graphtheta.train.signals import Stopped
 
 __all__ = ["train"]
@@ -101,6 +103,12 @@ def train(
                 flush=True,
             )
         raise
+    if comm.rank == 0:
+        rows = [
+            (name, f"{seconds:.2f}", f"{100 * share:.0f} %")
+            for name, (seconds, share) in phases(summary["phase_seconds"]).items()
+        ]
+        show_rows(rows, head=("phase", "seconds", "share"))
     print(_result(summary, run.run_dir))
 
 

@@ -221,9 +221,10 @@ class Trainer:
         self.model.train()
         total, count = 0.0, 0
         batches = prefetched(self._batches(epoch), self.prefetch)
-        while (batch := self._prepared(batches)) is not None:
-            loss, targets = self._step(batch)
-            total, count = total + loss * targets, count + targets
+        with self.stages.rest("forward", Stage("other")):
+            while (batch := self._prepared(batches)) is not None:
+                loss, targets = self._step(batch)
+                total, count = total + loss * targets, count + targets
         return total / count
 
     def _prepared(self, batches: Iterator[Batch]) -> Batch | None:

@@ -1,0 +1,44 @@
+"""The phases of a run, as the paper prints them: preparation, each layer's ways, the update."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+__all__ = ["phases"]
+
+_LAYER = re.compile(r"(forward|backward) layer (\d+) ")
+_NAMES = {
+    "forward prepare": "preparation",
+    "backward transform and apply": "backward transform and apply",
+    "backward reduce": "parameter update",
+    "backward update": "parameter update",
+    "forward other": "loss and the rest",
+}
+
+
+def phases(stage_seconds: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Return seconds and share of each phase, in the order of a step.
+
+    What backward spends on plain torch is not told apart by layer. Preparation in the background
+    counts only where a step waited for it.
+
+    Args:
+        stage_seconds: Seconds by stage, as `phase_seconds` of a summary.
+    """
+    found: dict[str, float] = defaultdict(float)
+    for stage, seconds in stage_seconds.items():
+        layer = _LAYER.match(stage)
+        found[layer[0].strip() if layer else _NAMES.get(stage, stage)] += seconds
+    ordered = sorted(found.items(), key=lambda item: _order(item[0]))
+    whole = sum(found.values()) or 1.0
+    return {name: (seconds, seconds / whole) for name, seconds in ordered}
+
+
+def _order(name: str) -> tuple[int, int]:
+    if layer := re.match(r"(forward|backward) layer (\d+)", name):
+        number = int(layer[2])
+        return (1, number) if layer[1] == "forward" else (2, -number)
+    last = ("backward transform and apply", "parameter update", "loss and the rest")
+    return (0, 0) if name == "preparation" else (3, last.index(name) if name in last else -1)

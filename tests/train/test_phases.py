@@ -1,0 +1,24 @@
+"""The table of phases at the end of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+import graphtheta as gt
+from graphtheta.strategy import MiniBatch
+from graphtheta.train.phases import phases
+
+
+def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out() -> None:
+    shard = gt.open_shard(gt.datasets.load("cora"))
+    model = gt.nn.GCN(shard.num_features, 16, shard.num_classes)
+    trainer = gt.Trainer(model, shard, strategy=MiniBatch(64), evaluate_every=9)
+    summary = trainer.fit(2)
+    found = phases(summary["phase_seconds"])
+    assert list(found) == [
+        "preparation", "forward layer 0", "forward layer 1", "backward layer 1",
+        "backward layer 0", "backward transform and apply", "parameter update", "loss and the rest",
+    ]  # fmt: skip
+    assert sum(share for _, share in found.values()) == pytest.approx(1)
+    spent = sum(trainer.history.epoch_seconds)
+    assert sum(seconds for seconds, _ in found.values()) == pytest.approx(spent, rel=0.05)
