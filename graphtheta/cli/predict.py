@@ -1,4 +1,4 @@
-"""`graphtheta predict`: predictions for every node, with the best weights of a run."""
+"""`graphtheta predict`: predictions for every node, or for some, with the best weights of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ def predict(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Add what the last layer reads.")
     ] = False,
+    nodes: Annotated[
+        str | None,
+        typer.Option(help="Table of the ids to predict, in a column id; by default all nodes."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda, as for train.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads a worker, as for train.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds a worker waits for another.")] = 1800.0,
 ) -> None:
-    """Predict every node of a graph.
+    """Predict every node of a graph, or those of --nodes by what they reach alone.
 
     Columns: id (the original one), prediction, probability and, if asked for, embedding.
 
@@ -34,5 +38,7 @@ def predict(
 
     from graphtheta.train.run import predict_run
 
-    shard = predict_run(run_dir, input, out, comm, embeddings=embeddings, device=device)
-    print(f"predictions for {shard.manifest.num_nodes:,} nodes are in {out}")
+    predicted = predict_run(
+        run_dir, input, out, comm, embeddings=embeddings, nodes=nodes, device=device
+    )
+    print(f"predictions for {predicted:,} nodes are in {out}")

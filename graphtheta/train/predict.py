@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graphtheta.columns import matrix_column
@@ -122,6 +123,8 @@ def write_predictions(
     spec: LabelSpec,
     folder: Path,
     embeddings_M: Tensor | None = None,
+    *,
+    rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Write a Parquet dataset, one file a rank, renamed when whole; collective.
 
@@ -133,13 +136,15 @@ def write_predictions(
         spec: The label's task.
         folder: Made if missing.
         embeddings_M: (M, F), or None to leave them out.
+        rows: (T,) int64 local ids of the masters that outputs and embeddings are of; None: all.
 
     Raises:
         ConfigError: If the folder is not empty.
     """
     comm = shard.comm
     refuse_occupied(folder, comm)
-    columns = {"id": shard.original_ids, **_COLUMNS[spec.task](outputs_M.detach().cpu())}
+    ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
+    columns = {"id": ids, **_COLUMNS[spec.task](outputs_M.detach().cpu())}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
     target = folder / f"part-{comm.rank:05d}.parquet"

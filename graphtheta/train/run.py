@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from graphtheta.cache import open_input
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
@@ -14,6 +16,7 @@ from graphtheta.open import open_shard, pick_device
 from graphtheta.shard import Shard
 from graphtheta.strategy import STRATEGIES, GlobalBatch, MiniBatch, Strategy
 from graphtheta.train.checkpoint import load_weights
+from graphtheta.train.chosen import chosen_rows, infer_chosen
 from graphtheta.train.config import RunConfig, load_run
 from graphtheta.train.predict import infer, refuse_occupied, write_predictions
 from graphtheta.train.run_dir import RunDirectory
@@ -86,9 +89,10 @@ def predict_run(
     comm: Communicator,
     *,
     embeddings: bool = False,
+    nodes: str | None = None,
     device: str = "cpu",
-) -> Shard:
-    """Predict every node of a graph with the best weights of a run; collective.
+) -> int:
+    """Predict nodes of a graph with the best weights of a run; collective.
 
     Args:
         run_dir: The run.
@@ -96,14 +100,16 @@ def predict_run(
         out: New or empty folder of the Parquet dataset, see `write_predictions`.
         comm: The workers.
         embeddings: Whether to add what the last layer reads.
+        nodes: Table of the original ids of those to predict; None: all nodes.
         device: As of `open_shard`, wherever the run was trained.
 
     Returns:
-        The graph.
+        How many nodes were predicted.
 
     Raises:
         ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
             `out` is in use.
+        GraphFormatError: If `nodes` names nodes that are not there.
         StoreError: If the store is damaged.
     """
     config = load_run(run_dir)
@@ -117,14 +123,23 @@ def predict_run(
     shard = _open(config, source, comm, device)
     model = _model(config, shard).to(shard.device)
     load_weights(model, weights)
+    rows = None if nodes is None else chosen_rows(shard, nodes)
+
+    def outputs(*, embeddings: bool) -> Tensor:
+        if rows is None:
+            return infer(model, shard, embeddings=embeddings)
+        return infer_chosen(model, shard, rows, embeddings=embeddings)
+
+    predicted = outputs(embeddings=False)
     write_predictions(
-        infer(model, shard),
+        predicted,
         shard,
         shard.label_spec(config.label or shard.default_label),
         out,
-        embeddings_M=infer(model, shard, embeddings=True) if embeddings else None,
+        embeddings_M=outputs(embeddings=True) if embeddings else None,
+        rows=rows,
     )
-    return shard
+    return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
 
 
 def _mini(config: RunConfig) -> MiniBatch:
