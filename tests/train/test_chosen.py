@@ -53,6 +53,7 @@ def test_wrong_tables_raise_graph_format_error(tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), tmp_path / "ids.parquet")
         with pytest.raises(GraphFormatError, match=said):
             chosen_rows(shard, str(tmp_path / "ids.parquet"))
+    pq.write_table(pa.table({"id": ["nobody"]}), tmp_path / "ids.parquet")
     numbers = gt.open_shard(to_graph(random_graph(10, 20)))
     with pytest.raises(GraphFormatError, match="expected ids of type int64"):
         chosen_rows(numbers, str(tmp_path / "ids.parquet"))
