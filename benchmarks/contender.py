@@ -16,24 +16,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Contender", "serve"]
+__all__ = ["Contender", "seeds_of", "serve"]
 
 
 def serve(contender: Any) -> None:
     """Answer with what the contender's methods return, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    handlers: Mapping[str, Callable[..., Any]] = {
+    handlers: Mapping[str, Callable[..., Any] | None] = {
         "load": contender.load,
         "build": contender.build,
         "run": contender.run,
-        "save": contender.save,
+        "save": getattr(contender, "save", None),  # what draws has nothing to compare
         "settle": _settle,
     }
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = handlers[request.pop("do")](**request) or {}
+            do = handlers[request.pop("do")]
+            assert do is not None, "this contender saves nothing"
+            answer = do(**request) or {}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         answers.write(json.dumps(answer) + "\n")
@@ -44,6 +46,14 @@ def _settle() -> None:
     """Give back what was freed, before memory is looked at."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def seeds_of(step: int, num_nodes: int, batches: int = 20, size: int = 1024) -> list[Any]:
+    """Return the seeds that all contenders draw for: (size,) int64 each, ascending."""
+    import numpy as np  # in every environment that draws
+
+    rng = np.random.default_rng(step)
+    return [np.sort(rng.choice(num_nodes, size, replace=False)) for _ in range(batches)]
 
 
 class Contender:

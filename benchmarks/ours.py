@@ -1,6 +1,6 @@
 """GraphTheta as a contender: see contender.py for what it is asked.
 
-    python benchmarks/ours.py gather|attention|epoch
+    python benchmarks/ours.py gather|attention|epoch|sample
 
 `gather` is Gather and Sum alone, `attention` one layer forward and backward, `epoch` an epoch of
 training. Rows and gradients are saved in the order of the input, by the names of PyG.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contender import serve
+from contender import seeds_of, serve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +26,7 @@ from graphtheta.bench.timing import Clock
 from graphtheta.comm.launch import set_threads, threads_per_rank
 from graphtheta.nn import GAT, GATE, GCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
 from graphtheta.nn.models import Stack
-from graphtheta.tgar import TGARLayer, View
+from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
 from graphtheta.train.trainer import Trainer
 
 HEADS, EDGE_FEATURES = 4, 16
@@ -178,6 +178,30 @@ class Epoch(Contender):
         self.write(path, out)
 
 
+class Sample(Contender):
+    """Drawing in-edges for batches of seeds: the same nodes, found in our order."""
+
+    def build(self, fanouts: list[int], **_: Any) -> None:
+        """Make what finds neighbourhoods."""
+        self.step, self.fanouts = 0, [Fanout(size) for size in fanouts]
+        self.neighbourhoods = Neighbourhoods(self.shard)
+        self.row = torch.empty_like(self.keys)
+        self.row[self.keys] = torch.arange(len(self.keys))
+
+    def run(self) -> dict[str, float]:
+        """Draw for some batches; say how many edges there were."""
+        batches = [self.row.numpy()[seeds] for seeds in seeds_of(self.step, len(self.keys))]
+        clock, edges = Clock(), 0
+        with clock.part("draw"):
+            for n, rows in enumerate(batches):
+                step = self.step * len(batches) + n
+                blocks = self.neighbourhoods.blocks(np.sort(rows), self.fanouts, step=step)
+                edges += sum(block.num_edges for block in blocks)
+        self.step += 1
+        return {**clock.seconds, "edges": edges}
+
+
 if __name__ == "__main__":
     set_threads(threads_per_rank())
-    serve({"gather": Gather, "attention": Attention, "epoch": Epoch}[sys.argv[1]]())
+    works: dict[str, Any] = {"gather": Gather, "attention": Attention, "epoch": Epoch}
+    serve((works | {"sample": Sample})[sys.argv[1]]())

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VERSION = dgl.__version__
-FORMS = {"gather": ("plain",), "attention": ("plain",), "epoch": ("plain", "edge-weight")}
+FORMS = {
+    "gather": ("plain",),
+    "attention": ("plain",),
+    "epoch": ("plain", "edge-weight"),
+    "sample": ("plain",),
+}
 
 # PyG's name to DGL's; a matrix of GraphConv is transposed.
 _NAMES = {
@@ -99,6 +104,19 @@ def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
         return _Model([EdgeGATConv(*s, residual=False) for s in sizes], F.elu, graph, attr)
     conv = {"gat": GATConv, "gatv2": GATv2Conv}[name]
     return _Model([conv(width, 16, 4), conv(64, num_classes, 1)], F.elu, graph)
+
+
+def sampler(arrays: Any, fanouts: list[int]) -> Callable[[Tensor], int]:
+    """Return what draws the blocks of some seeds, and counts their edges."""
+    graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
+    # Fused, 1.1.3 finds fewer edges from one batch to the next: its table of nodes is not wiped.
+    draws = dgl.dataloading.NeighborSampler(fanouts, fused=False)
+
+    def draw(seeds: Tensor) -> int:
+        blocks = draws.sample_blocks(graph, seeds.to(torch.int32))[2]
+        return sum(block.num_edges() for block in blocks)
+
+    return draw
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """The peers as contenders: see contender.py for what they are asked.
 
-    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch
+    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch|sample
 
 Runs in an environment of its own, with torch, torch_geometric and dgl alone. Weights come by the
 names of PyG. `build` takes a `form`: the representation of the graph, of those that `load` names.
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contender import serve
+from contender import seeds_of, serve
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -184,7 +184,24 @@ class Epoch(Contender):
         self.write(path, out)
 
 
+class Sample(Contender):
+    """Drawing in-edges for batches of seeds."""
+
+    def build(self, fanouts: list[int], form: str, **_: Any) -> None:
+        """Make the sampler."""
+        self.draw, self.step = self.library.sampler(self.arrays, fanouts), 0
+
+    def run(self) -> dict[str, float]:
+        """Draw for some batches; say how many edges there were."""
+        batches = seeds_of(self.step, self.arrays.num_nodes)
+        self.step += 1
+        start = time.perf_counter()
+        edges = sum(self.draw(torch.from_numpy(seeds)) for seeds in batches)
+        return {"draw": time.perf_counter() - start, "edges": edges}
+
+
 if __name__ == "__main__":
     library, work = sys.argv[1:]
-    contender = {"gather": Gather, "attention": Attention, "epoch": Epoch}[work]
+    works = {"gather": Gather, "attention": Attention, "epoch": Epoch, "sample": Sample}
+    contender = works[work]
     serve(contender(importlib.import_module(f"peer_{library}"), work))

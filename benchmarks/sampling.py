@@ -1,0 +1,58 @@
+"""Sampling beside DGL in one run: blocks of 1,024 seeds on RMAT 2^19 x 16.
+
+    python benchmarks/sampling.py --peers-python PEERS/bin/python --json FILE
+
+A run is 20 batches. Both draw without replacement, relabel what they found, and give blocks with
+in-edges by destination; out-edges are made by either when backward asks. Neither draws the same
+edges, so that speed is in drawn edges per second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from duel import Duel, arguments, written
+
+from graphtheta.bench.graphs import rmat_graph
+
+BAR = 1.5
+FANOUTS = ([10, 10], [15, 10, 5], [5, 10, 15])
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=int, default=19, help="of RMAT")
+    options = parser.parse_args()
+    graph = rmat_graph(options.scale, 16, features=1, edge_features=0, edge_types=0)
+    about = {"graph": f"rmat {options.scale} x 16", "nodes": graph.num_nodes}
+    print(f"{options.threads} threads, medians of {options.runs} runs of 20 batches\n")
+    head = "| fanouts, from the input | M edges/s | of DGL | ms a batch | of DGL | x DGL (bar) |"
+    print(f"{head}\n{'|---' * 6}|", flush=True)
+    with written(graph) as folder:
+        duel = Duel("sample", folder, options, ("graphtheta", "dgl"))
+        for fanouts in FANOUTS:
+            rates, times = {}, {}
+            with duel.started() as contenders:
+                built = {}
+                for name, contender in contenders.items():
+                    loaded = contender.ask("load", folder=str(folder))
+                    built[name] = duel.build(contender, loaded, fanouts=fanouts)
+                for name, parts in duel.time(contenders).items():
+                    seconds = np.array(parts["draw"])
+                    edges = np.array(parts["edges"])
+                    rates[name] = float(np.median(edges / seconds)) / 1e6
+                    times[name] = 1000 * float(np.median(seconds)) / 20
+                    case = {"library": name, "fanouts": fanouts, **about}
+                    duel.record(
+                        "sampling", case, seconds.tolist(), edges=edges.tolist(), **built[name]
+                    )
+            ours, theirs = rates["graphtheta"], rates["dgl"]
+            print(
+                f"| {', '.join(map(str, fanouts))} | {ours:.1f} | {theirs:.1f} | "
+                f"{times['graphtheta']:.2f} | {times['dgl']:.2f} | {ours / theirs:.2f} ({BAR}) |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
