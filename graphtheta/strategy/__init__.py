@@ -4,8 +4,17 @@ from typing import Any
 
 from graphtheta.strategy.batch import Batch, Batches, Strategy
 from graphtheta.strategy.global_batch import GlobalBatch
+from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.mini_batch import MiniBatch
 
-__all__ = ["STRATEGIES", "Batch", "Batches", "GlobalBatch", "MiniBatch", "Strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Batch",
+    "Batches",
+    "GlobalBatch",
+    "LabelPropagation",
+    "MiniBatch",
+    "Strategy",
+]
 
 STRATEGIES: dict[str, Any] = {"global": GlobalBatch, "mini": MiniBatch}
