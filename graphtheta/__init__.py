@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graphtheta.graph import Graph
     from graphtheta.open import open_shard
     from graphtheta.shard import Shard
-    from graphtheta.strategy import GlobalBatch, MiniBatch
+    from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 ask_for_huge_pages()  # before torch makes its first tensor
 
 __all__ = [
+    "ClusterBatch",
     "GlobalBatch",
     "Graph",
     "MiniBatch",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ClusterBatch": "graphtheta.strategy",
     "GlobalBatch": "graphtheta.strategy",
     "Graph": "graphtheta.graph",
     "MiniBatch": "graphtheta.strategy",

@@ -58,7 +58,7 @@ def open_shard(
             )
         share = graph.num_parts // comm.size
         mine = range(comm.rank * share, (comm.rank + 1) * share)
-        return Shard([graph.part(k) for k in mine], graph.manifest, graph.book, comm, device)
+        return Shard([graph.part(k) for k in mine], graph.manifest, graph.book, comm, device, graph)
     plan = Plan(comm.size, method, seed=seed, undirected=undirected)
     built = build(graph, plan, Resources(comm))
     return Shard([built.parts[comm.rank]], built.manifest, built.book, comm, device)

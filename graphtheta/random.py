@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     SAMPLE = 6
     NEGATIVE = 7
     GENERATE = 8
+    COMMUNITY = 9
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")

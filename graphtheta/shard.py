@@ -23,14 +23,16 @@ from graphtheta.adjacency import Adjacency
 from graphtheta.columns import as_numpy
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.exchange import Channel
-from graphtheta.comm.plan import ExchangePlan
+from graphtheta.comm.plan import ExchangePlan, Route
 from graphtheta.comm.stages import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.merge import LocalGraph, local_graph
+from graphtheta.partition.communities import open_communities
 from graphtheta.partition.manifest import Book, LabelSpec, Manifest
 from graphtheta.partition.part import PartTables
+from graphtheta.partition.store import Store
 
-__all__ = ["Shard", "Topology", "as_tensor"]
+__all__ = ["Shard", "Topology", "as_tensor", "at_masters"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,26 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
 
 
+def at_masters(rows: Sequence[Tensor], route: Route, channel: Channel) -> list[Tensor]:
+    """Add mirrors' rows to their masters', not differentiably; collective.
+
+    Shape:
+        rows: (route.num_masters + route.num_mirrors, ...) each. Returns (route.num_masters, ...)
+        each.
+    """
+    num_masters, device = route.num_masters, rows[0].device
+    mirror_R, master_S = (as_tensor(at).to(device) for at in (route.mirror_R, route.master_S))
+    arrived = channel.carry(
+        [r[num_masters:].index_select(0, mirror_R) for r in rows],
+        route,
+        to_mirrors=False,
+        direction="forward",
+        stage=Stage("prepare"),
+    )
+    own = [r[:num_masters].clone() for r in rows]
+    return [a.index_add_(0, master_S, b) for a, b in zip(own, arrived, strict=True)]
+
+
 class Shard:
     """One worker's masters, mirrors, in-edges, columns and exchange plan.
 
@@ -85,9 +107,11 @@ class Shard:
         book: Book,
         comm: Communicator,
         device: torch.device,
+        store: Store | None = None,
     ) -> None:
         local: LocalGraph = local_graph(parts, book, comm.rank, comm.size)
         self._local = local
+        self._store, self._parts = store, [p.part for p in parts]
         self.comm = comm
         self.device = device
         self.manifest = manifest
@@ -221,6 +245,24 @@ class Shard:
             )
         return self.place(as_numpy(self._local.masters[f"split:{name}"]))
 
+    def communities(self, name: str) -> NDArray[np.int64]:
+        """Return the community of each master, of those that the store calls `name`.
+
+        Shape:
+            Returns (M,) int64.
+
+        Raises:
+            ConfigError: If the shard is of no store, or its store has none of that name.
+            StoreError: If they are damaged.
+        """
+        if self._store is None:
+            raise ConfigError(
+                f"shard: expected a store with communities {name!r}, got a graph that was "
+                "partitioned on the spot. Write a store and find its communities, or give them."
+            )
+        found = open_communities(self._store, name)
+        return np.concatenate([found.part(part) for part in self._parts])
+
     @property
     def original_ids(self) -> pa.ChunkedArray:
         """What the user's table calls each master: M int64 or strings."""
@@ -282,21 +324,9 @@ class Shard:
         return min(int(row), self.num_masters)
 
     def _at_masters(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Add mirrors' rows to their masters': (rows, ...) each to (M, ...) each."""
-        own = [r[: self.num_masters].clone() for r in rows]
         if not self.is_vertex_cut:
-            return own
-        route = self.plan.destinations
-        mirror_R = self.place(route.mirror_R)
-        arrived = self.channel.carry(
-            [r[self.num_masters :].index_select(0, mirror_R) for r in rows],
-            route,
-            to_mirrors=False,
-            direction="forward",
-            stage=Stage("prepare"),
-        )
-        master_S = self.place(route.master_S)
-        return [a.index_add_(0, master_S, b) for a, b in zip(own, arrived, strict=True)]
+            return list(rows)
+        return at_masters(rows, self.plan.destinations, self.channel)
 
     def _collect(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         # Not a cached_property: before Python 3.12 its lock is shared by all instances, and workers

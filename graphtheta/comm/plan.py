@@ -95,3 +95,8 @@ class ExchangePlan:
     def destinations(self) -> Route:
         """Mirrors that hold in-edges: partial sums leave from here."""
         return self._route(Role.DESTINATION)
+
+    @cached_property
+    def mirrors(self) -> Route:
+        """All mirrors."""
+        return self._route(Role.SOURCE | Role.DESTINATION)

@@ -3,9 +3,24 @@
 from typing import Any
 
 from graphtheta.strategy.batch import Batch, Batches, Strategy
+from graphtheta.strategy.cluster_batch import ClusterBatch
 from graphtheta.strategy.global_batch import GlobalBatch
+from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.mini_batch import MiniBatch
 
-__all__ = ["STRATEGIES", "Batch", "Batches", "GlobalBatch", "MiniBatch", "Strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Batch",
+    "Batches",
+    "ClusterBatch",
+    "GlobalBatch",
+    "LabelPropagation",
+    "MiniBatch",
+    "Strategy",
+]
 
-STRATEGIES: dict[str, Any] = {"global": GlobalBatch, "mini": MiniBatch}
+STRATEGIES: dict[str, Any] = {
+    "global": GlobalBatch,
+    "mini": MiniBatch,
+    "cluster": ClusterBatch,
+}

@@ -11,30 +11,40 @@ __all__ = ["dense_ranks"]
 
 
 def dense_ranks(
-    keys: NDArray[np.int64], bound: int, comm: Communicator
+    keys: NDArray[np.int64],
+    bound: int,
+    comm: Communicator,
+    counted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], int]:
-    """Return how many keys of all workers are smaller than each of this worker's, and their number.
+    """Return how many distinct keys of all workers are smaller than each here, and their number.
 
     Worker r counts those of the r-th of equal ranges, so that nobody holds them all.
 
     Args:
-        keys: (T,) distinct over all workers, in [0, bound).
+        keys: (T,) in [0, bound), any number of times each.
         bound: Above every key.
         comm: The workers.
+        counted: (T,) which of them count: a key does if it does anywhere, and any other has rank
+            -1. None: all do.
+
+    Shape:
+        Returns (T,) int64.
 
     Communication:
-        Two all-to-alls of 8 bytes a key, and one number a worker.
+        Two all-to-alls of 8 bytes a distinct key, and one number a worker.
     """
+    mine, at = np.unique(keys, return_inverse=True)
+    counts = np.ones(len(mine), np.bool_)
+    if counted is not None:
+        counts = np.bincount(at, weights=counted, minlength=len(mine)) > 0
     width = -(-max(bound, 1) // comm.size)
-    order = np.argsort(keys, kind="stable")
-    cuts = np.searchsorted(keys[order], width * np.arange(1, comm.size))
-    parts = np.split(keys[order], cuts)
-    heard = comm.all_to_all(parts, stage="rank keys")
+    cuts = np.searchsorted(mine, width * np.arange(1, comm.size))
+    heard = comm.all_to_all(np.split(2 * mine + counts, cuts), stage="rank keys")
     theirs = np.concatenate(heard)
-    counts = comm.all_gather_int(len(theirs), stage="rank keys: counts")
-    ranks = np.empty(len(theirs), np.int64)
-    ranks[np.argsort(theirs, kind="stable")] = np.arange(len(theirs)) + counts[: comm.rank].sum()
+    found, which = np.unique(theirs >> 1, return_inverse=True)
+    ranked = np.bincount(which, weights=theirs & 1, minlength=len(found)) > 0
+    totals = comm.all_gather_int(int(ranked.sum()), stage="rank keys: counts")
+    ranks = np.where(ranked, np.cumsum(ranked) - 1 + totals[: comm.rank].sum(), -1)[which]
     answers = np.split(ranks, np.cumsum([len(part) for part in heard])[:-1])
-    result = np.empty(len(keys), np.int64)
-    result[order] = np.concatenate(comm.all_to_all(answers, stage="rank keys: answers"))
-    return result, int(counts.sum())
+    answer = np.concatenate(comm.all_to_all(answers, stage="rank keys: answers"))
+    return answer[at], int(totals.sum())

@@ -2,7 +2,9 @@
 
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.block import Block
+from graphtheta.tgar.degrees import Degrees
 from graphtheta.tgar.layer import TGARLayer, count_layers
+from graphtheta.tgar.marks import Marks
 from graphtheta.tgar.neighbourhood import Fanout, Neighbourhoods
 from graphtheta.tgar.trace import keep
 from graphtheta.tgar.view import LayerView, View
@@ -11,8 +13,10 @@ __all__ = [
     "AGGREGATORS",
     "Aggregator",
     "Block",
+    "Degrees",
     "Fanout",
     "LayerView",
+    "Marks",
     "Neighbourhoods",
     "TGARLayer",
     "View",

@@ -30,7 +30,7 @@ from graphtheta.tgar.block import Block
 from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
-__all__ = ["Fanout", "Neighbourhoods", "exchange_lists"]
+__all__ = ["Fanout", "Mirrored", "Neighbourhoods", "exchange_lists"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)
@@ -72,7 +72,7 @@ class Neighbourhoods:
         self._destinations = shard.plan.destinations
         self._slot = np.full(shard.num_masters + shard.num_mirrors, -1, np.int32)
         self._source_places = _places(self._sources, shard.num_mirrors)
-        self._mirrored = _Mirrored(self._destinations, shard.num_masters)
+        self._mirrored = Mirrored(self._destinations, shard.num_masters)
         self._in_degree: NDArray[np.int64] | None = None
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
@@ -349,7 +349,7 @@ class Neighbourhoods:
 _NONE = np.zeros(0, np.int64)
 
 
-class _Mirrored:
+class Mirrored:
     """Where the masters stand in a route: any number of times each."""
 
     def __init__(self, route: Route, num_masters: int) -> None:

@@ -20,6 +20,7 @@ from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
 from graphtheta.tgar.aggregators import AGGREGATORS
 from graphtheta.tgar.block import Block, whole_block
+from graphtheta.tgar.degrees import Degrees
 
 __all__ = ["EdgeColumns", "LayerView", "View"]
 
@@ -90,23 +91,29 @@ class LayerView:
         return self.block.node_key
 
     def node_column(self, name: str, *, self_loops: bool) -> Tensor:
-        """Return a column of the input rows, of the whole graph whatever is active: (I, ...).
+        """Return a column of the input rows: (I, ...).
+
+        It is of the whole graph whatever is active, but for in-degrees of a renormalised view.
 
         Args:
             name: Of a column of the shard; or `in_degree_by_type`.
             self_loops: Whether `in_degree` counts a self-loop of the layer's own, and no other.
         """
-        if name == "in_degree" and self_loops:
-            return self.block.of_inputs(self.shard.loopless_in_degree) + 1
-        if name == "in_degree_by_type":
-            return self.block.of_inputs(self.shard.in_degree_by_type)
-        return self.block.of_inputs(self.shard.node_column(name))
+        loopless = name == "in_degree" and self_loops
+        counted = "loopless_in_degree" if loopless else name
+        if self.view.degrees is not None and name in ("in_degree", "in_degree_by_type"):
+            column = self.view.degrees.column(counted)[: self.block.num_inputs]
+        elif counted in ("loopless_in_degree", "in_degree_by_type"):
+            column = self.block.of_inputs(getattr(self.shard, counted))
+        else:
+            column = self.block.of_inputs(self.shard.node_column(name))
+        return column + 1 if loopless else column
 
     def loop_column(self, name: str) -> Tensor:
         """Return what a layer's own self-loops carry: the mean of a node's in-edges, 0 if none.
 
-        The mean is over the whole graph; over the active edges, and differentiable, in a column
-        that was replaced. Collective in a vertex-cut.
+        The mean is over the whole graph; over the active edges in a renormalised view, and in a
+        column that was replaced, differentiably. Collective in a vertex-cut.
 
         Shape:
             (O,) or (O, A), of the edge column's type.
@@ -116,9 +123,14 @@ class LayerView:
         """
         shard, block = self.shard, self.block
         whole = self.edge_columns.whole[name]
-        if whole is shard.edge_columns.get(name):
+        if self.view.degrees is None and whole is shard.edge_columns.get(name):
             column = shard.loop_column(name)
             return block.of_inputs(column)[: block.num_outputs]
+        if not whole.is_floating_point():
+            raise ConfigError(
+                f"view: a self-loop has no '{name}', which is {whole.dtype}. Use a layer without "
+                "self-loops, or one that does not read it."
+            )
         column, mean = self.edge_columns[name], AGGREGATORS["mean"]
         topology = block.loopless_topology
         degree = shard.place(np.diff(topology.indptr))
@@ -152,6 +164,7 @@ class View:
         step: Counted over the run.
         blocks: One for each graph layer, from the input; the inputs of one are the outputs of the
             one before. None: every node is active at every layer.
+        degrees: In-degrees inside the batch, which then stand for those of the whole graph.
 
     Attributes:
         shard: Storage.
@@ -169,9 +182,10 @@ class View:
         seed: int = 0,
         step: int = 0,
         blocks: Sequence[Block] | None = None,
+        degrees: Degrees | None = None,
     ) -> None:
         self.shard = shard
-        self.blocks = blocks
+        self.blocks, self.degrees = blocks, degrees
         self.step_key = step_key(seed, step)
         self.token: Tensor = new_token(shard.device)
         self._layers: dict[int, LayerView] = {}
