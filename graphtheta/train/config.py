@@ -43,8 +43,19 @@ class RunConfig(BaseModel):
     edge_weight: str | None = Field(
         None, description="Of mini-batches: edge column that edges are drawn in proportion to."
     )
+    clusters_per_batch: int = Field(20, ge=1, description="Of cluster-batches: communities a step.")
+    communities: str = Field(
+        "louvain",
+        description="Of cluster-batches: a name in the store; or hanp: found at the start.",
+    )
+    boundary_hops: int = Field(
+        0, ge=0, description="Of cluster-batches: in-hops around communities that are read, too."
+    )
+    renormalise: bool = Field(
+        False, description="Of cluster-batches: take degrees of the batch, not of the graph."
+    )
     prefetch: int = Field(
-        0, ge=0, description="Mini-batches prepared ahead, in the background; changes no result."
+        0, ge=0, description="Batches prepared ahead, in the background; changes no result."
     )
     epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
     hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")

@@ -14,7 +14,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS, Stack, model_for
 from graphtheta.open import open_shard, pick_device
 from graphtheta.shard import Shard
-from graphtheta.strategy import STRATEGIES, GlobalBatch, MiniBatch, Strategy
+from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.train.checkpoint import load_weights
 from graphtheta.train.chosen import chosen_rows, infer_chosen
 from graphtheta.train.config import RunConfig, load_run
@@ -151,9 +151,19 @@ def _mini(config: RunConfig) -> MiniBatch:
     )
 
 
+def _cluster(config: RunConfig) -> ClusterBatch:
+    return ClusterBatch(
+        config.clusters_per_batch,
+        config.communities,
+        boundary_hops=config.boundary_hops,
+        renormalise=config.renormalise,
+    )
+
+
 _STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
     "global": lambda config: GlobalBatch(),
     "mini": _mini,
+    "cluster": _cluster,
 }
 
 
