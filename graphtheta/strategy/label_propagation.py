@@ -108,6 +108,9 @@ class _Labels:
         self.score_L = np.full(len(self.label_L), _ONE, np.int64)
         into, out = shard.in_edges, shard.out_edges
         self._edges = (into.indptr, into.other, out.indptr, out.other)
+        order = np.argsort(self._route.master_S, kind="stable")
+        firsts = np.searchsorted(self._route.master_S[order], np.arange(num_masters + 1))
+        self._places = firsts, order  # of each master in the route
         self._held_L = np.diff(out.indptr)
         self._held_L[: into.num_rows] += np.diff(into.indptr)
 
@@ -119,16 +122,14 @@ class _Labels:
         count_S, found = self._tell_owners(looks)
         # What arrived for a master: lists of several peers, behind each other.
         masters = np.flatnonzero(looks[:num_masters])
-        order = np.argsort(route.master_S, kind="stable")
         start_S = np.cumsum(count_S) - count_S
-        indptr = np.searchsorted(route.master_S[order], np.arange(num_masters + 1))
         heard = np.bincount(route.master_S, weights=count_S, minlength=num_masters)
         label, score = self.label_L[masters], self.score_L[masters]
         _choose(
             masters,
             self._edges,
             (self.label_L, self.score_L, self.worth_L),
-            (indptr, order, start_S, count_S, found),
+            (*self._places, start_S, count_S, found),
             _table(self._held_L[masters] + heard[masters].astype(np.int64)),
             stream_id(Purpose.COMMUNITY),
             step_key(seed, 2 * number + 1),

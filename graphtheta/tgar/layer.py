@@ -51,7 +51,8 @@ class TGARLayer(nn.Module):
             the node's in-edges.
         node_columns: Numeric node columns that `transform` gets as a second argument.
             `in_degree` is that of the whole graph, with the layer's self-loops;
-            `in_degree_by_type` counts in-edges of each type.
+            `in_degree_by_type` counts in-edges of each type. In a renormalised view both are those
+            of the batch.
         storage: Type in which float32 fields of sources travel to mirrors and are gathered, None
             for their own. With bfloat16 half as many bytes move; sums stay float32.
 

@@ -24,12 +24,11 @@ from graphtheta.shard import Shard
 from graphtheta.strategy import STRATEGIES, Batch, ClusterBatch
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Neighbourhoods, View
-from tests.graphs import CornerGraph, random_graph, to_graph
+from tests.graphs import random_graph, to_graph
 from tests.nn.steps import assert_equal
 
 N = 90
-CORNER: CornerGraph = random_graph(N, 400)
-GRAPH = to_graph(CORNER, dtype=np.float64)
+GRAPH = to_graph(random_graph(N, 400), dtype=np.float64)
 OF_NODE = np.random.default_rng(1).integers(0, 12, N) * 3  # with gaps: most numbers have no node
 PLACES = [(2, "node-hash"), (3, "dbh"), (4, "node-hash"), (4, "dbh")]
 MODELS: dict[str, Callable[..., nn.Module]] = {

@@ -17,9 +17,9 @@ __all__ = ["GCNConv"]
 class GCNConv(TGARLayer):
     """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
 
-    d is the in-degree in the whole graph, the self-loop included, whatever the view. W is applied
-    before or after the sum, whichever sums and sends fewer columns. Parameter names equal PyG's
-    `GCNConv`.
+    d is the in-degree in the whole graph, the self-loop included, whatever the view, unless that is
+    renormalised. W is applied before or after the sum, whichever sums and sends fewer columns.
+    Parameter names equal PyG's `GCNConv`.
 
     Shape:
         h: (M, in_channels). Returns (M, out_channels).
