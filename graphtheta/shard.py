@@ -32,7 +32,7 @@ from graphtheta.partition.manifest import Book, LabelSpec, Manifest
 from graphtheta.partition.part import PartTables
 from graphtheta.partition.store import Store
 
-__all__ = ["Shard", "Topology", "as_tensor", "at_masters"]
+__all__ = ["Shard", "Topology", "as_tensor", "at_masters", "without_loops"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     memory.owner = array  # type: ignore[attr-defined]  # keeps the mapping alive with the tensor
     return torch.from_numpy(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
+
+
+def without_loops(whole: Topology, edges: Adjacency) -> Topology:
+    """Return the same rows without their self-loops; `whole` itself where there are none."""
+    rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
+    position = np.flatnonzero(edges.node_of(rows) != edges.other)
+    if len(position) == len(rows):
+        return whole
+    indptr = np.zeros_like(whole.indptr)
+    np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
+    index = as_tensor(position).to(whole.src.device)
+    return Topology(indptr, whole.src[index], whole.edge_key, index)
 
 
 def at_masters(rows: Sequence[Tensor], route: Route, channel: Channel) -> list[Tensor]:
@@ -282,15 +294,7 @@ class Shard:
     @cached_property
     def loopless_topology(self) -> Topology:
         """The in-edges without self-loops, for layers that add their own."""
-        whole = self.topology
-        rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
-        position = np.flatnonzero(rows != self._local.edges["src"])
-        if len(position) == self.num_edges:
-            return whole
-        indptr = np.zeros_like(whole.indptr)
-        np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
-        index = self.place(position)
-        return Topology(indptr, whole.src[index], whole.edge_key, index)
+        return without_loops(self.topology, self.in_edges)
 
     @cached_property
     def in_edges(self) -> Adjacency:

@@ -54,7 +54,10 @@ WITHOUT_TORCH = (
         "export.dgl_chunked",
     ),
     *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
-    *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
+    *(
+        f"comm.{name}"
+        for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor", "routes")
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.routes import carry_rows
 from graphtheta.errors import ConfigError
 from graphtheta.permutation import Permutation
 from graphtheta.random import Purpose
@@ -167,12 +168,8 @@ class _Clusters:
                 "Choose others, or mark nodes as train."
             )
         route = shard.plan.mirrors
-        sent, rank_H = rank_M[route.master_S], np.empty(route.num_mirrors, np.int64)
-        comm.exchange(
-            {peer: sent[block] for peer, block in route.master_slices.items()},
-            {peer: rank_H[block] for peer, block in route.mirror_slices.items()},
-            stage=_STAGE,
-        ).wait()
+        rank_H = np.empty(route.num_mirrors, np.int64)
+        carry_rows(comm, rank_M[route.master_S], rank_H, route, to_mirrors=True, stage=_STAGE)
         rank_L = np.concatenate([rank_M, rank_H])
         self._order = np.argsort(rank_L, kind="stable")[np.count_nonzero(rank_L < 0) :]
         self._ranks = rank_L[self._order]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.plan import Route
+from graphtheta.comm.routes import Mirrored, carry_rows
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, hash_key, hash_keys, step_key, stream_id
 from graphtheta.shard import Shard
@@ -108,9 +108,8 @@ class _Labels:
         self.score_L = np.full(len(self.label_L), _ONE, np.int64)
         into, out = shard.in_edges, shard.out_edges
         self._edges = (into.indptr, into.other, out.indptr, out.other)
-        order = np.argsort(self._route.master_S, kind="stable")
-        firsts = np.searchsorted(self._route.master_S[order], np.arange(num_masters + 1))
-        self._places = firsts, order  # of each master in the route
+        mirrored = Mirrored(self._route, num_masters)
+        self._places = mirrored.indptr, mirrored.place
         self._held_L = np.diff(out.indptr)
         self._held_L[: into.num_rows] += np.diff(into.indptr)
 
@@ -160,11 +159,8 @@ class _Labels:
         count_H = np.zeros(route.num_mirrors, np.int64)
         count_H[mirrors - num_masters] = count
         count_S = np.empty(len(route.master_S), np.int64)
-        self._comm.exchange(
-            {peer: count_H[block] for peer, block in route.mirror_slices.items()},
-            {peer: count_S[block] for peer, block in route.master_slices.items()},
-            stage=f"{_STAGE}: sizes",
-        ).wait()
+        stage = f"{_STAGE}: sizes"
+        carry_rows(self._comm, count_H, count_S, route, to_mirrors=False, stage=stage)
         found = np.empty((int(count_S.sum()), 3), np.int64)
         self._comm.exchange(
             _parts(out, count_H, route.mirror_slices),
@@ -175,13 +171,9 @@ class _Labels:
 
     def _sync(self, column_L: NDArray[np.int64]) -> None:
         """Overwrite mirrors by their masters."""
-        route: Route = self._route
-        sent, mirrors = column_L[route.master_S], column_L[route.num_masters :]
-        self._comm.exchange(
-            {peer: sent[block] for peer, block in route.master_slices.items()},
-            {peer: mirrors[block] for peer, block in route.mirror_slices.items()},
-            stage=f"{_STAGE}: sync",
-        ).wait()
+        sent, mirrors = column_L[self._route.master_S], column_L[self._route.num_masters :]
+        stage = f"{_STAGE}: sync"
+        carry_rows(self._comm, sent, mirrors, self._route, to_mirrors=True, stage=stage)
 
 
 def _parts(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphtheta.adjacency import Adjacency
 from graphtheta.comm.plan import Route
-from graphtheta.shard import Shard, Topology
+from graphtheta.shard import Shard, Topology, without_loops
 from graphtheta.tgar.relabel import transpose
 
 __all__ = ["Block", "whole_block"]
@@ -109,13 +109,7 @@ class Block:
         """The in-edges without self-loops, for layers that add their own."""
         if self.edges is None:
             return self.shard.loopless_topology
-        whole = self.topology
-        rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
-        position = np.flatnonzero(self.in_edges.node_of(rows) != self.in_edges.other)
-        indptr = np.zeros_like(whole.indptr)
-        np.cumsum(np.bincount(rows[position], minlength=len(indptr) - 1), out=indptr[1:])
-        index = self.shard.place(position)
-        return Topology(indptr, whole.src[index], whole.edge_key, index)
+        return without_loops(self.topology, self.in_edges)
 
 
 def whole_block(shard: Shard) -> Block:

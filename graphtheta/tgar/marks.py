@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.routes import Mirrored, tell_places
 from graphtheta.shard import Shard
-from graphtheta.tgar.neighbourhood import Mirrored, exchange_lists
 
 __all__ = ["Marks"]
 
@@ -76,25 +76,20 @@ class Marks:
 
     def _tell_owners(self, mirrors: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tell owners of mirrors; return the masters that this worker is told of. Both ascend."""
-        route, sent = self._route, {}
-        for peer, block in route.mirror_slices.items():
-            first, last = np.searchsorted(mirrors, [block.start, block.stop])
-            sent[peer] = (mirrors[first:last] - block.start).astype(np.int32)
-        heard = exchange_lists(self._comm, sent, route.master_slices, stage=_STAGE)
-        places = [b.start + heard[p].astype(np.int64) for p, b in route.master_slices.items()]
-        return np.unique(route.master_S[np.concatenate([_NONE, *places])])
+        route = self._route  # of all mirrors: each stands at its own place
+        heard = tell_places(
+            self._comm, mirrors, route.mirror_slices, route.master_slices, stage=_STAGE
+        )
+        return np.unique(route.master_S[np.concatenate([_NONE, *heard.values()])])
 
     def _tell_mirrors(self, masters: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tell all mirrors of masters; return the mirrors that this worker is told of."""
         route = self._route
         places = np.sort(self._mirrored.of(masters)[0])
-        sent = {}
-        for peer, block in route.master_slices.items():
-            first, last = np.searchsorted(places, [block.start, block.stop])
-            sent[peer] = (places[first:last] - block.start).astype(np.int32)
-        heard = exchange_lists(self._comm, sent, route.mirror_slices, stage=_STAGE)
-        told = [b.start + heard[p].astype(np.int64) for p, b in route.mirror_slices.items()]
-        return np.concatenate([_NONE, *told])
+        heard = tell_places(
+            self._comm, places, route.master_slices, route.mirror_slices, stage=_STAGE
+        )
+        return np.concatenate([_NONE, *heard.values()])
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from graphtheta.adjacency import Adjacency
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
+from graphtheta.comm.routes import Mirrored, carry_rows, cut, tell_places
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
@@ -30,7 +31,7 @@ from graphtheta.tgar.block import Block
 from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
-__all__ = ["Fanout", "Mirrored", "Neighbourhoods", "exchange_lists"]
+__all__ = ["Fanout", "Neighbourhoods"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)
@@ -291,24 +292,19 @@ class Neighbourhoods:
         if not self.shard.is_vertex_cut:
             return Route(len(outputs), 0, _NONE, _NONE, {}, {}), _NONE
         place, output = self._mirrored.of(outputs)
-        sent, masters = {}, []
-        for peer, block in route.master_slices.items():
-            mine = (place >= block.start) & (place < block.stop)
-            order = np.argsort(place[mine], kind="stable")
-            sent[peer] = (place[mine][order] - block.start).astype(np.int32)
-            masters.append(output[mine][order])
-        heard = exchange_lists(self.comm, sent, route.mirror_slices, stage=_STAGE)
-        mirrors = _joined(
-            route.mirror_R[block.start + heard[peer].astype(np.int64)]
-            for peer, block in route.mirror_slices.items()
+        order = np.argsort(place)
+        place, output = place[order], output[order]
+        heard = tell_places(
+            self.comm, place, route.master_slices, route.mirror_slices, stage=_STAGE
         )
+        mirrors = _joined(route.mirror_R[places] for places in heard.values())
         found = Route(
             num_masters=len(outputs),
             num_mirrors=len(mirrors),
-            master_S=_joined(masters),
+            master_S=output,
             mirror_R=np.arange(len(mirrors)),
-            master_slices=_slices({peer: len(places) for peer, places in sent.items()}),
-            mirror_slices=_slices({p: len(heard[p]) for p in route.mirror_slices}),
+            master_slices=_filled(cut(place, route.master_slices)),
+            mirror_slices=_slices({peer: len(places) for peer, places in heard.items()}),
         )
         return found, mirrors
 
@@ -318,52 +314,19 @@ class Neighbourhoods:
         """Ask for mirrors, ascending; return whose they are, and what masters others ask for."""
         route = self._sources
         place = self._source_places[read]
-        sent, slices = {}, {}
-        for peer, block in route.mirror_slices.items():
-            first, last = np.searchsorted(place, [block.start, block.stop])
-            sent[peer] = (place[first:last] - block.start).astype(np.int32)
-            if last > first:
-                slices[peer] = slice(int(first), int(last))
-        heard = exchange_lists(self.comm, sent, route.master_slices, stage=_STAGE)
-        asked = {
-            peer: route.master_S[block.start + heard[peer].astype(np.int64)]
-            for peer, block in route.master_slices.items()
-        }
-        return slices, asked
+        heard = tell_places(
+            self.comm, place, route.mirror_slices, route.master_slices, stage=_STAGE
+        )
+        asked = {peer: route.master_S[places] for peer, places in heard.items()}
+        return _filled(cut(place, route.mirror_slices)), asked
 
     def _carry(
         self, rows: NDArray[Any], arrived: NDArray[Any], route: Route, *, to_mirrors: bool
     ) -> None:
-        """Send rows along a route whose mirrors stand in its order."""
-        out, back = route.master_slices, route.mirror_slices
-        if not to_mirrors:
-            out, back = back, out
-        rows = np.ascontiguousarray(rows)
-        self.comm.exchange(
-            {peer: rows[block] for peer, block in out.items()},
-            {peer: arrived[block] for peer, block in back.items()},
-            stage=_STAGE,
-        ).wait()
+        carry_rows(self.comm, rows, arrived, route, to_mirrors=to_mirrors, stage=_STAGE)
 
 
 _NONE = np.zeros(0, np.int64)
-
-
-class Mirrored:
-    """Where the masters stand in a route: any number of times each."""
-
-    def __init__(self, route: Route, num_masters: int) -> None:
-        self._place = np.argsort(route.master_S, kind="stable")
-        self._indptr = np.zeros(num_masters + 1, np.int64)
-        np.cumsum(np.bincount(route.master_S, minlength=num_masters), out=self._indptr[1:])
-
-    def of(self, masters: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return all places of the masters, and which of them each is of."""
-        first = self._indptr[masters]
-        count = self._indptr[masters + 1] - first
-        which = np.repeat(np.arange(len(masters)), count)
-        within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        return self._place[first[which] + within], which
 
 
 def _places(route: Route, num_mirrors: int) -> NDArray[np.int64]:
@@ -374,6 +337,10 @@ def _places(route: Route, num_mirrors: int) -> NDArray[np.int64]:
 
 def _joined(arrays: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([_NONE, *arrays])
+
+
+def _filled(slices: Mapping[int, slice]) -> dict[int, slice]:
+    return {peer: block for peer, block in slices.items() if block.stop > block.start}
 
 
 def _slices(counts: Mapping[int, int]) -> dict[int, slice]:
@@ -409,26 +376,3 @@ def _merged(
         together = np.concatenate([own[rows[chosen]], theirs.reshape(len(chosen), -1)], axis=1)
         limit[rows[chosen], 0] = np.partition(together, width - 1, axis=1)[:, width - 1]
     return limit
-
-
-def exchange_lists(
-    comm: Communicator,
-    send: Mapping[int, NDArray[Any]],
-    sources: Iterable[int],
-    *,
-    stage: str,
-) -> dict[int, NDArray[Any]]:
-    """Send a list to each peer and return those of `sources`, by peer: counts, then contents.
-
-    Lists are int32; a peer that is named on one side is named on the other.
-    """
-    sizes = {peer: np.array([len(values)], np.int64) for peer, values in send.items()}
-    counts = {peer: np.empty(1, np.int64) for peer in sources}
-    comm.exchange(sizes, counts, stage=f"{stage}: sizes").wait()
-    heard = {peer: np.empty(int(count[0]), np.int32) for peer, count in counts.items()}
-    comm.exchange(
-        {peer: values for peer, values in send.items() if len(values)},
-        {peer: values for peer, values in heard.items() if len(values)},
-        stage=stage,
-    ).wait()
-    return heard
