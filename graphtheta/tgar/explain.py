@@ -24,6 +24,7 @@ class Explanation:
         reason: Why it is not fused; empty where it is.
         hoisted: What torch computes once a node or once a step, by endpoint.
         folded: What was multiplied out so that an edge computes less.
+        commuted: What edges add up for a row to multiply once, by kernel.
         fused: What an edge computes, by name: score and message.
         saved: What is kept from one kernel to another, an edge.
         bytes_per_edge: Moved by each kernel, and by the chunked executor not said.
@@ -36,6 +37,7 @@ class Explanation:
     reason: str = ""
     hoisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folded: tuple[str, ...] = ()
+    commuted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
     saved: Mapping[str, str] = field(default_factory=dict)
     bytes_per_edge: Mapping[str, int] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Explanation:
         rows = [("executor", f"{self.executor}{why}"), ("sum", f"{self.aggregator}{loops}")]
         rows += [(f"hoisted, {end}", "; ".join(texts)) for end, texts in self.hoisted.items()]
         rows += [("folded", text) for text in self.folded]
+        rows += [(f"commuted, {name}", "; ".join(texts)) for name, texts in self.commuted.items()]
         rows += [(f"fused, {name}", text) for name, text in self.fused.items()]
         rows += [(f"saved, {when}", text) for when, text in self.saved.items()]
         rows += [("bytes an edge, " + name, str(n)) for name, n in self.bytes_per_edge.items()]
@@ -114,6 +117,13 @@ def explained(
         "backward over in-edges": backward.inwards,
         "backward over out-edges": backward.outwards,
     }
+    commuted = {
+        name: tuple(
+            f"sum of {said(value)}, multiplied once a row" for value in kernel.moment_values
+        )
+        for name, kernel in kernels.items()
+        if kernel is not None
+    }
     saved = {}
     if program.score_size:
         saved["forward"] = f"score ({program.score_size} numbers an edge)"
@@ -128,6 +138,7 @@ def explained(
         "",
         hoisted,
         tuple(_renamed(text, names) for text in program.lowered.folded),
+        {name: moments for name, moments in commuted.items() if moments},
         dict(zip(outputs, map(said, program.lowered.outputs), strict=True)),
         saved,
         {name: kernel.bytes_per_edge() for name, kernel in kernels.items() if kernel is not None},

@@ -48,6 +48,15 @@ def test_attention_saves_a_number_a_head() -> None:
     assert "keep(0.5)" in about.fused["message"]
 
 
+def test_what_edges_add_up_is_multiplied_once_a_row() -> None:
+    about = explain(GATEConv(3, 16, heads=4, edge_dim=2))
+    assert about.commuted == {
+        "forward": ("sum of (edge.attr * weight), multiplied once a row",),
+        "backward over in-edges": ("sum of (edge.attr * attention), multiplied once a row",),
+    }
+    assert "commuted, forward" in str(about)
+
+
 def test_what_runs_chunked_says_why() -> None:
     about = explain(written(lambda y, s, d, e: torch.sin(s["h"] + d["h"]), dtype=torch.float32))
     assert (about.executor, about.reason) == ("chunked", "sin() has no kernel")

@@ -7,13 +7,14 @@ dimensions along which they would only repeat: what is narrow stays narrow.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphtheta.tgar.fused.terms import UNARY, Shape, Term, Terms, walk
 
-__all__ = ["LeafCotangent", "cotangents"]
+__all__ = ["LeafCotangent", "cotangents", "transposed"]
 
 
 @dataclass(frozen=True)
@@ -168,22 +169,25 @@ def _sum(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
     return [c]  # repeats along the summed dimensions
 
 
-def _transposed(terms: Terms, weight: Term) -> Term:
-    """Return the leaf of a parameter's transpose, (O, A) for (A, O)."""
+def transposed(terms: Terms, weight: Term) -> Term:
+    """Return the leaf of a parameter's transpose, (O, A) for (A, O) or (A, ...)."""
     leaf = weight.leaf
     name = leaf.name.removesuffix("^T") if leaf.name.endswith("^T") else leaf.name + "^T"
-    return terms.leaf(type(leaf)(leaf.space, name, leaf.storage, leaf.stride), weight.shape[::-1])
+    shape = (math.prod(weight.shape[1:]), weight.shape[0])
+    return terms.leaf(type(leaf)(leaf.space, name, leaf.storage, leaf.stride), shape)
 
 
 def _contract(terms: Terms, term: Term, c: Term) -> Sequence[Term | None]:
     weight, x = term.inputs
     c = terms.expand(c, term.shape)
+    lead, out = x.shape[:-1], weight.shape[1:]
     outer = terms.mul(
-        terms.reshape(x, (*x.shape, 1)), terms.reshape(c, (*c.shape[:-1], 1, c.shape[-1]))
+        terms.reshape(x, (*x.shape, *(1,) * len(out))), terms.reshape(c, (*lead, 1, *out))
     )
+    flat = terms.reshape(c, (*lead, math.prod(out)))
     return [
         _unbroadcast(terms, outer, outer.shape, weight.shape),
-        terms.contract(_transposed(terms, weight), c),
+        terms.contract(transposed(terms, weight), flat),
     ]
 
 

@@ -78,7 +78,7 @@ class _Emitter(Values):
             if f"loop_{t.leaf.name}" in names
         }
         self.saving = {name: self.argument(f"out_{name}", self.float) for name in self.saved}
-        self.totals = {a.name: self.local(self.float, a.size, a.name) for a in kernel.accumulators}
+        self.totals = {a.name: self.local(self.float, a.size, a.name) for a in kernel.collected}
         self.winners = {
             a.name: self.local(I32, a.size, f"{a.name}.winner")
             for a in kernel.accumulators
@@ -128,11 +128,13 @@ class _Emitter(Values):
         for term in kernel.leaves:
             if term.leaf.space == kernel.row_space:
                 self._reach(term.leaf, self.row)
-        for accumulator in kernel.accumulators:
+        for accumulator in kernel.collected:
             self._start(accumulator)
         for number, each in enumerate(kernel.passes):
             self.place(self.schedule.row_values(number))
             self._edges(each, number)
+        if kernel.closing:
+            self._close()
         self._write_row()
         self.buffers = {}
 
@@ -153,6 +155,15 @@ class _Emitter(Values):
                 self.store(vm.constant(kind, _NONE), self.winners[accumulator.name], index)
 
         self.nest(accumulator.shape, start)
+
+    def _close(self) -> None:
+        """Add what is made of moments; a row without edges adds nothing."""
+        row_buffers = dict(self.buffers)
+        with self.b.if_then(self.b.icmp_signed("<", self.from_edge, self.e1)):
+            self.place(self.schedule.closing_values())
+            for update in self.kernel.closing:
+                self._update(update)
+        self.buffers = row_buffers
 
     def _write_row(self) -> None:
         """Write a whole row's outputs; a segment writes what it has collected to side arrays."""
@@ -335,7 +346,7 @@ class _Emitter(Values):
 
     def _update(self, update: Update) -> None:
         kernel = self.kernel
-        for accumulator in kernel.accumulators:
+        for accumulator in kernel.collected:
             if accumulator.name == update.target:
                 self._into(update, accumulator.shape, self.totals[accumulator.name], accumulator)
         for gradient in kernel.gradients:

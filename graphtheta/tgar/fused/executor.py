@@ -177,6 +177,10 @@ class FusedGatherSum:
             given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
         if kernel.reads_key:
             given |= {"key": self.block.edge_key, "node_key": self.block.node_key}
+        for name in kernel.transposes:
+            parameter = given[name.removesuffix("^T")]
+            assert isinstance(parameter, Tensor)
+            given[name] = parameter.t().contiguous()
         native = compiled(kernel)
         held = [given[name] for name in native.arguments]
         pointers = native.bind([_pointer(a) for a in held])
@@ -346,9 +350,6 @@ def _gradients(
     """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`."""
     dtype = job.program.lowered.dtype
     arrays = {name: tensor for name, tensor in given.items() if tensor is not None}
-    for name, tensor in list(arrays.items()):
-        if name.startswith("parameter") and tensor.dim() == 2:
-            arrays[f"{name}^T"] = tensor.t().contiguous()
     for n, grad in enumerate(grads):
         arrays[f"cotangent{n}"] = grad.contiguous()
     arrays |= kept

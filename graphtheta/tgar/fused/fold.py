@@ -33,7 +33,7 @@ def fold(low: Lowering, product: Term) -> Term | None:
             parameter.op == "leaf"
             and parameter.leaf.space == "parameter"
             and linear.op == "contract"
-            and len(linear.shape) == 1
+            and len(linear.inputs[1].shape) == 1
             and mapped.shape == product.shape
         ):
             return _folded(low, parameter, factor, linear, mapped)

@@ -137,6 +137,9 @@ class Kernel:
         accumulators: What a row collects; segments of a row write it as it is.
         outputs: What a whole row writes.
         gradients: Written at the end of a chunk.
+        moments: What a row collects for `closing` alone; segments do not write it.
+        closing: What a row or a segment that has edges adds, after the last, to accumulators and
+            gradients.
         self_loops: Whether rows have a self-loop of the layer's own, and the graph's are skipped.
         wide_positions: Whether CSC positions are int64 (CSR kernels).
     """
@@ -147,6 +150,8 @@ class Kernel:
     accumulators: tuple[Accumulator, ...]
     outputs: tuple[Output, ...]
     gradients: tuple[Gradient, ...] = ()
+    moments: tuple[Accumulator, ...] = ()
+    closing: tuple[Update, ...] = ()
     self_loops: bool = False
     wide_positions: bool = False
     leaves: tuple[Term, ...] = field(init=False)
@@ -161,15 +166,45 @@ class Kernel:
         return "destination" if self.orientation == "in" else "source"
 
     @property
+    def collected(self) -> tuple[Accumulator, ...]:
+        """All that a row collects."""
+        return (*self.accumulators, *self.moments)
+
+    @property
+    def moment_values(self) -> tuple[Term, ...]:
+        """What an edge adds to moments."""
+        names = {moment.name for moment in self.moments}
+        return tuple(u.value for p in self.passes for u in p.updates if u.target in names)
+
+    @property
     def gradient_size(self) -> int:
         """Numbers that a chunk writes for parameters."""
         return sum(math.prod(g.shape) for g in self.gradients)
 
     def terms(self) -> list[Term]:
         """Return every term, operands first."""
-        return walk(
-            [*(r for p in self.passes for r in p.roots()), *(o.value for o in self.outputs)]
-        )
+        passes = (root for each in self.passes for root in each.roots())
+        return walk([*passes, *self.at_end(), *(o.value for o in self.outputs)])
+
+    def at_end(self) -> list[Term]:
+        """Return what is added to accumulators and gradients after the edges."""
+        return [update.value for update in self.closing]
+
+    def invariant(self, order: Iterable[Term]) -> set[Term]:
+        """Return which terms depend on the row alone.
+
+        Args:
+            order: Terms, operands before what reads them.
+        """
+        found: set[Term] = set()
+        for term in order:
+            if term.op == "leaf":
+                fixed = term.leaf.space in (self.row_space, "parameter", "row")
+            else:
+                fixed = term.op != "keep" and all(t in found for t in term.inputs)
+            if fixed:
+                found.add(term)
+        return found
 
     @property
     def reads_key(self) -> bool:
@@ -189,6 +224,11 @@ class Kernel:
         """Whether anything is read or written by the edge's position."""
         saves = any(p.saves for p in self.passes)
         return saves or self.reads_key or any(t.leaf.space == "edge" for t in self.leaves)
+
+    @property
+    def transposes(self) -> set[str]:
+        """Names of leaves that are the transpose of a parameter."""
+        return {t.leaf.name for t in self.leaves if t.leaf.name.endswith("^T")}
 
     def arguments(self) -> list[str]:
         """Return the names of the arrays it takes, in order."""
@@ -249,6 +289,7 @@ class Kernel:
             for s in each.saves:
                 at = "" if s.at is None else f" at %{order[s.at]}"
                 lines.append(f"pass {number}: {s.leaf} {s.adds} %{order[s.value]}{at}")
+        lines += [f"closing: {u.target} += %{order[u.value]}" for u in self.closing]
         lines += [f"{o.name} {o.shape} = %{order[o.value]}" for o in self.outputs]
-        lines += [str(a) for a in self.accumulators] + [str(g) for g in self.gradients]
+        lines += [str(a) for a in (*self.accumulators, *self.moments, *self.gradients)]
         return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import Any
 from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.fused.adjoint import LeafCotangent, cotangents
+from graphtheta.tgar.fused.commute import commuted
 from graphtheta.tgar.fused.kernel import (
     Accumulator,
     Gradient,
@@ -108,16 +109,17 @@ class Program:
         *,
         wide: bool = False,
     ) -> Kernel:
-        return Kernel(
+        kernel = Kernel(
             orientation,
             self.storage,
             tuple(passes),
             tuple(accumulators),
             tuple(outputs),
             tuple(gradients),
-            self.self_loops,
-            wide,
+            self_loops=self.self_loops,
+            wide_positions=wide,
         )
+        return commuted(self.terms, kernel)
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class Program:
             saves, score = (Save(saved.leaf, self.score),), saved
         total, weighted, largest = (self._leaf("row", a.name, a.shape) for a in accumulators)
         weight = self._weight(score, largest)
+        self.names[weight] = "weight"
         updates = (
             Update("total", weight),
             Update("weighted", t.mul(self._widened(weight), self.message)),
@@ -328,7 +331,12 @@ class Program:
                 if leaf.name not in gradients:
                     gradients[leaf.name] = Gradient(leaf.name, c.leaf.shape, offset)
                     offset += c.leaf.size
-                updates.append(Update(leaf.name, c.value, c.at))
+                value, have, want = c.value, c.leaf.shape, gradients[leaf.name].shape
+                if have != want:  # the same parameter in another shape
+                    first = 0 if c.at is None else 1
+                    value = self.terms.expand(value, have[first:])
+                    value = self.terms.reshape(value, want[first:])
+                updates.append(Update(leaf.name, value, c.at))
             else:
                 accumulators[leaf.name] = Accumulator(f"gradient_{leaf.name}", c.leaf.shape)
                 updates.append(Update(f"gradient_{leaf.name}", c.value, c.at))

@@ -16,7 +16,7 @@ from graphtheta.tgar.fused.terms import Term, walk
 __all__ = ["Schedule"]
 
 _ALWAYS = frozenset({"sum", "contract", "keep"})
-_VIEWS = frozenset({"leaf", "const", "reshape", "expand", "take"})
+_VIEWS = frozenset({"leaf", "const", "reshape", "expand", "turn", "take"})
 _COSTLY = frozenset({"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "elu", "div"})
 _REPEATS = 3  # a cheap value is computed again for so many readers, less one
 
@@ -27,22 +27,14 @@ class Schedule:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._order = kernel.terms()
-        self._invariant: set[Term] = set()
-        for term in self._order:
-            if term.op == "leaf":
-                space = term.leaf.space
-                fixed = space in (kernel.row_space, "parameter", "row")
-            else:
-                fixed = term.op != "keep" and all(t in self._invariant for t in term.inputs)
-            if fixed:
-                self._invariant.add(term)
+        self._invariant = kernel.invariant(self._order)
         self._placed = self._choose()
 
     def _choose(self) -> set[Term]:
         """Go from results to operands, counting how many numbers of each would be computed."""
         computed: dict[Term, int] = defaultdict(int)
         must: set[Term] = set()
-        sizes = {a.name: a.size for a in self._kernel.accumulators}
+        sizes = {a.name: a.size for a in self._kernel.collected}
         sizes |= {g.leaf: math.prod(g.shape) for g in self._kernel.gradients}
         fixed = self._invariant
         for each in self._kernel.passes:
@@ -53,6 +45,8 @@ class Schedule:
                     must.add(update.value)
             for save in each.saves:
                 computed[save.value] += save.value.size
+        for update in self._kernel.closing:
+            computed[update.value] += max(update.value.size, sizes[update.target])
         for output in self._kernel.outputs:
             computed[output.value] += math.prod(output.shape)
         placed: set[Term] = set()
@@ -93,6 +87,10 @@ class Schedule:
     def edge_values(self, number: int) -> list[Term]:
         """Return the values that each edge of the n-th pass computes, operands first."""
         return [t for t in self._needed(number) if t not in self._invariant]
+
+    def closing_values(self) -> list[Term]:
+        """Return the values that a row computes to close, operands first."""
+        return [t for t in walk(self._kernel.at_end()) if t in self._placed]
 
     def final_values(self) -> list[Term]:
         """Return the values that a row computes when its edges are done, operands first."""

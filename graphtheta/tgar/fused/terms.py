@@ -70,8 +70,8 @@ class Term:
     """One value an edge.
 
     Attributes:
-        op: leaf, const, keep, select, reshape, expand, sum, contract, take, or a key of `UNARY`,
-            `BINARY` or `COMPARE`.
+        op: leaf, const, keep, select, reshape, expand, turn, sum, contract, take, or a key of
+            `UNARY`, `BINARY` or `COMPARE`.
         shape: Of one edge's value.
         kind: float (the type the kernel computes in), int (64 bits) or bool.
         inputs: Operands.
@@ -244,6 +244,9 @@ class Terms:
             raise ValueError(f"{x.shape} has not the size of {shape}")
         if x.op == "reshape":
             return self.reshape(x.inputs[0], shape)
+        if x.op == "contract" and len(x.inputs[1].shape) == 1:
+            weight, vector = x.inputs
+            return self.contract(self.leaf(weight.leaf, (*vector.shape, *shape)), vector)
         return self._make("reshape", shape, x.kind, (x,))
 
     def rebuilt(self, term: Term, inputs: tuple[Term, ...]) -> Term:
@@ -265,6 +268,12 @@ class Terms:
             return x
         return self._make("expand", broadcast(x.shape, shape), x.kind, (x,))
 
+    def turn(self, x: Term) -> Term:
+        """Move the last dimension to the front: (..., 1, A) -> (A, ..., 1)."""
+        if x.shape[-2:-1] != (1,):
+            raise ValueError(f"cannot turn {x.shape}")
+        return self._make("turn", (x.shape[-1], *x.shape[:-1]), x.kind, (x,))
+
     def sum(self, x: Term, axes: Sequence[int]) -> Term:
         """Sum over `axes`, which stay as dimensions of size one."""
         x = self.as_float(x)
@@ -275,10 +284,14 @@ class Terms:
         return self._make("sum", shape, "float", (x,), axes)
 
     def contract(self, weight: Term, x: Term) -> Term:
-        """Multiply the last dimension of x by a parameter: (A, O), (..., A) -> (..., O)."""
-        if weight.op != "leaf" or weight.shape[:1] != x.shape[-1:] or len(weight.shape) != 2:
+        """Multiply the last dimension of x by a parameter: (A, O), (..., A) -> (..., O).
+
+        Of a vector the result may have any shape: (A, ...), (A,) -> (...).
+        """
+        plain = len(weight.shape) == 2 or len(x.shape) == 1
+        if weight.op != "leaf" or weight.shape[:1] != x.shape[-1:] or not plain:
             raise ValueError(f"cannot multiply {x.shape} by {weight.shape}")
-        shape = (*x.shape[:-1], weight.shape[1])
+        shape = (*x.shape[:-1], *weight.shape[1:])
         return self._make("contract", shape, "float", (weight, self.as_float(x)))
 
     def take(self, table: Term, index: Term) -> Term:

@@ -53,6 +53,8 @@ class Values(Builder):
             return self.reshaped(term, at)
         if term.op == "expand":
             return self.vector(term.inputs[0], at)
+        if term.op == "turn":
+            return self.value(term.inputs[0], At((*at.outer[1:], at.start), at.outer[0], 1))
         if term.op == "take":
             return self.taken(term, self.flat(at, term.shape), at.lanes)
         args = [self.vector(t, at) for t in term.inputs]
@@ -270,7 +272,8 @@ class Values(Builder):
     def contracted(self, term: Term, room: Any) -> None:
         """Multiply by a parameter: blocks of outputs in registers, inputs one by one."""
         weight, x = term.inputs
-        inputs, outputs = weight.shape
+        inputs, outputs = weight.shape[0], math.prod(weight.shape[1:])
+        shape = (*x.shape[:-1], outputs)
         group = 8 * self.width
 
         def one(at: tuple[Number, ...], first: int) -> None:
@@ -295,7 +298,7 @@ class Values(Builder):
                 with self.loop(0, inputs, "contract") as a:
                     step(a)
             for (start, _), total in zip(blocks, totals, strict=True):
-                index = self.flat(At(at, start, 1), term.shape)
+                index = self.flat(At(at, start, 1), shape)
                 self.store(self.b.load(total), room, index)
 
         def each(at: At) -> None:
