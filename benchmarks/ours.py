@@ -1,6 +1,6 @@
 """GraphTheta as a contender: see contender.py for what it is asked.
 
-    python benchmarks/ours.py gather|attention|epoch|sample
+    python benchmarks/ours.py gather|attention|epoch|sample|steps
 
 `gather` is Gather and Sum alone, `attention` one layer forward and backward, `epoch` an epoch of
 training. Rows and gradients are saved in the order of the input, by the names of PyG.
@@ -201,7 +201,44 @@ class Sample(Contender):
         return {**clock.seconds, "edges": edges}
 
 
+class Steps(Contender):
+    """Training on drawn neighbourhoods."""
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Open the store; batches can be prepared beside the step, or before it."""
+        return {**super().load(folder), "forms": ["prefetch 0", "prefetch 2"]}
+
+    def build(
+        self, model: str, fanouts: list[int], form: str, allow_chunked: bool, **_: Any
+    ) -> None:
+        """Make model and trainer."""
+        shard, self.allow_chunked = self.shard, allow_chunked
+        self.module = MODELS[model](
+            in_channels=shard.num_features,
+            out_channels=shard.num_classes,
+            num_layers=len(fanouts),
+            dropout=0.0,
+        )
+        self.trainer = Trainer(
+            self.module,
+            shard,
+            strategy=gt.MiniBatch(1024, fanouts),
+            lr=0.01,
+            prefetch=int(form.split()[1]),
+            evaluate_every=1_000_000,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train one epoch of the training nodes; say how long steps waited for their batch."""
+        history, stages = self.trainer.history, self.trainer.stages
+        before = stages.seconds["forward prepare"]
+        self.trainer.fit(len(history.loss) + 1)
+        waited = stages.seconds["forward prepare"] - before
+        return self.checked({"steps": history.epoch_seconds[-1], "waited": waited})
+
+
 if __name__ == "__main__":
     set_threads(threads_per_rank())
     works: dict[str, Any] = {"gather": Gather, "attention": Attention, "epoch": Epoch}
-    serve((works | {"sample": Sample})[sys.argv[1]]())
+    works |= {"sample": Sample, "steps": Steps}
+    serve(works[sys.argv[1]]())

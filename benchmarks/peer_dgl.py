@@ -9,6 +9,7 @@ latter with weights made beforehand, and `plain` is GraphConv's own, of the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import dgl
@@ -24,6 +25,7 @@ FORMS = {
     "attention": ("plain",),
     "epoch": ("plain", "edge-weight"),
     "sample": ("plain",),
+    "steps": ("0 workers", "1 worker", "1 worker, pinned"),
 }
 
 # PyG's name to DGL's; a matrix of GraphConv is transposed.
@@ -117,6 +119,42 @@ def sampler(arrays: Any, fanouts: list[int]) -> Callable[[Tensor], int]:
         return sum(block.num_edges() for block in blocks)
 
     return draw
+
+
+def steps(
+    arrays: Any, name: str, fanouts: list[int], form: str, num_classes: int
+) -> tuple[nn.Module, Callable[[], Iterator[tuple[Tensor, Tensor]]]]:
+    """Return a model, and what gives the logits and seeds of each step of an epoch."""
+    graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
+    widths = [arrays.x.shape[1], *[64] * (len(fanouts) - 1)]
+    if name == "sage":
+        outs = [*[64] * (len(fanouts) - 1), num_classes]
+        convs = [SAGEConv(*sizes, "mean") for sizes in zip(widths, outs, strict=True)]
+    else:
+        outs = [*[16] * (len(fanouts) - 1), num_classes]
+        heads = [*[4] * (len(fanouts) - 1), 1]
+        sizes = zip(widths, outs, heads, strict=True)
+        convs = [GATConv(*s, allow_zero_in_degree=True) for s in sizes]
+    module = nn.ModuleList(convs)
+    loader = dgl.dataloading.DataLoader(
+        graph,
+        torch.nonzero(arrays.train).flatten().to(torch.int32),
+        dgl.dataloading.NeighborSampler(fanouts, fused=False),  # see `sampler`
+        batch_size=1024,
+        shuffle=True,
+        num_workers=int(form.split()[0]),
+    )
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        with loader.enable_cpu_affinity() if "pinned" in form else nullcontext():
+            for inputs, seeds, blocks in loader:
+                x = arrays.x[inputs.long()]
+                for conv, block in zip(module[:-1], blocks, strict=False):
+                    x = (F.relu if name == "sage" else F.elu)(conv(block, x).flatten(1))
+                out = module[-1](blocks[-1], x)
+                yield out.mean(1) if out.dim() == 3 else out, seeds.long()
+
+    return module, epoch
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:

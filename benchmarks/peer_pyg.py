@@ -10,7 +10,7 @@ added once, their attributes the mean of the node's in-edges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,15 +19,18 @@ from peer_torch import adjacency
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, SAGEConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
-from torch_geometric.utils import scatter
+from torch_geometric.utils import scatter, trim_to_layer
 
 VERSION = torch_geometric.__version__
 FORMS = {
     "gather": ("scatter",),
     "attention": ("coo", "edge-index", "csr"),
     "epoch": ("coo", "edge-index", "csr"),
+    "steps": ("0 workers", "1 worker", "0 workers, trimmed", "1 worker, trimmed"),
 }
 
 
@@ -78,6 +81,44 @@ def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
         conv(64, num_classes, heads=1, concat=False, **options),
     ]
     return _Model(convs, F.elu, graph, *([attr] if with_attributes else []))
+
+
+def steps(
+    arrays: Any, name: str, fanouts: list[int], form: str, num_classes: int
+) -> tuple[nn.Module, Callable[[], Iterator[tuple[Tensor, Tensor]]]]:
+    """Return a model, and what gives the logits and seeds of each step of an epoch."""
+    hidden = len(fanouts) - 1
+    widths = [arrays.x.shape[1], *[64] * hidden]
+    if name == "sage":
+        outs = [*[64] * hidden, num_classes]
+        convs = [SAGEConv(*sizes) for sizes in zip(widths, outs, strict=True)]
+    else:
+        convs = [GATConv(width, 16, heads=4) for width in widths[:-1]]
+        convs.append(GATConv(64, num_classes, heads=1, concat=False))
+    module = nn.ModuleList(convs)
+    pairs = torch.stack([arrays.src, arrays.dst])
+    loader = NeighborLoader(
+        Data(x=arrays.x, edge_index=pairs, num_nodes=arrays.num_nodes),
+        num_neighbors=fanouts[::-1],  # from the seeds
+        batch_size=1024,
+        input_nodes=arrays.train,
+        shuffle=True,
+        num_workers=int(form.split()[0]),
+    )
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in loader:
+            x, edges = batch.x, batch.edge_index
+            for number, conv in enumerate(module):
+                if "trimmed" in form:
+                    nodes, sizes = batch.num_sampled_nodes, batch.num_sampled_edges
+                    x, edges, _ = trim_to_layer(number, nodes, sizes, x, edges)
+                x = conv(x, edges)
+                if number < hidden:
+                    x = (F.relu if name == "sage" else F.elu)(x)
+            yield x[: batch.batch_size], batch.n_id[: batch.batch_size]
+
+    return module, epoch
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """The peers as contenders: see contender.py for what they are asked.
 
-    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch|sample
+    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch|sample|steps
 
 Runs in an environment of its own, with torch, torch_geometric and dgl alone. Weights come by the
 names of PyG. `build` takes a `form`: the representation of the graph, of those that `load` names.
@@ -200,8 +200,31 @@ class Sample(Contender):
         return {"draw": time.perf_counter() - start, "edges": edges}
 
 
+class Steps(Contender):
+    """Training on drawn neighbourhoods, by the library's own loader."""
+
+    names = ("x", "y", "train")
+
+    def build(self, model: str, fanouts: list[int], form: str, **_: Any) -> None:
+        """Make loader, model and optimiser."""
+        classes = int(self.arrays.y.max()) + 1
+        self.module, self.epoch = self.library.steps(self.arrays, model, fanouts, form, classes)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=0.01)
+
+    def run(self) -> dict[str, float]:
+        """Train one epoch of the training nodes."""
+        self.module.train()
+        start = time.perf_counter()
+        for out, seeds in self.epoch():
+            self.optimizer.zero_grad()
+            F.cross_entropy(out, self.arrays.y[seeds]).backward()
+            self.optimizer.step()
+        return {"steps": time.perf_counter() - start}
+
+
 if __name__ == "__main__":
     library, work = sys.argv[1:]
-    works = {"gather": Gather, "attention": Attention, "epoch": Epoch, "sample": Sample}
+    works = {"gather": Gather, "attention": Attention, "epoch": Epoch}
+    works |= {"sample": Sample, "steps": Steps}
     contender = works[work]
     serve(contender(importlib.import_module(f"peer_{library}"), work))

@@ -1,0 +1,72 @@
+"""Training on drawn neighbourhoods beside DGL and PyG, each by its own loader.
+
+    python benchmarks/sampled.py --peers-python PEERS/bin/python --json FILE
+
+A run is an epoch of 20 steps of 1,024 seeds on RMAT 2^19 x 16 with 128 features: draw, collect
+features, forward, backward, Adam. Loaders have no worker process or one, and ours prepares batches
+before a step or beside it; of each library's forms the fastest counts. `hidden` is the share of our
+preparation that steps do not wait for. PyG's loader needs torch-sparse or pyg-lib.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from contender import Contender
+from duel import Duel, arguments, better, written
+
+from graphtheta import Graph
+from graphtheta.bench.graphs import rmat_graph
+
+CASES = (("sage", [10, 10]), ("sage", [5, 10, 15]), ("gat", [10, 10]))
+STEPS, BATCH = 20, 1024
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=int, default=19, help="of RMAT")
+    options = parser.parse_args()
+    graph = rmat_graph(options.scale, 16, edge_features=0, edge_types=0)
+    split = np.zeros(graph.num_nodes, np.int8)
+    split[np.random.default_rng(0).choice(graph.num_nodes, STEPS * BATCH, replace=False)] = 1
+    place = graph.nodes.column_names.index("split:split")
+    nodes = graph.nodes.set_column(place, "split:split", pa.array(split))
+    graph = Graph(nodes, graph.edges)
+    about = {"graph": f"rmat {options.scale} x 16", "nodes": graph.num_nodes}
+    peers = tuple(filter(None, options.peers.split(",")))
+    libraries = ("graphtheta", *peers)
+    print(f"{options.threads} threads, steps/s of medians of {options.runs} runs\n")
+    head = ("model", "fanouts, from the input", *libraries, "x the faster", "hidden")
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
+    with written(graph) as folder:
+        duel = Duel("steps", folder, options, libraries)
+        for model, fanouts in CASES:
+            records, built = {}, {}
+            with duel.started() as contenders:
+                for name, contender in contenders.items():
+                    loaded = contender.ask("load", folder=str(folder))
+                    built[name] = duel.build(contender, loaded, model=model, fanouts=fanouts)
+                for name, parts in duel.time(contenders).items():
+                    case = {"library": name, "model": model, "fanouts": fanouts, **about}
+                    records[name] = duel.record("sampled", case, parts["steps"], **built[name])
+                ours = contenders["graphtheta"]
+                hidden = share_hidden(ours, options.runs, model=model, fanouts=fanouts)
+            speeds = [f"{STEPS / records[name]['median']:.1f}" for name in libraries]
+            times = "{} {:.2f}".format(*better(records)) if peers else "-"
+            cells = (model, ", ".join(map(str, fanouts)), *speeds, times, f"{hidden:.0%}")
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def share_hidden(ours: Contender, runs: int, **case: object) -> float:
+    """Return how much less steps wait where batches are prepared beside them."""
+    waited = []
+    for form in ("prefetch 0", "prefetch 2"):
+        ours.ask("build", form=form, allow_chunked=False, **case)
+        found = [ours.ask("run")["waited"] for _ in range(runs + 1)]
+        waited.append(float(np.median(found[1:])))
+    return 1 - waited[1] / waited[0]
+
+
+if __name__ == "__main__":
+    main()
