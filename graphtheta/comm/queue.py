@@ -19,7 +19,9 @@ class BatchQueue:
     """Hands out the micro-batches of one step after another, each to the group that asks next.
 
     A group that is fast, or has cheap ones, takes more of them. All groups go through the same
-    steps; nothing makes them do so at the same time.
+    steps; nothing makes them do so at the same time. To find that a step is over, a group pulls its
+    first micro-batch of a later one: groups that wait for each other between steps have at least
+    one of each, if there are as many.
 
     Args:
         size: Micro-batches of a step.
