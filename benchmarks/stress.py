@@ -309,7 +309,7 @@ def main() -> None:
         if only is not None:
             print(config)
         # What hangs without waiting for anybody ends the program, with the stacks of its threads.
-        faulthandler.dump_traceback_later(10 * arguments.limit_s, exit=True)
+        faulthandler.dump_traceback_later(3 * arguments.limit_s, exit=True)
         print(f"{number}: ", end="", flush=True)
         found = repeat(config, arguments.seed, arguments.limit_s)
         faulthandler.cancel_dump_traceback_later()

@@ -12,6 +12,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from graphtheta.errors import ConfigError
+
 __all__ = ["Clerk", "ask_clerk"]
 
 _QUESTION, _ANSWER = 1, 2  # tags
@@ -31,9 +33,18 @@ class Clerk:
 
     Args:
         comm: Nobody else talks through it.
+
+    Raises:
+        ConfigError: If this MPI library may not be called by two threads at a time.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise ConfigError(
+                "counter: expected an MPI library that several threads may call, got "
+                f"{MPI.get_vendor()[0]} that was started without. Set MPI4PY_RC_THREAD_LEVEL to "
+                "multiple, or take a library built with threads."
+            )
         self._comm = comm
         self._number = 0
         self._lock = threading.Lock()

@@ -68,7 +68,7 @@ class MicroBatches:
 
     Communication:
         Bytes of all parameters for every micro-batch that is added, within the group; for every
-        step about the parameters times M / P across groups, to and fro, and all of them within.
+        step about the parameters times M / P across groups, there and back, and all of them within.
     """
 
     def __init__(
