@@ -33,10 +33,7 @@ class Batch:
 
 
 class Step(Protocol):
-    """One step, whose batch is yet to be made: of all its targets, or of a part of them.
-
-    To be called before the next step is asked for.
-    """
+    """One step, whose batch is yet to be made: of all its targets, or of a part of them."""
 
     def __call__(self, part: int = 0, parts: int = 1) -> Batch:
         """Return the batch of one of so many equal parts; collective.

@@ -101,15 +101,19 @@ class ClusterBatch:
 
         def batch(
             step: int,
-            targets: NDArray[np.int64],
+            members: NDArray[np.int64],
             place: NDArray[np.int64],
             size: int,
-            allowed: NDArray[np.uint8],
             part: int = 0,
             parts: int = 1,
         ) -> Batch:
-            targets = np.sort(targets[in_part(place, size, part, parts)])
-            blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step, allowed=allowed)
+            some = members[in_part(place, size, part, parts)]
+            some = some[some < shard.num_masters]
+            targets = np.sort(some[is_target[some]])
+            with marks.around(members, self.boundary_hops) as allowed:
+                blocks = neighbourhoods.blocks(
+                    targets, fanouts, seed=seed, step=step, allowed=allowed
+                )
             degrees = Degrees(blocks.pop(0)) if self.renormalise else None
             return Batch(
                 View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees),
@@ -122,17 +126,7 @@ class ClusterBatch:
             for number in range(steps):
                 chosen = np.arange(number * size, min((number + 1) * size, clusters.number))
                 members, place = clusters.members(order.inverse(chosen))
-                own = np.flatnonzero(members < shard.num_masters)
-                own = own[is_target[members[own]]]
-                with marks.around(members, self.boundary_hops) as allowed:
-                    yield partial(
-                        batch,
-                        epoch * steps + number,
-                        members[own],
-                        place[own],
-                        len(chosen),
-                        allowed,
-                    )
+                yield partial(batch, epoch * steps + number, members, place, len(chosen))
 
         return epoch_steps
 
