@@ -13,6 +13,7 @@ from graphtheta.allocator import ask_for_huge_pages
 
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
+    from graphtheta.comm.groups import Groups
     from graphtheta.comm.launch import communicator
     from graphtheta.comm.threads import run_local
     from graphtheta.graph import Graph
@@ -29,6 +30,7 @@ __all__ = [
     "ClusterBatch",
     "GlobalBatch",
     "Graph",
+    "Groups",
     "MiniBatch",
     "Shard",
     "Trainer",
@@ -45,6 +47,7 @@ _HOME = {
     "ClusterBatch": "graphtheta.strategy",
     "GlobalBatch": "graphtheta.strategy",
     "Graph": "graphtheta.graph",
+    "Groups": "graphtheta.comm.groups",
     "MiniBatch": "graphtheta.strategy",
     "Shard": "graphtheta.shard",
     "Trainer": "graphtheta.train.trainer",

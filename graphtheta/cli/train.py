@@ -42,6 +42,8 @@ def train(
     boundary_hops: Annotated[int | None, _option("boundary_hops")] = None,
     renormalise: Annotated[bool | None, _option("renormalise")] = None,
     prefetch: Annotated[int | None, _option("prefetch")] = None,
+    groups: Annotated[int | None, _option("groups")] = None,
+    micro_batches: Annotated[int | None, _option("micro_batches")] = None,
     epochs: Annotated[int | None, _option("epochs")] = None,
     hidden: Annotated[int | None, _option("hidden")] = None,
     layers: Annotated[int | None, _option("layers")] = None,
@@ -93,7 +95,8 @@ def train(
     manifest = trainer.shard.manifest
     print(
         f"{run.input}: {manifest.num_nodes:,} nodes, {manifest.num_edges:,} edges, "
-        f"{comm.size} {'worker' if comm.size == 1 else 'workers'}",
+        f"{comm.size} {'worker' if comm.size == 1 else 'workers'}"
+        f"{f' in {run.groups} groups' if run.groups > 1 else ''}",
         flush=True,
     )
     try:
@@ -108,6 +111,9 @@ def train(
             )
         raise
     if comm.rank == 0:
+        if run.groups > 1:
+            taken = ", ".join(f"{number:,}" for number in summary["micro_batches_by_group"])
+            print(f"micro-batches by group: {taken}")
         rows = [
             (name, f"{seconds:.2f}", f"{100 * share:.0f} %")
             for name, (seconds, share) in phases(summary["phase_seconds"]).items()

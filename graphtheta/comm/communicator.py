@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Buffer", "Communicator", "Pending", "ReduceOp"]
+__all__ = ["Buffer", "Communicator", "Counter", "Pending", "ReduceOp"]
 
 Buffer = NDArray[Any]
 ReduceOp = Literal["sum", "max", "min"]
@@ -28,6 +28,19 @@ class Pending(Protocol):
 
     def wait(self) -> None:
         """Return when all have arrived.
+
+        Raises:
+            CommError: If that takes longer than the timeout, or a worker failed.
+        """
+
+
+class Counter(Protocol):
+    """Numbers that any rank may ask for at any time, each of which one rank gets."""
+
+    def next(self, *, stage: str) -> int:
+        """Return the next of 0, 1, 2, ... over all ranks; not collective.
+
+        No other rank has to do anything for it: one that computes keeps nobody waiting.
 
         Raises:
             CommError: If that takes longer than the timeout, or a worker failed.
@@ -91,6 +104,10 @@ class Communicator(ABC):
     @abstractmethod
     def split(self, color: int) -> Communicator:
         """Return the communicator of the ranks that passed the same `color`, in rank order."""
+
+    @abstractmethod
+    def counter(self) -> Counter:
+        """Return a counter of this communicator's ranks, which starts at 0."""
 
     @abstractmethod
     def abort(self, code: int, message: str) -> NoReturn:

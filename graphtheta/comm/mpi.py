@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -19,6 +20,7 @@ import numpy as np
 from mpi4py import MPI
 
 from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
+from graphtheta.comm.clerk import Clerk, ask_clerk
 from graphtheta.comm.communicator import Buffer, ReduceOp
 from graphtheta.comm.cores import core_mask
 from graphtheta.comm.process import Job, ProcessCommunicator
@@ -134,6 +136,24 @@ class _Post:
         raise AssertionError("a killed process went on")
 
 
+class _Counter:
+    """A counter that rank 0 keeps: by its clerk, for the others."""
+
+    def __init__(self, comm: MpiCommunicator, between: MPI.Comm) -> None:
+        self._comm, self._between = comm, between
+        self._clerk = Clerk(between) if comm.rank == 0 else None
+        if self._clerk is not None:
+            comm.job.last.append(self._clerk.dismiss)
+            weakref.finalize(self, self._clerk.dismiss)
+
+    def next(self, *, stage: str) -> int:
+        if self._clerk is not None:
+            return self._clerk.next()
+        request, answer = ask_clerk(self._between)
+        self._comm.wait(request.Test, stage, lambda: [0])
+        return int(answer[0])
+
+
 class MpiCommunicator(ProcessCommunicator):
     """One of several workers that are processes of one MPI job; made by `start`."""
 
@@ -213,6 +233,11 @@ class MpiCommunicator(ProcessCommunicator):
         self.barrier(stage="split")  # MPI's own split blocks: let it start when all are there
         part = self._comm.Split(color, self.rank)
         return MpiCommunicator(part, self.job, timeout_s=self.timeout_s, check=self.check)
+
+    def counter(self) -> _Counter:
+        """Return a counter, for which a thread of rank 0's answers; see `Communicator.counter`."""
+        self.barrier(stage="counter")  # as in `split`
+        return _Counter(self, self._comm.Dup())
 
     def wait(
         self, test: Callable[[], bool], stage: str, peers: Callable[[], list[int]] = list

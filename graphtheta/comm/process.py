@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
@@ -27,6 +27,8 @@ class Job:
     local_rank: int  # among the ranks on this host
     host_ranks: int  # ranks on this host, this one included
     core_users: NDArray[np.int32]  # by core: how many of them may run on it
+    # To be called when all ranks are at their end.
+    last: list[Callable[[], None]] = field(default_factory=list)
 
 
 class ProcessCommunicator(Communicator):
@@ -60,6 +62,8 @@ class ProcessCommunicator(Communicator):
         if not self.finished:
             self.finished = True
             self.job.watchdog.finish()
+            for end in self.job.last:
+                end()
 
     def _check_exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], stage: str

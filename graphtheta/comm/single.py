@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import NoReturn
 
 from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
@@ -21,6 +22,16 @@ class _Done:
 
     def wait(self) -> None:
         return
+
+
+class _Counter:
+    """A counter that nobody else asks."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def next(self, *, stage: str) -> int:
+        return next(self._numbers)
 
 
 class SingleCommunicator(Communicator):
@@ -84,6 +95,10 @@ class SingleCommunicator(Communicator):
     def split(self, color: int) -> SingleCommunicator:
         """Return another of the same size."""
         return SingleCommunicator(timeout_s=self.timeout_s, check=self.check)
+
+    def counter(self) -> _Counter:
+        """Return a counter for this rank alone."""
+        return _Counter()
 
     def abort(self, code: int, message: str) -> NoReturn:
         """Print `message` and raise SystemExit(code)."""

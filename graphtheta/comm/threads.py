@@ -247,6 +247,20 @@ class _Exchange:
             as_bytes(buffer)[:] = data
 
 
+class _Counter:
+    """A counter that threads share."""
+
+    def __init__(self, world: _World) -> None:
+        self._world = world
+        self._number = 0
+
+    def next(self, *, stage: str) -> int:
+        with self._world.changed:
+            self._world.raise_if_failed(stage)
+            self._number += 1
+            return self._number - 1
+
+
 class ThreadCommunicator(Communicator):
     """One of several workers that are threads of one process; made by `run_local`."""
 
@@ -338,6 +352,12 @@ class ThreadCommunicator(Communicator):
         group = self._meet("split", "split", color, groups)[color]
         rank = group.members.index(self.group.members[self.rank])
         return ThreadCommunicator(group, rank, timeout_s=self.timeout_s, check=self.check)
+
+    def counter(self) -> _Counter:
+        """Return a counter that all ranks hold; see `Communicator.counter`."""
+        world = self.group.world
+        shared: _Counter = self._meet("counter", "counter", None, lambda _: _Counter(world))
+        return shared
 
     def abort(self, code: int, message: str) -> NoReturn:
         """Print `message` and make `run_local` raise SystemExit(code)."""

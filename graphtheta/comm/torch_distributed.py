@@ -37,7 +37,7 @@ from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
 from graphtheta.comm.wire import LAUNCHER_S, Message, Transfer, Wire, lost
-from graphtheta.errors import CollectiveMismatch, ConfigError
+from graphtheta.errors import CollectiveMismatch, ConfigError, WorkerFailed
 
 __all__ = ["TorchCommunicator", "start"]
 
@@ -126,7 +126,8 @@ def _start(
     )
     wire = _gpu_wire(local_rank) if everyone["gpu"].all() else Wire(host, torch.device("cpu"))
     members = range(dist.get_world_size())
-    return TorchCommunicator("job", members, wire, job, timeout_s=timeout_s, check=check)
+    counters = PrefixStore("graphtheta counters", store)
+    return TorchCommunicator("job", members, wire, job, counters, timeout_s=timeout_s, check=check)
 
 
 def _gpu_wire(local_rank: int) -> Wire:
@@ -191,6 +192,20 @@ class _Post:
         _exit(code or 1)
 
 
+class _Counter:
+    """A counter in the launcher's store, which counts by itself."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+
+    def next(self, *, stage: str) -> int:
+        try:
+            return int(self._store.add(self._name, 1)) - 1
+        except RuntimeError as error:
+            time.sleep(LAUNCHER_S)
+            raise WorkerFailed(-1, f"{stage}: {lost('the launcher', error)}") from error
+
+
 class TorchCommunicator(ProcessCommunicator):
     """One of several workers that are processes of one torchrun job; made by `start`.
 
@@ -204,6 +219,7 @@ class TorchCommunicator(ProcessCommunicator):
         members: Sequence[int],
         wire: Wire,
         job: Job,
+        store: Store,
         *,
         timeout_s: float,
         check: bool,
@@ -213,8 +229,10 @@ class TorchCommunicator(ProcessCommunicator):
         self._name = name  # keeps its messages apart from those of other communicators
         self._members = members  # ranks in the job, by rank here
         self._wire = wire
+        self._store = store
         self._numbers: Counter[tuple[str, str, int]] = Counter()  # of messages so far
         self._splits = 0
+        self._counters = 0
 
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
@@ -294,9 +312,15 @@ class TorchCommunicator(ProcessCommunicator):
             [self._members[rank] for rank in range(self.size) if colors[rank] == color],
             self._wire,
             self.job,
+            self._store,
             timeout_s=self.timeout_s,
             check=self.check,
         )
+
+    def counter(self) -> _Counter:
+        """Return a counter in the launcher's store; see `Communicator.counter`."""
+        self._counters += 1
+        return _Counter(self._store, f"{self._name}, counter {self._counters}")
 
     def finish(self) -> None:
         """Wait until every rank is here, and take the connections down."""

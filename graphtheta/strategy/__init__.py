@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graphtheta.strategy.batch import Batch, Batches, Strategy
+from graphtheta.strategy.batch import Batch, Step, Steps, Strategy
 from graphtheta.strategy.cluster_batch import ClusterBatch
 from graphtheta.strategy.global_batch import GlobalBatch
 from graphtheta.strategy.label_propagation import LabelPropagation
@@ -11,11 +11,12 @@ from graphtheta.strategy.mini_batch import MiniBatch
 __all__ = [
     "STRATEGIES",
     "Batch",
-    "Batches",
     "ClusterBatch",
     "GlobalBatch",
     "LabelPropagation",
     "MiniBatch",
+    "Step",
+    "Steps",
     "Strategy",
 ]
 

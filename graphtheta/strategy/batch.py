@@ -1,4 +1,4 @@
-"""A batch: what a strategy yields for each step."""
+"""Steps and batches: what a strategy yields, and what a model computes on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 
-__all__ = ["Batch", "Batches", "Strategy"]
+__all__ = ["Batch", "Step", "Steps", "Strategy", "in_part"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's view and targets; some workers may have none.
+    """View and targets of one step, or of one part of it; some workers may have none.
 
     Attributes:
         view: What the layers compute on.
@@ -30,8 +32,34 @@ class Batch:
     rows: Tensor
 
 
-# The batches of an epoch, counted from 0: as many on every worker; collective.
-Batches = Callable[[int], Iterator[Batch]]
+class Step(Protocol):
+    """One step, whose batch is yet to be made: of all its targets, or of a part of them."""
+
+    def __call__(self, part: int = 0, parts: int = 1) -> Batch:
+        """Return the batch of one of so many equal parts; collective.
+
+        A target is in one part, whatever the number of workers and wherever it lives. What is drawn
+        is the step's, so that the losses of all parts add up to that of the whole.
+        """
+
+
+# The steps of an epoch, counted from 0: as many on every worker; collective.
+Steps = Callable[[int], Iterator[Step]]
+
+
+def in_part(place: NDArray[np.int64], size: int, part: int, parts: int) -> NDArray[np.int64]:
+    """Return which targets are in one of so many equal parts of a step.
+
+    Args:
+        place: (T,) of each target of this worker in the step, in [0, size).
+        size: Places in the step.
+        part: In [0, parts).
+        parts: At least 1.
+
+    Shape:
+        Returns (S,) int64 indices of `place`, ascending.
+    """
+    return np.flatnonzero(place * parts // size == part)
 
 
 class Strategy(Protocol):
@@ -45,8 +73,8 @@ class Strategy(Protocol):
         layers: int,
         seed: int,
         comm: Communicator | None = None,
-    ) -> Batches:
-        """Return what gives the batches of each epoch; collective.
+    ) -> Steps:
+        """Return what gives the steps of each epoch; collective.
 
         Args:
             shard: Storage.

@@ -6,6 +6,7 @@ Source: Chiang et al., "Cluster-GCN", KDD 2019: communities alone, `boundary_hop
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.permutation import Permutation
 from graphtheta.random import Purpose
 from graphtheta.shard import Shard
-from graphtheta.strategy.batch import Batch, Batches
+from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Degrees, Marks, Neighbourhoods, View
@@ -34,6 +35,8 @@ class ClusterBatch:
 
     Only communities with a training node count. A node is computed from the in-edges whose sources
     are in the step's communities, or within `boundary_hops` in-hops of them.
+
+    Parts of a step are whole communities, so that little is computed for two of them.
 
     Args:
         clusters_per_batch: Communities of a step; the last step of an epoch has what is left.
@@ -79,8 +82,8 @@ class ClusterBatch:
         layers: int,
         seed: int,
         comm: Communicator | None = None,
-    ) -> Batches:
-        """Return the batches of each epoch; see `Strategy`.
+    ) -> Steps:
+        """Return the steps of each epoch; see `Strategy`.
 
         Raises:
             ConfigError: If the communities or `only` do not fit the graph, or none of them has a
@@ -96,26 +99,36 @@ class ClusterBatch:
         steps = -(-clusters.number // size)
         fanouts = [None] * (layers + self.renormalise)
 
-        def batches(epoch: int) -> Iterator[Batch]:
+        def batch(
+            step: int,
+            members: NDArray[np.int64],
+            place: NDArray[np.int64],
+            size: int,
+            part: int = 0,
+            parts: int = 1,
+        ) -> Batch:
+            some = members[in_part(place, size, part, parts)]
+            some = some[some < shard.num_masters]
+            targets = np.sort(some[is_target[some]])
+            with marks.around(members, self.boundary_hops) as allowed:
+                blocks = neighbourhoods.blocks(
+                    targets, fanouts, seed=seed, step=step, allowed=allowed
+                )
+            degrees = Degrees(blocks.pop(0)) if self.renormalise else None
+            return Batch(
+                View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees),
+                targets=shard.place(targets),
+                rows=torch.arange(len(targets), device=shard.device),
+            )
+
+        def epoch_steps(epoch: int) -> Iterator[Step]:
             order = Permutation(clusters.number, seed, Purpose.BATCH, step=epoch)
             for number in range(steps):
-                step, last = epoch * steps + number, min((number + 1) * size, clusters.number)
-                members = clusters.members(order.inverse(np.arange(number * size, last)))
-                own = members[members < shard.num_masters]
-                targets = np.sort(own[is_target[own]])
-                with marks.around(members, self.boundary_hops) as allowed:
-                    blocks = neighbourhoods.blocks(
-                        targets, fanouts, seed=seed, step=step, allowed=allowed
-                    )
-                degrees = Degrees(blocks.pop(0)) if self.renormalise else None
-                view = View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees)
-                yield Batch(
-                    view,
-                    targets=shard.place(targets),
-                    rows=torch.arange(len(targets), device=shard.device),
-                )
+                chosen = np.arange(number * size, min((number + 1) * size, clusters.number))
+                members, place = clusters.members(order.inverse(chosen))
+                yield partial(batch, epoch * steps + number, members, place, len(chosen))
 
-        return batches
+        return epoch_steps
 
     def _labels(self, shard: Shard, comm: Communicator, seed: int) -> NDArray[np.int64]:
         """Return the community of each master: (M,) int64."""
@@ -174,13 +187,20 @@ class _Clusters:
         self._order = np.argsort(rank_L, kind="stable")[np.count_nonzero(rank_L < 0) :]
         self._ranks = rank_L[self._order]
 
-    def members(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the local ids of all replicas of some communities' nodes."""
+    def members(self, ranks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the local ids of all replicas of some communities' nodes.
+
+        Args:
+            ranks: (C,) of the communities.
+
+        Shape:
+            Returns (R,) int64 ids, and (R,) int64 which of `ranks` each is in.
+        """
         first = np.searchsorted(self._ranks, ranks)
         count = np.searchsorted(self._ranks, ranks, side="right") - first
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         members: NDArray[np.int64] = self._order[np.repeat(first, count) + within]
-        return members
+        return members, np.repeat(np.arange(len(ranks)), count)
 
 
 def _refuse_unknown(only: NDArray[np.int64], labels: NDArray[np.int64], comm: Communicator) -> None:

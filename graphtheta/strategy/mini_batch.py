@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
@@ -13,7 +15,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.permutation import Permutation
 from graphtheta.random import Purpose
 from graphtheta.shard import Shard
-from graphtheta.strategy.batch import Batch, Batches
+from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 
@@ -68,8 +70,8 @@ class MiniBatch:
         layers: int,
         seed: int,
         comm: Communicator | None = None,
-    ) -> Batches:
-        """Return the batches of each epoch; see `Strategy`.
+    ) -> Steps:
+        """Return the steps of each epoch; see `Strategy`.
 
         Raises:
             ConfigError: If there are not as many fanouts as layers, or no such weights.
@@ -82,21 +84,33 @@ class MiniBatch:
         ranks, total = dense_ranks(keys, shard.manifest.num_nodes, neighbourhoods.comm)
         steps = -(-total // self.batch_size)
 
-        def batches(epoch: int) -> Iterator[Batch]:
+        def batch(
+            step: int,
+            targets: NDArray[np.int64],
+            place: NDArray[np.int64],
+            size: int,
+            part: int = 0,
+            parts: int = 1,
+        ) -> Batch:
+            targets = np.sort(targets[in_part(place, size, part, parts)])
+            blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step)
+            return Batch(
+                View(shard, seed=seed, step=step, blocks=blocks),
+                targets=shard.place(targets),
+                rows=torch.arange(len(targets), device=shard.device),
+            )
+
+        def epoch_steps(epoch: int) -> Iterator[Step]:
             place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)
             order = np.argsort(place)
-            cuts = np.searchsorted(place[order], self.batch_size * np.arange(1, steps))
+            first = self.batch_size * np.arange(steps)
+            cuts = np.searchsorted(place[order], first[1:])
             for number, chosen in enumerate(np.split(order, cuts)):
-                targets, step = np.sort(rows[chosen]), epoch * steps + number
-                blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step)
-                view = View(shard, seed=seed, step=step, blocks=blocks)
-                yield Batch(
-                    view,
-                    targets=shard.place(targets),
-                    rows=torch.arange(len(targets), device=shard.device),
-                )
+                within = place[chosen] - first[number]
+                size = min(self.batch_size, total - int(first[number]))
+                yield partial(batch, epoch * steps + number, rows[chosen], within, size)
 
-        return batches
+        return epoch_steps
 
     def _fanouts(self, layers: int) -> list[Fanout | None]:
         if self.fanouts is None:

@@ -5,31 +5,35 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 from graphtheta.strategy.batch import Batch
 
 __all__ = ["prefetched"]
 
 _LOOK_S = 0.1
+T = TypeVar("T")
 
 
-def prefetched(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+def prefetched(batches: Iterator[T], depth: int) -> Iterator[T]:
     """Yield the same batches, up to `depth` of them prepared ahead by a thread of their own.
 
-    The batches must talk through a communicator that nobody else uses meanwhile. An error of the
-    thread is raised here. When the iterator is closed early, so is the thread, after its batch.
+    What stands between batches is handed on as it is. They must talk through a communicator that
+    nobody else uses meanwhile. An error of the thread is raised here. When the iterator is closed
+    early, so is the thread, after its batch.
     """
     if depth < 1:
         yield from batches
         return
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     closed = threading.Event()
 
     def prepare() -> None:
         last: BaseException | None = None
         try:
             for batch in batches:
-                batch.view.prepare()
+                if isinstance(batch, Batch):
+                    batch.view.prepare()
                 if not _put(ready, batch, closed):
                     return
         except BaseException as error:  # whatever it is, the step's thread must hear of it
@@ -49,8 +53,8 @@ def prefetched(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
 
 
 def _put(
-    ready: queue.Queue[Batch | BaseException | None],
-    item: Batch | BaseException | None,
+    ready: queue.Queue[T | BaseException | None],
+    item: T | BaseException | None,
     closed: threading.Event,
 ) -> bool:
     while not closed.is_set():

@@ -16,8 +16,8 @@ __all__ = ["RunConfig", "load_run", "resolve"]
 
 # A resumed run may be given these anew: they change how long it goes on, not what it computes.
 _FREE = {
-    *("checkpoint_every", "device", "epochs", "input", "patience", "prefetch", "run_dir"),
-    *("threads", "timeout"),
+    *("checkpoint_every", "device", "epochs", "groups", "input", "patience", "prefetch"),
+    *("run_dir", "threads", "timeout"),
 }
 
 
@@ -56,6 +56,12 @@ class RunConfig(BaseModel):
     )
     prefetch: int = Field(
         0, ge=0, description="Batches prepared ahead, in the background; changes no result."
+    )
+    groups: int = Field(
+        1, ge=1, description="Groups of workers, each with the whole graph; changes no result."
+    )
+    micro_batches: int = Field(
+        1, ge=1, description="Parts a step is computed in, by whichever group is free."
     )
     epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
     hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")

@@ -11,6 +11,8 @@ __all__ = ["phases"]
 _LAYER = re.compile(r"(forward|backward) layer (\d+) ")
 _NAMES = {
     "forward prepare": "preparation",
+    "forward queue": "waiting for the queue",
+    "backward wait for groups": "waiting for groups",
     "backward transform and apply": "backward transform and apply",
     "backward reduce": "parameter update",
     "backward update": "parameter update",
@@ -40,5 +42,13 @@ def _order(name: str) -> tuple[int, int]:
     if layer := re.match(r"(forward|backward) layer (\d+)", name):
         number = int(layer[2])
         return (1, number) if layer[1] == "forward" else (2, -number)
-    last = ("backward transform and apply", "parameter update", "loss and the rest")
-    return (0, 0) if name == "preparation" else (3, last.index(name) if name in last else -1)
+    first = ("preparation", "waiting for the queue")
+    last = (
+        "backward transform and apply",
+        "waiting for groups",
+        "parameter update",
+        "loss and the rest",
+    )
+    if name in first:
+        return 0, first.index(name)
+    return (3, last.index(name) if name in last else -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.fingerprint import compare_fingerprints
 
-__all__ = ["BUCKET_BYTES", "broadcast_model", "reduce_gradients"]
+__all__ = ["BUCKET_BYTES", "broadcast_model", "buckets", "flat", "reduce_gradients", "spread"]
 
 BUCKET_BYTES = 32 << 20
 
@@ -27,21 +27,19 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     """
     if comm.size == 1:
         return
-    for bucket in _buckets([p for p in parameters if p.requires_grad]):
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
-        )
-        comm.all_reduce(flat.numpy(), stage="reduce gradients")
-        for parameter, grad in zip(
-            bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True
-        ):
-            parameter.grad = grad.reshape(parameter.shape).to(parameter.device)
+    for bucket in buckets(parameters):
+        gradient = flat(bucket)
+        comm.all_reduce(gradient.numpy(), stage="reduce gradients")
+        spread(gradient, bucket)
 
 
-def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Yield parameters that require grad, in order, at most 32 MiB of one type at a time."""
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
+        if not parameter.requires_grad:
+            continue
         num_bytes = parameter.numel() * parameter.element_size()
         if bucket and (parameter.dtype != bucket[0].dtype or size + num_bytes > BUCKET_BYTES):
             yield bucket
@@ -50,6 +48,20 @@ def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         size += num_bytes
     if bucket:
         yield bucket
+
+
+def flat(bucket: Sequence[nn.Parameter]) -> Tensor:
+    """Return the gradients of parameters, zero where there is none, in one tensor on the CPU."""
+    return torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
+    )
+
+
+def spread(gradient: Tensor, bucket: Sequence[nn.Parameter]) -> None:
+    """Give parameters their gradients out of one tensor."""
+    parts = torch.split(gradient, [p.numel() for p in bucket])
+    for parameter, part in zip(bucket, parts, strict=True):
+        parameter.grad = part.reshape(parameter.shape).to(parameter.device)
 
 
 def broadcast_model(model: nn.Module, comm: Communicator) -> None:

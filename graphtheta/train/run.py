@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphtheta.cache import open_input
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.groups import Groups
 from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS, Stack, model_for
 from graphtheta.open import open_shard, pick_device
@@ -52,7 +53,12 @@ def start_run(
     strategy = _STRATEGIES[config.strategy](config)
     # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
-    shard = _open(config, config.input, comm, config.device)
+    groups = Groups(comm, config.groups)
+    if groups.index:
+        comm.barrier(stage="input of the first group")  # which may have to partition it
+    shard = _open(config, config.input, groups.comm, config.device)
+    if not groups.index and groups.number > 1:
+        comm.barrier(stage="input of the first group")
     trainer = Trainer(
         _model(config, shard),
         shard,
@@ -64,6 +70,8 @@ def start_run(
         weight_decay=config.weight_decay,
         seed=config.seed,
         prefetch=config.prefetch,
+        groups=groups,
+        micro_batches=config.micro_batches,
         patience=config.patience,
         run_dir=run_dir,
         checkpoint_every=config.checkpoint_every,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.groups import Groups
 from graphtheta.comm.stages import Stages
 from graphtheta.partition.manifest import Task
 from graphtheta.shard import Shard
@@ -28,22 +30,35 @@ def summarise(
     task: Task,
     stages: Stages,
     shard: Shard,
+    groups: Groups,
+    micro_batches: list[int],
     seed: int,
 ) -> dict[str, Any]:
     """Return what goes into `summary.json`; collective.
+
+    Args:
+        history: What the run has seen.
+        last_epoch: The one trained last, should no other be the best.
+        task: Says which metric counts.
+        stages: This worker's.
+        shard: What it was trained on.
+        groups: All workers.
+        micro_batches: How many of them each group has computed.
+        seed: Of the run.
 
     Units:
         Times in seconds, sizes in bytes. `epoch_seconds` is training without evaluation;
         `phase_seconds` is the largest over workers, summed over this process's epochs;
         `bytes_sent` is the sum over workers.
     """
-    comm = shard.comm
-    names = sorted(stages.seconds)
-    seconds = np.array([stages.seconds[name] for name in names])
+    comm = groups.world
+    names = _names(stages, comm)
+    seconds = np.array([stages.seconds.get(name, 0.0) for name in names])
     comm.all_reduce(seconds, "max", stage="summary times")
     peak = np.array([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024], np.int64)
     comm.all_reduce(peak, "max", stage="summary memory")
-    sent = comm.all_gather_int(comm.bytes_sent, stage="summary bytes").sum()
+    mine = sum(part.bytes_sent for part in {groups.world, groups.comm, groups.across})
+    sent = comm.all_gather_int(mine, stage="summary bytes").sum()
     times = np.array(history.epoch_seconds) if history.epoch_seconds else np.zeros(1)
     return {
         **history.best,
@@ -61,11 +76,20 @@ def summarise(
         "bytes_sent_by_stage": dict(stages.bytes_sent),
         "peak_rss_bytes": int(peak[0]),
         "workers": comm.size,
+        "groups": groups.number,
+        "micro_batches_by_group": micro_batches,
         "threads": torch.get_num_threads(),
         "seed": seed,
         "store_checksum": shard.manifest.checksum,
         "versions": _versions(),
     }
+
+
+def _names(stages: Stages, comm: Communicator) -> list[str]:
+    """Return the stages of all workers: a group that had no batch has fewer."""
+    text = np.frombuffer("\n".join(stages.seconds).encode(), np.uint8)
+    found = comm.all_gather(text, stage="summary stages")
+    return sorted({name for said in found for name in said.tobytes().decode().split("\n")} - {""})
 
 
 def _versions() -> dict[str, str]:

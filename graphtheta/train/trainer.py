@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphtheta.comm.groups import Groups
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn.losses import LOSSES
@@ -27,6 +28,7 @@ from graphtheta.train.checkpoint import (
 )
 from graphtheta.train.events import EventWriter
 from graphtheta.train.metrics import MAIN_METRIC, metrics_for
+from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
 from graphtheta.train.predict import gather_rows, infer
 from graphtheta.train.progress import Progress
 from graphtheta.train.reduce import broadcast_model, reduce_gradients
@@ -80,6 +82,10 @@ class Trainer:
         seed: Of dropout and of everything else that is drawn while training.
         prefetch: Batches prepared ahead, in the background; the results are the same for any
             number.
+        groups: Of which `shard.comm` is one; None: all workers are of one. Each group computes on
+            micro-batches of its own; the results are the same for any number of groups.
+        micro_batches: Parts that a step is computed in, one after the other, or by groups at the
+            same time: at least as many as groups. More of them change rounding alone.
         patience: End after so many epochs without a better validation; None trains them all.
         evaluate_every: Epochs between evaluations.
         run_dir: Where files of the run go; None writes none.
@@ -104,6 +110,8 @@ class Trainer:
         weight_decay: float = 0.0,
         seed: int = 0,
         prefetch: int = 0,
+        groups: Groups | None = None,
+        micro_batches: int = 1,
         patience: int | None = None,
         evaluate_every: int = 1,
         run_dir: RunDirectory | Path | str | None = None,
@@ -120,7 +128,14 @@ class Trainer:
             raise ConfigError(
                 f"trainer: expected lr > 0 and weight_decay >= 0, got {lr} and {weight_decay}."
             )
+        self.groups = groups or Groups(shard.comm)
+        if self.groups.comm is not shard.comm:
+            raise ConfigError(
+                "trainer: expected a shard of this worker's group, got one of other workers. Open "
+                "it with groups.comm."
+            )
         self.model, self.shard, self.comm = model.to(shard.device), shard, shard.comm
+        self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
         self.label = label or shard.default_label
         self.spec = shard.label_spec(self.label)
@@ -145,14 +160,18 @@ class Trainer:
         self._metrics = metrics_for(self.spec, self.comm)
         self._best_weights: dict[str, Tensor] | None = None
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
-        self._progress = progress and self.comm.rank == 0
-        broadcast_model(model, self.comm)
-        self._batches = self.strategy.schedule(
+        self._progress = progress and self.world.rank == 0
+        broadcast_model(model, self.world)
+        preparing = shard.comm.split(0) if prefetch else None
+        self._micro = None
+        if self.groups.number > 1 or micro_batches != 1:
+            self._micro = MicroBatches(micro_batches, self.groups, model, self.stages, preparing)
+        self._steps = self.strategy.schedule(
             shard,
             self._rows["train"],
             layers=count_layers(model),
             seed=seed,
-            comm=shard.comm.split(0) if prefetch else None,
+            comm=preparing,
         )
         self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
 
@@ -174,7 +193,7 @@ class Trainer:
         with (
             listening() as requests,
             Progress(epochs, len(self.history.loss), self._progress) as progress,
-            EventWriter(self._run_dir if self.comm.rank == 0 else None) as events,
+            EventWriter(self._run_dir if self.world.rank == 0 else None) as events,
         ):
             for epoch in range(len(self.history.loss), epochs):
                 if self._patience_is_over(epoch):
@@ -213,44 +232,72 @@ class Trainer:
             metrics = self.evaluate()
             record |= metrics
             self._remember_best(epoch, metrics)
-        if self._run_dir is not None and self.comm.rank == 0:
+        if self._run_dir is not None and self.world.rank == 0:
             self._run_dir.append_metrics(record)
         return record
 
     def _train_epoch(self, epoch: int) -> float:
         self.model.train()
         total, count = 0.0, 0
-        batches = prefetched(self._batches(epoch), self.prefetch)
+        steps = self._steps(epoch)
+        made = (step() for step in steps) if self._micro is None else self._micro.pulled(steps)
+        batches = prefetched(made, self.prefetch)
         with self.stages.rest("forward", Stage("other")):
             while (batch := self._prepared(batches)) is not None:
                 loss, targets = self._step(batch)
                 total, count = total + loss * targets, count + targets
         return total / count
 
-    def _prepared(self, batches: Iterator[Batch]) -> Batch | None:
-        with self.stages.timed("forward", Stage("prepare")):
+    def _prepared(self, batches: Iterator[Batch | StepEnd]) -> Batch | StepEnd | None:
+        with self.stages.rest("forward", Stage("prepare")):
             return next(batches, None)
 
-    def _step(self, batch: Batch) -> tuple[float, int]:
-        """Run one optimiser update; return the mean loss of its targets and their number."""
-        channel, stages, view = self.shard.channel, self.stages, batch.view
-        channel.stages = stages
+    def _step(self, batch: Batch | StepEnd) -> tuple[float, int]:
+        """Run one optimiser update; return the mean loss of its targets and their number.
+
+        A micro-batch is none by itself, and counts nothing: the end of its step does.
+        """
+        if isinstance(batch, MicroBatch):
+            self._micro_batch(batch)
+            return 0.0, 0
+        if isinstance(batch, StepEnd):
+            assert self._micro is not None
+            with self.stages.rest("backward", Stage("reduce")):
+                mean, targets = self._micro.finish()
+        else:
+            loss, count = self._forward(batch)
+            sums = np.array([float(loss.detach()), count], np.float64)
+            self.comm.all_reduce(sums, stage="loss")
+            self._backward(loss / sums[1], batch)
+            with self.stages.timed("backward", Stage("reduce")):
+                reduce_gradients(self.model.parameters(), self.comm)
+            mean, targets = float(sums[0] / sums[1]), int(sums[1])
+        with self.stages.timed("backward", Stage("update")):
+            self.optimizer.step()
+        return mean, targets
+
+    def _micro_batch(self, batch: MicroBatch) -> None:
+        """Add the gradient of a part of a step to those of the others."""
+        assert self._micro is not None
+        loss, count = self._forward(batch)
+        self._backward(loss, batch)
+        with self.stages.timed("backward", Stage("reduce")):
+            self._micro.add(batch.number, float(loss.detach()), count)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Return the summed loss of this worker's targets, and their number."""
+        self.shard.channel.stages = self.stages
         self.optimizer.zero_grad()
-        outputs = self.model(view, view.inputs(self._dtype))
+        outputs = self.model(batch.view, batch.view.inputs(self._dtype))
         self._check_outputs(outputs)
-        loss, count = self._loss(outputs[batch.rows], self._target[batch.targets])
-        sums = np.array([float(loss.detach()), count], np.float64)
-        self.comm.all_reduce(sums, stage="loss")
+        return self._loss(outputs[batch.rows], self._target[batch.targets])
+
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
         with (
-            stages.rest("backward", Stage("transform and apply")),
+            self.stages.rest("backward", Stage("transform and apply")),
             torch.autograd.set_multithreading_enabled(False),  # see `View.token`
         ):
-            torch.autograd.backward(loss / sums[1] + view.token)
-        with stages.timed("backward", Stage("reduce")):
-            reduce_gradients(self.model.parameters(), self.comm)
-        with stages.timed("backward", Stage("update")):
-            self.optimizer.step()
-        return float(sums[0] / sums[1]), int(sums[1])
+            torch.autograd.backward(loss + batch.view.token)
 
     def _check_outputs(self, outputs: Tensor) -> None:
         wanted = self.shard.num_outputs(self.label)
@@ -264,6 +311,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Return loss and metrics of every split that has nodes, dropout off; collective.
+
+        Every group computes them, and takes those of the first, so that all go on alike.
 
         Names are `val_accuracy`, `test_loss` and the like.
         """
@@ -280,13 +329,15 @@ class Trainer:
             result[f"{name}_loss"] = float(sums[0] / sums[1])
             for metric, value in self._metrics(out, target).items():
                 result[f"{name}_{metric}"] = value
-        return result
+        values = np.array(list(result.values()))
+        self.world.broadcast(values, stage="metrics of the first group")
+        return dict(zip(result, values.tolist(), strict=True))
 
     def predict(self) -> Tensor | None:
         """Return the model's outputs in the order of the input nodes; collective.
 
         Returns:
-            (N, outputs) on rank 0, None elsewhere.
+            (N, outputs) on rank 0 (of every group), None elsewhere.
         """
         return gather_rows(infer(self.model, self.shard), self.shard)
 
@@ -310,14 +361,14 @@ class Trainer:
     def _agreed(self, requests: Requests) -> tuple[bool, bool]:
         """Whether any rank was asked to save, and to stop; a signal need not reach them all."""
         flags = np.array(requests.take(), np.int8)
-        self.comm.all_reduce(flags, "max", stage="signals")
+        self.world.all_reduce(flags, "max", stage="signals")
         return bool(flags[0]), bool(flags[1])
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run folder; collective."""
         if self._run_dir is None:
             raise ConfigError("trainer: a checkpoint needs a run_dir.")
-        if self.comm.rank == 0:
+        if self.world.rank == 0:
             save_checkpoint(
                 self._run_dir.checkpoints,
                 epochs_done,
@@ -326,7 +377,7 @@ class Trainer:
                 self.optimizer,
                 {"history": vars(self.history), "seed": self.seed, "graph": self._graph_size()},
             )
-        self.comm.barrier(stage="checkpoint")
+        self.world.barrier(stage="checkpoint")
 
     def _graph_size(self) -> str:
         manifest = self.shard.manifest
@@ -342,7 +393,7 @@ class Trainer:
             raise ConfigError("trainer: resuming needs a run_dir.")
         path = latest_checkpoint(self._run_dir.checkpoints)
         if path is None:
-            if self.comm.rank == 0:
+            if self.world.rank == 0:
                 self._run_dir.truncate_metrics(0)
             return 0
         progress, best = load_checkpoint(path, self.model, self.optimizer)
@@ -358,7 +409,7 @@ class Trainer:
         self.history = History(**progress["history"])
         self._best_weights = best
         epochs = int(progress["epoch"])
-        if self.comm.rank == 0:
+        if self.world.rank == 0:
             self._run_dir.truncate_metrics(epochs)
         return epochs
 
@@ -369,10 +420,12 @@ class Trainer:
             task=self.spec.task,
             stages=self.stages,
             shard=self.shard,
+            groups=self.groups,
+            micro_batches=self._micro.by_group() if self._micro is not None else [],
             seed=self.seed,
         )
-        if self._run_dir is not None and self.comm.rank == 0:
+        if self._run_dir is not None and self.world.rank == 0:
             save_weights(self.model.state_dict(), self._run_dir.weights)
             self._run_dir.write_summary(summary)
-        self.comm.barrier(stage="summary")
+        self.world.barrier(stage="summary")
         return summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -222,6 +223,43 @@ def split_keeps_rank_order(comm: Communicator) -> None:
     total = np.ones(1)
     alone.all_reduce(total, stage="alone")
     assert total == 1
+
+
+@check
+def a_counter_gives_each_number_to_one_rank(comm: Communicator) -> None:
+    counter = comm.counter()
+    mine = np.array([counter.next(stage="ask") for _ in range(20 * (comm.rank + 1))])
+    assert (np.diff(mine) > 0).all()
+    everyone = np.concatenate(comm.all_gather(mine, stage="numbers"))
+    assert sorted(everyone) == list(range(10 * comm.size * (comm.size + 1)))
+
+
+@check
+def counters_of_parts_are_their_own(comm: Communicator) -> None:
+    whole, part = comm.counter(), comm.split(comm.rank % 2)
+    first, second = part.counter(), part.counter()
+    for counter in (first, second):
+        number = counter.next(stage="ask")
+        got = part.all_gather_int(number, stage="numbers")
+        assert sorted(got) == list(range(part.size))
+    got = comm.all_gather_int(whole.next(stage="ask"), stage="numbers")
+    assert sorted(got) == list(range(comm.size))
+
+
+@check
+def a_counter_answers_while_all_others_compute(comm: Communicator) -> None:
+    """Without a call into the communicator, and with Python's lock in their hands."""
+    counter = comm.counter()
+    comm.barrier(stage="start")
+    start = time.monotonic()
+    if comm.rank == comm.size - 1:
+        for _ in range(5):
+            counter.next(stage="ask")
+        seconds = time.monotonic() - start
+        assert seconds < 1, f"five numbers took {seconds:.2f} s"
+    else:
+        while time.monotonic() - start < 1.5:
+            pass
 
 
 @check

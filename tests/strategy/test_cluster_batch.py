@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,14 @@ class Exact:
         given = self.strategy.schedule(shard, *args, layers=layers, seed=seed, **options)
         neighbourhoods = Neighbourhoods(shard)
 
-        def batches(epoch: int) -> Iterator[Batch]:
-            steps = list(given(epoch))
-            for number, batch in enumerate(steps):
+        def steps(epoch: int) -> Iterator[Callable[[], Batch]]:
+            batches = [step() for step in given(epoch)]
+            for number, batch in enumerate(batches):
                 blocks = neighbourhoods.blocks(batch.targets.numpy(), [None] * layers)
-                step = epoch * len(steps) + number
-                yield Batch(
-                    View(shard, seed=seed, step=step, blocks=blocks), batch.targets, batch.rows
-                )
+                view = View(shard, seed=seed, step=epoch * len(batches) + number, blocks=blocks)
+                yield partial(Batch, view, batch.targets, batch.rows)
 
-        return batches
+        return steps
 
 
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh"), (2, "node-hash")])
@@ -131,8 +130,8 @@ def test_no_hops_is_the_induced_subgraph(model: str, workers: int, method: str) 
 
     def clustered(comm: Communicator) -> NDArray[Any]:
         shard = gt.open_shard(GRAPH, comm, method=method)
-        (batch,) = strategy.schedule(shard, train_rows(shard), layers=2, seed=0)(0)
-        return flat_step(model, shard, batch)
+        (step,) = strategy.schedule(shard, train_rows(shard), layers=2, seed=0)(0)
+        return flat_step(model, shard, step())
 
     def alone(comm: Communicator) -> NDArray[Any]:
         shard = gt.open_shard(induced(GRAPH, np.isin(OF_NODE, chosen)), comm)
@@ -149,8 +148,8 @@ def test_degrees_are_of_the_whole_graph_unless_renormalised() -> None:
     rows = train_rows(shard)
     for renormalise in (False, True):
         strategy = ClusterBatch(2, OF_NODE, renormalise=renormalise)
-        for batch in strategy.schedule(shard, rows, layers=2, seed=0)(0):
-            view = batch.view
+        for step in strategy.schedule(shard, rows, layers=2, seed=0)(0):
+            view = step().view
             for layer in range(2):
                 got = view[layer].node_column("in_degree", self_loops=False)
                 whole = view[layer].block.of_inputs(shard.node_column("in_degree"))
@@ -228,10 +227,10 @@ def test_communities_found_before_training() -> None:
 def test_an_epoch_visits_each_training_node_once_with_its_community(workers: int) -> None:
     def work(comm: Communicator) -> list[tuple[list[int], list[int]]]:
         shard = gt.open_shard(GRAPH, comm, method="dbh")
-        batches = ClusterBatch(4, OF_NODE).schedule(shard, train_rows(shard), layers=2, seed=0)
+        steps = ClusterBatch(4, OF_NODE).schedule(shard, train_rows(shard), layers=2, seed=0)
         epochs = []
         for epoch in range(2):
-            keys = [shard.node_key_L[b.targets.numpy()] for b in batches(epoch)]
+            keys = [shard.node_key_L[step().targets.numpy()] for step in steps(epoch)]
             seen = [np.concatenate(comm.all_gather(k, stage="test")) for k in keys]
             epochs.append([sorted(s.tolist()) for s in seen])
         return epochs

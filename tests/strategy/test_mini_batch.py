@@ -133,10 +133,10 @@ def test_prefetching_changes_nothing(workers: int, method: str) -> None:
 def test_an_error_while_preparing_ends_the_run() -> None:
     class Broken(MiniBatch):
         def schedule(self, *given: Any, **options: Any) -> Any:
-            batches = super().schedule(*given, **options)
+            steps = super().schedule(*given, **options)
 
             def some(epoch: int) -> Any:
-                yield next(batches(epoch))
+                yield next(steps(epoch))
                 raise ConfigError("broken")
 
             return some
@@ -151,12 +151,12 @@ def test_every_training_node_is_a_target_once_an_epoch() -> None:
     def job(comm: Communicator) -> Any:
         shard = gt.open_shard(graph(), comm, method="dbh")
         rows = torch.nonzero(shard.split("split") == 1).flatten()
-        batches = MiniBatch(5).schedule(shard, rows, layers=2, seed=0)
+        steps = MiniBatch(5).schedule(shard, rows, layers=2, seed=0)
         sizes, seen = [], []
         for epoch in range(2):
             keys = []
-            for batch in batches(epoch):
-                mine = shard.node_key_L[batch.targets.numpy()]
+            for step in steps(epoch):
+                mine = shard.node_key_L[step().targets.numpy()]
                 everyone = np.concatenate(comm.all_gather(mine, stage="targets"))
                 sizes.append(len(everyone))
                 keys.append(sorted(everyone.tolist()))
