@@ -1,4 +1,4 @@
-"""Layers and models written in NN-TGAR, losses, normalisation and dropout."""
+"""Layers and models written in NN-TGAR, decoders, losses, normalisation and dropout."""
 
 from graphtheta.nn.conv import (
     LAYERS,
@@ -11,6 +11,16 @@ from graphtheta.nn.conv import (
     RGCNConv,
     SAGEConv,
     TransformerConv,
+)
+from graphtheta.nn.decoders import (
+    DECODERS,
+    MLP,
+    Bilinear,
+    Decoder,
+    DistMult,
+    Dot,
+    EdgeModel,
+    decoder_for,
 )
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
@@ -33,6 +43,7 @@ from graphtheta.nn.stack import Stack
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
+    "DECODERS",
     "GAT",
     "GATE",
     "GCN",
@@ -40,10 +51,16 @@ __all__ = [
     "GIPA",
     "LAYERS",
     "LOSSES",
+    "MLP",
     "MODELS",
     "RGCN",
     "BatchNorm",
+    "Bilinear",
+    "Decoder",
+    "DistMult",
+    "Dot",
     "Dropout",
+    "EdgeModel",
     "GATConv",
     "GATEConv",
     "GATv2",
@@ -58,6 +75,7 @@ __all__ = [
     "Stack",
     "TGARLayer",
     "TransformerConv",
+    "decoder_for",
     "keep",
     "model_for",
     "seeded",

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
+import numpy as np
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Batches
+from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import View
 
 __all__ = ["GlobalBatch"]
 
 
 class GlobalBatch:
-    """All training nodes are the targets of the one step of an epoch."""
+    """All targets make the one step of an epoch.
+
+    Every edge carries messages: were the targets of link prediction to carry none, none would.
+    """
 
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
         comm: Communicator | None = None,
     ) -> Batches:
         """Return the batches of each epoch; see `Strategy`."""
+        every = np.arange(len(targets.keys))
+        talk = comm or shard.comm
 
         def batches(epoch: int) -> Iterator[Batch]:
-            yield Batch(View(shard, seed=seed, step=epoch), train_rows, train_rows)
+            aim = targets.aim(every, seed=seed, step=epoch, comm=talk, silence=False)
+            yield Batch.of(View(shard, seed=seed, step=epoch), aim)
 
         return batches

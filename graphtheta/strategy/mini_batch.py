@@ -1,12 +1,10 @@
-"""Mini-batch: some training nodes a step, and what they reach, exactly or by drawn edges."""
+"""Mini-batch: some targets a step, and what they reach, exactly or by drawn edges."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
@@ -15,13 +13,14 @@ from graphtheta.random import Purpose
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Batches
 from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 
 __all__ = ["MiniBatch"]
 
 
 class MiniBatch:
-    """Training nodes in an order that is drawn anew each epoch, `batch_size` of all workers a step.
+    """Targets in an order that is drawn anew each epoch, `batch_size` of all workers a step.
 
     What a step reaches is computed by all workers together: a batch's targets live where they live,
     and no neighbourhood is copied to one worker.
@@ -63,7 +62,7 @@ class MiniBatch:
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
@@ -74,12 +73,11 @@ class MiniBatch:
         Raises:
             ConfigError: If there are not as many fanouts as layers, or no such weights.
         """
-        fanouts, rows = self._fanouts(layers), train_rows.cpu().numpy()
-        neighbourhoods = Neighbourhoods(shard, comm)
+        fanouts, neighbourhoods = self._fanouts(layers), Neighbourhoods(shard, comm)
         if self.weight is not None:
             neighbourhoods.weight(self.weight)  # before the first step
-        keys = shard.node_key_L[rows]
-        ranks, total = dense_ranks(keys, shard.manifest.num_nodes, neighbourhoods.comm)
+        talk = neighbourhoods.comm
+        ranks, total = dense_ranks(targets.keys, targets.bound, talk)
         steps = -(-total // self.batch_size)
 
         def batches(epoch: int) -> Iterator[Batch]:
@@ -87,14 +85,12 @@ class MiniBatch:
             order = np.argsort(place)
             cuts = np.searchsorted(place[order], self.batch_size * np.arange(1, steps))
             for number, chosen in enumerate(np.split(order, cuts)):
-                targets, step = np.sort(rows[chosen]), epoch * steps + number
-                blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step)
-                view = View(shard, seed=seed, step=step, blocks=blocks)
-                yield Batch(
-                    view,
-                    targets=shard.place(targets),
-                    rows=torch.arange(len(targets), device=shard.device),
+                step = epoch * steps + number
+                aim = targets.aim(np.sort(chosen), seed=seed, step=step, comm=talk)
+                blocks = neighbourhoods.blocks(
+                    aim.seeds, fanouts, seed=seed, step=step, silent=aim.silent
                 )
+                yield Batch.of(View(shard, seed=seed, step=step, blocks=blocks), aim)
 
         return batches
 

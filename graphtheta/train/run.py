@@ -75,8 +75,7 @@ def start_run(
         # What was left to the graph to say is said: the run may be repeated on another.
         found = {
             "undirected": shard.manifest.undirected,
-            "label": trainer.label,
-            "split": config.split or shard.default_split,
+            **trainer.goal.chosen,
         }
         run_dir.write_config(config.model_copy(update=found).record())
     return trainer

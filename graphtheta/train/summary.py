@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from graphtheta.comm.stages import Stages
-from graphtheta.partition.manifest import Task
 from graphtheta.shard import Shard
-from graphtheta.train.metrics import MAIN_METRIC
+from graphtheta.task.metrics import MainMetric
 
 if TYPE_CHECKING:
     from graphtheta.train.trainer import History
@@ -25,7 +24,7 @@ def summarise(
     *,
     history: History,
     last_epoch: int,
-    task: Task,
+    metric: MainMetric,
     stages: Stages,
     shard: Shard,
     seed: int,
@@ -49,7 +48,7 @@ def summarise(
         **history.best,
         "best_epoch": history.best_epoch if history.best_epoch >= 0 else last_epoch,
         "epochs": len(history.loss),
-        "metric": MAIN_METRIC[task].name,
+        "metric": metric.name,
         "loss_history": history.loss,
         "epoch_seconds": {
             "median": float(np.median(times)),
