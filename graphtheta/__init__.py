@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphtheta.open import open_shard
     from graphtheta.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
+    from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -27,9 +28,12 @@ ask_for_huge_pages()  # before torch makes its first tensor
 
 __all__ = [
     "ClusterBatch",
+    "EdgePrediction",
     "GlobalBatch",
     "Graph",
+    "LinkPrediction",
     "MiniBatch",
+    "NodePrediction",
     "Shard",
     "Trainer",
     "communicator",
@@ -43,9 +47,12 @@ __all__ = [
 
 _HOME = {
     "ClusterBatch": "graphtheta.strategy",
+    "EdgePrediction": "graphtheta.task",
     "GlobalBatch": "graphtheta.strategy",
     "Graph": "graphtheta.graph",
+    "LinkPrediction": "graphtheta.task",
     "MiniBatch": "graphtheta.strategy",
+    "NodePrediction": "graphtheta.task",
     "Shard": "graphtheta.shard",
     "Trainer": "graphtheta.train.trainer",
     "communicator": "graphtheta.comm.launch",

@@ -23,6 +23,7 @@ from graphtheta.nn.decoders import (
     decoder_for,
 )
 from graphtheta.nn.dropout import Dropout
+from graphtheta.nn.embedding import NodeEmbedding
 from graphtheta.nn.init import seeded
 from graphtheta.nn.losses import LOSSES
 from graphtheta.nn.models import (
@@ -70,6 +71,7 @@ __all__ = [
     "GIPAConv",
     "GraphSAGE",
     "GraphTransformer",
+    "NodeEmbedding",
     "RGCNConv",
     "SAGEConv",
     "Stack",

@@ -75,6 +75,10 @@ class LinkPrediction:
         """See `Task.bind`."""
         return LinkGoal(self, model, shard, seed)
 
+    def num_outputs(self, shard: Shard) -> int:
+        """Return how many outputs a decoder needs: one."""
+        return 1
+
     def messages(self, shard: Shard, *, validation: bool = False) -> Shard:
         """Return the shard whose edges carry messages; collective.
 

@@ -97,4 +97,5 @@ def _ranges(indptr: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.in
     """Return all places of the rows' stretches, one after the other."""
     count = indptr[rows + 1] - indptr[rows]
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(indptr[rows], count) + within
+    places: NDArray[np.int64] = np.repeat(indptr[rows], count) + within
+    return places

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.fingerprint import compare_fingerprints
+from graphtheta.nn.embedding import is_of_masters
 
 __all__ = ["BUCKET_BYTES", "broadcast_model", "reduce_gradients"]
 
@@ -19,7 +20,8 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     """Replace every gradient by its sum over workers, zero where a worker has none.
 
     Args:
-        parameters: In registration order, the same on every worker; frozen ones are left out.
+        parameters: In registration order, the same on every worker; frozen ones are left out, and
+            those of masters, whose gradients are whole where they are.
         comm: All workers of the job.
 
     Communication:
@@ -27,7 +29,8 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     """
     if comm.size == 1:
         return
-    for bucket in _buckets([p for p in parameters if p.requires_grad]):
+    shared = [p for p in parameters if p.requires_grad and not is_of_masters(p)]
+    for bucket in _buckets(shared):
         flat = torch.cat(
             [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
         )
@@ -61,6 +64,7 @@ def broadcast_model(model: nn.Module, comm: Communicator) -> None:
     if comm.size == 1:
         return
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = {name: tensor for name, tensor in state.items() if not is_of_masters(tensor)}
     compare_fingerprints(
         comm, "model " + ", ".join(f"{n} {tuple(t.shape)} {t.dtype}" for n, t in state.items())
     )
