@@ -129,7 +129,7 @@ def predict_run(
     _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
     model = model_of(config, shard).to(shard.device)
-    load_weights(model, weights)
+    load_weights(model, shard, weights)
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, shard, edges, out)

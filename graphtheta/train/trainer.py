@@ -278,16 +278,15 @@ class Trainer:
         """Write a checkpoint to the run folder; collective."""
         if self._run_dir is None:
             raise ConfigError("trainer: a checkpoint needs a run_dir.")
-        if self.comm.rank == 0:
-            save_checkpoint(
-                self._run_dir.checkpoints,
-                epochs_done,
-                self.model,
-                self._best_weights,
-                self.optimizer,
-                {"history": vars(self.history), "seed": self.seed, "graph": self._graph_size()},
-            )
-        self.comm.barrier(stage="checkpoint")
+        save_checkpoint(
+            self._run_dir.checkpoints,
+            epochs_done,
+            self.model,
+            self.shard,
+            self._best_weights,
+            self.optimizer,
+            {"history": vars(self.history), "seed": self.seed, "graph": self._graph_size()},
+        )
 
     def _graph_size(self) -> str:
         manifest = self.shard.manifest
@@ -306,7 +305,7 @@ class Trainer:
             if self.comm.rank == 0:
                 self._run_dir.truncate_metrics(0)
             return 0
-        progress, best = load_checkpoint(path, self.model, self.optimizer)
+        progress, best = load_checkpoint(path, self.model, self.shard, self.optimizer)
         if progress["seed"] != self.seed:
             raise ConfigError(
                 f"{path}: it was trained with seed {progress['seed']}, not {self.seed}."
@@ -332,8 +331,9 @@ class Trainer:
             shard=self.shard,
             seed=self.seed,
         )
-        if self._run_dir is not None and self.comm.rank == 0:
-            save_weights(self.model.state_dict(), self._run_dir.weights)
-            self._run_dir.write_summary(summary)
+        if self._run_dir is not None:
+            save_weights(self.model, self.shard, self._run_dir.weights)
+            if self.comm.rank == 0:
+                self._run_dir.write_summary(summary)
         self.comm.barrier(stage="summary")
         return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import EdgePrediction, LinkPrediction
 from graphtheta.task.negatives import draw_negatives
 from graphtheta.tgar import Between
+from graphtheta.train.run_dir import RunDirectory
 from tests.task.graphs import COMMUNITIES, N, labelled, planted
 
 PLACES = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
@@ -297,3 +299,35 @@ def test_no_training_edge_raises_graph_format_error() -> None:
     ):
         with pytest.raises(GraphFormatError, match="is in the training split"):
             gt.Trainer(model, gt.open_shard(tested), task=task)
+
+
+# -- learned vectors of nodes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+def test_learned_vectors_are_resumed_on_other_workers(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    def trainer(comm: Communicator, folder: str) -> gt.Trainer:
+        shard = gt.open_shard(labelled(), comm, method="dbh")
+        encoder = NodeEmbedding(shard, 4, GCN(3 + 4, 6, 5, dropout=0.3))
+        model = EdgeModel(encoder, decoder_for("dot", 5)).double()
+        directory = RunDirectory(tmp_path / folder, resume=True)
+        return gt.Trainer(model, shard, task=LinkPrediction(ranking=False), run_dir=directory)
+
+    def go_on(comm: Communicator) -> Any:
+        mine = trainer(comm, "cut")
+        assert mine.resume() == 3
+        return mine.fit(6)["loss_history"], mine.evaluate()
+
+    def whole(comm: Communicator) -> Any:
+        mine = trainer(comm, "whole")
+        return mine.fit(6)["loss_history"], mine.evaluate()
+
+    wanted, metrics = gt.run_local(whole, workers=before, timeout_s=60)
+    gt.run_local(lambda comm: trainer(comm, "cut").fit(3), workers=before, timeout_s=60)
+    losses, found = gt.run_local(go_on, workers=after, timeout_s=60)
+    assert losses == pytest.approx(wanted, rel=1e-8)
+    assert found == pytest.approx(metrics, rel=1e-6)
+    files = [path.name for path in (tmp_path / "cut").glob("weights.*")]
+    assert len(files) == 1 + after
