@@ -34,7 +34,7 @@ from graphtheta.datasets import read
 from graphtheta.datasets.generate import communities, rmat
 from graphtheta.nn import GraphSAGE
 from graphtheta.partition import Plan, Resources, make_store
-from graphtheta.strategy import Batch, MiniBatch
+from graphtheta.strategy import MiniBatch, NodeTargets, Step
 from graphtheta.train.reduce import broadcast_model, reduce_gradients
 
 COLUMNS = CLASSES = 32
@@ -132,15 +132,19 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
     target = keys % CLASSES
     model = GraphSAGE(COLUMNS, COLUMNS, CLASSES, num_layers=layers, dropout=0.0)
     broadcast_model(model, comm)
-    batches = MiniBatch(options.batch_size).schedule(shard, rows, layers=layers, seed=0)(0)
+
+    def loss(outputs: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return F.cross_entropy(outputs, target[nodes], reduction="sum"), len(nodes)
+
+    targets = NodeTargets(shard, rows, loss)
+    steps = MiniBatch(options.batch_size).schedule(shard, targets, layers=layers, seed=0)(0)
     give_back()
     resident = resident_bytes()
     samples: list[dict[str, float]] = []
     for number in range(options.steps + 1):
         if number == 1:
             forget_peak()
-        samples.append(step(model, batches, x, target, comm))
-    batches.close()  # type: ignore[attr-defined]
+        samples.append(one_step(model, steps, x, comm))
     beyond = comm.all_gather_int(peak_bytes() - resident, stage="count memory")
     per_worker = {
         name: np.stack([comm.all_gather_int(int(s[name]), stage=name) for s in samples[1:]])
@@ -163,28 +167,24 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
     )
 
 
-def step(
-    model: torch.nn.Module,
-    batches: Iterator[Batch],
-    x: torch.Tensor,
-    target: torch.Tensor,
-    comm: Any,
+def one_step(
+    model: torch.nn.Module, steps: Iterator[Step], x: torch.Tensor, comm: Any
 ) -> dict[str, float]:
     """Do one step; return its seconds and this worker's counts; collective."""
     comm.barrier(stage="step")
     sent, start = comm.bytes_sent, time.perf_counter()
-    batch = next(batches)
+    batch = next(steps)()
     prepared = time.perf_counter()
     blocks = batch.view.blocks or ()
     outputs = model(batch.view, blocks[0].of_inputs(x))
-    loss = F.cross_entropy(outputs[batch.rows], target[batch.targets], reduction="sum")
+    loss, _ = batch.aim.loss(batch.view, outputs[batch.rows])
     torch.autograd.backward(loss / 1024 + batch.view.token)
     reduce_gradients(model.parameters(), comm)
     comm.barrier(stage="step")
     return {
         "prepare": prepared - start,
         "step": time.perf_counter() - start,
-        "targets": len(batch.targets),
+        "targets": len(batch.aim.targets),
         "edges": sum(block.num_edges for block in blocks),
         "nodes": sum(block.num_outputs for block in blocks),
         "mirrors": sum(block.sources.num_mirrors for block in blocks),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphtheta.open import open_shard
     from graphtheta.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
+    from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -28,10 +29,13 @@ ask_for_huge_pages()  # before torch makes its first tensor
 
 __all__ = [
     "ClusterBatch",
+    "EdgePrediction",
     "GlobalBatch",
     "Graph",
     "Groups",
+    "LinkPrediction",
     "MiniBatch",
+    "NodePrediction",
     "Shard",
     "Trainer",
     "communicator",
@@ -45,10 +49,13 @@ __all__ = [
 
 _HOME = {
     "ClusterBatch": "graphtheta.strategy",
+    "EdgePrediction": "graphtheta.task",
     "GlobalBatch": "graphtheta.strategy",
     "Graph": "graphtheta.graph",
     "Groups": "graphtheta.comm.groups",
+    "LinkPrediction": "graphtheta.task",
     "MiniBatch": "graphtheta.strategy",
+    "NodePrediction": "graphtheta.task",
     "Shard": "graphtheta.shard",
     "Trainer": "graphtheta.train.trainer",
     "communicator": "graphtheta.comm.launch",

@@ -19,7 +19,7 @@ from graphtheta.comm.plan import ExchangePlan, Role
 from graphtheta.partition.manifest import Book
 from graphtheta.partition.part import PartTables
 
-__all__ = ["LocalGraph", "local_graph"]
+__all__ = ["LocalGraph", "local_graph", "outwards"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class LocalGraph:
         out_edges: The same edges in CSR order: `dst` int32, `csc_position` int32, or int64 from
             2^31 edges.
         edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
-            and the edge columns of the graph.
+            the edge columns of the graph, and for each label of theirs that misses values
+            `known:<name>`, where it has one.
         plan: Who mirrors what.
     """
 
@@ -70,7 +71,7 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         mirrors = new_ids[0][num_masters:]
         node_key_L = as_numpy(parts[0].replicas["node_key"])
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
-        edges = {name: as_numpy(in_edges[name]) for name in in_edges.column_names}
+        edges = _edge_columns(in_edges, _with_gaps(parts))
         out_indptr = as_numpy(parts[0].out_indptr["indptr"])
         out_edges = {n: as_numpy(parts[0].out_edges[n]) for n in ("dst", "csc_position")}
     else:
@@ -82,7 +83,7 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         mirrors = unique[outside]
         node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
         in_indptr, edges = _merged_edges(parts, new_ids, mirrors, first, last)
-        out_indptr, out_edges = _outwards(in_indptr, edges["src"])
+        out_indptr, out_edges = outwards(in_indptr, edges["src"])
 
     owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
     num_replicas = num_masters + len(mirrors)
@@ -130,20 +131,38 @@ def _merged_edges(
         sources.append(local[as_numpy(part.in_edges["src"])])
         destinations.append(np.repeat(local, degrees))
     dst = np.concatenate(destinations)
-    edges: dict[str, NDArray[Any]] = {"src": np.concatenate(sources)}
-    for name in parts[0].in_edges.column_names:
-        if name != "src":
-            edges[name] = np.concatenate([as_numpy(p.in_edges[name]) for p in parts])
+    gaps = _with_gaps(parts)
+    columns = [_edge_columns(part.in_edges, gaps) for part in parts]
+    edges = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    edges["src"] = np.concatenate(sources)
     order = np.lexsort((edges["edge_key"], dst))
     in_indptr = np.zeros(num_masters + len(mirrors) + 1, np.int64)
     np.cumsum(np.bincount(dst, minlength=len(in_indptr) - 1), out=in_indptr[1:])
     return in_indptr, {name: column[order] for name, column in edges.items()}
 
 
-def _outwards(
+def _with_gaps(parts: Sequence[PartTables]) -> list[str]:
+    names = parts[0].in_edges.column_names
+    labels = [name for name in names if name.startswith("label:")]
+    return [name for name in labels if any(p.in_edges[name].null_count for p in parts)]
+
+
+def _edge_columns(table: pa.Table, gaps: Sequence[str]) -> dict[str, NDArray[Any]]:
+    edges = {name: as_numpy(table[name]) for name in table.column_names}
+    for name in gaps:
+        known = table[name].is_valid().to_numpy(zero_copy_only=False)
+        edges[f"known:{name.removeprefix('label:')}"] = np.asarray(known, np.bool_)
+    return edges
+
+
+def outwards(
     in_indptr: NDArray[np.int64], src: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """Return the CSR of a CSC; a row's edges stay in CSC order."""
+    """Return the CSR of a CSC; a row's edges stay in CSC order.
+
+    Shape:
+        in_indptr: (L + 1,). src: (E,). Returns (L + 1,) int64, `dst` and `csc_position` of (E,).
+    """
     wide = np.int64 if len(src) > np.iinfo(np.int32).max else np.int32
     position = np.argsort(src, kind="stable").astype(wide)
     out_indptr = np.zeros_like(in_indptr)

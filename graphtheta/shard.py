@@ -7,6 +7,7 @@ Nothing here has the length of the whole graph. Columns of a single part stay me
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from torch import Tensor
 from graphtheta.adjacency import Adjacency
 from graphtheta.columns import as_numpy
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.directory import home_code
 from graphtheta.comm.exchange import Channel
 from graphtheta.comm.plan import ExchangePlan, Route
+from graphtheta.comm.routes import carry_rows
 from graphtheta.comm.stages import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.merge import LocalGraph, local_graph
@@ -142,6 +145,16 @@ class Shard:
     def place(self, array: NDArray[Any]) -> Tensor:
         """Return a tensor of an array on the shard's device: over its memory, where that can be."""
         return as_tensor(array).to(self.device)
+
+    def replaced(self, local: LocalGraph) -> Shard:
+        """Return a shard of the same masters and mirrors with other edges; it shares the rest."""
+        other = copy.copy(self)
+        for name, kind in vars(type(self)).items():
+            if isinstance(kind, cached_property):
+                vars(other).pop(name, None)
+        other._local, other._collected = local, {}
+        other.num_edges = len(local.edges["src"])
+        return other
 
     @property
     def plan(self) -> ExchangePlan:
@@ -318,6 +331,21 @@ class Shard:
         """Where each edge stands among all in-edges of its destination: (E,) int64."""
         return self._local.edges["in_position"]
 
+    @property
+    def homes(self) -> NDArray[np.int64]:
+        """Where the master of each replica is, as `home_code`: (L,) int64.
+
+        Collective the first time: 8 bytes a mirror.
+        """
+        return self._collect("homes", self._find_homes).numpy()
+
+    def _find_homes(self) -> Tensor:
+        route = self.plan.mirrors
+        there = np.empty(self.num_mirrors, np.int64)
+        carry_rows(self.comm, route.master_S, there, route, to_mirrors=True, stage="homes")
+        own = home_code(self.comm.rank, np.arange(self.num_masters))
+        return torch.from_numpy(np.concatenate([own, home_code(self.plan.owner_H, there)]))
+
     @cached_property
     def num_interior(self) -> int:
         """Leading masters without an in-edge from a mirror."""
@@ -398,7 +426,10 @@ class Shard:
 
     @cached_property
     def edge_columns(self) -> dict[str, Tensor]:
-        """The edge columns of the graph in CSC order, by name: (E,) or (E, A)."""
+        """The edge columns of the graph in CSC order, by name: (E,) or (E, A).
+
+        `known:<name>` says where the label of that name is known; without it, everywhere.
+        """
         fixed = {"src", "edge_key", "in_position"}
         return {n: self.place(c) for n, c in self._local.edges.items() if n not in fixed}
 

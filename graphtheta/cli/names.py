@@ -13,12 +13,14 @@ _REGISTRIES = {
     "communities": ("graphtheta.partition.detect", "COMMUNITIES"),
     "datasets": ("graphtheta.datasets", "DATASETS"),
     "kernels": ("graphtheta.bench.kernels", "KERNELS"),
+    "decoders": ("graphtheta.nn", "DECODERS"),
     "exporters": ("graphtheta.export", "EXPORTERS"),
     "forms": ("graphtheta.datasets", "READERS"),
     "methods": ("graphtheta.partition", "PARTITIONERS"),
     "models": ("graphtheta.nn", "MODELS"),
     "optimizers": ("graphtheta.train.trainer", "OPTIMIZERS"),
     "strategies": ("graphtheta.strategy", "STRATEGIES"),
+    "tasks": ("graphtheta.task", "TASKS"),
 }
 
 

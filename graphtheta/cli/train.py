@@ -32,6 +32,15 @@ def train(
     input: Annotated[str | None, typer.Argument(help=_help("input"))] = None,
     run_dir: Annotated[Path | None, _option("run_dir")] = None,
     model: Annotated[str | None, _option("model")] = None,
+    task: Annotated[str | None, _option("task")] = None,
+    decoder: Annotated[str | None, _option("decoder")] = None,
+    relation_column: Annotated[str | None, _option("relation_column")] = None,
+    negatives: Annotated[int | None, _option("negatives")] = None,
+    corrupt: Annotated[str | None, _option("corrupt")] = None,
+    exclude_targets: Annotated[bool | None, _option("exclude_targets")] = None,
+    validation_messages: Annotated[bool | None, _option("validation_messages")] = None,
+    ranking: Annotated[bool | None, _option("ranking")] = None,
+    embedding: Annotated[int | None, _option("embedding")] = None,
     strategy: Annotated[str | None, _option("strategy")] = None,
     batch_size: Annotated[int | None, _option("batch_size")] = None,
     fanouts: Annotated[str | None, _option("fanouts")] = None,
@@ -45,6 +54,7 @@ def train(
     groups: Annotated[int | None, _option("groups")] = None,
     micro_batches: Annotated[int | None, _option("micro_batches")] = None,
     epochs: Annotated[int | None, _option("epochs")] = None,
+    evaluate_every: Annotated[int | None, _option("evaluate_every")] = None,
     hidden: Annotated[int | None, _option("hidden")] = None,
     layers: Annotated[int | None, _option("layers")] = None,
     heads: Annotated[int | None, _option("heads")] = None,
@@ -78,6 +88,8 @@ def train(
     Options come before --config, and that before the defaults.
 
     Example: mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
+
+    Example: graphtheta train store --task link --negatives 8 --strategy mini --run-dir runs/link
     """
     # The parameters above are for typer; by name they are the fields of RunConfig.
     fields = RunConfig.model_fields.keys()

@@ -35,6 +35,7 @@ __all__ = [
     "Carried",
     "Channel",
     "all_reduce_sum",
+    "bring",
     "new_token",
     "start_sync",
     "sync",
@@ -374,10 +375,29 @@ def start_sync(
     Communication:
         One message a plan peer. Backward sends the cotangents the other way.
     """
+    return _start(fields, token, channel, route, Stage("sync", layer))
+
+
+def bring(
+    rows: Tensor, token: Tensor, channel: Channel, route: Route, stage: Stage
+) -> tuple[Tensor, Tensor]:
+    """Send master rows along a route of nobody's layer, and wait for them; as `start_sync`.
+
+    Shape:
+        rows: (M, ...). Returns the token to hand on, and (M + H, ...).
+    """
+    token, (replicas,), arrivals = _start([rows], token, channel, route, stage)
+    for arrival in arrivals:
+        arrival.finish()
+    return token, replicas
+
+
+def _start(
+    fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, stage: Stage
+) -> tuple[Tensor, list[Tensor], list[Arrival]]:
     if channel.comm.size == 1 or not fields:
         return token, list(fields), []
     arrivals: list[Arrival] = []
-    stage = Stage("sync", layer)
     token, *out = _Sync.apply(channel, route, stage, arrivals, token, *fields)  # type: ignore[no-untyped-call]
     return token, out, arrivals
 

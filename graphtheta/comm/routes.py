@@ -1,4 +1,4 @@
-"""Sending along a route, outside of a step: rows of it, or which of its rows are meant.
+"""Sending outside of a step: rows of a route, which of its rows are meant, or rows to any rank.
 
 Never imports torch; `graphtheta.comm.exchange` sends what autograd differentiates.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
 
-__all__ = ["Mirrored", "carry_rows", "cut", "tell_places"]
+__all__ = ["Mirrored", "carry_rows", "cut", "send_rows", "tell_places"]
 
 
 class Mirrored:
@@ -73,6 +73,21 @@ def cut(places: NDArray[np.int64], slices: Mapping[int, slice]) -> dict[int, sli
     """Return which of ascending places lie in the slice of each peer."""
     ends = {p: np.searchsorted(places, [block.start, block.stop]) for p, block in slices.items()}
     return {peer: slice(int(first), int(last)) for peer, (first, last) in ends.items()}
+
+
+def send_rows(
+    comm: Communicator, rank: NDArray[Any], rows: NDArray[np.int64], *, stage: str
+) -> list[NDArray[np.int64]]:
+    """Send each row to a rank of its own; collective.
+
+    Shape:
+        rank: (R,). rows: (R, W). Returns (R', W) by rank that sent them, each in its order.
+    """
+    order = np.argsort(rank, kind="stable")
+    cuts = np.searchsorted(rank[order], np.arange(1, comm.size))
+    blocks = [np.ascontiguousarray(b).reshape(-1) for b in np.split(rows[order], cuts)]
+    heard = comm.all_to_all(blocks, stage=stage)
+    return [block.reshape(-1, rows.shape[1]) for block in heard]
 
 
 def tell_places(

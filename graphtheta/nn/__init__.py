@@ -1,4 +1,4 @@
-"""Layers and models written in NN-TGAR, losses, normalisation and dropout."""
+"""Layers and models written in NN-TGAR, decoders, losses, normalisation and dropout."""
 
 from graphtheta.nn.conv import (
     LAYERS,
@@ -12,7 +12,18 @@ from graphtheta.nn.conv import (
     SAGEConv,
     TransformerConv,
 )
+from graphtheta.nn.decoders import (
+    DECODERS,
+    MLP,
+    Bilinear,
+    Decoder,
+    DistMult,
+    Dot,
+    EdgeModel,
+    decoder_for,
+)
 from graphtheta.nn.dropout import Dropout
+from graphtheta.nn.embedding import NodeEmbedding
 from graphtheta.nn.init import seeded
 from graphtheta.nn.losses import LOSSES
 from graphtheta.nn.models import (
@@ -33,6 +44,7 @@ from graphtheta.nn.stack import Stack
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
+    "DECODERS",
     "GAT",
     "GATE",
     "GCN",
@@ -40,10 +52,16 @@ __all__ = [
     "GIPA",
     "LAYERS",
     "LOSSES",
+    "MLP",
     "MODELS",
     "RGCN",
     "BatchNorm",
+    "Bilinear",
+    "Decoder",
+    "DistMult",
+    "Dot",
     "Dropout",
+    "EdgeModel",
     "GATConv",
     "GATEConv",
     "GATv2",
@@ -53,11 +71,13 @@ __all__ = [
     "GIPAConv",
     "GraphSAGE",
     "GraphTransformer",
+    "NodeEmbedding",
     "RGCNConv",
     "SAGEConv",
     "Stack",
     "TGARLayer",
     "TransformerConv",
+    "decoder_for",
     "keep",
     "model_for",
     "seeded",

@@ -287,7 +287,7 @@ MODELS: dict[str, type[Stack]] = {
 def model_for(
     name: str,
     shard: Shard,
-    label: str,
+    label: str | None,
     *,
     hidden_channels: int,
     num_layers: int,
@@ -295,6 +295,8 @@ def model_for(
     dropout: float,
     batch_norm: bool = False,
     num_bases: int | None = None,
+    more_channels: int = 0,
+    out_channels: int | None = None,
     seed: int = 0,
 ) -> Stack:
     """Build a model by name whose sizes fit a graph.
@@ -302,13 +304,15 @@ def model_for(
     Args:
         name: A key of `MODELS`.
         shard: Its features, edge columns and label give the sizes.
-        label: What is predicted.
+        label: What is predicted; None with out_channels.
         hidden_channels: Columns of each hidden layer (a head, for attention).
         num_layers: Graph layers.
         heads: Attention heads; other models have none.
         dropout: Probability for nodes and attention.
         batch_norm: Whether hidden layers are normalised.
         num_bases: Matrices that R-GCN's relations combine; None gives each its own.
+        more_channels: Columns of the input beside the features, say of a `NodeEmbedding`.
+        out_channels: Columns of the output; None: what the label needs.
         seed: Of the initial weights.
 
     Raises:
@@ -325,9 +329,9 @@ def model_for(
         "num_bases": lambda: num_bases,
     }
     return model(
-        shard.num_features,
+        shard.num_features + more_channels,
         hidden_channels,
-        shard.num_outputs(label),
+        shard.num_outputs(label or shard.default_label) if out_channels is None else out_channels,
         num_layers=num_layers,
         dropout=dropout,
         batch_norm=batch_norm,

@@ -1,4 +1,4 @@
-"""Strategies: which nodes are the targets of a step, and which are active at each layer."""
+"""Strategies: what the targets of a step are, and which nodes are active at each layer."""
 
 from typing import Any
 
@@ -7,17 +7,21 @@ from graphtheta.strategy.cluster_batch import ClusterBatch
 from graphtheta.strategy.global_batch import GlobalBatch
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.mini_batch import MiniBatch
+from graphtheta.strategy.targets import Aim, NodeTargets, Targets
 
 __all__ = [
     "STRATEGIES",
+    "Aim",
     "Batch",
     "ClusterBatch",
     "GlobalBatch",
     "LabelPropagation",
     "MiniBatch",
+    "NodeTargets",
     "Step",
     "Steps",
     "Strategy",
+    "Targets",
 ]
 
 STRATEGIES: dict[str, Any] = {

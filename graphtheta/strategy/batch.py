@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
+from graphtheta.strategy.targets import Aim, Targets
 from graphtheta.tgar import View
 
 __all__ = ["Batch", "Step", "Steps", "Strategy", "in_part"]
@@ -19,17 +21,25 @@ __all__ = ["Batch", "Step", "Steps", "Strategy", "in_part"]
 
 @dataclass(frozen=True)
 class Batch:
-    """View and targets of one step, or of one part of it; some workers may have none.
+    """View of one step, or of one part of it, and what it is about.
 
     Attributes:
         view: What the layers compute on.
-        targets: (T,) int64 local ids of the masters that count in the loss.
-        rows: (T,) int64 their rows in the model's output.
+        aim: The targets, and the loss.
+        rows: (O,) int64 where the seeds of the aim stand in the model's output.
     """
 
     view: View
-    targets: Tensor
+    aim: Aim
     rows: Tensor
+
+    @classmethod
+    def of(cls, view: View, aim: Aim) -> Batch:
+        """Return the batch of a view whose outputs begin with the seeds, or are those of all."""
+        shard = view.shard
+        if view.blocks:
+            return cls(view, aim, torch.arange(len(aim.seeds), device=shard.device))
+        return cls(view, aim, shard.place(aim.seeds))
 
 
 class Step(Protocol):
@@ -63,12 +73,12 @@ def in_part(place: NDArray[np.int64], size: int, part: int, parts: int) -> NDArr
 
 
 class Strategy(Protocol):
-    """Which nodes make a step: options alone, so that one can serve any number of trainers."""
+    """Which targets make a step: options alone, so that one can serve any number of trainers."""
 
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
@@ -77,8 +87,8 @@ class Strategy(Protocol):
         """Return what gives the steps of each epoch; collective.
 
         Args:
-            shard: Storage.
-            train_rows: (T,) int64 local ids of this worker's training nodes, perhaps none.
+            shard: Storage, whose edges carry messages.
+            targets: What is trained on; this worker may have none.
             layers: Graph layers of the model.
             seed: Of everything that is drawn.
             comm: What preparation talks through; the shard's own if None.

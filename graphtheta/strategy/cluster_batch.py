@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.plan import Route
 from graphtheta.comm.routes import carry_rows
 from graphtheta.errors import ConfigError
 from graphtheta.permutation import Permutation
@@ -23,6 +22,7 @@ from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Degrees, Marks, Neighbourhoods, View
 
 __all__ = ["ClusterBatch"]
@@ -31,9 +31,10 @@ _STAGE = "prepare clusters"
 
 
 class ClusterBatch:
-    """The training nodes of communities, in an order that is drawn anew each epoch.
+    """The targets of communities, in an order that is drawn anew each epoch.
 
-    Only communities with a training node count. A node is computed from the in-edges whose sources
+    An edge is a target of a step where both of its ends are in the step's communities. Only
+    communities with a target of their own count. A node is computed from the in-edges whose sources
     are in the step's communities, or within `boundary_hops` in-hops of them.
 
     Parts of a step are whole communities, so that little is computed for two of them.
@@ -77,7 +78,7 @@ class ClusterBatch:
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
@@ -87,46 +88,37 @@ class ClusterBatch:
 
         Raises:
             ConfigError: If the communities or `only` do not fit the graph, or none of them has a
-                training node.
+                target.
             StoreError: If the store's communities are damaged.
         """
         neighbourhoods = Neighbourhoods(shard, comm)
         comm = neighbourhoods.comm
-        is_target = np.zeros(shard.num_masters, np.bool_)
-        is_target[train_rows.cpu().numpy()] = True
-        clusters = _Clusters(shard, comm, self._labels(shard, comm, seed), is_target, self.only)
+        clusters = _Clusters(shard, comm, self._labels(shard, comm, seed), targets, self.only)
         marks, size = Marks(shard, comm), self.clusters_per_batch
         steps = -(-clusters.number // size)
         fanouts = [None] * (layers + self.renormalise)
 
-        def batch(
-            step: int,
-            members: NDArray[np.int64],
-            place: NDArray[np.int64],
-            size: int,
-            part: int = 0,
-            parts: int = 1,
-        ) -> Batch:
-            some = members[in_part(place, size, part, parts)]
-            some = some[some < shard.num_masters]
-            targets = np.sort(some[is_target[some]])
+        def batch(step: int, ranks: NDArray[np.int64], part: int = 0, parts: int = 1) -> Batch:
+            members = clusters.members.of(ranks)
+            aim = targets.aim(
+                clusters.targets(ranks, in_part(np.arange(len(ranks)), len(ranks), part, parts)),
+                seed=seed,
+                step=step,
+                comm=comm,
+                among=members[members < shard.num_masters],
+            )
             with marks.around(members, self.boundary_hops) as allowed:
                 blocks = neighbourhoods.blocks(
-                    targets, fanouts, seed=seed, step=step, allowed=allowed
+                    aim.seeds, fanouts, seed=seed, step=step, allowed=allowed, silent=aim.silent
                 )
             degrees = Degrees(blocks.pop(0)) if self.renormalise else None
-            return Batch(
-                View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees),
-                targets=shard.place(targets),
-                rows=torch.arange(len(targets), device=shard.device),
-            )
+            return Batch.of(View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees), aim)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             order = Permutation(clusters.number, seed, Purpose.BATCH, step=epoch)
             for number in range(steps):
                 chosen = np.arange(number * size, min((number + 1) * size, clusters.number))
-                members, place = clusters.members(order.inverse(chosen))
-                yield partial(batch, epoch * steps + number, members, place, len(chosen))
+                yield partial(batch, epoch * steps + number, order.inverse(chosen))
 
         return epoch_steps
 
@@ -149,14 +141,31 @@ def _is_hanp(communities: Any) -> bool:
     return isinstance(communities, str) and communities == "hanp"
 
 
+class _ByRank:
+    """What has which rank; ranks below 0 are left out."""
+
+    def __init__(self, ranks: NDArray[np.int64]) -> None:
+        self._order = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0) :]
+        self._ranks = ranks[self._order]
+
+    def of(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of what has some ranks."""
+        first = np.searchsorted(self._ranks, ranks)
+        count = np.searchsorted(self._ranks, ranks, side="right") - first
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        places: NDArray[np.int64] = self._order[np.repeat(first, count) + within]
+        return places
+
+
 class _Clusters:
-    """The communities with training nodes, by dense rank, and the replicas in each.
+    """The communities with targets of their own, by dense rank, and what is in each.
 
     Attributes:
         number: How many there are, over all workers.
+        members: The local ids of all replicas of their nodes.
 
     Communication:
-        As of `dense_ranks`, and 8 bytes a mirror.
+        As of `dense_ranks`, and 17 bytes a mirror.
     """
 
     def __init__(
@@ -164,43 +173,50 @@ class _Clusters:
         shard: Shard,
         comm: Communicator,
         labels: NDArray[np.int64],
-        is_target: NDArray[np.bool_],
+        targets: Targets,
         only: NDArray[np.int64] | None,
     ) -> None:
-        counted = is_target
+        nodes, route = targets.nodes, shard.plan.mirrors
+        label_L = _with_mirrors(labels, route, comm)
+        inside = (label_L[nodes] == label_L[nodes[:, :1]]).all(axis=1)
+        counted = np.zeros(len(label_L), np.bool_)
+        counted[nodes[inside, 0]] = True
         if only is not None:
             _refuse_unknown(only, labels, comm)
-            counted = is_target & np.isin(labels, only)
+            counted &= np.isin(label_L, only)
+        told = np.empty(len(route.master_S), np.bool_)
+        mirrors = counted[shard.num_masters :]
+        carry_rows(comm, mirrors, told, route, to_mirrors=False, stage=_STAGE)
+        counted[route.master_S[told]] = True
         bound = np.array([labels.max(initial=-1) + 1])
         comm.all_reduce(bound, "max", stage=_STAGE)
-        rank_M, self.number = dense_ranks(labels, int(bound[0]), comm, counted)
+        rank_M, self.number = dense_ranks(labels, int(bound[0]), comm, counted[: shard.num_masters])
         if not self.number:
             where = "any" if only is None else "only"
             raise ConfigError(
-                f"cluster-batch: expected a training node in {where} of the communities, got none. "
-                "Choose others, or mark nodes as train."
+                f"cluster-batch: expected a training target in {where} of the communities, got "
+                "none. Choose others, or mark more as train."
             )
-        route = shard.plan.mirrors
-        rank_H = np.empty(route.num_mirrors, np.int64)
-        carry_rows(comm, rank_M[route.master_S], rank_H, route, to_mirrors=True, stage=_STAGE)
-        rank_L = np.concatenate([rank_M, rank_H])
-        self._order = np.argsort(rank_L, kind="stable")[np.count_nonzero(rank_L < 0) :]
-        self._ranks = rank_L[self._order]
+        rank_L = _with_mirrors(rank_M, route, comm)
+        self.members = _ByRank(rank_L)
+        self._rank_TJ = rank_L[nodes]
+        self._targets = _ByRank(self._rank_TJ[:, 0])
 
-    def members(self, ranks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the local ids of all replicas of some communities' nodes.
+    def targets(self, ranks: NDArray[np.int64], part: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which targets lie in some communities with all of their nodes, ascending.
 
         Args:
             ranks: (C,) of the communities.
-
-        Shape:
-            Returns (R,) int64 ids, and (R,) int64 which of `ranks` each is in.
+            part: Which of `ranks` a target's first node is to be in.
         """
-        first = np.searchsorted(self._ranks, ranks)
-        count = np.searchsorted(self._ranks, ranks, side="right") - first
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        members: NDArray[np.int64] = self._order[np.repeat(first, count) + within]
-        return members, np.repeat(np.arange(len(ranks)), count)
+        found = self._targets.of(ranks[part])
+        return np.sort(found[np.isin(self._rank_TJ[found], ranks).all(axis=1)])
+
+
+def _with_mirrors(rows_M: NDArray[np.int64], route: Route, comm: Communicator) -> NDArray[np.int64]:
+    rows_H = np.empty(route.num_mirrors, np.int64)
+    carry_rows(comm, rows_M[route.master_S], rows_H, route, to_mirrors=True, stage=_STAGE)
+    return np.concatenate([rows_M, rows_H])
 
 
 def _refuse_unknown(only: NDArray[np.int64], labels: NDArray[np.int64], comm: Communicator) -> None:

@@ -6,55 +6,52 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Neighbourhoods, View
 
 __all__ = ["GlobalBatch"]
 
 
 class GlobalBatch:
-    """All training nodes are the targets of the one step of an epoch.
+    """All targets make the one step of an epoch.
 
-    A part of it is some of them, and what they reach in as many in-hops as the model has layers.
+    Every edge carries messages: were the targets of link prediction to carry none, none would.
+    A part of the step is some of them, and what they reach in as many in-hops as there are layers.
     """
 
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
         comm: Communicator | None = None,
     ) -> Steps:
         """Return the steps of each epoch; see `Strategy`."""
+        talk, exact = comm or shard.comm, [None] * layers
 
         @cache
-        def neighbourhoods() -> tuple[Neighbourhoods, NDArray[np.int64], NDArray[np.int64], int]:
-            found, rows = Neighbourhoods(shard, comm), train_rows.cpu().numpy()
-            keys = shard.node_key_L[rows]
-            return found, rows, *dense_ranks(keys, shard.manifest.num_nodes, found.comm)
+        def neighbourhoods() -> tuple[Neighbourhoods, NDArray[np.int64], int]:
+            return Neighbourhoods(shard, talk), *dense_ranks(targets.keys, targets.bound, talk)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             def batch(part: int = 0, parts: int = 1) -> Batch:
-                if parts == 1:
-                    return Batch(View(shard, seed=seed, step=epoch), train_rows, train_rows)
-                found, rows, ranks, total = neighbourhoods()
-                targets = rows[in_part(ranks, total, part, parts)]
-                return Batch(
-                    View(shard, seed=seed, step=epoch, blocks=found.blocks(targets, exact)),
-                    targets=shard.place(targets),
-                    rows=torch.arange(len(targets), device=shard.device),
-                )
+                chosen, blocks = np.arange(len(targets.keys)), None
+                if parts > 1:
+                    found, ranks, total = neighbourhoods()
+                    chosen = in_part(ranks, total, part, parts)
+                aim = targets.aim(chosen, seed=seed, step=epoch, comm=talk, silence=False)
+                if parts > 1:
+                    blocks = found.blocks(aim.seeds, exact)
+                return Batch.of(View(shard, seed=seed, step=epoch, blocks=blocks), aim)
 
             yield batch
 
-        exact = [None] * layers
         return epoch_steps

@@ -1,4 +1,4 @@
-"""Mini-batch: some training nodes a step, and what they reach, exactly or by drawn edges."""
+"""Mini-batch: some targets a step, and what they reach, exactly or by drawn edges."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
@@ -17,13 +15,14 @@ from graphtheta.random import Purpose
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 
 __all__ = ["MiniBatch"]
 
 
 class MiniBatch:
-    """Training nodes in an order that is drawn anew each epoch, `batch_size` of all workers a step.
+    """Targets in an order that is drawn anew each epoch, `batch_size` of all workers a step.
 
     What a step reaches is computed by all workers together: a batch's targets live where they live,
     and no neighbourhood is copied to one worker.
@@ -65,7 +64,7 @@ class MiniBatch:
     def schedule(
         self,
         shard: Shard,
-        train_rows: Tensor,
+        targets: Targets,
         *,
         layers: int,
         seed: int,
@@ -76,29 +75,27 @@ class MiniBatch:
         Raises:
             ConfigError: If there are not as many fanouts as layers, or no such weights.
         """
-        fanouts, rows = self._fanouts(layers), train_rows.cpu().numpy()
-        neighbourhoods = Neighbourhoods(shard, comm)
+        fanouts, neighbourhoods = self._fanouts(layers), Neighbourhoods(shard, comm)
         if self.weight is not None:
             neighbourhoods.weight(self.weight)  # before the first step
-        keys = shard.node_key_L[rows]
-        ranks, total = dense_ranks(keys, shard.manifest.num_nodes, neighbourhoods.comm)
+        talk = neighbourhoods.comm
+        ranks, total = dense_ranks(targets.keys, targets.bound, talk)
         steps = -(-total // self.batch_size)
 
         def batch(
             step: int,
-            targets: NDArray[np.int64],
+            chosen: NDArray[np.int64],
             place: NDArray[np.int64],
             size: int,
             part: int = 0,
             parts: int = 1,
         ) -> Batch:
-            targets = np.sort(targets[in_part(place, size, part, parts)])
-            blocks = neighbourhoods.blocks(targets, fanouts, seed=seed, step=step)
-            return Batch(
-                View(shard, seed=seed, step=step, blocks=blocks),
-                targets=shard.place(targets),
-                rows=torch.arange(len(targets), device=shard.device),
+            some = np.sort(chosen[in_part(place, size, part, parts)])
+            aim = targets.aim(some, seed=seed, step=step, comm=talk)
+            blocks = neighbourhoods.blocks(
+                aim.seeds, fanouts, seed=seed, step=step, silent=aim.silent
             )
+            return Batch.of(View(shard, seed=seed, step=step, blocks=blocks), aim)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)
@@ -108,7 +105,7 @@ class MiniBatch:
             for number, chosen in enumerate(np.split(order, cuts)):
                 within = place[chosen] - first[number]
                 size = min(self.batch_size, total - int(first[number]))
-                yield partial(batch, epoch * steps + number, rows[chosen], within, size)
+                yield partial(batch, epoch * steps + number, chosen, within, size)
 
         return epoch_steps
 

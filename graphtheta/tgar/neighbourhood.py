@@ -35,6 +35,7 @@ __all__ = ["Fanout", "Neighbourhoods"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)
+_NONE = np.zeros(0, np.int64)
 _PARALLEL = 1 << 13  # edges from which threads are worth their start
 
 # Of some rows: (R + 1,) int64 where each row's edges start, (E,) int64 their places in the shard,
@@ -74,6 +75,7 @@ class Neighbourhoods:
         self._slot = np.full(shard.num_masters + shard.num_mirrors, -1, np.int32)
         self._source_places = _places(self._sources, shard.num_mirrors)
         self._mirrored = Mirrored(self._destinations, shard.num_masters)
+        self._is_silent = np.zeros(shard.num_edges, np.bool_)
         self._in_degree: NDArray[np.int64] | None = None
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
@@ -85,6 +87,7 @@ class Neighbourhoods:
         seed: int = 0,
         step: int = 0,
         allowed: NDArray[np.uint8] = _EVERY,
+        silent: NDArray[np.int64] = _NONE,
     ) -> list[Block]:
         """Return the blocks of a batch, from the input; collective.
 
@@ -94,13 +97,19 @@ class Neighbourhoods:
             seed: Of what is drawn.
             step: The same.
             allowed: (L,) uint8: which replicas may be read; empty: all.
+            silent: (X,) int64 places of edges that carry no message. One that is drawn is left out
+                then, and none drawn in its stead.
         """
         blocks: list[Block] = []
+        self._is_silent[silent] = True
         for layer in reversed(range(len(fanouts))):
-            block = self._block(outputs, fanouts[layer], layer, step_key(seed, step), allowed)
+            block = self._block(
+                outputs, fanouts[layer], layer, step_key(seed, step), allowed, len(silent) > 0
+            )
             assert block.rows is not None
             outputs = block.rows
             blocks.append(block)
+        self._is_silent[silent] = False
         return blocks[::-1]
 
     def _block(
@@ -110,6 +119,7 @@ class Neighbourhoods:
         layer: int,
         key_2: NDArray[np.uint32],
         allowed: NDArray[np.uint8],
+        has_silent: bool,
     ) -> Block:
         shard, slot = self.shard, self._slot
         num_masters, num_outputs = shard.num_masters, len(outputs)
@@ -119,6 +129,10 @@ class Neighbourhoods:
             indptr, edges, other = self._all_edges(rows, allowed)
         else:
             indptr, edges, other = self._drawn_edges(rows, to_mirrors, fanout, layer, key_2)
+        if has_silent:
+            heard = ~self._is_silent[edges]
+            indptr = np.append(0, np.cumsum(heard))[indptr]
+            edges, other = edges[heard], other[heard]
 
         number_rows(outputs, 0, slot)
         found = np.empty(len(edges), np.int64)
@@ -324,9 +338,6 @@ class Neighbourhoods:
         self, rows: NDArray[Any], arrived: NDArray[Any], route: Route, *, to_mirrors: bool
     ) -> None:
         carry_rows(self.comm, rows, arrived, route, to_mirrors=to_mirrors, stage=_STAGE)
-
-
-_NONE = np.zeros(0, np.int64)
 
 
 def _places(route: Route, num_mirrors: int) -> NDArray[np.int64]:

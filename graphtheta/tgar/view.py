@@ -204,12 +204,13 @@ class View:
 
     def inputs(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the features of the input layer's nodes: (I, F)."""
-        features = self._features
-        if features is None:
-            features = self.shard.features
-            if self.blocks:
-                features = self.blocks[0].of_inputs(features)
-        return features if dtype is None else features.to(dtype)
+        if self._features is None:
+            self._features = self.of_inputs(self.shard.features)
+        return self._features if dtype is None else self._features.to(dtype)
+
+    def of_inputs(self, column_M: Tensor) -> Tensor:
+        """Return the rows of the input layer's nodes of a column of all masters: (I, ...)."""
+        return self.blocks[0].of_inputs(column_M) if self.blocks else column_M
 
     def prepare(self) -> None:
         """Do ahead of time what a step would do when it gets there; talks to nobody."""

@@ -32,9 +32,40 @@ class RunConfig(BaseModel):
     input: str = Field(description="A store, a data set's name, or a path or URI of a graph.")
     run_dir: Path = Field(description="Folder the run is written to.")
     model: str = Field("gcn", description="One of {models}.")
+    task: str = Field(
+        "node",
+        description="What is learned: {tasks}: a label of nodes or of edges, "
+        "or which edges there are.",
+    )
+    decoder: str | None = Field(
+        None,
+        description="Of edge and link: one of {decoders}; by default mlp of edge; of link dot, or "
+        "distmult with a relation.",
+    )
+    relation_column: str | None = Field(
+        None, description="Of edge and link: edge column of integers that the decoder reads."
+    )
+    negatives: int = Field(1, ge=1, description="Of link: negatives drawn for each edge.")
+    corrupt: Literal["both", "dst", "src"] = Field(
+        "both", description="Of link: the end of a negative that is drawn: dst, src, or both."
+    )
+    exclude_targets: bool | None = Field(
+        None,
+        description="Of edge and link: pass no messages along a step's targets, nor along other "
+        "edges between the same nodes; by default in link alone.",
+    )
+    validation_messages: bool = Field(
+        False, description="Of link: pass messages along validation edges when tested."
+    )
+    ranking: bool = Field(
+        True, description="Of link: rank all nodes for each edge of validation and test."
+    )
+    embedding: int = Field(
+        0, ge=0, description="Learned columns of each node, beside its features; 0: none."
+    )
     strategy: str = Field("global", description="What makes a batch: {strategies}.")
     batch_size: int = Field(
-        1024, ge=1, description="Of mini-batches: training nodes a step, over all workers."
+        1024, ge=1, description="Of mini-batches: targets a step, over all workers."
     )
     fanouts: str = Field(
         "all", description="Of mini-batches: in-edges to draw, a layer each, as in 15,10,5; or all."
@@ -64,7 +95,12 @@ class RunConfig(BaseModel):
         1, ge=1, description="Parts a step is computed in, by whichever group is free."
     )
     epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
-    hidden: int = Field(16, ge=1, description="Columns of a hidden layer; of a head, with heads.")
+    evaluate_every: int = Field(1, ge=1, description="Epochs between evaluations.")
+    hidden: int = Field(
+        16,
+        ge=1,
+        description="Columns of a hidden layer; of a head, with heads; of what a decoder reads.",
+    )
     layers: int = Field(2, ge=1, description="Graph layers.")
     heads: int = Field(8, ge=1, description="Attention heads, in models that have them.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability, of nodes and of attention.")

@@ -16,6 +16,7 @@ from graphtheta.comm.groups import Groups
 from graphtheta.comm.queue import BatchQueue
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.errors import ConfigError
+from graphtheta.nn.embedding import is_of_masters
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
 from graphtheta.train.reduce import buckets, flat, spread
@@ -64,7 +65,8 @@ class MicroBatches:
         taken: How many this group has computed so far.
 
     Raises:
-        ConfigError: If there are fewer than groups, or the model has batch normalisation.
+        ConfigError: If there are fewer than groups, or the model has batch normalisation or learned
+            vectors of nodes.
 
     Communication:
         Bytes of all parameters for every micro-batch that is added, within the group; for every
@@ -89,6 +91,11 @@ class MicroBatches:
                 "trainer: batch normalisation is over all nodes of a step, and micro-batches are "
                 "computed one by one. Leave out micro_batches and groups, or batch normalisation."
             )
+        if any(is_of_masters(parameter) for parameter in model.parameters()):
+            raise ConfigError(
+                "trainer: learned vectors of nodes have no sum over groups yet, and the model has "
+                "some. Leave out micro_batches and groups, or give the nodes features."
+            )
         self.number, self.taken = number, 0
         self._groups, self._stages = groups, stages
         self._buckets = list(buckets(model.parameters()))
@@ -105,7 +112,7 @@ class MicroBatches:
         for step in steps:
             for number in self._queue.step():
                 batch = step(number, self.number)
-                yield MicroBatch(batch.view, batch.targets, batch.rows, number)
+                yield MicroBatch(batch.view, batch.aim, batch.rows, number)
             yield StepEnd()
 
     def by_group(self) -> list[int]:

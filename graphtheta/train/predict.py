@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +17,19 @@ from torch import Tensor, nn
 from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.partition.manifest import LabelSpec, Task
+from graphtheta.partition.manifest import LabelSpec
+from graphtheta.partition.manifest import Task as Kind
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 
-__all__ = ["gather_rows", "infer", "refuse_occupied", "write_predictions"]
+__all__ = [
+    "gather_rows",
+    "infer",
+    "outputs_as_columns",
+    "refuse_occupied",
+    "write_columns",
+    "write_predictions",
+]
 
 
 def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor:
@@ -95,7 +104,7 @@ def _values(outputs: Tensor) -> dict[str, pa.Array]:
     return {"prediction": pa.array(values) if single else matrix_column(values)}
 
 
-_COLUMNS: dict[Task, Callable[[Tensor], dict[str, pa.Array]]] = {
+_COLUMNS: dict[Kind, Callable[[Tensor], dict[str, pa.Array]]] = {
     "multiclass": _classes,
     "binary": _binary,
     "multilabel": _labels,
@@ -141,12 +150,34 @@ def write_predictions(
     Raises:
         ConfigError: If the folder is not empty.
     """
-    comm = shard.comm
-    refuse_occupied(folder, comm)
     ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
-    columns = {"id": ids, **_COLUMNS[spec.task](outputs_M.detach().cpu())}
+    columns = {"id": ids, **outputs_as_columns(outputs_M, spec.task)}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
+    write_columns(columns, folder, shard.comm)
+
+
+def outputs_as_columns(outputs: Tensor, task: Kind) -> dict[str, pa.Array]:
+    """Return `prediction`, and `probability` unless a number is predicted.
+
+    Shape:
+        outputs: (R, outputs), as of a model.
+    """
+    return _COLUMNS[task](outputs.detach().cpu())
+
+
+def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) -> None:
+    """Write a Parquet dataset, one file a rank, renamed when whole; collective.
+
+    Args:
+        columns: Of this worker, by name.
+        folder: Made if missing.
+        comm: The workers.
+
+    Raises:
+        ConfigError: If the folder is not empty.
+    """
+    refuse_occupied(folder, comm)
     target = folder / f"part-{comm.rank:05d}.parquet"
     partial = folder / f".{target.name}.partial"
     try:

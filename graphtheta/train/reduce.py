@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.fingerprint import compare_fingerprints
+from graphtheta.nn.embedding import is_of_masters
 
 __all__ = ["BUCKET_BYTES", "broadcast_model", "buckets", "flat", "reduce_gradients", "spread"]
 
@@ -19,7 +20,8 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     """Replace every gradient by its sum over workers, zero where a worker has none.
 
     Args:
-        parameters: In registration order, the same on every worker; frozen ones are left out.
+        parameters: In registration order, the same on every worker; frozen ones are left out, and
+            those of masters, whose gradients are whole where they are.
         comm: All workers of the job.
 
     Communication:
@@ -34,11 +36,14 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
 
 
 def buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Yield parameters that require grad, in order, at most 32 MiB of one type at a time."""
+    """Yield what is reduced in order, at most 32 MiB of one type at a time.
+
+    Frozen parameters are left out, and those of masters.
+    """
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or is_of_masters(parameter):
             continue
         num_bytes = parameter.numel() * parameter.element_size()
         if bucket and (parameter.dtype != bucket[0].dtype or size + num_bytes > BUCKET_BYTES):
@@ -73,6 +78,7 @@ def broadcast_model(model: nn.Module, comm: Communicator) -> None:
     if comm.size == 1:
         return
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = {name: tensor for name, tensor in state.items() if not is_of_masters(tensor)}
     compare_fingerprints(
         comm, "model " + ", ".join(f"{n} {tuple(t.shape)} {t.dtype}" for n, t in state.items())
     )

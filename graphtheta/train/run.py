@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,18 +10,30 @@ from graphtheta.cache import open_input
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.errors import ConfigError
-from graphtheta.nn import MODELS, Stack, model_for
+from graphtheta.nn import EdgeModel
 from graphtheta.open import open_shard, pick_device
+from graphtheta.partition.manifest import Task as Kind
 from graphtheta.shard import Shard
-from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
+from graphtheta.task import LinkPrediction
+from graphtheta.task.columns import choose
+from graphtheta.train.build import check_names, model_of, strategy_of, task_of
 from graphtheta.train.checkpoint import load_weights
 from graphtheta.train.chosen import chosen_rows, infer_chosen
 from graphtheta.train.config import RunConfig, load_run
-from graphtheta.train.predict import infer, refuse_occupied, write_predictions
+from graphtheta.train.pairs import read_pairs, score_pairs
+from graphtheta.train.predict import (
+    infer,
+    outputs_as_columns,
+    refuse_occupied,
+    write_columns,
+    write_predictions,
+)
 from graphtheta.train.run_dir import RunDirectory
-from graphtheta.train.trainer import OPTIMIZERS, Trainer
+from graphtheta.train.trainer import Trainer
 
 __all__ = ["predict_run", "start_run"]
+
+_LINK: Kind = "binary"
 
 
 def start_run(
@@ -44,13 +54,8 @@ def start_run(
         GraphFormatError: If the graph is wrong, or no node is in the training split.
         StoreError: If the store is damaged.
     """
-    for option, name, registry in (
-        ("--model", config.model, MODELS),
-        ("--strategy", config.strategy, STRATEGIES),
-        ("--optimizer", config.optimizer, OPTIMIZERS),
-    ):
-        _known(option, name, registry)
-    strategy = _STRATEGIES[config.strategy](config)
+    check_names(config)
+    strategy, task = strategy_of(config), task_of(config)
     # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
     groups = Groups(comm, config.groups)
@@ -60,11 +65,10 @@ def start_run(
     if not groups.index and groups.number > 1:
         comm.barrier(stage="input of the first group")
     trainer = Trainer(
-        _model(config, shard),
+        model_of(config, shard),
         shard,
+        task=task,
         strategy=strategy,
-        label=config.label,
-        split=config.split,
         optimizer=config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay,
@@ -73,6 +77,7 @@ def start_run(
         groups=groups,
         micro_batches=config.micro_batches,
         patience=config.patience,
+        evaluate_every=config.evaluate_every,
         run_dir=run_dir,
         checkpoint_every=config.checkpoint_every,
         progress=progress,
@@ -83,8 +88,7 @@ def start_run(
         # What was left to the graph to say is said: the run may be repeated on another.
         found = {
             "undirected": shard.manifest.undirected,
-            "label": trainer.label,
-            "split": config.split or shard.default_split,
+            **trainer.goal.chosen,
         }
         run_dir.write_config(config.model_copy(update=found).record())
     return trainer
@@ -98,9 +102,10 @@ def predict_run(
     *,
     embeddings: bool = False,
     nodes: str | None = None,
+    edges: str | None = None,
     device: str = "cpu",
 ) -> int:
-    """Predict nodes of a graph with the best weights of a run; collective.
+    """Predict nodes, or edges, of a graph with the best weights of a run; collective.
 
     Args:
         run_dir: The run.
@@ -109,15 +114,16 @@ def predict_run(
         comm: The workers.
         embeddings: Whether to add what the last layer reads.
         nodes: Table of the original ids of those to predict; None: all nodes.
+        edges: Table of the pairs to predict, of a run of the task edge or link.
         device: As of `open_shard`, wherever the run was trained.
 
     Returns:
-        How many nodes were predicted.
+        How many nodes or edges were predicted.
 
     Raises:
         ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
-            `out` is in use.
-        GraphFormatError: If `nodes` names nodes that are not there.
+            `out` is in use, or the run is of another task.
+        GraphFormatError: If `nodes` or `edges` names nodes that are not there.
         StoreError: If the store is damaged.
     """
     config = load_run(run_dir)
@@ -128,9 +134,13 @@ def predict_run(
             "Go on with it: graphtheta train --resume."
         )
     refuse_occupied(out, comm)
+    _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
-    model = _model(config, shard).to(shard.device)
-    load_weights(model, weights)
+    model = model_of(config, shard).to(shard.device)
+    load_weights(model, shard, weights)
+    if edges is not None:
+        assert isinstance(model, EdgeModel)
+        return _predict_edges(config, model, shard, edges, out)
     rows = None if nodes is None else chosen_rows(shard, nodes)
 
     def outputs(*, embeddings: bool) -> Tensor:
@@ -150,68 +160,34 @@ def predict_run(
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
 
 
-def _mini(config: RunConfig) -> MiniBatch:
-    return MiniBatch(
-        config.batch_size,
-        _fanouts(config.fanouts, config.layers),
-        replace=config.replace,
-        weight=config.edge_weight,
-    )
-
-
-def _cluster(config: RunConfig) -> ClusterBatch:
-    return ClusterBatch(
-        config.clusters_per_batch,
-        config.communities,
-        boundary_hops=config.boundary_hops,
-        renormalise=config.renormalise,
-    )
-
-
-_STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
-    "global": lambda config: GlobalBatch(),
-    "mini": _mini,
-    "cluster": _cluster,
-}
-
-
-def _fanouts(text: str, layers: int) -> list[int | None] | None:
-    """Return the fanouts of each layer, or None for all in-edges."""
-    if text == "all":
-        return None
-    words = [word.strip() for word in text.split(",")]
-    right = all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words)
-    if not right or len(words) != layers:
-        raise ConfigError(
-            f"--fanouts: expected all, or a number (or all) for each of {layers} layers, as in "
-            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or --layers."
-        )
-    return [None if word == "all" else int(word) for word in words]
-
-
-def _known(option: str, name: str, registry: Mapping[str, Any]) -> None:
-    if name not in registry:
-        raise ConfigError(
-            f"{option}: unknown name '{name}'. Choose among {', '.join(sorted(registry))}."
-        )
-
-
 def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:
     place = pick_device(device, comm)  # before the input is partitioned, which may take long
     store = open_input(source, comm, method=config.method, undirected=config.undirected)
     return open_shard(store, comm, device=place)
 
 
-def _model(config: RunConfig, shard: Shard) -> Stack:
-    return model_for(
-        config.model,
-        shard,
-        config.label or shard.default_label,
-        hidden_channels=config.hidden,
-        num_layers=config.layers,
-        heads=config.heads,
-        dropout=config.dropout,
-        batch_norm=config.batch_norm,
-        num_bases=config.num_bases,
-        seed=config.seed,
-    )
+def _check_kind(config: RunConfig, nodes: str | None, edges: str | None, embeddings: bool) -> None:
+    of_nodes = config.task == "node"
+    if of_nodes and edges is not None:
+        raise ConfigError(
+            "--edges: the run learned a label of nodes. Name nodes by --nodes, or leave it out."
+        )
+    if not of_nodes and (edges is None or nodes is not None or embeddings):
+        raise ConfigError(
+            f"predict: the run is of --task {config.task}, which predicts pairs of nodes. Name a "
+            "table with columns src and dst by --edges, without --nodes and --embeddings."
+        )
+
+
+def _predict_edges(config: RunConfig, model: EdgeModel, shard: Shard, edges: str, out: Path) -> int:
+    task, bound = task_of(config), model.decoder.num_relations
+    pairs = read_pairs(shard, edges, config.relation_column, bound)
+    messages, kind = shard, _LINK
+    if isinstance(task, LinkPrediction):
+        messages = task.messages(shard)
+    else:
+        labels = shard.manifest.edge_labels
+        kind = labels[choose("label", config.label, labels, "y")].task
+    scores = score_pairs(model, messages, pairs)
+    write_columns({**pairs.columns, **outputs_as_columns(scores, kind)}, out, shard.comm)
+    return int(shard.comm.all_gather_int(len(scores), stage="predicted").sum())

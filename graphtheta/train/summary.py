@@ -13,9 +13,8 @@ import torch
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.stages import Stages
-from graphtheta.partition.manifest import Task
 from graphtheta.shard import Shard
-from graphtheta.train.metrics import MAIN_METRIC
+from graphtheta.task.metrics import MainMetric
 
 if TYPE_CHECKING:
     from graphtheta.train.trainer import History
@@ -27,7 +26,7 @@ def summarise(
     *,
     history: History,
     last_epoch: int,
-    task: Task,
+    metric: MainMetric,
     stages: Stages,
     shard: Shard,
     groups: Groups,
@@ -39,7 +38,7 @@ def summarise(
     Args:
         history: What the run has seen.
         last_epoch: The one trained last, should no other be the best.
-        task: Says which metric counts.
+        metric: Which one counts.
         stages: This worker's.
         shard: What it was trained on.
         groups: All workers.
@@ -64,7 +63,7 @@ def summarise(
         **history.best,
         "best_epoch": history.best_epoch if history.best_epoch >= 0 else last_epoch,
         "epochs": len(history.loss),
-        "metric": MAIN_METRIC[task].name,
+        "metric": metric.name,
         "loss_history": history.loss,
         "epoch_seconds": {
             "median": float(np.median(times)),

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.stages import Stage, Stages
-from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.nn.losses import LOSSES
+from graphtheta.errors import ConfigError
 from graphtheta.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
 from graphtheta.strategy.prefetch import prefetched
+from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.checkpoint import (
     latest_checkpoint,
@@ -27,7 +27,6 @@ from graphtheta.train.checkpoint import (
     save_weights,
 )
 from graphtheta.train.events import EventWriter
-from graphtheta.train.metrics import MAIN_METRIC, metrics_for
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
 from graphtheta.train.predict import gather_rows, infer
 from graphtheta.train.progress import Progress
@@ -37,8 +36,6 @@ from graphtheta.train.signals import Requests, Stopped, listening
 from graphtheta.train.summary import summarise
 
 __all__ = ["OPTIMIZERS", "History", "Trainer"]
-
-_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -52,7 +49,7 @@ class History:
     """What a run has seen so far; all of it goes into a checkpoint.
 
     Attributes:
-        loss: Mean loss of the training nodes in each epoch, as it was optimised.
+        loss: Mean loss of the targets in each epoch, as it was optimised.
         epoch_seconds: Time of each epoch's training, without evaluation, in seconds.
         best_epoch: Epoch of the best validation, counted from 0; -1 before the first.
         best: Metrics of that epoch, `val_accuracy` and the like.
@@ -73,9 +70,10 @@ class Trainer:
         model: Called as model(view, x); it is moved to the shard's device, and rank 0's weights are
             taken by all.
         shard: This worker's share of the graph.
-        strategy: Which nodes make a step; global-batch if None.
-        label: Which label is learned; the only one, or "y", if None.
-        split: Which split column; the only one, or "split", if None.
+        task: What is learned; if None, a label of nodes.
+        strategy: Which targets make a step; global-batch if None.
+        label: Without a task, which label; the only one, or "y", if None.
+        split: Without a task, which split column; the only one, or "split", if None.
         optimizer: A key of `OPTIMIZERS`.
         lr: Learning rate.
         weight_decay: Of all parameters.
@@ -94,7 +92,7 @@ class Trainer:
 
     Raises:
         ConfigError: If a name or number is wrong.
-        GraphFormatError: If no node is in the training split.
+        GraphFormatError: If nothing is in the training split.
     """
 
     def __init__(
@@ -102,6 +100,7 @@ class Trainer:
         model: nn.Module,
         shard: Shard,
         *,
+        task: Task | None = None,
         strategy: Strategy | None = None,
         label: str | None = None,
         split: str | None = None,
@@ -137,27 +136,12 @@ class Trainer:
         self.model, self.shard, self.comm = model.to(shard.device), shard, shard.comm
         self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
-        self.label = label or shard.default_label
-        self.spec = shard.label_spec(self.label)
         self.seed, self.prefetch, self.patience = seed, prefetch, patience
         self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
         self.history = History()
         self.stages = Stages()
         self._dtype = next(model.parameters()).dtype
-        self._target, known = shard.label(self.label)
-        chosen = shard.split(split or shard.default_split)
-        self._rows = {
-            name: torch.nonzero((chosen == code) & known).flatten()
-            for name, code in _SPLITS.items()
-        }
-        self._counts = {name: self._total(len(rows)) for name, rows in self._rows.items()}
-        if not self._counts["train"]:
-            raise GraphFormatError(
-                f"trainer: no node with a '{self.label}' label is in the training split. Mark some "
-                "as train."
-            )
-        self._loss = LOSSES[self.spec.task]
-        self._metrics = metrics_for(self.spec, self.comm)
+        self.goal = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
         self._best_weights: dict[str, Tensor] | None = None
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self._progress = progress and self.world.rank == 0
@@ -167,16 +151,13 @@ class Trainer:
         if self.groups.number > 1 or micro_batches != 1:
             self._micro = MicroBatches(micro_batches, self.groups, model, self.stages, preparing)
         self._steps = self.strategy.schedule(
-            shard,
-            self._rows["train"],
+            self.goal.messages,
+            self.goal.targets,
             layers=count_layers(model),
             seed=seed,
             comm=preparing,
         )
         self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
-
-    def _total(self, count: int) -> int:
-        return int(self.comm.all_gather_int(count, stage="count targets").sum())
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -289,8 +270,8 @@ class Trainer:
         self.shard.channel.stages = self.stages
         self.optimizer.zero_grad()
         outputs = self.model(batch.view, batch.view.inputs(self._dtype))
-        self._check_outputs(outputs)
-        return self._loss(outputs[batch.rows], self._target[batch.targets])
+        self.goal.check(outputs)
+        return batch.aim.loss(batch.view, outputs[batch.rows])
 
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         with (
@@ -299,36 +280,17 @@ class Trainer:
         ):
             torch.autograd.backward(loss + batch.view.token)
 
-    def _check_outputs(self, outputs: Tensor) -> None:
-        wanted = self.shard.num_outputs(self.label)
-        if outputs.dim() != 2 or outputs.shape[1] != wanted:
-            raise ConfigError(
-                f"trainer: label '{self.label}' ({self.spec.task}) needs {wanted} outputs a node, "
-                f"the model gives {tuple(outputs.shape[1:])}."
-            )
-
     # -- evaluation and prediction ----------------------------------------------------------------
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of every split that has nodes, dropout off; collective.
+        """Return loss and metrics of the splits, dropout off; collective.
 
         Every group computes them, and takes those of the first, so that all go on alike.
 
         Names are `val_accuracy`, `test_loss` and the like.
         """
         self.shard.channel.stages = Stages()  # evaluation is not part of a step's stages
-        outputs = infer(self.model, self.shard)
-        result = {}
-        for name, rows in self._rows.items():
-            if not self._counts[name]:
-                continue
-            out, target = outputs[rows], self._target[rows]
-            loss, count = self._loss(out, target)
-            sums = np.array([float(loss), count], np.float64)
-            self.comm.all_reduce(sums, stage="evaluate loss")
-            result[f"{name}_loss"] = float(sums[0] / sums[1])
-            for metric, value in self._metrics(out, target).items():
-                result[f"{name}_{metric}"] = value
+        result = self.goal.evaluate()
         values = np.array(list(result.values()))
         self.world.broadcast(values, stage="metrics of the first group")
         return dict(zip(result, values.tolist(), strict=True))
@@ -339,10 +301,10 @@ class Trainer:
         Returns:
             (N, outputs) on rank 0 (of every group), None elsewhere.
         """
-        return gather_rows(infer(self.model, self.shard), self.shard)
+        return gather_rows(infer(self.model, self.goal.messages), self.shard)
 
     def _remember_best(self, epoch: int, metrics: dict[str, float]) -> None:
-        main = MAIN_METRIC[self.spec.task]
+        main = self.goal.metric
         key = f"val_{main.name}"
         sign = 1 if main.higher_is_better else -1
         before = self.history.best.get(key)
@@ -368,11 +330,12 @@ class Trainer:
         """Write a checkpoint to the run folder; collective."""
         if self._run_dir is None:
             raise ConfigError("trainer: a checkpoint needs a run_dir.")
-        if self.world.rank == 0:
+        if self.groups.index == 0:
             save_checkpoint(
                 self._run_dir.checkpoints,
                 epochs_done,
                 self.model,
+                self.shard,
                 self._best_weights,
                 self.optimizer,
                 {"history": vars(self.history), "seed": self.seed, "graph": self._graph_size()},
@@ -396,7 +359,7 @@ class Trainer:
             if self.world.rank == 0:
                 self._run_dir.truncate_metrics(0)
             return 0
-        progress, best = load_checkpoint(path, self.model, self.optimizer)
+        progress, best = load_checkpoint(path, self.model, self.shard, self.optimizer)
         if progress["seed"] != self.seed:
             raise ConfigError(
                 f"{path}: it was trained with seed {progress['seed']}, not {self.seed}."
@@ -417,15 +380,16 @@ class Trainer:
         summary = summarise(
             history=self.history,
             last_epoch=last_epoch,
-            task=self.spec.task,
+            metric=self.goal.metric,
             stages=self.stages,
             shard=self.shard,
             groups=self.groups,
             micro_batches=self._micro.by_group() if self._micro is not None else [],
             seed=self.seed,
         )
-        if self._run_dir is not None and self.world.rank == 0:
-            save_weights(self.model.state_dict(), self._run_dir.weights)
-            self._run_dir.write_summary(summary)
+        if self._run_dir is not None and self.groups.index == 0:
+            save_weights(self.model, self.shard, self._run_dir.weights)
+            if self.comm.rank == 0:
+                self._run_dir.write_summary(summary)
         self.world.barrier(stage="summary")
         return summary

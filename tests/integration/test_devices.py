@@ -19,8 +19,8 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.open import pick_device
 from graphtheta.partition.manifest import Task
+from graphtheta.task.metrics import MAIN_METRIC
 from graphtheta.tgar import View
-from graphtheta.train.metrics import MAIN_METRIC
 from graphtheta.train.predict import infer, write_predictions
 from graphtheta.train.run_dir import RunDirectory
 from tests.devices import DEVICES, Pretended
@@ -114,7 +114,7 @@ def test_trainer_same_as_on_cpu(device: str, task: Task, tmp_path: Path) -> None
                 write_predictions(
                     infer(resumed.model, resumed.shard),
                     resumed.shard,
-                    resumed.spec,
+                    resumed.goal.spec,
                     tmp_path / f"{device} predictions",
                     infer(resumed.model, resumed.shard, embeddings=True),
                 )

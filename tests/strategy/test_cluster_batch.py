@@ -22,7 +22,7 @@ from graphtheta.nn import GAT, GCN, LOSSES, RGCN, GraphSAGE
 from graphtheta.partition import Plan, make_store
 from graphtheta.partition.communities import write_communities
 from graphtheta.shard import Shard
-from graphtheta.strategy import STRATEGIES, Batch, ClusterBatch
+from graphtheta.strategy import STRATEGIES, Batch, ClusterBatch, GlobalBatch, NodeTargets
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Neighbourhoods, View
 from tests.graphs import random_graph, to_graph
@@ -76,9 +76,9 @@ class Exact:
         def steps(epoch: int) -> Iterator[Callable[[], Batch]]:
             batches = [step() for step in given(epoch)]
             for number, batch in enumerate(batches):
-                blocks = neighbourhoods.blocks(batch.targets.numpy(), [None] * layers)
+                blocks = neighbourhoods.blocks(batch.aim.seeds, [None] * layers)
                 view = View(shard, seed=seed, step=epoch * len(batches) + number, blocks=blocks)
-                yield partial(Batch, view, batch.targets, batch.rows)
+                yield partial(Batch.of, view, batch.aim)
 
         return steps
 
@@ -107,9 +107,8 @@ def induced(graph: Graph, keep: NDArray[np.bool_]) -> Graph:
 def flat_step(model: str, shard: Shard, batch: Batch) -> NDArray[Any]:
     """Return the loss and gradients of a step without dropout, of all workers."""
     made = MODELS[model](dropout=0.0).double()
-    y, _ = shard.label("y")
     outputs = made(batch.view, batch.view.inputs())[batch.rows]
-    loss, _ = LOSSES["multiclass"](outputs, y[batch.targets])
+    loss, _ = batch.aim.loss(batch.view, outputs)
     with torch.autograd.set_multithreading_enabled(False):
         (loss + batch.view.token).backward()
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in made.parameters()]
@@ -118,8 +117,10 @@ def flat_step(model: str, shard: Shard, batch: Batch) -> NDArray[Any]:
     return flat.numpy()
 
 
-def train_rows(shard: Shard) -> torch.Tensor:
-    return torch.nonzero((shard.split("split") == 1) & shard.label("y")[1]).flatten()
+def train_nodes(shard: Shard) -> NodeTargets:
+    y, known = shard.label("y")
+    rows = torch.nonzero((shard.split("split") == 1) & known).flatten()
+    return NodeTargets(shard, rows, lambda out, nodes: LOSSES["multiclass"](out, y[nodes]))
 
 
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), *PLACES])
@@ -130,13 +131,13 @@ def test_no_hops_is_the_induced_subgraph(model: str, workers: int, method: str) 
 
     def clustered(comm: Communicator) -> NDArray[Any]:
         shard = gt.open_shard(GRAPH, comm, method=method)
-        (step,) = strategy.schedule(shard, train_rows(shard), layers=2, seed=0)(0)
+        (step,) = strategy.schedule(shard, train_nodes(shard), layers=2, seed=0)(0)
         return flat_step(model, shard, step())
 
     def alone(comm: Communicator) -> NDArray[Any]:
         shard = gt.open_shard(induced(GRAPH, np.isin(OF_NODE, chosen)), comm)
-        rows = train_rows(shard)
-        return flat_step(model, shard, Batch(View(shard), rows, rows))
+        (step,) = GlobalBatch().schedule(shard, train_nodes(shard), layers=2, seed=0)(0)
+        return flat_step(model, shard, step())
 
     want = gt.run_local(alone, workers=1)
     assert np.abs(want[1:]).max() > 0
@@ -145,10 +146,10 @@ def test_no_hops_is_the_induced_subgraph(model: str, workers: int, method: str) 
 
 def test_degrees_are_of_the_whole_graph_unless_renormalised() -> None:
     shard = gt.open_shard(GRAPH)
-    rows = train_rows(shard)
+    targets = train_nodes(shard)
     for renormalise in (False, True):
         strategy = ClusterBatch(2, OF_NODE, renormalise=renormalise)
-        for step in strategy.schedule(shard, rows, layers=2, seed=0)(0):
+        for step in strategy.schedule(shard, targets, layers=2, seed=0)(0):
             view = step().view
             for layer in range(2):
                 got = view[layer].node_column("in_degree", self_loops=False)
@@ -227,10 +228,10 @@ def test_communities_found_before_training() -> None:
 def test_an_epoch_visits_each_training_node_once_with_its_community(workers: int) -> None:
     def work(comm: Communicator) -> list[tuple[list[int], list[int]]]:
         shard = gt.open_shard(GRAPH, comm, method="dbh")
-        steps = ClusterBatch(4, OF_NODE).schedule(shard, train_rows(shard), layers=2, seed=0)
+        steps = ClusterBatch(4, OF_NODE).schedule(shard, train_nodes(shard), layers=2, seed=0)
         epochs = []
         for epoch in range(2):
-            keys = [shard.node_key_L[step().targets.numpy()] for step in steps(epoch)]
+            keys = [shard.node_key_L[step().aim.targets] for step in steps(epoch)]
             seen = [np.concatenate(comm.all_gather(k, stage="test")) for k in keys]
             epochs.append([sorted(s.tolist()) for s in seen])
         return epochs
@@ -292,7 +293,7 @@ def test_wrong_options_are_refused(make: Callable[[], Any], message: str) -> Non
         (OF_NODE - 1, None, r"expected \(90,\) integers from 0"),
         (OF_NODE * 1.0, None, r"got \(90,\) float64"),
         (OF_NODE, [0, 4], r"got \[4\], which have no node"),
-        (np.where(np.arange(N) == 2, 99, 0), [99], "expected a training node in only"),
+        (np.where(np.arange(N) == 2, 99, 0), [99], "expected a training target in only"),
     ],
 )
 def test_what_does_not_fit_the_graph_is_refused(

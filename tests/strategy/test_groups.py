@@ -16,7 +16,7 @@ import torch
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
+from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, NodeTargets, Strategy
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
 
@@ -127,7 +127,8 @@ def steps(strategy: str) -> int:
         return 1
     shard = gt.open_shard(graph())
     rows = torch.nonzero((shard.split("split") == 1) & shard.label("y")[1]).flatten()
-    schedule = STRATEGIES[strategy](2).schedule(shard, rows, layers=2, seed=0)
+    targets = NodeTargets(shard, rows, lambda outputs, nodes: (outputs.sum(), len(nodes)))
+    schedule = STRATEGIES[strategy](2).schedule(shard, targets, layers=2, seed=0)
     return len(list(schedule(0)))
 
 

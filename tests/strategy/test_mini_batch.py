@@ -15,7 +15,7 @@ import torch
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.strategy import GlobalBatch, MiniBatch, Strategy
+from graphtheta.strategy import GlobalBatch, MiniBatch, NodeTargets, Strategy
 from graphtheta.strategy.ranks import dense_ranks
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
@@ -151,12 +151,13 @@ def test_every_training_node_is_a_target_once_an_epoch() -> None:
     def job(comm: Communicator) -> Any:
         shard = gt.open_shard(graph(), comm, method="dbh")
         rows = torch.nonzero(shard.split("split") == 1).flatten()
-        steps = MiniBatch(5).schedule(shard, rows, layers=2, seed=0)
+        targets = NodeTargets(shard, rows, lambda outputs, nodes: (outputs.sum(), len(nodes)))
+        steps = MiniBatch(5).schedule(shard, targets, layers=2, seed=0)
         sizes, seen = [], []
         for epoch in range(2):
             keys = []
             for step in steps(epoch):
-                mine = shard.node_key_L[step().targets.numpy()]
+                mine = shard.node_key_L[step().aim.targets]
                 everyone = np.concatenate(comm.all_gather(mine, stage="targets"))
                 sizes.append(len(everyone))
                 keys.append(sorted(everyone.tolist()))

@@ -9,7 +9,7 @@ from graphtheta import run_local
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.partition.manifest import LabelSpec, Task
-from graphtheta.train.metrics import MAIN_METRIC, metrics_for
+from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 
 ROWS = 40
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torchmetrics
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.manifest import LabelSpec, Task
 
-__all__ = ["MAIN_METRIC", "MainMetric", "metrics_for"]
+__all__ = ["MAIN_METRIC", "MainMetric", "metrics_for", "summed"]
 
 
 _IGNORED = -1
@@ -74,6 +75,13 @@ _METRICS: dict[Task, Callable[..., dict[str, torchmetrics.Metric]]] = {
     "multilabel": _multilabel,
     "regression": _regression,
 }
+
+
+def summed(loss: Tensor, count: int, comm: Communicator) -> float:
+    """Return the mean loss over all workers of this worker's sum and count; collective."""
+    sums = np.array([float(loss), count], np.float64)
+    comm.all_reduce(sums, stage="evaluate loss")
+    return float(sums[0] / sums[1])
 
 
 def metrics_for(

@@ -1,0 +1,82 @@
+"""Learned vectors of nodes: what a graph without features, or one of known nodes, starts from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.random import Purpose, philox4x32, step_key, stream_id
+from graphtheta.shard import Shard
+from graphtheta.tgar import View, count_layers
+
+__all__ = ["NodeEmbedding", "is_of_masters"]
+
+
+def is_of_masters(parameter: Tensor) -> bool:
+    """Return whether a parameter has a row a master, of which no other worker knows."""
+    return getattr(parameter, "of_masters", False)
+
+
+class NodeEmbedding(nn.Module):
+    """A vector for each node, learned with the rest, and an encoder that reads it.
+
+    A worker holds the vectors of its masters, and the optimiser's numbers for them: nobody holds
+    all. First values are drawn by node_key, so that they do not depend on the workers. What is
+    learned is of these nodes: a model with it says nothing of another graph.
+
+    Args:
+        shard: Whose masters.
+        channels: Columns of a vector.
+        encoder: Called as encoder(view, x), with the node's features before the vector where the
+            graph has some; None returns x itself.
+        seed: Of the first values: uniform, with variance 1 / channels.
+
+    Raises:
+        ConfigError: If channels is below 1.
+    """
+
+    def __init__(
+        self, shard: Shard, channels: int, encoder: nn.Module | None = None, *, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
+        self.weight = nn.Parameter(_uniform(shard, channels, seed) * math.sqrt(3 / channels))
+        self.weight.of_masters = True  # type: ignore[attr-defined]
+        self.encoder = encoder
+
+    @property
+    def num_layers(self) -> int:
+        """Graph layers of the encoder."""
+        return 0 if self.encoder is None else count_layers(self.encoder)
+
+    def forward(self, view: View, x: Tensor) -> Tensor:
+        """Return what the encoder makes of the vectors.
+
+        Shape:
+            x: (I, F) features of the view's input nodes. Returns (O, out_channels).
+        """
+        z = view.of_inputs(self.weight)
+        if x.shape[1]:
+            z = torch.cat([x, z], dim=1)
+        if self.encoder is None:
+            return z
+        encoded: Tensor = self.encoder(view, z)
+        return encoded
+
+
+def _uniform(shard: Shard, channels: int, seed: int) -> Tensor:
+    """Return numbers in [-1, 1) by node_key: (M, channels) float32."""
+    keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
+    blocks = -(-channels // 4)
+    counters = torch.empty((len(keys), blocks, 4), dtype=torch.int64)
+    counters[..., 0] = torch.arange(blocks)
+    counters[..., 1] = (keys & 0xFFFFFFFF)[:, None]
+    counters[..., 2] = (keys >> 32)[:, None]
+    counters[..., 3] = int(stream_id(Purpose.WEIGHT))
+    bits = philox4x32(counters.reshape(-1, 4).numpy().astype("uint32"), step_key(seed, 0))
+    drawn = torch.from_numpy(bits.reshape(len(keys), 4 * blocks)[:, :channels].astype("float64"))
+    return (drawn / 2**31 - 1).float()

@@ -1,0 +1,58 @@
+"""What the trainer asks of a task."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from graphtheta.shard import Shard
+from graphtheta.strategy import Targets
+from graphtheta.task.metrics import MainMetric
+
+__all__ = ["SPLITS", "Goal", "Task"]
+
+SPLITS = {"train": 1, "val": 2, "test": 3}
+
+
+class Goal(Protocol):
+    """A task of one model on one shard."""
+
+    @property
+    def messages(self) -> Shard:
+        """The shard whose edges carry messages while training."""
+
+    @property
+    def targets(self) -> Targets:
+        """What is trained on."""
+
+    @property
+    def metric(self) -> MainMetric:
+        """What early stopping and the best epoch go by."""
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """What was left to the graph to say, by the name of its option: label and split."""
+
+    def check(self, outputs: Tensor) -> None:
+        """Raise a ConfigError if the model's outputs do not fit; (M, F) or (O, F)."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and metrics of the splits, dropout off; collective."""
+
+
+class Task(Protocol):
+    """What is learned: options alone, so that one can serve any number of trainers."""
+
+    def bind(self, model: nn.Module, shard: Shard, seed: int) -> Goal:
+        """Return the task of a model on a shard; collective.
+
+        Args:
+            model: What learns it.
+            shard: Storage.
+            seed: Of what is drawn for evaluation.
+
+        Raises:
+            ConfigError: If an option does not fit the graph or the model.
+            GraphFormatError: If there is nothing to train on.
+        """

@@ -1,0 +1,334 @@
+"""Links: negatives, what carries no messages, what is learned, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import graphtheta as gt
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.graph import Graph
+from graphtheta.nn import GCN, EdgeModel, GraphSAGE, NodeEmbedding, decoder_for
+from graphtheta.restrict import with_edges
+from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
+from graphtheta.task import EdgePrediction, LinkPrediction
+from graphtheta.task.negatives import draw_negatives
+from graphtheta.tgar import Between
+from graphtheta.train.run_dir import RunDirectory
+from tests.task.graphs import COMMUNITIES, N, labelled, planted
+
+PLACES = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
+
+
+# -- negatives ------------------------------------------------------------------------------------
+
+
+def test_negatives_are_uniform_and_differ_by_step() -> None:
+    keys = np.arange(3000)
+    nodes, at_source = draw_negatives(keys, 5, "both", 10, seed=1, step=2)
+    assert nodes.shape == at_source.shape == (3000, 5)
+    np.testing.assert_allclose(np.bincount(nodes.ravel(), minlength=10) / 15000, 0.1, atol=0.015)
+    assert abs(at_source.mean() - 0.5) < 0.02
+    for other in (
+        draw_negatives(keys, 5, "both", 10, seed=1, step=3),
+        draw_negatives(keys, 5, "both", 10, seed=2, step=2),
+        draw_negatives(keys, 5, "both", 10, seed=1, step=2, evaluation=True),
+    ):
+        assert abs((nodes == other[0]).mean() - 0.1) < 0.02
+    some = draw_negatives(keys[7:9], 3, "both", 10, seed=1, step=2)
+    np.testing.assert_array_equal(some[0], nodes[7:9, :3])  # of each edge, whatever is beside it
+
+
+def test_only_the_end_that_is_asked_for_is_drawn() -> None:
+    assert not draw_negatives(np.arange(9), 4, "dst", 5, seed=0, step=0)[1].any()
+    assert draw_negatives(np.arange(9), 4, "src", 5, seed=0, step=0)[1].all()
+
+
+def scored(strategy: Strategy, workers: int, method: str) -> list[Any]:
+    """Return the pairs of node keys that each step scores, sorted."""
+
+    def job(comm: Communicator) -> list[Any]:
+        shard = gt.open_shard(labelled(), comm, method=method)
+        keys = np.arange(N, dtype=np.float64)[:, None]
+        mine = torch.from_numpy(keys[shard.node_key_L[: shard.num_masters]])
+        model = EdgeModel(GCN(3, 4, 1), decoder_for("dot", 1)).double()
+        goal = LinkPrediction(negatives=3).bind(model, shard, 0)
+        seen: list[Any] = []
+        goal.targets._loss = lambda edges, src, dst: seen.append((src, dst))  # type: ignore
+        steps = []
+        for step in strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(1):
+            batch = step()
+            batch.aim.loss(batch.view, mine[batch.aim.seeds])
+            pairs = np.rint(torch.cat(seen.pop(), 1).numpy()).astype(np.int64)
+            everyone = np.concatenate(comm.all_gather(pairs, stage="test"))
+            steps.append(sorted(map(tuple, everyone.tolist())))
+        return steps
+
+    return gt.run_local(job, workers=workers, timeout_s=60, check=True)
+
+
+@pytest.mark.parametrize("way", ["global", "mini", "cluster"])
+def test_negatives_are_equal_on_any_number_of_workers(way: str) -> None:
+    made = {
+        "global": GlobalBatch(),
+        "mini": MiniBatch(50),
+        "cluster": ClusterBatch(2, COMMUNITIES),
+    }[way]
+    wanted = scored(made, *PLACES[0])
+    assert sum(map(len, wanted)) > 0
+    for workers, method in PLACES[1:]:
+        assert scored(made, workers, method) == wanted
+
+
+def test_negatives_of_clusters_are_of_their_nodes() -> None:
+    for step in scored(ClusterBatch(2, COMMUNITIES), 3, "dbh"):
+        communities = set(COMMUNITIES[np.array(step).ravel()].tolist())
+        assert len(communities) <= 2
+
+
+# -- what carries no messages ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("workers", "method"), PLACES)
+def test_edges_between_the_same_nodes_are_found_wherever_they_are(
+    workers: int, method: str
+) -> None:
+    graph = labelled()
+    chosen = np.arange(0, graph.num_edges, 7)
+
+    def job(comm: Communicator) -> list[int]:
+        shard = gt.open_shard(graph, comm, method=method)
+        between = Between(shard, comm)
+        mine = np.flatnonzero(np.isin(shard.edge_key, chosen))
+        keys = shard.edge_key[between.of(mine, comm)]
+        return sorted(np.concatenate(comm.all_gather(keys, stage="test")).tolist())
+
+    def pairs(keys: Any) -> list[frozenset[int]]:
+        return [frozenset((int(graph.src[k]), int(graph.dst[k]))) for k in keys]
+
+    wanted = set(pairs(chosen))
+    every = pairs(range(graph.num_edges))
+    assert sum(pair in wanted for pair in every) > len(chosen)  # there are repeats
+    assert gt.run_local(job, workers=workers, timeout_s=60) == [
+        key for key, pair in enumerate(every) if pair in wanted
+    ]
+
+
+def rows_of(model: str, shard: Any, strategy: Strategy, task: Any, step: int) -> Any:
+    """Return, of a step, the outputs of its seeds by node_key, and the keys of its targets."""
+    encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
+    made = EdgeModel(encoder, decoder_for("dot", 5)).double()
+    goal = task.bind(made, shard, 0)
+    steps = strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(0)
+    batch = next(make for number, make in enumerate(steps) if number == step)()
+    outputs = made(batch.view, batch.view.inputs())[batch.rows].detach().numpy()
+    keys = shard.node_key_L[batch.aim.seeds]
+    targets = goal.messages.edge_key[batch.aim.targets]
+    return dict(zip(keys.tolist(), outputs, strict=True)), targets
+
+
+def changed(graph: Graph, kept: NDArray[np.bool_]) -> Graph:
+    return Graph(graph.nodes, graph.edges.filter(pa.array(kept)))
+
+
+@pytest.mark.parametrize(
+    "strategy", [MiniBatch(20), ClusterBatch(3, COMMUNITIES, boundary_hops=2)], ids=["mini", "cl"]
+)
+def test_targets_carry_nothing(strategy: Strategy) -> None:
+    """Embeddings of a step equal those on a graph without its targets, repeats and reverses."""
+    graph, task = labelled(), LinkPrediction()
+    found, targets = rows_of("sage", gt.open_shard(graph), strategy, task, 1)
+    pairs = {frozenset((int(graph.src[k]), int(graph.dst[k]))) for k in targets}
+    between = np.array(
+        [
+            frozenset(pair) in pairs
+            for pair in zip(graph.src.tolist(), graph.dst.tolist(), strict=True)
+        ]
+    )
+    hidden = between | (graph.column("split:split") >= 2)
+    assert between.sum() > len(targets)
+    shard = gt.open_shard(changed(graph, ~hidden))
+    encoder = GraphSAGE(3, 4, 5, dropout=0.0).double()
+    view = gt.tgar.View(shard)
+    outputs = encoder(view, view.inputs()).detach().numpy()
+    wanted = dict(zip(shard.node_key_L.tolist(), outputs, strict=True))
+    for key, row in found.items():
+        np.testing.assert_allclose(row, wanted[key], rtol=1e-12, atol=1e-14)
+    loud, _ = rows_of(
+        "sage", gt.open_shard(graph), strategy, LinkPrediction(exclude_targets=False), 1
+    )
+    assert max(np.abs(loud[key] - row).max() for key, row in found.items()) > 1e-3
+
+
+@pytest.mark.parametrize("model", ["gcn", "sage"])
+def test_hold_out_edges_leave_no_trace(model: str) -> None:
+    """Neither a message nor a degree: with other hold-out edges every embedding is the same."""
+    graph = labelled()
+    split = graph.column("split:split")
+    fewer = changed(graph, (split < 2) | (np.arange(graph.num_edges) % 2 == 0))
+    first, _ = rows_of(model, gt.open_shard(graph), GlobalBatch(), LinkPrediction(), 0)
+    second, _ = rows_of(model, gt.open_shard(fewer), GlobalBatch(), LinkPrediction(), 0)
+    common = first.keys() & second.keys()
+    assert len(common) > N // 2
+    for key in common:
+        np.testing.assert_array_equal(first[key], second[key])
+
+
+@pytest.mark.parametrize(("workers", "method"), PLACES)
+def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, method: str) -> None:
+    graph = labelled()
+    kept = np.random.default_rng(2).random(graph.num_edges) < 0.6
+
+    def rows(shard: Any, comm: Communicator) -> Any:
+        masters = shard.node_key_L[: shard.num_masters]
+        degrees = [shard.node_column(name).numpy() for name in ("in_degree", "out_degree")]
+        types, loopless = shard.in_degree_by_type.numpy(), shard.loopless_in_degree.numpy()
+        nodes = np.column_stack([masters, *degrees, types, loopless])
+        by_row = np.repeat(
+            np.arange(len(shard.in_edges.indptr) - 1), np.diff(shard.in_edges.indptr)
+        )
+        edges = np.column_stack(
+            [
+                shard.node_key_L[shard.in_edges.other],
+                shard.node_key_L[by_row],
+                shard.in_position,
+                shard.edge_columns["type"].numpy(),
+            ]
+        )
+        found = [np.concatenate(comm.all_gather(x, stage="test")) for x in (nodes, edges)]
+        return [x[np.lexsort(x.T[::-1])] for x in found]
+
+    def restricted(comm: Communicator) -> Any:
+        shard = gt.open_shard(graph, comm, method=method)
+        return rows(with_edges(shard, kept[shard.edge_key]), comm)
+
+    wanted = rows(gt.open_shard(changed(graph, kept)), gt.communicator())
+    for found, want in zip(gt.run_local(restricted, workers=workers), wanted, strict=True):
+        np.testing.assert_array_equal(found, want)
+
+
+# -- what is learned ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [GlobalBatch(), MiniBatch(256), ClusterBatch(4, np.arange(160) % 8)],
+    ids=["global", "mini", "cluster"],
+)
+def test_planted_communities_are_learned(strategy: Strategy) -> None:
+    def job(comm: Communicator) -> dict[str, float]:
+        shard = gt.open_shard(planted(), comm, method="dbh", undirected=True)
+        encoder = NodeEmbedding(shard, 16, GraphSAGE(8 + 16, 32, 16, dropout=0.2))
+        model = EdgeModel(encoder, decoder_for("dot", 16))
+        task = LinkPrediction(negatives=2, ranking=False)
+        trainer = gt.Trainer(model, shard, task=task, strategy=strategy, lr=0.02, evaluate_every=5)
+        summary: dict[str, float] = trainer.fit(40)
+        return summary
+
+    assert gt.run_local(job, workers=2, timeout_s=60)["test_auc"] > 0.75
+
+
+def test_labels_of_edges_are_learned() -> None:
+    shard = gt.open_shard(planted())
+    model = EdgeModel(GraphSAGE(8, 16, 16, dropout=0.1), decoder_for("mlp", 16))
+    trainer = gt.Trainer(model, shard, task=EdgePrediction(), lr=0.02, evaluate_every=10)
+    assert trainer.fit(60)["test_auroc"] > 0.9
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def edge_model(decoder: str = "dot", **options: Any) -> EdgeModel:
+    return EdgeModel(GCN(3, 4, 5), decoder_for(decoder, 5, **options)).double()
+
+
+def without(prefix: str) -> Graph:
+    graph = labelled()
+    names = [name for name in graph.edges.column_names if not name.startswith(prefix)]
+    return Graph(graph.nodes, graph.edges.select(names))
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "graph", "said"),
+    [
+        (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Give"),
+        (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Give"),
+        (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Name one"),
+        (EdgePrediction(), edge_model(), labelled(), "needs 3 outputs, the decoder gives 1"),
+        (LinkPrediction(), GCN(3, 4, 5).double(), labelled(), "model with a decoder, got GCN"),
+        (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column 'x' of relations"),
+        (LinkPrediction(relation="attr"), edge_model(), labelled(), "integers from 0 in the rela"),
+        (LinkPrediction(relation="type"), edge_model(), labelled(), "of 5 relations, got one of 0"),
+    ],
+)
+def test_what_does_not_fit_raises_config_error(
+    task: Any, model: Any, graph: Graph, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        gt.Trainer(model, gt.open_shard(graph), task=task)
+
+
+def test_wrong_widths_and_options_raise_config_error() -> None:
+    wide = EdgeModel(GCN(3, 4, 6), decoder_for("dot", 5)).double()
+    with pytest.raises(ConfigError, match="embeddings of 5 columns, the encoder gives"):
+        gt.Trainer(wide, gt.open_shard(labelled()), task=LinkPrediction()).fit(1)
+    with pytest.raises(ConfigError, match="negatives >= 1, got 0"):
+        LinkPrediction(negatives=0)
+    with pytest.raises(ConfigError, match="expected corrupt among dst, src, both"):
+        LinkPrediction(corrupt="tail")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected edges with a relation"):
+        decoder_for("distmult", 5)
+    with pytest.raises(ConfigError, match="one output a pair, got 3"):
+        decoder_for("dot", 5, outputs=3)
+
+
+def test_no_training_edge_raises_graph_format_error() -> None:
+    graph = labelled()
+    split = pa.array(np.full(graph.num_edges, 2, np.int8))
+    at = graph.edges.column_names.index("split:split")
+    tested = Graph(graph.nodes, graph.edges.set_column(at, "split:split", split))
+    for task, model in (
+        (LinkPrediction(), edge_model()),
+        (EdgePrediction(), edge_model("mlp", outputs=3)),
+    ):
+        with pytest.raises(GraphFormatError, match="is in the training split"):
+            gt.Trainer(model, gt.open_shard(tested), task=task)
+
+
+# -- learned vectors of nodes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+def test_learned_vectors_are_resumed_on_other_workers(
+    before: int, after: int, tmp_path: Path
+) -> None:
+    def trainer(comm: Communicator, folder: str) -> gt.Trainer:
+        shard = gt.open_shard(labelled(), comm, method="dbh")
+        encoder = NodeEmbedding(shard, 4, GCN(3 + 4, 6, 5, dropout=0.3))
+        model = EdgeModel(encoder, decoder_for("dot", 5)).double()
+        directory = RunDirectory(tmp_path / folder, resume=True)
+        return gt.Trainer(model, shard, task=LinkPrediction(ranking=False), run_dir=directory)
+
+    def go_on(comm: Communicator) -> Any:
+        mine = trainer(comm, "cut")
+        assert mine.resume() == 3
+        return mine.fit(6)["loss_history"], mine.evaluate()
+
+    def whole(comm: Communicator) -> Any:
+        mine = trainer(comm, "whole")
+        return mine.fit(6)["loss_history"], mine.evaluate()
+
+    wanted, metrics = gt.run_local(whole, workers=before, timeout_s=60)
+    gt.run_local(lambda comm: trainer(comm, "cut").fit(3), workers=before, timeout_s=60)
+    losses, found = gt.run_local(go_on, workers=after, timeout_s=60)
+    assert losses == pytest.approx(wanted, rel=1e-8)
+    assert found == pytest.approx(metrics, rel=1e-6)
+    files = [path.name for path in (tmp_path / "cut").glob("weights.*")]
+    assert len(files) == 1 + after
