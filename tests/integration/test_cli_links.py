@@ -30,12 +30,12 @@ def write_graph(**missing: None) -> None:
         "dst": names[dst],
         "split:split": rng.choice(["train", "train", "train", "val", "test"], 400),
         "label:sign": skill[src] < skill[dst],
-        "kind": rng.integers(0, 3, 400),
+        "type": rng.integers(0, 3, 400),
     }
     nodes = {"id": names, "features": pa.FixedSizeListArray.from_arrays(skill, 1)}
     pq.write_table(pa.table(nodes), "nodes.parquet")
     pq.write_table(pa.table({k: v for k, v in edges.items() if k not in missing}), "edges.parquet")
-    pairs = {"src": names[:7], "dst": names[3:10], "kind": rng.integers(0, 3, 7)}
+    pairs = {"src": names[:7], "dst": names[3:10], "type": rng.integers(0, 3, 7)}
     pq.write_table(pa.table(pairs), "pairs.parquet")
 
 
@@ -47,7 +47,7 @@ TRAIN = "train store --hidden 8 --dropout 0.1 --no-progress --epochs".split()
 def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path) -> None:
     write_graph()
     assert command(*PARTITION, "--method", "dbh").code == 0
-    options = "--task link --relation-column kind --negatives 3 --strategy mini --embedding 4"
+    options = "--task link --relation-column type --negatives 3 --strategy mini --embedding 4"
     store, run_dir = tmp_path / "store", tmp_path / "runs/a"
     words = [*options.split(), "--batch-size", "64", "--evaluate-every", "2", "--run-dir", run_dir]
     said = job(2, "train", store, *TRAIN[2:], "2", *words)
@@ -60,12 +60,12 @@ def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path)
     assert {"test_auc", "test_hits@10", "val_mrr"} <= summary.keys()
     config = (run_dir / "config.toml").read_text()
     assert 'split = "split"' in config
-    assert 'relation_column = "kind"' in config
+    assert 'relation_column = "type"' in config
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "out"
     said = job(2, "predict", run_dir, store, "--edges", pairs, "--out", out)
     assert f"predictions for 7 edges are in {out}" in said
     found = pq.read_table("out")
-    for name in ("src", "dst", "kind"):
+    for name in ("src", "dst", "type"):
         assert found[name].to_pylist() == pq.read_table(pairs)[name].to_pylist()
     assert all(0 < p < 1 for p in found["probability"].to_pylist())
 
@@ -80,12 +80,8 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
     said = command("predict", "runs/b", "store", "--edges", "pairs.parquet", "--out", "out")
     assert said.code == 0, said
     found = pq.read_table("out")
-    skill = dict(
-        zip(
-            *(pq.read_table("nodes.parquet")[n].to_pylist() for n in ("id", "features")),
-            strict=True,
-        )
-    )
+    nodes = pq.read_table("nodes.parquet").to_pydict()
+    skill = dict(zip(nodes["id"], nodes["features"], strict=True))
     wanted = [
         skill[a][0] < skill[b][0]
         for a, b in zip(found["src"].to_pylist(), found["dst"].to_pylist(), strict=True)
