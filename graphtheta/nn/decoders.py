@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot, seeded
@@ -95,7 +96,8 @@ class Decoder(nn.Module):
         """Return the scores (logits) of pairs.
 
         Shape:
-            src, dst: (R, channels). relation: (R,) int64, or None. Returns (R, outputs).
+            src, dst: (..., channels). relation: (...) int64, or None. Dimensions before the last
+            broadcast. Returns (..., outputs).
         """
         raise NotImplementedError
 
@@ -168,7 +170,9 @@ class DistMult(Decoder):
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
-        return (src * self.relation[relation] * dst).sum(-1, keepdim=True)
+        assert relation is not None
+        # Not by indexing, whose backward is slow.
+        return (src * F.embedding(relation, self.relation) * dst).sum(-1, keepdim=True)
 
     def table(
         self,
@@ -179,7 +183,8 @@ class DistMult(Decoder):
         candidate_is: Literal["src", "dst"],
     ) -> Tensor:
         """See `Decoder.table`."""
-        return (query * self.relation[relation]) @ candidate.T
+        assert relation is not None
+        return (query * F.embedding(relation, self.relation)) @ candidate.T
 
 
 class MLP(Decoder):
@@ -202,7 +207,8 @@ class MLP(Decoder):
         """See `Decoder.forward`."""
         hidden = self.lin_src(src) + self.lin_dst(dst)
         if self.relation is not None:
-            hidden = hidden + self.relation[relation]
+            assert relation is not None
+            hidden = hidden + F.embedding(relation, self.relation)
         scores: Tensor = self.lin_out(hidden.relu())
         return scores
 
@@ -224,8 +230,8 @@ class Bilinear(Decoder):
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
-        mapped = torch.einsum("rf,ofg->rog", src, self.weight)
-        return torch.einsum("rog,rg->ro", mapped, dst) + self.bias
+        mapped = torch.einsum("...f,ofg->...og", src, self.weight)
+        return torch.einsum("...og,...g->...o", mapped, dst) + self.bias
 
     def table(
         self,

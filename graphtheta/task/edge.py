@@ -116,7 +116,7 @@ class EdgeGoal:
         return self._scorer(src, dst, None if self._relation is None else self._relation[at])
 
     def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
-        scores = self._scores(edges, src, dst)
+        scores = self._scores(edges, src[:, 0], dst[:, 0])
         return self._loss(scores, self._target[self.messages.place(edges)])
 
     def check(self, outputs: Tensor) -> None:

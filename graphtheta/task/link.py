@@ -149,21 +149,15 @@ class LinkGoal:
             return None
         return relation_column(shard, self._task.relation).cpu().numpy()
 
-    def _scores(
-        self, shard: Shard, edges: NDArray[np.int64], src: Tensor, dst: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the scores of edges, and of their negatives behind them."""
-        name, count = self._task.relation, len(edges)
-        if name is None:
-            scores = self._scorer(src, dst, None)
-        else:
-            relation = relation_column(shard, name)[shard.place(edges)]
-            each = (len(src) - count) // max(1, count)
-            scores = self._scorer(src, dst, torch.cat([relation, relation.repeat_interleave(each)]))
-        return scores[:count, 0], scores[count:, 0]
+    def _scores(self, shard: Shard, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> Tensor:
+        """Return the scores of edges and of their negatives behind each: (T, 1 + K)."""
+        relation = None
+        if self._task.relation is not None:
+            relation = relation_column(shard, self._task.relation)[shard.place(edges)][:, None]
+        return self._scorer(src, dst, relation)[..., 0]
 
     def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
-        return _cross_entropy(*self._scores(self.messages, edges, src, dst))
+        return _cross_entropy(self._scores(self.messages, edges, src, dst))
 
     def check(self, outputs: Tensor) -> None:
         """See `Goal.check`."""
@@ -187,20 +181,30 @@ class LinkGoal:
     def _beside_negatives(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
         homes = shard.homes[ends_of(shard, edges)]
-        drawn = self._one.homes(shard.edge_key[edges], homes, comm, step=0, evaluation=True)
-        positive, negative = outputs.new_empty((2, len(edges)))
-        both = np.stack([homes, drawn], axis=1).reshape(-1, 2)  # in turns
-        for some, src, dst in in_rounds(both, outputs, shard, 2 * _ROUND):
+        drawn, at_source = self._one.homes(shard.edge_key[edges], comm, step=0, evaluation=True)
+        pairs = np.stack([homes, np.where(_at(at_source), drawn, homes)], axis=1)
+        scores = outputs.new_empty((len(edges), 2))
+        for some, src, dst in in_rounds(pairs.reshape(-1, 2), outputs, shard, 2 * _ROUND):
             mine = slice(some.start // 2, some.stop // 2)
-            turned = [torch.cat([rows[::2], rows[1::2]]) for rows in (src, dst)]
+            both = (rows.reshape(-1, 2, rows.shape[1]) for rows in (src, dst))
             with torch.no_grad():
-                positive[mine], negative[mine] = self._scores(shard, edges[mine], *turned)
-        loss, count = _cross_entropy(positive, negative)
-        auc = area_under_curve(settled(positive), settled(negative), comm)
+                scores[mine] = self._scores(shard, edges[mine], *both)
+        loss, count = _cross_entropy(scores)
+        auc = area_under_curve(settled(scores[:, 0]), settled(scores[:, 1]), comm)
         return {"loss": summed(loss, count, comm), "auc": auc}
 
 
-def _cross_entropy(positive: Tensor, negative: Tensor) -> tuple[Tensor, int]:
-    """Return the summed cross-entropy of edges and negatives (Schlichtkrull et al., eq. 7)."""
-    loss = F.softplus(-positive).sum() + F.softplus(negative).sum()
-    return loss, len(positive) + len(negative)
+def _at(at_source: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which end of one negative each is drawn: (T, 2), source and destination."""
+    return np.concatenate([at_source, ~at_source], axis=1)
+
+
+def _cross_entropy(scores: Tensor) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of edges, in front, and negatives.
+
+    Source:
+        Schlichtkrull et al., "Modeling relational data with graph convolutional networks", ESWC
+        2018, eq. 7.
+    """
+    loss = F.softplus(-scores[:, 0]).sum() + F.softplus(scores[:, 1:]).sum()
+    return loss, scores.numel()

@@ -19,8 +19,8 @@ from graphtheta.tgar import Between, Ends, View
 
 __all__ = ["EdgeTargets", "Negatives", "PairLoss", "ends_of", "in_rounds"]
 
-# Of edges (T,) and the embeddings of their ends, (T, F) each, with those of T x K negatives behind
-# them where there are any: the summed loss of this worker and its count.
+# Of edges (T,) and the embeddings of the ends of each and of its K negatives, (T, 1 + K, F) twice:
+# the summed loss of this worker and its count.
 PairLoss = Callable[[NDArray[np.int64], Tensor, Tensor], tuple[Tensor, int]]
 
 _NONE = np.zeros(0, np.int64)
@@ -52,25 +52,23 @@ class Negatives:
     def homes(
         self,
         keys: NDArray[np.int64],
-        ends: NDArray[np.int64],
         comm: Communicator,
         *,
         step: int,
         among: NDArray[np.int64] | None = None,
         evaluation: bool = False,
-    ) -> NDArray[np.int64]:
-        """Return where both ends of the negatives are; collective.
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return where the nodes that are drawn live; collective.
 
         Args:
             keys: (T,) of the edges.
-            ends: (T, 2) `home_code` of their ends.
             comm: The workers.
             step: Of the draws.
             among: Masters of this worker that are drawn from; None: any node of the graph.
             evaluation: As of `draw_negatives`.
 
         Shape:
-            Returns (T x number, 2): those of the first edge, of the second, and so on.
+            Returns (T, number) `home_code`, and whether each is at the source.
         """
         directory, bound = self._every, self._bound
         if among is not None:  # by rank, so that it is the same of whoever holds them
@@ -85,11 +83,7 @@ class Negatives:
             step=step,
             evaluation=evaluation,
         )
-        found = directory.find(drawn.reshape(-1), comm)
-        homes = np.repeat(ends, self.number, axis=0)
-        end = np.where(at_source.reshape(-1), 0, 1)
-        homes[np.arange(len(homes)), end] = found
-        return homes
+        return directory.find(drawn.reshape(-1), comm).reshape(drawn.shape), at_source
 
 
 class EdgeTargets:
@@ -138,14 +132,21 @@ class EdgeTargets:
         silent = _NONE
         if silence and self._between is not None:
             silent = self._between.of(edges, comm)
+        drawn, at_source = np.zeros((len(edges), 0), np.int64), np.zeros((len(edges), 0), np.bool_)
         if self._negatives is not None:
-            drawn = self._negatives.homes(self.keys[chosen], homes, comm, step=step, among=among)
-            homes = np.concatenate([homes, drawn])
-        ends = Ends.ask(homes.T.reshape(-1), comm)
+            drawn, at_source = self._negatives.homes(
+                self.keys[chosen], comm, step=step, among=among
+            )
+        ends = Ends.ask(np.concatenate([homes.T.reshape(-1), drawn.reshape(-1)]), comm)
 
         def loss(view: View, outputs: Tensor) -> tuple[Tensor, int]:
             view.token, rows = ends.bring(outputs, view.token, self._shard.channel)
-            return self._loss(edges, rows[: len(homes)], rows[len(homes) :])
+            src, dst, rest = torch.split(rows, [len(edges), len(edges), drawn.size])
+            other = rest.reshape(*drawn.shape, rows.shape[1])
+            at = self._shard.place(at_source)[..., None]
+            src, dst = src[:, None], dst[:, None]
+            sources = torch.cat([src, torch.where(at, other, src)], dim=1)
+            return self._loss(edges, sources, torch.cat([dst, torch.where(at, dst, other)], dim=1))
 
         return Aim(edges, ends.seeds, silent, loss)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.directory import rank_and_place
@@ -88,7 +89,8 @@ class Ends:
             A row a distinct node of another worker, and its cotangent back.
         """
         token, replicas = bring(outputs, token, channel, self.route, _ENDS)
-        return token, replicas.index_select(0, torch.from_numpy(self.rows).to(replicas.device))
+        rows = torch.from_numpy(self.rows).to(replicas.device)
+        return token, F.embedding(rows, replicas)  # whose backward all threads share
 
 
 def _slices(ends: NDArray[np.int64]) -> dict[int, slice]:

@@ -66,7 +66,7 @@ def scored(strategy: Strategy, workers: int, method: str) -> list[Any]:
         for step in strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(1):
             batch = step()
             batch.aim.loss(batch.view, mine[batch.aim.seeds])
-            pairs = np.rint(torch.cat(seen.pop(), 1).numpy()).astype(np.int64)
+            pairs = np.rint(torch.cat(seen.pop(), 2).reshape(-1, 2).numpy()).astype(np.int64)
             everyone = np.concatenate(comm.all_gather(pairs, stage="test"))
             steps.append(sorted(map(tuple, everyone.tolist())))
         return steps

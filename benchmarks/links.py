@@ -1,0 +1,240 @@
+"""Link prediction on FB15k-237 for a given time, beside PyG, and signs of edges on Bitcoin OTC.
+
+    python benchmarks/links.py --data ../shared/data --peers-python PEERS/bin/python --seconds 1200
+
+Three contenders train for the same time on the same threads: R-GCN + DistMult of ours, DistMult of
+ours alone, and PyG's R-GCN + DistMult (`peer_links.py`). All learn a vector an entity and have two
+layers with the same bases; the reverse of every training edge carries messages as a relation of its
+own. The time is that of training alone, and the weights are those at its end. What each has learned
+is ranked by the same code: filtered, both ends, ties sharing the mean of their ranks.
+
+Bitcoin OTC: is a rating positive? Features of users are of training ratings alone, in a random
+split of ratings by seed (80 % training, 10 % validation, 10 % test). Beside it stands the area
+under the curve of the mean training rating that the rated user has received.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+import graphtheta as gt
+from graphtheta.bench.record import append, provenance
+from graphtheta.columns import matrix_column
+from graphtheta.datasets import bitcoin_otc
+from graphtheta.nn import (
+    RGCN,
+    DistMult,
+    EdgeModel,
+    GraphSAGE,
+    NodeEmbedding,
+    decoder_for,
+)
+from graphtheta.strategy import GlobalBatch, MiniBatch
+from graphtheta.task.auc import area_under_curve
+from graphtheta.task.ranking import Ranking
+from graphtheta.task.scorer import Scorer
+
+NAMES = ("mrr", "hits@1", "hits@3", "hits@10")
+
+
+def main() -> None:
+    """Run the chosen parts and print a table of each."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    if "fb15k237" in options.parts:
+        _fb15k237(options)
+    if "bitcoin-otc" in options.parts:
+        _bitcoin_otc(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of fb15k237/ and others")
+    parser.add_argument("--parts", default="fb15k237,bitcoin-otc", help="which of both")
+    parser.add_argument("--peers-python", help="interpreter with torch_geometric")
+    parser.add_argument("--contenders", default="rgcn,distmult,pyg", help="of FB15k-237")
+    parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
+    parser.add_argument("--channels", type=int, default=100, help="of a vector")
+    parser.add_argument("--bases", type=int, default=2, help="matrices that relations combine")
+    parser.add_argument("--lr", type=float, default=0.01, help="of every contender")
+    parser.add_argument("--batch-size", type=int, default=4096, help="of ours; 0: global batches")
+    parser.add_argument("--fanouts", default="all", help="of R-GCN's mini-batches, as in 10,10")
+    parser.add_argument("--negatives", type=int, default=10, help="of each edge, of ours")
+    parser.add_argument("--seeds", type=int, default=5, help="of Bitcoin OTC")
+    parser.add_argument("--threads", type=int, default=2, help="of every contender")
+    parser.add_argument("--json", type=Path, help="file to add records to")
+    return parser.parse_args()
+
+
+# -- FB15k-237 ------------------------------------------------------------------------------------
+
+
+def _fb15k237(options: argparse.Namespace) -> None:
+    triples, num_nodes, num_relations = _read(options.data / "fb15k237")
+    graph = _graph(triples, num_nodes, num_relations)
+    print("| FB15k-237 | seconds | epochs | " + " | ".join(f"test {n}" for n in NAMES), end=" |\n")
+    print("|---" * (3 + len(NAMES)) + "|", flush=True)
+    for name in options.contenders.split(","):
+        if name == "pyg":
+            found = _peer(triples, graph, num_nodes, num_relations, options)
+        else:
+            found = _ours(name, graph, num_relations, options)
+        cells = [f"{found[f'test_{n}']:.4f}" for n in NAMES]
+        print(f"| {name} | {found['seconds']:.0f} | {found['epochs']} | {' | '.join(cells)} |")
+        about = {key: vars(options)[key] for key in ("channels", "bases", "lr", "threads")}
+        _record(options, "links", {"data": "fb15k237", "contender": name, **about}, found)
+
+
+def _read(folder: Path) -> tuple[NDArray[np.int64], int, int]:
+    """Return (head, relation, tail, split) of all triples, and how many entities and relations."""
+    parts = []
+    for code, name in enumerate(("train", "valid", "test"), start=1):
+        rows = np.loadtxt(folder / f"{name}2id.txt", np.int64, skiprows=1)
+        parts.append(np.column_stack([rows[:, [0, 2, 1]], np.full(len(rows), code)]))
+    sizes = [int((folder / f"{n}2id.txt").open().readline()) for n in ("entity", "relation")]
+    return np.concatenate(parts), *sizes
+
+
+def _graph(triples: NDArray[np.int64], num_nodes: int, num_relations: int) -> gt.Graph:
+    """Return the triples as edges, and the reverse of each of training, in no split."""
+    src, relation, dst, split = triples.T
+    train = split == 1
+    edges = {
+        "src": np.concatenate([src, dst[train]]),
+        "dst": np.concatenate([dst, src[train]]),
+        "type": np.concatenate([relation, relation[train] + num_relations]),
+        "split:split": np.concatenate([split, np.zeros(train.sum())]).astype(np.int8),
+    }
+    return gt.Graph(pa.table({"id": np.arange(num_nodes)}), pa.table(edges))
+
+
+def _ours(
+    name: str, graph: gt.Graph, num_relations: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    shard, width = gt.open_shard(graph), options.channels
+    bases = {"num_relations": 2 * num_relations, "num_bases": options.bases}
+    encoder = RGCN(width, width, width, dropout=0.2, **bases) if name == "rgcn" else None
+    embedding = NodeEmbedding(shard, width, encoder)
+    model = EdgeModel(embedding, DistMult(width, num_relations=2 * num_relations))
+    fanouts = None if options.fanouts == "all" else [int(n) for n in options.fanouts.split(",")]
+    size = options.batch_size
+    strategy = MiniBatch(size, fanouts if encoder else None) if size else GlobalBatch()
+    task = gt.LinkPrediction(relation="type", negatives=options.negatives)
+    trainer = gt.Trainer(
+        model, shard, task=task, strategy=strategy, lr=options.lr, evaluate_every=10**9
+    )
+    history = trainer.history
+    while sum(history.epoch_seconds) < options.seconds:
+        trainer.fit(len(history.loss) + 1)
+    seconds, epochs = sum(history.epoch_seconds), len(history.loss)
+    return {"seconds": seconds, "epochs": epochs, "loss": history.loss, **trainer.evaluate()}
+
+
+def _peer(
+    triples: NDArray[np.int64],
+    graph: gt.Graph,
+    num_nodes: int,
+    num_relations: int,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Let PyG train, and rank by what it has learned."""
+    with tempfile.TemporaryDirectory(prefix="graphtheta-benchmark-") as folder:
+        sizes = {"num_nodes": num_nodes, "num_relations": num_relations}
+        given = {key: vars(options)[key] for key in ("channels", "bases", "lr", "seconds")}
+        train = triples[triples[:, 3] == 1, :3]
+        np.savez(Path(folder) / "given.npz", train=train, **sizes, **given)
+        script = Path(__file__).parent / "peer_links.py"
+        command = [options.peers_python, str(script), folder, str(options.threads)]
+        subprocess.run(command, check=True)
+        learned = dict(np.load(Path(folder) / "learned.npz"))
+    shard, width = gt.open_shard(graph), options.channels
+    decoder = DistMult(width, num_relations=2 * num_relations)
+    with torch.no_grad():
+        decoder.relation[:num_relations] = torch.from_numpy(learned["relation"])
+    z = torch.from_numpy(learned["z"])[shard.node_key_L.copy()]
+    ranking = Ranking(shard, shard.edge_columns["type"].numpy(), 2 * num_relations)
+    scorer = Scorer(EdgeModel(torch.nn.Identity(), decoder), 2 * num_relations)
+    split = shard.edge_columns["split:split"].numpy()
+    found: dict[str, Any] = {}
+    for name, code in (("val", 2), ("test", 3)):
+        metrics = ranking(np.flatnonzero(split == code), z, scorer)
+        found |= {f"{name}_{metric}": value for metric, value in metrics.items()}
+    return {"seconds": float(learned["seconds"]), "epochs": int(learned["epochs"]), **found}
+
+
+# -- Bitcoin OTC ----------------------------------------------------------------------------------
+
+
+def _bitcoin_otc(options: argparse.Namespace) -> None:
+    whole = bitcoin_otc.read(str(options.data / "bitcoin-otc"))
+    areas, simple = [], []
+    start = time.perf_counter()
+    for seed in range(options.seeds):
+        graph, received = _signs(whole, seed)
+        shard = gt.open_shard(graph)
+        encoder = NodeEmbedding(shard, 16, GraphSAGE(5 + 16, 32, 32, dropout=0.5, seed=seed))
+        model = EdgeModel(encoder, decoder_for("mlp", 32, hidden_channels=32, seed=seed))
+        trainer = gt.Trainer(
+            model, shard, task=gt.EdgePrediction(), lr=0.01, weight_decay=5e-4, seed=seed,
+            patience=50,
+        )  # fmt: skip
+        areas.append(trainer.fit(300)["test_auroc"])
+        test, sign = graph.column("split:split") == 3, graph.column("label:sign")
+        scores = received[graph.dst]
+        simple.append(
+            area_under_curve(scores[test & sign], scores[test & ~sign], gt.communicator())
+        )
+    seconds = time.perf_counter() - start
+    print("\n| Bitcoin OTC, sign of a rating | test AUROC |\n|---|---|")
+    for name, values in (("GraphSAGE + MLP", areas), ("mean rating received", simple)):
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"| {name} | {statistics.mean(values):.4f} ± {spread:.4f} ({len(values)} seeds) |")
+    found = {"test_auroc": areas, "mean_received_auroc": simple, "seconds": seconds}
+    _record(options, "links", {"data": "bitcoin-otc", "threads": options.threads}, found)
+
+
+def _signs(whole: gt.Graph, seed: int) -> tuple[gt.Graph, NDArray[np.float64]]:
+    """Return ratings with their signs to learn, and the mean training rating each user received."""
+    rating, size = whole.column("attr")[:, 0].astype(np.float64), whole.num_nodes
+    rng = np.random.default_rng(seed)
+    split = rng.choice([1, 2, 3], whole.num_edges, p=[0.8, 0.1, 0.1]).astype(np.int8)
+    train = split == 1
+    columns, means = [], []
+    for end in (whole.src[train], whole.dst[train]):
+        count = np.bincount(end, minlength=size)
+        means.append(np.bincount(end, rating[train], size) / np.maximum(count, 1))
+        columns += [np.log1p(count), means[-1]]
+    negative = np.bincount(whole.dst[train], rating[train] < 0, size)
+    features = np.column_stack([*columns, np.log1p(negative)]).astype(np.float32)
+    nodes = {"id": whole.nodes["id"], "features": matrix_column(features)}
+    edges = {
+        "src": whole.src,
+        "dst": whole.dst,
+        "split:split": split,
+        "label:sign": pa.array(rating > 0),
+    }
+    return gt.Graph(pa.table(nodes), pa.table(edges)), means[1]
+
+
+def _record(
+    options: argparse.Namespace, benchmark: str, case: dict[str, Any], found: dict[str, Any]
+) -> None:
+    if options.json:
+        record = {"benchmark": benchmark, "case": case, **found, **provenance()}
+        append(options.json, [json.loads(json.dumps(record))])
+
+
+if __name__ == "__main__":
+    main()
