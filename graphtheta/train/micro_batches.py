@@ -205,8 +205,8 @@ def _summed_across(
     }
     recv = {group: np.empty(len(kept) * width, like.dtype) for group, kept in enumerate(taken)}
     across.exchange(send, recv, stage="sum gradients across groups").wait()
-    rows = np.concatenate(list(recv.values())).reshape(-1, width)
-    return _in_order(rows[np.argsort(np.concatenate(taken))])
+    order = np.argsort(np.concatenate(taken))
+    return _in_order(np.concatenate(list(recv.values())).reshape(len(order), width)[order])
 
 
 def _in_order(rows: Iterable[Array] | Array) -> Array:
