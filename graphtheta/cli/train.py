@@ -48,6 +48,7 @@ def train(
     edge_weight: Annotated[str | None, _option("edge_weight")] = None,
     clusters_per_batch: Annotated[int | None, _option("clusters_per_batch")] = None,
     communities: Annotated[str | None, _option("communities")] = None,
+    only: Annotated[str | None, _option("only")] = None,
     boundary_hops: Annotated[int | None, _option("boundary_hops")] = None,
     renormalise: Annotated[bool | None, _option("renormalise")] = None,
     prefetch: Annotated[int | None, _option("prefetch")] = None,

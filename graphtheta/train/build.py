@@ -89,6 +89,11 @@ def model_of(config: RunConfig, shard: Shard) -> nn.Module:
     return EdgeModel(model, decoder)
 
 
+def _global(config: RunConfig) -> GlobalBatch:
+    # The nodes to train on stay the same, those that links are compared with do not.
+    return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
+
+
 def _mini(config: RunConfig) -> MiniBatch:
     return MiniBatch(
         config.batch_size,
@@ -103,6 +108,7 @@ def _cluster(config: RunConfig) -> ClusterBatch:
         config.clusters_per_batch,
         config.communities,
         boundary_hops=config.boundary_hops,
+        only=None if config.only is None else _communities(config.only),
         renormalise=config.renormalise,
     )
 
@@ -129,7 +135,7 @@ def _link(config: RunConfig) -> LinkPrediction:
 
 
 _STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
-    "global": lambda config: GlobalBatch(),
+    "global": _global,
     "mini": _mini,
     "cluster": _cluster,
 }
@@ -138,6 +144,16 @@ _TASKS: dict[str, Callable[[RunConfig], Task]] = {
     "edge": _edge,
     "link": _link,
 }
+
+
+def _communities(text: str) -> list[int]:
+    """Return the numbers of communities."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(
+            f"--only: expected numbers of communities, as in 3,7, got '{text}'. Correct it."
+        )
+    return [int(word) for word in words]
 
 
 def _fanouts(text: str, layers: int) -> list[int | None] | None:

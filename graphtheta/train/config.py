@@ -79,6 +79,9 @@ class RunConfig(BaseModel):
         "louvain",
         description="Of cluster-batches: a name in the store; or hanp: found at the start.",
     )
+    only: str | None = Field(
+        None, description="Of cluster-batches: the communities to train on, as in 3,7; or all."
+    )
     boundary_hops: int = Field(
         0, ge=0, description="Of cluster-batches: in-hops around communities that are read, too."
     )
