@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
+from graphtheta.partition import Plan, make_store
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, NodeTargets, Strategy
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
@@ -49,6 +51,7 @@ def train(
     *,
     name: str = "gat",
     method: str = "node-hash",
+    store: Path | None = None,
     micro_batches: int = 5,
     prefetch: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -62,7 +65,7 @@ def train(
 
     def job(comm: Communicator) -> Any:
         grouped = gt.Groups(comm, groups)
-        shard = gt.open_shard(graph(), grouped.comm, method=method)
+        shard = gt.open_shard(store or graph(), grouped.comm, method=method)
         model = CASES[name](dropout=0.3).to(dtype)
         model.register_forward_pre_hook(lambda *_: time.sleep(sleep(grouped.index)))
         chosen = STRATEGIES[strategy](len(model.convs))
@@ -212,6 +215,14 @@ def test_wrong_options_raise_config_error(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         train("exact", workers, groups, name=name, micro_batches=micro_batches)
+
+
+def test_a_store_has_a_multiple_of_the_parts_of_a_group(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    make_store(graph(), store, Plan(4, "dbh"))
+    assert_same(train("drawn", 4, 2, store=store), alone("drawn", "gat"))
+    with pytest.raises(ConfigError, match="3 workers do not divide the 4 parts"):
+        train("drawn", 6, 2, store=store)
 
 
 def test_a_shard_of_other_workers_is_refused() -> None:
