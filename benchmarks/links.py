@@ -232,7 +232,7 @@ def _record(
     options: argparse.Namespace, benchmark: str, case: dict[str, Any], found: dict[str, Any]
 ) -> None:
     if options.json:
-        record = {"benchmark": benchmark, "case": case, **found, **provenance()}
+        record = {"benchmark": benchmark, "case": case, **found, **provenance(options.threads)}
         append(options.json, [json.loads(json.dumps(record))])
 
 
