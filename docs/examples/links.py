@@ -18,10 +18,9 @@ def train(comm):
     shard = gt.open_shard(graph, comm, undirected=True)  # a reverse is in the split of its edge
     encoder = gt.nn.GCN(shard.num_features, 64, 32, dropout=0.5)
     model = gt.nn.EdgeModel(encoder, gt.nn.Dot(32))
-    task = gt.LinkPrediction(negatives=2)
-    strategy = gt.MiniBatch(2048)
-    trainer = gt.Trainer(model, shard, task=task, strategy=strategy, lr=0.01, evaluate_every=5)
-    return trainer.fit(epochs=15)
+    task = gt.LinkPrediction(negatives=2)  # with strategy=gt.MiniBatch(1024) targets carry nothing
+    trainer = gt.Trainer(model, shard, task=task, lr=0.02, evaluate_every=10)
+    return trainer.fit(epochs=100)
 
 
 summary = gt.run_local(train, workers=2)
