@@ -1,1 +1,7 @@
-"""The gRPC engine: graph and parameter services over partitioned stores. Nothing is built yet."""
+"""The gRPC engine: a graph service over partitioned stores, its client, and PyG over that client."""
+
+from __future__ import annotations
+
+from graphtheta.engine.client import RemoteGraph, Tls, connect
+
+__all__ = ["RemoteGraph", "Tls", "connect"]

@@ -24,7 +24,7 @@ SYMLINKS = ("partition", "engine", "proto")
 # From the ground up. A module imports from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("random", "permutation", "columns", "chunks", "adjacency", "allocator"),
+    ("random", "permutation", "draw", "columns", "chunks", "adjacency", "allocator", "proto"),
     ("comm.communicator",),
     ("comm",),
     ("partition",),
@@ -39,8 +39,8 @@ LAYERS = (
     ("nn",),
     ("strategy",),
     ("train",),
-    ("bench",),
-    ("cli", "__main__", "engine", "proto"),
+    ("bench", "engine"),
+    ("cli", "__main__"),
 )
 WITHOUT_TORCH = (
     *(

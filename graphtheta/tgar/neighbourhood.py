@@ -28,7 +28,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
 from graphtheta.tgar.block import Block
-from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
+from graphtheta.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
 __all__ = ["Fanout", "Neighbourhoods"]
