@@ -1,7 +1,8 @@
-"""The gRPC engine: a graph service over partitioned stores, its client, and PyG over that client."""
+"""The gRPC engine: a graph service over partitioned stores, its client, and PyG over it."""
 
 from __future__ import annotations
 
-from graphtheta.engine.client import RemoteGraph, Tls, connect
+from graphtheta.engine.client import RemoteGraph, connect
+from graphtheta.engine.link import Tls
 
 __all__ = ["RemoteGraph", "Tls", "connect"]

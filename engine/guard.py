@@ -25,7 +25,7 @@ _log = logging.getLogger("graphtheta.engine")
 _OURS = "/graphtheta."
 
 
-class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
+class Guard(grpc.ServerInterceptor):
     """Refuses calls that break a rule, and turns exceptions into statuses.
 
     Args:

@@ -54,6 +54,7 @@ class Metrics:
             server, _ = start_http_server(port, host, registry=self.registry)
         except OSError as error:
             raise ConfigError(
-                f"--metrics-port: expected a free port, got {port}: {error.strerror}. Choose another."
+                f"--metrics-port: expected a free port, got {port}: {error.strerror}. Choose "
+                "another."
             ) from None
         return server.server_port, server

@@ -16,6 +16,7 @@ from graphtheta.random import Purpose, step_key, stream_id
 
 __all__ = ["DrawnEdges", "Edges", "OpenPart"]
 
+
 @dataclass(frozen=True)
 class DrawnEdges:
     """How edges are drawn: as `graphtheta.tgar.Fanout` at a layer, seed and step of training."""
@@ -75,10 +76,11 @@ class OpenPart:
         self._plan_role = column_numpy(tables.plan, "role")
 
     def local(self, owner_R: NDArray[np.int64], local_R: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the local ids of nodes that are given by owner and local id there, -1 if absent."""
+        """Return the local ids of nodes given by owner and local id there, -1 if absent."""
         rows = np.empty(len(owner_R), np.int64)
         find_mirrors(owner_R, local_R, self._owner, self._owner_local, self._num_masters, rows)
-        return np.where(owner_R == self.part, local_R, rows)
+        found: NDArray[np.int64] = np.where(owner_R == self.part, local_R, rows)
+        return found
 
     def new_ids(self, local_R: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the new ids of replicas."""

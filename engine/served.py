@@ -221,7 +221,9 @@ class ServedGraph:
         for edges in found:
             yield _edge_table(part, rows, edges, table), None
 
-    def _at_lists_of(self, dst: _Ids, parts: NDArray[np.int32] | None, find: Any) -> Iterator[Answer]:
+    def _at_lists_of(
+        self, dst: _Ids, parts: NDArray[np.int32] | None, find: Any
+    ) -> Iterator[Answer]:
         """Look at the parts that hold in-edges of nodes: `find(part, rows, local ids)`."""
         owner, local = self._own(dst) if parts is None else self._place(dst)
         for part, rows in self._by_part(owner if parts is None else parts):
@@ -235,9 +237,7 @@ class ServedGraph:
                     yield from ((table, None) for table in find(other, asked, there))
                 yield from self._elsewhere(rows[which], peer, np.zeros(len(which), np.int64))
 
-    def _elsewhere(
-        self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids
-    ) -> Iterator[Answer]:
+    def _elsewhere(self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids) -> Iterator[Answer]:
         away = ~np.isin(parts, list(self.parts))
         if away.any():
             yield (
@@ -258,8 +258,8 @@ class ServedGraph:
         if outside.any():
             unknown = new_ids[outside].tolist()
             raise UnknownNode(
-                f"nodes: expected new ids in [0, {num_nodes:,}), got {some(unknown, len(unknown))}. "
-                "Look them up in this store."
+                f"nodes: expected new ids in [0, {num_nodes:,}), got "
+                f"{some(unknown, len(unknown))}. Look them up in this store."
             )
         first = self._book.first_new_id
         owner = np.searchsorted(first, new_ids, side="right") - 1

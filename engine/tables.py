@@ -54,7 +54,9 @@ def decode(data: bytes, what: str, *schemas: pa.Schema, most: int) -> pa.RecordB
             f"{what}: expected at most {most:,} rows a request, got {batch.num_rows:,}. Split it."
         )
     if any(array.null_count for array in batch.columns):
-        raise GraphFormatError(f"{what}: expected a value in every row, got nulls. Drop these rows.")
+        raise GraphFormatError(
+            f"{what}: expected a value in every row, got nulls. Drop these rows."
+        )
     return batch
 
 

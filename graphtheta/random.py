@@ -46,6 +46,7 @@ class Purpose(IntEnum):
     NEGATIVE = 7
     GENERATE = 8
     COMMUNITY = 9
+    QUERY = 10
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
