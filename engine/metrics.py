@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wsgiref.simple_server import WSGIServer
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from graphtheta.errors import ConfigError
@@ -44,7 +46,7 @@ class Metrics:
         self._seconds.labels(method).observe(seconds)
         self._bytes.labels(method).inc(sent)
 
-    def serve(self, host: str, port: int) -> tuple[int, object]:
+    def serve(self, host: str, port: int) -> tuple[int, WSGIServer]:
         """Answer scrapes from a thread; return the port, and what to `shutdown()` in the end.
 
         Raises:

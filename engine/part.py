@@ -84,8 +84,9 @@ class OpenPart:
 
     def new_ids(self, local_R: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the new ids of replicas."""
-        new_ids: NDArray[np.int64] = self._first_new_id[self._owner[local_R]]
-        return new_ids + self._owner_local[local_R]
+        first = self._first_new_id[self._owner[local_R]]
+        new_ids: NDArray[np.int64] = first + self._owner_local[local_R]
+        return new_ids
 
     def node_keys(self, local_R: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the node keys of replicas."""
