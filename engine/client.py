@@ -7,7 +7,6 @@ of the rest: one request a server, all at once. Results are arrays of the caller
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,29 +16,14 @@ from numpy.typing import NDArray
 from graphtheta.engine.answers import Answers, best_drawn, filled
 from graphtheta.engine.asking import Asker, Ids, Naming, encoded, integers, joined
 from graphtheta.engine.link import Tls
+from graphtheta.engine.subgraph import Neighbours, Subgraph, expand
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.partition import Manifest
 from graphtheta.permutation import Permutation
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.random import Purpose
 
-__all__ = ["Neighbours", "RemoteGraph", "connect"]
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Lists of edges, one a node that was asked for, each sorted by edge key.
-
-    Shape:
-        indptr: (R + 1,). node, node_key, edge_key: (E,) new id and key of the other end, key of the
-        edge. columns: (E,) or (E, width) each.
-    """
-
-    indptr: Ids
-    node: Ids
-    node_key: Ids
-    edge_key: Ids
-    columns: dict[str, NDArray[Any]]
+__all__ = ["RemoteGraph", "connect"]
 
 
 def connect(
@@ -236,6 +220,52 @@ class RemoteGraph:
         ]
         answers.add(self._asker.ask("Neighbours", more, until))
         return self._lists(answers, len(new_ids), names, draw)
+
+    def subgraph(
+        self,
+        ids: Any,
+        fanouts: Sequence[int | None],
+        *,
+        by: Naming = "original_id",
+        replace: bool = False,
+        weight: str | None = None,
+        seed: int = 0,
+        step: int = 0,
+        columns: Sequence[str] = (),
+    ) -> Subgraph:
+        """Return what is around nodes: all within as many in-hops as there are fanouts, or drawn.
+
+        With `[None] * k` a model of k layers computes exactly the nodes asked for.
+
+        Args:
+            ids: R nodes.
+            fanouts: In-edges to draw of each node, of each layer from the input; None: all.
+            by: What `ids` are.
+            replace: As of `neighbours`, and so are the others.
+            weight: Edge column that edges are drawn in proportion to.
+            seed: Of the draws.
+            step: Of the draws.
+            columns: Edge columns to add.
+        """
+        new_ids = self.new_ids(ids, by)
+        keys = (
+            ids if by == "node_key" else self.columns(new_ids, ["node_key"], "new_id")["node_key"]
+        )
+
+        def ask(nodes: Ids, fanout: int | None, layer: int) -> Neighbours:
+            return self.neighbours(
+                nodes,
+                by="new_id",
+                fanout=fanout,
+                replace=replace,
+                weight=weight,
+                seed=seed,
+                step=step,
+                layer=layer,
+                columns=columns,
+            )
+
+        return expand(new_ids, np.asarray(keys, np.int64), fanouts, ask)
 
     def find_edges(self, src: Any, dst: Any, by: Naming = "original_id") -> Ids:
         """Return the lowest key of the edges from one node to another, -1 where there is none.

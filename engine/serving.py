@@ -71,7 +71,7 @@ def serve_until_stopped(
             graph, bind=bind, tls=tls, insecure=insecure, limits=limits, scoring=scoring
         )
         host = bind.rpartition(":")[0]
-        said = {"address": f"{host}:{server.port}", "parts": list(graph.parts)}
+        said: dict[str, object] = {"address": f"{host}:{server.port}", "parts": list(graph.parts)}
         try:
             if metrics_port is not None:
                 port, scrapes = server.metrics.serve(host.strip("[]"), metrics_port)

@@ -20,7 +20,13 @@ from graphtheta.partition.manifest import LabelSpec, Task
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 
-__all__ = ["gather_rows", "infer", "refuse_occupied", "write_predictions"]
+__all__ = [
+    "gather_rows",
+    "infer",
+    "prediction_columns",
+    "refuse_occupied",
+    "write_predictions",
+]
 
 
 def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor:
@@ -103,6 +109,15 @@ _COLUMNS: dict[Task, Callable[[Tensor], dict[str, pa.Array]]] = {
 }
 
 
+def prediction_columns(outputs_T: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
+    """Return `prediction` and, but for a regression, `probability` of a model's outputs.
+
+    Shape:
+        outputs_T: (T, outputs).
+    """
+    return _COLUMNS[spec.task](outputs_T.detach().cpu())
+
+
 def refuse_occupied(folder: Path, comm: Communicator) -> None:
     """Refuse a folder that predictions cannot go to, before they are made; collective.
 
@@ -144,7 +159,7 @@ def write_predictions(
     comm = shard.comm
     refuse_occupied(folder, comm)
     ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
-    columns = {"id": ids, **_COLUMNS[spec.task](outputs_M.detach().cpu())}
+    columns = {"id": ids, **prediction_columns(outputs_M, spec)}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
     target = folder / f"part-{comm.rank:05d}.parquet"

@@ -13,6 +13,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS, Stack, model_for
 from graphtheta.open import open_shard, pick_device
+from graphtheta.partition import LabelSpec
 from graphtheta.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.train.checkpoint import load_weights
@@ -22,7 +23,7 @@ from graphtheta.train.predict import infer, refuse_occupied, write_predictions
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import OPTIMIZERS, Trainer
 
-__all__ = ["predict_run", "start_run"]
+__all__ = ["predict_run", "start_run", "trained_model"]
 
 
 def start_run(
@@ -113,16 +114,10 @@ def predict_run(
         StoreError: If the store is damaged.
     """
     config = load_run(run_dir)
-    weights = RunDirectory(run_dir, resume=True).weights
-    if not weights.exists():
-        raise ConfigError(
-            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
-            "Go on with it: graphtheta train --resume."
-        )
+    _weights(run_dir)
     refuse_occupied(out, comm)
     shard = _open(config, source, comm, device)
-    model = _model(config, shard).to(shard.device)
-    load_weights(model, weights)
+    model, spec = trained_model(run_dir, shard)
     rows = None if nodes is None else chosen_rows(shard, nodes)
 
     def outputs(*, embeddings: bool) -> Tensor:
@@ -134,12 +129,38 @@ def predict_run(
     write_predictions(
         predicted,
         shard,
-        shard.label_spec(config.label or shard.default_label),
+        spec,
         out,
         embeddings_M=outputs(embeddings=True) if embeddings else None,
         rows=rows,
     )
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
+
+
+def trained_model(run_dir: Path, shard: Shard) -> tuple[Stack, LabelSpec]:
+    """Return the model of a run with its best weights, and what it predicts; collective.
+
+    Args:
+        run_dir: The run.
+        shard: The graph to predict on.
+
+    Raises:
+        ConfigError: If there is no such run, it has no weights yet, or they do not fit the graph.
+    """
+    config = load_run(run_dir)
+    model = _model(config, shard).to(shard.device)
+    load_weights(model, _weights(run_dir))
+    return model, shard.label_spec(config.label or shard.default_label)
+
+
+def _weights(run_dir: Path) -> Path:
+    weights = RunDirectory(run_dir, resume=True).weights
+    if not weights.exists():
+        raise ConfigError(
+            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
+            "Go on with it: graphtheta train --resume."
+        )
+    return weights
 
 
 def _mini(config: RunConfig) -> MiniBatch:
