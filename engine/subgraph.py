@@ -1,4 +1,4 @@
-"""The graph around some nodes, hop by hop, in numbers of its own: what a model of k layers reads."""
+"""The graph around some nodes, hop by hop: what a model of k layers reads."""
 
 from __future__ import annotations
 
