@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from graphtheta.engine.asynchronous import AsyncGraph, connect_async
 from graphtheta.engine.client import RemoteGraph, connect
 from graphtheta.engine.link import Tls
 
-__all__ = ["RemoteGraph", "Tls", "connect"]
+__all__ = ["AsyncGraph", "RemoteGraph", "Tls", "connect", "connect_async"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta import errors
-from graphtheta.engine import RemoteGraph
+from graphtheta.engine import AsyncGraph, RemoteGraph
 from graphtheta.engine.limits import Limits
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
 from graphtheta.tgar import Fanout, Neighbourhoods
@@ -180,6 +181,36 @@ def test_random_nodes_are_distinct_and_the_same_everywhere(world: World) -> None
     assert drawn.tolist() == remote.random_nodes(N, seed=2)[:50].tolist()
     assert sorted(remote.random_nodes(N).tolist()) == list(range(N))
     assert drawn.tolist() != remote.random_nodes(50, seed=2, step=1).tolist()
+
+
+def test_coroutines_answer_the_same(stores: dict[str, tuple[Path, Truth]]) -> None:
+    async def ask(remote: RemoteGraph) -> list[Any]:
+        graph = AsyncGraph(remote)
+        return list(await asyncio.gather(*(graph.neighbours([k], by="node_key") for k in range(N))))
+
+    path, truth = stores["dbh"]
+    with serving(path, 2) as remote:
+        found = asyncio.run(ask(remote))
+    assert [one.edge_key.tolist() for one in found] == [truth.in_edges(k) for k in range(N)]
+
+
+@SOME
+@given(keys=st.sets(st.integers(0, N - 1), min_size=1, max_size=10))
+def test_subgraph_is_what_is_reached(world: World, keys: set[int]) -> None:
+    remote, truth = world
+    seeds = sorted(keys)
+    found = remote.subgraph(seeds, [None, None], by="node_key", columns=["attr"])
+    hop = [e for k in seeds for e in truth.in_edges(k)]
+    more = {truth.edges["src"][e] for e in hop} - keys
+    edges = sorted(hop + [e for k in more for e in truth.in_edges(k)])
+    assert sorted(found.edge_key.tolist()) == edges
+    order = found.edge_key
+    assert found.node_key[found.src].tolist() == [truth.edges["src"][e] for e in order]
+    assert found.node_key[found.dst].tolist() == [truth.edges["dst"][e] for e in order]
+    assert found.num_nodes[:2] == [len(keys), len(more)]
+    assert len(set(found.node_key.tolist())) == len(found.node_key) == sum(found.num_nodes)
+    np.testing.assert_array_equal(found.new_id, truth.new_id[found.node_key])
+    same(found.columns["attr"], [truth.edges["attr"][e] for e in order])
 
 
 WRONG = [
