@@ -267,7 +267,8 @@ def soak(servers: list[Server], addresses: list[str], options: argparse.Namespac
     for _ in range(10):
         times, wall = run(ask, addresses, options.clients, seconds=options.soak / 10)
         held = [server.resources() for server in servers]
-        memory, handles, threads = (
+        columns = zip(*held, strict=True)
+        memory, handles, threads = (" + ".join(f"{x:.0f}" for x in each) for each in columns)
             " + ".join(f"{x:.0f}" for x in h) for h in zip(*held, strict=True)
         )
         print(
