@@ -269,8 +269,6 @@ def soak(servers: list[Server], addresses: list[str], options: argparse.Namespac
         held = [server.resources() for server in servers]
         columns = zip(*held, strict=True)
         memory, handles, threads = (" + ".join(f"{x:.0f}" for x in each) for each in columns)
-            " + ".join(f"{x:.0f}" for x in h) for h in zip(*held, strict=True)
-        )
         print(
             f"| {time.perf_counter() - started:.0f} | {len(times) / wall:.1f} | {memory} | "
             f"{handles} | {threads} |",
