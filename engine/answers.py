@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.columns import as_numpy
+from graphtheta.engine.limits import COLUMN
 from graphtheta.engine.tables import decode_any
 from graphtheta.errors import EngineError
 
@@ -53,16 +54,16 @@ class Answers:
         return np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in self.tables)])
 
     def numbers(self, name: str, dtype: Any) -> NDArray[Any]:
-        """Return a column of numbers of all pieces."""
+        """Return numbers that are no column of the graph's, of all pieces."""
         arrays = [as_numpy(table[name]) for _, table in self.tables]
         return np.concatenate([np.zeros(0, dtype), *arrays])
 
     def arrays(self, name: str) -> list[pa.Array]:
-        """Return a column of all pieces."""
-        return [table[name] for _, table in self.tables]
+        """Return a column of the graph's, of all pieces."""
+        return [table[COLUMN + name] for _, table in self.tables]
 
     def placed(self, name: str, num_rows: int, empty: pa.DataType) -> NDArray[Any]:
-        """Return a column by row, of which every row has one.
+        """Return a column of the graph's by row, of which every row has one.
 
         Shape:
             Returns (num_rows,) or (num_rows, width).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ class Asker:
     """
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s, self._process = timeout_s, os.getpid()
         self.links = [Link(address, tls) for address in addresses]
         self._pool = ThreadPoolExecutor(max(1, 4 * len(addresses)), "graphtheta-client")
         try:
@@ -93,6 +94,11 @@ class Asker:
 
     def _all(self, do: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Do jobs, several in parallel; the first error counts."""
+        if os.getpid() != self._process:  # neither threads nor gRPC are there: it would hang
+            raise ConfigError(
+                "client: expected the process that connected, got a fork of it. Connect in each "
+                'process, or spawn them: multiprocessing_context="spawn".'
+            )
         if len(jobs) == 1:
             return [do(*jobs[0])]
         waiting = [self._pool.submit(do, *job) for job in jobs]

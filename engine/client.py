@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.engine.answers import Answers, best_drawn, filled
 from graphtheta.engine.asking import Asker, Ids, Naming, encoded, integers, joined
+from graphtheta.engine.limits import COLUMN
 from graphtheta.engine.link import Tls
 from graphtheta.engine.subgraph import Neighbours, Subgraph, expand
 from graphtheta.errors import ConfigError, GraphFormatError
@@ -362,7 +363,8 @@ class RemoteGraph:
             for rows in self._asker.bounded(np.arange(len(new_ids)))
         ]
         answers = self._asker.ask("Predict", jobs)
-        names = [n for n in answers.tables[0][1].schema.names if n != "row"] if jobs else []
+        found = answers.tables[0][1].schema.names if jobs else []
+        names = [name.removeprefix(COLUMN) for name in found if name != "row"]
         return {n: answers.placed(n, len(new_ids), pa.float32()) for n in names}
 
     def _all_columns(self, names: list[str]) -> dict[str, NDArray[Any]]:
@@ -375,7 +377,7 @@ class RemoteGraph:
                 request = messages.NodeColumnsRequest(range=span, columns=wanted)
                 jobs.append((link, request, np.arange(start, start + span.count)))
         answers = self._asker.ask("NodeColumns", jobs)
-        keys = answers.numbers("node_key", np.int64)
+        keys = answers.numbers(COLUMN + "node_key", np.int64)
         cuts = np.cumsum([len(rows) for rows, _ in answers.tables])[:-1]
         tables = zip(np.split(keys, cuts), (t for _, t in answers.tables), strict=False)
         placed = Answers(list(tables) if len(answers.tables) else [], [])

@@ -1,13 +1,14 @@
-"""What a server allows a request, and all of them together."""
+"""What client and server agree on, and what a server allows a request and all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MESSAGE_BYTES", "PROTOCOL_VERSION", "STORE_KEY", "Limits"]
+__all__ = ["COLUMN", "MESSAGE_BYTES", "PROTOCOL_VERSION", "STORE_KEY", "Limits"]
 
 PROTOCOL_VERSION = 1
 STORE_KEY = "graphtheta-store"  # metadata: the checksum of the store that a call means
+COLUMN = "column:"  # before the names of the graph's own columns in answers
 MESSAGE_BYTES = 64 << 20  # of one message, both ways
 
 

@@ -6,7 +6,6 @@ and the server is away, busy or stopping: also after it broke in the middle of a
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import grpc
 
 from graphtheta.engine.limits import MESSAGE_BYTES, STORE_KEY
 from graphtheta.engine.statuses import error_of
-from graphtheta.errors import CallTimeout, ConfigError, GraphThetaError, Unreachable
+from graphtheta.errors import CallTimeout, ConfigError, Unreachable
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub, ScoringStub
 
 __all__ = ["Link", "Tls"]
@@ -59,11 +58,14 @@ class Tls:
 
 
 class Link:
-    """Calls to one server; threads may share it, and a forked process makes a channel of its own.
+    """Calls to one server; threads may share it.
 
     Args:
         address: `host:port`.
         tls: Certificates; None: plain text.
+
+    Raises:
+        ConfigError: If a certificate cannot be read.
 
     Attributes:
         address: As given.
@@ -72,10 +74,11 @@ class Link:
 
     def __init__(self, address: str, tls: Tls | None) -> None:
         self.address, self.store = address, ""
-        self._tls = tls
-        self._process = -1
-        self._channel: grpc.Channel | None = None
-        self._stubs: list[Any] = []
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, _OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, tls.credentials(), _OPTIONS)
+        self._stubs = [GraphStub(self._channel), ScoringStub(self._channel)]
 
     def call(self, method: str, request: Any, until: float) -> Any:
         """Return the answer to a call that has one message.
@@ -96,9 +99,7 @@ class Link:
 
     def close(self) -> None:
         """End calls in flight, and the connection."""
-        if self._channel is not None and self._process == os.getpid():
-            self._channel.close()
-        self._channel, self._process = None, -1
+        self._channel.close()
 
     def _try(self, method: str, request: Any, until: float, take: Any) -> Any:
         for pause in _pauses():
@@ -110,8 +111,6 @@ class Link:
                 return take(self._method(method)(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
                 failed = error_of(error.code(), f"{self.address}: {error.details()}")
-            except GraphThetaError:
-                raise
             except ValueError as error:  # the channel was closed by another thread
                 raise Unreachable(f"{self.address}: {error}") from None
             if not isinstance(failed, Unreachable) or time.monotonic() + pause >= until:
@@ -120,14 +119,6 @@ class Link:
         raise AssertionError("pauses never end")
 
     def _method(self, name: str) -> Any:
-        if self._process != os.getpid():
-            if self._tls is None:
-                self._channel = grpc.insecure_channel(self.address, _OPTIONS)
-            else:
-                credentials = self._tls.credentials()
-                self._channel = grpc.secure_channel(self.address, credentials, _OPTIONS)
-            self._stubs = [GraphStub(self._channel), ScoringStub(self._channel)]
-            self._process = os.getpid()
         return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
 
 

@@ -118,13 +118,12 @@ def edges_with_keys(
     key_R: NDArray[np.int64],
     slots: NDArray[np.int64],
     edge_key: NDArray[np.int64],
-    first: int,
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find edges by key in a stretch of all edges; what was found before stays.
+    """Find edges by key among all edges of a part, in one look at each.
 
     Shape:
-        edge_key: the stretch, which starts at place `first`. out_R: places, written.
+        slots: `key_table` of the keys. edge_key: (E,). out_R: places, written where one is found.
     """
     mask = np.uint64(slots.shape[0] - 1)
     for e in range(edge_key.shape[0]):
@@ -132,6 +131,6 @@ def edges_with_keys(
         at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
         while slots[at] >= 0:
             if key_R[slots[at]] == key:
-                out_R[slots[at]] = first + e
+                out_R[slots[at]] = e
                 break
             at = (at + np.uint64(1)) & mask

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.engine.graph_service import NODES
-from graphtheta.engine.limits import Limits
+from graphtheta.engine.limits import COLUMN, Limits
 from graphtheta.engine.scorer import Scorer
 from graphtheta.engine.tables import column, decode, encode
 from graphtheta.errors import CallTimeout, UnknownNode
@@ -59,7 +59,8 @@ class ScoringService(ScoringServicer):
         for first in range(0, len(new_ids), _PIECE):
             piece = outputs[first : first + _PIECE]
             row = pa.array(np.arange(first, first + len(piece)), pa.int32())
-            table = {"row": row, **prediction_columns(piece, self.scorer.spec)}
+            found = prediction_columns(piece, self.scorer.spec)
+            table = {"row": row} | {COLUMN + name: values for name, values in found.items()}
             yield messages.Chunk(table=encode(pa.record_batch(table)))
 
     def close(self) -> None:

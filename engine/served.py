@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.columns import some, whole
+from graphtheta.engine.limits import COLUMN
 from graphtheta.engine.lookup import edges_between, edges_with_keys, key_table, places_in_rows
 from graphtheta.engine.part import DrawnEdges, Edges, OpenPart
 from graphtheta.errors import ConfigError, UnknownNode
@@ -22,7 +23,6 @@ from graphtheta.partition import Store
 __all__ = ["Answer", "ServedGraph", "check_columns"]
 
 _PIECE = 1 << 21  # bytes of an answer that are in memory at a time, about
-_STRETCH = 1 << 22  # edges between two looks at whether the caller is still there
 _Ids = NDArray[np.int64]
 
 # A table, or None, and which rows have more at which parts that are not served here.
@@ -183,12 +183,9 @@ class ServedGraph:
         if dst is None:
             distinct, row = np.unique(keys, return_inverse=True)
             for part in self.parts.values():
-                place = _search(part, distinct)
-                if place is None:
-                    yield None, None  # nothing yet: a caller that left is noticed here
-                    continue
-                found = np.flatnonzero(place[row] >= 0)
-                yield from _taken(part.tables.in_edges.select(names), found, place[row][found])
+                place = _search(part, distinct)[row]
+                found = np.flatnonzero(place >= 0)
+                yield from _taken(part.tables.in_edges.select(names), found, place[found])
             return
 
         def find(part: OpenPart, rows: _Ids, at: _Ids) -> Iterator[pa.RecordBatch]:
@@ -340,7 +337,7 @@ def _taken(table: pa.Table, rows: _Ids, places: _Ids) -> Iterator[Answer]:
 
 def _take(table: pa.Table, places: _Ids) -> dict[str, pa.Array]:
     taken = pa.array(places)
-    return {name: whole(table[name]).take(taken) for name in table.column_names}
+    return {COLUMN + name: whole(table[name]).take(taken) for name in table.column_names}
 
 
 def _pieces(rows: int, row_bytes: int) -> Iterator[slice]:
@@ -353,11 +350,10 @@ def _row_bytes(table: pa.Table) -> int:
     return int(table.nbytes // max(1, table.num_rows))
 
 
-def _search(part: OpenPart, keys: _Ids) -> _Ids | None:
-    """Return where edges of distinct keys are, -1 where not; None if the part has none of them."""
+def _search(part: OpenPart, keys: _Ids) -> _Ids:
+    """Return where edges of distinct keys are, -1 where not, by a look at every edge."""
     slots = np.full(1 << max(4, (2 * len(keys) - 1).bit_length()), -1, np.int64)
     key_table(keys, slots)
     place = np.full(len(keys), -1, np.int64)
-    for first in range(0, len(part.edge_key), _STRETCH):
-        edges_with_keys(keys, slots, part.edge_key[first : first + _STRETCH], first, place)
-    return place if (place >= 0).any() else None
+    edges_with_keys(keys, slots, part.edge_key, place)
+    return place

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,23 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta import errors
-from graphtheta.engine import AsyncGraph, RemoteGraph
+from graphtheta.engine import AsyncGraph, RemoteGraph, connect
 from graphtheta.engine.limits import Limits
+from graphtheta.engine.served import ServedGraph
+from graphtheta.engine.server import GraphServer
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
+from graphtheta.partition import open_store
 from graphtheta.tgar import Fanout, Neighbourhoods
 from tests.engine.world import Truth, make, serving, weighted
 
 N = 90
 CASES = [
     (method, servers, limits)
-    for method in ("node-hash", "dbh", "edge-hash")
+    for method in ("node-hash", "dbh")
     for servers, limits in ((1, Limits()), (2, Limits(max_ids=7)), (5, Limits()))
-]
+] + [("edge-hash", 2, Limits())]
 SOME = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 nodes = st.lists(st.integers(0, N - 1), max_size=30)
 
@@ -75,7 +80,15 @@ def test_ids_degrees_and_columns(world: World, keys: list[int], by: Any) -> None
     into, out = remote.degrees(ids, by)
     assert into.tolist() == [len(truth.in_edges(k)) for k in keys]
     assert out.tolist() == [len(truth.out_edges(k)) for k in keys]
-    names = ["features", "label:y", "label:score", "label:flag", "split:split", "original_id"]
+    names = [
+        "features",
+        "label:y",
+        "label:score",
+        "label:flag",
+        "split:split",
+        "original_id",
+        "row",
+    ]
     found = remote.columns(ids, [*names, "node_key"], by)
     assert found["node_key"].tolist() == keys
     for name in names:
@@ -95,7 +108,7 @@ def test_columns_of_all_nodes(world: World) -> None:
 @given(keys=nodes, direction=st.sampled_from(["in", "out"]))
 def test_neighbours(world: World, keys: list[int], direction: Any) -> None:
     remote, truth = world
-    columns = ["attr", "type", "weight"]
+    columns = ["attr", "type", "weight", "rank"]
     found = remote.neighbours(keys, by="node_key", direction=direction, columns=columns)
     of = truth.in_edges if direction == "in" else truth.out_edges
     wanted = [of(k) for k in keys]
@@ -181,6 +194,37 @@ def test_random_nodes_are_distinct_and_the_same_everywhere(world: World) -> None
     assert drawn.tolist() == remote.random_nodes(N, seed=2)[:50].tolist()
     assert sorted(remote.random_nodes(N).tolist()) == list(range(N))
     assert drawn.tolist() != remote.random_nodes(50, seed=2, step=1).tolist()
+
+
+def test_a_server_needs_the_files_of_its_part_alone(
+    stores: dict[str, tuple[Path, Truth]], tmp_path: Path
+) -> None:
+    path, truth = stores["dbh"]
+    with ExitStack() as stack:
+        addresses = []
+        for part in range(5):
+            copy = tmp_path / str(part)
+            for others in shutil.copytree(path, copy).glob("*/bucket-*"), copy.glob("part-*"):
+                for folder in others:
+                    if int(folder.name[-5:]) != part:
+                        shutil.rmtree(folder)
+            server = GraphServer(ServedGraph(open_store(copy, parts=()), [part]))
+            stack.callback(server.close, 0.0)
+            addresses.append(f"127.0.0.1:{server.port}")
+        remote = stack.enter_context(connect(addresses))
+        found = remote.neighbours(truth.nodes["original_id"])
+        assert found.edge_key.tolist() == [e for k in range(N) for e in truth.in_edges(k)]
+        same(remote.columns(None, ["features"])["features"], truth.nodes["features"])
+
+
+def test_a_forked_client_says_so(
+    stores: dict[str, tuple[Path, Truth]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(stores["dbh"][0], 1) as remote:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with pytest.raises(ConfigError, match="spawn"):
+            remote.degrees([0], "node_key")
+        monkeypatch.undo()
 
 
 def test_coroutines_answer_the_same(stores: dict[str, tuple[Path, Truth]]) -> None:

@@ -34,7 +34,7 @@ from graphtheta.graph import Graph
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 from tests.engine.processes import Served, serve
-from tests.engine.world import make, weighted
+from tests.engine.world import code_of, make, spoiled, weighted
 from tests.jobs import run
 
 pytestmark = pytest.mark.spawn
@@ -190,19 +190,6 @@ METHODS = {
 KNOWN = (Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED)
 
 
-@st.composite
-def spoiled(draw: st.DrawFn) -> bytes:
-    """Return a table with a few bytes changed, cut, or repeated."""
-    columns = draw(st.sampled_from([("new_id",), ("id",), ("src", "dst"), ("edge_key", "dst")]))
-    values = draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6))
-    made = bytearray(encode(pa.record_batch({n: pa.array(values, pa.int64()) for n in columns})))
-    for place, value in draw(
-        st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=4)
-    ):
-        made[place % len(made)] = value
-    return bytes(made[: draw(st.integers(0, len(made)))] if draw(st.booleans()) else made)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
@@ -243,14 +230,6 @@ def test_no_message_breaks_the_server(method: str, server: Served, data: st.Data
             found = code_of(call(request.SerializeToString(), timeout=30))
             assert found in (*KNOWN, Code.FAILED_PRECONDITION), found
     assert server.process.poll() is None
-
-
-def code_of(answer: Any) -> grpc.StatusCode:
-    try:
-        list(answer)
-    except grpc.RpcError as error:
-        return error.code()
-    return Code.OK
 
 
 def test_nothing_leaks_from_broken_calls(server: Served, stub: GraphStub) -> None:

@@ -160,6 +160,8 @@ def test_edge_features_train_as_at_home(tmp_path: Path, method: str) -> None:
         assert accuracy(other, model) > 0.6
 
 
+@pytest.mark.slow
+@pytest.mark.spawn
 def test_batches_hold_what_pyg_promises(tmp_path: Path) -> None:
     graph = weighted()
     make(graph, tmp_path / "store", 3, "dbh")
@@ -169,8 +171,8 @@ def test_batches_hold_what_pyg_promises(tmp_path: Path) -> None:
         stores = (features, RemoteGraphStore(remote))
         seeds = torch.arange(0, 90, 3)
         drawn = []
-        for options in ({"num_workers": 0}, {"num_workers": 0}):
-            batches = RemoteNodeLoader(stores, [3, 2], seeds, batch_size=8, **options)
+        for workers in (2, 0):  # as processes, and in this one
+            batches = RemoteNodeLoader(stores, [3, 2], seeds, batch_size=8, num_workers=workers)
             drawn.append([batch.e_id for batch in batches])
         assert all(a.equal(b) for a, b in zip(*drawn, strict=True))
         for batch, chosen in zip(batches, seeds.split(8), strict=True):

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import graphtheta as gt
 from graphtheta.cli import main
@@ -18,9 +20,11 @@ from graphtheta.engine.served import ServedGraph
 from graphtheta.engine.server import GraphServer
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import open_store
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import ScoringStub
 from graphtheta.train.predict import infer
 from graphtheta.train.run import trained_model
-from tests.engine.world import make, weighted
+from tests.engine.world import code_of, make, spoiled, weighted
 
 
 @pytest.mark.parametrize(("parts", "method"), [(1, "node-hash"), (3, "dbh")])
@@ -51,6 +55,17 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
                 np.testing.assert_array_equal(found["prediction"], wanted[keys].argmax(1))
         with pytest.raises(UnknownNode):
             remote.predict([10**6], "new_id")
+        fuzz(f"127.0.0.1:{server.port}")
+        assert len(remote.predict([1], "node_key")["prediction"]) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=spoiled())
+def fuzz(address: str, table: bytes) -> None:
+    with grpc.insecure_channel(address) as channel:
+        request = messages.PredictRequest(nodes=table)
+        code = code_of(ScoringStub(channel).Predict(request, timeout=30))
+    assert code.name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), code
 
 
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import graphtheta as gt
@@ -17,10 +19,11 @@ from graphtheta.engine import RemoteGraph, connect
 from graphtheta.engine.limits import Limits
 from graphtheta.engine.served import ServedGraph
 from graphtheta.engine.server import GraphServer
+from graphtheta.engine.tables import encode
 from graphtheta.partition import Plan, Store, make_store, open_store
 from tests.graphs import power_law, to_graph
 
-__all__ = ["Truth", "make", "serving", "weighted"]
+__all__ = ["Truth", "code_of", "make", "serving", "spoiled", "weighted"]
 
 
 def weighted(num_nodes: int = 90, num_edges: int = 700, *, text_ids: bool = True) -> gt.Graph:
@@ -31,7 +34,9 @@ def weighted(num_nodes: int = 90, num_edges: int = 700, *, text_ids: bool = True
     known = np.random.default_rng(1).random(n + 3) < 0.6
     flag = pa.array(np.arange(n + 3) % 2 == 0, mask=~known)
     nodes = made.nodes.append_column("label:flag", flag)
-    return gt.Graph(nodes, made.edges.append_column("weight", pa.array(weight)))
+    nodes = nodes.append_column("row", pa.array(np.arange(n + 3) * 2))  # as ours are called
+    edges = made.edges.append_column("weight", pa.array(weight))
+    return gt.Graph(nodes, edges.append_column("rank", pa.array(np.arange(len(src)) * 3)))
 
 
 def make(graph: gt.Graph, path: Path, parts: int, method: str) -> Store:
@@ -97,3 +102,25 @@ class Truth:
 def _read(path: Path) -> pa.Table:
     with pa.OSFile(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> bytes:
+    """Return a table with a few bytes changed, cut, or repeated."""
+    columns = draw(st.sampled_from([("new_id",), ("id",), ("src", "dst"), ("edge_key", "dst")]))
+    values = draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6))
+    made = bytearray(encode(pa.record_batch({n: pa.array(values, pa.int64()) for n in columns})))
+    for place, value in draw(
+        st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=4)
+    ):
+        made[place % len(made)] = value
+    return bytes(made[: draw(st.integers(0, len(made)))] if draw(st.booleans()) else made)
+
+
+def code_of(answer: Any) -> grpc.StatusCode:
+    """Return what reading an answer comes to."""
+    try:
+        list(answer)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
