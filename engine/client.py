@@ -220,7 +220,8 @@ class RemoteGraph:
             for link, at in self._asker.split(part)
         ]
         answers.add(self._asker.ask("Neighbours", more, until))
-        return self._lists(answers, len(new_ids), names, draw)
+        in_order = direction == "in" and self.manifest.cut == "edge"
+        return self._lists(answers, len(new_ids), names, draw, in_order=in_order)
 
     def subgraph(
         self,
@@ -384,13 +385,21 @@ class RemoteGraph:
         return {n: placed.placed(n, self.num_nodes, router.type_of(n)) for n in names}
 
     def _lists(
-        self, answers: Answers, num_rows: int, names: list[str], draw: messages.Draw | None
+        self,
+        answers: Answers,
+        num_rows: int,
+        names: list[str],
+        draw: messages.Draw | None,
+        *,
+        in_order: bool,
     ) -> Neighbours:
         row, edge_key = answers.rows, answers.numbers("edge_key", np.int64)
         if draw is not None and draw.weight and len(row):
             rank, number = answers.numbers("rank", float), answers.numbers("draw", np.int32)
             chosen = best_drawn(row, rank, number, draw.fanout, replace=draw.replace)
             chosen = chosen[np.lexsort((edge_key[chosen], row[chosen]))]
+        elif in_order:  # each list is of one part, which sent it sorted
+            chosen = np.argsort(row, kind="stable")
         else:
             chosen = np.lexsort((edge_key, row))
         specs = self.manifest.edge_columns
