@@ -187,6 +187,14 @@ def test_draws_are_those_of_training(
         assert (np.diff(row * 10**6 + found.edge_key) >= 0).all()
 
 
+def test_statistics_are_those_of_the_book(world: World) -> None:
+    remote, truth = world
+    found = remote.statistics()
+    assert found["num_nodes"] == N == sum(part["masters"] for part in found["parts"])
+    assert found["num_edges"] == len(truth.edges["src"]) == sum(p["edges"] for p in found["parts"])
+    assert remote.manifest.node_columns.keys() >= {"features", "label:y", "split:split"}
+
+
 def test_random_nodes_are_distinct_and_the_same_everywhere(world: World) -> None:
     remote, _ = world
     drawn = remote.random_nodes(50, seed=2)
