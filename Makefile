@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 SYMLINKS := partition engine proto
 
-.PHONY: help demo test test-all check format clean
+.PHONY: help demo test test-all check format proto clean
 
 help:
 	@echo "make demo      train a GCN on Cora with two workers, and predict"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-all  run the slow tests, too"
 	@echo "make check     lint, format check, types, spelling, symlinks"
 	@echo "make format    format the code, and fix what can be fixed"
+	@echo "make proto     write the stubs of proto/ anew"
 	@echo "make clean     remove what these commands made"
 
 # Two stamps: the demo needs neither test tools nor the peers. Each is renewed when what is to be
@@ -66,6 +67,10 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+proto: $(VENV)/.installed-dev
+	$(BIN)/python -m grpc_tools.protoc -Igraphtheta/proto=proto \
+		--python_out=. --pyi_out=. --grpc_python_out=. proto/v1/*.proto
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -47,6 +47,7 @@ class Purpose(IntEnum):
     GENERATE = 8
     COMMUNITY = 9
     WEIGHT = 10
+    QUERY = 11
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")

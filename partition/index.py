@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from graphtheta.columns import refuse, some, whole
-from graphtheta.errors import GraphFormatError
+from graphtheta.errors import GraphFormatError, UnknownNode
 from graphtheta.partition.columns import column_numpy, contiguous
 from graphtheta.partition.files import open_table, write_folder
 from graphtheta.partition.ids import hash_ids
@@ -88,7 +88,7 @@ class Index:
         """Return the new id of each node key.
 
         Raises:
-            GraphFormatError: If a key is not in [0, N).
+            UnknownNode: If a key is not in [0, N).
 
         Shape:
             node_keys_R: (R,) integers. Returns (R,) int64.
@@ -111,7 +111,8 @@ class Index:
         """Return the new id of each original id.
 
         Raises:
-            GraphFormatError: If an id is unknown or of another type.
+            GraphFormatError: If ids are of another type.
+            UnknownNode: If an id is unknown.
 
         Shape:
             original_ids: R ids. Returns (R,) int64.
@@ -167,6 +168,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _unknown(path: Path, expected: str, got: list[Any]) -> GraphFormatError:
-    return refuse(
-        f"{path}: index", expected, f"unknown {some(got, len(got))}", "Look up nodes of this graph."
+    return UnknownNode(
+        f"{path}: index: expected {expected}, got unknown {some(got, len(got))}. "
+        "Look up nodes of this graph."
     )

@@ -26,6 +26,7 @@ from graphtheta.cli.info import info
 from graphtheta.cli.names import NamesInHelp
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
+from graphtheta.cli.serve import serve
 from graphtheta.cli.train import train
 from graphtheta.comm.launch import communicator, guarded
 from graphtheta.errors import ConfigError
@@ -39,7 +40,7 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 _BROKEN_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
 app = typer.Typer(add_completion=False)
-for _command in (partition, communities, info, export, train, predict, explain, doctor):
+for _command in (partition, communities, info, export, train, predict, serve, explain, doctor):
     app.command(cls=NamesInHelp)(_command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(bench, name="bench")

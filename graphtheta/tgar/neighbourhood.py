@@ -24,11 +24,11 @@ from graphtheta.adjacency import Adjacency
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
 from graphtheta.comm.routes import Mirrored, carry_rows, cut, tell_places
+from graphtheta.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
 from graphtheta.tgar.block import Block
-from graphtheta.tgar.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
 __all__ = ["Fanout", "Neighbourhoods"]

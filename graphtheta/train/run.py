@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphtheta.cache import open_input
 from graphtheta.comm.communicator import Communicator
@@ -12,6 +12,7 @@ from graphtheta.comm.groups import Groups
 from graphtheta.errors import ConfigError
 from graphtheta.nn import EdgeModel
 from graphtheta.open import open_shard, pick_device
+from graphtheta.partition import LabelSpec
 from graphtheta.partition.manifest import Task as Kind
 from graphtheta.shard import Shard
 from graphtheta.task import LinkPrediction
@@ -31,7 +32,7 @@ from graphtheta.train.predict import (
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
 
-__all__ = ["predict_run", "start_run"]
+__all__ = ["predict_run", "start_run", "trained_model"]
 
 _LINK: Kind = "binary"
 
@@ -127,17 +128,11 @@ def predict_run(
         StoreError: If the store is damaged.
     """
     config = load_run(run_dir)
-    weights = RunDirectory(run_dir, resume=True).weights
-    if not weights.exists():
-        raise ConfigError(
-            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
-            "Go on with it: graphtheta train --resume."
-        )
+    _weights(run_dir)
     refuse_occupied(out, comm)
     _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
-    model = model_of(config, shard).to(shard.device)
-    load_weights(model, shard, weights)
+    model = _loaded(config, run_dir, shard)
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, shard, edges, out)
@@ -158,6 +153,42 @@ def predict_run(
         rows=rows,
     )
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
+
+
+def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
+    """Return the model of a run with its best weights, and what it predicts of nodes; collective.
+
+    Args:
+        run_dir: The run.
+        shard: The graph to predict on.
+
+    Raises:
+        ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
+            it learned of edges.
+    """
+    config = load_run(run_dir)
+    if config.task != "node":
+        raise ConfigError(
+            f"{run_dir}: expected a run of --task node, got {config.task}. Name another run."
+        )
+    label = shard.label_spec(config.label or shard.default_label)
+    return _loaded(config, run_dir, shard), label
+
+
+def _loaded(config: RunConfig, run_dir: Path, shard: Shard) -> nn.Module:
+    model = model_of(config, shard).to(shard.device)
+    load_weights(model, shard, _weights(run_dir))
+    return model
+
+
+def _weights(run_dir: Path) -> Path:
+    weights = RunDirectory(run_dir, resume=True).weights
+    if not weights.exists():
+        raise ConfigError(
+            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
+            "Go on with it: graphtheta train --resume."
+        )
+    return weights
 
 
 def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:

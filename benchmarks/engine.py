@@ -1,0 +1,280 @@
+"""The engine under load: 8 clients on loopback, batches of 1,024 seeds at fan-outs (10, 10).
+
+    python benchmarks/engine.py --json FILE
+    python benchmarks/engine.py --soak 600
+
+A batch is a drawn subgraph and the 128 float32 features of its nodes. In the same run bare gRPC
+servers, as many, stream the same number of bytes a batch to as many clients, who throw them away:
+bytes made beforehand, in messages of 2 MiB, and no protobuf. Bytes are those of the servers' own
+counters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+
+from graphtheta.bench.graphs import rmat_graph
+from graphtheta.bench.record import append, new_record
+from graphtheta.engine import connect
+from graphtheta.engine.limits import MESSAGE_BYTES
+from graphtheta.partition import Plan, make_store
+
+SEEDS, FANOUTS, FEATURES = 1024, [10, 10], 128
+MESSAGE = 1 << 21
+BAR = 0.5
+SPAWN = multiprocessing.get_context("spawn")
+OPTIONS = [("grpc.max_receive_message_length", MESSAGE_BYTES)]
+
+
+def main() -> None:
+    """Measure and print the table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        graph = rmat_graph(options.scale, 16, features=FEATURES, edge_features=0, edge_types=0)
+        store = make_store(graph, Path(folder) / "store", Plan(options.servers, options.method))
+        case = {
+            "graph": f"rmat {options.scale} x 16",
+            "servers": options.servers,
+            "clients": options.clients,
+            "method": options.method,
+        }
+        del graph
+        servers = [stack.enter_context(served(store.path, k)) for k in range(options.servers)]
+        addresses = [server.address for server in servers]
+        run(ask, addresses, options.clients, batches=2)  # warm: kernels, page cache
+        if options.soak:
+            soak(servers, addresses, options)
+            return
+        before = sum(server.sent() for server in servers)
+        times, wall = run(ask, addresses, options.clients, batches=options.batches)
+        per_batch = (sum(server.sent() for server in servers) - before) // len(times)
+        bare = [stack.enter_context(bare_server()) for _ in servers]
+        share = per_batch // len(bare)
+        bare_times, bare_wall = run(
+            pull, bare, options.clients, batches=options.batches, size=share
+        )
+    rows = {"graphtheta": (times, wall), "bare gRPC": (bare_times, bare_wall)}
+    print(f"{case}, {per_batch / 2**20:.1f} MiB a batch\n")
+    print(f"| | batches/s | MB/s | p50 ms | p95 ms | p99 ms |\n{'|---' * 6}|")
+    for name, (some, seconds) in rows.items():
+        p50, p95, p99 = 1000 * np.percentile(some, [50, 95, 99])
+        rate = len(some) / seconds
+        print(
+            f"| {name} | {rate:.1f} | {rate * per_batch / 1e6:.0f} | {p50:.0f} | {p95:.0f} | "
+            f"{p99:.0f} |"
+        )
+        if options.json:
+            record = new_record(
+                "engine", {"side": name, **case}, some, wall=seconds, bytes=per_batch
+            )
+            append(options.json, [record])
+    share_of_bare = (len(times) / wall) / (len(bare_times) / bare_wall)
+    print(f"\n{share_of_bare:.0%} of the bare stream (bar: {BAR:.0%})")
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=int, default=18, help="of RMAT")
+    parser.add_argument("--servers", type=int, default=2, help="each serves a part")
+    parser.add_argument("--clients", type=int, default=8, help="processes, each one batch a time")
+    parser.add_argument("--batches", type=int, default=30, help="of each client")
+    parser.add_argument("--method", default="node-hash", help="partitioner")
+    parser.add_argument("--soak", type=float, default=0, help="seconds of load, to see growth")
+    parser.add_argument("--json", type=Path, help="file to add records to")
+    return parser.parse_args()
+
+
+# -- clients --------------------------------------------------------------------------------------
+
+
+def ask(addresses: list[str], number: int) -> Callable[[int], int]:
+    """Return what fetches one batch from the engine."""
+    graph = connect(addresses, timeout_s=600)
+
+    def batch(step: int) -> int:
+        seeds = graph.random_nodes(SEEDS, seed=number, step=step)
+        found = graph.subgraph(seeds, FANOUTS, by="node_key", seed=number, step=step)
+        return graph.columns(found.new_id, ["features"], "new_id")["features"].nbytes
+
+    return batch
+
+
+def pull(addresses: list[str], number: int, size: int) -> Callable[[int], int]:
+    """Return what reads as many bytes from bare servers, from all at once."""
+    calls = [grpc.insecure_channel(a, OPTIONS).unary_stream("/bare/Stream") for a in addresses]
+    pool = ThreadPoolExecutor(len(calls))
+
+    def read(call: Any) -> int:
+        return sum(len(piece) for piece in call(size.to_bytes(8, "little"), timeout=600))
+
+    return lambda step: sum(pool.map(read, calls))
+
+
+def run(
+    make: Callable[..., Callable[[int], int]],
+    addresses: list[str],
+    clients: int,
+    *,
+    batches: int = 0,
+    seconds: float = 0.0,
+    **more: Any,
+) -> tuple[list[float], float]:
+    """Return the times of all clients' batches, and how long it took from first to last."""
+    barrier, queue = SPAWN.Barrier(clients + 1), SPAWN.Queue()
+    processes = [
+        SPAWN.Process(
+            target=client, args=(make, addresses, k, batches, seconds, more, barrier, queue)
+        )
+        for k in range(clients)
+    ]
+    for process in processes:
+        process.start()
+    barrier.wait(300)
+    started = time.perf_counter()
+    times = [seconds for _ in processes for seconds in queue.get()]
+    wall = time.perf_counter() - started
+    for process in processes:
+        process.join()
+    return times, wall
+
+
+def client(
+    make: Callable[..., Callable[[int], int]],
+    addresses: list[str],
+    number: int,
+    batches: int,
+    seconds: float,
+    more: dict[str, Any],
+    barrier: Any,
+    queue: Any,
+) -> None:
+    """Fetch batches one after another, in a process of its own."""
+    batch = make(addresses, number, **more)
+    batch(10**6 + number)
+    barrier.wait(300)
+    times, started = [], time.perf_counter()
+    while len(times) < batches or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        batch(len(times))
+        times.append(time.perf_counter() - before)
+    queue.put(times)
+
+
+# -- servers --------------------------------------------------------------------------------------
+
+
+class Server:
+    """A `graphtheta serve` of one part."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.address = process.stdout.readline().split()[-1]
+        self._metrics = json.loads(process.stderr.readline())["metrics_port"]
+        self._process = psutil.Process(process.pid)
+
+    def sent(self) -> int:
+        """Return the bytes of all answers so far."""
+        url = f"http://127.0.0.1:{self._metrics}/metrics"
+        with urllib.request.urlopen(url, timeout=30) as page:
+            lines = page.read().decode().splitlines()
+        counts = (line.split()[-1] for line in lines if line.startswith("graphtheta_sent_bytes_to"))
+        return int(sum(map(float, counts)))
+
+    def resources(self) -> tuple[float, int, int]:
+        """Return private MiB (the mapped store left out), file handles and threads."""
+        memory = self._process.memory_info()
+        return (
+            (memory.rss - memory.shared) / 2**20,
+            self._process.num_fds(),
+            self._process.num_threads(),
+        )
+
+
+@contextmanager
+def served(store: Path, part: int) -> Iterator[Server]:
+    """Serve a part from a process of its own."""
+    command = [sys.executable, "-m", "graphtheta", "serve", store, "--part", part]
+    process = subprocess.Popen(
+        [*map(str, command), "--metrics-port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Server(process)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+@contextmanager
+def bare_server() -> Iterator[str]:
+    """Stream bytes from a process of its own."""
+    queue = SPAWN.Queue()
+    process = SPAWN.Process(target=stream_bytes, args=(queue, os.getpid()), daemon=True)
+    process.start()
+    try:
+        yield f"127.0.0.1:{queue.get(timeout=60)}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def stream_bytes(queue: Any, parent: int) -> None:
+    """Serve `/bare/Stream`: as many bytes as the request says."""
+    made = bytes(MESSAGE)
+
+    def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        left = int.from_bytes(request, "little")
+        while left > 0:
+            yield made if left >= MESSAGE else made[:left]
+            left -= MESSAGE
+
+    handler = grpc.unary_stream_rpc_method_handler(stream)
+    server = grpc.server(ThreadPoolExecutor(36))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("bare", {"Stream": handler})]
+    )
+    queue.put(server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    while os.getppid() == parent:
+        time.sleep(1)
+
+
+def soak(servers: list[Server], addresses: list[str], options: argparse.Namespace) -> None:
+    """Load the servers for long, in ten stretches, and print what each holds after each."""
+    print(f"| seconds | batches/s | MiB | handles | threads |\n{'|---' * 5}|")
+    started = time.perf_counter()
+    for _ in range(10):
+        times, wall = run(ask, addresses, options.clients, seconds=options.soak / 10)
+        held = [server.resources() for server in servers]
+        columns = zip(*held, strict=True)
+        memory, handles, threads = (" + ".join(f"{x:.0f}" for x in each) for each in columns)
+        print(
+            f"| {time.perf_counter() - started:.0f} | {len(times) / wall:.1f} | {memory} | "
+            f"{handles} | {threads} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

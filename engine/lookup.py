@@ -1,0 +1,136 @@
+"""Compiled searches in a part: where a node is held, where an edge is, and who holds more edges."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["edges_between", "edges_with_keys", "find_mirrors", "key_table", "places_in_rows"]
+
+_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+
+
+@_jit
+def find_mirrors(
+    owner_R: NDArray[np.int64],
+    local_R: NDArray[np.int64],
+    owner: NDArray[np.int32],
+    owner_local: NDArray[np.int32],
+    num_masters: int,
+    out_R: NDArray[np.int64],
+) -> None:
+    """Find nodes among the mirrors, which are sorted by (owner, local id there); -1 if not there.
+
+    Shape:
+        owner_R, local_R: nodes. owner, owner_local: (L,) of the part. out_R: local ids, written.
+    """
+    for r in range(owner_R.shape[0]):
+        low, high = num_masters, owner.shape[0]
+        while low < high:
+            middle = (low + high) // 2
+            before = owner[middle] < owner_R[r] or (
+                owner[middle] == owner_R[r] and owner_local[middle] < local_R[r]
+            )
+            if before:
+                low = middle + 1
+            else:
+                high = middle
+        found = low < owner.shape[0] and owner[low] == owner_R[r] and owner_local[low] == local_R[r]
+        out_R[r] = low if found else -1
+
+
+@_jit
+def edges_between(
+    src_R: NDArray[np.int64],
+    dst_R: NDArray[np.int64],
+    in_indptr: NDArray[np.int64],
+    src: NDArray[np.int32],
+    out_indptr: NDArray[np.int64],
+    dst: NDArray[np.int32],
+    csc_position: NDArray[np.int64],
+    out_R: NDArray[np.int64],
+) -> None:
+    """Find the first edge of each pair of local ids, along the shorter of the two lists.
+
+    Shape:
+        src_R, dst_R: local ids, -1 for none. out_R: places in CSC order, -1 if none; written.
+    """
+    for r in range(src_R.shape[0]):
+        s, d = src_R[r], dst_R[r]
+        out_R[r] = -1
+        if s < 0 or d < 0:
+            continue
+        if in_indptr[d + 1] - in_indptr[d] <= out_indptr[s + 1] - out_indptr[s]:
+            for e in range(in_indptr[d], in_indptr[d + 1]):
+                if src[e] == s:
+                    out_R[r] = e
+                    break
+        else:
+            for e in range(out_indptr[s], out_indptr[s + 1]):
+                if dst[e] == d:
+                    out_R[r] = csc_position[e]
+                    break
+
+
+@_jit
+def places_in_rows(
+    key_R: NDArray[np.int64],
+    row_R: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    edge_key: NDArray[np.int64],
+    out_R: NDArray[np.int64],
+) -> None:
+    """Find edges by key in the in-list of a local row, which is sorted; -1 if not there.
+
+    Shape:
+        row_R: local ids, -1 for none. out_R: places, written.
+    """
+    for r in range(key_R.shape[0]):
+        out_R[r] = -1
+        if row_R[r] < 0:
+            continue
+        low, last = indptr[row_R[r]], indptr[row_R[r] + 1]
+        high = last
+        while low < high:
+            middle = (low + high) // 2
+            if edge_key[middle] < key_R[r]:
+                low = middle + 1
+            else:
+                high = middle
+        if low < last and edge_key[low] == key_R[r]:
+            out_R[r] = low
+
+
+@_jit
+def key_table(key_R: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
+    """Fill a hash table of distinct keys: `slots` is a power of two of -1, longer than the keys."""
+    mask = np.uint64(slots.shape[0] - 1)
+    for r in range(key_R.shape[0]):
+        at = (np.uint64(key_R[r]) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+        while slots[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        slots[at] = r
+
+
+@_jit
+def edges_with_keys(
+    key_R: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    edge_key: NDArray[np.int64],
+    out_R: NDArray[np.int64],
+) -> None:
+    """Find edges by key among all edges of a part, in one look at each.
+
+    Shape:
+        slots: `key_table` of the keys. edge_key: (E,). out_R: places, written where one is found.
+    """
+    mask = np.uint64(slots.shape[0] - 1)
+    for e in range(edge_key.shape[0]):
+        key = edge_key[e]
+        at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+        while slots[at] >= 0:
+            if key_R[slots[at]] == key:
+                out_R[slots[at]] = e
+                break
+            at = (at + np.uint64(1)) & mask

@@ -1,0 +1,183 @@
+"""PyG's `FeatureStore` and `GraphStore` over a remote graph; both read only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import EdgeAttr, FeatureStore, GraphStore, TensorAttr
+from torch_geometric.data.graph_store import EdgeLayout
+
+from graphtheta.engine.client import RemoteGraph
+from graphtheta.errors import ConfigError
+from graphtheta.partition import ColumnSpec
+
+__all__ = ["EDGE_TYPE", "RemoteFeatureStore", "RemoteGraphStore"]
+
+# The group of edge attributes; node attributes are of the group None, as of homogeneous graphs.
+EDGE_TYPE = ("node", "to", "node")
+_NAMES = {"x": "features", "y": "label:y"}
+_EDGE_NAMES = {"edge_attr": "attr", "edge_type": "type", "edge_weight": "weight"}
+_ROWS = 1 << 18  # nodes at a time when all lists are asked for
+
+
+class RemoteFeatureStore(FeatureStore):
+    """Node columns by node key, edge columns by edge key.
+
+    Args:
+        graph: The graph.
+        columns: Node column of each attribute; None: `x` is `features` and `y` the label y, where
+            there are any.
+        edge_columns: Edge column of each edge attribute; None: `edge_attr`, `edge_type` and
+            `edge_weight` are `attr`, `type` and `weight`, where there are any.
+    """
+
+    def __init__(
+        self,
+        graph: RemoteGraph,
+        columns: Mapping[str, str] | None = None,
+        edge_columns: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        manifest = graph.manifest
+        self.graph = graph
+        self.columns = _chosen("columns", columns, _NAMES, manifest.node_columns)
+        self.edge_columns = _chosen(
+            "edge_columns", edge_columns, _EDGE_NAMES, manifest.edge_columns
+        )
+
+    def split(self, name: str, column: str = "split:split") -> Tensor:
+        """Return the node keys of a split, ascending: `train`, `val` or `test`.
+
+        Shape:
+            Returns (T,) int64.
+        """
+        splits = {"train": 1, "val": 2, "test": 3}
+        if name not in splits:
+            raise ConfigError(f"split: expected train, val or test, got {name!r}.")
+        values = self.graph.columns(None, [column])[column]
+        return torch.from_numpy(np.flatnonzero(values == splits[name]))
+
+    def get_all_tensor_attrs(self) -> list[TensorAttr]:
+        """Return the node attributes: PyG's loaders would ask for others by node as well."""
+        return [TensorAttr(None, name) for name in self.columns]
+
+    def _get_tensor(self, attr: TensorAttr) -> Tensor:
+        return self._multi_get_tensor([attr])[0]
+
+    def _multi_get_tensor(self, attrs: list[TensorAttr]) -> list[Tensor]:
+        found: dict[str, Tensor] = {}
+        groups: dict[tuple[bool, int], list[TensorAttr]] = {}
+        for attr in attrs:  # one question for all that are of the same rows
+            of_edges = isinstance(attr.group_name, tuple)
+            known = self.edge_columns if of_edges else self.columns
+            if attr.attr_name not in known:
+                raise ConfigError(
+                    f"feature store: expected an attribute among {', '.join(known)}, got "
+                    f"{attr.attr_name!r}. Give its column."
+                )
+            groups.setdefault((of_edges, id(attr.index)), []).append(attr)
+        for (of_edges, _), some in groups.items():
+            columns = [(self.edge_columns if of_edges else self.columns)[a.attr_name] for a in some]
+            names = list(dict.fromkeys(columns))
+            if of_edges:
+                keys = _rows(some[0].index, self.graph.num_edges)
+                everything = np.arange(self.graph.num_edges) if keys is None else keys
+                values = self.graph.edge_columns(everything, names)
+            else:
+                values = self.graph.columns(
+                    _rows(some[0].index, self.graph.num_nodes), names, "node_key"
+                )
+            found |= {
+                _name(attr): torch.from_numpy(values[column])
+                for attr, column in zip(some, columns, strict=True)
+            }
+        return [found[_name(attr)] for attr in attrs]
+
+    def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
+        of_edges, manifest = isinstance(attr.group_name, tuple), self.graph.manifest
+        specs = manifest.edge_columns if of_edges else manifest.node_columns
+        spec = specs[(self.edge_columns if of_edges else self.columns)[attr.attr_name]]
+        rows = manifest.num_edges if of_edges else manifest.num_nodes
+        return (rows,) if spec.width is None else (rows, spec.width)
+
+    def _put_tensor(self, tensor: Any, attr: TensorAttr) -> NoReturn:
+        raise ConfigError("feature store: expected to be read, got a write. Build a new store.")
+
+    def _remove_tensor(self, attr: TensorAttr) -> NoReturn:
+        raise ConfigError("feature store: expected to be read, got a removal. Build a new store.")
+
+
+class RemoteGraphStore(GraphStore):
+    """All edges, for those who ask for all of them; loaders do not.
+
+    Args:
+        graph: The graph.
+    """
+
+    def __init__(self, graph: RemoteGraph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def get_all_edge_attrs(self) -> list[EdgeAttr]:
+        """Return the one edge type, in each layout there is."""
+        size = (self.graph.num_nodes, self.graph.num_nodes)
+        return [EdgeAttr(None, layout, True, size) for layout in (EdgeLayout.CSC, EdgeLayout.CSR)]
+
+    def _get_edge_index(self, attr: EdgeAttr) -> tuple[Tensor, Tensor]:
+        out = attr.layout == EdgeLayout.CSR
+        indptr, other = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
+        for keys in _in_blocks(self.graph.num_nodes):
+            found = self.graph.neighbours(keys, by="node_key", direction="out" if out else "in")
+            indptr.append(found.indptr[1:] + indptr[-1][-1])
+            other.append(found.node_key)
+        pointers, ends = np.concatenate(indptr), np.concatenate(other)
+        if attr.layout == EdgeLayout.COO:
+            pointers = np.repeat(np.arange(self.graph.num_nodes), np.diff(pointers))
+        pair = torch.from_numpy(pointers), torch.from_numpy(ends)
+        return pair if out else pair[::-1]
+
+    def _put_edge_index(self, edge_index: Any, edge_attr: EdgeAttr) -> NoReturn:
+        raise ConfigError("graph store: expected to be read, got a write. Build a new store.")
+
+    def _remove_edge_index(self, edge_attr: EdgeAttr) -> NoReturn:
+        raise ConfigError("graph store: expected to be read, got a removal. Build a new store.")
+
+
+def _chosen(
+    what: str,
+    given: Mapping[str, str] | None,
+    usual: Mapping[str, str],
+    known: Mapping[str, ColumnSpec],
+) -> dict[str, str]:
+    if given is None:
+        return {name: column for name, column in usual.items() if column in known}
+    unknown = sorted(set(given.values()) - known.keys())
+    if unknown:
+        raise ConfigError(
+            f"{what}: expected columns among {', '.join(known)}, got {', '.join(unknown)}."
+        )
+    return dict(given)
+
+
+def _name(attr: TensorAttr) -> str:
+    return f"{id(attr.index)} {isinstance(attr.group_name, tuple)} {attr.attr_name}"
+
+
+def _rows(index: Any, total: int) -> NDArray[np.int64] | None:
+    """Return the rows that PyG's index means, None for all."""
+    if index is None:
+        return None
+    if isinstance(index, slice):
+        return np.arange(total)[index]
+    rows = np.atleast_1d(np.asarray(index))
+    return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64, copy=False)
+
+
+def _in_blocks(num_nodes: int) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, num_nodes, _ROWS):
+        yield np.arange(first, min(first + _ROWS, num_nodes))

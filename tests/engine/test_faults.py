@@ -1,0 +1,421 @@
+"""What goes wrong on a network: each a clear status, the server alive, and nothing leaked."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphtheta.columns import matrix_column
+from graphtheta.engine import Tls, connect
+from graphtheta.engine.tables import encode
+from graphtheta.errors import ConfigError, EngineError, Unreachable, WrongServer
+from graphtheta.graph import Graph
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
+from tests.engine.processes import Served, serve
+from tests.engine.world import code_of, make, spoiled, weighted
+from tests.jobs import run
+
+pytestmark = pytest.mark.spawn
+Code = grpc.StatusCode
+WIDE = 2000  # features, so that answers are large
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two parts whose features are 40 MB."""
+    folder = tmp_path_factory.mktemp("faults")
+    small = weighted(5000, 20_000)
+    wide = np.random.default_rng(0).standard_normal((5000, WIDE)).astype(np.float32)
+    nodes = small.nodes.drop_columns(["features"]).append_column("features", matrix_column(wide))
+    make(Graph(nodes, small.edges), folder / "store", 2, "node-hash")
+    make(weighted(), folder / "other", 2, "node-hash")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(path: Path) -> Iterator[Served]:
+    words = ("--metrics-port", 0, "--max-ids", 100_000, "--max-in-flight", 8, "--verbose")
+    with serve(path / "store", *words) as served:
+        yield served
+
+
+@pytest.fixture
+def stub(server: Served) -> Iterator[GraphStub]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield GraphStub(channel)
+
+
+def ids(*values: Any, kind: Any = np.int64, name: str = "new_id") -> bytes:
+    return encode(pa.record_batch({name: pa.array(np.array(values, kind))}))
+
+
+def compressed() -> bytes:
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"new_id": np.zeros(1 << 20, np.int64)})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+Columns, Neighbours, Lookup = (
+    messages.NodeColumnsRequest,
+    messages.NeighboursRequest,
+    messages.LookupRequest,
+)
+WHOLE = ids(1, 2, 3)
+BAD: dict[str, tuple[str, Any, grpc.StatusCode]] = {
+    "unknown id": ("NodeColumns", Columns(nodes=ids(10**9)), Code.NOT_FOUND),
+    "negative id": ("NodeColumns", Columns(nodes=ids(-1)), Code.NOT_FOUND),
+    "unknown column": ("NodeColumns", Columns(columns=["z"]), Code.INVALID_ARGUMENT),
+    "no table": ("NodeColumns", Columns(nodes=b""), Code.INVALID_ARGUMENT),
+    "truncated": ("NodeColumns", Columns(nodes=WHOLE[:-17]), Code.INVALID_ARGUMENT),
+    "garbage": ("NodeColumns", Columns(nodes=b"\x93" * 4000), Code.INVALID_ARGUMENT),
+    "dtype": ("NodeColumns", Columns(nodes=ids(1, kind=np.float32)), Code.INVALID_ARGUMENT),
+    "name": ("NodeColumns", Columns(nodes=ids(1, name="id")), Code.INVALID_ARGUMENT),
+    "compressed": ("NodeColumns", Columns(nodes=compressed()), Code.INVALID_ARGUMENT),
+    "too many": ("NodeColumns", Columns(nodes=ids(*range(100_001))), Code.RESOURCE_EXHAUSTED),
+    "gigantic": ("NodeColumns", Columns(nodes=bytes(65 << 20)), Code.RESOURCE_EXHAUSTED),
+    "range": (
+        "NodeColumns",
+        Columns(range=messages.Range(first=-1, count=5)),
+        Code.INVALID_ARGUMENT,
+    ),
+    "long range": (
+        "NodeColumns",
+        Columns(range=messages.Range(first=0, count=1 << 40)),
+        Code.RESOURCE_EXHAUSTED,
+    ),
+    "no direction": ("Neighbours", Neighbours(nodes=WHOLE), Code.INVALID_ARGUMENT),
+    "fanout 0": (
+        "Neighbours",
+        Neighbours(nodes=WHOLE, direction=1, draw=messages.Draw()),
+        Code.INVALID_ARGUMENT,
+    ),
+    "gigantic fanout": (
+        "Neighbours",
+        Neighbours(nodes=WHOLE, direction=1, draw=messages.Draw(fanout=1 << 31)),
+        Code.RESOURCE_EXHAUSTED,
+    ),
+    "no naming": ("Lookup", Lookup(ids=ids(1, name="id")), Code.INVALID_ARGUMENT),
+    "id of another type": (
+        "Lookup",
+        Lookup(ids=ids(1, name="id"), naming=1),
+        Code.INVALID_ARGUMENT,
+    ),
+    "protocol": (
+        "Handshake",
+        messages.HandshakeRequest(protocol_version=9),
+        Code.FAILED_PRECONDITION,
+    ),
+    "store": (
+        "Handshake",
+        messages.HandshakeRequest(protocol_version=1, store_checksum="x"),
+        Code.FAILED_PRECONDITION,
+    ),
+}
+BAD["unknown column"][1].nodes = WHOLE
+
+
+def status(stub: GraphStub, method: str, request: Any, **options: Any) -> grpc.RpcError:
+    """Return the error of a call that fails."""
+
+    def call() -> None:
+        answer = getattr(stub, method)(request, timeout=30, **options)
+        if method != "Handshake":
+            list(answer)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+def works(stub: GraphStub) -> bool:
+    columns = Columns(nodes=WHOLE, columns=["in_degree"])
+    return len(list(stub.NodeColumns(columns, timeout=30))) > 0
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_have_a_status_and_a_reason(name: str, stub: GraphStub) -> None:
+    method, request, code = BAD[name]
+    error = status(stub, method, request)
+    assert error.code() == code, error.details()
+    assert "Traceback" not in error.details()
+    assert works(stub)
+
+
+def test_a_call_for_another_store_is_refused(stub: GraphStub) -> None:
+    metadata = (("graphtheta-store", "another"),)
+    error = status(stub, "NodeColumns", Columns(nodes=WHOLE), metadata=metadata)
+    assert error.code() == Code.FAILED_PRECONDITION
+
+
+def test_a_call_without_a_deadline_is_refused(stub: GraphStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.NodeColumns(Columns(nodes=WHOLE)))
+    assert caught.value.code() == Code.INVALID_ARGUMENT
+    assert "deadline" in caught.value.details()
+
+
+METHODS = {
+    "Handshake": messages.HandshakeRequest,
+    "Lookup": Lookup,
+    "NodeColumns": Columns,
+    "Neighbours": Neighbours,
+    "FindEdges": messages.FindEdgesRequest,
+    "EdgeColumns": messages.EdgeColumnsRequest,
+}
+KNOWN = (Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_message_breaks_the_server(method: str, server: Served, data: st.DataObject) -> None:
+    """Arbitrary bytes as a message, and messages with spoiled tables and wild numbers."""
+    kind = METHODS[method]
+    with grpc.insecure_channel(server.address) as channel:
+        if data.draw(st.booleans()):
+            raw = data.draw(st.binary(max_size=80))
+            call = channel.unary_stream(f"/graphtheta.v1.Graph/{method}")
+            found = code_of(call(raw, timeout=30))
+            assert found in (*KNOWN, Code.FAILED_PRECONDITION, Code.INTERNAL), found
+        else:
+            fields = {
+                f.name: data.draw(spoiled())
+                for f in kind.DESCRIPTOR.fields
+                if f.type == f.TYPE_BYTES
+            }
+            request = kind(**fields)
+            if method == "Neighbours":
+                request.direction = data.draw(st.integers(0, 3))
+                if data.draw(st.booleans()):
+                    request.draw.CopyFrom(
+                        messages.Draw(
+                            fanout=data.draw(st.integers(0, 2**32 - 1)),
+                            replace=data.draw(st.booleans()),
+                            weight=data.draw(st.sampled_from(["", "weight", "attr", "z"])),
+                            layer=data.draw(st.integers(0, 2**32 - 1)),
+                        )
+                    )
+            elif method == "Lookup":
+                request.naming = data.draw(st.integers(0, 3))
+            elif method == "Handshake":
+                request.protocol_version = data.draw(st.integers(0, 2**32 - 1))
+            if "columns" in kind.DESCRIPTOR.fields_by_name:
+                request.columns.extend(data.draw(st.lists(st.text(max_size=5), max_size=2)))
+            call = channel.unary_stream(f"/graphtheta.v1.Graph/{method}")
+            found = code_of(call(request.SerializeToString(), timeout=30))
+            assert found in (*KNOWN, Code.FAILED_PRECONDITION), found
+    assert server.process.poll() is None
+
+
+def test_nothing_leaks_from_broken_calls(server: Served, stub: GraphStub) -> None:
+    """Clients that vanish mid-stream, readers that are slow, requests that are wrong."""
+    everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
+
+    def round_of_faults() -> None:
+        for _ in range(5):
+            with grpc.insecure_channel(server.address) as channel:
+                answer = GraphStub(channel).NodeColumns(everything, timeout=20)
+                next(answer)  # and the channel closes
+            answer = stub.NodeColumns(everything, timeout=0.3)
+            assert code_of(slowly(answer)) == Code.DEADLINE_EXCEEDED
+            status(stub, "NodeColumns", Columns(nodes=b"x"))
+
+    round_of_faults()
+    settled(server)
+    threads, handles, memory = server.resources()
+    for _ in range(3):
+        round_of_faults()
+    settled(server)
+    after = server.resources()
+    assert after[0] <= threads + 8, (threads, after)  # at most one a place
+    assert after[1] <= handles + 3, (handles, after)
+    assert after[2] <= memory + 60, (memory, after)
+    assert works(stub)
+
+
+def slowly(answer: Iterable[Any]) -> Iterator[Any]:
+    for chunk in answer:
+        time.sleep(0.2)
+        yield chunk
+
+
+def settled(server: Served) -> None:
+    """Wait until no call is in flight."""
+    for _ in range(100):
+        if "graphtheta_calls_in_flight 0.0" in scraped(server):
+            return
+        time.sleep(0.1)
+    pytest.fail(scraped(server))
+
+
+def scraped(server: Served) -> str:
+    line = next(line for line in server.lines if '"serving"' in line)
+    port = json.loads(line)["metrics_port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return str(page.read().decode())
+
+
+def test_more_calls_than_allowed_are_told_to_come_back(server: Served) -> None:
+    everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
+    channels = [grpc.insecure_channel(server.address) for _ in range(12)]
+    held = [GraphStub(channel).NodeColumns(everything, timeout=20) for channel in channels]
+    codes = []
+    for answer in held:
+        try:
+            next(answer)
+        except grpc.RpcError as error:
+            codes.append(error.code())
+    assert codes.count(Code.UNAVAILABLE) == 4
+    with grpc.insecure_channel(server.address) as channel:  # health answers all the same
+        health = health_pb2_grpc.HealthStub(channel)
+        said = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert said.status == health_pb2.HealthCheckResponse.SERVING
+    for channel in channels:
+        channel.close()
+    settled(server)
+
+
+def test_health_reflection_metrics_and_logs(server: Served, stub: GraphStub) -> None:
+    assert works(stub)
+    with grpc.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="graphtheta.v1.Graph")
+        assert health.Check(request, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        names = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert {"graphtheta.v1.Graph", "grpc.health.v1.Health"} <= set(names)
+    counted = scraped(server)
+    assert 'graphtheta_calls_total{method="NodeColumns",status="OK"}' in counted
+    assert 'graphtheta_call_seconds_bucket{le="0.01",method="NodeColumns"}' in counted
+    assert "graphtheta_sent_bytes_total" in counted
+    events = [json.loads(line) for line in server.lines[1:]]
+    assert any(e["event"] == "call" and e["status"] == "OK" for e in events)
+
+
+def test_two_servers_on_one_port_are_refused(server: Served, path: Path) -> None:
+    done = run(
+        [sys.executable, "-m", "graphtheta", "serve", path / "store", "--bind", server.address]
+    )
+    assert done.code == 2
+    assert "--bind: expected a free address" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--bind", "0.0.0.0:0"), "expected a loopback address without TLS"),
+        (("--part", "7"), "expected a part in"),
+        (("--tls-cert", "x.pem"), "--tls-key together"),
+        (("--run", "nowhere"), "nowhere"),
+    ],
+)
+def test_wrong_options_are_refused(words: tuple[str, ...], said: str, path: Path) -> None:
+    done = run([sys.executable, "-m", "graphtheta", "serve", path / "other", *words])
+    assert done.code == 2
+    assert said in " ".join(done.output.split())
+
+
+def test_sigterm_drains(path: Path) -> None:
+    everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
+    with serve(path / "store") as server, grpc.insecure_channel(server.address) as channel:
+        answer = GraphStub(channel).NodeColumns(everything, timeout=60)
+        size = len(next(answer).table)
+        server.process.send_signal(signal.SIGTERM)
+        for chunk in answer:
+            time.sleep(0.05)
+            size += len(chunk.table)
+        assert size > 5000 * WIDE * 4
+        assert server.process.wait(30) == 0
+        with pytest.raises(Unreachable):
+            connect(server.address, timeout_s=0.5)
+
+
+def test_a_client_survives_a_restart(path: Path) -> None:
+    with serve(path / "store") as first:
+        remote = connect(first.address, timeout_s=60)
+        wanted = remote.columns(None, ["features"])["features"]
+        found: dict[str, Any] = {}
+
+        def ask() -> None:
+            found.update(remote.columns(None, ["features", "label:y"]))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        first.process.send_signal(signal.SIGKILL)  # most likely in the middle of an answer
+        first.process.wait()
+        with serve(path / "store", "--bind", first.address) as second:
+            assert second.address == first.address
+            asking.join(60)
+            np.testing.assert_array_equal(found["features"], wanted)
+            assert len(remote.neighbours([0, 1], by="node_key").indptr) == 3
+        with serve(path / "other", "--bind", first.address):  # another store on the same port
+            with pytest.raises(WrongServer, match="Connect anew"):
+                remote.degrees([0], "node_key")
+        remote.close()
+
+
+def test_servers_of_two_stores_do_not_make_one_graph(path: Path) -> None:
+    with serve(path / "store", "--part", 0) as one, serve(path / "other", "--part", 1) as other:
+        with pytest.raises(WrongServer, match="servers of one store"):
+            connect([one.address, other.address])
+        with pytest.raises(ConfigError, match="got none for 1"):
+            connect(one.address)
+
+
+def test_tls(path: Path, tmp_path: Path) -> None:
+    ca, stranger = trustme.CA(), trustme.CA()
+    issued = {"server": ca, "client": ca, "stranger": stranger}
+    for name, authority in issued.items():
+        cert = authority.issue_cert("127.0.0.1", "localhost")
+        cert.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        cert.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def tls(name: str | None) -> Tls:
+        pair = (None, None) if name is None else (f"{name}.pem", f"{name}.key")
+        return Tls(tmp_path / "ca.pem", *(n and tmp_path / n for n in pair))
+
+    words = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key")
+    with serve(path / "other", *words, "--client-ca", tmp_path / "ca.pem") as server:
+        with connect(server.address, tls=tls("client")) as remote:
+            assert remote.num_nodes == 90
+        for wrong in (None, tls(None), tls("stranger")):  # plain text, no certificate, another's
+            with pytest.raises(EngineError):
+                connect(server.address, tls=wrong, timeout_s=2)
+        with socket.create_connection(("127.0.0.1", server.port), 5) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            plain.settimeout(5)
+            plain.recv(1000)
+        with connect(server.address, tls=tls("client")) as remote:
+            assert len(remote.columns([0], ["features"], "node_key")["features"]) == 1
+        with pytest.raises(ConfigError, match="PEM"):
+            connect(server.address, tls=Tls(tmp_path / "nothing.pem"))
+
+
+def test_serving_loads_no_torch() -> None:
+    code = "import sys, graphtheta.engine.serving; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

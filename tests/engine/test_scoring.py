@@ -1,0 +1,74 @@
+"""Predictions over the network are those of `infer`, however requests come together."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import graphtheta as gt
+from graphtheta.cli import main
+from graphtheta.engine import connect
+from graphtheta.engine.limits import Limits
+from graphtheta.engine.scoring import ScoringService
+from graphtheta.engine.served import ServedGraph
+from graphtheta.engine.server import GraphServer
+from graphtheta.errors import ConfigError, UnknownNode
+from graphtheta.partition import open_store
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import ScoringStub
+from graphtheta.train.predict import infer
+from graphtheta.train.run import trained_model
+from tests.engine.world import code_of, make, spoiled, weighted
+
+
+@pytest.mark.parametrize(("parts", "method"), [(1, "node-hash"), (3, "dbh")])
+def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str) -> None:
+    make(weighted(), tmp_path / "store", parts, method)
+    train = ["train", str(tmp_path / "store"), "--model", "gcn", "--epochs", "3"]
+    more = ["--label", "y", "--run-dir", str(tmp_path / "run")]
+    assert main([*train, *more]) == 0
+    store = open_store(tmp_path / "store")
+    shard = gt.open_shard(store)
+    model, _ = trained_model(tmp_path / "run", shard)
+    wanted = infer(model, shard).softmax(1).numpy()[np.argsort(shard.node_key_L)]
+    service = ScoringService(store, tmp_path / "run", Limits())
+    with (
+        closing(service),
+        closing(GraphServer(ServedGraph(store), scoring=service)) as server,
+        connect(f"127.0.0.1:{server.port}") as remote,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        rng = np.random.default_rng(0)
+        asked = [rng.integers(0, remote.num_nodes, size) for size in (0, 1, 5, 40) * 6]
+        before = service.scorer.batches
+        answers = list(threads.map(lambda keys: remote.predict(keys, "node_key"), asked))
+        assert service.scorer.batches - before < len(asked)
+        for keys, found in zip(asked, answers, strict=True):
+            if len(keys):
+                np.testing.assert_allclose(found["probability"], wanted[keys], rtol=1e-5)
+                np.testing.assert_array_equal(found["prediction"], wanted[keys].argmax(1))
+        with pytest.raises(UnknownNode):
+            remote.predict([10**6], "new_id")
+        fuzz(f"127.0.0.1:{server.port}")
+        assert len(remote.predict([1], "node_key")["prediction"]) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=spoiled())
+def fuzz(address: str, table: bytes) -> None:
+    with grpc.insecure_channel(address) as channel:
+        request = messages.PredictRequest(nodes=table)
+        code = code_of(ScoringStub(channel).Predict(request, timeout=30))
+    assert code.name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), code
+
+
+def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
+    store = make(weighted(), tmp_path / "store", 2, "dbh")
+    with pytest.raises(ConfigError):
+        ScoringService(store, tmp_path / "nothing", Limits())
