@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.allocator import tune_allocator
 from graphtheta.engine.answers import Answers, best_drawn, filled
 from graphtheta.engine.asking import Asker, Ids, Naming, encoded, integers, joined
 from graphtheta.engine.limits import COLUMN
@@ -32,6 +33,8 @@ def connect(
 ) -> RemoteGraph:
     """Return the graph that some servers serve together.
 
+    The process's allocator is tuned from here on (`graphtheta.allocator`).
+
     Args:
         addresses: `host:port` of each server. Where several serve a part, they share the work.
         tls: Certificates; None: plain text.
@@ -42,6 +45,7 @@ def connect(
         Unreachable: If a server is not there.
         WrongServer: If servers serve different stores, or speak another protocol.
     """
+    tune_allocator()
     given = [addresses] if isinstance(addresses, str) else list(addresses)
     return RemoteGraph(given, tls, timeout_s)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.experimental
 
 from graphtheta.engine.limits import MESSAGE_BYTES, STORE_KEY
 from graphtheta.engine.statuses import error_of
@@ -31,6 +32,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.use_local_subchannel_pool", 1),
+    # The caller reads its own answer: half the work of handing it over from another thread.
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
 
 

@@ -51,6 +51,8 @@ class ServedGraph:
             part: OpenPart(store.part(part), store.book, is_whole=not self._spreads)
             for part in chosen
         }
+        self._is_open = np.zeros(store.num_parts, np.bool_)
+        self._is_open[list(self.parts)] = True
 
     # -- nodes ------------------------------------------------------------------------------------
 
@@ -268,7 +270,8 @@ class ServedGraph:
         return owner, local
 
     def _check_open(self, parts: NDArray[Any]) -> None:
-        away = np.setdiff1d(parts, list(self.parts))
+        inside = np.clip(parts, 0, self.store.num_parts - 1)
+        away = parts[(inside != parts) | ~self._is_open[inside]]
         if len(away):
             raise ConfigError(
                 f"nodes: expected nodes of the parts {list(self.parts)} that are served here, got "

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from graphtheta.allocator import tune_allocator
 from graphtheta.engine.limits import Limits
 from graphtheta.engine.logs import log_as_json
 from graphtheta.engine.served import ServedGraph
@@ -52,6 +53,7 @@ def serve_until_stopped(
         ConfigError: If an option is wrong, or a port is taken.
         StoreError: If the store is missing or damaged.
     """
+    tune_allocator()  # pieces of answers are large blocks, made over and over
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_signals(stop))
