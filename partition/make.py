@@ -116,6 +116,7 @@ def temporary_folder(comm: Communicator) -> Iterator[Path]:
     try:
         with disk_errors(folder, "a store"), _cleaning([folder], comm):
             yield folder
+            comm.barrier(stage="temporary folder: done")  # a slower rank may still read there
     finally:
         if comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

@@ -104,7 +104,7 @@ def _measure(job: Job) -> dict[str, Any]:
     def timed(self: Scratch, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
         result = phase(self, name, run)
-        phases[name] = round(time.perf_counter() - start, 3)
+        phases[name] = time.perf_counter() - start
         return result
 
     Scratch.phase = timed  # type: ignore[method-assign]
