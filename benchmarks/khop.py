@@ -29,6 +29,7 @@ import graphtheta as gt
 from graphtheta.bench.graphs import described
 from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
+from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
 from graphtheta.datasets import read
 from graphtheta.datasets.generate import communities, rmat
@@ -144,7 +145,7 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
     for number in range(options.steps + 1):
         if number == 1:
             forget_peak()
-        samples.append(one_step(model, steps, x, comm))
+        samples.append(one_step(model, steps, x, comm, options.batch_size))
     beyond = comm.all_gather_int(peak_bytes() - resident, stage="count memory")
     per_worker = {
         name: np.stack([comm.all_gather_int(int(s[name]), stage=name) for s in samples[1:]])
@@ -168,7 +169,11 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
 
 
 def one_step(
-    model: torch.nn.Module, steps: Iterator[Step], x: torch.Tensor, comm: Any
+    model: torch.nn.Module,
+    steps: Iterator[Step],
+    x: torch.Tensor,
+    comm: Communicator,
+    batch_size: int,
 ) -> dict[str, float]:
     """Do one step; return its seconds and this worker's counts; collective."""
     comm.barrier(stage="step")
@@ -178,7 +183,7 @@ def one_step(
     blocks = batch.view.blocks or ()
     outputs = model(batch.view, blocks[0].of_inputs(x))
     loss, _ = batch.aim.loss(batch.view, outputs[batch.rows])
-    torch.autograd.backward(loss / 1024 + batch.view.token)
+    torch.autograd.backward(loss / batch_size + batch.view.token)
     reduce_gradients(model.parameters(), comm)
     comm.barrier(stage="step")
     return {

@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.draw import place_in_row
+
 __all__ = ["edges_between", "edges_with_keys", "find_mirrors", "key_table", "places_in_rows"]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -88,18 +90,15 @@ def places_in_rows(
     """
     for r in range(key_R.shape[0]):
         out_R[r] = -1
-        if row_R[r] < 0:
-            continue
-        low, last = indptr[row_R[r]], indptr[row_R[r] + 1]
-        high = last
-        while low < high:
-            middle = (low + high) // 2
-            if edge_key[middle] < key_R[r]:
-                low = middle + 1
-            else:
-                high = middle
-        if low < last and edge_key[low] == key_R[r]:
-            out_R[r] = low
+        if row_R[r] >= 0:
+            first, last = indptr[row_R[r]], indptr[row_R[r] + 1]
+            out_R[r] = place_in_row(edge_key, first, last, key_R[r])
+
+
+@_jit
+def _slot(key: int, mask: np.uint64) -> np.uint64:
+    """Return where a table of a power of two of slots begins to look for a key."""
+    return (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
 
 
 @_jit
@@ -107,7 +106,7 @@ def key_table(key_R: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
     """Fill a hash table of distinct keys: `slots` is a power of two of -1, longer than the keys."""
     mask = np.uint64(slots.shape[0] - 1)
     for r in range(key_R.shape[0]):
-        at = (np.uint64(key_R[r]) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+        at = _slot(key_R[r], mask)
         while slots[at] >= 0:
             at = (at + np.uint64(1)) & mask
         slots[at] = r
@@ -128,7 +127,7 @@ def edges_with_keys(
     mask = np.uint64(slots.shape[0] - 1)
     for e in range(edge_key.shape[0]):
         key = edge_key[e]
-        at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+        at = _slot(key, mask)
         while slots[at] >= 0:
             if key_R[slots[at]] == key:
                 out_R[slots[at]] = e

@@ -190,9 +190,7 @@ class OpenPart:
         key_2: NDArray[np.uint32],
     ) -> Edges:
         weight = column_numpy(self.tables.in_edges, drawn.weight or "")
-        rank = np.empty((len(rows), drawn.fanout))
-        edge = np.empty((len(rows), drawn.fanout), np.int64)
-        draw_ranks(
+        rank, edge = draw_ranks(
             rows,
             self.in_indptr,
             self.edge_key,
@@ -201,8 +199,6 @@ class OpenPart:
             drawn.replace,
             stream,
             key_2,
-            rank,
-            edge,
         )
         row, draw = np.nonzero(edge >= 0)
         place = edge[row, draw]

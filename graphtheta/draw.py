@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from graphtheta.random import philox
 
-__all__ = ["draw_positions", "draw_ranks", "edges_at", "edges_of"]
+__all__ = ["draw_positions", "draw_ranks", "edges_at", "edges_of", "place_in_row"]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -98,6 +98,19 @@ def draw_positions(
 
 
 @_jit
+def place_in_row(column: NDArray[np.int64], first: int, last: int, wanted: int) -> int:
+    """Return where a row's ascending values, column[first:last], hold one; -1 if they do not."""
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if column[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < last and column[low] == wanted else -1
+
+
+@_jit
 def edges_at(
     row_R: NDArray[np.int64],
     indptr: NDArray[np.int64],
@@ -124,16 +137,9 @@ def edges_at(
                 size += 1
         else:
             for i in range(count_R[r]):
-                wanted = position_RF[r, i]
-                low, high = first, last
-                while low < high:
-                    middle = (low + high) // 2
-                    if in_position[middle] < wanted:
-                        low = middle + 1
-                    else:
-                        high = middle
-                if low < last and in_position[low] == wanted:
-                    edges[size] = low
+                place = place_in_row(in_position, first, last, position_RF[r, i])
+                if place >= 0:
+                    edges[size] = place
                     size += 1
         count_R[r] = size - before
     return size
@@ -175,22 +181,20 @@ def draw_ranks(
     replace: bool,
     stream: np.uint32,
     key_2: NDArray[np.uint32],
-    rank_RF: NDArray[np.float64],
-    edge_RF: NDArray[np.int64],
-) -> None:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Rank the edges of each row by -log(u) / weight and keep the smallest, ascending.
 
     With replacement column f holds the smallest of the f-th draw. Where there is none the rank is
     infinite; an edge of weight 0 is never drawn.
 
     Shape:
-        rank_RF, edge_RF: (R, fanout), written; edges are places.
+        Returns (R, fanout) ranks, and (R, fanout) int64 places, -1 where there is no edge.
     """
     draws = fanout if replace else 1
+    rank_RF = np.full((row_R.shape[0], fanout), math.inf)
+    edge_RF = np.full((row_R.shape[0], fanout), -1, np.int64)
     for r in range(row_R.shape[0]):
         rank, edge = rank_RF[r], edge_RF[r]
-        rank[:] = math.inf
-        edge[:] = -1
         for e in range(indptr[row_R[r]], indptr[row_R[r] + 1]):
             if not weight[e] > 0:
                 continue
@@ -214,3 +218,4 @@ def draw_ranks(
                         rank[place], edge[place] = rank[place - 1], edge[place - 1]
                         place -= 1
                     rank[place], edge[place] = value, e
+    return rank_RF, edge_RF

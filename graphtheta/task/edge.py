@@ -11,7 +11,7 @@ from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard import Shard
 from graphtheta.task.columns import choose, edge_label, edge_split, num_relations, relation_column
-from graphtheta.task.goal import SPLITS
+from graphtheta.task.goal import SPLITS, count_splits
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
 from graphtheta.task.pairs import EdgeTargets, ends_of, in_rounds
 from graphtheta.task.scorer import Scorer
@@ -95,10 +95,7 @@ class EdgeGoal:
             name: torch.nonzero((column == code) & known).flatten().cpu().numpy()
             for name, code in SPLITS.items()
         }
-        self._counts = {
-            name: int(shard.comm.all_gather_int(len(edges), stage="count targets").sum())
-            for name, edges in self._edges.items()
-        }
+        self._counts = count_splits(self._edges, shard.comm)
         if not self._counts["train"]:
             raise GraphFormatError(
                 f"trainer: no edge with a '{label}' label is in the training split. Mark some as "

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from graphtheta.comm.communicator import Communicator
 from graphtheta.shard import Shard
 from graphtheta.strategy import Targets
 from graphtheta.task.metrics import MainMetric
 
-__all__ = ["SPLITS", "Goal", "Task"]
+__all__ = ["SPLITS", "Goal", "Task", "count_splits"]
 
 SPLITS = {"train": 1, "val": 2, "test": 3}
+
+
+def count_splits(held: Mapping[str, Sized], comm: Communicator) -> dict[str, int]:
+    """Return how much all workers together hold of each split; collective."""
+    return {
+        name: int(comm.all_gather_int(len(rows), stage="count targets").sum())
+        for name, rows in held.items()
+    }
 
 
 class Goal(Protocol):

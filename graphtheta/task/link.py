@@ -13,7 +13,7 @@ from graphtheta.restrict import with_edges
 from graphtheta.shard import Shard
 from graphtheta.task.auc import area_under_curve, settled
 from graphtheta.task.columns import choose, edge_split, num_relations, relation_column
-from graphtheta.task.goal import SPLITS
+from graphtheta.task.goal import SPLITS, count_splits
 from graphtheta.task.metrics import MainMetric, summed
 from graphtheta.task.negatives import Corrupted, check_negatives
 from graphtheta.task.pairs import EdgeTargets, Negatives, ends_of, in_rounds
@@ -118,10 +118,7 @@ class LinkGoal:
             name: torch.nonzero(column == SPLITS[name]).flatten().cpu().numpy()
             for name in ("val", "test")
         }
-        self._counts = {
-            name: int(shard.comm.all_gather_int(len(edges), stage="count targets").sum())
-            for name, edges in self._edges.items()
-        }
+        self._counts = count_splits(self._edges, shard.comm)
         self.messages = task.messages(shard)
         train = torch.nonzero(edge_split(self.messages, split) == SPLITS["train"]).flatten()
         if not shard.comm.all_gather_int(len(train), stage="count targets").sum():

@@ -9,7 +9,7 @@ from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard import Shard
 from graphtheta.strategy import NodeTargets
-from graphtheta.task.goal import SPLITS
+from graphtheta.task.goal import SPLITS, count_splits
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
 from graphtheta.train.predict import infer
 
@@ -57,10 +57,7 @@ class NodeGoal:
         self._rows = {
             name: torch.nonzero((column == code) & known).flatten() for name, code in SPLITS.items()
         }
-        self._counts = {
-            name: int(shard.comm.all_gather_int(len(rows), stage="count targets").sum())
-            for name, rows in self._rows.items()
-        }
+        self._counts = count_splits(self._rows, shard.comm)
         if not self._counts["train"]:
             raise GraphFormatError(
                 f"trainer: no node with a '{label}' label is in the training split. Mark some "

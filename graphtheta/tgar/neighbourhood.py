@@ -253,9 +253,7 @@ class Neighbourhoods:
         shard, whole, num_outputs = self.shard, self.shard.in_edges, route.num_masters
         assert fanout.weight is not None
         weight = self.weight(fanout.weight)
-        rank = np.empty((len(rows), fanout.size))
-        edge = np.empty((len(rows), fanout.size), np.int64)
-        draw_ranks(
+        rank, edge = draw_ranks(
             rows,
             whole.indptr,
             shard.edge_key,
@@ -264,8 +262,6 @@ class Neighbourhoods:
             fanout.replace,
             stream,
             key_2,
-            rank,
-            edge,
         )
         kept = edge >= 0
         if shard.is_vertex_cut:
