@@ -21,7 +21,7 @@ from graphtheta.partition.ids import hash_ids
 from graphtheta.partition.index import block_of
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["Asker", "Ids", "Naming", "encoded", "integers", "joined"]
+__all__ = ["Asker", "Ids", "Naming", "encoded", "integers"]
 
 Naming = Literal["original_id", "node_key", "new_id"]
 Ids = NDArray[np.int64]
@@ -118,13 +118,22 @@ class Asker:
             found.add(one)
         return found
 
-    def at_lists(self, method: str, dst: Ids, request: Callable[..., Any]) -> Answers:
-        """Ask the owners of nodes, then the holders of the rest of their in-edges."""
+    def at_lists(self, method: str, nodes: Ids, request: Callable[..., Any]) -> Answers:
+        """Ask the owners of nodes, then the holders of the rest of their edges.
+
+        Args:
+            method: What is asked.
+            nodes: Their new ids.
+            request: Of some rows; in the second round also of their `part` and `in_degree`.
+        """
         until = self.until()
-        owners = self.split(self.router.owners(dst))
+        owners = self.split(self.router.owners(nodes))
         answers = self.ask(method, [(link, request(rows), rows) for link, rows in owners], until)
-        row, part, _ = joined(answers.elsewhere)
-        more = [(link, request(row[at], part=part[at]), row[at]) for link, at in self.split(part)]
+        row, part, degree = _joined(answers.elsewhere)
+        more = [
+            (link, request(row[at], part=part[at], in_degree=degree[at]), row[at])
+            for link, at in self.split(part)
+        ]
         answers.add(self.ask(method, more, until))
         return answers
 
@@ -193,7 +202,7 @@ def encoded(**columns: Any) -> bytes:
     return encode(pa.record_batch(columns))
 
 
-def joined(
+def _joined(
     elsewhere: Iterable[tuple[Ids, NDArray[np.int32], Ids]],
 ) -> tuple[Ids, NDArray[np.int32], Ids]:
     """Return the rows whose lists go on elsewhere, the parts that hold more, and in-degrees."""

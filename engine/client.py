@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.allocator import tune_allocator
 from graphtheta.engine.answers import Answers, best_drawn, filled
-from graphtheta.engine.asking import Asker, Ids, Naming, encoded, integers, joined
+from graphtheta.engine.asking import Asker, Ids, Naming, encoded, integers
 from graphtheta.engine.limits import COLUMN
 from graphtheta.engine.link import Tls
 from graphtheta.engine.subgraph import Neighbours, Subgraph, expand
@@ -208,22 +208,11 @@ class RemoteGraph:
             way = messages.DIRECTION_IN if direction == "in" else messages.DIRECTION_OUT
             return messages.NeighboursRequest(nodes=nodes, direction=way, draw=draw, columns=names)
 
-        jobs = [
-            (link, request(encoded(new_id=new_ids[rows])), rows)
-            for link, rows in self._asker.split(self._router.owners(new_ids))
-        ]
-        until = self._asker.until()
-        answers = self._asker.ask("Neighbours", jobs, until)
-        row, part, degree = joined(answers.elsewhere)
-        more = [
-            (
-                link,
-                request(encoded(new_id=new_ids[row[at]], part=part[at], in_degree=degree[at])),
-                row[at],
-            )
-            for link, at in self._asker.split(part)
-        ]
-        answers.add(self._asker.ask("Neighbours", more, until))
+        answers = self._asker.at_lists(
+            "Neighbours",
+            new_ids,
+            lambda rows, **rest: request(encoded(new_id=new_ids[rows], **rest)),
+        )
         in_order = direction == "in" and self.manifest.cut == "edge"
         return self._lists(answers, len(new_ids), names, draw, in_order=in_order)
 
@@ -288,7 +277,7 @@ class RemoteGraph:
         answers = self._asker.at_lists(
             "FindEdges",
             destinations,
-            lambda rows, **part: messages.FindEdgesRequest(
+            lambda rows, in_degree=None, **part: messages.FindEdgesRequest(
                 pairs=encoded(src=sources[rows], dst=destinations[rows], **part)
             ),
         )
@@ -335,7 +324,7 @@ class RemoteGraph:
             answers = self._asker.at_lists(
                 "EdgeColumns",
                 nodes,
-                lambda rows, **part: messages.EdgeColumnsRequest(
+                lambda rows, in_degree=None, **part: messages.EdgeColumnsRequest(
                     edges=encoded(edge_key=keys[rows], dst=nodes[rows], **part), columns=names
                 ),
             )

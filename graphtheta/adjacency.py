@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Adjacency", "Chunks"]
+__all__ = ["Adjacency", "Chunks", "stretches"]
 
 _CHUNK_COST = 1 << 14  # an edge costs 1, a row 4
 _MAX_CHUNKS = 2048  # beyond that they grow: each has numbers of its own for parameters
@@ -112,3 +112,14 @@ def _cut(indptr: NDArray[np.int64], border: int) -> Chunks:
     segments = np.flatnonzero(is_hub[at])
     table[segments, 4] = np.arange(len(segments))
     return Chunks(table, table[segments, 0].copy(), int(np.sum(table[:, 1] <= border)))
+
+
+def stretches(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return first[i], ..., first[i] + count[i] - 1 for every i, one stretch after the other.
+
+    Shape:
+        first, count: (R,). Returns (sum of count,) int64.
+    """
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    places: NDArray[np.int64] = np.repeat(first, count) + within
+    return places

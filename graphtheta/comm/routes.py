@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.adjacency import stretches
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
 
@@ -35,8 +36,7 @@ class Mirrored:
         first = self.indptr[masters]
         count = self.indptr[masters + 1] - first
         which = np.repeat(np.arange(len(masters)), count)
-        within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        return self.place[first[which] + within], which
+        return self.place[stretches(first, count)], which
 
 
 def carry_rows(

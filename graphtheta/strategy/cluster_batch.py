@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.adjacency import stretches
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
 from graphtheta.comm.routes import carry_rows
@@ -152,8 +153,7 @@ class _ByRank:
         """Return the places of what has some ranks."""
         first = np.searchsorted(self._ranks, ranks)
         count = np.searchsorted(self._ranks, ranks, side="right") - first
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        places: NDArray[np.int64] = self._order[np.repeat(first, count) + within]
+        places: NDArray[np.int64] = self._order[stretches(first, count)]
         return places
 
 

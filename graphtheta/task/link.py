@@ -126,17 +126,17 @@ class LinkGoal:
                 f"trainer: no edge is in the training split '{split}'. Mark some as train."
             )
         self.metric = MainMetric("mrr" if task.ranking else "auc")
+        self._negatives = Negatives(shard, task.negatives, task.corrupt, seed)
         self.targets = EdgeTargets(
             self.messages,
             train.cpu().numpy(),
             self._loss_of,
-            negatives=Negatives(shard, task.negatives, task.corrupt, seed),
+            negatives=self._negatives,
             silent=task.exclude_targets,
         )
         self._test_messages = self.messages
         if task.validation_messages:
             self._test_messages = task.messages(shard, validation=True)
-        self._one = Negatives(shard, 1, task.corrupt, seed)
         self._ranking = None
         if task.ranking:
             self._ranking = Ranking(shard, self._relations(shard), max(1, relations))
@@ -150,7 +150,8 @@ class LinkGoal:
         """Return the scores of edges and of their negatives behind each: (T, 1 + K)."""
         relation = None
         if self._task.relation is not None:
-            relation = relation_column(shard, self._task.relation)[shard.place(edges)][:, None]
+            of_edges = shard.edge_columns[self._task.relation][shard.place(edges)]
+            relation = of_edges.long()[:, None]
         return self._scorer(src, dst, relation)[..., 0]
 
     def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
@@ -178,7 +179,9 @@ class LinkGoal:
     def _beside_negatives(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
         homes = shard.homes[ends_of(shard, edges)]
-        drawn, at_source = self._one.homes(shard.edge_key[edges], comm, step=0, evaluation=True)
+        drawn, at_source = self._negatives.homes(
+            shard.edge_key[edges], comm, step=0, evaluation=True
+        )
         pairs = np.stack([homes, np.where(_at(at_source), drawn, homes)], axis=1)
         scores = outputs.new_empty((len(edges), 2))
         for some, src, dst in in_rounds(pairs.reshape(-1, 2), outputs, shard, 2 * _ROUND):

@@ -65,7 +65,7 @@ class Negatives:
             comm: The workers.
             step: Of the draws.
             among: Masters of this worker that are drawn from; None: any node of the graph.
-            evaluation: As of `draw_negatives`.
+            evaluation: Draw one of each edge, as of `draw_negatives`.
 
         Shape:
             Returns (T, number) `home_code`, and whether each is at the source.
@@ -76,7 +76,7 @@ class Negatives:
             directory = Directory(ranks, among, bound, comm)
         drawn, at_source = draw_negatives(
             keys,
-            self.number,
+            1 if evaluation else self.number,
             self._corrupt,
             bound,
             seed=self._seed,

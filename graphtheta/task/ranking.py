@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphtheta.adjacency import stretches
 from graphtheta.comm.directory import rank_and_place
 from graphtheta.comm.routes import send_rows
 from graphtheta.shard import Shard
@@ -149,7 +150,6 @@ class Ranking:
         first = np.searchsorted(known, queries)
         count = np.searchsorted(known, queries, side="right") - first
         which = np.repeat(np.arange(len(queries)), count)
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        masters = place[first[which] + within]
+        masters = place[stretches(first, count)]
         order = np.argsort(masters, kind="stable")
         return which[order], masters[order]

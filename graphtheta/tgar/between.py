@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.adjacency import stretches
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.directory import home_code
 from graphtheta.comm.routes import send_rows
@@ -95,7 +96,4 @@ def _shared(
 
 def _ranges(indptr: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return all places of the rows' stretches, one after the other."""
-    count = indptr[rows + 1] - indptr[rows]
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    places: NDArray[np.int64] = np.repeat(indptr[rows], count) + within
-    return places
+    return stretches(indptr[rows], indptr[rows + 1] - indptr[rows])
