@@ -90,7 +90,6 @@ class _Pruned:
 
     def _found(self, seeds: NDArray[np.int64]) -> list[Block] | None:
         blocks = Neighbourhoods(self._shard, self._comm).blocks(seeds, [None] * self._layers)
-        held = self._shard.in_edges.num_edges
-        work = np.array([sum(block.num_edges for block in blocks), self._layers * held], np.int64)
-        self._comm.all_reduce(work, stage=_STAGE)
-        return blocks if work[0] < PRUNE_BELOW * work[1] else None
+        work = sum(block.active.edges for block in blocks)
+        whole = self._layers * self._shard.manifest.num_edges
+        return blocks if work < PRUNE_BELOW * whole else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,21 @@ from graphtheta.comm.plan import Route
 from graphtheta.shard import Shard, Topology, without_loops
 from graphtheta.tgar.relabel import transpose
 
-__all__ = ["Block", "whole_block"]
+__all__ = ["Active", "Block", "whole_block"]
+
+
+class Active(NamedTuple):
+    """How much of the graph a layer computes on, over all workers: the same on each of them.
+
+    Attributes:
+        inputs: Nodes whose values the layer reads.
+        outputs: Nodes that get a new value.
+        edges: Edges that carry a message.
+    """
+
+    inputs: int
+    outputs: int
+    edges: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Block:
             mirrors in `destinations` more.
         rows: (I,) int64 local ids of the inputs in the shard, or None for all masters.
         edges: (E,) int64 places of the edges in the shard, or None for all.
+        active: Inputs, outputs and edges of all workers.
     """
 
     shard: Shard
@@ -46,6 +62,7 @@ class Block:
     in_edges: Adjacency
     rows: NDArray[np.int64] | None
     edges: NDArray[np.int64] | None
+    active: Active
 
     @property
     def num_edges(self) -> int:
@@ -123,4 +140,5 @@ def whole_block(shard: Shard) -> Block:
         in_edges=shard.in_edges,
         rows=None,
         edges=None,
+        active=Active(shard.manifest.num_nodes, shard.manifest.num_nodes, shard.manifest.num_edges),
     )

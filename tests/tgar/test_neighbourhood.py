@@ -39,6 +39,7 @@ def neighbourhood(
             check(block)
             mine = [block.node_key, block.node_key[: block.num_outputs], block.edge_key]
             found.append([np.concatenate(comm.all_gather(k, stage="keys")) for k in mine])
+            assert block.active == tuple(len(keys) for keys in found[-1])
         return found
 
     layers = gt.run_local(job, workers=workers, timeout_s=60)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphtheta.nn.conv.order import projects_first
 from graphtheta.nn.init import glorot
-from graphtheta.tgar import TGARLayer
+from graphtheta.tgar import LayerView, TGARLayer
 
 __all__ = ["GCNConv"]
 
@@ -18,7 +19,7 @@ class GCNConv(TGARLayer):
     """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
 
     d is the in-degree in the whole graph, the self-loop included, whatever the view, unless that is
-    renormalised. W is applied before or after the sum, whichever sums and sends fewer columns.
+    renormalised. W is applied before or after the sum, whichever costs less.
     Parameter names equal PyG's `GCNConv`.
 
     Shape:
@@ -33,11 +34,18 @@ class GCNConv(TGARLayer):
         super().__init__()
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self._project_first = out_channels <= in_channels
+        self._project_first = False
         glorot(self.lin.weight)
 
+    def forward(self, view: LayerView, h: Tensor) -> Tensor:
+        """Choose the order of multiplication, and run the stages."""
+        wide = (self.lin.in_features, self.lin.out_features)
+        self._project_first = projects_first(view, h, *wide)
+        out: Tensor = super().forward(view, h)
+        return out
+
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project first where that is cheaper, and give 1 / sqrt(d)."""
+        """Project first where that costs less, and give 1 / sqrt(d)."""
         scale = node["in_degree"].to(h.dtype).rsqrt().unsqueeze(-1)
         return {"z": self.lin(h) if self._project_first else h, "scale": scale}
 

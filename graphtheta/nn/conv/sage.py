@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphtheta.tgar import TGARLayer
+from graphtheta.nn.conv.order import projects_first
+from graphtheta.tgar import LayerView, TGARLayer
 
 __all__ = ["SAGEConv"]
 
@@ -15,8 +16,8 @@ __all__ = ["SAGEConv"]
 class SAGEConv(TGARLayer):
     """h_i = W_l aggregate of h_j over j in N(i), plus W_r h_i.
 
-    Parameter names equal PyG's `SAGEConv`. Where the aggregator is linear and the output is
-    no wider, messages are projected before they travel.
+    Parameter names equal PyG's `SAGEConv`. Where the aggregator is linear, W_l is applied before or
+    after it, whichever costs less.
 
     Args:
         in_channels: Columns of h.
@@ -32,10 +33,17 @@ class SAGEConv(TGARLayer):
         self.aggregator = aggregator
         self.lin_l = nn.Linear(in_channels, out_channels)
         self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
-        self._project_first = aggregator in ("mean", "sum") and out_channels <= in_channels
+        self._project_first = False
+
+    def forward(self, view: LayerView, h: Tensor) -> Tensor:
+        """Choose the order of multiplication, and run the stages."""
+        wide = (self.lin_l.in_features, self.lin_l.out_features)
+        self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, h, *wide)
+        out: Tensor = super().forward(view, h)
+        return out
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project first where that is cheaper and the same."""
+        """Project first where that costs less."""
         return {"h": h, "z": F.linear(h, self.lin_l.weight) if self._project_first else h}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
