@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.columns import as_numpy
+from graphtheta.engine.chunks import tables_of
 from graphtheta.engine.limits import COLUMN
-from graphtheta.engine.tables import decode_any
 from graphtheta.errors import EngineError
 
 __all__ = ["Answers", "best_drawn", "filled"]
@@ -30,15 +30,14 @@ class Answers:
     elsewhere: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]]
 
     @classmethod
-    def of(cls, chunks: list[Any], rows: NDArray[np.int64]) -> Answers:
+    def of(cls, chunks: list[bytes], rows: NDArray[np.int64]) -> Answers:
         """Read one server's answer to a question about some rows."""
         found = cls([], [])
         for chunk in chunks:
-            if chunk.table:
-                table = decode_any(chunk.table, "answer")
+            table, more = tables_of(chunk)
+            if table is not None:
                 found.tables.append((rows[as_numpy(table["row"])], table))
-            if chunk.elsewhere:
-                more = decode_any(chunk.elsewhere, "answer")
+            if more is not None:
                 row, part, degree = (as_numpy(more[n]) for n in ("row", "part", "in_degree"))
                 found.elsewhere.append((rows[row], part, degree))
         return found

@@ -13,9 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.engine.answers import Answers
+from graphtheta.engine.chunks import tables_of
 from graphtheta.engine.link import Link, Tls
 from graphtheta.engine.routing import Router, open_router
-from graphtheta.engine.tables import decode_any, encode
+from graphtheta.engine.tables import encode
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
 from graphtheta.partition.ids import hash_ids
 from graphtheta.partition.index import block_of
@@ -82,7 +83,7 @@ class Asker:
 
         def look(link: Link, request: Any, rows: Ids) -> None:
             chunks = link.stream("Lookup", request, until)
-            pieces = [decode_any(c.table, "answer")["new_id"].to_numpy() for c in chunks]
+            pieces = [table["new_id"].to_numpy() for table, _ in map(tables_of, chunks) if table]
             found[rows] = np.concatenate([np.zeros(0, np.int64), *pieces])
 
         self._all(look, jobs)

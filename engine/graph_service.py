@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import graphtheta
+from graphtheta.engine.chunks import chunk_of
 from graphtheta.engine.limits import PROTOCOL_VERSION, Limits
 from graphtheta.engine.part import DrawnEdges
 from graphtheta.engine.served import Answer, ServedGraph
@@ -38,7 +39,7 @@ _IDS = (_schema(id=_INT), _schema(id=pa.string()), _schema(id=pa.large_string())
 
 
 class GraphService(GraphServicer):
-    """Answers calls from the open parts.
+    """Answers calls from the open parts; pieces of answers as they are on the wire.
 
     Args:
         graph: The parts.
@@ -79,7 +80,7 @@ class GraphService(GraphServicer):
 
     def Lookup(  # noqa: N802, D102
         self, request: messages.LookupRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}
         if request.naming not in by_key:
             raise ConfigError("lookup: expected original ids or node keys, got neither. Say which.")
@@ -89,7 +90,7 @@ class GraphService(GraphServicer):
 
     def NodeColumns(  # noqa: N802, D102
         self, request: messages.NodeColumnsRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         if request.HasField("range"):
             first, count = request.range.first, request.range.count
             if count > self._limits.max_ids:
@@ -110,7 +111,7 @@ class GraphService(GraphServicer):
 
     def Neighbours(  # noqa: N802, D102
         self, request: messages.NeighboursRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
         if request.direction not in directions:
             raise ConfigError("neighbours: expected a direction, got none. Ask for in or out.")
@@ -127,14 +128,14 @@ class GraphService(GraphServicer):
 
     def FindEdges(  # noqa: N802, D102
         self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _HELD_PAIRS)
         ends = column(pairs, "src"), column(pairs, "dst")
         yield from _chunks(self._graph.find_edges(*ends, _given(pairs, "part")))
 
     def EdgeColumns(  # noqa: N802, D102
         self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         edges = self._decode(request.edges, "edge columns: edges", _KEYS, _EDGES, _HELD_EDGES)
         answers = self._graph.edge_columns(
             column(edges, "edge_key"),
@@ -174,11 +175,5 @@ def _degrees(nodes: pa.RecordBatch) -> Any:
     return degrees
 
 
-def _chunks(answers: Iterable[Answer]) -> Iterator[messages.Chunk]:
-    for table, elsewhere in answers:
-        chunk = messages.Chunk()
-        if table is not None:
-            chunk.table = encode(table)
-        if elsewhere is not None:
-            chunk.elsewhere = encode(elsewhere)
-        yield chunk
+def _chunks(answers: Iterable[Answer]) -> Iterator[bytes]:
+    return (chunk_of(table, elsewhere) for table, elsewhere in answers)

@@ -54,7 +54,7 @@ class Guard(grpc.ServerInterceptor):
             self._streamed(handler, method, store), handler.request_deserializer
         )
 
-    # Messages become bytes here, where they are counted: asking for a size costs as much.
+    # A single message becomes bytes here, where they are counted; a stream's pieces are bytes.
 
     def _whole(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
         def call(request: Any, context: grpc.ServicerContext) -> bytes:
@@ -71,9 +71,8 @@ class Guard(grpc.ServerInterceptor):
                 for chunk in handler.unary_stream(request, context):
                     if not context.is_active():  # the caller has gone, or its time is over
                         return
-                    data = handler.response_serializer(chunk)
-                    sent(len(data))
-                    yield data
+                    sent(len(chunk))
+                    yield chunk
 
         return call
 

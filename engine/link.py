@@ -19,7 +19,8 @@ import grpc.experimental
 from graphtheta.engine.limits import MESSAGE_BYTES, STORE_KEY
 from graphtheta.engine.statuses import error_of
 from graphtheta.errors import CallTimeout, ConfigError, Unreachable
-from graphtheta.proto.v1.graph_pb2_grpc import GraphStub, ScoringStub
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 
 __all__ = ["Link", "Tls"]
 
@@ -35,6 +36,12 @@ _OPTIONS = [
     # The caller reads its own answer: half the work of handing it over from another thread.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
+
+_PATHS = {
+    method.name: f"/{service.full_name}/{method.name}"
+    for service in messages.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Link:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, tls.credentials(), _OPTIONS)
-        self._stubs = [GraphStub(self._channel), ScoringStub(self._channel)]
+        self._stub = GraphStub(self._channel)
 
     def call(self, method: str, request: Any, until: float) -> Any:
         """Return the answer to a call that has one message.
@@ -94,24 +101,26 @@ class Link:
         Raises:
             GraphThetaError: As `graphtheta.engine.statuses` says.
         """
-        return self._try(method, request, until, lambda answer: answer)
+        call = getattr(self._stub, method)
+        return self._try(call, request, until, lambda answer: answer)
 
-    def stream(self, method: str, request: Any, until: float) -> list[Any]:
-        """Return all messages of an answer; as `call` otherwise."""
-        return self._try(method, request, until, list)  # type: ignore[no-any-return]
+    def stream(self, method: str, request: Any, until: float) -> list[bytes]:
+        """Return all pieces of an answer, as they came; as `call` otherwise."""
+        call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
+        return self._try(call, request, until, list)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End calls in flight, and the connection."""
         self._channel.close()
 
-    def _try(self, method: str, request: Any, until: float, take: Any) -> Any:
+    def _try(self, call: Any, request: Any, until: float, take: Any) -> Any:
         for pause in _pauses():
             try:
                 timeout = until - time.monotonic()
                 if timeout <= 0:
                     raise CallTimeout(f"{self.address}: expected an answer in time, got none.")
                 metadata = ((STORE_KEY, self.store),) if self.store else ()
-                return take(self._method(method)(request, timeout=timeout, metadata=metadata))
+                return take(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
                 failed = error_of(error.code(), f"{self.address}: {error.details()}")
             except ValueError as error:  # the channel was closed by another thread
@@ -120,9 +129,6 @@ class Link:
                 raise failed
             time.sleep(pause)
         raise AssertionError("pauses never end")
-
-    def _method(self, name: str) -> Any:
-        return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
 
 
 def _pauses() -> Iterator[float]:

@@ -10,10 +10,11 @@ import grpc
 import numpy as np
 import pyarrow as pa
 
+from graphtheta.engine.chunks import chunk_of
 from graphtheta.engine.graph_service import NODES
 from graphtheta.engine.limits import COLUMN, Limits
 from graphtheta.engine.scorer import Scorer
-from graphtheta.engine.tables import column, decode, encode
+from graphtheta.engine.tables import column, decode
 from graphtheta.errors import CallTimeout, UnknownNode
 from graphtheta.partition import Store
 from graphtheta.proto.v1 import graph_pb2 as messages
@@ -43,7 +44,7 @@ class ScoringService(ScoringServicer):
 
     def Predict(  # noqa: N802, D102
         self, request: messages.PredictRequest, context: grpc.ServicerContext
-    ) -> Iterator[messages.Chunk]:
+    ) -> Iterator[bytes]:
         nodes = decode(request.nodes, "predict: nodes", NODES, most=self._limits.max_ids)
         new_ids = column(nodes, "new_id")
         wrong = new_ids[(new_ids < 0) | (new_ids >= self._num_nodes)]
@@ -61,7 +62,7 @@ class ScoringService(ScoringServicer):
             row = pa.array(np.arange(first, first + len(piece)), pa.int32())
             found = outputs_as_columns(piece, self.scorer.spec.task)
             table = {"row": row} | {COLUMN + name: values for name, values in found.items()}
-            yield messages.Chunk(table=encode(pa.record_batch(table)))
+            yield chunk_of(pa.record_batch(table))
 
     def close(self) -> None:
         """End the workers."""

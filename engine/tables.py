@@ -57,7 +57,7 @@ def decode(data: bytes, what: str, *schemas: pa.Schema, most: int) -> pa.RecordB
     return batch
 
 
-def decode_any(data: bytes, what: str) -> pa.RecordBatch:
+def decode_any(data: bytes | pa.Buffer, what: str) -> pa.RecordBatch:
     """Return the batch that bytes hold, whatever its columns.
 
     Raises:

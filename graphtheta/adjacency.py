@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Adjacency", "Chunks", "stretches"]
+__all__ = ["Adjacency", "Chunks", "outwards", "stretches"]
 
 _CHUNK_COST = 1 << 14  # an edge costs 1, a row 4
 _MAX_CHUNKS = 2048  # beyond that they grow: each has numbers of its own for parameters
@@ -123,3 +124,44 @@ def stretches(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     places: NDArray[np.int64] = np.repeat(first, count) + within
     return places
+
+
+def outwards(indptr: NDArray[np.int64], other: NDArray[np.int32], num_rows: int) -> Adjacency:
+    """Return edges by the node at their other end; a node's edges stay in order.
+
+    Shape:
+        indptr: (R + 1,). other: (E,) below `num_rows`.
+    """
+    num_edges = len(other)
+    out_indptr, dst = np.zeros(num_rows + 1, np.int64), np.empty(num_edges, np.int32)
+    position = np.empty(num_edges, np.int32 if num_edges < 2**31 else np.int64)
+    _transpose(indptr, other, out_indptr, dst, position)
+    return Adjacency(out_indptr, dst, position)
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _transpose(
+    indptr: NDArray[np.int64],
+    other: NDArray[np.int32],
+    out_indptr: NDArray[np.int64],
+    dst: NDArray[np.int32],
+    position: NDArray[Any],
+) -> None:
+    """Turn a CSC into a CSR; a row's edges stay in CSC order.
+
+    Shape:
+        out_indptr: (sources + 1,) zeros, written. dst, position: (E,) written.
+    """
+    for e in range(other.shape[0]):
+        out_indptr[other[e] + 1] += 1
+    for i in range(1, out_indptr.shape[0]):
+        out_indptr[i] += out_indptr[i - 1]
+    for row in range(indptr.shape[0] - 1):
+        for e in range(indptr[row], indptr[row + 1]):
+            at = out_indptr[other[e]]
+            dst[at] = row
+            position[at] = e
+            out_indptr[other[e]] = at + 1
+    for i in range(out_indptr.shape[0] - 1, 0, -1):
+        out_indptr[i] = out_indptr[i - 1]
+    out_indptr[0] = 0

@@ -6,7 +6,7 @@ parts, so that a replica's local id follows from its new id by subtraction or bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.adjacency import Adjacency, outwards
 from graphtheta.columns import as_numpy
 from graphtheta.comm.plan import ExchangePlan, Role
+from graphtheta.merged_edges import MergedEdges, edge_columns
 from graphtheta.partition.manifest import Book
 from graphtheta.partition.part import PartTables
 
-__all__ = ["LocalGraph", "local_graph", "outwards"]
+__all__ = ["LocalGraph", "local_graph"]
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,24 @@ class LocalGraph:
         masters: M rows, as `PartTables.masters`.
         node_key_L: (L,) int64.
         in_indptr: (L + 1,) int64.
-        out_indptr: (L + 1,) int64.
-        out_edges: The same edges in CSR order: `dst` int32, `csc_position` int32, or int64 from
-            2^31 edges.
+        out_edges: The same edges by source.
         edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
             the edge columns of the graph, and for each label of theirs that misses values
-            `known:<name>`, where it has one.
+            `known:<name>`, where it has one. Those of several parts are merged when first read.
         plan: Who mirrors what.
     """
 
     masters: pa.Table
     node_key_L: NDArray[np.int64]
     in_indptr: NDArray[np.int64]
-    out_indptr: NDArray[np.int64]
-    out_edges: dict[str, NDArray[Any]]
-    edges: dict[str, NDArray[Any]]
+    out_edges: Adjacency
+    edges: Mapping[str, NDArray[Any]]
     plan: ExchangePlan
 
 
-def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -> LocalGraph:
+def local_graph(
+    parts: Sequence[PartTables], book: Book, rank: int, size: int, threads: int
+) -> LocalGraph:
     """Merge the parts of one worker.
 
     Args:
@@ -56,6 +57,7 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         book: The store's book.
         rank: This worker.
         size: Number of workers.
+        threads: Of this worker.
     """
     per_worker = book.num_parts // size
     base = np.append(book.first_new_id, book.first_new_id[-1] + book.masters[-1])
@@ -67,13 +69,13 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         base[as_numpy(p.replicas["owner"])] + as_numpy(p.replicas["owner_local"]) for p in parts
     ]
     if len(parts) == 1:
-        masters, in_edges = parts[0].masters, parts[0].in_edges
+        masters = parts[0].masters
         mirrors = new_ids[0][num_masters:]
         node_key_L = as_numpy(parts[0].replicas["node_key"])
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
-        edges = _edge_columns(in_edges, _with_gaps(parts))
-        out_indptr = as_numpy(parts[0].out_indptr["indptr"])
-        out_edges = {n: as_numpy(parts[0].out_edges[n]) for n in ("dst", "csc_position")}
+        edges: Mapping[str, NDArray[Any]] = edge_columns(parts)
+        table, indptr = parts[0].out_edges, as_numpy(parts[0].out_indptr["indptr"])
+        out_edges = Adjacency(indptr, as_numpy(table["dst"]), as_numpy(table["csc_position"]))
     else:
         masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
         joined = np.concatenate(new_ids)
@@ -82,21 +84,26 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
         outside = (unique < first) | (unique >= last)
         mirrors = unique[outside]
         node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
-        in_indptr, edges = _merged_edges(parts, new_ids, mirrors, first, last)
-        out_indptr, out_edges = outwards(in_indptr, edges["src"])
+        local = [
+            np.where(
+                (ids >= first) & (ids < last),
+                ids - first,
+                num_masters + np.searchsorted(mirrors, ids),
+            ).astype(np.int32)
+            for ids in new_ids
+        ]
+        edges = MergedEdges(parts, local, num_masters + len(mirrors), threads)
+        in_indptr = edges.indptr
+        out_edges = outwards(in_indptr, edges["src"], num_masters + len(mirrors))
 
     owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
-    num_replicas = num_masters + len(mirrors)
-    has_out = np.zeros(num_replicas, np.bool_)
-    has_out[edges["src"]] = True
-    has_in = np.diff(in_indptr) > 0
+    has_out, has_in = np.diff(out_edges.indptr) > 0, np.diff(in_indptr) > 0
     role_L = has_out * np.int8(Role.SOURCE) + has_in * np.int8(Role.DESTINATION)
     peer, master, role = _merged_plan(parts, base, per_worker, rank)
     return LocalGraph(
         masters=masters,
         node_key_L=node_key_L,
         in_indptr=in_indptr,
-        out_indptr=out_indptr,
         out_edges=out_edges,
         edges=edges,
         plan=ExchangePlan(
@@ -109,66 +116,6 @@ def local_graph(parts: Sequence[PartTables], book: Book, rank: int, size: int) -
             role_H=role_L[num_masters:].astype(np.int8),
         ),
     )
-
-
-def _merged_edges(
-    parts: Sequence[PartTables],
-    new_ids: Sequence[NDArray[np.int64]],
-    mirrors: NDArray[np.int64],
-    first: int,
-    last: int,
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """Relabel and join the in-edges of all parts; a row's edges stay sorted by edge_key."""
-    num_masters = last - first
-    sources, destinations = [], []
-    for part, ids in zip(parts, new_ids, strict=True):
-        local = np.where(
-            (ids >= first) & (ids < last),
-            ids - first,
-            num_masters + np.searchsorted(mirrors, ids),
-        ).astype(np.int32)
-        degrees = np.diff(as_numpy(part.in_indptr["indptr"]))
-        sources.append(local[as_numpy(part.in_edges["src"])])
-        destinations.append(np.repeat(local, degrees))
-    dst = np.concatenate(destinations)
-    gaps = _with_gaps(parts)
-    columns = [_edge_columns(part.in_edges, gaps) for part in parts]
-    edges = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
-    edges["src"] = np.concatenate(sources)
-    order = np.lexsort((edges["edge_key"], dst))
-    in_indptr = np.zeros(num_masters + len(mirrors) + 1, np.int64)
-    np.cumsum(np.bincount(dst, minlength=len(in_indptr) - 1), out=in_indptr[1:])
-    return in_indptr, {name: column[order] for name, column in edges.items()}
-
-
-def _with_gaps(parts: Sequence[PartTables]) -> list[str]:
-    names = parts[0].in_edges.column_names
-    labels = [name for name in names if name.startswith("label:")]
-    return [name for name in labels if any(p.in_edges[name].null_count for p in parts)]
-
-
-def _edge_columns(table: pa.Table, gaps: Sequence[str]) -> dict[str, NDArray[Any]]:
-    edges = {name: as_numpy(table[name]) for name in table.column_names}
-    for name in gaps:
-        known = table[name].is_valid().to_numpy(zero_copy_only=False)
-        edges[f"known:{name.removeprefix('label:')}"] = np.asarray(known, np.bool_)
-    return edges
-
-
-def outwards(
-    in_indptr: NDArray[np.int64], src: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """Return the CSR of a CSC; a row's edges stay in CSC order.
-
-    Shape:
-        in_indptr: (L + 1,). src: (E,). Returns (L + 1,) int64, `dst` and `csc_position` of (E,).
-    """
-    wide = np.int64 if len(src) > np.iinfo(np.int32).max else np.int32
-    position = np.argsort(src, kind="stable").astype(wide)
-    out_indptr = np.zeros_like(in_indptr)
-    np.cumsum(np.bincount(src, minlength=len(in_indptr) - 1), out=out_indptr[1:])
-    dst = np.repeat(np.arange(len(in_indptr) - 1, dtype=np.int32), np.diff(in_indptr))
-    return out_indptr, {"dst": dst[position], "csc_position": position}
 
 
 def _merged_plan(

@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from graphtheta.adjacency import outwards
 from graphtheta.comm.directory import home_code
 from graphtheta.comm.plan import ExchangePlan, Role
 from graphtheta.comm.routes import Mirrored, carry_rows, send_rows
-from graphtheta.merge import outwards
 from graphtheta.shard import Shard, at_masters
 
 __all__ = ["with_edges"]
@@ -43,8 +43,8 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
     edges = {name: column[kept] for name, column in local.edges.items()}
     edges["in_position"] = position
     in_indptr = np.append(0, np.cumsum(kept))[local.in_indptr]
-    out_indptr, out_edges = outwards(in_indptr, edges["src"])
-    in_degree, out_degree = np.diff(in_indptr), np.diff(out_indptr)
+    out_edges = outwards(in_indptr, edges["src"], len(local.node_key_L))
+    in_degree, out_degree = np.diff(in_indptr), np.diff(out_edges.indptr)
     masters = local.masters
     for name, degree, route in (
         ("in_degree", in_degree, plan.destinations),
@@ -58,7 +58,6 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
             local,
             masters=masters,
             in_indptr=in_indptr,
-            out_indptr=out_indptr,
             out_edges=out_edges,
             edges=edges,
             plan=_plan(shard, in_degree > 0, out_degree > 0),

@@ -124,15 +124,15 @@ class Shard:
         device: torch.device,
         store: Store | None = None,
     ) -> None:
-        local: LocalGraph = local_graph(parts, book, comm.rank, comm.size)
-        self._local = local
+        threads = torch.get_num_threads()
+        self._local = local = local_graph(parts, book, comm.rank, comm.size, threads)
         self._store, self._parts = store, [p.part for p in parts]
         self.comm = comm
         self.device = device
         self.manifest = manifest
         self.num_masters = local.plan.num_masters
         self.num_mirrors = local.plan.num_mirrors
-        self.num_edges = len(local.edges["src"])
+        self.num_edges = int(local.in_indptr[-1])
         self.channel = Channel(comm)
         self.node_key_L = local.node_key_L
         self.features = (
@@ -153,7 +153,7 @@ class Shard:
             if isinstance(kind, cached_property):
                 vars(other).pop(name, None)
         other._local, other._collected = local, {}
-        other.num_edges = len(local.edges["src"])
+        other.num_edges = int(local.in_indptr[-1])
         return other
 
     @property
@@ -295,10 +295,9 @@ class Shard:
 
     @cached_property
     def topology(self) -> Topology:
-        """All in-edges; rows are masters, and in a vertex-cut mirrors too."""
-        rows = self.num_masters + (self.num_mirrors if self.is_vertex_cut else 0)
+        """All in-edges with tensors, for the chunked executor: rows as of `in_edges`."""
         return Topology(
-            self._local.in_indptr[: rows + 1],
+            self.in_edges.indptr,
             self.place(self._local.edges["src"]),
             self.place(self._local.edges["edge_key"]),
             None,
@@ -311,15 +310,15 @@ class Shard:
 
     @cached_property
     def in_edges(self) -> Adjacency:
-        """In-edges by destination: rows as of `topology`."""
-        whole = self.topology
-        return Adjacency(whole.indptr, self._local.edges["src"], border=self.num_interior)
+        """In-edges by destination: rows are masters, and in a vertex-cut mirrors too."""
+        rows = self.num_masters + (self.num_mirrors if self.is_vertex_cut else 0)
+        indptr = self._local.in_indptr[: rows + 1]
+        return Adjacency(indptr, self._local.edges["src"], border=self.num_interior)
 
     @cached_property
     def out_edges(self) -> Adjacency:
         """Out-edges by source: L rows, with where each edge stands among the in-edges."""
-        edges = self._local.out_edges
-        return Adjacency(self._local.out_indptr, edges["dst"], edges["csc_position"])
+        return self._local.out_edges
 
     @property
     def edge_key(self) -> NDArray[np.int64]:
@@ -349,11 +348,11 @@ class Shard:
     @cached_property
     def num_interior(self) -> int:
         """Leading masters without an in-edge from a mirror."""
-        from_mirror = np.flatnonzero(self._local.edges["src"] >= self.num_masters)
-        if not len(from_mirror):
+        from_mirror = self._local.edges["src"] >= self.num_masters
+        if not from_mirror.any():
             return self.num_masters
-        row = np.searchsorted(self._local.in_indptr, from_mirror[0], side="right") - 1
-        return min(int(row), self.num_masters)
+        row = np.searchsorted(self._local.in_indptr, from_mirror.argmax(), side="right")
+        return min(int(row) - 1, self.num_masters)
 
     def _at_masters(self, rows: Sequence[Tensor]) -> list[Tensor]:
         if not self.is_vertex_cut:
@@ -431,7 +430,8 @@ class Shard:
         `known:<name>` says where the label of that name is known; without it, everywhere.
         """
         fixed = {"src", "edge_key", "in_position"}
-        return {n: self.place(c) for n, c in self._local.edges.items() if n not in fixed}
+        edges = self._local.edges
+        return {name: self.place(edges[name]) for name in edges if name not in fixed}
 
     def node_column(self, name: str) -> Tensor:
         """Return a numeric column of the masters, such as `in_degree` of the whole graph.

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.adjacency import Adjacency
+from graphtheta.adjacency import Adjacency, outwards
 from graphtheta.comm.plan import Route
 from graphtheta.shard import Shard, Topology, without_loops
-from graphtheta.tgar.relabel import transpose
 
 __all__ = ["Active", "Block", "whole_block"]
 
@@ -75,11 +74,7 @@ class Block:
         if self.edges is None:
             return self.shard.out_edges
         num_rows = self.sources.num_masters + self.sources.num_mirrors
-        out_indptr = np.zeros(num_rows + 1, np.int64)
-        dst = np.empty(self.num_edges, np.int32)
-        position = np.empty(self.num_edges, np.int32 if self.num_edges < 2**31 else np.int64)
-        transpose(self.in_edges.indptr, self.in_edges.other, out_indptr, dst, position)
-        return Adjacency(out_indptr, dst, position)
+        return outwards(self.in_edges.indptr, self.in_edges.other, num_rows)
 
     @cached_property
     def node_key(self) -> NDArray[np.int64]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["list_new", "number_rows", "read_sources", "translate", "transpose"]
+__all__ = ["list_new", "number_rows", "read_sources", "translate"]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -51,31 +49,3 @@ def translate(slot: NDArray[np.int32], other: NDArray[np.int32]) -> None:
     """Replace local ids by the batch's numbers, in place."""
     for e in range(other.shape[0]):
         other[e] = slot[other[e]]
-
-
-@_jit
-def transpose(
-    indptr: NDArray[np.int64],
-    other: NDArray[np.int32],
-    out_indptr: NDArray[np.int64],
-    dst: NDArray[np.int32],
-    position: NDArray[Any],
-) -> None:
-    """Turn a CSC into a CSR; a row's edges stay in CSC order.
-
-    Shape:
-        out_indptr: (sources + 1,) zeros, written. dst, position: (E,) written.
-    """
-    for e in range(other.shape[0]):
-        out_indptr[other[e] + 1] += 1
-    for i in range(1, out_indptr.shape[0]):
-        out_indptr[i] += out_indptr[i - 1]
-    for row in range(indptr.shape[0] - 1):
-        for e in range(indptr[row], indptr[row + 1]):
-            at = out_indptr[other[e]]
-            dst[at] = row
-            position[at] = e
-            out_indptr[other[e]] = at + 1
-    for i in range(out_indptr.shape[0] - 1, 0, -1):
-        out_indptr[i] = out_indptr[i - 1]
-    out_indptr[0] = 0
