@@ -1,4 +1,4 @@
-"""Compiled searches in a part: where a node is held, where an edge is, and who holds more edges."""
+"""Compiled searches: where a part holds a node or an edge, and which nodes were seen before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from graphtheta.draw import place_in_row
 
-__all__ = ["edges_between", "edges_with_keys", "find_mirrors", "key_table", "places_in_rows"]
+__all__ = [
+    "edges_between",
+    "edges_with_keys",
+    "find_mirrors",
+    "key_table",
+    "number_keys",
+    "places_in_rows",
+]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -133,3 +140,36 @@ def edges_with_keys(
                 out_R[slots[at]] = e
                 break
             at = (at + np.uint64(1)) & mask
+
+
+@_jit
+def number_keys(
+    known: NDArray[np.int64],
+    found: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    number: NDArray[np.int64],
+    new: NDArray[np.int64],
+) -> int:
+    """Number keys: known ones as they stand, then new ones as they come; return how many are new.
+
+    Shape:
+        known: (n,) distinct. found: (e,). slots: a power of two of -1, longer than n + e. number:
+        (e,) written. new: (e,) where each new key first stands, written.
+    """
+    mask, size = np.uint64(slots.shape[0] - 1), 0
+    key_table(known, slots)
+    for e in range(found.shape[0]):
+        key = found[e]
+        at = _slot(key, mask)
+        while slots[at] >= 0:
+            seen = slots[at]
+            other = known[seen] if seen < known.shape[0] else found[new[seen - known.shape[0]]]
+            if other == key:
+                break
+            at = (at + np.uint64(1)) & mask
+        if slots[at] < 0:
+            slots[at] = known.shape[0] + size
+            new[size] = e
+            size += 1
+        number[e] = slots[at]
+    return size

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.engine.lookup import number_keys
+
 __all__ = ["Neighbours", "Subgraph", "expand"]
 
 _Ids = NDArray[np.int64]
@@ -74,16 +76,12 @@ def expand(
     src, dst = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for layer in reversed(range(len(fanouts))):
         found = ask(node[first:], fanouts[layer], layer)
-        distinct, at, place = np.unique(
-            np.concatenate([key, found.node_key]), return_index=True, return_inverse=True
-        )
-        is_new = at >= len(key)
-        number = np.where(is_new, len(key) + np.cumsum(is_new) - 1, at)
-        src.append(number[place[len(key) :]])
+        number, new = _numbered(key, found.node_key)
+        src.append(number)
         dst.append(first + np.repeat(np.arange(len(node) - first), np.diff(found.indptr)))
         first = len(key)
-        node = np.concatenate([node, found.node[at[is_new] - len(key)]])
-        key = np.concatenate([key, distinct[is_new]])
+        node = np.concatenate([node, found.node[new]])
+        key = np.concatenate([key, found.node_key[new]])
         num_nodes.append(len(key) - first)
         hops.append(found)
     return Subgraph(
@@ -98,3 +96,19 @@ def expand(
         num_nodes=num_nodes,
         num_edges=[len(hop.edge_key) for hop in hops],
     )
+
+
+def _numbered(known: _Ids, found: _Ids) -> tuple[_Ids, _Ids]:
+    """Number the keys that were found: known ones as they stand, then new ones in their order.
+
+    Shape:
+        known: (n,) distinct. found: (e,). Returns (e,) numbers, and where each new key stands.
+    """
+    slots = np.full(1 << (2 * (len(known) + len(found))).bit_length(), -1, np.int64)
+    number, new = np.empty(len(found), np.int64), np.empty(len(found), np.int64)
+    new = new[: number_keys(known, found, slots, number, new)]
+    order = np.argsort(found[new])
+    final = np.empty(len(known) + len(new), np.int64)
+    final[: len(known)] = np.arange(len(known))
+    final[len(known) + order] = len(known) + np.arange(len(new))
+    return final[number], new[order]
