@@ -124,12 +124,14 @@ def edges_with_keys(
     key_R: NDArray[np.int64],
     slots: NDArray[np.int64],
     edge_key: NDArray[np.int64],
+    first: int,
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find edges by key among all edges of a part, in one look at each.
+    """Find edges by key among some of a part, in one look at each.
 
     Shape:
-        slots: `key_table` of the keys. edge_key: (E,). out_R: places, written where one is found.
+        slots: `key_table` of the keys. edge_key: (E,), from the part's edge `first` on. out_R:
+        places in the part, written where one is found.
     """
     mask = np.uint64(slots.shape[0] - 1)
     for e in range(edge_key.shape[0]):
@@ -137,7 +139,7 @@ def edges_with_keys(
         at = _slot(key, mask)
         while slots[at] >= 0:
             if key_R[slots[at]] == key:
-                out_R[slots[at]] = e
+                out_R[slots[at]] = first + e
                 break
             at = (at + np.uint64(1)) & mask
 

@@ -23,6 +23,7 @@ from graphtheta.partition import Store
 __all__ = ["Answer", "ServedGraph", "check_columns"]
 
 _PIECE = 1 << 21  # bytes of an answer that are in memory at a time, about
+_SCANNED = 1 << 26  # edges that are looked at, by key alone, before the next sign of life
 _Ids = NDArray[np.int64]
 
 # A table, or None, and which rows have more at which parts that are not served here.
@@ -184,8 +185,16 @@ class ServedGraph:
         self._check_edge_columns(names)
         if dst is None:
             distinct, row = np.unique(keys, return_inverse=True)
+            slots = np.full(1 << max(4, (2 * len(distinct) - 1).bit_length()), -1, np.int64)
+            key_table(distinct, slots)
             for part in self.parts.values():
-                place = _search(part, distinct)[row]
+                places = np.full(len(distinct), -1, np.int64)
+                for first in range(0, len(part.edge_key), _SCANNED):
+                    if first:
+                        yield None, None  # an empty piece: a caller that has gone is noticed
+                    some = part.edge_key[first : first + _SCANNED]
+                    edges_with_keys(distinct, slots, some, first, places)
+                place = places[row]
                 found = np.flatnonzero(place >= 0)
                 yield from _taken(part.tables.in_edges.select(names), found, place[found])
             return
@@ -351,12 +360,3 @@ def _pieces(rows: int, row_bytes: int) -> Iterator[slice]:
 
 def _row_bytes(table: pa.Table) -> int:
     return int(table.nbytes // max(1, table.num_rows))
-
-
-def _search(part: OpenPart, keys: _Ids) -> _Ids:
-    """Return where edges of distinct keys are, -1 where not, by a look at every edge."""
-    slots = np.full(1 << max(4, (2 * len(keys) - 1).bit_length()), -1, np.int64)
-    key_table(keys, slots)
-    place = np.full(len(keys), -1, np.int64)
-    edges_with_keys(keys, slots, part.edge_key, place)
-    return place

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta import errors
-from graphtheta.engine import AsyncGraph, RemoteGraph, connect
+from graphtheta.engine import AsyncGraph, RemoteGraph, connect, served
 from graphtheta.engine.limits import Limits
 from graphtheta.engine.served import ServedGraph
 from graphtheta.engine.server import GraphServer
@@ -131,6 +131,16 @@ def test_edge_columns(world: World, data: st.DataObject, with_dst: bool) -> None
     found = remote.edge_columns(edges, ["attr", "weight"], dst=dst, by="node_key")
     for name in found:
         same(found[name], [truth.edges[name][e] for e in edges])
+
+
+def test_all_edges_are_looked_at_in_stretches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, truth = world
+    monkeypatch.setattr(served, "_SCANNED", 7)
+    edges = np.arange(len(truth.edges["src"]))[::-3]
+    found = remote.edge_columns(edges, ["weight"])["weight"]
+    same(found, [truth.edges["weight"][e] for e in edges])
 
 
 @SOME
