@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import graphtheta as gt
+from graphtheta import merged_edges
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Role
 from graphtheta.errors import ConfigError
@@ -159,6 +160,37 @@ def test_merged_parts_are_one_shard(workers: int, store: Store, graph: Graph) ->
     np.testing.assert_array_equal(by_key(store, workers, lambda s: s.loopless_in_degree), degree)
     ids = on_all(store, workers, lambda s: s.original_ids.to_pylist(), method)
     assert sorted(itertools.chain.from_iterable(ids)) == sorted(graph.nodes["id"].to_pylist())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(("edges", "rows"), [(1, 1), (7, 1 << 20), (1 << 21, 5)])
+def test_parts_are_merged_some_rows_at_a_time(
+    workers: int,
+    edges: int,
+    rows: int,
+    store: Store,
+    graph: Graph,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merged_edges, "_BLOCK_EDGES", edges)
+    monkeypatch.setattr(merged_edges, "_BLOCK_ROWS", rows)
+
+    def check(shard: Shard) -> int:
+        edge, indptr = shard.edge_key, shard.in_edges.indptr
+        row = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        assert (np.diff(edge) > 0)[np.diff(row) == 0].all(), "a row's edges are in order"
+        np.testing.assert_array_equal(shard.node_key_L[row], graph.dst[edge])
+        np.testing.assert_array_equal(shard.node_key_L[shard.in_edges.other], graph.src[edge])
+        for name in ("attr", "type"):
+            np.testing.assert_array_equal(shard.edge_columns[name], graph.column(name)[edge])
+        back = shard.out_edges
+        source = np.repeat(np.arange(back.num_rows), np.diff(back.indptr))
+        np.testing.assert_array_equal(shard.in_edges.other[back.position], source)
+        np.testing.assert_array_equal(row[back.position], back.other)
+        return len(edge)
+
+    counts = on_all(store, workers, check, store.manifest.method)
+    assert sum(counts) == graph.num_edges
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 6])
