@@ -12,7 +12,7 @@ from graphtheta.train.phases import phases
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out(micro_batches: int) -> None:
     shard = gt.open_shard(gt.datasets.load("cora"))
-    model = gt.nn.GCN(shard.num_features, 16, shard.num_classes)
+    model = gt.nn.GAT(shard.num_features, 8, shard.num_classes, heads=2)
     trainer = gt.Trainer(
         model, shard, strategy=MiniBatch(64), evaluate_every=9, micro_batches=micro_batches
     )

@@ -40,7 +40,7 @@ class GCNConv(TGARLayer):
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         """Choose the order of multiplication, and run the stages."""
         wide = (self.lin.in_features, self.lin.out_features)
-        self._project_first = projects_first(view, h, *wide)
+        self._project_first = projects_first(view, *wide)
         out: Tensor = super().forward(view, h)
         return out
 

@@ -38,7 +38,7 @@ class SAGEConv(TGARLayer):
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         """Choose the order of multiplication, and run the stages."""
         wide = (self.lin_l.in_features, self.lin_l.out_features)
-        self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, h, *wide)
+        self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, *wide)
         out: Tensor = super().forward(view, h)
         return out
 
