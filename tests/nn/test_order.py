@@ -66,8 +66,8 @@ def test_projects_what_is_fewer() -> None:
     assert few.block.active.inputs > 2 * few.block.active.outputs
     # Of all nodes, products are as many either way: the fewer columns are gathered, and travel.
     assert projects_first(whole, 128, 64)
-    assert projects_first(whole, 64, 64)
-    assert not projects_first(whole, 63, 64)
+    assert projects_first(whole, 65, 64)
+    assert not projects_first(whole, 64, 64)
     # Of a drawn layer they are fewer behind the sum.
     assert not projects_first(few, 128, 64)
     assert not projects_first(few, 128, 128)
