@@ -11,6 +11,7 @@ from graphtheta.draw import place_in_row
 __all__ = [
     "edges_between",
     "edges_with_keys",
+    "empty_table",
     "find_mirrors",
     "key_table",
     "number_keys",
@@ -102,21 +103,28 @@ def places_in_rows(
             out_R[r] = place_in_row(edge_key, first, last, key_R[r])
 
 
+def empty_table(num_keys: int) -> NDArray[np.int64]:
+    """Return the slots of a table for so many keys: a power of two of -1, half of them free."""
+    return np.full(1 << max(4, (2 * num_keys - 1).bit_length()), -1, np.int64)
+
+
 @_jit
-def _slot(key: int, mask: np.uint64) -> np.uint64:
-    """Return where a table of a power of two of slots begins to look for a key."""
-    return (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+def _slot(key: int, keys: NDArray[np.int64], slots: NDArray[np.int64]) -> np.uint64:
+    """Return the slot that holds where a key stands in `keys`, or the free one where it would."""
+    mask = np.uint64(slots.shape[0] - 1)
+    at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+    while slots[at] >= 0 and keys[slots[at]] != key:
+        at = (at + np.uint64(1)) & mask
+    return at
 
 
 @_jit
 def key_table(key_R: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-    """Fill a hash table of distinct keys: `slots` is a power of two of -1, longer than the keys."""
-    mask = np.uint64(slots.shape[0] - 1)
+    """Fill an empty table with where each key stands first."""
     for r in range(key_R.shape[0]):
-        at = _slot(key_R[r], mask)
-        while slots[at] >= 0:
-            at = (at + np.uint64(1)) & mask
-        slots[at] = r
+        at = _slot(key_R[r], key_R, slots)
+        if slots[at] < 0:
+            slots[at] = r
 
 
 @_jit
@@ -133,20 +141,16 @@ def edges_with_keys(
         slots: `key_table` of the keys. edge_key: (E,), from the part's edge `first` on. out_R:
         places in the part, written where one is found.
     """
-    mask = np.uint64(slots.shape[0] - 1)
     for e in range(edge_key.shape[0]):
-        key = edge_key[e]
-        at = _slot(key, mask)
-        while slots[at] >= 0:
-            if key_R[slots[at]] == key:
-                out_R[slots[at]] = first + e
-                break
-            at = (at + np.uint64(1)) & mask
+        place = slots[_slot(edge_key[e], key_R, slots)]
+        if place >= 0:
+            out_R[place] = first + e
 
 
 @_jit
 def number_keys(
-    known: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    num_known: int,
     found: NDArray[np.int64],
     slots: NDArray[np.int64],
     number: NDArray[np.int64],
@@ -155,22 +159,17 @@ def number_keys(
     """Number keys: known ones as they stand, then new ones as they come; return how many are new.
 
     Shape:
-        known: (n,) distinct. found: (e,). slots: a power of two of -1, longer than n + e. number:
-        (e,) written. new: (e,) where each new key first stands, written.
+        keys: (n + e,), the known ones, then room for new ones, written. found: (e,). slots: an
+        empty table of n + e. number: (e,) written. new: (e,) where each new key first stands,
+        written.
     """
-    mask, size = np.uint64(slots.shape[0] - 1), 0
-    key_table(known, slots)
+    key_table(keys[:num_known], slots)
+    size = 0
     for e in range(found.shape[0]):
-        key = found[e]
-        at = _slot(key, mask)
-        while slots[at] >= 0:
-            seen = slots[at]
-            other = known[seen] if seen < known.shape[0] else found[new[seen - known.shape[0]]]
-            if other == key:
-                break
-            at = (at + np.uint64(1)) & mask
+        at = _slot(found[e], keys, slots)
         if slots[at] < 0:
-            slots[at] = known.shape[0] + size
+            slots[at] = num_known + size
+            keys[num_known + size] = found[e]
             new[size] = e
             size += 1
         number[e] = slots[at]

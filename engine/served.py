@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from graphtheta.columns import some, whole
 from graphtheta.engine.limits import COLUMN
-from graphtheta.engine.lookup import edges_between, edges_with_keys, key_table, places_in_rows
+from graphtheta.engine.lookup import (
+    edges_between,
+    edges_with_keys,
+    empty_table,
+    key_table,
+    places_in_rows,
+)
 from graphtheta.engine.part import DrawnEdges, Edges, OpenPart
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
@@ -185,7 +191,7 @@ class ServedGraph:
         self._check_edge_columns(names)
         if dst is None:
             distinct, row = np.unique(keys, return_inverse=True)
-            slots = np.full(1 << max(4, (2 * len(distinct) - 1).bit_length()), -1, np.int64)
+            slots = empty_table(len(distinct))
             key_table(distinct, slots)
             for part in self.parts.values():
                 places = np.full(len(distinct), -1, np.int64)

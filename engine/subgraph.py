@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.engine.lookup import number_keys
+from graphtheta.engine.lookup import empty_table, number_keys
 
 __all__ = ["Neighbours", "Subgraph", "expand"]
 
@@ -102,11 +102,11 @@ def _numbered(known: _Ids, found: _Ids) -> tuple[_Ids, _Ids]:
     """Number the keys that were found: known ones as they stand, then new ones in their order.
 
     Shape:
-        known: (n,) distinct. found: (e,). Returns (e,) numbers, and where each new key stands.
+        known: (n,). found: (e,). Returns (e,) numbers, and where each new key stands.
     """
-    slots = np.full(1 << (2 * (len(known) + len(found))).bit_length(), -1, np.int64)
+    keys = np.concatenate([known, np.empty_like(found)])
     number, new = np.empty(len(found), np.int64), np.empty(len(found), np.int64)
-    new = new[: number_keys(known, found, slots, number, new)]
+    new = new[: number_keys(keys, len(known), found, empty_table(len(keys)), number, new)]
     order = np.argsort(found[new])
     final = np.empty(len(known) + len(new), np.int64)
     final[: len(known)] = np.arange(len(known))

@@ -73,7 +73,7 @@ def local_graph(
         mirrors = new_ids[0][num_masters:]
         node_key_L = as_numpy(parts[0].replicas["node_key"])
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
-        edges: Mapping[str, NDArray[Any]] = edge_columns(parts)
+        edges: Mapping[str, NDArray[Any]] = edge_columns(parts[0])
         table, indptr = parts[0].out_edges, as_numpy(parts[0].out_indptr["indptr"])
         out_edges = Adjacency(indptr, as_numpy(table["dst"]), as_numpy(table["csc_position"]))
     else:

@@ -47,7 +47,7 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
         threads: int,
     ) -> None:
         self._parts, self._local, self._threads = parts, local, threads
-        self._names = list(edge_columns(parts))
+        self._names = _names(parts)
         self._merged: dict[str, NDArray[Any]] = {}
         self._indptr = [as_numpy(part.in_indptr["indptr"]) for part in parts]
         self._key = [as_numpy(part.in_edges["edge_key"]) for part in parts]
@@ -105,13 +105,17 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
         return np.unique(np.concatenate([even, np.arange(0, num_rows, _BLOCK_ROWS), [num_rows]]))
 
 
-def edge_columns(parts: Sequence[PartTables]) -> dict[str, NDArray[Any]]:
-    """Return the first part's columns; of labels that miss values in any, also which are known."""
-    table = parts[0].in_edges
-    labels = [name for name in table.column_names if name.startswith("label:")]
+def edge_columns(part: PartTables) -> dict[str, NDArray[Any]]:
+    """Return the columns of a part's edges; of labels that miss values, also which are known."""
+    return {name: _column(part.in_edges, name) for name in _names([part])}
+
+
+def _names(parts: Sequence[PartTables]) -> list[str]:
+    """Return the names of edge columns, and `known:<name>` of labels with gaps in any part."""
+    names = parts[0].in_edges.column_names
+    labels = [name for name in names if name.startswith("label:")]
     gaps = [name for name in labels if any(p.in_edges[name].null_count for p in parts)]
-    known = [_KNOWN + name.removeprefix("label:") for name in gaps]
-    return {name: _column(table, name) for name in [*table.column_names, *known]}
+    return [*names, *(_KNOWN + name.removeprefix("label:") for name in gaps)]
 
 
 def _column(table: pa.Table, name: str) -> NDArray[Any]:

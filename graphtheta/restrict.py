@@ -28,7 +28,7 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
     """Return a shard of the same masters and mirrors with some of the edges; collective.
 
     It shares the communicator and the node columns with the other, and holds a copy of the columns
-    of the edges that stay.
+    of the edges that stay; its manifest counts them.
 
     Args:
         shard: Where the edges are from.
@@ -39,6 +39,7 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
         worker with in-edges of its destination.
     """
     local, plan = shard._local, shard.plan
+    num_edges = int(shard.comm.all_gather_int(int(kept.sum()), stage=_STAGE).sum())
     position = _positions(shard, kept)
     edges = {name: column[kept] for name, column in local.edges.items()}
     edges["in_position"] = position
@@ -61,7 +62,8 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
             out_edges=out_edges,
             edges=edges,
             plan=_plan(shard, in_degree > 0, out_degree > 0),
-        )
+        ),
+        num_edges,
     )
 
 

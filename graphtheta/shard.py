@@ -146,13 +146,14 @@ class Shard:
         """Return a tensor of an array on the shard's device: over its memory, where that can be."""
         return as_tensor(array).to(self.device)
 
-    def replaced(self, local: LocalGraph) -> Shard:
+    def replaced(self, local: LocalGraph, num_edges: int) -> Shard:
         """Return a shard of the same masters and mirrors with other edges; it shares the rest."""
         other = copy.copy(self)
         for name, kind in vars(type(self)).items():
             if isinstance(kind, cached_property):
                 vars(other).pop(name, None)
         other._local, other._collected = local, {}
+        other.manifest = self.manifest.model_copy(update={"num_edges": num_edges})
         other.num_edges = int(local.in_indptr[-1])
         return other
 
@@ -315,7 +316,7 @@ class Shard:
         indptr = self._local.in_indptr[: rows + 1]
         return Adjacency(indptr, self._local.edges["src"], border=self.num_interior)
 
-    @cached_property
+    @property
     def out_edges(self) -> Adjacency:
         """Out-edges by source: L rows, with where each edge stands among the in-edges."""
         return self._local.out_edges

@@ -203,6 +203,7 @@ def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, meth
             ]
         )
         found = [np.concatenate(comm.all_gather(x, stage="test")) for x in (nodes, edges)]
+        assert len(found[1]) == shard.manifest.num_edges
         return [x[np.lexsort(x.T[::-1])] for x in found]
 
     def restricted(comm: Communicator) -> Any:
