@@ -316,7 +316,7 @@ class Shard:
         indptr = self._local.in_indptr[: rows + 1]
         return Adjacency(indptr, self._local.edges["src"], border=self.num_interior)
 
-    @property
+    @cached_property
     def out_edges(self) -> Adjacency:
         """Out-edges by source: L rows, with where each edge stands among the in-edges."""
         return self._local.out_edges
