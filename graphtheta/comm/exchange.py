@@ -13,10 +13,9 @@ the fields that require grad. Nothing depends on the number of edges.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,11 @@ __all__ = [
     "bring",
     "new_token",
     "start_sync",
-    "sync",
     "to_master",
 ]
+
+
+_LINE = 64  # bytes of a cache line, at which pieces of memory begin
 
 
 def new_token(device: torch.device) -> Tensor:
@@ -55,6 +56,34 @@ class Channel:
     comm: Communicator
     stages: Stages = field(default_factory=Stages)
     _seen: set[str] = field(default_factory=set)
+    _kept: Tensor | None = None  # bytes
+
+    def take(self, num_rows: int, like: Sequence[Tensor]) -> list[Tensor]:
+        """Return memory for rows: what `keep` kept, if it is enough.
+
+        Fresh pages would cost more than what is done to them.
+
+        Shape:
+            like: (any, ...) each. Returns (num_rows, ...) each.
+        """
+        shapes = [(num_rows, *x.shape[1:]) for x in like]
+        sizes = [math.prod(s) * x.element_size() for s, x in zip(shapes, like, strict=True)]
+        starts = [0, *accumulate(-(-size // _LINE) * _LINE for size in sizes)]
+        kept, self._kept = self._kept, None
+        if kept is None or len(kept) < starts[-1]:
+            kept = torch.empty(starts[-1], dtype=torch.uint8, device=like[0].device)
+        pieces = [kept[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        return [
+            piece.view(x.dtype).view(shape)
+            for piece, x, shape in zip(pieces, like, shapes, strict=True)
+        ]
+
+    def keep(self, rows: Sequence[Tensor]) -> None:
+        """Keep memory that `take` returned, and that nobody needs any more."""
+        empty = torch.empty(0, dtype=torch.uint8, device=rows[0].device)
+        memory = empty.set_(rows[0].untyped_storage())
+        if self._kept is None or len(self._kept) < len(memory):
+            self._kept = memory
 
     def check(
         self,
@@ -84,38 +113,37 @@ class Channel:
         direction: Direction,
         stage: Stage,
         needs_grad: Sequence[bool] = (),
+        into: Sequence[Tensor] | None = None,
     ) -> Carried:
-        """Start to send rows along `route`, packed into one message a peer.
+        """Start to send rows along `route`, a message a field and peer.
 
         `needs_grad` says, forward, which fields will come back: it is part of the fingerprint.
 
         Shape:
             rows: (S, ...) each in the order of `route.master_S` to mirrors, (R, ...) each in the
-            order of `route.mirror_R` to masters; types may differ between fields.
+            order of `route.mirror_R` to masters. They must stay as they are until all have been
+            sent. into: where those that come land, in the order in which they come; None: in memory
+            of their own.
         """
         text = self.check(direction, stage, rows, needs_grad)
-        if to_mirrors:
-            out_slices, in_slices, num_in = (
-                route.master_slices,
-                route.mirror_slices,
-                len(route.mirror_R),
+        out, back, num_in = route.master_slices, route.mirror_slices, len(route.mirror_R)
+        if not to_mirrors:
+            out, back, num_in = back, out, len(route.master_S)
+        if into is None:
+            into = [r.new_empty((num_in, *r.shape[1:])) for r in rows]
+        landing = [x if x.device.type == "cpu" else torch.empty_like(x, device="cpu") for x in into]
+        pending = []
+        for row, place in zip(rows, landing, strict=True):
+            sent, arrived = _bytes_of(row), _bytes_of(place)
+            pending.append(
+                self.comm.exchange(
+                    {peer: sent[block] for peer, block in out.items()},
+                    {peer: arrived[block] for peer, block in back.items()},
+                    stage=text,
+                )
             )
-        else:
-            out_slices, in_slices, num_in = (
-                route.mirror_slices,
-                route.master_slices,
-                len(route.master_S),
-            )
-        blocks = [_bytes_of(r) for r in rows]
-        packed = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        arrived = np.empty((num_in, packed.shape[1]), np.uint8)
-        pending = self.comm.exchange(
-            {peer: packed[block] for peer, block in out_slices.items()},
-            {peer: arrived[block] for peer, block in in_slices.items()},
-            stage=text,
-        )
-        self.stages.sent(direction, stage, packed.nbytes)
-        return Carried(pending, arrived, [b.shape[1] for b in blocks], rows)
+            self.stages.sent(direction, stage, sent.nbytes)
+        return Carried(pending, landing, into)
 
     def carry(
         self,
@@ -126,7 +154,8 @@ class Channel:
         direction: Direction,
         stage: Stage,
         needs_grad: Sequence[bool] = (),
-    ) -> list[Tensor]:
+        into: Sequence[Tensor] | None = None,
+    ) -> Sequence[Tensor]:
         """Send rows as `start` does, and return those that arrive.
 
         Returns:
@@ -139,70 +168,90 @@ class Channel:
             direction=direction,
             stage=stage,
             needs_grad=needs_grad,
+            into=into,
         ).rows()
 
 
 class Carried:
-    """Rows on their way."""
+    """Rows on their way: to the processor's memory, and from there to where they shall be."""
 
     def __init__(
-        self,
-        pending: Pending,
-        arrived: NDArray[np.uint8],
-        widths: Sequence[int],
-        like: Sequence[Tensor],
+        self, pending: Sequence[Pending], landing: Sequence[Tensor], into: Sequence[Tensor]
     ) -> None:
-        self.pending = pending
-        self._arrived, self._widths, self._like = arrived, widths, like
+        self._pending, self._landing, self._into = pending, landing, into
 
-    def rows(self) -> list[Tensor]:
+    def poke(self) -> None:
+        """Move bytes along; never blocks."""
+        for pending in self._pending:
+            pending.test()
+
+    def rows(self) -> Sequence[Tensor]:
         """Wait, and return what arrived: one tensor a field."""
-        self.pending.wait()
-        parts = np.split(self._arrived, np.cumsum(self._widths)[:-1], axis=1)
-        return [_tensor_of(part, like) for part, like in zip(parts, self._like, strict=True)]
+        for pending, landed, place in zip(self._pending, self._landing, self._into, strict=True):
+            pending.wait()
+            if place is not landed:
+                place.copy_(landed)
+        return self._into
 
 
 class Arrival:
     """The mirror rows of a sync, which a worker may compute without for a while.
 
     Args:
-        carried: What is on its way.
-        fields_L: Where it goes: rows behind the masters.
-        route: Which mirrors it is for.
-        timed: Adds the seconds spent here to the sync's stage.
+        channel: What carries them.
+        sent: The rows that this worker sends, which came from `channel.take`.
+        mirrors: Where the rows go, (H, ...) each; autograd must not know of them.
+        route: Which mirrors they are for.
+        stage: Of the sync, whose timers count what is waited for here.
+        needs_grad: As of `Channel.start`.
     """
 
     def __init__(
         self,
-        carried: Carried,
-        fields_L: Sequence[Tensor],
+        channel: Channel,
+        sent: Sequence[Tensor],
+        mirrors: Sequence[Tensor],
         route: Route,
-        timed: Callable[[], AbstractContextManager[None]],
+        stage: Stage,
+        needs_grad: Sequence[bool],
     ) -> None:
-        self._carried, self._route, self._timed = carried, route, timed
-        # Aliases that autograd knows nothing of: whoever reads the rows waits for them first.
-        self._mirrors = [x.data[route.num_masters :] for x in fields_L]
+        self._channel, self._sent, self._mirrors = channel, sent, mirrors
+        self._route, self._stage = route, stage
+        self._carried = channel.start(
+            sent,
+            route,
+            to_mirrors=True,
+            direction="forward",
+            stage=stage,
+            needs_grad=needs_grad,
+            into=mirrors if route.fills else None,
+        )
 
     def poke(self) -> None:
         """Move bytes along; never blocks."""
-        self._carried.pending.test()
+        self._carried.poke()
 
     def finish(self) -> None:
         """Wait for the rows and put them in place."""
-        with self._timed():
-            for x_H, y_R in zip(self._mirrors, self._carried.rows(), strict=True):
-                x_H.index_copy_(0, _index(self._route.mirror_R, x_H.device), y_R)
+        with self._channel.stages.timed("forward", self._stage):
+            arrived = self._carried.rows()
+            if not self._route.fills:
+                mirror_R = _index(self._route.mirror_R, arrived[0].device)
+                for x_H, y_R in zip(self._mirrors, arrived, strict=True):
+                    x_H.index_copy_(0, mirror_R, y_R)
+            self._channel.keep(self._sent)
+
+
+def _mirrors_of(x_M: Tensor, route: Route) -> Tensor:
+    """Return room for the mirrors' rows; what no edge reads is still a number."""
+    shape = (route.num_mirrors, *x_M.shape[1:])
+    return x_M.new_zeros(shape) if len(route.mirror_R) < route.num_mirrors else x_M.new_empty(shape)
 
 
 def _bytes_of(rows: Tensor) -> NDArray[np.uint8]:
     width = rows.element_size() * math.prod(rows.shape[1:])
     flat = rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return flat.numpy().reshape(rows.shape[0], width)
-
-
-def _tensor_of(block: NDArray[np.uint8], like: Tensor) -> Tensor:
-    flat = torch.from_numpy(np.ascontiguousarray(block).reshape(-1))
-    return flat.view(like.dtype).reshape(block.shape[0], *like.shape[1:]).to(like.device)
 
 
 def _index(rows_X: NDArray[np.int64], device: torch.device) -> Tensor:
@@ -216,61 +265,52 @@ class _Sync(torch.autograd.Function):
         channel: Channel,
         route: Route,
         stage: Stage,
+        owned: bool,
         arrivals: list[Arrival],
         token: Tensor,
         *fields: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.channel, ctx.route, ctx.stage = channel, route, stage
-        num_masters, num_mirrors, device = route.num_masters, route.num_mirrors, fields[0].device
+        ctx.channel, ctx.route, ctx.stage, ctx.owned = channel, route, stage, owned
+        needs = ctx.needs_input_grad[6:]
         with channel.stages.timed("forward", stage):
-            master_S = _index(route.master_S, device)
-            carried = channel.start(
-                [x_M.index_select(0, master_S) for x_M in fields],
-                route,
-                to_mirrors=True,
-                direction="forward",
-                stage=stage,
-                needs_grad=ctx.needs_input_grad[5:],
-            )
-            out = []
-            for x_M in fields:
-                x_L = x_M.new_empty((num_masters + num_mirrors, *x_M.shape[1:]))
-                x_L[:num_masters] = x_M
-                if len(route.mirror_R) < num_mirrors:  # what no edge reads is still a number
-                    x_L[num_masters:].zero_()
-                out.append(x_L)
+            master_S = _index(route.master_S, fields[0].device)
+            mirrors = [_mirrors_of(x_M, route) for x_M in fields]
+            sent = channel.take(len(master_S), fields)
+            for x_M, x_S in zip(fields, sent, strict=True):
+                torch.index_select(x_M.detach(), 0, master_S, out=x_S)
+            aliases = [x_H.data for x_H in mirrors]
+            arrivals.append(Arrival(channel, sent, aliases, route, stage, needs))
         # Or the kernels behind it would differentiate, and send back, what nobody asked for.
-        ctx.mark_non_differentiable(
-            *(x_L for x_L, need in zip(out, ctx.needs_input_grad[5:], strict=True) if not need)
-        )
-        timed = partial(channel.stages.timed, "forward", stage)
-        arrivals.append(Arrival(carried, out, route, timed))
+        out, needed = [*fields, *mirrors], [*needs, *needs]
+        ctx.mark_non_differentiable(*(x for x, need in zip(out, needed, strict=True) if not need))
         return token.clone(), *out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
         channel, route, stage = ctx.channel, ctx.route, ctx.stage
-        num_masters = route.num_masters
-        needs = ctx.needs_input_grad[5:]
-        wanted = [g_L for g_L, need in zip(grads, needs, strict=True) if need]
+        needs = ctx.needs_input_grad[6:]
+        pairs = zip(grads[: len(needs)], grads[len(needs) :], needs, strict=True)
+        wanted = [(g_M, g_H) for g_M, g_H, need in pairs if need]
         merged = []
         if wanted:
-            device = wanted[0].device
+            device = wanted[0][0].device
             with channel.stages.timed("backward", stage):
                 master_S, mirror_R = _index(route.master_S, device), _index(route.mirror_R, device)
                 arrived = channel.carry(
-                    [g_L[num_masters:].index_select(0, mirror_R) for g_L in wanted],
+                    [g_H if route.fills else g_H.index_select(0, mirror_R) for _, g_H in wanted],
                     route,
                     to_mirrors=False,
                     direction="backward",
                     stage=stage,
+                    into=channel.take(len(master_S), [g_M for g_M, _ in wanted]),
                 )
                 merged = [
-                    g_L[:num_masters].clone().index_add_(0, master_S, y_S)
-                    for g_L, y_S in zip(wanted, arrived, strict=True)
+                    (g_M if ctx.owned else g_M.clone()).index_add_(0, master_S, y_S)
+                    for (g_M, _), y_S in zip(wanted, arrived, strict=True)
                 ]
-        return None, None, None, None, grad_token, *_fill(merged, needs)
+                channel.keep(arrived)
+        return None, None, None, None, None, grad_token, *_fill(merged, needs)
 
 
 class _ToMaster(torch.autograd.Function):
@@ -349,33 +389,26 @@ def _all_reduced(
         return total.to(x.device)
 
 
-def sync(
-    fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, layer: int
-) -> tuple[Tensor, list[Tensor]]:
-    """Send master rows to their mirrors, and wait for them; as `start_sync`."""
-    token, out, arrivals = start_sync(fields, token, channel, route, layer)
-    for arrival in arrivals:
-        arrival.finish()
-    return token, out
-
-
 def start_sync(
     fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, layer: int
-) -> tuple[Tensor, list[Tensor], list[Arrival]]:
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Arrival]]:
     """Start to send master rows to their mirrors.
 
+    Nothing is copied of the masters. For that their cotangents, what backward finds of the fields
+    that are returned, are added to in place: give those to one Gather, and to nothing else.
+
     Shape:
-        fields: (M, ...) each, of the route's masters. Returns (M + H, ...) each: masters, then the
-        route's mirrors; one that no peer sends to holds zeros.
+        fields: (M, ...) each, of the route's masters. Returns the same, and (H, ...) of the route's
+        mirrors each; one that no peer sends to holds zeros.
 
     Returns:
-        The token to hand on, the replicas of each field, and what fills in the mirrors' rows: none
-        of those may be read before.
+        The token to hand on, the masters and the mirrors of each field, and what fills in the
+        latter: none of those may be read before.
 
     Communication:
-        One message a plan peer. Backward sends the cotangents the other way.
+        One message a field and plan peer. Backward sends the cotangents the other way.
     """
-    return _start(fields, token, channel, route, Stage("sync", layer))
+    return _start(fields, token, channel, route, Stage("sync", layer), owned=True)
 
 
 def bring(
@@ -384,22 +417,28 @@ def bring(
     """Send master rows along a route of nobody's layer, and wait for them; as `start_sync`.
 
     Shape:
-        rows: (M, ...). Returns the token to hand on, and (M + H, ...).
+        rows: (M, ...). Returns the token to hand on, and (M + H, ...), for any use.
     """
-    token, (replicas,), arrivals = _start([rows], token, channel, route, stage)
+    token, masters, mirrors, arrivals = _start([rows], token, channel, route, stage, owned=False)
     for arrival in arrivals:
         arrival.finish()
-    return token, replicas
+    return token, torch.cat([*masters, *mirrors])
 
 
 def _start(
-    fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, stage: Stage
-) -> tuple[Tensor, list[Tensor], list[Arrival]]:
+    fields: Sequence[Tensor],
+    token: Tensor,
+    channel: Channel,
+    route: Route,
+    stage: Stage,
+    *,
+    owned: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Arrival]]:
     if channel.comm.size == 1 or not fields:
-        return token, list(fields), []
+        return token, list(fields), [_mirrors_of(x_M, route) for x_M in fields], []
     arrivals: list[Arrival] = []
-    token, *out = _Sync.apply(channel, route, stage, arrivals, token, *fields)  # type: ignore[no-untyped-call]
-    return token, out, arrivals
+    token, *out = _Sync.apply(channel, route, stage, owned, arrivals, token, *fields)  # type: ignore[no-untyped-call]
+    return token, out[: len(fields)], out[len(fields) :], arrivals
 
 
 def to_master(
@@ -415,7 +454,7 @@ def to_master(
         The token to hand on, and the rows that arrived, of each field.
 
     Communication:
-        One message a plan peer. Backward returns the cotangents of differentiable fields only.
+        One message a field and plan peer. Backward returns the cotangents of differentiable fields only.
     """
     token, *out = _ToMaster.apply(channel, route, Stage("merge", layer), token, *fields)  # type: ignore[no-untyped-call]
     return token, out

@@ -45,6 +45,11 @@ class Route:
     master_slices: Mapping[int, slice]
     mirror_slices: Mapping[int, slice]
 
+    @cached_property
+    def fills(self) -> bool:
+        """Whether what comes from peers is every mirror, in its place."""
+        return np.array_equal(self.mirror_R, np.arange(self.num_mirrors))
+
 
 def _slices(peer_X: NDArray[np.int32]) -> dict[int, slice]:
     peers, starts = np.unique(peer_X, return_index=True)

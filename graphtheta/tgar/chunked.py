@@ -9,7 +9,7 @@ gradients. Bytes moved per edge, forward: the source fields read, once as a bloc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,12 +37,14 @@ class EdgeInputs:
     """Tensors that enter Gather on edges, grouped as `Expression` names them.
 
     Attributes:
-        sources: (L, ...) each, indexed by source.
-        destinations: (rows, ...) each, indexed by destination row.
+        sources: (I, ...) each, indexed by source: those of masters.
+        destinations: (O, ...) each, indexed by destination row: those of masters.
         parameters: Of any shape, the same for every edge.
         columns: (E, ...) each, in CSC order.
         loop_columns: (M, ...) each: the same columns of the layer's own self-loops; empty where
             the layer has none.
+        source_mirrors: (H, ...) each: `sources` goes on here; empty where there are no mirrors.
+        destination_mirrors: The same of `destinations`.
     """
 
     sources: Sequence[Tensor]
@@ -50,6 +52,18 @@ class EdgeInputs:
     parameters: Sequence[Tensor]
     columns: Sequence[Tensor]
     loop_columns: Sequence[Tensor]
+    source_mirrors: Sequence[Tensor] = ()
+    destination_mirrors: Sequence[Tensor] = ()
+
+    def joined(self) -> EdgeInputs:
+        """Return the same with the mirrors' rows behind the masters', in one tensor."""
+        return replace(
+            self,
+            sources=_joined(self.sources, self.source_mirrors),
+            destinations=_joined(self.destinations, self.destination_mirrors),
+            source_mirrors=(),
+            destination_mirrors=(),
+        )
 
     def flat(self) -> list[Tensor]:
         """Return all tensors, group after group."""
@@ -130,6 +144,7 @@ class GatherSum:
         """
         for arrival in arrivals:
             arrival.finish()
+        inputs = inputs.joined()
         return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
     def message(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> Tensor:
@@ -210,6 +225,12 @@ class GatherSum:
         return torch.from_numpy(kept).reshape(shape).to(**options) / (1 - spec.p)
 
 
+def _joined(masters: Sequence[Tensor], mirrors: Sequence[Tensor]) -> Sequence[Tensor]:
+    if not any(len(x_H) for x_H in mirrors):
+        return masters
+    return [torch.cat(pair) for pair in zip(masters, mirrors, strict=True)]
+
+
 def _computed(x: Tensor) -> Tensor:
     """Return what is computed with: bfloat16 only stores."""
     return x.float() if x.dtype == torch.bfloat16 else x
@@ -277,7 +298,7 @@ def _backward_of(
 ) -> None:
     """Differentiate one block of edges and add to the gradients of the inputs, in place."""
     rows, row_e = slice(block.first, block.last), block.row_e
-    sources, destinations, parameters, columns, loop_columns = totals
+    sources, destinations, parameters, columns, loop_columns, *_ = totals
     sinks = [
         *((total, block.src_e) for total in sources),
         *((None if total is None else total[rows], row_e) for total in destinations),

@@ -142,12 +142,13 @@ class TGARLayer(nn.Module):
             else []
         )
         token = view.view.token
-        token, sources, arrivals = start_sync(sources, token, channel, block.sources, k)
+        token, *near, arrivals = start_sync(sources, token, channel, block.sources, k)
+        far: list[list[Tensor]] = [destinations, []]
         if shard.is_vertex_cut:
-            token, destinations, more = start_sync(destinations, token, channel, route, k)
+            token, *far, more = start_sync(destinations, token, channel, route, k)
             arrivals += more
 
-        inputs = EdgeInputs(sources, destinations, parameters, columns, loops)
+        inputs = EdgeInputs(near[0], far[0], parameters, columns, loops, near[1], far[1])
         program = self._program(expression, inputs, warn=shard.comm.rank == 0)
         self._last = (expression, program)
         gather_sum: GatherSum | FusedGatherSum

@@ -72,6 +72,11 @@ class _Emitter(Values):
             for t in kernel.leaves
             if t.leaf.space != "row" and t.leaf.name != "key"
         }
+        self.mirrors = {
+            t.leaf.name: self.argument(f"mirror_{t.leaf.name}", TYPES[t.leaf.storage])
+            for t in kernel.leaves
+            if t.leaf.has_mirrors
+        }
         self.loop_arrays = {
             t.leaf.name: self.argument(f"loop_{t.leaf.name}", TYPES[t.leaf.storage])
             for t in kernel.leaves
@@ -87,6 +92,9 @@ class _Emitter(Values):
         num_chunks, self.num_edges, self.loop_rows, self.leading, self.shift = (
             self.load(sizes, n, 1) for n in range(5)
         )
+        self.num_masters = {
+            space: self.load(sizes, n, 1) for n, space in enumerate(("source", "destination"), 5)
+        }
         if kernel.gradients:
             gradients = self.argument("gradients", self.float)
         for term in kernel.leaves:
@@ -139,8 +147,15 @@ class _Emitter(Values):
         self.buffers = {}
 
     def _reach(self, leaf: Leaf, row: Any) -> None:
-        pointer = self.element(self.arrays[leaf.name], self.times(row, leaf.stride))
-        self.base[leaf.name] = pointer
+        self.base[leaf.name] = self._row_of(leaf, row)
+
+    def _row_of(self, leaf: Leaf, row: Any) -> Any:
+        """Return where a row of a leaf's array is, or of that of the mirrors."""
+        array = self.arrays[leaf.name]
+        if leaf.has_mirrors:
+            is_master = self.b.icmp_signed("<", row, self.num_masters[leaf.space])
+            array = self.b.select(is_master, array, self.mirrors[leaf.name])
+        return self.element(array, self.times(row, leaf.stride))
 
     def _start(self, accumulator: Accumulator) -> None:
         worst = {"sum": 0.0, "max": -math.inf, "best_max": -math.inf, "best_min": math.inf}
@@ -319,11 +334,10 @@ class _Emitter(Values):
             slot = self.load(self.position_of, later, 1)
             index["slot"] = slot if kernel.wide_positions else b.sext(slot, I64)
         for name, (where, leaf) in rows.items():
-            array = self.key_of if name == "key" else self.arrays[name]
             row_bytes = leaf.stride * BYTES[leaf.storage]
-            at = b.bitcast(
-                self.element(array, self.times(index[where], leaf.stride)), I8.as_pointer()
-            )
+            row = index[where]
+            at = self.element(self.key_of, row) if name == "key" else self._row_of(leaf, row)
+            at = b.bitcast(at, I8.as_pointer())
             for offset in range(0, min(row_bytes, 16 * _CACHE_LINE), _CACHE_LINE):
                 b.call(_prefetch(self.module), [
                     self.element(at, offset), I32(0), I32(3), I32(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,9 +92,7 @@ class FusedGatherSum:
     ) -> list[Tensor]:
         makers = self.program.lowered.parameters.values()
         parameters = [make(inputs.parameters) for make in makers]
-        given = EdgeInputs(
-            inputs.sources, inputs.destinations, parameters, inputs.columns, inputs.loop_columns
-        )
+        given = replace(inputs, parameters=parameters)
         return list(_Function.apply(self, finish, arrivals, given.sizes(), *given.flat()))  # type: ignore[no-untyped-call]
 
     def kernels_of_backward(
@@ -103,7 +101,7 @@ class FusedGatherSum:
         """Return the kernels that give the gradients of the inputs of these names."""
         position = self.block.out_edges.position
         return self.program.backward(
-            frozenset(name.removeprefix("loop_") for name in needed),
+            frozenset(_leaf(name) for name in needed),
             saved_score=saved_score,
             finish=finish,
             wide=position is not None and position.dtype == np.int64,
@@ -143,8 +141,14 @@ class FusedGatherSum:
         float_type = getattr(torch, kernel.storage)
         num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
         counter = np.zeros(1, np.int64)
-        leading, shift = self.in_edges.leading, self.in_edges.shift
-        sizes = np.array([num_chunks, edges.num_edges, self.loop_rows, leading, shift], np.int64)
+        in_edges, block = self.in_edges, self.block
+        sizes = np.array(
+            [
+                *(num_chunks, edges.num_edges, self.loop_rows, in_edges.leading, in_edges.shift),
+                *(block.sources.num_masters, block.num_outputs),
+            ],
+            np.int64,
+        )
         given: dict[str, Tensor | NDArray[Any]] = {
             "counter": counter,
             "sizes": sizes,
@@ -182,8 +186,7 @@ class FusedGatherSum:
             assert isinstance(parameter, Tensor)
             given[name] = parameter.t().contiguous()
         native = compiled(kernel)
-        held = [given[name] for name in native.arguments]
-        pointers = native.bind([_pointer(a) for a in held])
+        pointers = native.bind([_pointer(given, name) for name in native.arguments])
 
         def work(first: int, last: int) -> None:
             counter[0], sizes[0] = first, last
@@ -248,8 +251,22 @@ class FusedGatherSum:
         return np.array([*self.step_key, *streams], np.uint32)
 
 
-def _pointer(array: Tensor | NDArray[Any]) -> int:
-    return array.data_ptr() if isinstance(array, Tensor) else int(array.ctypes.data)
+def _leaf(name: str) -> str:
+    """Return the name of the leaf that an input holds rows of."""
+    return name.removeprefix("loop_").removeprefix("mirror_")
+
+
+def _pointer(given: Mapping[str, Tensor | NDArray[Any]], name: str) -> int:
+    """Return where an argument begins; rows of mirrors are counted from the masters' first."""
+    if not name.startswith("mirror_"):
+        array = given[name]
+        return array.data_ptr() if isinstance(array, Tensor) else int(array.ctypes.data)
+    masters, mirrors = given[_leaf(name)], given.get(name)
+    assert isinstance(masters, Tensor)
+    if mirrors is None:
+        return masters.data_ptr()
+    assert isinstance(mirrors, Tensor)
+    return mirrors.data_ptr() - masters.nbytes
 
 
 class _Function(torch.autograd.Function):
@@ -294,7 +311,7 @@ class _Function(torch.autograd.Function):
             # Only what backward reads: a plain sum keeps nothing of its inputs.
             reads = ctx.kernels.reads
             saved = [
-                tensor if name.removeprefix("loop_") in reads else None
+                tensor if _leaf(name) in reads else None
                 for name, tensor in zip(names, held, strict=True)
             ]
             ctx.like = [(t.shape, t.dtype) for t in held]
@@ -312,14 +329,16 @@ class _Function(torch.autograd.Function):
             found = _gradients(job, ctx.kernels, arrays, grads, kept)
         results = []
         for name, (shape, dtype), need in zip(arrays, ctx.like, needs, strict=True):
-            result = found.get(f"gradient_{name.removeprefix('loop_')}") if need else None
+            result = found.get(f"gradient_{_leaf(name)}") if need else None
             if need and result is None:
                 result = torch.zeros(shape, dtype=dtype)
             elif result is not None:
                 if name.startswith("loop_"):
                     result = result[job.in_edges.num_edges :]
-                elif name.startswith("column"):
-                    result = result[: job.in_edges.num_edges]
+                elif name.startswith("mirror_"):
+                    result = result[len(result) - shape[0] :]
+                elif name not in job.program.lowered.parameters:
+                    result = result[: shape[0]]
                 result = result.reshape(shape).to(dtype)
             results.append(result)
         return None, None, None, None, *results
@@ -329,13 +348,15 @@ def _named(
     tensors: Sequence[Tensor], sizes: Sequence[int], program: Program
 ) -> dict[str, Tensor | NDArray[Any]]:
     """Name the inputs as kernels do."""
-    sources, destinations, _, columns, loops = sizes
+    sources, destinations, _, columns, loops, *mirrors = sizes
     names = [
         *(f"source{n}" for n in range(sources)),
         *(f"destination{n}" for n in range(destinations)),
         *program.lowered.parameters,
         *(f"column{n}" for n in range(columns)),
         *(f"loop_column{n}" for n in range(loops)),
+        *(f"mirror_source{n}" for n in range(mirrors[0])),
+        *(f"mirror_destination{n}" for n in range(mirrors[1])),
     ]
     return dict(zip(names, tensors, strict=True))
 

@@ -244,6 +244,8 @@ class Kernel:
             if leaf.leaf.space == "row" or name == "key" or name in names:
                 continue
             names.append(name)
+            if leaf.leaf.has_mirrors:
+                names.append(f"mirror_{name}")
             if self.self_loops and name.startswith("column"):
                 names.append(f"loop_{name}")
         names += [f"out_{output.name}" for output in self.outputs]

@@ -64,6 +64,11 @@ class Leaf:
     stride: int
     offset: int = 0
 
+    @property
+    def has_mirrors(self) -> bool:
+        """Whether it is a field of nodes: the mirrors' rows are in an array of their own."""
+        return self.space in ("source", "destination") and self.name.startswith(self.space)
+
 
 @dataclass(frozen=True, eq=False)
 class Term:
