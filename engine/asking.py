@@ -100,10 +100,8 @@ class Asker:
                 "client: expected the process that connected, got a fork of it. Connect in each "
                 'process, or spawn them: multiprocessing_context="spawn".'
             )
-        if len(jobs) == 1:
-            return [do(*jobs[0])]
-        waiting = [self._pool.submit(do, *job) for job in jobs]
-        return [future.result() for future in waiting]
+        waiting = [self._pool.submit(do, *job) for job in jobs[1:]]
+        return [do(*job) for job in jobs[:1]] + [future.result() for future in waiting]
 
     def ask(
         self, method: str, jobs: Sequence[tuple[Link, Any, Ids]], until: float | None = None

@@ -27,6 +27,8 @@ from graphtheta.random import Purpose
 
 __all__ = ["RemoteGraph", "connect"]
 
+_MAPPED = 32 << 20  # bytes; memory of smaller answers is kept: fresh pages cost a third of fetching
+
 
 def connect(
     addresses: str | Sequence[str], *, tls: Tls | None = None, timeout_s: float = 60.0
@@ -45,7 +47,7 @@ def connect(
         Unreachable: If a server is not there.
         WrongServer: If servers serve different stores, or speak another protocol.
     """
-    tune_allocator()
+    tune_allocator(_MAPPED)
     given = [addresses] if isinstance(addresses, str) else list(addresses)
     return RemoteGraph(given, tls, timeout_s)
 

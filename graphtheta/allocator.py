@@ -32,11 +32,14 @@ def ask_for_huge_pages() -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def tune_allocator() -> bool:
-    """Tell glibc which blocks to map and which to keep; once is enough, for the whole process.
+def tune_allocator(mapped: int = _LARGE) -> bool:
+    """Tell glibc which blocks to map and which to keep, for the whole process, from now on.
 
     Nothing is changed where another allocator is preloaded, or where `GLIBC_TUNABLES`, a
     `MALLOC_...` variable or `GRAPHTHETA_MALLOC=system` says that somebody has chosen.
+
+    Args:
+        mapped: Bytes of the smallest block that is a mapping of its own, at most 32 MiB.
 
     Returns:
         Whether the allocator was told.
@@ -47,7 +50,7 @@ def tune_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    settings = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROWTH))
+    settings = ((_M_MMAP_THRESHOLD, mapped), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROWTH))
     return all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings)
 
 
