@@ -454,7 +454,8 @@ def to_master(
         The token to hand on, and the rows that arrived, of each field.
 
     Communication:
-        One message a field and plan peer. Backward returns the cotangents of differentiable fields only.
+        One message a field and plan peer. Backward returns the cotangents of differentiable fields
+        only.
     """
     token, *out = _ToMaster.apply(channel, route, Stage("merge", layer), token, *fields)  # type: ignore[no-untyped-call]
     return token, out
