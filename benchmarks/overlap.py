@@ -1,7 +1,8 @@
 """How much of a link's delay is hidden: rows without a mirror run while mirrors travel.
 
 Every exchange of a step is held back by an injected delay. What is not hidden of it is the time for
-which the forward pass blocks on the exchange; `sync` is the whole stage, with packing and copies.
+which a pass blocks on the exchange; `sync` is the whole stage, with packing and copies. Backward
+sends the cotangents of mirrors while those of masters are computed.
 
     mpiexec -n 2 python benchmarks/overlap.py --delay 0.02 --json benchmarks/results/overlap.jsonl
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,19 @@ def banded(num_nodes: int, degree: int) -> gt.Graph:
     return gt.Graph(pa.table(nodes), pa.table({"src": pa.array(src), "dst": pa.array(dst)}))
 
 
+@contextmanager
+def watched(
+    link: Delayed, shard: gt.Shard, direction: str, rows: dict[str, list[tuple[float, ...]]]
+) -> Iterator[None]:
+    """Add a row: seconds blocked, of the sync, and of all that is done inside."""
+    link.barrier(stage="step")
+    shard.channel.stages = stages = Stages()
+    link.waited, start = 0.0, time.perf_counter()
+    yield
+    spent = time.perf_counter() - start
+    rows[direction].append((link.waited, stages.seconds[f"{direction} layer 0 sync"], spent))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=1 << 17)
@@ -82,28 +98,27 @@ def main() -> None:
     link = Delayed(comm, arguments.delay)
     shard.channel.comm = link  # type: ignore[assignment]
     if comm.rank == 0:
-        print("| layer | delay, ms | waited, ms | sync, ms | forward, ms | hidden |")
-        print("|---|---|---|---|---|---|")
+        print("| layer | direction | delay, ms | waited, ms | sync, ms | all, ms | hidden |")
+        print("|---|---|---|---|---|---|---|")
     for layer in (GCNConv(64, 64), GATConv(64, 16, heads=4)):
-        rows = []
+        rows: dict[str, list[tuple[float, ...]]] = {"forward": [], "backward": []}
         for step in range(arguments.runs + 2):
-            comm.barrier(stage="step")
-            shard.channel.stages = stages = Stages()
-            link.waited, start = 0.0, time.perf_counter()
-            with torch.no_grad():
-                layer(View(shard, step=step)[0], shard.features)
-            forward = time.perf_counter() - start
-            rows.append((link.waited, stages.seconds["forward layer 0 sync"], forward))
-        if comm.rank:
-            continue
-        waited, sync, forward = np.median(rows[2:], axis=0).tolist()
-        name, hidden = type(layer).__name__, 1 - waited / arguments.delay
-        cells = [f"{1000 * x:.1f}" for x in (arguments.delay, waited, sync, forward)]
-        print(f"| {name} | {' | '.join(cells)} | {hidden:.0%} |")
-        record = {"benchmark": "overlap", "layer": name, "workers": comm.size, "waited": waited}
-        record |= {"sync": sync, "forward": forward, "delay": arguments.delay, "hidden": hidden}
-        record |= provenance(1)
-        append(arguments.json, [record])
+            x, view = shard.features.clone().requires_grad_(), View(shard, step=step)
+            with watched(link, shard, "forward", rows):
+                out = layer(view[0], x)
+            with watched(link, shard, "backward", rows):
+                torch.autograd.backward([out.square().sum(), view.token])
+        for direction, times in rows.items():
+            if comm.rank:
+                continue
+            waited, sync, spent = np.median(times[2:], axis=0).tolist()
+            name, hidden = type(layer).__name__, 1 - waited / arguments.delay
+            cells = [f"{1000 * x:.1f}" for x in (arguments.delay, waited, sync, spent)]
+            print(f"| {name} | {direction} | {' | '.join(cells)} | {hidden:.0%} |")
+            record = {"benchmark": "overlap", "layer": name, "direction": direction}
+            record |= {"workers": comm.size, "waited": waited, "sync": sync, "seconds": spent}
+            record |= {"delay": arguments.delay, "hidden": hidden} | provenance(1)
+            append(arguments.json, [record])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ class Adjacency:
         indptr: (rows + 1,) int64; row i's edges are [indptr[i], indptr[i + 1]).
         other: (E,) int32 local id of the node at the other end of each edge.
         position: (E,) int32 or int64 place of each edge among the in-edges, or None for those.
-        border: Rows below it need no mirror (0 where nobody asks).
+        border: Rows below it can be done while others' are on their way: in-edges of rows that need
+            no mirror, out-edges of masters (0 where nobody asks).
         leading: Rows below it stand at the same place among the nodes at the other ends.
         shift: How much further all other rows stand there.
     """
@@ -126,17 +127,20 @@ def stretches(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.
     return places
 
 
-def outwards(indptr: NDArray[np.int64], other: NDArray[np.int32], num_rows: int) -> Adjacency:
+def outwards(
+    indptr: NDArray[np.int64], other: NDArray[np.int32], num_masters: int, num_mirrors: int
+) -> Adjacency:
     """Return edges by the node at their other end; a node's edges stay in order.
 
     Shape:
-        indptr: (R + 1,). other: (E,) below `num_rows`.
+        indptr: (R + 1,). other: (E,) numbers of masters, then of mirrors.
     """
+    num_rows = num_masters + num_mirrors
     num_edges = len(other)
     out_indptr, dst = np.zeros(num_rows + 1, np.int64), np.empty(num_edges, np.int32)
     position = np.empty(num_edges, np.int32 if num_edges < 2**31 else np.int64)
     _transpose(indptr, other, out_indptr, dst, position)
-    return Adjacency(out_indptr, dst, position)
+    return Adjacency(out_indptr, dst, position, border=num_masters)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

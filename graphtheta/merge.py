@@ -75,7 +75,9 @@ def local_graph(
         in_indptr = as_numpy(parts[0].in_indptr["indptr"])
         edges: Mapping[str, NDArray[Any]] = edge_columns(parts[0])
         table, indptr = parts[0].out_edges, as_numpy(parts[0].out_indptr["indptr"])
-        out_edges = Adjacency(indptr, as_numpy(table["dst"]), as_numpy(table["csc_position"]))
+        out_edges = Adjacency(
+            indptr, as_numpy(table["dst"]), as_numpy(table["csc_position"]), border=num_masters
+        )
     else:
         masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
         joined = np.concatenate(new_ids)
@@ -94,7 +96,7 @@ def local_graph(
         ]
         edges = MergedEdges(parts, local, num_masters + len(mirrors), threads)
         in_indptr = edges.indptr
-        out_edges = outwards(in_indptr, edges["src"], num_masters + len(mirrors))
+        out_edges = outwards(in_indptr, edges["src"], num_masters, len(mirrors))
 
     owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
     has_out, has_in = np.diff(out_edges.indptr) > 0, np.diff(in_indptr) > 0

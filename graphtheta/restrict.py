@@ -44,7 +44,7 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
     edges = {name: column[kept] for name, column in local.edges.items()}
     edges["in_position"] = position
     in_indptr = np.append(0, np.cumsum(kept))[local.in_indptr]
-    out_edges = outwards(in_indptr, edges["src"], len(local.node_key_L))
+    out_edges = outwards(in_indptr, edges["src"], plan.num_masters, plan.num_mirrors)
     in_degree, out_degree = np.diff(in_indptr), np.diff(out_edges.indptr)
     masters = local.masters
     for name, degree, route in (

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from graphtheta.adjacency import Adjacency
 from graphtheta.columns import as_numpy
+from graphtheta.comm.channel import Channel
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.directory import home_code
-from graphtheta.comm.exchange import Channel
 from graphtheta.comm.plan import ExchangePlan, Route
 from graphtheta.comm.routes import carry_rows
 from graphtheta.comm.stages import Stage

@@ -32,6 +32,7 @@ LAYERS = (
     ("shaping", "graph", "interop"),
     ("datasets",),
     ("cache", "merged_edges", "merge"),
+    ("comm.channel",),
     ("comm.exchange",),
     ("shard",),
     ("restrict",),

@@ -12,10 +12,7 @@ the fields that require grad. Nothing depends on the number of edges.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,15 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.communicator import Communicator, Pending
-from graphtheta.comm.fingerprint import compare_fingerprints
+from graphtheta.comm.channel import Carried, Channel
 from graphtheta.comm.plan import Route
-from graphtheta.comm.stages import Direction, Stage, Stages
+from graphtheta.comm.stages import Direction, Stage
 
 __all__ = [
     "Arrival",
-    "Carried",
-    "Channel",
+    "Departure",
     "all_reduce_sum",
     "bring",
     "new_token",
@@ -41,157 +36,9 @@ __all__ = [
 ]
 
 
-_LINE = 64  # bytes of a cache line, at which pieces of memory begin
-
-
 def new_token(device: torch.device) -> Tensor:
     """Return the 0-d zero that anchors a step's exchanges to its backward."""
     return torch.zeros((), device=device, requires_grad=True)
-
-
-@dataclass
-class Channel:
-    """A communicator together with the timers and the fingerprints seen so far."""
-
-    comm: Communicator
-    stages: Stages = field(default_factory=Stages)
-    _seen: set[str] = field(default_factory=set)
-    _kept: Tensor | None = None  # bytes
-
-    def take(self, num_rows: int, like: Sequence[Tensor]) -> list[Tensor]:
-        """Return memory for rows: what `keep` kept, if it is enough.
-
-        Fresh pages would cost more than what is done to them.
-
-        Shape:
-            like: (any, ...) each. Returns (num_rows, ...) each.
-        """
-        shapes = [(num_rows, *x.shape[1:]) for x in like]
-        sizes = [math.prod(s) * x.element_size() for s, x in zip(shapes, like, strict=True)]
-        starts = [0, *accumulate(-(-size // _LINE) * _LINE for size in sizes)]
-        kept, self._kept = self._kept, None
-        if kept is None or len(kept) < starts[-1]:
-            kept = torch.empty(starts[-1], dtype=torch.uint8, device=like[0].device)
-        pieces = [kept[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        return [
-            piece.view(x.dtype).view(shape)
-            for piece, x, shape in zip(pieces, like, shapes, strict=True)
-        ]
-
-    def keep(self, rows: Sequence[Tensor]) -> None:
-        """Keep memory that `take` returned, and that nobody needs any more."""
-        empty = torch.empty(0, dtype=torch.uint8, device=rows[0].device)
-        memory = empty.set_(rows[0].untyped_storage())
-        if self._kept is None or len(self._kept) < len(memory):
-            self._kept = memory
-
-    def check(
-        self,
-        direction: Direction,
-        stage: Stage,
-        tensors: Sequence[Tensor],
-        needs_grad: Sequence[bool] = (),
-    ) -> str:
-        """Compare this operation over all ranks where it is new, or always if `comm.check`."""
-        text = stage.text(direction)
-        if self.comm.size > 1:
-            rows = ", ".join(f"{tuple(t.shape[1:])} {t.dtype}" for t in tensors)
-            # What needs grad on one rank only would hang backward, or mix up its exchanges.
-            grads = ", ".join("grad" if need else "no grad" for need in needs_grad)
-            operation = f"{text}: {rows}" + (f"; {grads}" if grads else "")
-            if self.comm.check or operation not in self._seen:
-                self._seen.add(operation)
-                compare_fingerprints(self.comm, operation)
-        return text
-
-    def start(
-        self,
-        rows: Sequence[Tensor],
-        route: Route,
-        *,
-        to_mirrors: bool,
-        direction: Direction,
-        stage: Stage,
-        needs_grad: Sequence[bool] = (),
-        into: Sequence[Tensor] | None = None,
-    ) -> Carried:
-        """Start to send rows along `route`, a message a field and peer.
-
-        `needs_grad` says, forward, which fields will come back: it is part of the fingerprint.
-
-        Shape:
-            rows: (S, ...) each in the order of `route.master_S` to mirrors, (R, ...) each in the
-            order of `route.mirror_R` to masters. They must stay as they are until all have been
-            sent. into: where those that come land, in the order in which they come; None: in memory
-            of their own.
-        """
-        text = self.check(direction, stage, rows, needs_grad)
-        out, back, num_in = route.master_slices, route.mirror_slices, len(route.mirror_R)
-        if not to_mirrors:
-            out, back, num_in = back, out, len(route.master_S)
-        if into is None:
-            into = [r.new_empty((num_in, *r.shape[1:])) for r in rows]
-        landing = [x if x.device.type == "cpu" else torch.empty_like(x, device="cpu") for x in into]
-        pending = []
-        for row, place in zip(rows, landing, strict=True):
-            sent, arrived = _bytes_of(row), _bytes_of(place)
-            pending.append(
-                self.comm.exchange(
-                    {peer: sent[block] for peer, block in out.items()},
-                    {peer: arrived[block] for peer, block in back.items()},
-                    stage=text,
-                )
-            )
-            self.stages.sent(direction, stage, sent.nbytes)
-        return Carried(pending, landing, into)
-
-    def carry(
-        self,
-        rows: Sequence[Tensor],
-        route: Route,
-        *,
-        to_mirrors: bool,
-        direction: Direction,
-        stage: Stage,
-        needs_grad: Sequence[bool] = (),
-        into: Sequence[Tensor] | None = None,
-    ) -> Sequence[Tensor]:
-        """Send rows as `start` does, and return those that arrive.
-
-        Returns:
-            One tensor a field: (R, ...) at the mirrors, (S, ...) at the masters.
-        """
-        return self.start(
-            rows,
-            route,
-            to_mirrors=to_mirrors,
-            direction=direction,
-            stage=stage,
-            needs_grad=needs_grad,
-            into=into,
-        ).rows()
-
-
-class Carried:
-    """Rows on their way: to the processor's memory, and from there to where they shall be."""
-
-    def __init__(
-        self, pending: Sequence[Pending], landing: Sequence[Tensor], into: Sequence[Tensor]
-    ) -> None:
-        self._pending, self._landing, self._into = pending, landing, into
-
-    def poke(self) -> None:
-        """Move bytes along; never blocks."""
-        for pending in self._pending:
-            pending.test()
-
-    def rows(self) -> Sequence[Tensor]:
-        """Wait, and return what arrived: one tensor a field."""
-        for pending, landed, place in zip(self._pending, self._landing, self._into, strict=True):
-            pending.wait()
-            if place is not landed:
-                place.copy_(landed)
-        return self._into
 
 
 class Arrival:
@@ -204,6 +51,10 @@ class Arrival:
         route: Which mirrors they are for.
         stage: Of the sync, whose timers count what is waited for here.
         needs_grad: As of `Channel.start`.
+
+    Attributes:
+        route: As given.
+        departure: The way back, for backward.
     """
 
     def __init__(
@@ -216,7 +67,8 @@ class Arrival:
         needs_grad: Sequence[bool],
     ) -> None:
         self._channel, self._sent, self._mirrors = channel, sent, mirrors
-        self._route, self._stage = route, stage
+        self.route, self._stage = route, stage
+        self.departure = Departure(channel, route, stage)
         self._carried = channel.start(
             sent,
             route,
@@ -235,23 +87,63 @@ class Arrival:
         """Wait for the rows and put them in place."""
         with self._channel.stages.timed("forward", self._stage):
             arrived = self._carried.rows()
-            if not self._route.fills:
-                mirror_R = _index(self._route.mirror_R, arrived[0].device)
+            if not self.route.fills:
+                mirror_R = _index(self.route.mirror_R, arrived[0].device)
                 for x_H, y_R in zip(self._mirrors, arrived, strict=True):
                     x_H.index_copy_(0, mirror_R, y_R)
             self._channel.keep(self._sent)
+
+
+class Departure:
+    """The cotangents of mirrors on their way to masters, in the backward of a sync.
+
+    Whoever computes them may start it before those of the masters are there; the sync's own
+    backward does otherwise.
+    """
+
+    def __init__(self, channel: Channel, route: Route, stage: Stage) -> None:
+        self._channel, self._route, self._stage = channel, route, stage
+        self._carried: Carried | None = None
+
+    def start(self, cotangents: Sequence[Tensor]) -> None:
+        """Send them, of all fields that require grad: (H, ...) each."""
+        channel, route = self._channel, self._route
+        with channel.stages.timed("backward", self._stage):
+            rows = cotangents
+            if not route.fills:
+                mirror_R = _index(route.mirror_R, cotangents[0].device)
+                rows = [g_H.index_select(0, mirror_R) for g_H in cotangents]
+            self._carried = channel.start(
+                rows,
+                route,
+                to_mirrors=False,
+                direction="backward",
+                stage=self._stage,
+                into=channel.take(len(route.master_S), cotangents),
+            )
+
+    def poke(self) -> None:
+        """Move bytes along; never blocks."""
+        if self._carried is not None:
+            self._carried.poke()
+
+    def rows(self, cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Wait for what comes from other workers: (S, ...) each, memory to `keep`.
+
+        Args:
+            cotangents: Are sent if nothing has been.
+        """
+        if self._carried is None:
+            self.start(cotangents)
+        assert self._carried is not None
+        carried, self._carried = self._carried, None
+        return carried.rows()
 
 
 def _mirrors_of(x_M: Tensor, route: Route) -> Tensor:
     """Return room for the mirrors' rows; what no edge reads is still a number."""
     shape = (route.num_mirrors, *x_M.shape[1:])
     return x_M.new_zeros(shape) if len(route.mirror_R) < route.num_mirrors else x_M.new_empty(shape)
-
-
-def _bytes_of(rows: Tensor) -> NDArray[np.uint8]:
-    width = rows.element_size() * math.prod(rows.shape[1:])
-    flat = rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().reshape(rows.shape[0], width)
 
 
 def _index(rows_X: NDArray[np.int64], device: torch.device) -> Tensor:
@@ -280,6 +172,7 @@ class _Sync(torch.autograd.Function):
                 torch.index_select(x_M.detach(), 0, master_S, out=x_S)
             aliases = [x_H.data for x_H in mirrors]
             arrivals.append(Arrival(channel, sent, aliases, route, stage, needs))
+        ctx.departure = arrivals[-1].departure
         # Or the kernels behind it would differentiate, and send back, what nobody asked for.
         out, needed = [*fields, *mirrors], [*needs, *needs]
         ctx.mark_non_differentiable(*(x for x, need in zip(out, needed, strict=True) if not need))
@@ -288,26 +181,19 @@ class _Sync(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
-        channel, route, stage = ctx.channel, ctx.route, ctx.stage
-        needs = ctx.needs_input_grad[6:]
-        pairs = zip(grads[: len(needs)], grads[len(needs) :], needs, strict=True)
-        wanted = [(g_M, g_H) for g_M, g_H, need in pairs if need]
+        channel, needs = ctx.channel, ctx.needs_input_grad[6:]
+        of_masters, of_mirrors = (
+            [g for g, need in zip(some, needs, strict=True) if need]
+            for some in (grads[: len(needs)], grads[len(needs) :])
+        )
         merged = []
-        if wanted:
-            device = wanted[0][0].device
-            with channel.stages.timed("backward", stage):
-                master_S, mirror_R = _index(route.master_S, device), _index(route.mirror_R, device)
-                arrived = channel.carry(
-                    [g_H if route.fills else g_H.index_select(0, mirror_R) for _, g_H in wanted],
-                    route,
-                    to_mirrors=False,
-                    direction="backward",
-                    stage=stage,
-                    into=channel.take(len(master_S), [g_M for g_M, _ in wanted]),
-                )
+        if of_masters:
+            master_S = _index(ctx.route.master_S, of_masters[0].device)
+            with channel.stages.rest("backward", ctx.stage):
+                arrived = ctx.departure.rows(of_mirrors)
                 merged = [
                     (g_M if ctx.owned else g_M.clone()).index_add_(0, master_S, y_S)
-                    for (g_M, _), y_S in zip(wanted, arrived, strict=True)
+                    for g_M, y_S in zip(of_masters, arrived, strict=True)
                 ]
                 channel.keep(arrived)
         return None, None, None, None, None, grad_token, *_fill(merged, needs)

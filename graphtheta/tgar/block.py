@@ -73,8 +73,8 @@ class Block:
         """The same edges by source: rows of inputs, then mirrors; backward alone reads them."""
         if self.edges is None:
             return self.shard.out_edges
-        num_rows = self.sources.num_masters + self.sources.num_mirrors
-        return outwards(self.in_edges.indptr, self.in_edges.other, num_rows)
+        indptr, other, route = self.in_edges.indptr, self.in_edges.other, self.sources
+        return outwards(indptr, other, route.num_masters, route.num_mirrors)
 
     @cached_property
     def node_key(self) -> NDArray[np.int64]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphtheta.comm.channel import Channel
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.directory import rank_and_place
-from graphtheta.comm.exchange import Channel, bring
+from graphtheta.comm.exchange import bring
 from graphtheta.comm.plan import Route
 from graphtheta.comm.stages import Stage
 

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.comm.exchange import Channel, new_token, to_master
+from graphtheta.comm.channel import Channel
+from graphtheta.comm.exchange import new_token, to_master
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard

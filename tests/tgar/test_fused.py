@@ -146,8 +146,8 @@ def _gather_only(layer: TGARLayer, graph: Graph) -> list[Any]:
     found: list[Any] = []
     launch = FusedGatherSum.launch
 
-    def spy(self: Any, *args: Any) -> Any:
-        results = launch(self, *args)
+    def spy(self: Any, *args: Any, **options: Any) -> Any:
+        results = launch(self, *args, **options)
         found.extend(r.numpy().copy() for r in results.values())
         return results
 

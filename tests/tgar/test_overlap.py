@@ -1,4 +1,4 @@
-"""Rows without a mirror are computed while mirrors travel, and no row reads a mirror too early."""
+"""Rows are computed while those of mirrors travel, and no row reads a mirror too early."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import graphtheta as gt
 from graphtheta.columns import matrix_column
 from graphtheta.comm import exchange
-from graphtheta.comm.exchange import Arrival
+from graphtheta.comm.exchange import Arrival, Departure
 from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
 from graphtheta.tgar.fused import executor
 from graphtheta.tgar.layer import TGARLayer
@@ -37,9 +37,7 @@ def ring(num_nodes: int) -> gt.Graph:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_interior_rows_run_before_mirrors_are_waited_for(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> TGARLayer:
         with seeded(0):
             return LAYERS[name]().double()
@@ -53,6 +51,7 @@ def test_interior_rows_run_before_mirrors_are_waited_for(
         events.setdefault(threading.get_ident(), []).append(event)
 
     run, room, poke, finish = executor.run, exchange._mirrors_of, Arrival.poke, Arrival.finish
+    leave, poke_back, rows = Departure.start, Departure.poke, Departure.rows
 
     def noted_run(*given: Any) -> None:
         note("run")
@@ -69,7 +68,22 @@ def test_interior_rows_run_before_mirrors_are_waited_for(
         note("finish")
         finish(self)
 
+    def noted_leave(self: Departure, cotangents: Any) -> None:
+        note("leave")
+        leave(self, cotangents)
+
+    def noted_poke_back(self: Departure) -> None:
+        note("poke back")
+        poke_back(self)
+
+    def noted_rows(self: Departure, cotangents: Any) -> Any:
+        note("rows")
+        return rows(self, cotangents)
+
     monkeypatch.setattr(executor, "run", noted_run)
+    monkeypatch.setattr(Departure, "start", noted_leave)
+    monkeypatch.setattr(Departure, "poke", noted_poke_back)
+    monkeypatch.setattr(Departure, "rows", noted_rows)
     monkeypatch.setattr(exchange, "_mirrors_of", poisoned)
     monkeypatch.setattr(Arrival, "poke", noted_poke)
     monkeypatch.setattr(Arrival, "finish", noted_finish)
@@ -82,3 +96,8 @@ def test_interior_rows_run_before_mirrors_are_waited_for(
         at = seen.index("finish")
         assert seen[:at].count("poke") == seen[:at].count("run") >= 1
         assert seen[at + 1] == "run"  # the rows that wait for mirrors
+        left, back = seen.index("leave"), seen.index("rows")
+        assert seen[left - 1] == "run"  # the rows of mirrors
+        between = seen[left + 1 : back]
+        assert between.count("run") == between.count("poke back") >= 1
+        assert seen.count("leave") == 1

@@ -8,7 +8,7 @@ first kernel saved. An attention score is kept from forward, a number a head and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.adjacency import Adjacency
-from graphtheta.comm.exchange import Arrival
+from graphtheta.comm.exchange import Arrival, Departure
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, stream_id
 from graphtheta.tgar.aggregators import Aggregator
@@ -125,6 +125,7 @@ class FusedGatherSum:
         kernel: Kernel,
         arrays: Mapping[str, Tensor | NDArray[Any]],
         arrivals: Sequence[Arrival] = (),
+        leave: Callable[[Mapping[str, Tensor]], Departure] | None = None,
     ) -> dict[str, Tensor]:
         """Run a kernel over all its rows.
 
@@ -132,6 +133,8 @@ class FusedGatherSum:
             kernel: What to run.
             arrays: Its leaves and saved arrays by argument name.
             arrivals: Waited for when the rows that need none of them are done.
+            leave: Over out-edges, called with the results when the rows of mirrors are done, which
+                come first then.
 
         Returns:
             The accumulators by name, winners included, and `gradients`: the sum over chunks.
@@ -192,26 +195,51 @@ class FusedGatherSum:
             counter[0], sizes[0] = first, last
             run(native.address, pointers, last - first)
 
-        ready = 0
-        if arrivals:
-            while ready < chunks.num_first:
-                upto = min(ready + _BETWEEN_POKES * torch.get_num_threads(), chunks.num_first)
-                work(ready, upto)
-                ready = upto
-                for arrival in arrivals:
-                    arrival.poke()
+        def work_between(pokes: Sequence[Callable[[], None]]) -> None:
+            step = _BETWEEN_POKES * torch.get_num_threads()
+            for first in range(0, chunks.num_first, step):
+                work(first, min(first + step, chunks.num_first))
+                for poke in pokes:
+                    poke()
+
+        def join(first: int, last: int) -> None:
+            if first < last:
+                share = given["share"] if "share" in native.arguments else None
+                some = {name: side[first:last] for name, side in sides.items()}
+                self._join(kernel, chunks.segment_row[first:last], results, some, share)
+
+        if leave is not None:
+            num_joined = int(np.searchsorted(chunks.segment_row, edges.border))
+            work(chunks.num_first, num_chunks)
+            join(num_joined, num_segments)
+            work_between([leave(results).poke])
+            join(0, num_joined)
+        else:
+            if arrivals:
+                work_between([arrival.poke for arrival in arrivals])
             for arrival in arrivals:
                 arrival.finish()
-        work(ready, num_chunks)
-        if num_segments:
-            share = given["share"] if "share" in native.arguments else None
-            self._join(kernel, chunks.segment_row, results, sides, share)
+            work(chunks.num_first if arrivals else 0, num_chunks)
+            join(0, num_segments)
         if kernel.gradients:
             # By NumPy: the order of its sum over rows does not depend on threads.
             partial = given["gradients"]
             assert isinstance(partial, Tensor)
             results["gradients"] = torch.from_numpy(partial.numpy().sum(0))
         return results
+
+    def of_input(
+        self, found: Mapping[str, Tensor], name: str, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
+        """Return an input's rows of the gradient of its leaf; zeros where there is none."""
+        gradient = found.get(f"gradient_{_leaf(name)}")
+        if gradient is None:
+            return torch.zeros(shape, dtype=dtype)
+        if name.startswith(("loop_", "mirror_")):  # they come behind those of edges, of masters
+            gradient = gradient[len(gradient) - shape[0] :]
+        elif name not in self.program.lowered.parameters:
+            gradient = gradient[: shape[0]]
+        return gradient.reshape(shape).to(dtype)
 
     def _join(
         self,
@@ -280,6 +308,8 @@ class _Function(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.job, ctx.finish, ctx.sizes = job, finish, sizes
+        sources = (a.departure for a in arrivals if a.route is job.block.sources)
+        ctx.departure = next(sources, None)
         program = job.program
         held = [t.detach().contiguous() for t in tensors]
         arrays = _named(held, sizes, program)
@@ -324,23 +354,26 @@ class _Function(torch.autograd.Function):
         job, needs = ctx.job, ctx.needs_input_grad[4:]
         held = ctx.saved_tensors
         kept = dict(zip(ctx.names, held[len(needs) :], strict=True))
-        with job.stages.timed("backward", Stage("gather_sum", job.layer)):
-            arrays = _named(held[: len(needs)], ctx.sizes, job.program)
-            found = _gradients(job, ctx.kernels, arrays, grads, kept)
-        results = []
-        for name, (shape, dtype), need in zip(arrays, ctx.like, needs, strict=True):
-            result = found.get(f"gradient_{_leaf(name)}") if need else None
-            if need and result is None:
-                result = torch.zeros(shape, dtype=dtype)
-            elif result is not None:
-                if name.startswith("loop_"):
-                    result = result[job.in_edges.num_edges :]
-                elif name.startswith("mirror_"):
-                    result = result[len(result) - shape[0] :]
-                elif name not in job.program.lowered.parameters:
-                    result = result[: shape[0]]
-                result = result.reshape(shape).to(dtype)
-            results.append(result)
+        arrays = _named(held[: len(needs)], ctx.sizes, job.program)
+        wanted = {
+            name: like
+            for (name, like), need in zip(zip(arrays, ctx.like, strict=True), needs, strict=True)
+            if need
+        }
+        leaving = [name for name in wanted if name.startswith("mirror_source")]
+
+        def leave(results: Mapping[str, Tensor]) -> Departure:
+            rows = [job.of_input(results, name, *wanted[name]) for name in leaving]
+            ctx.departure.start(rows)
+            return ctx.departure  # type: ignore[no-any-return]
+
+        # What is sent in between counts as the sync's.
+        with job.stages.rest("backward", Stage("gather_sum", job.layer)):
+            leaves = leaving and ctx.departure is not None
+            found = _gradients(job, ctx.kernels, arrays, grads, kept, leave if leaves else None)
+        results = [
+            job.of_input(found, name, *wanted[name]) if name in wanted else None for name in arrays
+        ]
         return None, None, None, None, *results
 
 
@@ -367,6 +400,7 @@ def _gradients(
     given: Mapping[str, Any],
     grads: Sequence[Tensor],
     kept: Mapping[str, Tensor],
+    leave: Callable[[Mapping[str, Tensor]], Departure] | None,
 ) -> dict[str, Tensor]:
     """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`."""
     dtype = job.program.lowered.dtype
@@ -395,5 +429,5 @@ def _gradients(
             results[f"gradient_{gradient.leaf}"] = flat[gradient.offset : gradient.offset + size]
         results |= summed
     if backward.outwards is not None:
-        results |= job.launch(backward.outwards, arrays)
+        results |= job.launch(backward.outwards, arrays, leave=leave)
     return results
