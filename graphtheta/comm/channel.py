@@ -20,9 +20,22 @@ from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.plan import Route
 from graphtheta.comm.stages import Direction, Stage, Stages
 
-__all__ = ["Carried", "Channel"]
+__all__ = ["Carried", "Channel", "Lent"]
 
 _LINE = 64  # bytes of a cache line, at which pieces of memory begin
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Memory of a channel that somebody uses for a while.
+
+    Attributes:
+        memory: Bytes.
+        rows: What they are used as, one tensor a field.
+    """
+
+    memory: Tensor
+    rows: Sequence[Tensor]
 
 
 @dataclass
@@ -34,13 +47,13 @@ class Channel:
     _seen: set[str] = field(default_factory=set)
     _kept: Tensor | None = None  # bytes
 
-    def take(self, num_rows: int, like: Sequence[Tensor]) -> list[Tensor]:
-        """Return memory for rows: what `keep` kept, if it is enough.
+    def lend(self, num_rows: int, like: Sequence[Tensor]) -> Lent:
+        """Return memory for rows: what was given back, if it is enough.
 
         Fresh pages would cost more than what is done to them.
 
         Shape:
-            like: (any, ...) each. Returns (num_rows, ...) each.
+            like: (any, ...) each. The rows are (num_rows, ...) each.
         """
         shapes = [(num_rows, *x.shape[1:]) for x in like]
         sizes = [math.prod(s) * x.element_size() for s, x in zip(shapes, like, strict=True)]
@@ -49,17 +62,16 @@ class Channel:
         if kept is None or len(kept) < starts[-1]:
             kept = torch.empty(starts[-1], dtype=torch.uint8, device=like[0].device)
         pieces = [kept[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        return [
+        rows = [
             piece.view(x.dtype).view(shape)
             for piece, x, shape in zip(pieces, like, shapes, strict=True)
         ]
+        return Lent(kept, rows)
 
-    def keep(self, rows: Sequence[Tensor]) -> None:
-        """Keep memory that `take` returned, and that nobody needs any more."""
-        empty = torch.empty(0, dtype=torch.uint8, device=rows[0].device)
-        memory = empty.set_(rows[0].untyped_storage())
-        if self._kept is None or len(self._kept) < len(memory):
-            self._kept = memory
+    def give_back(self, lent: Lent) -> None:
+        """Keep memory that was lent, and that nobody needs any more."""
+        if self._kept is None or len(self._kept) < len(lent.memory):
+            self._kept = lent.memory
 
     def check(
         self,

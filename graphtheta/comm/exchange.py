@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.channel import Carried, Channel
+from graphtheta.comm.channel import Carried, Channel, Lent
 from graphtheta.comm.plan import Route
 from graphtheta.comm.stages import Direction, Stage
 
@@ -46,7 +46,7 @@ class Arrival:
 
     Args:
         channel: What carries them.
-        sent: The rows that this worker sends, which came from `channel.take`.
+        sent: The rows that this worker sends, in memory of the channel.
         mirrors: Where the rows go, (H, ...) each; autograd must not know of them.
         route: Which mirrors they are for.
         stage: Of the sync, whose timers count what is waited for here.
@@ -60,7 +60,7 @@ class Arrival:
     def __init__(
         self,
         channel: Channel,
-        sent: Sequence[Tensor],
+        sent: Lent,
         mirrors: Sequence[Tensor],
         route: Route,
         stage: Stage,
@@ -70,7 +70,7 @@ class Arrival:
         self.route, self._stage = route, stage
         self.departure = Departure(channel, route, stage)
         self._carried = channel.start(
-            sent,
+            sent.rows,
             route,
             to_mirrors=True,
             direction="forward",
@@ -91,7 +91,7 @@ class Arrival:
                 mirror_R = _index(self.route.mirror_R, arrived[0].device)
                 for x_H, y_R in zip(self._mirrors, arrived, strict=True):
                     x_H.index_copy_(0, mirror_R, y_R)
-            self._channel.keep(self._sent)
+            self._channel.give_back(self._sent)
 
 
 class Departure:
@@ -104,6 +104,7 @@ class Departure:
     def __init__(self, channel: Channel, route: Route, stage: Stage) -> None:
         self._channel, self._route, self._stage = channel, route, stage
         self._carried: Carried | None = None
+        self._into: Lent | None = None
 
     def start(self, cotangents: Sequence[Tensor]) -> None:
         """Send them, of all fields that require grad: (H, ...) each."""
@@ -113,13 +114,14 @@ class Departure:
             if not route.fills:
                 mirror_R = _index(route.mirror_R, cotangents[0].device)
                 rows = [g_H.index_select(0, mirror_R) for g_H in cotangents]
+            self._into = channel.lend(len(route.master_S), cotangents)
             self._carried = channel.start(
                 rows,
                 route,
                 to_mirrors=False,
                 direction="backward",
                 stage=self._stage,
-                into=channel.take(len(route.master_S), cotangents),
+                into=self._into.rows,
             )
 
     def poke(self) -> None:
@@ -127,8 +129,8 @@ class Departure:
         if self._carried is not None:
             self._carried.poke()
 
-    def rows(self, cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Wait for what comes from other workers: (S, ...) each, memory to `keep`.
+    def rows(self, cotangents: Sequence[Tensor]) -> Lent:
+        """Wait for what comes from other workers: (S, ...) each, to be given back.
 
         Args:
             cotangents: Are sent if nothing has been.
@@ -136,8 +138,10 @@ class Departure:
         if self._carried is None:
             self.start(cotangents)
         assert self._carried is not None
+        assert self._into is not None
         carried, self._carried = self._carried, None
-        return carried.rows()
+        carried.rows()
+        return self._into
 
 
 def _mirrors_of(x_M: Tensor, route: Route) -> Tensor:
@@ -167,8 +171,8 @@ class _Sync(torch.autograd.Function):
         with channel.stages.timed("forward", stage):
             master_S = _index(route.master_S, fields[0].device)
             mirrors = [_mirrors_of(x_M, route) for x_M in fields]
-            sent = channel.take(len(master_S), fields)
-            for x_M, x_S in zip(fields, sent, strict=True):
+            sent = channel.lend(len(master_S), fields)
+            for x_M, x_S in zip(fields, sent.rows, strict=True):
                 torch.index_select(x_M.detach(), 0, master_S, out=x_S)
             aliases = [x_H.data for x_H in mirrors]
             arrivals.append(Arrival(channel, sent, aliases, route, stage, needs))
@@ -193,9 +197,9 @@ class _Sync(torch.autograd.Function):
                 arrived = ctx.departure.rows(of_mirrors)
                 merged = [
                     (g_M if ctx.owned else g_M.clone()).index_add_(0, master_S, y_S)
-                    for g_M, y_S in zip(of_masters, arrived, strict=True)
+                    for g_M, y_S in zip(of_masters, arrived.rows, strict=True)
                 ]
-                channel.keep(arrived)
+                channel.give_back(arrived)
         return None, None, None, None, None, grad_token, *_fill(merged, needs)
 
 
