@@ -2,12 +2,12 @@
 
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.between import Between
-from graphtheta.tgar.block import Block
+from graphtheta.tgar.block import Block, Fanout
 from graphtheta.tgar.degrees import Degrees
 from graphtheta.tgar.ends import Ends
 from graphtheta.tgar.layer import TGARLayer, count_layers
 from graphtheta.tgar.marks import Marks
-from graphtheta.tgar.neighbourhood import Fanout, Neighbourhoods
+from graphtheta.tgar.neighbourhood import Neighbourhoods
 from graphtheta.tgar.trace import keep
 from graphtheta.tgar.view import LayerView, View
 

@@ -19,7 +19,7 @@ from graphtheta.adjacency import Adjacency, outwards
 from graphtheta.comm.plan import Route
 from graphtheta.shard import Shard, Topology, without_loops
 
-__all__ = ["Active", "Block", "whole_block"]
+__all__ = ["Active", "Block", "Fanout", "whole_block"]
 
 
 class Active(NamedTuple):
@@ -37,6 +37,21 @@ class Active(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Fanout:
+    """How many in-edges of each destination a layer draws.
+
+    Attributes:
+        size: At least 1.
+        replace: Whether an edge can be drawn more than once.
+        weight: Name of an edge column that edges are drawn in proportion to; None: all alike.
+    """
+
+    size: int
+    replace: bool = False
+    weight: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """The active nodes and edges of a layer on this worker.
 
@@ -51,6 +66,7 @@ class Block:
         rows: (I,) int64 local ids of the inputs in the shard, or None for all masters.
         edges: (E,) int64 places of the edges in the shard, or None for all.
         active: Inputs, outputs and edges of all workers.
+        fanout: How the edges were drawn; None: all are here that the batch allows.
     """
 
     shard: Shard
@@ -62,6 +78,7 @@ class Block:
     rows: NDArray[np.int64] | None
     edges: NDArray[np.int64] | None
     active: Active
+    fanout: Fanout | None = None
 
     @property
     def num_edges(self) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ from graphtheta.draw import draw_positions, draw_ranks, edges_at, edges_of
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
-from graphtheta.tgar.block import Active, Block
+from graphtheta.tgar.block import Active, Block, Fanout
 from graphtheta.tgar.relabel import list_new, number_rows, read_sources, translate
 
-__all__ = ["Fanout", "Neighbourhoods"]
+__all__ = ["Neighbourhoods"]
 
 _STAGE = "prepare neighbourhood"
 _EVERY = np.zeros(0, np.uint8)
@@ -42,21 +42,6 @@ _PARALLEL = 1 << 13  # edges from which threads are worth their start
 # Of some rows: (R + 1,) int64 where each row's edges start, (E,) int64 their places in the shard,
 # and (E,) int32 local ids of their sources.
 _Edges = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
-
-
-@dataclass(frozen=True)
-class Fanout:
-    """How many in-edges of each destination a layer draws.
-
-    Attributes:
-        size: At least 1.
-        replace: Whether an edge can be drawn more than once.
-        weight: Name of an edge column that edges are drawn in proportion to; None: all alike.
-    """
-
-    size: int
-    replace: bool = False
-    weight: str | None = None
 
 
 class Neighbourhoods:
@@ -175,6 +160,7 @@ class Neighbourhoods:
             rows=inputs,
             edges=edges,
             active=Active(len(inputs), num_outputs, len(edges)),
+            fanout=fanout,
         )
 
     # -- which edges ------------------------------------------------------------------------------

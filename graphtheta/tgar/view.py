@@ -147,6 +147,23 @@ class LayerView:
             partial = mean.merge(own, arrived, shard.place(route.master_S))
         return mean.finish(partial)
 
+    def edges_per_draw(self) -> Tensor | None:
+        """Return how many in-edges each drawn one stands for; None if none are drawn.
+
+        What a sum over drawn edges is to be multiplied by, so that its expectation is the sum over
+        all (Horvitz, Thompson, JASA 1952). Drawn by weight, edges count by it.
+
+        Shape:
+            (O,) floating point; below 1 where more is drawn, with replacement, than there is.
+        """
+        block, fanout = self.block, self.block.fanout
+        if fanout is None:
+            return None
+        degree = block.of_inputs(self.shard.node_column("in_degree"))[: block.num_outputs]
+        size = fanout.size
+        drawn = torch.full_like(degree, size) if fanout.replace else degree.clamp(max=size)
+        return torch.where(degree > 0, degree / drawn, 1.0)
+
     def next_stream(self, purpose: Purpose) -> np.uint32:
         """Return a stream of draws that no other call of this layer and step uses."""
         call = self._calls[purpose]

@@ -19,7 +19,8 @@ class GCNConv(TGARLayer):
     """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
 
     d is the in-degree in the whole graph, the self-loop included, whatever the view, unless that is
-    renormalised. W is applied before or after the sum, whichever costs less.
+    renormalised. Where in-edges are drawn, each counts for as many as it stands for, so that the
+    sum's expectation is that over all. W is applied before or after the sum, whichever costs less.
     Parameter names equal PyG's `GCNConv`.
 
     Shape:
@@ -35,12 +36,14 @@ class GCNConv(TGARLayer):
         self.lin = nn.Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._project_first = False
+        self._edges_per_draw: Tensor | None = None
         glorot(self.lin.weight)
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         """Choose the order of multiplication, and run the stages."""
         wide = (self.lin.in_features, self.lin.out_features)
         self._project_first = projects_first(view, *wide)
+        self._edges_per_draw = view.edges_per_draw()
         out: Tensor = super().forward(view, h)
         return out
 
@@ -56,5 +59,9 @@ class GCNConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Project if not done, and add the bias."""
+        if self._edges_per_draw is not None:
+            weight = self._edges_per_draw.to(m.dtype).unsqueeze(-1)
+            # The node's own message is among the summed, but is never drawn: it counts once.
+            m = m * weight - n["z"] * (n["scale"].square() * (weight - 1))
         h = m if self._project_first else self.lin(m)
         return h if self.bias is None else h.add_(self.bias)  # nobody else has it, nobody saved it

@@ -1,0 +1,46 @@
+"""GCN on drawn in-edges: what it computes is, on average, what it computes on all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import graphtheta as gt
+from graphtheta.nn import GCNConv
+from graphtheta.tgar import Fanout, Neighbourhoods, View
+from tests.graphs import power_law, to_graph
+
+GRAPH = to_graph(power_law(300, 6_000))
+ROWS = np.arange(300)
+STEPS = 600
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_expectation_is_the_exact_convolution(replace: bool) -> None:
+    shard, layer = gt.open_shard(GRAPH), GCNConv(1, 1, bias=False).double()
+    neighbourhoods = Neighbourhoods(shard)
+
+    def outputs(fanout: Fanout | None, step: int) -> np.ndarray:
+        blocks = neighbourhoods.blocks(ROWS, [fanout], step=step)
+        view = View(shard, blocks=blocks)
+        keys = torch.from_numpy(view[0].node_keys.copy()).double()
+        with torch.no_grad():
+            out: torch.Tensor = layer(view[0], torch.sin(keys)[:, None])
+        return out[:, 0].numpy()
+
+    exact = outputs(None, 0)
+    drawn = np.stack([outputs(Fanout(4, replace), step) for step in range(STEPS)])
+    error = drawn.std(axis=0) / np.sqrt(STEPS)
+    assert (error > 0).sum() > 100
+    assert np.abs(drawn.mean(axis=0) - exact).max() < 1e-9 + 5 * error.max()
+    assert (np.abs(drawn.mean(axis=0) - exact) < 1e-9 + 5 * error).mean() > 0.99
+
+
+def test_few_in_edges_are_all_drawn_and_count_once() -> None:
+    shard = gt.open_shard(GRAPH)
+    block = Neighbourhoods(shard).blocks(ROWS, [Fanout(10**4)])[0]
+    weight = View(shard, blocks=[block])[0].edges_per_draw()
+    assert weight is not None
+    assert (weight == 1).all()
+    assert View(shard)[0].edges_per_draw() is None
