@@ -1,14 +1,16 @@
-"""GCN on drawn in-edges: what it computes is, on average, what it computes on all of them."""
+"""Layers that count in the whole graph: on drawn in-edges they give, on average, what all give."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 import graphtheta as gt
-from graphtheta.nn import GCNConv
-from graphtheta.tgar import Fanout, Neighbourhoods, View
+from graphtheta.nn import GCNConv, RGCNConv
+from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
 from tests.graphs import power_law, to_graph
 
 GRAPH = to_graph(power_law(300, 6_000))
@@ -16,9 +18,16 @@ ROWS = np.arange(300)
 STEPS = 600
 
 
+LAYERS: dict[str, Callable[[], TGARLayer]] = {
+    "gcn": lambda: GCNConv(1, 1),
+    "rgcn": lambda: RGCNConv(1, 1, num_relations=5),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("replace", [False, True])
-def test_expectation_is_the_exact_convolution(replace: bool) -> None:
-    shard, layer = gt.open_shard(GRAPH), GCNConv(1, 1, bias=False).double()
+def test_expectation_is_the_exact_convolution(name: str, replace: bool) -> None:
+    shard, layer = gt.open_shard(GRAPH), LAYERS[name]().double()
     neighbourhoods = Neighbourhoods(shard)
 
     def outputs(fanout: Fanout | None, step: int) -> np.ndarray:
