@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.directory import Directory
@@ -138,15 +139,17 @@ class EdgeTargets:
                 self.keys[chosen], comm, step=step, among=among
             )
         ends = Ends.ask(np.concatenate([homes.T.reshape(-1), drawn.reshape(-1)]), comm)
+        src, dst, other = np.split(ends.rows, [len(edges), 2 * len(edges)])
+        src, dst, other = src[:, None], dst[:, None], other.reshape(drawn.shape)
+        pairs = [
+            np.concatenate([src, np.where(at_source, other, src)], axis=1),
+            np.concatenate([dst, np.where(at_source, dst, other)], axis=1),
+        ]
 
         def loss(view: View, outputs: Tensor) -> tuple[Tensor, int]:
-            view.token, rows = ends.bring(outputs, view.token, self._shard.channel)
-            src, dst, rest = torch.split(rows, [len(edges), len(edges), drawn.size])
-            other = rest.reshape(*drawn.shape, rows.shape[1])
-            at = self._shard.place(at_source)[..., None]
-            src, dst = src[:, None], dst[:, None]
-            sources = torch.cat([src, torch.where(at, other, src)], dim=1)
-            return self._loss(edges, sources, torch.cat([dst, torch.where(at, dst, other)], dim=1))
+            view.token, table = ends.bring(outputs, view.token, self._shard.channel)
+            of_src, of_dst = (F.embedding(self._shard.place(rows), table) for rows in pairs)
+            return self._loss(edges, of_src, of_dst)
 
         return Aim(edges, ends.seeds, silent, loss)
 
@@ -172,6 +175,6 @@ def in_rounds(
         some = slice(min(first, len(homes)), min(first + size, len(homes)))
         ends = Ends.ask(homes[some].T.reshape(-1), shard.comm)
         with torch.no_grad():
-            _, rows = ends.bring(outputs[shard.place(ends.seeds)], token, shard.channel)
-        half = some.stop - some.start
-        yield some, rows[:half], rows[half:]
+            _, table = ends.bring(outputs[shard.place(ends.seeds)], token, shard.channel)
+        src, dst = np.split(ends.rows, 2)
+        yield some, table[shard.place(src)], table[shard.place(dst)]

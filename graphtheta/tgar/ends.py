@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from graphtheta.comm.channel import Channel
 from graphtheta.comm.communicator import Communicator
@@ -84,14 +82,13 @@ class Ends:
             channel: What carries them.
 
         Shape:
-            outputs: (O, F). Returns the token to hand on, and (R, F).
+            outputs: (O, F). Returns the token to hand on, and a row a distinct node, which `rows`
+            are places in. To be read by `F.embedding`, whose backward all threads share.
 
         Communication:
             A row a distinct node of another worker, and its cotangent back.
         """
-        token, replicas = bring(outputs, token, channel, self.route, _ENDS)
-        rows = torch.from_numpy(self.rows).to(replicas.device)
-        return token, F.embedding(rows, replicas)  # whose backward all threads share
+        return bring(outputs, token, channel, self.route, _ENDS)
 
 
 def _slices(ends: NDArray[np.int64]) -> dict[int, slice]:
