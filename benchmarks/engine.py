@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 
 from graphtheta.bench.graphs import rmat_graph
-from graphtheta.bench.record import append, new_record
+from graphtheta.bench.record import append, new_record, provenance
 from graphtheta.engine import connect
 from graphtheta.engine.limits import MESSAGE_BYTES
 from graphtheta.partition import Plan, make_store
@@ -60,7 +60,7 @@ def main() -> None:
         addresses = [server.address for server in servers]
         run(ask, addresses, options.clients, batches=2)  # warm: kernels, page cache
         if options.soak:
-            soak(servers, addresses, options)
+            soak(servers, addresses, case, options)
             return
         before = sum(server.sent() for server in servers)
         times, wall = run(ask, addresses, options.clients, batches=options.batches)
@@ -260,20 +260,23 @@ def stream_bytes(queue: Any, parent: int) -> None:
         time.sleep(1)
 
 
-def soak(servers: list[Server], addresses: list[str], options: argparse.Namespace) -> None:
-    """Load the servers for long, in ten stretches, and print what each holds after each."""
+def soak(
+    servers: list[Server], addresses: list[str], case: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Load the servers for long, in ten stretches, and say what each holds after each."""
     print(f"| seconds | batches/s | MiB | handles | threads |\n{'|---' * 5}|")
-    started = time.perf_counter()
+    started, rows = time.perf_counter(), []
     for _ in range(10):
         times, wall = run(ask, addresses, options.clients, seconds=options.soak / 10)
         held = [server.resources() for server in servers]
-        columns = zip(*held, strict=True)
+        columns = list(zip(*held, strict=True))
         memory, handles, threads = (" + ".join(f"{x:.0f}" for x in each) for each in columns)
-        print(
-            f"| {time.perf_counter() - started:.0f} | {len(times) / wall:.1f} | {memory} | "
-            f"{handles} | {threads} |",
-            flush=True,
-        )
+        passed, rate = time.perf_counter() - started, len(times) / wall
+        print(f"| {passed:.0f} | {rate:.1f} | {memory} | {handles} | {threads} |", flush=True)
+        found = dict(zip(("mebibytes", "handles", "threads"), columns, strict=True))
+        rows.append({"seconds": passed, "batches_per_second": rate, **found})
+    record = {"benchmark": "engine soak", "case": case, "stretches": rows, **provenance(1)}
+    append(options.json, [record])
 
 
 if __name__ == "__main__":
