@@ -94,7 +94,9 @@ class LayerView:
     def node_column(self, name: str, *, self_loops: bool) -> Tensor:
         """Return a column of the input rows: (I, ...).
 
-        It is of the whole graph whatever is active, but for in-degrees of a renormalised view.
+        It is of the whole graph whatever is active, but for in-degrees of a renormalised view, and
+        those by type where edges are drawn: a mean is over what was drawn, and of a node's many
+        types most are not. Only the outputs have those.
 
         Args:
             name: Of a column of the shard; or `in_degree_by_type`.
@@ -102,7 +104,11 @@ class LayerView:
         """
         loopless = name == "in_degree" and self_loops
         counted = "loopless_in_degree" if loopless else name
-        if self.view.degrees is not None and name in ("in_degree", "in_degree_by_type"):
+        if name == "in_degree_by_type" and self.block.fanout is not None:
+            drawn = Degrees(self.block).column(name)
+            column = drawn.new_zeros((self.block.num_inputs, drawn.shape[1]))
+            column[: len(drawn)] = drawn
+        elif self.view.degrees is not None and name in ("in_degree", "in_degree_by_type"):
             column = self.view.degrees.column(counted)[: self.block.num_inputs]
         elif counted in ("loopless_in_degree", "in_degree_by_type"):
             column = self.block.of_inputs(getattr(self.shard, counted))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.nn.init import glorot
-from graphtheta.tgar import LayerView, TGARLayer
+from graphtheta.tgar import TGARLayer
 
 __all__ = ["RGCNConv"]
 
@@ -17,8 +17,8 @@ __all__ = ["RGCNConv"]
 class RGCNConv(TGARLayer):
     """h_i = root h_i + sum over relations r of the mean of W_r h_j over j in N_r(i), plus a bias.
 
-    The relation is the edge column `type`. Counts of the mean are those of the whole graph; where
-    in-edges are drawn, each counts for as many as it stands for.
+    The relation is the edge column `type`. The mean is over the in-edges of the whole graph; where
+    some are drawn, over those.
     Parameter names equal PyG's `RGCNConv`. Messages are projected per node, so that a mirror gets
     B out_channels (with bases) or R out_channels (without) numbers and an edge only selects.
 
@@ -52,15 +52,8 @@ class RGCNConv(TGARLayer):
             glorot(self.comp)
         self.root = nn.Parameter(torch.empty(in_channels, out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self._edges_per_draw: Tensor | None = None
         glorot(self.weight)
         glorot(self.root)
-
-    def forward(self, view: LayerView, h: Tensor) -> Tensor:
-        """Look at how edges were drawn, and run the stages."""
-        self._edges_per_draw = view.edges_per_draw()
-        out: Tensor = super().forward(view, h)
-        return out
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Project by every matrix, and invert the counts of in-edges by type."""
@@ -81,6 +74,4 @@ class RGCNConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Add the node itself and the bias."""
-        if self._edges_per_draw is not None:
-            m = m * self._edges_per_draw.to(m.dtype).unsqueeze(-1)
         return m + n["h"] @ self.root + self.bias
