@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,7 +144,16 @@ def test_only_a_new_or_empty_directory_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.usefixtures("small_files")
-def test_failure_leaves_nothing(ranks: int, tmp_path: Path) -> None:
+def test_failure_leaves_nothing(
+    ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rmtree(path: Path, **options: bool) -> None:
+        named = [entry.name for entry in tmp_path.iterdir()]
+        assert not any("partial" in name for name in named)  # a slower rank would add files
+        shutil.rmtree(path, **options)
+
+    monkeypatch.setattr(folder, "shutil", SimpleNamespace(rmtree=rmtree))
+
     def rows(start: int, stop: int) -> pa.Table:
         if start >= 320:  # in the second file, which is of the last rank
             raise OSError(28, "No space left on device")

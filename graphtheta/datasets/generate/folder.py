@@ -6,6 +6,7 @@ with the generator and its arguments. It is written beside and renamed when whol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -106,7 +107,7 @@ def write_folder(
         comm.barrier(stage="generate: rename")
     except BaseException as error:
         if comm.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
         elif isinstance(error, FileNotFoundError) and not partial.exists():
             # Rank 0 failed and took the folder away: it is rank 0 that has something to say.
             comm.barrier(stage="generate: rank 0 gave up")
@@ -118,6 +119,14 @@ def write_folder(
             ) from None
         raise
     return path
+
+
+def _remove(partial: Path) -> None:
+    # Renamed first: a rank that still makes files by its name would leave them in what is removed.
+    doomed = partial.with_name(partial.name.replace(".partial-", ".removed-"))
+    with contextlib.suppress(OSError):
+        partial.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
