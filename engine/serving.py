@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from graphtheta.allocator import tune_allocator
 from graphtheta.engine.limits import Limits
@@ -20,6 +23,7 @@ from graphtheta.partition import open_store
 __all__ = ["serve_until_stopped"]
 
 _log = logging.getLogger("graphtheta.engine")
+_ARENAS = 2
 
 
 def serve_until_stopped(
@@ -53,7 +57,10 @@ def serve_until_stopped(
         ConfigError: If an option is wrong, or a port is taken.
         StoreError: If the store is missing or damaged.
     """
-    tune_allocator()  # pieces of answers are large blocks, made over and over
+    # Pieces of answers are large blocks, made over and over, by whichever thread is free: heaps of
+    # each thread would all come to hold the largest.
+    tune_allocator(arenas=_ARENAS)
+    pa.set_memory_pool(pa.system_memory_pool())
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_signals(stop))
@@ -80,6 +87,7 @@ def serve_until_stopped(
                 stack.callback(scrapes.shutdown)
                 said["metrics_port"] = port
             log_as_json(verbose=verbose)
+            gc.freeze()  # what is there now stays: calls need not have it looked through
             shown = ", ".join(map(str, graph.parts))
             print(f"serving parts {shown} of {path} at {said['address']}", flush=True)
             _log.info("serving", extra=said | {"store": graph.store.checksum})

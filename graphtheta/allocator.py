@@ -17,7 +17,7 @@ import sys
 
 __all__ = ["ask_for_huge_pages", "tune_allocator"]
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER = -1
 _GROWTH = 1 << 20  # bytes by which the heap grows at least
 _LARGE = 4 << 20
@@ -32,7 +32,7 @@ def ask_for_huge_pages() -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def tune_allocator(mapped: int = _LARGE) -> bool:
+def tune_allocator(mapped: int = _LARGE, arenas: int | None = None) -> bool:
     """Tell glibc which blocks to map and which to keep, for the whole process, from now on.
 
     Nothing is changed where another allocator is preloaded, or where `GLIBC_TUNABLES`, a
@@ -40,6 +40,7 @@ def tune_allocator(mapped: int = _LARGE) -> bool:
 
     Args:
         mapped: Bytes of the smallest block that is a mapping of its own, at most 32 MiB.
+        arenas: Heaps that threads share: each keeps what it once held. None: eight a core.
 
     Returns:
         Whether the allocator was told.
@@ -50,8 +51,10 @@ def tune_allocator(mapped: int = _LARGE) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    settings = ((_M_MMAP_THRESHOLD, mapped), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _GROWTH))
-    return all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings)
+    settings = {_M_MMAP_THRESHOLD: mapped, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH}
+    if arenas is not None:
+        settings[_M_ARENA_MAX] = arenas
+    return all(mallopt(ctypes.c_int(name), ctypes.c_int(settings[name])) == 1 for name in settings)
 
 
 def _has_been_chosen() -> bool:

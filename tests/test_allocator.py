@@ -20,6 +20,24 @@ last = torch.ones(1 << 14)
 del blocks
 print(resident_bytes() - before)
 """
+HEAPS = """
+import sys, threading
+import numpy as np
+from graphtheta.allocator import tune_allocator
+from graphtheta.bench.memory import resident_bytes
+assert tune_allocator(arenas=int(sys.argv[1]) or None)
+before, stop = resident_bytes(), threading.Event()
+def work(done):
+    np.ones(3 << 17)
+    done.set()
+    stop.wait()
+for _ in range(8):
+    done = threading.Event()
+    threading.Thread(target=work, args=[done]).start()
+    done.wait()
+print(resident_bytes() - before)
+stop.set()
+"""
 CHOSEN = """
 import os, graphtheta
 from graphtheta.allocator import tune_allocator
@@ -27,11 +45,11 @@ print(tune_allocator(), os.environ.get("THP_MEM_ALLOC_ENABLE"))
 """
 
 
-def run(code: str, **environment: str) -> str:
+def run(code: str, *words: str, **environment: str) -> str:
     settings = ("LD_PRELOAD", "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE")
     clean = {name: value for name, value in os.environ.items() if name not in settings}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *words],
         env={**clean, **environment},
         capture_output=True,
         text=True,
@@ -43,6 +61,12 @@ def run(code: str, **environment: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="tunes glibc alone")
 def test_freed_blocks_go_back() -> None:
     assert int(run(FREED)) < 8 << 20  # of 64 MiB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tunes glibc alone")
+def test_threads_share_heaps() -> None:
+    one, many = int(run(HEAPS, "1")), int(run(HEAPS, "0"))
+    assert one < 8 << 20 < many  # blocks of 3 MiB, of 8 threads one after another
 
 
 @pytest.mark.parametrize(
