@@ -446,4 +446,5 @@ class Shard:
         names = self._local.masters.column_names
         if name not in names:
             raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
-        return self.place(as_numpy(self._local.masters[name]))
+        column = self._local.masters[name]
+        return self._collect(f"node {name}", lambda: self.place(as_numpy(column)))

@@ -10,7 +10,7 @@ import torch
 import graphtheta as gt
 from graphtheta.errors import ConfigError
 from graphtheta.graph import Graph
-from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, model_for, seeded
+from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, RGCNConv, model_for, seeded
 from graphtheta.shard import Shard
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph
@@ -104,6 +104,14 @@ def test_model_raises_config_error_when_a_size_is_wrong() -> None:
         GIPA(3, 4, 2, heads=0, edge_dim=2)
     with pytest.raises(ConfigError, match="GIPAConv: expected channels >= 2"):
         GIPA(3, 1, 2, edge_dim=2)
+
+
+def test_layer_raises_config_error_when_the_graph_has_more_relations(shard: Shard) -> None:
+    view, types = View(shard), shard.num_edge_types
+    for bases in (None, 2):
+        layer = RGCNConv(3, 4, num_relations=types - 1, num_bases=bases)
+        with pytest.raises(ConfigError, match=rf"below num_relations = {types - 1}, got {types}"):
+            layer(view[0], view.inputs())
 
 
 def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Shard) -> None:

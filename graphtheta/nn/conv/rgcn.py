@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
 from graphtheta.tgar import TGARLayer
 
@@ -28,6 +29,9 @@ class RGCNConv(TGARLayer):
         num_relations: R.
         num_bases: B: W_r is a combination of B matrices; None gives each relation its own.
 
+    Raises:
+        ConfigError: If an edge of the graph has a type of R or more.
+
     Shape:
         h: (M, in_channels). Returns (M, O).
     """
@@ -44,7 +48,7 @@ class RGCNConv(TGARLayer):
         num_bases: int | None = None,
     ) -> None:
         super().__init__()
-        self.num_bases = num_bases
+        self.num_relations, self.num_bases = num_relations, num_bases
         count = num_relations if num_bases is None else num_bases
         self.weight = nn.Parameter(torch.empty(count, in_channels, out_channels))
         if num_bases is not None:
@@ -57,8 +61,14 @@ class RGCNConv(TGARLayer):
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Project by every matrix, and invert the counts of in-edges by type."""
+        counts = node["in_degree_by_type"]
+        if counts.shape[1] > self.num_relations:
+            raise ConfigError(
+                f"rgcn: expected edge types below num_relations = {self.num_relations}, got "
+                f"{counts.shape[1]} types in the graph. Give num_relations={counts.shape[1]}."
+            )
         z = (h @ self.weight.transpose(0, 1).flatten(1)).view(h.shape[0], *self.weight.shape[::2])
-        share = node["in_degree_by_type"].to(h.dtype).clamp(min=1).reciprocal()
+        share = counts.to(h.dtype).clamp(min=1).reciprocal()
         return {"h": h, "z": z, "share": share}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
