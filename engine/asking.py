@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +27,9 @@ __all__ = ["Asker", "Ids", "Naming", "encoded", "integers"]
 Naming = Literal["original_id", "node_key", "new_id"]
 Ids = NDArray[np.int64]
 
-_AHEAD = 4  # requests a server that are sent before an answer is waited for
-
 
 class Asker:
-    """The servers of a store, and who has what.
+    """The servers of a store, who has what, and the threads that wait for them.
 
     Args:
         addresses: `host:port` of each.
@@ -46,8 +44,9 @@ class Asker:
     def __init__(self, addresses: Sequence[str], tls: Tls | None, timeout_s: float) -> None:
         self._timeout_s, self._process = timeout_s, os.getpid()
         self.links = [Link(address, tls) for address in addresses]
+        self._pool = ThreadPoolExecutor(max(1, 4 * len(addresses)), "graphtheta-client")
         try:
-            self.router: Router = open_router(self.links, self.until())
+            self.router: Router = open_router(self.links, self._pool, self.until())
         except BaseException:
             self.close()
             raise
@@ -56,6 +55,7 @@ class Asker:
         """End the connections."""
         for link in self.links:
             link.close()
+        self._pool.shutdown(wait=False)
 
     def new_ids(self, ids: Any, by: Naming) -> Ids:
         """Return the new ids of nodes, by asking the buckets of the index."""
@@ -73,49 +73,49 @@ class Asker:
             naming = messages.NAMING_ORIGINAL_ID
         else:
             raise ConfigError(f"by: expected original_id, node_key or new_id, got {by!r}.")
-
-        def request(rows: Ids) -> messages.LookupRequest:
+        jobs = []
+        for link, rows in self.split(bucket, max(1, _mean_bytes(keys) // 8)):
             batch = pa.record_batch({"id": keys.take(pa.array(rows))})
-            return messages.LookupRequest(ids=encode(batch), naming=naming)
-
-        spread = self.split(bucket, max(1, _mean_bytes(keys) // 8))
-        jobs = ((link, request(rows), rows) for link, rows in spread)
+            request = messages.LookupRequest(ids=encode(batch), naming=naming)
+            jobs.append((link, request, rows))
         found = np.empty(len(keys), np.int64)
-        for chunks, rows in self._answers("Lookup", jobs, self.until()):
+        until = self.until()
+
+        def look(link: Link, request: Any, rows: Ids) -> None:
+            chunks = link.stream("Lookup", request, until)
             pieces = [table["new_id"].to_numpy() for table, _ in map(tables_of, chunks) if table]
             found[rows] = np.concatenate([np.zeros(0, np.int64), *pieces])
+
+        self._all(look, jobs)
         return found
 
     def until(self) -> float:
         """Return when an answer that is asked for now is late."""
         return time.monotonic() + self._timeout_s
 
-    def ask(
-        self, method: str, jobs: Iterable[tuple[Link, Any, Ids]], until: float | None = None
-    ) -> Answers:
-        """Send requests about some rows each, and put the answers together."""
-        found = Answers([], [])
-        for chunks, rows in self._answers(method, jobs, self.until() if until is None else until):
-            found.add(Answers.of(chunks, rows))
-        return found
-
-    def _answers(
-        self, method: str, jobs: Iterable[tuple[Link, Any, Ids]], until: float
-    ) -> Iterator[tuple[list[bytes], Ids]]:
-        """Send requests, some ahead of the answer that is waited for; yield answers in order."""
-        if os.getpid() != self._process:  # gRPC is not there: it would hang
+    def _all(self, do: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Do jobs, several in parallel; the first error counts."""
+        if os.getpid() != self._process:  # neither threads nor gRPC are there: it would hang
             raise ConfigError(
                 "client: expected the process that connected, got a fork of it. Connect in each "
                 'process, or spawn them: multiprocessing_context="spawn".'
             )
-        sent: deque[tuple[Callable[[], list[bytes]], Ids]] = deque()
-        for link, request, rows in jobs:
-            sent.append((link.stream(method, request, until), rows))
-            if len(sent) > _AHEAD * len(self.links):
-                answer, answered = sent.popleft()
-                yield answer(), answered
-        for answer, answered in sent:
-            yield answer(), answered
+        waiting = [self._pool.submit(do, *job) for job in jobs[1:]]
+        return [do(*job) for job in jobs[:1]] + [future.result() for future in waiting]
+
+    def ask(
+        self, method: str, jobs: Sequence[tuple[Link, Any, Ids]], until: float | None = None
+    ) -> Answers:
+        """Send requests about some rows each, and put the answers together."""
+        deadline = self.until() if until is None else until
+
+        def ask(link: Link, request: Any, rows: Ids) -> Answers:
+            return Answers.of(link.stream(method, request, deadline), rows)
+
+        found = Answers([], [])
+        for one in self._all(ask, jobs):
+            found.add(one)
+        return found
 
     def at_lists(self, method: str, nodes: Ids, request: Callable[..., Any]) -> Answers:
         """Ask the owners of nodes, then the holders of the rest of their edges.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,41 +104,31 @@ class Link:
         call = getattr(self._stub, method)
         return self._try(call, request, until, lambda answer: answer)
 
-    def stream(self, method: str, request: Any, until: float) -> Callable[[], list[bytes]]:
-        """Send a request; what is returned waits for all pieces of the answer, as they came.
-
-        What it raises is as of `call`, and so it tries again.
-        """
+    def stream(self, method: str, request: Any, until: float) -> list[bytes]:
+        """Return all pieces of an answer, as they came; as `call` otherwise."""
         call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
-        sent = self._send(call, request, until)
-        return lambda: self._try(call, request, until, list, sent)
+        return self._try(call, request, until, list)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End calls in flight, and the connection."""
         self._channel.close()
 
-    def _try(self, call: Any, request: Any, until: float, take: Any, sent: Any = None) -> Any:
+    def _try(self, call: Any, request: Any, until: float, take: Any) -> Any:
         for pause in _pauses():
             try:
-                sent = self._send(call, request, until) if sent is None else sent
-                return take(sent)
+                timeout = until - time.monotonic()
+                if timeout <= 0:
+                    raise CallTimeout(f"{self.address}: expected an answer in time, got none.")
+                metadata = ((STORE_KEY, self.store),) if self.store else ()
+                return take(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
                 failed = error_of(error.code(), f"{self.address}: {error.details()}")
+            except ValueError as error:  # the channel was closed by another thread
+                raise Unreachable(f"{self.address}: {error}") from None
             if not isinstance(failed, Unreachable) or time.monotonic() + pause >= until:
                 raise failed
-            sent = None
             time.sleep(pause)
         raise AssertionError("pauses never end")
-
-    def _send(self, call: Any, request: Any, until: float) -> Any:
-        timeout = until - time.monotonic()
-        if timeout <= 0:
-            raise CallTimeout(f"{self.address}: expected an answer in time, got none.")
-        metadata = ((STORE_KEY, self.store),) if self.store else ()
-        try:
-            return call(request, timeout=timeout, metadata=metadata)
-        except ValueError as error:  # the channel was closed by another thread
-            raise Unreachable(f"{self.address}: {error}") from None
 
 
 def _pauses() -> Iterator[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class Router:
         return kind if spec.width is None else pa.list_(kind, spec.width)
 
 
-def open_router(links: Sequence[Link], until: float) -> Router:
+def open_router(links: Sequence[Link], pool: Executor, until: float) -> Router:
     """Ask all servers what they serve.
 
     Raises:
@@ -69,8 +69,8 @@ def open_router(links: Sequence[Link], until: float) -> Router:
     if not links:
         raise ConfigError("connect: expected addresses, got none. Name at least one.")
     request = messages.HandshakeRequest(protocol_version=PROTOCOL_VERSION)
-    with ThreadPoolExecutor(len(links), "graphtheta-connect") as pool:
-        replies = list(pool.map(lambda link: link.call("Handshake", request, until), links))
+    waiting = [pool.submit(link.call, "Handshake", request, until) for link in links]
+    replies = [future.result() for future in waiting]
     checksums = {reply.store_checksum for reply in replies}
     if len(checksums) > 1:
         said = ", ".join(
