@@ -91,7 +91,9 @@ def column(batch: pa.RecordBatch, name: str) -> NDArray[Any]:
 
 
 def _described(schema: pa.Schema) -> str:
-    return "(" + ", ".join(f"{field.name} {field.type}" for field in schema) + ")"
+    # Names that arrive need not be text, nor of one line.
+    shown = schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    return "(" + ", ".join(shown.splitlines()) + ")"
 
 
 def _is_compressed(metadata: bytes) -> bool:

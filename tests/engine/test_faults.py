@@ -28,8 +28,15 @@ from hypothesis import strategies as st
 
 from graphtheta.columns import matrix_column
 from graphtheta.engine import Tls, connect
-from graphtheta.engine.tables import encode
-from graphtheta.errors import ConfigError, EngineError, Unreachable, WrongServer
+from graphtheta.engine.graph_service import NODES
+from graphtheta.engine.tables import decode, encode
+from graphtheta.errors import (
+    ConfigError,
+    EngineError,
+    GraphFormatError,
+    Unreachable,
+    WrongServer,
+)
 from graphtheta.graph import Graph
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
@@ -188,6 +195,15 @@ METHODS = {
     "EdgeColumns": messages.EdgeColumnsRequest,
 }
 KNOWN = (Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED)
+
+
+@pytest.mark.parametrize("name", [b"new_\x80d", b"new\nid"])
+def test_names_that_are_not_text_are_refused(name: bytes) -> None:
+    """Found by the test below: the message could not show them."""
+    data = encode(pa.record_batch({"new_id": [1]})).replace(b"new_id", name)
+    with pytest.raises(GraphFormatError, match=r"expected columns \(new_id: int64\), got") as got:
+        decode(data, "nodes", NODES, most=1)
+    assert "\n" not in str(got.value)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -162,6 +162,7 @@ def test_edge_features_train_as_at_home(tmp_path: Path, method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.spawn
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_batches_hold_what_pyg_promises(tmp_path: Path) -> None:
     graph = weighted()
     make(graph, tmp_path / "store", 3, "dbh")
