@@ -59,8 +59,8 @@ def serve_until_stopped(
     """
     # Pieces of answers are large blocks, made over and over, by whichever thread is free: heaps of
     # each thread would all come to hold the largest.
-    tune_allocator(arenas=_ARENAS)
-    pa.set_memory_pool(pa.system_memory_pool())
+    if tune_allocator(arenas=_ARENAS):
+        pa.set_memory_pool(pa.system_memory_pool())
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_signals(stop))
