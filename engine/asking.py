@@ -170,10 +170,10 @@ class Asker:
 
     def _in_graph(self, ids: Ids, what: str) -> None:
         num_nodes = self.router.manifest.num_nodes
-        wrong = ids[(ids < 0) | (ids >= num_nodes)]
-        if len(wrong):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < num_nodes:
+            wrong = ids[(ids < 0) | (ids >= num_nodes)][0]
             raise UnknownNode(
-                f"{what}: expected some in [0, {num_nodes:,}), got {wrong[0]}. Look up nodes of "
+                f"{what}: expected some in [0, {num_nodes:,}), got {wrong}. Look up nodes of "
                 "this graph."
             )
 

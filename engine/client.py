@@ -70,6 +70,8 @@ class RemoteGraph:
         self._given = (addresses, tls, timeout_s)
         self._asker = Asker(addresses, tls, timeout_s)
         self._router = self._asker.router
+        # Keys and new ids of the last subgraph: its nodes' columns are asked for next.
+        self._last: tuple[Ids, Ids] | None = None
         self.manifest: Manifest = self._router.manifest
 
     def __reduce__(self) -> tuple[Callable[..., RemoteGraph], tuple[Any, ...]]:
@@ -117,6 +119,10 @@ class RemoteGraph:
         Shape:
             ids: R of them. Returns (R,) int64.
         """
+        last = self._last
+        is_keys = by == "node_key" and isinstance(ids, np.ndarray) and ids.dtype == np.int64
+        if is_keys and last is not None and np.array_equal(ids, last[0]):
+            return last[1].copy()
         return self._asker.new_ids(ids, by)
 
     def columns(
@@ -229,6 +235,7 @@ class RemoteGraph:
         seed: int = 0,
         step: int = 0,
         columns: Sequence[str] = (),
+        node_keys: Any = None,
     ) -> Subgraph:
         """Return what is around nodes: all within as many in-hops as there are fanouts, or drawn.
 
@@ -243,11 +250,21 @@ class RemoteGraph:
             seed: Of the draws.
             step: Of the draws.
             columns: Edge columns to add.
+            node_keys: Where `ids` are new ids: their node keys, if they are known. Whoever asks
+                about the same nodes again and again, and keeps both, saves a round trip each time.
         """
         new_ids = self.new_ids(ids, by)
-        keys = (
-            ids if by == "node_key" else self.columns(new_ids, ["node_key"], "new_id")["node_key"]
-        )
+        if by == "node_key":
+            keys = ids
+        elif node_keys is None or by != "new_id":
+            keys = self.columns(new_ids, ["node_key"], "new_id")["node_key"]
+        else:
+            keys = integers(node_keys, "node keys")
+            if len(keys) != len(new_ids):
+                raise ConfigError(
+                    f"subgraph: expected a node key of each of {len(new_ids):,} nodes, got "
+                    f"{len(keys):,}."
+                )
 
         def ask(nodes: Ids, fanout: int | None, layer: int) -> Neighbours:
             return self.neighbours(
@@ -262,7 +279,9 @@ class RemoteGraph:
                 columns=columns,
             )
 
-        return expand(new_ids, np.asarray(keys, np.int64), fanouts, ask)
+        found = expand(new_ids, np.asarray(keys, np.int64), fanouts, ask)
+        self._last = found.node_key.copy(), found.new_id.copy()
+        return found
 
     def find_edges(self, src: Any, dst: Any, by: Naming = "original_id") -> Ids:
         """Return the lowest key of the edges from one node to another, -1 where there is none.

@@ -114,18 +114,19 @@ class Guard(grpc.ServerInterceptor):
             seconds = time.perf_counter() - started
             self._metrics.count(method, code.name, seconds, size)
             level = logging.DEBUG if code in _QUIET else logging.WARNING
-            _log.log(
-                level,
-                "call",
-                extra={
-                    "method": method,
-                    "status": code.name,
-                    "peer": context.peer(),
-                    "seconds": round(seconds, 6),
-                    "bytes": size,
-                    "reason": message,
-                },
-            )
+            if _log.isEnabledFor(level):
+                _log.log(
+                    level,
+                    "call",
+                    extra={
+                        "method": method,
+                        "status": code.name,
+                        "peer": context.peer(),
+                        "seconds": round(seconds, 6),
+                        "bytes": size,
+                        "reason": message,
+                    },
+                )
         if message:
             context.abort(code, message)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from graphtheta.draw import place_in_row
 
 __all__ = [
+    "edge_ends",
     "edges_between",
     "edges_with_keys",
     "empty_table",
@@ -48,6 +49,33 @@ def find_mirrors(
                 high = middle
         found = low < owner.shape[0] and owner[low] == owner_R[r] and owner_local[low] == local_R[r]
         out_R[r] = low if found else -1
+
+
+@_jit
+def edge_ends(
+    other_E: NDArray[np.int32],
+    place_E: NDArray[np.int64],
+    first_new_id: NDArray[np.int64],
+    owner: NDArray[np.int32],
+    owner_local: NDArray[np.int32],
+    node_key: NDArray[np.int64],
+    edge_key: NDArray[np.int64],
+    node: NDArray[np.int64],
+    key: NDArray[np.int64],
+    edge: NDArray[np.int64],
+) -> None:
+    """Write what the world calls some edges of a part and their other ends: 60 bytes an edge.
+
+    Shape:
+        other_E: local ids. place_E: places in CSC order. first_new_id: (P,). owner, owner_local,
+        node_key: (L,) of the part. edge_key: of all its edges. node, key, edge: (E,) new ids and
+        keys of the ends, keys of the edges; written.
+    """
+    for e in range(other_E.shape[0]):
+        other = other_E[e]
+        node[e] = first_new_id[owner[other]] + owner_local[other]
+        key[e] = node_key[other]
+        edge[e] = edge_key[place_E[e]]
 
 
 @_jit

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.draw import draw_positions, draw_ranks, edges_at
-from graphtheta.engine.lookup import find_mirrors
+from graphtheta.engine.lookup import edge_ends, find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.part import ROLE_IN, ROLE_OUT
 from graphtheta.random import Purpose, step_key, stream_id
@@ -82,16 +82,22 @@ class OpenPart:
         found: NDArray[np.int64] = np.where(owner_R == self.part, local_R, rows)
         return found
 
-    def new_ids(self, local_R: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the new ids of replicas."""
-        first = self._first_new_id[self._owner[local_R]]
-        new_ids: NDArray[np.int64] = first + self._owner_local[local_R]
-        return new_ids
-
-    def node_keys(self, local_R: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the node keys of replicas."""
-        keys: NDArray[np.int64] = self._node_key[local_R]
-        return keys
+    def ends(self, edges: Edges) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return new ids and node keys of edges' other ends, and the edges' keys: (E,) each."""
+        node, key, edge = np.empty((3, len(edges.place)), np.int64)
+        edge_ends(
+            edges.other,
+            edges.place,
+            self._first_new_id,
+            self._owner,
+            self._owner_local,
+            self._node_key,
+            self.edge_key,
+            node,
+            key,
+            edge,
+        )
+        return node, key, edge
 
     def in_degrees(self, master_R: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the in-degrees of masters in the whole graph."""

@@ -84,7 +84,8 @@ class ServedGraph:
         """
         for part in self.parts.values():
             check_columns("node columns", part.tables.masters.column_names, names)
-        owner, local = self._own(new_ids)
+        owner, local = self._place(new_ids)
+        self._check_open(owner)
         for part, rows in self._by_part(owner):
             columns = part.tables.masters.select(names)
             yield from _taken(columns, rows, local[rows])
@@ -118,8 +119,9 @@ class ServedGraph:
         self._check_edge_columns(columns)
         if drawn is not None:
             self._check_draw(drawn, out)
-        owner, local = self._own(new_ids) if parts is None else self._place(new_ids)
+        owner, local = self._place(new_ids)
         holders = owner if parts is None else parts
+        self._check_open(holders)
         for part, rows in self._by_part(holders):
             at = local[rows] if parts is None else part.local(owner[rows], local[rows])
             rows, at = rows[at >= 0], at[at >= 0]
@@ -127,7 +129,7 @@ class ServedGraph:
             yield from self._edges(part, rows, at, degree, out, drawn, columns)
             if parts is None and (out or self._spreads):
                 which, peer = part.holders(at, out=out)
-                for other, some_rows in self._by_part(peer, only_open=True):
+                for other, some_rows in self._by_part(peer):
                     asked = which[some_rows]
                     there = other.local(owner[rows[asked]], local[rows[asked]])
                     yield from self._edges(
@@ -239,13 +241,15 @@ class ServedGraph:
         self, dst: _Ids, parts: NDArray[np.int32] | None, find: Any
     ) -> Iterator[Answer]:
         """Look at the parts that hold in-edges of nodes: `find(part, rows, local ids)`."""
-        owner, local = self._own(dst) if parts is None else self._place(dst)
-        for part, rows in self._by_part(owner if parts is None else parts):
+        owner, local = self._place(dst)
+        holders = owner if parts is None else parts
+        self._check_open(holders)
+        for part, rows in self._by_part(holders):
             at = local[rows] if parts is None else part.local(owner[rows], local[rows])
             yield from ((table, None) for table in find(part, rows, at))
             if parts is None and self._spreads:
                 which, peer = part.holders(at, out=False)
-                for other, some_rows in self._by_part(peer, only_open=True):
+                for other, some_rows in self._by_part(peer):
                     asked = rows[which[some_rows]]
                     there = other.local(owner[asked], local[asked])
                     yield from ((table, None) for table in find(other, asked, there))
@@ -279,11 +283,6 @@ class ServedGraph:
         owner = np.searchsorted(first, new_ids, side="right") - 1
         return owner, new_ids - first[owner]
 
-    def _own(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
-        owner, local = self._place(new_ids)
-        self._check_open(owner)
-        return owner, local
-
     def _check_open(self, parts: NDArray[Any]) -> None:
         inside = np.clip(parts, 0, self.store.num_parts - 1)
         away = parts[(inside != parts) | ~self._is_open[inside]]
@@ -293,12 +292,8 @@ class ServedGraph:
                 f"some of {some(away.tolist(), len(away))}. Ask the servers of these."
             )
 
-    def _by_part(
-        self, parts: NDArray[Any], *, only_open: bool = False
-    ) -> Iterator[tuple[OpenPart, _Ids]]:
+    def _by_part(self, parts: NDArray[Any]) -> Iterator[tuple[OpenPart, _Ids]]:
         """Yield open parts with the rows that name them."""
-        if not only_open:
-            self._check_open(parts)
         for part in np.unique(parts).tolist():
             if part in self.parts:
                 yield self.parts[part], np.flatnonzero(parts == part)
@@ -336,11 +331,12 @@ def check_columns(what: str, known: Iterable[str], names: list[str]) -> None:
 
 
 def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa.RecordBatch:
+    node, node_key, edge_key = part.ends(edges)
     columns: dict[str, Any] = {
-        "row": rows[edges.row].astype(np.int32),
-        "node": part.new_ids(edges.other),
-        "node_key": part.node_keys(edges.other),
-        "edge_key": part.edge_key[edges.place],
+        "row": rows.astype(np.int32)[edges.row],
+        "node": node,
+        "node_key": node_key,
+        "edge_key": edge_key,
     }
     if edges.rank is not None:
         columns |= {"rank": edges.rank, "draw": edges.draw}

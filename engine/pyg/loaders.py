@@ -46,6 +46,7 @@ class RemoteNodeLoader(NodeLoader):
         self._then = transform
         sampler = _sampler(data[0], num_neighbors, replace, weight, seed)
         super().__init__(data, sampler, input_nodes, **_spawned(options))
+        sampler.keep(self.input_data.node)
 
     def filter_fn(self, out: RemoteSamplerOutput) -> Any:
         """Return the batch of what was drawn."""

@@ -18,6 +18,8 @@ from graphtheta.errors import ConfigError
 
 __all__ = ["RemoteSampler", "RemoteSamplerOutput"]
 
+_MOST_KEPT = 1 << 22
+
 
 @dataclass
 class RemoteSamplerOutput(SamplerOutput):
@@ -67,6 +69,22 @@ class RemoteSampler(BaseSampler):
         self.graph, self.seed = graph, seed
         self._fanouts = [None if n == -1 else n for n in reversed(num_neighbors)]
         self._replace, self._weight, self._columns = replace, weight, tuple(columns)
+        self._kept = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def keep(self, nodes: Tensor) -> None:
+        """Look nodes up once: batches of them need no more looking up, a round trip less each.
+
+        Takes 16 bytes a node; of more than four million it does nothing.
+
+        Args:
+            nodes: (T,) node keys, such as a loader's input.
+
+        Raises:
+            UnknownNode: If there is no such node.
+        """
+        if len(nodes) <= _MOST_KEPT:
+            keys = np.unique(nodes.numpy())
+            self._kept = keys, self.graph.new_ids(keys, "node_key")
 
     def sample_from_nodes(self, index: Any, **_: Any) -> RemoteSamplerOutput:
         """Draw around nodes; see PyG's `BaseSampler`."""
@@ -92,10 +110,14 @@ class RemoteSampler(BaseSampler):
 
     def _sample(self, seeds: Tensor) -> RemoteSamplerOutput:
         keys = np.ascontiguousarray(seeds.numpy(), np.int64)
+        kept, new_ids = self._kept
+        place = np.searchsorted(kept, keys)
+        known = len(kept) > 0 and np.array_equal(kept.take(place, mode="clip"), keys)
         found = self.graph.subgraph(
-            keys,
+            new_ids[place] if known else keys,
             self._fanouts,
-            by="node_key",
+            by="new_id" if known else "node_key",
+            node_keys=keys if known else None,
             replace=self._replace,
             weight=self._weight,
             seed=self.seed,

@@ -275,6 +275,35 @@ def test_subgraph_is_what_is_reached(world: World, keys: set[int]) -> None:
     same(found.columns["attr"], [truth.edges["attr"][e] for e in order])
 
 
+def test_subgraph_of_known_nodes_is_the_same(world: World) -> None:
+    remote, truth = world
+    keys = np.array([7, 0, 31])
+    wanted = remote.subgraph(keys, [2, None], by="node_key", seed=1)
+    ids = truth.new_id[keys]
+    for known in (keys, None):
+        found = remote.subgraph(ids, [2, None], by="new_id", seed=1, node_keys=known)
+        for name in ("new_id", "node_key", "src", "dst", "edge_key"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    with pytest.raises(ConfigError, match="a node key of each of 3"):
+        remote.subgraph(ids, [2], by="new_id", node_keys=keys[1:])
+    with pytest.raises(GraphFormatError, match="node keys"):
+        remote.subgraph(ids, [2], by="new_id", node_keys=keys + 0.5)
+
+
+def test_answers_are_the_callers_own(world: World) -> None:
+    """Writing into a subgraph changes nothing that is asked for later."""
+    remote, truth = world
+    found = remote.subgraph(np.array([1, 2]), [None], by="node_key")
+    keys = found.node_key.copy()
+    found.new_id[:] = 0
+    found.node_key[:] = 0
+    remote.new_ids(keys, "node_key")[:] = 0
+    np.testing.assert_array_equal(remote.new_ids(keys, "node_key"), truth.new_id[keys])
+    np.testing.assert_array_equal(
+        remote.columns(keys[::-1].copy(), ["node_key"], "node_key")["node_key"], keys[::-1]
+    )
+
+
 WRONG = [
     (lambda g: g.new_ids([10**9], "node_key"), UnknownNode, "node keys"),
     (lambda g: g.new_ids(["nobody"]), UnknownNode, "nobody"),

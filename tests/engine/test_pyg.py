@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.columns import matrix_column
 from graphtheta.engine import RemoteGraph, connect
+from graphtheta.engine.link import Link
 from graphtheta.engine.pyg import (
     RemoteFeatureStore,
     RemoteGraphStore,
@@ -23,7 +24,7 @@ from graphtheta.engine.pyg import (
     RemoteNodeLoader,
     RemoteSampler,
 )
-from graphtheta.errors import ConfigError
+from graphtheta.errors import ConfigError, UnknownNode
 from tests.engine.processes import serve
 from tests.engine.world import make, serving, weighted
 
@@ -191,6 +192,36 @@ def test_batches_hold_what_pyg_promises(tmp_path: Path) -> None:
             positive = batch.edge_label_index[:, batch.edge_label == 1]
             assert batch.n_id[positive].equal(links[:, batch.input_id])
             assert len(batch.edge_label) == 20
+
+
+def test_batches_of_known_nodes_are_not_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(weighted(), tmp_path / "store", 3, "dbh")
+    asked, stream = [], Link.stream
+
+    def counted(link: Link, method: str, *rest: Any) -> list[bytes]:
+        asked.append(method)
+        return stream(link, method, *rest)
+
+    monkeypatch.setattr(Link, "stream", counted)
+    with serving(tmp_path / "store", 2) as remote:
+        stores = (RemoteFeatureStore(remote), RemoteGraphStore(remote))
+        seeds = torch.tensor([3, 88, 3, 41, 0, 7])
+        batches = RemoteNodeLoader(stores, [3, 2], seeds, batch_size=4)
+        assert "Lookup" in asked
+        asked.clear()
+        known = [(batch.n_id, batch.e_id, batch.x) for batch in batches]
+        assert set(asked) == {"Neighbours", "NodeColumns"}
+        options = {"batch_size": 4, "filter_per_worker": True}
+        unknown = loader.NodeLoader(stores, RemoteSampler(remote, [3, 2]), seeds, **options)
+        for (n_id, e_id, x), batch in zip(known, unknown, strict=True):
+            assert batch.n_id.equal(n_id)
+            assert batch.e_id.equal(e_id)
+            assert batch.x.equal(x)
+        assert "Lookup" in asked
+        with pytest.raises(UnknownNode, match="node keys"):
+            RemoteNodeLoader(stores, [3], torch.tensor([90]))
 
 
 def test_stores_answer_as_local_tensors(tmp_path: Path) -> None:
