@@ -67,11 +67,14 @@ CASES: dict[str, Callable[..., Stack]] = {
 }
 
 
-def assert_equal(got: Any, want: Any, tolerance: float) -> None:
-    """Compare relative to the largest number: rounding of a sum is relative to its terms."""
+def assert_equal(got: Any, want: Any, tolerance: float, *, terms: float = 1e-300) -> None:
+    """Compare relative to the largest number: rounding of a sum is relative to its terms.
+
+    Where these may cancel in all numbers alike, `terms` says how large they are.
+    """
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape
-    largest = max(1e-300, np.abs(want).max(initial=0))
+    largest = max(terms, np.abs(want).max(initial=0))
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * largest)
 
 
