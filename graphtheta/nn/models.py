@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.conv import (
@@ -20,6 +19,7 @@ from graphtheta.nn.conv import (
     SAGEConv,
     TransformerConv,
 )
+from graphtheta.nn.linear import elu, relu
 from graphtheta.nn.stack import Stack
 from graphtheta.shard import Shard
 from graphtheta.tgar import TGARLayer
@@ -100,7 +100,7 @@ class GAT(Stack):
     """
 
     options: ClassVar[tuple[str, ...]] = ("heads",)
-    activation: Callable[[Tensor], Tensor] = staticmethod(F.elu)
+    activation: Callable[[Tensor], Tensor] = staticmethod(elu)
     layer: ClassVar[type[GATConv] | type[GATv2Conv] | type[TransformerConv]] = GATConv
     layer_options: ClassVar[dict[str, Any]] = {}
 
@@ -170,7 +170,7 @@ class GraphTransformer(GAT):
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
     needs_edge_attributes: ClassVar[bool] = False
-    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+    activation: Callable[[Tensor], Tensor] = staticmethod(relu)
     layer = TransformerConv
     layer_options: ClassVar[dict[str, Any]] = {"beta": True}
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
+from graphtheta.nn.linear import relu
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.tgar import TGARLayer, View
 
@@ -43,7 +43,7 @@ class Stack(nn.Module):
 
     options: ClassVar[tuple[str, ...]] = ()
     needs_edge_attributes: ClassVar[bool] = True
-    activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+    activation: Callable[[Tensor], Tensor] = staticmethod(relu)
 
     def __init__(
         self,
@@ -93,10 +93,12 @@ class Stack(nn.Module):
             x: (M, in_channels). Returns (M, hidden width), or x itself for one layer.
         """
         for k in range(len(self.convs) - 1):
-            x = self.convs[k](view[k], self.dropout(view[k], x))
+            h = self.convs[k](view[k], self.dropout(view[k], x))
             if self.norms:
-                x = self.norms[k](view[k], x)
-            x = self.activation(x)
+                h = self.norms[k](view[k], h)
+            if h.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+                h = h.clone()  # a layer that hands on what it got: activations work in place
+            x = self.activation(h)
         return x
 
     def forward(self, view: View, x: Tensor) -> Tensor:

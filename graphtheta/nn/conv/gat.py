@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.nn.init import glorot
+from graphtheta.nn.linear import Linear, add_bias, linear
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GATConv"]
@@ -53,7 +54,7 @@ class GATConv(TGARLayer):
         super().__init__()
         self.heads, self.channels, self.concat = heads, out_channels, concat
         self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
-        self.lin = nn.Linear(in_channels, heads * out_channels, bias=False)
+        self.lin = Linear(in_channels, heads * out_channels, bias=False)
         self.att_src = nn.Parameter(torch.empty(1, heads, out_channels))
         self.att_dst = nn.Parameter(torch.empty(1, heads, out_channels))
         glorot(self.lin.weight)
@@ -69,17 +70,17 @@ class GATConv(TGARLayer):
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         """Project, and reduce to what a node adds to a score as source and as destination."""
         z = self.lin(h)
-        a, b = (z @ self._to_scores()).split(self.heads, dim=1)
+        a, b = torch.split(linear(z, self._to_scores()), self.heads, dim=1)
         return {"z": z.view(-1, self.heads, self.channels), "a": a, "b": b}
 
     def _to_scores(self) -> Tensor:
-        """Return both attention vectors as one matrix, (K C, 2 K), zero across heads.
+        """Return both attention vectors as one matrix, (2 K, K C), zero across heads.
 
         One product reads z once, where two products and sums an element would walk it six times.
         """
-        ends = torch.cat([self.att_src, self.att_dst]).permute(1, 2, 0)  # (K, C, 2)
+        ends = torch.cat([self.att_src, self.att_dst])  # (2, K, C)
         own = torch.eye(self.heads, dtype=ends.dtype, device=ends.device)
-        return (ends.unsqueeze(-1) * own[:, None, None, :]).reshape(-1, 2 * self.heads)
+        return (ends.unsqueeze(1) * own.unsqueeze(-1)).reshape(2 * self.heads, -1)
 
     def score(self, src: Any, dst: Any, edge: Any) -> Tensor:
         """Return the unnormalised attention of an edge, a head: (E, K)."""
@@ -101,4 +102,4 @@ class GATConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Join the heads and add the bias."""
-        return (m.flatten(1) if self.concat else m.mean(1)) + self.bias
+        return add_bias(m.flatten(1) if self.concat else m.mean(1), self.bias)

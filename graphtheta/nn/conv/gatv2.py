@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.nn.init import glorot
+from graphtheta.nn.linear import Linear, add_bias
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GATv2Conv"]
@@ -37,8 +38,8 @@ class GATv2Conv(TGARLayer):
         super().__init__()
         self.heads, self.channels, self.concat = heads, out_channels, concat
         self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
-        self.lin_l = nn.Linear(in_channels, heads * out_channels)
-        self.lin_r = nn.Linear(in_channels, heads * out_channels)
+        self.lin_l = Linear(in_channels, heads * out_channels)
+        self.lin_r = Linear(in_channels, heads * out_channels)
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
         self.bias = nn.Parameter(torch.zeros(heads * out_channels if concat else out_channels))
         for linear in (self.lin_l, self.lin_r):
@@ -67,4 +68,4 @@ class GATv2Conv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Join the heads and add the bias."""
-        return (m.flatten(1) if self.concat else m.mean(1)) + self.bias
+        return add_bias(m.flatten(1) if self.concat else m.mean(1), self.bias)

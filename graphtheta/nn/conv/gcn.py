@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphtheta.nn.conv.order import projects_first
 from graphtheta.nn.init import glorot
+from graphtheta.nn.linear import Linear
 from graphtheta.tgar import LayerView, TGARLayer
 
 __all__ = ["GCNConv"]
@@ -33,7 +34,7 @@ class GCNConv(TGARLayer):
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.lin = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin = Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._project_first = False
         self._edges_per_draw: Tensor | None = None

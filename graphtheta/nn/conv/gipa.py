@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
+from graphtheta.nn.linear import Linear
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GIPAConv"]
@@ -72,16 +73,16 @@ class GIPAConv(TGARLayer):
         self.negative_slope, self.dropout = negative_slope, dropout
         width = heads * channels
         scores = width if bitwise else heads
-        self.lin_src = nn.Linear(in_channels, width, bias=False)
-        self.att_src = nn.Linear(in_channels, scores, bias=False)
-        self.att_dst = nn.Linear(in_channels, scores, bias=False)
+        self.lin_src = Linear(in_channels, width, bias=False)
+        self.att_src = Linear(in_channels, scores, bias=False)
+        self.att_dst = Linear(in_channels, scores, bias=False)
         self.lin_edge = nn.Linear(edge_dim, edge_channels)
         self.att_edge = nn.Linear(edge_channels, scores, bias=False)
         if norm:
             self.scale = nn.Parameter(torch.ones(heads, channels))
             self.shift = nn.Parameter(torch.zeros(heads, channels))
-        self.lin_agg = nn.Linear(width, out_channels)
-        self.lin_dst = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_agg = Linear(width, out_channels)
+        self.lin_dst = Linear(in_channels, out_channels, bias=False)
         for module in self.children():
             assert isinstance(module, nn.Linear)
             glorot(module.weight)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from graphtheta.nn.conv.order import projects_first
+from graphtheta.nn.linear import Linear, linear
 from graphtheta.tgar import LayerView, TGARLayer
 
 __all__ = ["SAGEConv"]
@@ -31,8 +31,8 @@ class SAGEConv(TGARLayer):
     def __init__(self, in_channels: int, out_channels: int, *, aggregator: str = "mean") -> None:
         super().__init__()
         self.aggregator = aggregator
-        self.lin_l = nn.Linear(in_channels, out_channels)
-        self.lin_r = nn.Linear(in_channels, out_channels, bias=False)
+        self.lin_l = Linear(in_channels, out_channels)
+        self.lin_r = Linear(in_channels, out_channels, bias=False)
         self._project_first = False
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class SAGEConv(TGARLayer):
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         """Project first where that costs less."""
-        return {"h": h, "z": F.linear(h, self.lin_l.weight) if self._project_first else h}
+        return {"h": h, "z": linear(h, self.lin_l.weight) if self._project_first else h}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
         """Send the node's value."""
@@ -53,6 +53,5 @@ class SAGEConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         """Combine the neighbours and the node itself."""
-        own = self.lin_r.weight.t()
         neighbours: Tensor = m.add_(self.lin_l.bias) if self._project_first else self.lin_l(m)
-        return neighbours.addmm_(n["h"], own)  # in place: the executor gives m away
+        return linear(n["h"], self.lin_r.weight, neighbours)  # in place: the executor gives m away

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphtheta.nn.linear import Linear
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["TransformerConv"]
@@ -55,13 +56,13 @@ class TransformerConv(TGARLayer):
         self.beta, self.root_weight = beta and root_weight, root_weight
         self.dropout, self.edge_dim = dropout, edge_dim
         width = heads * out_channels
-        self.lin_key = nn.Linear(in_channels, width, bias=bias)
-        self.lin_query = nn.Linear(in_channels, width, bias=bias)
-        self.lin_value = nn.Linear(in_channels, width, bias=bias)
+        self.lin_key = Linear(in_channels, width, bias=bias)
+        self.lin_query = Linear(in_channels, width, bias=bias)
+        self.lin_value = Linear(in_channels, width, bias=bias)
         if edge_dim is not None:
             self.lin_edge = nn.Linear(edge_dim, width, bias=False)
         out_width = width if concat else out_channels
-        self.lin_skip = nn.Linear(in_channels, out_width, bias=bias)
+        self.lin_skip = Linear(in_channels, out_width, bias=bias)
         if self.beta:
             self.lin_beta = nn.Linear(3 * out_width, 1, bias=False)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.adjacency import Adjacency
+from graphtheta.buffers import empty
 from graphtheta.comm.exchange import Arrival, Departure
 from graphtheta.comm.stages import Stage, Stages
 from graphtheta.random import Purpose, stream_id
@@ -166,19 +167,17 @@ class FusedGatherSum:
         results: dict[str, Tensor] = {}
         sides: dict[str, Tensor] = {}
         for output in kernel.outputs:
-            results[output.name] = torch.empty((edges.num_rows, *output.shape), dtype=float_type)
+            results[output.name] = empty((edges.num_rows, *output.shape), float_type)
             given[f"out_{output.name}"] = results[output.name]
         for accumulator in kernel.accumulators:
             columns = {accumulator.name: float_type}
             if accumulator.how.startswith("best"):
                 winner = f"{accumulator.name}_winner"
                 columns[winner] = torch.int64
-                results[winner] = torch.empty(
-                    (edges.num_rows, *accumulator.shape), dtype=torch.int64
-                )
+                results[winner] = empty((edges.num_rows, *accumulator.shape), torch.int64)
                 given[f"out_{winner}"] = results[winner]
             for name, dtype in columns.items():
-                sides[name] = torch.empty((num_segments, *accumulator.shape), dtype=dtype)
+                sides[name] = empty((num_segments, *accumulator.shape), dtype)
                 given[f"side_{name}"] = sides[name]
         if kernel.gradients:
             given["gradients"] = torch.zeros((num_chunks, kernel.gradient_size), dtype=float_type)
@@ -317,7 +316,7 @@ class _Function(torch.autograd.Function):
         kept: dict[str, Tensor] = {}  # what backward reads besides the inputs
         if any(ctx.needs_input_grad) and program.score_size:
             rows = job.in_edges.num_edges + job.loop_rows
-            kept["score"] = torch.empty((rows, program.score_size), dtype=program.lowered.dtype)
+            kept["score"] = empty((rows, program.score_size), program.lowered.dtype)
             arrays |= {"score": kept["score"], "out_score": kept["score"]}
         if finish and job.aggregator.counts:
             kept["share"] = arrays["share"] = job.share()
@@ -412,14 +411,14 @@ def _gradients(
         arrays["winner"] = kept["total_winner"]
     slots = job.in_edges.num_edges + job.loop_rows
     if backward.record:
-        arrays["record"] = torch.empty((slots, backward.record), dtype=dtype)
+        arrays["record"] = empty((slots, backward.record), dtype)
         arrays["out_record"] = arrays["record"]
     results: dict[str, Tensor] = {}
     if backward.inwards is not None:
         for save in (s for p in backward.inwards.passes for s in p.saves):
             name = save.leaf.name
             if name != "record" and name not in results:
-                results[name] = torch.zeros((slots, save.leaf.stride), dtype=dtype)
+                results[name] = empty((slots, save.leaf.stride), dtype).zero_()
                 arrays[f"out_{name}"] = results[name]
         summed = job.launch(backward.inwards, arrays)
         flat = summed.pop("gradients", None)

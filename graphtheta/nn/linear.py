@@ -1,0 +1,136 @@
+"""Dense products, biases and activations whose large results are in memory that steps share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from graphtheta.buffers import empty
+
+__all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
+
+_aten = torch.ops.aten
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, onto: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if onto is not None:
+            ctx.mark_dirty(onto)
+            return onto.addmm_(x, weight.t())
+        return torch.mm(x, weight.t(), out=empty((len(x), len(weight)), x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_onto = ctx.needs_input_grad
+        return (
+            torch.mm(grad, weight, out=empty(x.shape, x.dtype)) if of_x else None,
+            grad.t() @ x if of_weight else None,
+            grad if of_onto else None,
+        )
+
+
+class _Bias(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        return torch.add(x, bias, out=empty(x.shape, x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad.sum(0)
+
+
+class _Relu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.relu_()
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        of_x = empty(y.shape, y.dtype)
+        _aten.threshold_backward.grad_input(grad, y, 0, grad_input=of_x)
+        return of_x
+
+
+class _Elu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        F.elu_(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        of_x = empty(y.shape, y.dtype)
+        _aten.elu_backward.grad_input(grad, 1, 1, 1, True, y, grad_input=of_x)
+        return of_x
+
+
+def _is_ours(x: Tensor, *others: Tensor) -> bool:
+    """Whether results of x are in host memory, of rows, and of one type."""
+    return x.dim() == 2 and x.device.type == "cpu" and all(o.dtype == x.dtype for o in others)
+
+
+def linear(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Return x W^T, added in place to `onto` where that is given.
+
+    Shape:
+        x: (R, in). weight: (out, in). onto: (R, out). Returns (R, out).
+    """
+    if not _is_ours(x, weight):
+        return F.linear(x, weight) if onto is None else onto.addmm_(x, weight.t())
+    result: Tensor = _Product.apply(x, weight, onto)  # type: ignore[no-untyped-call]
+    return result
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """Return x + b, leaving x as it is.
+
+    Shape:
+        x: (R, F). bias: (F,). Returns (R, F).
+    """
+    if not _is_ours(x, bias):
+        return x + bias
+    result: Tensor = _Bias.apply(x, bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+def relu(x: Tensor) -> Tensor:
+    """Apply relu to x in place, and return it: for values that nobody else has."""
+    if not _is_ours(x):
+        return x.relu_()
+    result: Tensor = _Relu.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def elu(x: Tensor) -> Tensor:
+    """Apply elu to x in place, and return it: for values that nobody else has."""
+    if not _is_ours(x):
+        return F.elu(x, inplace=True)
+    result: Tensor = _Elu.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class Linear(nn.Linear):
+    """torch's `Linear`, by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        out = linear(x, self.weight)
+        return out if self.bias is None else out.add_(self.bias)

@@ -1,0 +1,79 @@
+"""Products, biases and activations in kept memory: values and gradients are torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphtheta.nn.linear import Linear, add_bias, elu, linear, relu
+
+ROWS = [0, 1, 7, 40_000]  # the last takes blocks of the pool
+
+CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "linear": (lambda x, w, b: linear(x, w), lambda x, w, b: x @ w.t()),
+    "linear onto": (
+        lambda x, w, b: linear(x, w, x[:, :48] * 2.0),
+        lambda x, w, b: x[:, :48] * 2.0 + x @ w.t(),
+    ),
+    "add_bias": (lambda x, w, b: add_bias(x, b), lambda x, w, b: x + b),
+    "relu": (lambda x, w, b: relu(x * 2.0), lambda x, w, b: F.relu(x * 2.0)),
+    "elu": (lambda x, w, b: elu(x * 2.0), lambda x, w, b: F.elu(x * 2.0)),
+}
+
+
+def inputs(rows: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    shapes = [(rows, 64), (48, 64), (64,)]
+    made = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
+    return [x.requires_grad_() for x in made]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_torch(name: str, rows: int, dtype: torch.dtype) -> None:
+    found: list[list[Any]] = []
+    for function in CASES[name]:
+        given = inputs(rows, dtype)
+        out = function(*given)
+        (out * torch.arange(out.shape[1], dtype=dtype)).sum().backward()  # type: ignore[no-untyped-call]
+        found.append([out.detach(), *(x.grad for x in given)])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3 if rows > 7 else 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str) -> None:
+    assert torch.autograd.gradcheck(CASES[name][0], inputs(5, torch.float64))
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_only_what_is_wanted_gets_a_gradient(frozen: int) -> None:
+    x, w, _ = inputs(9, torch.float64)
+    pair = (x, w)
+    pair[frozen].requires_grad_(False)
+    linear(x, w).sum().backward()  # type: ignore[no-untyped-call]
+    assert pair[frozen].grad is None
+    assert pair[1 - frozen].grad is not None
+
+
+def test_rows_of_matrices_are_left_to_torch() -> None:
+    x, w = torch.randn(3, 4, 64), torch.randn(48, 64)
+    torch.testing.assert_close(linear(x, w), F.linear(x, w))
+    torch.testing.assert_close(add_bias(x, w[0]), x + w[0])
+    torch.testing.assert_close(relu(x.clone()), F.relu(x))
+    torch.testing.assert_close(elu(x.clone()), F.elu(x))
+
+
+def test_layer_has_the_weights_of_torchs() -> None:
+    ours, theirs = Linear(64, 48), nn.Linear(64, 48)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(11, 64)
+    torch.testing.assert_close(ours(x), theirs(x))
