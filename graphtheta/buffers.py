@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["empty"]
+__all__ = ["Pool", "empty"]
 
 _SMALLEST = 4 << 20  # bytes; the C allocator keeps smaller blocks
 

@@ -24,7 +24,10 @@ SYMLINKS = ("partition", "engine", "proto")
 # From the ground up. A module imports from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("random", "permutation", "draw", "columns", "chunks", "adjacency", "allocator", "proto"),
+    (
+        *("random", "permutation", "draw", "columns", "chunks", "adjacency"),
+        *("allocator", "buffers", "proto"),
+    ),
     ("comm.communicator",),
     ("comm",),
     ("partition",),
