@@ -31,7 +31,7 @@ __all__ = ["Launcher", "communicator", "guarded", "launcher", "set_threads", "th
 _TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's ids of batch scripts and interactive shells lie above
-_RANK_0_FIRST_S = 1.0
+_RANK_0_FIRST_S = 3.0  # ranks of a crowded host come to the same mistake one after another
 _current: Communicator | None = None
 _process: ProcessCommunicator | None = None  # the same, if it has several ranks
 
