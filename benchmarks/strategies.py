@@ -76,7 +76,7 @@ LR, DROPOUT, PATIENCE, HEADS, FANOUT = 0.01, 0.5, 40, 8, 10
 DATA = {
     "cora": Data("planetoid-cora", ONE_SPLIT, 16, 5e-4, 35, 48, (200, 100)),
     "pubmed": Data("planetoid-pubmed", ONE_SPLIT, 16, 5e-4, 15, 48, (200, 100)),
-    "computers": Data("amazon-computers", SEEDED_SPLIT, 64, 5e-4, 100, 48, (200, 100)),
+    "computers": Data("amazon-computers", SEEDED_SPLIT, 64, 5e-4, 100, 48, (100, 50)),
     "tolokers": Data("tolokers", TEN_SPLITS, 64, 0.0, 1024, 48, (100, 15)),
 }
 MODELS = ("gcn", "sage", "gat")
