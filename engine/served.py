@@ -333,7 +333,7 @@ def check_columns(what: str, known: Iterable[str], names: list[str]) -> None:
 def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa.RecordBatch:
     node, node_key, edge_key = part.ends(edges)
     columns: dict[str, Any] = {
-        "row": rows.astype(np.int32)[edges.row],
+        "row": rows[edges.row].astype(np.int32),
         "node": node,
         "node_key": node_key,
         "edge_key": edge_key,

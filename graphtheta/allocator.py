@@ -15,7 +15,7 @@ import ctypes
 import os
 import sys
 
-__all__ = ["ask_for_huge_pages", "tune_allocator"]
+__all__ = ["ask_for_huge_pages", "is_left_to_system", "tune_allocator"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER = -1
@@ -57,8 +57,13 @@ def tune_allocator(mapped: int = _LARGE, arenas: int | None = None) -> bool:
     return all(mallopt(ctypes.c_int(name), ctypes.c_int(settings[name])) == 1 for name in settings)
 
 
+def is_left_to_system() -> bool:
+    """Whether `GRAPHTHETA_MALLOC=system` asks for memory as it comes."""
+    return os.environ.get("GRAPHTHETA_MALLOC") == "system"
+
+
 def _has_been_chosen() -> bool:
-    return os.environ.get("GRAPHTHETA_MALLOC") == "system" or any(
+    return is_left_to_system() or any(
         name in ("GLIBC_TUNABLES", "LD_PRELOAD") or (name.startswith("MALLOC_") and name[-1] == "_")
         for name in os.environ
     )

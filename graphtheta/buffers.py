@@ -8,9 +8,9 @@ ever in use at once. `GRAPHTHETA_MALLOC=system` leaves all to the C allocator.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
-import os
 import sys
 import weakref
 from collections import deque
@@ -23,8 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphtheta.allocator import is_left_to_system
+
 __all__ = ["Pool", "empty"]
 
+_IS_LINUX = sys.platform == "linux"
 _SMALLEST = 4 << 20  # bytes; the C allocator keeps smaller blocks
 
 _TYPES: dict[torch.dtype, Any] = {
@@ -63,15 +66,14 @@ class Pool:
                 block = self.returned.popleft()
                 self.used -= block.nbytes
                 self._free.setdefault(block.nbytes, []).append(block)
+            self._most = max(self._most, self.used + size)
+            blocks = self._free.get(size)
+            if not blocks:
+                self._drop(self._most - size)
+                blocks = [_fresh(size)]
+                self.held += size
             self.used += size
-            self._most = max(self._most, self.used)
-            if self._free.get(size):
-                return self._free[size].pop()
-            self._drop(self._most - size)
-            self.held += size
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        pages.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB
-        return np.frombuffer(pages, np.uint8)
+            return blocks.pop()
 
     def _drop(self, most: int) -> None:
         """Give free blocks back to the kernel until no more bytes than `most` are held."""
@@ -79,6 +81,13 @@ class Pool:
             while blocks and self.held > most:
                 blocks.pop()
                 self.held -= size
+
+
+def _fresh(size: int) -> _Block:
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # of a kernel that has no huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB
+    return np.frombuffer(pages, np.uint8)
 
 
 _pool = Pool()
@@ -91,16 +100,12 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         Returns `shape`.
     """
     size, kind = math.prod(shape) * dtype.itemsize, _TYPES.get(dtype)
-    if size < _SMALLEST or kind is None or not _is_wanted():
+    if size < _SMALLEST or kind is None or is_left_to_system() or not _IS_LINUX:
         return torch.empty(tuple(shape), dtype=dtype)
     block = _pool.take(_rounded(size))
     array = block[:size].view(kind).reshape(tuple(shape))
     weakref.finalize(array, _pool.returned.append, block).atexit = False
     return torch.from_numpy(array)
-
-
-def _is_wanted() -> bool:
-    return sys.platform == "linux" and os.environ.get("GRAPHTHETA_MALLOC") != "system"
 
 
 def _rounded(size: int) -> int:

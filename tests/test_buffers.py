@@ -112,3 +112,9 @@ def test_left_to_the_system(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None
     assert empty(SHAPE, torch.float32).shape == SHAPE
     gc.collect()
     assert not pool.held
+
+
+def test_kernel_without_huge_pages(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers.mmap, "MADV_HUGEPAGE", 9999)  # advice that no kernel knows
+    empty(SHAPE, torch.float32).zero_()
+    assert pool.held

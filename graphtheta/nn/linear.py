@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from graphtheta.buffers import empty
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
 _aten = torch.ops.aten
+_Apply = Callable[[Tensor], Tensor]  # in place; returns its argument
+_Derive = Callable[[Tensor, Tensor, Tensor], None]  # of the result and its gradient, into the last
 
 
 class _Product(torch.autograd.Function):
@@ -48,38 +51,21 @@ class _Bias(torch.autograd.Function):
         return grad, grad.sum(0)
 
 
-class _Relu(torch.autograd.Function):
+class _Activation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, apply: _Apply, derive: _Derive) -> Tensor:
         ctx.mark_dirty(x)
-        x.relu_()
-        ctx.save_for_backward(x)
+        ctx.derive = derive
+        ctx.save_for_backward(apply(x))
         return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
         of_x = empty(y.shape, y.dtype)
-        _aten.threshold_backward.grad_input(grad, y, 0, grad_input=of_x)
-        return of_x
-
-
-class _Elu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        F.elu_(x)
-        ctx.save_for_backward(x)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        of_x = empty(y.shape, y.dtype)
-        _aten.elu_backward.grad_input(grad, 1, 1, 1, True, y, grad_input=of_x)
-        return of_x
+        ctx.derive(grad, y, of_x)
+        return of_x, None, None
 
 
 def _is_ours(x: Tensor, *others: Tensor) -> bool:
@@ -113,17 +99,26 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """Apply relu to x in place, and return it: for values that nobody else has."""
-    if not _is_ours(x):
-        return x.relu_()
-    result: Tensor = _Relu.apply(x)  # type: ignore[no-untyped-call]
-    return result
+    return _activated(x, torch.relu_, _relu_gradient)
 
 
 def elu(x: Tensor) -> Tensor:
     """Apply elu to x in place, and return it: for values that nobody else has."""
+    return _activated(x, F.elu_, _elu_gradient)
+
+
+def _relu_gradient(grad: Tensor, y: Tensor, of_x: Tensor) -> None:
+    _aten.threshold_backward.grad_input(grad, y, 0, grad_input=of_x)
+
+
+def _elu_gradient(grad: Tensor, y: Tensor, of_x: Tensor) -> None:
+    _aten.elu_backward.grad_input(grad, 1, 1, 1, True, y, grad_input=of_x)
+
+
+def _activated(x: Tensor, apply: _Apply, derive: _Derive) -> Tensor:
     if not _is_ours(x):
-        return F.elu(x, inplace=True)
-    result: Tensor = _Elu.apply(x)  # type: ignore[no-untyped-call]
+        return apply(x)
+    result: Tensor = _Activation.apply(x, apply, derive)  # type: ignore[no-untyped-call]
     return result
 
 
