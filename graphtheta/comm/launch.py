@@ -12,7 +12,6 @@ import atexit
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -31,7 +30,6 @@ __all__ = ["Launcher", "communicator", "guarded", "launcher", "set_threads", "th
 _TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's ids of batch scripts and interactive shells lie above
-_RANK_0_FIRST_S = 3.0  # ranks of a crowded host come to the same mistake one after another
 _current: Communicator | None = None
 _process: ProcessCommunicator | None = None  # the same, if it has several ranks
 
@@ -143,10 +141,8 @@ def guarded(main: Callable[[], int | None]) -> int:
         code = main() or 0
     except BaseException as error:
         code, message = _verdict(error)
-        alike = isinstance(error, GraphThetaError | KeyboardInterrupt)
-        if alike and _process is not None and _process.rank > 0:
-            # A user's mistake or Ctrl-C meets all ranks: rank 0 says it once, and ends the job.
-            time.sleep(_RANK_0_FIRST_S)
+        if _process is not None and isinstance(error, GraphThetaError | KeyboardInterrupt):
+            _process.job.watchdog.await_turn()
     if _process is not None:
         if code:
             _process.abort(code, message or f"error: {_who()}exit code {code}")

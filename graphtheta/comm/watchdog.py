@@ -25,9 +25,10 @@ from graphtheta.comm.sentinel import Lifeline
 
 __all__ = ["Post", "Watchdog", "describe_waits", "install_stack_dump"]
 
-_ASK, _TELL, _WITHDRAW = 1, 2, 3  # tags of letters
+_ASK, _TELL, _WITHDRAW, _FAILED, _SPEAK = 1, 2, 3, 4, 5  # tags of letters
 _LOOK_S = 0.2  # between looks at clock and letters
 _NAP_S = 20e-6  # between tests of a request that is late
+_RANK_0_FIRST_S = 3.0  # ranks of a crowded host come to the same mistake one after another
 _STACK_S = 0.3  # for a lost rank to print its stack, and for the launcher to pass it on
 _NAMED = 8  # ranks named one by one in a message
 _EXIT_CODE = 2  # as for every GraphThetaError
@@ -155,6 +156,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._answers: dict[int, str] = {}  # where other ranks wait
         self._stuck: set[int] = set()  # the other ranks that asked
+        self._speaker: int | None = None  # the rank that says what went wrong
 
     def wait(
         self,
@@ -204,6 +206,23 @@ class Watchdog:
         self.wait(self._post.leave(), "end of the job", timeout_s=math.inf)
         self._lifeline.finish()
 
+    def await_turn(self) -> None:
+        """Return when this rank is the one to say what went wrong, and to end the job.
+
+        A user's mistake meets all ranks, and rank 0 says it. If rank 0 waits elsewhere, the mistake
+        is not its own: it gives the word to the first that failed. If it computes, no rank waits
+        for it longer than three seconds.
+        """
+        if self._post.rank == 0:
+            return
+        self._post.send(_FAILED, "", 0)
+        until = time.monotonic() + _RANK_0_FIRST_S
+        self.wait(
+            lambda: self._speaker is not None or time.monotonic() >= until,
+            "a failure of its own",
+            timeout_s=math.inf,
+        )
+
     def abort(self, code: int, message: str, lost: Sequence[int] = ()) -> NoReturn:
         """Print `message` and end all processes of the job; `lost` as in `Post.end`."""
         self._lifeline.explained()
@@ -234,6 +253,14 @@ class Watchdog:
             if tag == _WITHDRAW:
                 self._answers.pop(rank, None)
                 self._stuck.discard(rank)
+                continue
+            if tag == _SPEAK:
+                self._speaker = self._post.rank
+                continue
+            if tag == _FAILED:
+                if self._speaker is None:
+                    self._speaker = rank
+                    self._post.send(_SPEAK, "", rank)
                 continue
             self._answers[rank] = text
             if tag == _ASK:

@@ -1,6 +1,85 @@
 from __future__ import annotations
 
-from graphtheta.comm.watchdog import describe_waits
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+import pytest
+
+from graphtheta.comm import watchdog
+from graphtheta.comm.sentinel import Lifeline
+from graphtheta.comm.watchdog import Watchdog, describe_waits
+
+
+class Letters:
+    """A post of ranks that are threads of one process."""
+
+    spins = 0
+
+    def __init__(self, boxes: Sequence[list[tuple[int, int, str]]], rank: int) -> None:
+        self.rank, self.size, self._boxes = rank, len(boxes), boxes
+
+    def send(self, tag: int, text: str, to: int | None = None) -> None:
+        for rank in range(self.size) if to is None else [to]:
+            if rank != self.rank:
+                self._boxes[rank].append((self.rank, tag, text))
+
+    def receive(self) -> Iterator[tuple[int, int, str]]:
+        while self._boxes[self.rank]:
+            yield self._boxes[self.rank].pop(0)
+
+    def leave(self) -> Callable[[], bool]:
+        return lambda: True
+
+    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+        raise SystemExit(code)
+
+
+def watchdogs(count: int) -> list[Watchdog]:
+    boxes: list[list[tuple[int, int, str]]] = [[] for _ in range(count)]
+    return [
+        Watchdog(Letters(boxes, rank), notice_s=60, neighbours={}, lifeline=Lifeline())
+        for rank in range(count)
+    ]
+
+
+def test_rank_0_never_awaits_its_turn() -> None:
+    start = time.monotonic()
+    watchdogs(2)[0].await_turn()
+    assert time.monotonic() - start < 0.1
+
+
+def test_only_the_first_gets_the_word_of_a_waiting_rank_0() -> None:
+    rank_0, rank_1, rank_2 = watchdogs(3)
+    over = threading.Event()
+    seconds = {}
+
+    def fail(rank: int, dog: Watchdog) -> None:
+        start = time.monotonic()
+        dog.await_turn()
+        seconds[rank] = time.monotonic() - start
+
+    first = threading.Thread(target=fail, args=(2, rank_2))
+    second = threading.Thread(target=fail, args=(1, rank_1))
+    waiting = threading.Thread(target=rank_0.wait, args=(over.is_set, "s"), kwargs={"timeout_s": 9})
+    first.start()
+    time.sleep(0.1)
+    second.start()
+    waiting.start()
+    first.join()
+    second.join()
+    over.set()
+    waiting.join()
+    assert seconds[2] < 1.5
+    assert seconds[1] >= watchdog._RANK_0_FIRST_S  # the job would have ended before
+
+
+def test_computing_rank_0_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_RANK_0_FIRST_S", 0.3)
+    start = time.monotonic()
+    watchdogs(2)[1].await_turn()
+    assert 0.3 <= time.monotonic() - start < 3
 
 
 def test_describe_waits_groups_ranks_by_stage() -> None:
