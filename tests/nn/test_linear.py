@@ -77,3 +77,73 @@ def test_layer_has_the_weights_of_torchs() -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(11, 64)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+class Seen(torch.autograd.Function):
+    """Hands a gradient on, and notes where it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: list[int]) -> Tensor:
+        ctx.seen = seen
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.seen.append(grads[0].data_ptr())
+        return grads[0], None
+
+
+def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
+    weight = torch.randn(4, 8)
+    seen: list[int] = []
+    x = torch.randn(50, 8, requires_grad=True)
+    y = Seen.apply(relu(Seen.apply(x, seen)), seen)  # type: ignore[no-untyped-call]
+    out = linear(y, weight) + linear(y, weight)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert seen[0] == seen[1]
+    torch.testing.assert_close(x.grad, 2 * weight.sum(0) * (x > 0))
+
+
+def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
+    given = torch.ones(50, 8)
+    x = torch.randn(50, 8, requires_grad=True)
+    relu(x * 1.0).backward(given)  # type: ignore[no-untyped-call]
+    assert (given == 1).all()
+    assert x.grad is not None
+    assert (x.grad == (x > 0)).all()
+
+
+def test_gradient_of_two_branches_is_left_to_the_other() -> None:
+    x, z = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    (relu(x * 1.0) + relu(z * 1.0)).square().sum().backward()  # type: ignore[no-untyped-call]
+    both = 2 * (F.relu(x) + F.relu(z)).detach()
+    torch.testing.assert_close(x.grad, both * (x > 0))
+    torch.testing.assert_close(z.grad, both * (z > 0))
+
+
+@pytest.mark.parametrize("as_numpy", [False, True])
+def test_gradient_that_a_hook_keeps_is_left_as_it_is(as_numpy: bool) -> None:
+    kept: list[Any] = []
+    weight = torch.randn(4, 8)
+    y = relu(torch.randn(50, 8, requires_grad=True) * 1.0)
+    y.register_hook(lambda grad: kept.append(grad.numpy() if as_numpy else grad))  # type: ignore[no-untyped-call]
+    y.retain_grad()
+    linear(y, weight).sum().backward()  # type: ignore[no-untyped-call]
+    expected = weight.sum(0).expand(50, 8)
+    torch.testing.assert_close(torch.as_tensor(kept[0]), expected)
+    torch.testing.assert_close(y.grad, expected)
+
+
+def test_view_of_a_gradient_is_left_as_it_is() -> None:
+    x = torch.randn(50, 8, requires_grad=True)
+    relu(x * 1.0).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert (x.grad == (x > 0)).all()
+
+
+def test_backward_twice_where_the_graph_is_kept() -> None:
+    weight = torch.randn(4, 8)
+    x = torch.randn(50, 8, requires_grad=True)
+    loss = linear(relu(x * 1.0), weight).square().sum()
+    first, second = (torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)

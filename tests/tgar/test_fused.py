@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,46 @@ def _gather_only(layer: TGARLayer, graph: Graph) -> list[Any]:
     finally:
         FusedGatherSum.launch = launch  # type: ignore[method-assign]
     return found
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_backward_twice_where_the_graph_is_kept(name: str) -> None:
+    shard = gt.open_shard(GRAPH)
+    with seeded(0):
+        layer = MAKERS[name]().double()
+    x = shard.features.clone().requires_grad_()
+    view = View(shard, seed=3)
+    loss = layer(view[0], x).square().sum() + view.token
+    wanted = [x, *layer.parameters()]
+    first = torch.autograd.grad(loss, wanted, retain_graph=True)
+    second = torch.autograd.grad(loss, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(loss, wanted)
+
+
+def test_backward_frees_what_only_its_first_kernel_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = gt.open_shard(GRAPH)
+    layer = GATConv(3, 4, heads=2).double()
+    messages: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+    launch = FusedGatherSum.launch
+
+    def spy(self: Any, kernel: Any, arrays: Any, *args: Any, **options: Any) -> Any:
+        if kernel.orientation == "out":
+            alive.append(messages[0]() is not None)
+        results = launch(self, kernel, arrays, *args, **options)
+        if "message" in results:
+            messages.append(weakref.ref(results["message"].untyped_storage()))
+        return results
+
+    monkeypatch.setattr(FusedGatherSum, "launch", spy)
+    for kept in (True, False):
+        view = View(shard, seed=3)
+        loss = layer(view[0], shard.features.clone().requires_grad_()).sum() + view.token
+        loss.backward(retain_graph=kept)
+        messages.clear()
+    assert alive == [True, False]
 
 
 def test_not_a_number_and_infinity_as_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,12 +352,15 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         job, needs = ctx.job, ctx.needs_input_grad[4:]
         held = ctx.saved_tensors
-        kept = dict(zip(ctx.names, held[len(needs) :], strict=True))
-        arrays = _named(held[: len(needs)], ctx.sizes, job.program)
+        inputs = _named(held[: len(needs)], ctx.sizes, job.program)
+        names = list(inputs)
+        arrays = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        arrays |= zip(ctx.names, held[len(needs) :], strict=True)
+        # Nobody else holds what is saved, so that kernels free what the later ones do not read.
+        ctx.maybe_clear_saved_tensors()
+        del held, inputs
         wanted = {
-            name: like
-            for (name, like), need in zip(zip(arrays, ctx.like, strict=True), needs, strict=True)
-            if need
+            name: like for name, like, need in zip(names, ctx.like, needs, strict=True) if need
         }
         leaving = [name for name in wanted if name.startswith("mirror_source")]
 
@@ -369,9 +372,9 @@ class _Function(torch.autograd.Function):
         # What is sent in between counts as the sync's.
         with job.stages.rest("backward", Stage("gather_sum", job.layer)):
             leaves = leaving and ctx.departure is not None
-            found = _gradients(job, ctx.kernels, arrays, grads, kept, leave if leaves else None)
+            found = _gradients(job, ctx.kernels, arrays, grads, leave if leaves else None)
         results = [
-            job.of_input(found, name, *wanted[name]) if name in wanted else None for name in arrays
+            job.of_input(found, name, *wanted[name]) if name in wanted else None for name in names
         ]
         return None, None, None, None, *results
 
@@ -396,19 +399,19 @@ def _named(
 def _gradients(
     job: FusedGatherSum,
     backward: Backward,
-    given: Mapping[str, Any],
+    arrays: dict[str, Any],
     grads: Sequence[Tensor],
-    kept: Mapping[str, Tensor],
     leave: Callable[[Mapping[str, Tensor]], Departure] | None,
 ) -> dict[str, Tensor]:
-    """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`."""
+    """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`.
+
+    Takes what it does not read any more out of `arrays`.
+    """
     dtype = job.program.lowered.dtype
-    arrays = {name: tensor for name, tensor in given.items() if tensor is not None}
     for n, grad in enumerate(grads):
         arrays[f"cotangent{n}"] = grad.contiguous()
-    arrays |= kept
-    if "total_winner" in kept:
-        arrays["winner"] = kept["total_winner"]
+    if "total_winner" in arrays:
+        arrays["winner"] = arrays["total_winner"]
     slots = job.in_edges.num_edges + job.loop_rows
     if backward.record:
         arrays["record"] = empty((slots, backward.record), dtype)
@@ -428,5 +431,8 @@ def _gradients(
             results[f"gradient_{gradient.leaf}"] = flat[gradient.offset : gradient.offset + size]
         results |= summed
     if backward.outwards is not None:
+        reads = backward.outwards.reads
+        for name in [name for name in arrays if _leaf(name) not in reads]:
+            del arrays[name]
         results |= job.launch(backward.outwards, arrays, leave=leave)
     return results

@@ -207,6 +207,11 @@ class Kernel:
         return found
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Names of the leaves that it loads; a parameter's, where it loads the transpose."""
+        return frozenset(t.leaf.name.removesuffix("^T") for t in self.leaves)
+
+    @property
     def reads_key(self) -> bool:
         """Whether edge keys are needed: for draws, or to tell winners."""
         best = any(a.how.startswith("best") for a in self.accumulators)

@@ -61,7 +61,7 @@ class Backward:
     def reads(self) -> frozenset[str]:
         """Names of the leaves that either kernel loads."""
         kernels = [k for k in (self.inwards, self.outwards) if k is not None]
-        return frozenset(t.leaf.name.removesuffix("^T") for k in kernels for t in k.leaves)
+        return frozenset[str]().union(*(kernel.reads for kernel in kernels))
 
 
 class Program:
