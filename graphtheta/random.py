@@ -235,13 +235,13 @@ def dropout(
     p: float,
     key_2: NDArray[np.uint32],
     stream: np.uint32,
-) -> NDArray[Any]:
-    """Return x / (1 - p) where kept and 0 elsewhere: `keep_mask` fused with its product.
+    out_RF: NDArray[Any],
+) -> None:
+    """Write x / (1 - p) where kept and 0 elsewhere: `keep_mask` fused with its product.
 
     Shape:
-        x_RF: (R, F) float32 or float64, C-contiguous. keys_R: (R,) int64. Returns like x_RF.
+        x_RF, out_RF: (R, F) float32 or float64, C-contiguous, and may be the same. keys_R: (R,)
+        int64.
     """
-    out = np.empty_like(x_RF)
     scale = x_RF.dtype.type(1.0 / (1.0 - p))
-    _dropout_rows(x_RF, keys_R, _threshold(p), scale, stream, key_2, out)
-    return out
+    _dropout_rows(x_RF, keys_R, _threshold(p), scale, stream, key_2, out_RF)

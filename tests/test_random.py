@@ -81,10 +81,12 @@ def test_column_is_a_lane_of_a_block(width: int) -> None:
 def test_dropout_is_the_mask_times_the_scale(dtype: type, width: int) -> None:
     keys = np.arange(50, dtype=np.int64)
     x = np.random.default_rng(0).standard_normal((50, width)).astype(dtype)
-    out = dropout(x, keys, 0.3, KEY, STREAM)
-    assert out.dtype == dtype
+    out = np.empty_like(x)
+    dropout(x, keys, 0.3, KEY, STREAM, out)
     kept = keep_mask(keys, width, 0.3, KEY, STREAM)  # one mask for both types
     np.testing.assert_array_equal(out, np.where(kept, x * dtype(1 / 0.7), dtype(0)))
+    dropout(x, keys, 0.3, KEY, STREAM, x)
+    np.testing.assert_array_equal(x, out)
 
 
 def test_draws_depend_on_the_key_alone() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from graphtheta.buffers import empty
 from graphtheta.errors import ConfigError
+from graphtheta.nn.lone import owners, owners_if_lone
 from graphtheta.random import Purpose, dropout
 from graphtheta.tgar import LayerView
 
 __all__ = ["Dropout"]
+
+_LEAST = 1 << 18  # columns of all rows together that are worth a thread: a third of a millisecond
 
 
 class _Dropout(torch.autograd.Function):
@@ -27,7 +34,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.draw.apply(grad), None
+        return ctx.draw.apply(grad, in_place=owners(grad) == owners_if_lone()), None
 
 
 class _Draw:
@@ -36,11 +43,30 @@ class _Draw:
     def __init__(
         self, keys_R: NDArray[np.int64], p: float, key_2: NDArray[np.uint32], stream: np.uint32
     ) -> None:
-        self._arguments = (keys_R, p, key_2, stream)
+        self._keys_R, self._arguments = keys_R, (p, key_2, stream)
 
-    def apply(self, x: Tensor) -> Tensor:
-        rows = x.detach().cpu().contiguous().reshape(len(x), math.prod(x.shape[1:])).numpy()
-        return torch.from_numpy(dropout(rows, *self._arguments)).reshape(x.shape).to(x.device)
+    def apply(self, x: Tensor, *, in_place: bool = False) -> Tensor:
+        """Return x with the mask applied, by as many threads as torch may use."""
+        rows = x.detach().cpu().contiguous().reshape(len(x), math.prod(x.shape[1:]))
+        out = rows if in_place else empty(rows.shape, rows.dtype)
+        given, written = rows.numpy(), out.numpy()
+
+        def work(first: int, last: int) -> None:
+            some = slice(first, last)
+            dropout(given[some], self._keys_R[some], *self._arguments, written[some])
+
+        threads = min(torch.get_num_threads(), -(-rows.numel() // _LEAST))
+        bounds = [len(x) * n // threads for n in range(threads + 1)] if threads else [0]
+        if threads > 1:
+            list(_threads().map(work, bounds[:-1], bounds[1:]))
+        else:
+            work(0, len(x))
+        return out.reshape(x.shape).to(x.device)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "graphtheta-dropout")
 
 
 class Dropout(nn.Module):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from graphtheta.buffers import empty
+from graphtheta.nn.lone import owners, owners_if_lone
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
@@ -65,46 +64,9 @@ class _Activation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        of_x = grad if _owners(grad) == _owners_of_own() else empty(y.shape, y.dtype)
+        of_x = grad if owners(grad) == owners_if_lone() else empty(y.shape, y.dtype)
         ctx.derive(grad, y, of_x)
         return of_x, None, None
-
-
-class _Probe(torch.autograd.Function):
-    """Its gradient comes from a product, and nobody else has it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, found: list[tuple[int, ...]]) -> Tensor:
-        ctx.found = found
-        return x.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
-        ctx.found.append(_owners(grad))
-        return None, None
-
-
-def _owners(grad: Tensor) -> tuple[int, ...]:
-    """Count who holds a gradient in C++ and in Python, and who its memory, which views share."""
-    storage = grad.untyped_storage()
-    in_memory = torch._C._storage_Use_Count(storage._cdata)
-    return grad._use_count(), sys.getrefcount(grad), in_memory  # type: ignore[attr-defined]
-
-
-@cache
-def _owners_of_own() -> tuple[int, ...]:
-    """Return the counts of a gradient that nobody has but the function it is handed to.
-
-    That one may change it in place, as autograd's own sums do. The counts are measured: they depend
-    on how autograd and the interpreter hand a gradient over.
-    """
-    found: list[tuple[int, ...]] = []
-    with torch.enable_grad():
-        x = torch.zeros(1, 1, requires_grad=True)
-        probed: Tensor = _Probe.apply(x, found)  # type: ignore[no-untyped-call]
-        torch.autograd.backward(linear(probed, x.detach()))
-    return found[0]
 
 
 def _is_ours(x: Tensor, *others: Tensor) -> bool:

@@ -63,6 +63,39 @@ def test_dropout_takes_any_shape_and_no_rows() -> None:
     assert len(empty.out_NO) == 2
 
 
+@pytest.mark.parametrize("width", [3, 5000])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_dropout_is_the_same_on_any_number_of_threads(threads: int, width: int) -> None:
+    num_rows = 400
+    view = View(gt.open_shard(to_graph(random_graph(num_rows, 10))))[0]
+    ones = torch.ones(num_rows, width, requires_grad=True)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        out = Dropout(0.25)(view, ones)
+        out.sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    stream = stream_id(Purpose.NODE_DROPOUT, layer=0, call=0)
+    kept = torch.from_numpy(keep_mask(view.node_keys, width, 0.25, view.view.step_key, stream))
+    scale = torch.tensor(1 / 0.75)
+    assert torch.equal(out.detach(), kept * scale)
+    assert ones.grad is not None
+    assert torch.equal(ones.grad, kept * scale)
+
+
+def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
+    view, given = View(gt.open_shard(GRAPH))[0], torch.ones(30, 8)
+    x, z = torch.randn(30, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    dropped = Dropout(0.5)(view, x)
+    (dropped + z).backward(given)
+    assert (given == 1).all()
+    assert z.grad is not None
+    assert (z.grad == 1).all()
+    assert x.grad is not None
+    assert torch.equal(x.grad * x.detach(), dropped.detach())
+
+
 def test_dropout_leaves_alone() -> None:
     view, x = View(gt.open_shard(GRAPH))[0], torch.ones(30, 3)
     assert Dropout(0.5).eval()(view, x) is x
