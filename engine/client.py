@@ -27,6 +27,7 @@ from graphtheta.random import Purpose
 
 __all__ = ["RemoteGraph", "connect"]
 
+_MOST_REMEMBERED = 1 << 20  # nodes of a subgraph, of 16 bytes each
 _MAPPED = 32 << 20  # bytes; memory of smaller answers is kept: fresh pages cost a third of fetching
 
 
@@ -280,7 +281,8 @@ class RemoteGraph:
             )
 
         found = expand(new_ids, np.asarray(keys, np.int64), fanouts, ask)
-        self._last = found.node_key.copy(), found.new_id.copy()
+        if len(found.node_key) <= _MOST_REMEMBERED:
+            self._last = found.node_key.copy(), found.new_id.copy()
         return found
 
     def find_edges(self, src: Any, dst: Any, by: Naming = "original_id") -> Ids:

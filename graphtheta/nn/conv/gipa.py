@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
-from graphtheta.nn.linear import Linear
+from graphtheta.nn.linear import Linear, linear
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GIPAConv"]
@@ -109,5 +109,4 @@ class GIPAConv(TGARLayer):
         """Aggregate the heads, and add the node itself."""
         if self.norm:
             m = F.layer_norm(m, (self.channels,)) * self.scale + self.shift
-        result: Tensor = self.lin_agg(m.flatten(1)) + self.lin_dst(n["h"])
-        return result
+        return linear(n["h"], self.lin_dst.weight, self.lin_agg(m.flatten(1)))
