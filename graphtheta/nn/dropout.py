@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from graphtheta.buffers import empty
 from graphtheta.errors import ConfigError
-from graphtheta.nn.lone import owners, owners_if_lone
+from graphtheta.nn.lone import is_lone
 from graphtheta.random import Purpose, dropout
 from graphtheta.tgar import LayerView
 
@@ -34,7 +34,8 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.draw.apply(grad, in_place=owners(grad) == owners_if_lone()), None
+        in_place = is_lone(grad)
+        return ctx.draw.apply(grad, in_place=in_place), None
 
 
 class _Draw:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from graphtheta.buffers import empty
-from graphtheta.nn.lone import owners, owners_if_lone
+from graphtheta.nn.lone import is_lone
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
@@ -64,7 +64,7 @@ class _Activation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        of_x = grad if owners(grad) == owners_if_lone() else empty(y.shape, y.dtype)
+        of_x = grad if is_lone(grad) else empty(y.shape, y.dtype)
         ctx.derive(grad, y, of_x)
         return of_x, None, None
 

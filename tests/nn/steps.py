@@ -36,6 +36,7 @@ __all__ = [
     "CASES",
     "LayerRun",
     "Make",
+    "Seen",
     "assert_equal",
     "assert_same_as",
     "loss_and_gradients",
@@ -44,6 +45,21 @@ __all__ = [
 ]
 
 Make = Callable[[], nn.Module]
+
+
+class Seen(torch.autograd.Function):
+    """Hands a gradient on, and notes where it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: list[int]) -> Tensor:
+        ctx.seen = seen
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.seen.append(grads[0].data_ptr())
+        return grads[0], None
+
 
 # Every model, and every branch inside one, for graphs of `to_graph`: 3 features, 2 edge attributes,
 # 5 edge types, 4 classes.

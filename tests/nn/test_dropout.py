@@ -13,7 +13,7 @@ from graphtheta.nn import Dropout
 from graphtheta.random import Purpose, keep_mask, step_key, stream_id
 from graphtheta.tgar import LayerView, View, keep
 from tests.graphs import random_graph, to_graph
-from tests.nn.steps import cotangent, run_layer
+from tests.nn.steps import Seen, cotangent, run_layer
 from tests.tgar.layers import written
 
 GRAPH = to_graph(random_graph(30, 120), dtype=np.float64)
@@ -82,6 +82,17 @@ def test_dropout_is_the_same_on_any_number_of_threads(threads: int, width: int) 
     assert torch.equal(out.detach(), kept * scale)
     assert ones.grad is not None
     assert torch.equal(ones.grad, kept * scale)
+
+
+def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
+    view = View(gt.open_shard(GRAPH))[0]
+    seen: list[int] = []
+    x = torch.randn(30, 8, requires_grad=True)
+    y = Seen.apply(Dropout(0.5)(view, Seen.apply(x, seen)), seen)  # type: ignore[no-untyped-call]
+    (2 * y).sum().backward()
+    assert seen[0] == seen[1]
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad * x.detach(), 2 * y.detach())
 
 
 def test_gradient_that_somebody_has_is_left_as_it_is() -> None:

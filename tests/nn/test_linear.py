@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.nn.linear import Linear, add_bias, elu, linear, relu
+from tests.nn.steps import Seen
 
 ROWS = [0, 1, 7, 40_000]  # the last takes blocks of the pool
 
@@ -77,20 +78,6 @@ def test_layer_has_the_weights_of_torchs() -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(11, 64)
     torch.testing.assert_close(ours(x), theirs(x))
-
-
-class Seen(torch.autograd.Function):
-    """Hands a gradient on, and notes where it is."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, seen: list[int]) -> Tensor:
-        ctx.seen = seen
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        ctx.seen.append(grads[0].data_ptr())
-        return grads[0], None
 
 
 def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
