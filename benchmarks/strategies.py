@@ -10,9 +10,10 @@ gets 20 training and 30 validation nodes a class, Tolokers has ten. Features are
 Computers a node has hundreds of ones, and with a rate of 0.01 some runs of both collapse.
 
 `mini` takes all in-edges of two layers, `drawn` 10 of each node: PyG's `NeighborLoader`. `cluster`
-takes the induced subgraphs of clusters: PyG's `ClusterLoader` on the same clusters. PyG computes on
-`SparseTensor`s, its faster form, and needs torch-sparse and torch-scatter for that. Records that a
-file has are not measured again, so that a run can be continued.
+takes the induced subgraphs of clusters: PyG's `ClusterLoader` on the same clusters, of which ours
+leaves out those without a training node. PyG computes on `SparseTensor`s, its faster form, and
+needs torch-sparse and torch-scatter for that. Records that a file has are not measured again, so
+that a run can be continued.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +212,15 @@ def targets_of(name: str, batch: Any) -> Tensor:
 
 
 def train_peer(
-    model: str, strategy: str, data: Data, graph: gt.Graph, split: str, clusters: Any, seed: int
+    model: str,
+    strategy: str,
+    data: Data,
+    graph: gt.Graph,
+    split: str,
+    clusters: Any,
+    seed: int,
+    *,
+    whole_degrees: bool = True,
 ) -> tuple[float, int]:
     """Train PyG's model by the same rule."""
     torch.manual_seed(seed)
@@ -219,7 +229,7 @@ def train_peer(
     whole.y = whole.y.float() if is_binary else whole.y.long()
     # Where batches are neighbourhoods, PyG's GCN would take their own degrees; ours does so in
     # clusters alone. Weights made beforehand are those of the whole graph, and made but once.
-    weighted = model == "gcn" and strategy != "cluster"
+    weighted = whole_degrees and model == "gcn" and strategy != "cluster"
     if weighted:
         whole = GCNNorm()(whole)
     num_outputs = 1 if is_binary else int(whole.y.max()) + 1
@@ -265,6 +275,7 @@ def train_peer(
 LIBRARIES: dict[str, Callable[..., tuple[float, int]]] = {
     "graphtheta": train_ours,
     "pyg": train_peer,
+    "pyg, degrees of the batch": partial(train_peer, whole_degrees=False),
 }
 
 
@@ -311,6 +322,9 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
     parser.add_argument("--json", type=Path, help="file to add records to, and to continue")
+    parser.add_argument(
+        "--peer", default="pyg", choices=list(LIBRARIES)[1:], help="what stands beside ours"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -323,7 +337,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for case in cases(options):
         pair = []
-        for library in LIBRARIES:
+        for library in ("graphtheta", options.peer):
             key = (library, *case, options.seeds)
             if key not in known:
                 known[key] = measure(library, *case, options.data, options.seeds)
