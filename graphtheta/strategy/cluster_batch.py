@@ -41,7 +41,8 @@ class ClusterBatch:
     Parts of a step are whole communities, so that little is computed for two of them.
 
     Args:
-        clusters_per_batch: Communities of a step; the last step of an epoch has what is left.
+        clusters_per_batch: Communities of a step at most; all steps of an epoch have as many, or
+            one less.
         communities: Name of communities in the store; "hanp" or a `LabelPropagation`, which finds
             them before training; or an array of one number a node, in node_key order.
         boundary_hops: 0 reads the communities' nodes alone, as Cluster-GCN does; as many as the
@@ -118,7 +119,9 @@ class ClusterBatch:
         def epoch_steps(epoch: int) -> Iterator[Step]:
             order = Permutation(clusters.number, seed, Purpose.BATCH, step=epoch)
             for number in range(steps):
-                chosen = np.arange(number * size, min((number + 1) * size, clusters.number))
+                # Of even sizes: a last step of one community is as large for Adam as any other.
+                first, end = (n * clusters.number // steps for n in (number, number + 1))
+                chosen = np.arange(first, end)
                 yield partial(batch, epoch * steps + number, order.inverse(chosen))
 
         return epoch_steps
