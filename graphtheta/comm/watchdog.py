@@ -156,7 +156,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._answers: dict[int, str] = {}  # where other ranks wait
         self._stuck: set[int] = set()  # the other ranks that asked
-        self._speaker: int | None = None  # the rank that says what went wrong
+        self._word_given = False  # to say what went wrong: by rank 0, or to this one
 
     def wait(
         self,
@@ -218,7 +218,7 @@ class Watchdog:
         self._post.send(_FAILED, "", 0)
         until = time.monotonic() + _RANK_0_FIRST_S
         self.wait(
-            lambda: self._speaker is not None or time.monotonic() >= until,
+            lambda: self._word_given or time.monotonic() >= until,
             "a failure of its own",
             timeout_s=math.inf,
         )
@@ -255,11 +255,11 @@ class Watchdog:
                 self._stuck.discard(rank)
                 continue
             if tag == _SPEAK:
-                self._speaker = self._post.rank
+                self._word_given = True
                 continue
             if tag == _FAILED:
-                if self._speaker is None:
-                    self._speaker = rank
+                if not self._word_given:
+                    self._word_given = True
                     self._post.send(_SPEAK, "", rank)
                 continue
             self._answers[rank] = text

@@ -57,8 +57,8 @@ class _Draw:
             dropout(given[some], self._keys_R[some], *self._arguments, written[some])
 
         threads = min(torch.get_num_threads(), -(-rows.numel() // _LEAST))
-        bounds = [len(x) * n // threads for n in range(threads + 1)] if threads else [0]
         if threads > 1:
+            bounds = [len(x) * n // threads for n in range(threads + 1)]
             list(_threads().map(work, bounds[:-1], bounds[1:]))
         else:
             work(0, len(x))

@@ -96,8 +96,8 @@ class ClusterBatch:
         neighbourhoods = Neighbourhoods(shard, comm)
         comm = neighbourhoods.comm
         clusters = _Clusters(shard, comm, self._labels(shard, comm, seed), targets, self.only)
-        marks, size = Marks(shard, comm), self.clusters_per_batch
-        steps = -(-clusters.number // size)
+        marks = Marks(shard, comm)
+        steps = -(-clusters.number // self.clusters_per_batch)
         fanouts = [None] * (layers + self.renormalise)
 
         def batch(step: int, ranks: NDArray[np.int64], part: int = 0, parts: int = 1) -> Batch:
