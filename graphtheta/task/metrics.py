@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torchmetrics
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.manifest import LabelSpec, Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["MAIN_METRIC", "MainMetric", "metrics_for", "summed"]
 
@@ -36,40 +38,41 @@ MAIN_METRIC: dict[Task, MainMetric] = {
 }
 
 
-def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
-    count = spec.num_classes
+# torchmetrics is imported where it is used: it loads scipy and matplotlib where they are installed,
+# and takes as long as torch.
+
+
+def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
     return {
-        "accuracy": torchmetrics.classification.MulticlassAccuracy(count, average="micro", **sync),
-        "f1": torchmetrics.classification.MulticlassF1Score(count, average="macro", **sync),
+        "accuracy": MulticlassAccuracy(spec.num_classes, average="micro", **sync),
+        "f1": MulticlassF1Score(spec.num_classes, average="macro", **sync),
     }
 
 
-def _binary(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
+def _binary(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+    from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+    return {"auroc": BinaryAUROC(**sync), "accuracy": BinaryAccuracy(**sync)}
+
+
+def _multilabel(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+    from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
+
     return {
-        "auroc": torchmetrics.classification.BinaryAUROC(**sync),
-        "accuracy": torchmetrics.classification.BinaryAccuracy(**sync),
+        "f1": MultilabelF1Score(spec.num_classes, average="micro", **sync),
+        "accuracy": MultilabelAccuracy(spec.num_classes, average="micro", **sync),
     }
 
 
-def _multilabel(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
-    return {
-        "f1": torchmetrics.classification.MultilabelF1Score(
-            spec.num_classes, average="micro", **sync
-        ),
-        "accuracy": torchmetrics.classification.MultilabelAccuracy(
-            spec.num_classes, average="micro", **sync
-        ),
-    }
+def _regression(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+    from torchmetrics import MeanAbsoluteError, MeanSquaredError
+
+    return {"rmse": MeanSquaredError(squared=False, **sync), "mae": MeanAbsoluteError(**sync)}
 
 
-def _regression(spec: LabelSpec, **sync: Any) -> dict[str, torchmetrics.Metric]:
-    return {
-        "rmse": torchmetrics.MeanSquaredError(squared=False, **sync),
-        "mae": torchmetrics.MeanAbsoluteError(**sync),
-    }
-
-
-_METRICS: dict[Task, Callable[..., dict[str, torchmetrics.Metric]]] = {
+_METRICS: dict[Task, Callable[..., dict[str, Metric]]] = {
     "multiclass": _multiclass,
     "binary": _binary,
     "multilabel": _multilabel,
