@@ -108,6 +108,7 @@ class ClusterBatch:
                 step=step,
                 comm=comm,
                 among=members[members < shard.num_masters],
+                silent=clusters.targets(ranks, np.arange(len(ranks))),
             )
             with marks.around(members, self.boundary_hops) as allowed:
                 blocks = neighbourhoods.blocks(

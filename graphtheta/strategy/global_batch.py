@@ -59,7 +59,7 @@ class GlobalBatch:
                 if parts > 1:
                     found, ranks, total = neighbourhoods()
                     chosen = in_part(ranks, total, part, parts)
-                aim = targets.aim(chosen, seed=seed, step=epoch, comm=talk, silence=False)
+                aim = targets.aim(chosen, seed=seed, step=epoch, comm=talk)
                 if parts > 1:
                     blocks = found.blocks(aim.seeds, exact)
                 elif pruned is not None:

@@ -91,7 +91,7 @@ class MiniBatch:
             parts: int = 1,
         ) -> Batch:
             some = np.sort(chosen[in_part(place, size, part, parts)])
-            aim = targets.aim(some, seed=seed, step=step, comm=talk)
+            aim = targets.aim(some, seed=seed, step=step, comm=talk, silent=chosen)
             blocks = neighbourhoods.blocks(
                 aim.seeds, fanouts, seed=seed, step=step, silent=aim.silent
             )

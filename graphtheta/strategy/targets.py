@@ -60,9 +60,9 @@ class Targets(Protocol):
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silence: bool = True,
+        silent: NDArray[np.int64] | None = None,
     ) -> Aim:
-        """Return what a step of some targets needs; collective.
+        """Return what a step of some targets, or a part of one, needs; collective.
 
         Args:
             chosen: (T',) which of them, ascending.
@@ -70,7 +70,8 @@ class Targets(Protocol):
             step: The same.
             comm: What the workers talk through.
             among: Masters of this worker that nodes may be drawn from; None: any node of the graph.
-            silence: Whether edges may be kept from carrying messages.
+            silent: (S,) which targets, if they are edges, may be kept from carrying messages: those
+                of the whole step; None: none.
         """
 
 
@@ -102,7 +103,7 @@ class NodeTargets:
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silence: bool = True,
+        silent: NDArray[np.int64] | None = None,
     ) -> Aim:
         """Return the nodes themselves; talks to nobody."""
         rows = self._rows[chosen]

@@ -1,4 +1,4 @@
-"""Metrics by task: torchmetrics, with states gathered through our communicator."""
+"""Metrics by task: of torchmetrics, and AUROC of scores that no worker holds together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.manifest import LabelSpec, Task
+from graphtheta.task.auc import area_under_curve, settled
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -52,9 +53,9 @@ def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
 
 
 def _binary(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
-    from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+    from torchmetrics.classification import BinaryAccuracy
 
-    return {"auroc": BinaryAUROC(**sync), "accuracy": BinaryAccuracy(**sync)}
+    return {"accuracy": BinaryAccuracy(**sync)}
 
 
 def _multilabel(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
@@ -92,8 +93,8 @@ def metrics_for(
 ) -> Callable[[Tensor, Tensor], dict[str, float]]:
     """Return a function of this worker's (outputs, targets) that gives metrics over all workers.
 
-    Collective: every worker calls it, also with no rows. Gathering costs a few counters a class,
-    but for AUROC, which is exact and gathers a score and a target for every row of the split.
+    Collective: every worker calls it, also with no rows. AUROC is NaN without a row of each class,
+    and is exchanged as `area_under_curve` says; other metrics cost a few counters a class.
 
     Shape:
         outputs: (T, C) logits, (T, 1) for binary. targets: (T,) or (T, K).
@@ -113,12 +114,18 @@ def metrics_for(
     def compute(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         if spec.task in ("binary", "regression"):
             outputs = outputs.reshape(targets.shape)
+        result = {}
+        if spec.task == "binary":
+            yes = targets.bool()
+            result["auroc"] = area_under_curve(settled(outputs[yes]), settled(outputs[~yes]), comm)
+        if spec.task in ("binary", "multilabel"):
+            # Decided here: torchmetrics takes logits for probabilities where all are in [0, 1].
+            outputs = (outputs > 0).long()
         labels = targets if spec.task == "regression" else targets.long()
         if spec.task != "regression" and not len(labels):
             # torchmetrics refuses empty updates; one row that it ignores stands in for none.
             outputs = outputs.new_zeros((1, *outputs.shape[1:]))
             labels = labels.new_full((1, *labels.shape[1:]), _IGNORED)
-        result = {}
         for name, metric in metrics.items():
             metric.to(outputs.device).reset()
             metric.update(outputs.detach(), labels)

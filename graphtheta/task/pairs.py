@@ -126,13 +126,13 @@ class EdgeTargets:
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silence: bool = True,
+        silent: NDArray[np.int64] | None = None,
     ) -> Aim:
         """Return what a step of some edges needs: their ends, and those of their negatives."""
         edges, homes = self._edges[chosen], self._homes[chosen]
-        silent = _NONE
-        if silence and self._between is not None:
-            silent = self._between.of(edges, comm)
+        quiet = _NONE
+        if silent is not None and self._between is not None:
+            quiet = self._between.of(self._edges[silent], comm)
         drawn, at_source = np.zeros((len(edges), 0), np.int64), np.zeros((len(edges), 0), np.bool_)
         if self._negatives is not None:
             drawn, at_source = self._negatives.homes(
@@ -151,7 +151,7 @@ class EdgeTargets:
             of_src, of_dst = (F.embedding(self._shard.place(rows), table) for rows in pairs)
             return self._loss(edges, of_src, of_dst)
 
-        return Aim(edges, ends.seeds, silent, loss)
+        return Aim(edges, ends.seeds, quiet, loss)
 
 
 def in_rounds(

@@ -16,8 +16,8 @@ __all__ = ["RunConfig", "load_run", "resolve"]
 
 # A resumed run may be given these anew: they change how long it goes on, not what it computes.
 _FREE = {
-    *("checkpoint_every", "device", "epochs", "groups", "input", "patience", "prefetch"),
-    *("run_dir", "threads", "timeout"),
+    *("checkpoint_every", "device", "epochs", "groups", "input", "micro_batches", "patience"),
+    *("prefetch", "run_dir", "threads", "timeout"),
 }
 
 

@@ -121,13 +121,15 @@ def test_edges_between_the_same_nodes_are_found_wherever_they_are(
     ]
 
 
-def rows_of(model: str, shard: Any, strategy: Strategy, task: Any, step: int) -> Any:
+def rows_of(
+    model: str, shard: Any, strategy: Strategy, task: Any, step: int, **part: int
+) -> tuple[dict[int, Any], Any]:
     """Return, of a step, the outputs of its seeds by node_key, and the keys of its targets."""
     encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
     made = EdgeModel(encoder, decoder_for("dot", 5)).double()
     goal = task.bind(made, shard, 0)
     steps = strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(0)
-    batch = next(make for number, make in enumerate(steps) if number == step)()
+    batch = next(make for number, make in enumerate(steps) if number == step)(**part)
     outputs = made(batch.view, batch.view.inputs())[batch.rows].detach().numpy()
     keys = shard.node_key_L[batch.aim.seeds]
     targets = goal.messages.edge_key[batch.aim.targets]
@@ -165,6 +167,18 @@ def test_targets_carry_nothing(strategy: Strategy) -> None:
         "sage", gt.open_shard(graph), strategy, LinkPrediction(exclude_targets=False), 1
     )
     assert max(np.abs(loud[key] - row).max() for key, row in found.items()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "strategy", [MiniBatch(20), ClusterBatch(3, COMMUNITIES, boundary_hops=2)], ids=["mini", "cl"]
+)
+def test_targets_carry_nothing_in_any_part_of_their_step(strategy: Strategy) -> None:
+    shard, task = gt.open_shard(labelled()), LinkPrediction()
+    whole, targets = rows_of("sage", shard, strategy, task, 1)
+    assert len(targets) > 2
+    for part in range(3):
+        for key, row in rows_of("sage", shard, strategy, task, 1, part=part, parts=3)[0].items():
+            np.testing.assert_allclose(row, whole[key], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("model", ["gcn", "sage"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -53,3 +55,35 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     score = outputs.flatten()
     pairs = (score[targets].unsqueeze(1) > score[~targets].unsqueeze(0)).double().mean()
     assert metrics["auroc"] == pytest.approx(float(pairs), abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_logits_are_no_probabilities_whatever_their_range(task: Task) -> None:
+    spec, outputs, targets = case(task)
+    outputs[:13] = outputs[:13].abs() / outputs.abs().max()  # of one worker all are in [0, 1]
+    said = outputs.reshape(targets.shape) > 0
+    right = float((said == targets).double().mean())
+    f1 = float(2 * (said & targets).sum() / (said.sum() + targets.sum()))
+    for shares in ([slice(0, ROWS)], [slice(0, 13), slice(13, ROWS)]):
+
+        def work(comm: Communicator, shares: list[slice] = shares) -> dict[str, float]:
+            mine = shares[comm.rank]
+            return metrics_for(spec, comm)(outputs[mine], targets[mine])
+
+        metrics = run_local(work, workers=len(shares), timeout_s=20)
+        assert metrics["accuracy"] == pytest.approx(right)
+        if task == "multilabel":
+            assert metrics["f1"] == pytest.approx(f1)
+
+
+def test_auroc_of_large_logits_has_no_ties() -> None:
+    outputs = torch.tensor([[20.0], [30.0], [21.0], [31.0]])
+    targets = torch.tensor([False, True, False, True])
+    spec = LabelSpec(task="binary", num_classes=2)
+    assert metrics_for(spec, SingleCommunicator())(outputs, targets)["auroc"] == 1.0
+
+
+def test_auroc_of_one_class_is_not_a_number() -> None:
+    spec, outputs, targets = case("binary")
+    metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.ones_like(targets))
+    assert math.isnan(metrics["auroc"])
