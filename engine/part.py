@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.draw import draw_positions, draw_ranks, edges_at
+from graphtheta.draw import draw_positions, draw_ranks, edges_at, number_drawn
 from graphtheta.engine.lookup import edge_ends, find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.part import ROLE_IN, ROLE_OUT
@@ -167,20 +167,13 @@ class OpenPart:
             if drawn.weight is not None:
                 yield self._by_weight(some, first, drawn, stream, key_2)
                 continue
-            count = np.empty(len(some), np.int64)
-            positions = np.empty((len(some), drawn.fanout), np.int64)
             degree = degrees[first : first + block]
+            count = number_drawn(degree, drawn.fanout, replace=drawn.replace)
+            positions = np.empty(int(count.sum()), np.int64)
             draw_positions(
-                self._node_key[some],
-                degree,
-                drawn.fanout,
-                drawn.replace,
-                stream,
-                key_2,
-                positions,
-                count,
+                self._node_key[some], degree, count, drawn.replace, stream, key_2, positions
             )
-            places = np.empty(int(count.sum()), np.int64)
+            places = np.empty_like(positions)
             size = edges_at(
                 some, self.in_indptr, self._in_position, self._is_whole, positions, count, places
             )

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from graphtheta.random import philox
 
-__all__ = ["draw_positions", "draw_ranks", "edges_at", "edges_of", "place_in_row"]
+__all__ = [
+    "draw_positions",
+    "draw_ranks",
+    "edges_at",
+    "edges_of",
+    "number_drawn",
+    "place_in_row",
+]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -33,41 +40,51 @@ def _below(high: np.uint32, low: np.uint32, bound: np.uint64) -> np.int64:
     return np.int64((np.uint64(high) * bound + carried) >> shift)
 
 
+def number_drawn(
+    degree_R: NDArray[np.int64], fanout: int, *, replace: bool
+) -> NDArray[np.int64]:
+    """Return how many positions are drawn in lists of some lengths: (R,) int64."""
+    if replace:
+        return np.where(degree_R > 0, np.int64(fanout), 0)
+    return np.minimum(degree_R, fanout)
+
+
 @_jit
 def draw_positions(
     key_R: NDArray[np.int64],
     degree_R: NDArray[np.int64],
-    fanout: int,
+    count_R: NDArray[np.int64],
     replace: bool,
     stream: np.uint32,
     key_2: NDArray[np.uint32],
-    out_RF: NDArray[np.int64],
-    count_R: NDArray[np.int64],
+    out_D: NDArray[np.int64],
 ) -> None:
     """Draw positions in each row's list, ascending: all of them where there are no more.
 
     Shape:
-        key_R: node keys. degree_R: lengths of the lists in the whole graph, below 2^32. out_RF: (R,
-        fanout), of which row r has count_R[r].
+        key_R: node keys. degree_R: lengths of the lists in the whole graph, below 2^32. count_R:
+        how many are drawn, as of `number_drawn`. out_D: as long as all of these, row after row;
+        written.
     """
+    most = 1
+    for r in range(key_R.shape[0]):
+        if not replace and count_R[r] < degree_R[r]:
+            most = max(most, count_R[r])
     size = 2
-    while size < 2 * fanout:
+    while size < 2 * most:
         size *= 2
     table = np.empty(size, np.int64)
+    end = 0
     for r in range(key_R.shape[0]):
-        degree = degree_R[r]
-        if degree == 0:
-            count_R[r] = 0
-            continue
-        if not replace and degree <= fanout:
+        degree, fanout = degree_R[r], count_R[r]
+        out = out_D[end : end + fanout]
+        end += fanout
+        if not replace and degree == fanout:
             for i in range(degree):
-                out_RF[r, i] = i
-            count_R[r] = degree
+                out[i] = i
             continue
-        count_R[r] = fanout
         low = np.uint32(np.uint64(key_R[r]))
         high = np.uint32(np.uint64(key_R[r]) >> np.uint64(32))
-        out = out_RF[r]
         if not replace:
             table[:] = -1
         a = b = c = d = np.uint32(0)
@@ -116,7 +133,7 @@ def edges_at(
     indptr: NDArray[np.int64],
     in_position: NDArray[np.int64],
     is_whole: bool,
-    position_RF: NDArray[np.int64],
+    position_D: NDArray[np.int64],
     count_R: NDArray[np.int64],
     edges: NDArray[np.int64],
 ) -> int:
@@ -125,22 +142,23 @@ def edges_at(
     Where `is_whole`, every list is held whole, and a position is a place.
 
     Shape:
-        row_R: local rows. count_R: of positions, then of edges. edges: as long as all positions,
-        written.
+        row_R: local rows. position_D: row after row. count_R: of positions, then of edges. edges:
+        as long as all positions, written.
     """
-    size = 0
+    size = begin = 0
     for r in range(row_R.shape[0]):
         first, last, before = indptr[row_R[r]], indptr[row_R[r] + 1], size
         if is_whole:
             for i in range(count_R[r]):
-                edges[size] = first + position_RF[r, i]
+                edges[size] = first + position_D[begin + i]
                 size += 1
         else:
             for i in range(count_R[r]):
-                place = place_in_row(in_position, first, last, position_RF[r, i])
+                place = place_in_row(in_position, first, last, position_D[begin + i])
                 if place >= 0:
                     edges[size] = place
                     size += 1
+        begin += count_R[r]
         count_R[r] = size - before
     return size
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from graphtheta.adjacency import Adjacency
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.plan import Route
 from graphtheta.comm.routes import Mirrored, carry_rows, cut, tell_places
-from graphtheta.draw import draw_positions, draw_ranks, edges_at, edges_of
+from graphtheta.draw import draw_positions, draw_ranks, edges_at, edges_of, number_drawn
 from graphtheta.errors import ConfigError
 from graphtheta.random import Purpose, step_key, stream_id
 from graphtheta.shard import Shard
@@ -62,7 +63,7 @@ class Neighbourhoods:
         self._source_places = _places(self._sources, shard.num_mirrors)
         self._mirrored = Mirrored(self._destinations, shard.num_masters)
         self._is_silent = np.zeros(shard.num_edges, np.bool_)
-        self._in_degree: NDArray[np.int64] | None = None
+        self._most_in_edges: int | None = None
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
     def blocks(
@@ -184,20 +185,17 @@ class Neighbourhoods:
         stream = stream_id(Purpose.SAMPLE, layer)
         if fanout.weight is not None:
             return self._best_edges(rows, route, fanout, stream, key_2)
-        shard, whole, size = self.shard, self.shard.in_edges, fanout.size
+        shard, whole, is_whole = self.shard, self.shard.in_edges, not self.shard.is_vertex_cut
         keys, degree = shard.node_key_L[rows], self._degrees(rows, route)
+        number = number_drawn(degree, fanout.size, replace=fanout.replace)
 
         def draw(part: slice, count: NDArray[np.int64], edges: NDArray[np.int64]) -> int:
-            some, mine = rows[part], count[part]
-            places = np.empty((len(some), size), np.int64)
-            draw_positions(
-                keys[part], degree[part], size, fanout.replace, stream, key_2, places, mine
-            )
-            is_whole = not shard.is_vertex_cut
+            some, mine, places = rows[part], count[part], np.empty(len(edges), np.int64)
+            mine[:] = number[part]
+            draw_positions(keys[part], degree[part], mine, fanout.replace, stream, key_2, places)
             return edges_at(some, whole.indptr, shard.in_position, is_whole, places, mine, edges)
 
-        most = np.where(degree > 0, size, 0) if fanout.replace else np.minimum(degree, size)
-        return self._in_parts(most, draw)
+        return self._in_parts(number, draw)
 
     def _in_parts(
         self,
@@ -226,11 +224,14 @@ class Neighbourhoods:
             edges, other = (np.concatenate([x[w] for w in written]) for x in (edges, other))
         return indptr, edges, other
 
+    @cached_property
+    def _in_degree_M(self) -> NDArray[np.int64]:
+        degree: NDArray[np.int64] = self.shard.node_column("in_degree").cpu().numpy()
+        return degree
+
     def _degrees(self, rows: NDArray[np.int64], route: Route) -> NDArray[np.int64]:
         """Return the in-degrees of rows in the whole graph, which mirrors are told."""
-        if self._in_degree is None:
-            self._in_degree = self.shard.node_column("in_degree").cpu().numpy()
-        degree_O = self._in_degree[rows[: route.num_masters]]
+        degree_O = self._in_degree_M[rows[: route.num_masters]]
         degree_D = np.empty(route.num_mirrors, np.int64)
         self._carry(degree_O[route.master_S], degree_D, route, to_mirrors=True)
         return np.concatenate([degree_O, degree_D])
@@ -246,19 +247,20 @@ class Neighbourhoods:
         shard, whole, num_outputs = self.shard, self.shard.in_edges, route.num_masters
         assert fanout.weight is not None
         weight = self.weight(fanout.weight)
+        size = fanout.size if fanout.replace else min(fanout.size, self._most())
         rank, edge = draw_ranks(
             rows,
             whole.indptr,
             shard.edge_key,
             weight,
-            fanout.size,
+            size,
             fanout.replace,
             stream,
             key_2,
         )
         kept = edge >= 0
         if shard.is_vertex_cut:
-            arrived = np.empty((len(route.master_S), fanout.size))
+            arrived = np.empty((len(route.master_S), size))
             self._carry(rank[num_outputs:], arrived, route, to_mirrors=False)
             best_O = _merged(rank[:num_outputs], arrived, route.master_S, replace=fanout.replace)
             best_D = np.empty((route.num_mirrors, best_O.shape[1]))
@@ -268,6 +270,14 @@ class Neighbourhoods:
         chosen.sort(axis=1)  # by edge_key, as every list is
         edges = chosen[chosen < np.iinfo(np.int64).max]
         return np.append(0, np.cumsum(kept.sum(axis=1))), edges, whole.other[edges]
+
+    def _most(self) -> int:
+        """Return the largest in-degree, at least 1; collective the first time."""
+        if self._most_in_edges is None:
+            most = np.array([self._in_degree_M.max(initial=1)])
+            self.comm.all_reduce(most, "max", stage=_STAGE)
+            self._most_in_edges = int(most[0])
+        return self._most_in_edges
 
     def weight(self, name: str) -> NDArray[Any]:
         """Return the edge column that edges are drawn by: (E,).

@@ -9,15 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graphtheta.columns import some
+from graphtheta.columns import refuse, some, whole
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.shard import Shard
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Neighbourhoods, View, count_layers
 
-__all__ = ["chosen_rows", "infer_chosen"]
+__all__ = ["chosen_rows", "ids_like", "infer_chosen"]
 
+_ID_KINDS = (
+    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
+)
 _BATCH = 1024  # nodes at a time, over all workers
 
 
@@ -43,13 +47,7 @@ def chosen_rows(shard: Shard, uri: str) -> NDArray[np.int64]:
     column = "id" if "id" in files.names else files.names[0]
     table = pa.concat_tables(files.stream(0, files.num_rows, [column]))
     known = shard.original_ids
-    ids = pc.unique(table[column].combine_chunks())
-    try:
-        ids = ids.cast(known.type)
-    except pa.ArrowInvalid as error:
-        raise GraphFormatError(
-            f"{uri}: expected ids of type {known.type}, as the graph's, got {ids.type}: {error}."
-        ) from None
+    ids = pc.unique(ids_like(table[column], known.type, uri))
     here = pc.is_in(ids, value_set=known.combine_chunks()).to_numpy(zero_copy_only=False)
     held = here.astype(np.int8)
     shard.comm.all_reduce(held, "max", stage="chosen nodes")
@@ -60,6 +58,22 @@ def chosen_rows(shard: Shard, uri: str) -> NDArray[np.int64]:
             f"{some(missing, 3)}. Correct them."
         )
     return np.flatnonzero(pc.is_in(known, value_set=ids).to_numpy().astype(np.bool_))
+
+
+def ids_like(column: pa.ChunkedArray, kind: pa.DataType, uri: str) -> pa.Array:
+    """Return a column of ids with the type of the graph's.
+
+    Raises:
+        GraphFormatError: If it holds neither numbers nor text, or something that is no such id.
+    """
+    ids, expected = whole(column), f"ids of type {kind}, as the graph's"
+    if not any(is_kind(ids.type) for is_kind in _ID_KINDS):
+        raise refuse(uri, expected, ids.type, "Convert the ids.")
+    try:
+        return ids.cast(kind)
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0]
+        raise refuse(uri, expected, f"{ids.type}: {reason}", "Correct the ids.") from None
 
 
 def infer_chosen(

@@ -18,6 +18,7 @@ from graphtheta.errors import GraphFormatError
 from graphtheta.nn import EdgeModel
 from graphtheta.shard import Shard
 from graphtheta.task.pairs import in_rounds
+from graphtheta.train.chosen import ids_like
 from graphtheta.train.predict import infer
 
 __all__ = ["Pairs", "read_pairs", "score_pairs"]
@@ -64,12 +65,7 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
         need_column(name, files.names, uri)
     table = pa.concat_tables(files.stream(0, files.num_rows, names)).combine_chunks()
     known, comm = shard.original_ids, shard.comm
-    try:
-        ends = [table[name].cast(known.type).combine_chunks() for name in ("src", "dst")]
-    except pa.ArrowInvalid as error:
-        raise GraphFormatError(
-            f"{uri}: expected ids of type {known.type}, as the graph's, got others: {error}."
-        ) from None
+    ends = [ids_like(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
     ids = pc.unique(pa.concat_arrays(ends))
     place = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
     home = np.where(place < 0, -1, home_code(comm.rank, place))

@@ -55,8 +55,17 @@ def test_wrong_tables_raise_graph_format_error(tmp_path: Path) -> None:
             chosen_rows(shard, str(tmp_path / "ids.parquet"))
     pq.write_table(pa.table({"id": ["nobody"]}), tmp_path / "ids.parquet")
     numbers = gt.open_shard(to_graph(random_graph(10, 20)))
-    with pytest.raises(GraphFormatError, match="expected ids of type int64"):
-        chosen_rows(numbers, str(tmp_path / "ids.parquet"))
+    for ids in (
+        pa.array(["nobody"]),
+        pa.array([True]),
+        pa.array([[1]]),
+        pa.array([{"a": 1}]),
+        pa.array([1.5]),
+        pa.array([1], pa.timestamp("s")),
+    ):
+        pq.write_table(pa.table({"id": ids}), tmp_path / "ids.parquet")
+        with pytest.raises(GraphFormatError, match="expected ids of type int64, as the graph's"):
+            chosen_rows(numbers, str(tmp_path / "ids.parquet"))
 
 
 def test_no_node_is_no_prediction(tmp_path: Path) -> None:
