@@ -40,9 +40,7 @@ def _below(high: np.uint32, low: np.uint32, bound: np.uint64) -> np.int64:
     return np.int64((np.uint64(high) * bound + carried) >> shift)
 
 
-def number_drawn(
-    degree_R: NDArray[np.int64], fanout: int, *, replace: bool
-) -> NDArray[np.int64]:
+def number_drawn(degree_R: NDArray[np.int64], fanout: int, *, replace: bool) -> NDArray[np.int64]:
     """Return how many positions are drawn in lists of some lengths: (R,) int64."""
     if replace:
         return np.where(degree_R > 0, np.int64(fanout), 0)

@@ -161,7 +161,8 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
         names = list_communities(opened)
         raise ConfigError(
             f"{opened.path}: expected communities {name!r}, got "
-            f"{some(names, len(names)) if names else 'none'}. Name one of these, or write them."
+            f"{some(names, len(names)) if names else 'none'}. "
+            f"{'Name one of these, or find' if names else 'Find'} some: graphtheta communities."
         )
     try:
         record = CommunityRecord.model_validate_json(read_text(folder / _RECORD))

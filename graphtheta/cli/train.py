@@ -132,6 +132,9 @@ def train(
             for name, (seconds, share) in phases(summary["phase_seconds"]).items()
         ]
         show_rows(rows, head=("phase", "seconds", "share"))
+        if ahead := summary["prepared_ahead_seconds"]:
+            waited = min(summary["phase_seconds"].get("forward prepare", 0.0), ahead)
+            print(f"prepared in the background: {ahead:.2f} s, {1 - waited / ahead:.0%} hidden")
     print(_result(summary, run.run_dir))
 
 

@@ -39,10 +39,12 @@ class Stages:
     Attributes:
         seconds: Time spent, in seconds; nothing is counted twice.
         bytes_sent: Payload handed to other workers, in bytes.
+        ahead: Seconds of preparing batches in the background, beside what `seconds` counts.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes_sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    ahead: float = 0.0
 
     @contextmanager
     def timed(self, direction: Direction, stage: Stage) -> Iterator[None]:

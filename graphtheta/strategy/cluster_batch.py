@@ -22,6 +22,7 @@ from graphtheta.random import Purpose
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.label_propagation import LabelPropagation
+from graphtheta.strategy.options import check_count, is_count
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Degrees, Marks, Neighbourhoods, View
@@ -52,7 +53,7 @@ class ClusterBatch:
             as Cluster-GCN has them, and not of the whole graph.
 
     Raises:
-        ConfigError: If a number is too small, or `only` is empty.
+        ConfigError: If a number is none or too small, or `only` holds none.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class ClusterBatch:
         only: Collection[int] | None = None,
         renormalise: bool = False,
     ) -> None:
-        if clusters_per_batch < 1:
+        check_count(clusters_per_batch, 1, "clusters_per_batch", "cluster-batch")
+        check_count(boundary_hops, 0, "boundary_hops", "cluster-batch")
+        if only is not None and not _are_communities(only):
             raise ConfigError(
-                f"cluster-batch: expected clusters_per_batch >= 1, got {clusters_per_batch}."
+                f"cluster-batch: expected communities in only, got "
+                f"{only if only or not isinstance(only, Collection) else 'none'}. Name some, by "
+                "number."
             )
-        if boundary_hops < 0:
-            raise ConfigError(f"cluster-batch: expected boundary_hops >= 0, got {boundary_hops}.")
-        if only is not None and not len(only):
-            raise ConfigError("cluster-batch: expected communities in only, got none. Name some.")
         self.clusters_per_batch, self.boundary_hops = clusters_per_batch, boundary_hops
         self.communities = LabelPropagation() if _is_hanp(communities) else communities
         self.only = None if only is None else np.unique(np.asarray(list(only), np.int64))
@@ -140,6 +141,14 @@ class ClusterBatch:
                 f"{given.shape} {given.dtype}. Give a number for each node, in node_key order."
             )
         return given[shard.node_key_L[: shard.num_masters]].astype(np.int64)
+
+
+def _are_communities(values: object) -> bool:
+    return (
+        isinstance(values, Collection)
+        and len(values) > 0
+        and all(is_count(value, 0) for value in values)
+    )
 
 
 def _is_hanp(communities: Any) -> bool:

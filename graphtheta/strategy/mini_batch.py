@@ -14,6 +14,7 @@ from graphtheta.permutation import Permutation
 from graphtheta.random import Purpose
 from graphtheta.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
+from graphtheta.strategy.options import check_count, is_count
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
@@ -35,7 +36,7 @@ class MiniBatch:
         weight: Name of an edge column that edges are drawn in proportion to.
 
     Raises:
-        ConfigError: If a number is below 1, or nothing is drawn and yet said how.
+        ConfigError: If a number is none or below 1, or nothing is drawn and yet said how.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class MiniBatch:
         replace: bool = False,
         weight: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"mini-batch: expected batch_size >= 1, got {batch_size}.")
-        if any(f is not None and f < 1 for f in fanouts or ()):
+        check_count(batch_size, 1, "batch_size", "mini-batch")
+        if fanouts is not None and not _are_fanouts(fanouts):
             raise ConfigError(
-                f"mini-batch: expected fanouts >= 1 or None, got {list(fanouts or ())}."
+                f"mini-batch: expected fanouts >= 1 or None, got {fanouts}. Give a list of them, "
+                "one a graph layer."
             )
         if fanouts is None and (replace or weight is not None):
             raise ConfigError(
@@ -80,7 +81,8 @@ class MiniBatch:
             neighbourhoods.weight(self.weight)  # before the first step
         talk = neighbourhoods.comm
         ranks, total = dense_ranks(targets.keys, targets.bound, talk)
-        steps = -(-total // self.batch_size)
+        batch_size = min(self.batch_size, max(total, 1))
+        steps = -(-total // batch_size)
 
         def batch(
             step: int,
@@ -100,11 +102,11 @@ class MiniBatch:
         def epoch_steps(epoch: int) -> Iterator[Step]:
             place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)
             order = np.argsort(place)
-            first = self.batch_size * np.arange(steps)
+            first = batch_size * np.arange(steps)
             cuts = np.searchsorted(place[order], first[1:])
             for number, chosen in enumerate(np.split(order, cuts)):
                 within = place[chosen] - first[number]
-                size = min(self.batch_size, total - int(first[number]))
+                size = min(batch_size, total - int(first[number]))
                 yield partial(batch, epoch * steps + number, chosen, within, size)
 
         return epoch_steps
@@ -118,3 +120,9 @@ class MiniBatch:
                 f"{len(self.fanouts)}: {list(self.fanouts)}."
             )
         return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]
+
+
+def _are_fanouts(values: object) -> bool:
+    return isinstance(values, Sequence) and all(
+        value is None or is_count(value, 1) for value in values
+    )

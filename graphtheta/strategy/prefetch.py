@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import TypeVar
 
+from graphtheta.comm.stages import Stages
 from graphtheta.strategy.batch import Batch
 
 __all__ = ["prefetched"]
@@ -15,12 +17,12 @@ _LOOK_S = 0.1
 T = TypeVar("T")
 
 
-def prefetched(batches: Iterator[T], depth: int) -> Iterator[T]:
+def prefetched(batches: Iterator[T], depth: int, stages: Stages) -> Iterator[T]:
     """Yield the same batches, up to `depth` of them prepared ahead by a thread of their own.
 
     What stands between batches is handed on as it is. They must talk through a communicator that
     nobody else uses meanwhile. An error of the thread is raised here. When the iterator is closed
-    early, so is the thread, after its batch.
+    early, so is the thread, after its batch. What preparing takes there is `stages.ahead`.
     """
     if depth < 1:
         yield from batches
@@ -31,11 +33,14 @@ def prefetched(batches: Iterator[T], depth: int) -> Iterator[T]:
     def prepare() -> None:
         last: BaseException | None = None
         try:
-            for batch in batches:
+            while True:
+                start = time.perf_counter()
+                batch = next(batches, None)
                 if isinstance(batch, Batch):
                     batch.view.prepare()
-                if not _put(ready, batch, closed):
-                    return
+                stages.ahead += time.perf_counter() - start
+                if batch is None or not _put(ready, batch, closed):
+                    break
         except BaseException as error:  # whatever it is, the step's thread must hear of it
             last = error
         _put(ready, last, closed)

@@ -64,6 +64,7 @@ class Neighbourhoods:
         self._mirrored = Mirrored(self._destinations, shard.num_masters)
         self._is_silent = np.zeros(shard.num_edges, np.bool_)
         self._most_in_edges: int | None = None
+        self._weights: dict[str, NDArray[Any]] = {}
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
     def blocks(
@@ -225,13 +226,13 @@ class Neighbourhoods:
         return indptr, edges, other
 
     @cached_property
-    def _in_degree_M(self) -> NDArray[np.int64]:
+    def _in_degree(self) -> NDArray[np.int64]:
         degree: NDArray[np.int64] = self.shard.node_column("in_degree").cpu().numpy()
         return degree
 
     def _degrees(self, rows: NDArray[np.int64], route: Route) -> NDArray[np.int64]:
         """Return the in-degrees of rows in the whole graph, which mirrors are told."""
-        degree_O = self._in_degree_M[rows[: route.num_masters]]
+        degree_O = self._in_degree[rows[: route.num_masters]]
         degree_D = np.empty(route.num_mirrors, np.int64)
         self._carry(degree_O[route.master_S], degree_D, route, to_mirrors=True)
         return np.concatenate([degree_O, degree_D])
@@ -274,7 +275,7 @@ class Neighbourhoods:
     def _most(self) -> int:
         """Return the largest in-degree, at least 1; collective the first time."""
         if self._most_in_edges is None:
-            most = np.array([self._in_degree_M.max(initial=1)])
+            most = np.array([self._in_degree.max(initial=1)])
             self.comm.all_reduce(most, "max", stage=_STAGE)
             self._most_in_edges = int(most[0])
         return self._most_in_edges
@@ -283,8 +284,11 @@ class Neighbourhoods:
         """Return the edge column that edges are drawn by: (E,).
 
         Raises:
-            ConfigError: If there is none, or it has more than one number an edge.
+            ConfigError: If there is none, it has more than one number an edge, or one is below 0
+                or NaN.
         """
+        if name in self._weights:
+            return self._weights[name]
         columns = self.shard.edge_columns
         if name not in columns:
             raise ConfigError(
@@ -295,7 +299,13 @@ class Neighbourhoods:
                 f"sampling: expected one weight an edge, got {tuple(columns[name].shape[1:])} in "
                 f"'{name}'. Name a column of one number."
             )
-        return columns[name].cpu().numpy()
+        weight = self._weights[name] = columns[name].cpu().numpy()
+        if not (weight >= 0).all():
+            raise ConfigError(
+                f"sampling: expected weights of at least 0, got {weight.min()} in '{name}'. "
+                "Correct them, or name another column."
+            )
+        return weight
 
     # -- who is told what -------------------------------------------------------------------------
 

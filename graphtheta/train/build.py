@@ -31,13 +31,6 @@ def check_names(config: RunConfig) -> None:
             raise ConfigError(
                 f"{option}: unknown name '{name}'. Choose among {', '.join(sorted(registry))}."
             )
-    pairs = {"decoder": config.decoder, "relation-column": config.relation_column}
-    given = [f"--{option}" for option, value in pairs.items() if value is not None]
-    if config.task == "node" and given:
-        raise ConfigError(
-            f"{given[0]}: expected --task edge or link beside it, got node. Give --task, or leave "
-            "it out."
-        )
     if config.task == "link" and config.label is not None:
         raise ConfigError(
             f"--label: links have no label, got '{config.label}'. Leave it out, or use --task edge."

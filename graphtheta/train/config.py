@@ -20,6 +20,21 @@ _FREE = {
     *("prefetch", "run_dir", "threads", "timeout"),
 }
 
+_MOST = 1 << 31  # above every count
+
+# Options that say nothing but beside some values of another one.
+_BESIDE = {
+    **dict.fromkeys(("batch_size", "fanouts", "replace", "edge_weight"), ("strategy", ("mini",))),
+    **dict.fromkeys(
+        ("clusters_per_batch", "communities", "only", "boundary_hops", "renormalise"),
+        ("strategy", ("cluster",)),
+    ),
+    **dict.fromkeys(
+        ("negatives", "corrupt", "validation_messages", "ranking"), ("task", ("link",))
+    ),
+    **dict.fromkeys(("decoder", "relation_column", "exclude_targets"), ("task", ("edge", "link"))),
+}
+
 
 class RunConfig(BaseModel):
     """One run; the names are those of the options, and of the keys of a TOML file.
@@ -80,7 +95,8 @@ class RunConfig(BaseModel):
         description="Of cluster-batches: a name in the store; or hanp: found at the start.",
     )
     only: str | None = Field(
-        None, description="Of cluster-batches: the communities to train on, as in 3,7; or all."
+        None,
+        description="Of cluster-batches: the communities to train on, as in 3,7; by default all.",
     )
     boundary_hops: int = Field(
         0, ge=0, description="Of cluster-batches: in-hops around communities that are read, too."
@@ -154,16 +170,16 @@ def resolve(
         resume: Whether to go on with the run in `run_dir`, if one was started there.
 
     Raises:
-        ConfigError: If a key is unknown, a value is wrong, something is missing, or a resumed run
-            was started with another value.
+        ConfigError: If a key is unknown, a value is wrong, something is missing, an option says
+            nothing beside the others, or a resumed run was started with another value.
     """
     given = {**(_read(file) if file else {}), **options}
     names = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
-    if not resume or "run_dir" not in given:
-        return _checked(given, names)
-    run_dir = Path(given["run_dir"])
-    if not RunDirectory(run_dir, resume=True).holds_run:
-        return _checked(given, names)
+    run_dir = Path(given["run_dir"]) if resume and "run_dir" in given else None
+    if run_dir is None or not RunDirectory(run_dir, resume=True).holds_run:
+        config = _checked(given, names)
+        _refuse_idle(options, config)
+        return config
     started = _started(run_dir)
     config = _checked({**started.record(), **given}, names)
     for key in RunConfig.model_fields:
@@ -174,6 +190,17 @@ def resolve(
                 f"got {new}. Leave it out to resume, or start another run in a new --run-dir."
             )
     return config
+
+
+def _refuse_idle(options: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise a ConfigError if an option was given that says nothing in this run."""
+    for key in options:
+        other, values = _BESIDE.get(key, ("", ()))
+        if other and getattr(config, other) not in values:
+            raise ConfigError(
+                f"{_option(key)}: expected {_option(other)} {' or '.join(values)} beside it, got "
+                f"{getattr(config, other)}. Give {_option(other)}, or leave it out."
+            )
 
 
 def load_run(run_dir: Path) -> RunConfig:
@@ -210,6 +237,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _checked(values: Mapping[str, Any], names: Mapping[str, str]) -> RunConfig:
     """Check values; `names` says where those come from that were not given as options."""
+    for key, value in values.items():
+        if isinstance(value, int) and value >= _MOST and key != "seed":
+            raise ConfigError(
+                f"{names.get(key, _option(key))}: expected less than {_MOST:,}, got {value:,}. "
+                "Correct it."
+            )
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:

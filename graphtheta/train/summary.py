@@ -47,13 +47,17 @@ def summarise(
 
     Units:
         Times in seconds, sizes in bytes. `epoch_seconds` is training without evaluation;
-        `phase_seconds` is the largest over workers, summed over this process's epochs;
+        `phase_seconds` is the largest over workers, summed over this process's epochs, and so is
+        `prepared_ahead_seconds`: what was prepared in the background, of which steps waited for
+        the phase `forward prepare`;
         `bytes_sent` is the sum over workers.
     """
     comm = groups.world
     names = _names(stages, comm)
     seconds = np.array([stages.seconds.get(name, 0.0) for name in names])
     comm.all_reduce(seconds, "max", stage="summary times")
+    ahead = np.array([stages.ahead])
+    comm.all_reduce(ahead, "max", stage="summary times")
     peak = np.array([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024], np.int64)
     comm.all_reduce(peak, "max", stage="summary memory")
     mine = sum(part.bytes_sent for part in {groups.world, groups.comm, groups.across})
@@ -71,6 +75,7 @@ def summarise(
             "p90": float(np.percentile(times, 90)),
         },
         "phase_seconds": dict(zip(names, seconds.tolist(), strict=True)),
+        "prepared_ahead_seconds": float(ahead[0]),
         "bytes_sent": int(sent),
         "bytes_sent_by_stage": dict(stages.bytes_sent),
         "peak_rss_bytes": int(peak[0]),

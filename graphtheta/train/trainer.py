@@ -222,7 +222,7 @@ class Trainer:
         total, count = 0.0, 0
         steps = self._steps(epoch)
         made = (step() for step in steps) if self._micro is None else self._micro.pulled(steps)
-        batches = prefetched(made, self.prefetch)
+        batches = prefetched(made, self.prefetch, self.stages)
         with self.stages.rest("forward", Stage("other")):
             while (batch := self._prepared(batches)) is not None:
                 loss, targets = self._step(batch)

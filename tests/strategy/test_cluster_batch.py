@@ -279,7 +279,11 @@ def test_it_is_in_the_registry() -> None:
     [
         (lambda: ClusterBatch(0), "expected clusters_per_batch >= 1, got 0"),
         (lambda: ClusterBatch(1, boundary_hops=-1), "expected boundary_hops >= 0, got -1"),
+        (lambda: ClusterBatch(2.5), "clusters_per_batch >= 1, got 2.5. Give an int"),  # type: ignore
         (lambda: ClusterBatch(1, only=[]), "expected communities in only, got none"),
+        (lambda: ClusterBatch(1, only=3), "expected communities in only, got 3"),  # type: ignore
+        (lambda: ClusterBatch(1, only=["a"]), "in only, got .'a'."),  # type: ignore
+        (lambda: ClusterBatch(1, only=[10**20]), "expected communities in only, got"),
     ],
 )
 def test_wrong_options_are_refused(make: Callable[[], Any], message: str) -> None:

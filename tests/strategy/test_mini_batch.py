@@ -191,14 +191,26 @@ def test_dense_ranks_of_keys_anywhere() -> None:
     [
         (lambda: MiniBatch(0), "batch_size >= 1, got 0"),
         (lambda: MiniBatch(4, [3, 0]), r"fanouts >= 1 or None, got \[3, 0\]"),
+        (lambda: MiniBatch("8"), "batch_size >= 1, got '8'. Give an integer"),  # type: ignore
+        (lambda: MiniBatch(8, 10), "fanouts >= 1 or None, got 10. Give a list"),  # type: ignore
+        (lambda: MiniBatch(8, [2.5, 3]), "fanouts >= 1 or None"),  # type: ignore
         (lambda: MiniBatch(4, replace=True), "Give fanouts"),
         (lambda: trainer(MiniBatch(4, [3])), "expected 2 fanouts, one a graph layer, got 1"),
         (lambda: trainer(MiniBatch(4, [3, 3], weight="x")), "unknown edge column 'x'"),
+        (lambda: weighted(np.full(5, -1.0)), "expected weights of at least 0, got -1.0 in"),
     ],
 )
 def test_wrong_options_raise_config_error(make: Callable[[], Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+def weighted(values: np.ndarray) -> gt.Trainer:
+    made = to_graph((3, np.arange(5) % 3, np.arange(5) % 2), dtype=np.float64)
+    edges = made.edges.append_column("weight", pa.array(values))
+    shard = gt.open_shard(gt.Graph(made.nodes, edges))
+    strategy = MiniBatch(4, [3, 3], weight="weight")
+    return gt.Trainer(CASES["gcn"]().double(), shard, strategy=strategy)
 
 
 def trainer(strategy: Strategy) -> gt.Trainer:

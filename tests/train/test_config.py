@@ -59,6 +59,10 @@ def test_moved_run_is_found_where_it_is(tmp_path: Path) -> None:
         ({"weight_decay": "much"}, "^--weight-decay: expected a valid number.*got 'much'"),
         ({"seed": -1}, "^--seed: expected greater than or equal to 0, got -1"),
         ({"threads": 0}, "^--threads: expected greater than or equal to 1, got 0"),
+        ({"batch_size": 10**20}, "^--batch-size: expected less than 2,147,483,648, got 100,000,"),
+        ({"fanouts": "3,3"}, "^--fanouts: expected --strategy mini beside it, got global"),
+        ({"boundary_hops": 0, "strategy": "mini"}, "^--boundary-hops: expected --strategy cluster"),
+        ({"negatives": 2, "task": "edge"}, "^--negatives: expected --task link beside it, got"),
     ],
 )
 def test_resolve_raises_config_error_on_a_wrong_option(
@@ -99,6 +103,18 @@ def test_resume_takes_what_the_run_was_started_with(tmp_path: Path) -> None:
     run = started(tmp_path / "run", hidden=8, epochs=10)
     config = resolve({"run_dir": run, "epochs": 30, "hidden": 8}, resume=True)
     assert (config.input, config.hidden, config.epochs) == ("cora", 8, 30)
+
+
+def test_a_file_may_say_what_the_run_does_not_need(tmp_path: Path) -> None:
+    run = started(tmp_path / "run", strategy="mini", fanouts="3,3")
+    again = {"run_dir": "elsewhere", "strategy": "global"}
+    assert resolve(again, file=run / "config.toml").fanouts == "3,3"
+
+
+def test_resume_goes_on_in_groups(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    config = resolve({"run_dir": run, "groups": 2, "micro_batches": 4}, resume=True)
+    assert (config.groups, config.micro_batches) == (2, 4)
 
 
 def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:

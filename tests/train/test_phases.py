@@ -30,3 +30,13 @@ def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out(micro_batches
     assert sum(share for _, share in found.values()) == pytest.approx(1)
     spent = sum(trainer.history.epoch_seconds)
     assert sum(seconds for seconds, _ in found.values()) == pytest.approx(spent, rel=0.05)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_what_is_prepared_in_the_background_is_told(prefetch: int) -> None:
+    shard = gt.open_shard(gt.datasets.load("cora"))
+    model = gt.nn.GCN(shard.num_features, 8, shard.num_classes)
+    trainer = gt.Trainer(model, shard, strategy=MiniBatch(64), prefetch=prefetch)
+    summary = trainer.fit(1)
+    assert (summary["prepared_ahead_seconds"] > 0) == (prefetch > 0)
+    assert summary["phase_seconds"]["forward prepare"] > 0
