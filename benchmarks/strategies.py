@@ -58,7 +58,7 @@ class Data:
         weight_decay: Of all parameters.
         batch_size: Training nodes of a step of `mini` and `drawn`.
         clusters: How many there are, an eighth of which make a step of `cluster`.
-        epochs: Of the whole graph, and of the others; on Cora and Pubmed as many steps.
+        epochs: Of the whole graph, and of the others; on Cora as many steps.
         patience: Epochs without a better validation score that end a run, of both alike.
     """
 
@@ -82,7 +82,7 @@ DROPOUT, HEADS, FANOUT = 0.5, 8, 10
 
 DATA = {
     "cora": Data("planetoid-cora", ONE_SPLIT, 16, 0.01, 5e-4, 35, 48, (400, 100), (160, 40)),
-    "pubmed": Data("planetoid-pubmed", ONE_SPLIT, 16, 0.01, 5e-4, 15, 48, (400, 100), (160, 40)),
+    "pubmed": Data("planetoid-pubmed", ONE_SPLIT, 16, 0.01, 5e-4, 15, 48, (200, 100), (40, 40)),
     "computers": Data(
         "amazon-computers", SEEDED_SPLIT, 64, 0.003, 5e-4, 100, 48, (100, 50), (40, 40)
     ),
