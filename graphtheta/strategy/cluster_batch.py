@@ -68,10 +68,10 @@ class ClusterBatch:
         check_count(clusters_per_batch, 1, "clusters_per_batch", "cluster-batch")
         check_count(boundary_hops, 0, "boundary_hops", "cluster-batch")
         if only is not None and not _are_communities(only):
+            none = isinstance(only, Collection) and not len(only)
             raise ConfigError(
-                f"cluster-batch: expected communities in only, got "
-                f"{only if only or not isinstance(only, Collection) else 'none'}. Name some, by "
-                "number."
+                f"cluster-batch: expected communities in only, got {'none' if none else only}. "
+                "Name some, by number."
             )
         self.clusters_per_batch, self.boundary_hops = clusters_per_batch, boundary_hops
         self.communities = LabelPropagation() if _is_hanp(communities) else communities

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -59,7 +59,7 @@ class MiniBatch:
                 "are taken. Give fanouts."
             )
         self.batch_size = batch_size
-        self.fanouts = None if fanouts is None else tuple(fanouts)
+        self.fanouts = None if fanouts is None else tuple(f and int(f) for f in fanouts)
         self.replace, self.weight = replace, weight
 
     def schedule(
@@ -123,6 +123,6 @@ class MiniBatch:
 
 
 def _are_fanouts(values: object) -> bool:
-    return isinstance(values, Sequence) and all(
+    return isinstance(values, Collection) and all(
         value is None or is_count(value, 1) for value in values
     )

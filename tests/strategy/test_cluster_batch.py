@@ -283,6 +283,7 @@ def test_it_is_in_the_registry() -> None:
         (lambda: ClusterBatch(1, only=[]), "expected communities in only, got none"),
         (lambda: ClusterBatch(1, only=3), "expected communities in only, got 3"),  # type: ignore
         (lambda: ClusterBatch(1, only=["a"]), "in only, got .'a'."),  # type: ignore
+        (lambda: ClusterBatch(1, only=np.array([0.5, 1])), r"in only, got \[0.5 1. \]"),
         (lambda: ClusterBatch(1, only=[10**20]), "expected communities in only, got"),
     ],
 )

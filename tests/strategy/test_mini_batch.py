@@ -215,3 +215,7 @@ def weighted(values: np.ndarray) -> gt.Trainer:
 
 def trainer(strategy: Strategy) -> gt.Trainer:
     return gt.Trainer(CASES["gcn"]().double(), gt.open_shard(graph()), strategy=strategy)
+
+
+def test_fanouts_may_be_an_array() -> None:
+    assert MiniBatch(4, np.array([3, 2])).fanouts == (3, 2)  # type: ignore[arg-type]
