@@ -27,6 +27,7 @@ __all__ = [
     "matrix_column",
     "need_column",
     "no_nulls",
+    "no_nulls_inside",
     "one_split",
     "refuse",
     "some",
@@ -217,11 +218,12 @@ def _check_matrix(array: pa.Array, where: str, first_row: int) -> None:
     if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float64()):
         raise refuse(where, "fixed-size lists of float32 or float64", kind, "Convert the column.")
     no_nulls(array, where, first_row)
-    _no_nulls_inside(array, where, first_row)
+    no_nulls_inside(array, where, first_row)
     _finite(array, where, first_row)
 
 
-def _no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
+def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
+    """Raise a GraphFormatError that names the rows if some lists of a fixed size hold a null."""
     width = array.type.list_size
     inside = array.values.slice(array.offset * width, len(array) * width)
     if not inside.null_count:
@@ -254,7 +256,7 @@ def _check_weight(array: pa.Array, where: str, first_row: int) -> None:
 def _check_label(array: pa.Array, where: str, first_row: int) -> None:
     kind = array.type
     if pa.types.is_fixed_size_list(kind) and kind.value_type in (pa.float32(), pa.bool_()):
-        _no_nulls_inside(array, where, first_row)
+        no_nulls_inside(array, where, first_row)
     elif kind not in (pa.int64(), pa.bool_(), pa.float32()):
         raise refuse(
             where,

@@ -18,6 +18,7 @@ from graphtheta.columns import (
     matrix_column,
     need_column,
     no_nulls,
+    no_nulls_inside,
     one_split,
     refuse,
     some,
@@ -261,7 +262,9 @@ def _label(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
         return _zero_under_nulls(_cast(array, target, where, "labels"))
     if pa.types.is_integer(inner):
         _zero_or_one(array, where, first_row)
-    rows = _zero_under_nulls(_list_of(target, array, where, first_row))
+    listed = _list_of(target, array, where, first_row)
+    no_nulls_inside(listed, where, first_row)
+    rows = _zero_under_nulls(listed)
     if rows.type.list_size != 1:
         return rows
     return pa.array(as_numpy(rows)[:, 0], target, mask=np.asarray(rows.is_null()))

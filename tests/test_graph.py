@@ -220,6 +220,14 @@ BAD = {
         {"nodes": with_column("x", [[0.0], [None], [1.0]]), "features": "x"},
         "expected a number in every place, got nulls in row 1",
     ),
+    "nulls_inside_labels": (
+        {"nodes": with_column("y", [[True, None], None, [True, False]]), "labels": "y"},
+        "expected a number in every place, got nulls in row 0",
+    ),
+    "null_inside_a_label_of_one": (
+        {"nodes": with_column("y", [[1.5], [None], [2.5]]), "labels": "y"},
+        "expected a number in every place, got nulls in row 1",
+    ),
     "lists_of_two_lengths": (
         {"nodes": with_column("x", [[0.0], [1.0, 2.0], [1.0]]), "features": "x"},
         "expected lists of length 1 as in the first row, got length 2 in row 1",

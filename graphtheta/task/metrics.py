@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,8 @@ def metrics_for(
 ) -> Callable[[Tensor, Tensor], dict[str, float]]:
     """Return a function of this worker's (outputs, targets) that gives metrics over all workers.
 
-    Collective: every worker calls it, also with no rows. AUROC is NaN without a row of each class,
-    and is exchanged as `area_under_curve` says; other metrics cost a few counters a class.
+    Collective: every worker calls it, also with no rows. AUROC is left out without a row of each
+    class, and exchanged as `area_under_curve` says; other metrics cost a few counters a class.
 
     Shape:
         outputs: (T, C) logits, (T, 1) for binary. targets: (T,) or (T, K).
@@ -117,7 +118,9 @@ def metrics_for(
         result = {}
         if spec.task == "binary":
             yes = targets.bool()
-            result["auroc"] = area_under_curve(settled(outputs[yes]), settled(outputs[~yes]), comm)
+            area = area_under_curve(settled(outputs[yes]), settled(outputs[~yes]), comm)
+            if not math.isnan(area):
+                result["auroc"] = area
         if spec.task in ("binary", "multilabel"):
             # Decided here: torchmetrics takes logits for probabilities where all are in [0, 1].
             outputs = (outputs > 0).long()

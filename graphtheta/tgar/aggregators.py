@@ -40,11 +40,13 @@ class Aggregator(ABC):
         scored: Whether gather returns (score, message) instead of one message.
         num_differentiable: How many leading columns of the partial are sums of edge terms.
         counts: Whether the last column counts messages, which needs no message to be evaluated.
+        picks: Whether one message of a row counts, so that a copy of its edge changes nothing.
     """
 
     scored: ClassVar[bool] = False
     num_differentiable: ClassVar[int] = 1
     counts: ClassVar[bool] = False
+    picks: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -149,6 +151,7 @@ class Max(Aggregator):
     Partial: (value, edge_key of the winner). Not-a-number wins, as in torch.
     """
 
+    picks = True
     _reduce: ClassVar[str] = "amax"
     _worst: ClassVar[float] = float("-inf")
 

@@ -7,7 +7,7 @@ shard's own storage; any other holds arrays as long as what is active.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -122,6 +122,21 @@ class Block:
         """Keys of the edges: (E,) int64."""
         keys = self.shard.edge_key
         return keys if self.edges is None else keys[self.edges]
+
+    @cached_property
+    def distinct(self) -> tuple[Block, Tensor] | None:
+        """The block with each edge once, and which edges those are; None if none can stand twice.
+
+        Where one message wins, each copy of its edge would get the gradient of the row.
+        """
+        if self.edges is None or self.fanout is None or not self.fanout.replace:
+            return None
+        # Copies stand together, and an edge is in one row.
+        first = np.append(True, self.edges[1:] != self.edges[:-1])[: len(self.edges)]
+        indptr = np.append(0, np.cumsum(first))[self.in_edges.indptr]
+        in_edges = replace(self.in_edges, indptr=indptr, other=self.in_edges.other[first])
+        block = replace(self, in_edges=in_edges, edges=self.edges[first])
+        return block, self.shard.place(np.flatnonzero(first))
 
     @cached_property
     def topology(self) -> Topology:

@@ -136,6 +136,9 @@ class TGARLayer(nn.Module):
                 sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]
 
         columns = [view.edge_columns[name] for _, name in expression.edge_columns]
+        if reduce.picks and block.distinct is not None:
+            block, first = block.distinct
+            columns = [column.index_select(0, first) for column in columns]
         loops = (
             [view.loop_column(name) for _, name in expression.edge_columns]
             if self.self_loops

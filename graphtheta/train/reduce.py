@@ -17,7 +17,9 @@ BUCKET_BYTES = 32 << 20
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> None:
-    """Replace every gradient by its sum over workers, zero where a worker has none.
+    """Replace every gradient by its sum over workers, zero where none of them has one.
+
+    So what a step does not read decays alike on any number of workers.
 
     Args:
         parameters: In registration order, the same on every worker; frozen ones are left out, and
@@ -27,9 +29,12 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     Communication:
         One all-reduce a bucket of at most 32 MiB of one type; bytes of all parameters in total.
     """
-    if comm.size == 1:
-        return
     for bucket in buckets(parameters):
+        if comm.size == 1:
+            for parameter in bucket:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            continue
         gradient = flat(bucket)
         comm.all_reduce(gradient.numpy(), stage="reduce gradients")
         spread(gradient, bucket)

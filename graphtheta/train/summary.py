@@ -68,7 +68,7 @@ def summarise(
         "best_epoch": history.best_epoch if history.best_epoch >= 0 else last_epoch,
         "epochs": len(history.loss),
         "metric": metric.name,
-        "loss_history": history.loss,
+        "loss_history": list(history.loss),
         "epoch_seconds": {
             "median": float(np.median(times)),
             "p10": float(np.percentile(times, 10)),

@@ -143,6 +143,7 @@ class Trainer:
         self._dtype = next(model.parameters()).dtype
         self.goal = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
         self._best_weights: dict[str, Tensor] | None = None
+        self._last_weights: dict[str, Tensor] | None = None
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self._progress = progress and self.world.rank == 0
         broadcast_model(model, self.world)
@@ -165,12 +166,14 @@ class Trainer:
         """Train until `epochs` epochs are done in all, or validation stops getting better.
 
         Afterwards the model holds the weights of the best epoch: the one with the best validation
-        metric, the first on ties, or the last one where there are no validation nodes.
+        metric, the first on ties, or the last one where there is none. To go on with more epochs is
+        to go on from the last.
 
         Returns:
             The summary, which is also written to the run folder.
         """
         last = len(self.history.loss) - 1
+        self._leave_best_weights()
         with (
             listening() as requests,
             Progress(epochs, len(self.history.loss), self._progress) as progress,
@@ -193,8 +196,21 @@ class Trainer:
         if self._run_dir is not None:
             self.save(len(self.history.loss))  # so that a run can go on with more epochs
         if self._best_weights is not None:
+            self._last_weights = self._copied_weights()
             self.model.load_state_dict(self._best_weights)
         return self._finish(last)
+
+    def _leave_best_weights(self) -> None:
+        """Go on where training was, unless the caller has given the model other weights since."""
+        best, last = self._best_weights, self._last_weights
+        self._last_weights = None
+        if best is None or last is None:
+            return
+        if all(torch.equal(best[name], t) for name, t in self.model.state_dict().items()):
+            self.model.load_state_dict(last)
+
+    def _copied_weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, evaluate, and return what is worth a line of metrics."""
@@ -308,11 +324,11 @@ class Trainer:
         key = f"val_{main.name}"
         sign = 1 if main.higher_is_better else -1
         before = self.history.best.get(key)
-        if before is None or key not in metrics or sign * metrics[key] > sign * before:
+        if key not in metrics:  # nothing to compare: the last one counts
+            self.history.best = metrics
+        elif before is None or sign * metrics[key] > sign * before:
             self.history.best_epoch, self.history.best = epoch, metrics
-            self._best_weights = {
-                name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
-            }
+            self._best_weights = self._copied_weights()
 
     def _patience_is_over(self, epoch: int) -> bool:
         best = self.history.best_epoch
@@ -370,7 +386,7 @@ class Trainer:
                 f"{self._graph_size()}. Name the input of that run."
             )
         self.history = History(**progress["history"])
-        self._best_weights = best
+        self._best_weights, self._last_weights = best, None
         epochs = int(progress["epoch"])
         if self.world.rank == 0:
             self._run_dir.truncate_metrics(epochs)

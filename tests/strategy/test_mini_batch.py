@@ -17,6 +17,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.strategy import GlobalBatch, MiniBatch, NodeTargets, Strategy
 from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.tgar import Fanout, Neighbourhoods, View
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
 
@@ -219,3 +220,36 @@ def trainer(strategy: Strategy) -> gt.Trainer:
 
 def test_fanouts_may_be_an_array() -> None:
     assert MiniBatch(4, np.array([3, 2])).fanouts == (3, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("aggregator", ["max", "min"])
+@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh")])
+def test_the_winner_of_a_row_is_one_however_often_it_was_drawn(
+    aggregator: str, workers: int, method: str
+) -> None:
+    """Of a homogeneous layer the gradient of a factor of its input is its output."""
+
+    class Extreme(gt.tgar.TGARLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aggregator = aggregator
+
+        def gather(self, src: Any, dst: Any, edge: Any) -> torch.Tensor:
+            value: torch.Tensor = src["h"]
+            return value
+
+    def job(comm: Communicator) -> list[float]:
+        shard = gt.open_shard(graph(), comm, method=method)
+        masters = np.arange(shard.num_masters)
+        view = View(shard, blocks=Neighbourhoods(shard).blocks(masters, [Fanout(6, True)]))
+        factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+        out = Extreme()(view[0], view.inputs() * factor)
+        torch.autograd.backward(out.sum() + view.token)
+        assert factor.grad is not None
+        sums = np.array([float(factor.grad), float(out.detach().sum())])
+        comm.all_reduce(sums, stage="test")
+        return [float(x) for x in sums]
+
+    slope, value = gt.run_local(job, workers=workers, timeout_s=60)
+    assert slope == pytest.approx(value, rel=1e-12)
+    assert value != 0

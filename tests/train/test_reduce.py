@@ -8,6 +8,7 @@ from torch import nn
 
 from graphtheta import run_local
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import CollectiveMismatch
 from graphtheta.train import reduce
 from graphtheta.train.reduce import broadcast_model, reduce_gradients
@@ -41,6 +42,14 @@ def test_reduce_sums_over_workers(bucket_bytes: int, monkeypatch: pytest.MonkeyP
         assert grad is not None
         assert torch.equal(grad, torch.full_like(grad, expected))
     assert grads[-1] is None  # frozen
+
+
+def test_one_worker_has_zeros_too() -> None:
+    mine = parameters(0)
+    reduce_gradients(mine, SingleCommunicator())
+    assert [None if p.grad is None else p.grad.unique().tolist() for p in mine] == [
+        [0.0], [2.0], [3.0], [0.0], [5.0], [6.0], [0.0], None,
+    ]  # fmt: skip
 
 
 def test_broadcast_gives_all_workers_the_weights_of_rank_0() -> None:

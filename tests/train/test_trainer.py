@@ -89,6 +89,58 @@ def test_patience_ends_training_early() -> None:
     assert summary["epochs"] == summary["best_epoch"] + 1 + 3
 
 
+def test_to_fit_again_is_to_go_on_from_the_last_epoch(tmp_path: Path) -> None:
+    whole = local(lambda comm: trainer(comm).fit(14))
+    assert whole["best_epoch"] < 13
+
+    def twice(comm: Communicator) -> tuple[dict[str, Any], dict[str, Any]]:
+        mine = trainer(comm, tmp_path)
+        mine.fit(9)
+        first = mine.fit(9)  # nothing is left to do
+        return first, mine.fit(14)
+
+    first, second = local(twice)
+    assert first["loss_history"] == whole["loss_history"][:9]
+    assert second["loss_history"] == whole["loss_history"]
+    assert second["best_epoch"] == whole["best_epoch"]
+
+    def resumed(comm: Communicator) -> dict[str, Any]:
+        mine = trainer(comm, tmp_path)
+        mine.resume()
+        result: dict[str, Any] = mine.fit(16)
+        return result
+
+    assert local(resumed)["loss_history"] == local(lambda c: trainer(c).fit(16))["loss_history"]
+
+
+def test_weights_that_a_caller_gives_after_fit_stay() -> None:
+    mine = trainer(gt.communicator())
+    mine.fit(14)
+    for parameter in mine.model.parameters():
+        torch.nn.init.zeros_(parameter)
+    mine.fit(15)
+    assert mine.history.loss[14] == pytest.approx(np.log(3), rel=1e-3)
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 3])
+@pytest.mark.parametrize("kind", ["no validation", "one class"])
+def test_without_a_validation_metric_the_last_epoch_counts(kind: str, evaluate_every: int) -> None:
+    split, labels = np.arange(60) % 4, np.random.default_rng(1).random(60) > 0.5
+    if kind == "no validation":
+        split[split == 2] = 0
+    labels[split == 2] = False
+    made = small_graph(**{"label:y": pa.array(labels)})
+    column = made.nodes.column_names.index("split:split")
+    nodes = made.nodes.set_column(column, "split:split", pa.array(split.astype(np.int8)))
+    shard = gt.open_shard(gt.Graph(nodes, made.edges))
+    model = gt.nn.GCN(shard.num_features, 8, 1)
+    mine = gt.Trainer(model, shard, patience=2, evaluate_every=evaluate_every)
+    summary = mine.fit(11)
+    assert (summary["epochs"], summary["best_epoch"]) == (11, 10)
+    assert "test_auroc" in summary
+    assert mine.evaluate()["train_loss"] != summary["train_loss"] or evaluate_every == 1
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 3)])
 def test_resume_continues_as_if_never_stopped(before: int, after: int, tmp_path: Path) -> None:
     whole = local(lambda comm: trainer(comm, tmp_path / "whole").fit(12), before)
