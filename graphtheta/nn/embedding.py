@@ -15,9 +15,13 @@ from graphtheta.tgar import View, count_layers
 __all__ = ["NodeEmbedding", "is_of_masters"]
 
 
+class _OfMasters(nn.Parameter):
+    """A parameter of a type of its own, which a copy of the model keeps."""
+
+
 def is_of_masters(parameter: Tensor) -> bool:
     """Return whether a parameter has a row a master, of which no other worker knows."""
-    return getattr(parameter, "of_masters", False)
+    return isinstance(parameter, _OfMasters)
 
 
 class NodeEmbedding(nn.Module):
@@ -44,8 +48,7 @@ class NodeEmbedding(nn.Module):
         super().__init__()
         if channels < 1:
             raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
-        self.weight = nn.Parameter(_uniform(shard, channels, seed) * math.sqrt(3 / channels))
-        self.weight.of_masters = True  # type: ignore[attr-defined]
+        self.weight = _OfMasters(_uniform(shard, channels, seed) * math.sqrt(3 / channels))
         self.encoder = encoder
 
     @property

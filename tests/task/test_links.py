@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.graph import Graph
 from graphtheta.nn import GCN, EdgeModel, GraphSAGE, NodeEmbedding, decoder_for
+from graphtheta.nn.embedding import is_of_masters
 from graphtheta.restrict import with_edges
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import EdgePrediction, LinkPrediction
@@ -227,6 +229,11 @@ def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, meth
     wanted = rows(gt.open_shard(changed(graph, kept)), gt.communicator())
     for found, want in zip(gt.run_local(restricted, workers=workers), wanted, strict=True):
         np.testing.assert_array_equal(found, want)
+
+
+def test_a_copied_embedding_stays_of_its_masters() -> None:
+    model = copy.deepcopy(NodeEmbedding(gt.open_shard(labelled()), 4)).double()
+    assert [is_of_masters(parameter) for parameter in model.parameters()] == [True]
 
 
 # -- what is learned ------------------------------------------------------------------------------
