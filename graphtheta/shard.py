@@ -241,9 +241,8 @@ class Shard:
         return self.manifest.labels[name]
 
     def num_outputs(self, label: str) -> int:
-        """Return how many outputs a model needs: one logit suffices for a binary label."""
-        spec = self.label_spec(label)
-        return 1 if spec.task == "binary" else spec.num_classes
+        """Return how many outputs a model needs."""
+        return self.label_spec(label).num_outputs
 
     def label(self, name: str) -> tuple[Tensor, Tensor]:
         """Return a label's values and where it is known.

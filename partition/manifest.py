@@ -51,6 +51,11 @@ class LabelSpec(BaseModel):
     task: Task
     num_classes: int
 
+    @property
+    def num_outputs(self) -> int:
+        """Outputs that a model needs: one logit suffices for a binary label."""
+        return 1 if self.task == "binary" else self.num_classes
+
 
 class Manifest(BaseModel):
     """A partitioned graph in a few lines: `manifest.json`.

@@ -53,10 +53,9 @@ class EdgePrediction:
         return EdgeGoal(self, model, shard)
 
     def num_outputs(self, shard: Shard) -> int:
-        """Return how many outputs a decoder needs: one logit suffices for a binary label."""
+        """Return how many outputs a decoder needs."""
         label = choose("label", self.label, shard.manifest.edge_labels, "y")
-        spec = shard.manifest.edge_labels[label]
-        return 1 if spec.task == "binary" else spec.num_classes
+        return shard.manifest.edge_labels[label].num_outputs
 
 
 class EdgeGoal:

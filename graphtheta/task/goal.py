@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.partition.manifest import LabelSpec
 from graphtheta.shard import Shard
 from graphtheta.strategy import Targets
 from graphtheta.task.metrics import MainMetric
@@ -35,6 +36,10 @@ class Goal(Protocol):
     @property
     def targets(self) -> Targets:
         """What is trained on."""
+
+    @property
+    def spec(self) -> LabelSpec:
+        """What a model that has learned it predicts."""
 
     @property
     def metric(self) -> MainMetric:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.partition.manifest import LabelSpec
 from graphtheta.restrict import with_edges
 from graphtheta.shard import Shard
 from graphtheta.task.auc import area_under_curve, settled
@@ -100,7 +101,12 @@ class LinkGoal:
         model: An `EdgeModel`.
         shard: Storage.
         seed: Of the negatives.
+
+    Attributes:
+        spec: A link is there or not.
     """
+
+    spec = LabelSpec(task="binary", num_classes=2)
 
     def __init__(self, task: LinkPrediction, model: nn.Module, shard: Shard, seed: int) -> None:
         split = choose("split", task.split, shard.manifest.edge_splits, "split")

@@ -8,6 +8,7 @@ from torch import nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn import DECODERS, MODELS, EdgeModel, NodeEmbedding, decoder_for, model_for
+from graphtheta.partition import LabelSpec
 from graphtheta.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction, Task
@@ -47,10 +48,17 @@ def task_of(config: RunConfig) -> Task:
     return _TASKS[config.task](config)
 
 
-def model_of(config: RunConfig, shard: Shard) -> nn.Module:
-    """Return the model of a run, with a decoder where its task needs one; collective."""
+def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:
+    """Return the model of a run, with a decoder where its task needs one; collective.
+
+    Args:
+        config: Of the run.
+        shard: Its features, edge columns and label give the sizes.
+        spec: What is predicted, of a graph that need not have the label; None: what it says.
+    """
     task = task_of(config)
     of_edges = isinstance(task, EdgePrediction | LinkPrediction)
+    outputs = None if spec is None else spec.num_outputs
     model: nn.Module = model_for(
         config.model,
         shard,
@@ -62,7 +70,7 @@ def model_of(config: RunConfig, shard: Shard) -> nn.Module:
         batch_norm=config.batch_norm,
         num_bases=config.num_bases,
         more_channels=config.embedding,
-        out_channels=config.hidden if of_edges else None,
+        out_channels=config.hidden if of_edges else outputs,
         seed=config.seed,
     )
     if config.embedding:
@@ -75,7 +83,7 @@ def model_of(config: RunConfig, shard: Shard) -> nn.Module:
         config.decoder or usual,
         config.hidden,
         hidden_channels=config.hidden,
-        outputs=task.num_outputs(shard),
+        outputs=task.num_outputs(shard) if outputs is None else outputs,
         num_relations=0 if column is None else num_relations(shard, column),
         seed=config.seed,
     )

@@ -13,10 +13,8 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn import EdgeModel
 from graphtheta.open import open_shard, pick_device
 from graphtheta.partition import LabelSpec
-from graphtheta.partition.manifest import Task as Kind
 from graphtheta.shard import Shard
 from graphtheta.task import LinkPrediction
-from graphtheta.task.columns import choose
 from graphtheta.train.build import check_names, model_of, strategy_of, task_of
 from graphtheta.train.checkpoint import load_weights
 from graphtheta.train.chosen import chosen_rows, infer_chosen
@@ -33,8 +31,6 @@ from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
 
 __all__ = ["predict_run", "start_run", "trained_model"]
-
-_LINK: Kind = "binary"
 
 
 def start_run(
@@ -92,6 +88,7 @@ def start_run(
             **trainer.goal.chosen,
         }
         run_dir.write_config(config.model_copy(update=found).record())
+        run_dir.write_label(trainer.goal.spec)
     return trainer
 
 
@@ -132,10 +129,10 @@ def predict_run(
     refuse_occupied(out, comm)
     _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
-    model = _loaded(config, run_dir, shard)
+    model, spec = _loaded(config, run_dir, shard)
     if edges is not None:
         assert isinstance(model, EdgeModel)
-        return _predict_edges(config, model, shard, edges, out)
+        return _predict_edges(config, model, spec, shard, edges, out)
     rows = None if nodes is None else chosen_rows(shard, nodes)
 
     def outputs(*, embeddings: bool) -> Tensor:
@@ -147,7 +144,7 @@ def predict_run(
     write_predictions(
         predicted,
         shard,
-        shard.label_spec(config.label or shard.default_label),
+        spec,
         out,
         embeddings_M=outputs(embeddings=True) if embeddings else None,
         rows=rows,
@@ -171,14 +168,14 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
         raise ConfigError(
             f"{run_dir}: expected a run of --task node, got {config.task}. Name another run."
         )
-    label = shard.label_spec(config.label or shard.default_label)
-    return _loaded(config, run_dir, shard), label
+    return _loaded(config, run_dir, shard)
 
 
-def _loaded(config: RunConfig, run_dir: Path, shard: Shard) -> nn.Module:
-    model = model_of(config, shard).to(shard.device)
+def _loaded(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
+    spec = RunDirectory(run_dir, resume=True).read_label()
+    model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
-    return model
+    return model, spec
 
 
 def _weights(run_dir: Path) -> Path:
@@ -210,15 +207,12 @@ def _check_kind(config: RunConfig, nodes: str | None, edges: str | None, embeddi
         )
 
 
-def _predict_edges(config: RunConfig, model: EdgeModel, shard: Shard, edges: str, out: Path) -> int:
+def _predict_edges(
+    config: RunConfig, model: EdgeModel, spec: LabelSpec, shard: Shard, edges: str, out: Path
+) -> int:
     task, bound = task_of(config), model.decoder.num_relations
     pairs = read_pairs(shard, edges, config.relation_column, bound)
-    messages, kind = shard, _LINK
-    if isinstance(task, LinkPrediction):
-        messages = task.messages(shard)
-    else:
-        labels = shard.manifest.edge_labels
-        kind = labels[choose("label", config.label, labels, "y")].task
+    messages = task.messages(shard) if isinstance(task, LinkPrediction) else shard
     scores = score_pairs(model, messages, pairs)
-    write_columns({**pairs.columns, **outputs_as_columns(scores, kind)}, out, shard.comm)
+    write_columns({**pairs.columns, **outputs_as_columns(scores, spec.task)}, out, shard.comm)
     return int(shard.comm.all_gather_int(len(scores), stage="predicted").sum())

@@ -1,4 +1,4 @@
-"""The folder of a run: config.toml, metrics.jsonl, events, checkpoints, weights, summary.json."""
+"""The folder of a run: its configuration, label, metrics, events, checkpoints, weights, summary."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import ValidationError
 
 from graphtheta.errors import ConfigError
+from graphtheta.partition.manifest import LabelSpec
 
 __all__ = ["RunDirectory"]
 
@@ -49,6 +51,11 @@ class RunDirectory:
         return self.path / "config.toml"
 
     @property
+    def label(self) -> Path:
+        """What the run learns, so that its model can predict a graph without it."""
+        return self.path / "label.json"
+
+    @property
     def metrics(self) -> Path:
         """One line of JSON an epoch."""
         return self.path / "metrics.jsonl"
@@ -77,6 +84,25 @@ class RunDirectory:
             raise ConfigError(
                 f"{self.path}: expected a folder to write the run to, got {error.strerror}. "
                 "Choose another --run-dir."
+            ) from None
+
+    def write_label(self, spec: LabelSpec) -> None:
+        """Write `label.json`."""
+        _write_whole(self.label, spec.model_dump_json(indent=2) + "\n")
+
+    def read_label(self) -> LabelSpec:
+        """Return what is in `label.json`.
+
+        Raises:
+            ConfigError: If it is missing or damaged.
+        """
+        try:
+            return LabelSpec.model_validate_json(self.label.read_bytes())
+        except (OSError, ValidationError):
+            raise ConfigError(
+                f"{self.label}: expected what the run learned, got "
+                f"{'something else' if self.label.exists() else 'no file'}. Write it again: "
+                "graphtheta train --resume."
             ) from None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -206,8 +206,17 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
     table = pq.read_table("out")
     assert sorted(table["id"].to_pylist()) == NODES["name"]
     assert table["embedding"].type.list_size == 3
+    no_label = "partition --nodes nodes.parquet --edges edges.parquet bare --parts 1"
+    some = [word for word in COLUMNS if word not in ("--label", "y")]
+    assert command(*no_label.split(), *some).code == 0
+    assert command("predict", "run", "bare", "--out", "of-bare").code == 0
+    bare = pq.read_table("of-bare").sort_by("id")
+    assert bare["prediction"] == table.sort_by("id")["prediction"]
     assert_one_line(command("predict", "run", "store", "--out", "out"), "out: expected a new")
     assert_one_line(command("predict", "run", "cora", "--out", "new"), "weights of another model")
+    Path("run/label.json").rename("label.json")
+    assert_one_line(command("predict", "run", "store", "--out", "new"), "the run learned, got no f")
+    Path("label.json").rename("run/label.json")
     Path("run/weights.safetensors").unlink()
     assert_one_line(command("predict", "run", "store", "--out", "new"), "not come to its end")
     assert not Path("new").exists()
