@@ -121,6 +121,11 @@ class Trainer:
             raise ConfigError(
                 f"optimizer: unknown '{optimizer}'; choose one of {sorted(OPTIMIZERS)}."
             )
+        if isinstance(strategy, str):
+            raise ConfigError(
+                f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name "
+                f"'{strategy}'. Make one."
+            )
         if prefetch < 0:
             raise ConfigError(f"trainer: expected prefetch >= 0, got {prefetch}.")
         if lr <= 0 or weight_decay < 0:

@@ -301,6 +301,7 @@ def test_trainer_raises_when_no_node_is_in_the_training_split() -> None:
     [
         ({"optimizer": "adma"}, "unknown 'adma'"),
         ({"lr": 0.0}, "lr > 0"),
+        ({"strategy": "mini"}, "expected a strategy such as .*got the name 'mini'"),
         ({"label": "z"}, "unknown label 'z'"),
         ({"split": "z"}, "unknown split 'z'"),
     ],
