@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from graphtheta.cache import open_input
@@ -88,7 +89,7 @@ def start_run(
             **trainer.goal.chosen,
         }
         run_dir.write_config(config.model_copy(update=found).record())
-        run_dir.write_label(trainer.goal.spec)
+        run_dir.write_label(trainer.goal.spec.model_dump())
     return trainer
 
 
@@ -172,10 +173,21 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
 
 
 def _loaded(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
-    spec = RunDirectory(run_dir, resume=True).read_label()
+    spec = _learned(RunDirectory(run_dir, resume=True).label)
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
     return model, spec
+
+
+def _learned(path: Path) -> LabelSpec:
+    try:
+        return LabelSpec.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise ConfigError(
+            f"{path}: expected what the run learned, got "
+            f"{'something else' if path.exists() else 'no file'}. Write it again: "
+            "graphtheta train --resume."
+        ) from None
 
 
 def _weights(run_dir: Path) -> Path:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.manifest import LabelSpec
 
 __all__ = ["RunDirectory"]
 
@@ -86,24 +84,9 @@ class RunDirectory:
                 "Choose another --run-dir."
             ) from None
 
-    def write_label(self, spec: LabelSpec) -> None:
+    def write_label(self, spec: Mapping[str, Any]) -> None:
         """Write `label.json`."""
-        _write_whole(self.label, spec.model_dump_json(indent=2) + "\n")
-
-    def read_label(self) -> LabelSpec:
-        """Return what is in `label.json`.
-
-        Raises:
-            ConfigError: If it is missing or damaged.
-        """
-        try:
-            return LabelSpec.model_validate_json(self.label.read_bytes())
-        except (OSError, ValidationError):
-            raise ConfigError(
-                f"{self.label}: expected what the run learned, got "
-                f"{'something else' if self.label.exists() else 'no file'}. Write it again: "
-                "graphtheta train --resume."
-            ) from None
+        _write_whole(self.label, json.dumps(spec, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
