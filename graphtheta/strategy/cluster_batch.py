@@ -103,13 +103,17 @@ class ClusterBatch:
 
         def batch(step: int, ranks: NDArray[np.int64], part: int = 0, parts: int = 1) -> Batch:
             members = clusters.members.of(ranks)
+            places = np.arange(len(ranks))
+            every = chosen = clusters.targets(ranks, places)
+            if parts > 1:
+                chosen = clusters.targets(ranks, in_part(places, len(ranks), part, parts))
             aim = targets.aim(
-                clusters.targets(ranks, in_part(np.arange(len(ranks)), len(ranks), part, parts)),
+                chosen,
                 seed=seed,
                 step=step,
                 comm=comm,
                 among=members[members < shard.num_masters],
-                silent=clusters.targets(ranks, np.arange(len(ranks))),
+                silent=every,
             )
             with marks.around(members, self.boundary_hops) as allowed:
                 blocks = neighbourhoods.blocks(
