@@ -28,10 +28,10 @@ from graphtheta.bench.graphs import described
 from graphtheta.bench.memory import anonymous_bytes, forget_peak, peak_bytes
 from graphtheta.bench.record import append, new_record
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
-from graphtheta.comm.stages import Stages
+from graphtheta.comm.timers import Stages
 from graphtheta.nn import GCN
 from graphtheta.tgar import View
-from graphtheta.train.reduce import broadcast_model, reduce_gradients
+from graphtheta.train.gradients import broadcast_model, reduce_gradients
 
 COLUMNS = CLASSES = 16
 

@@ -29,7 +29,7 @@ from duel import TOLERANCE, Duel, arguments, better, largest_difference, memory,
 import graphtheta as gt
 from graphtheta.bench.graphs import rmat_graph
 from graphtheta.bench.record import Record
-from graphtheta.columns import matrix_column
+from graphtheta.data.schema import matrix_column
 
 BARS = {"gcn": 1.3, "sage": 1.3, "gat": 2.5, "gatv2": 3.0, "gat-edge": 5.0, "gat-e": 5.0}
 MEMORY_BAR = 2.0

@@ -36,7 +36,7 @@ from graphtheta.datasets.generate import communities, rmat
 from graphtheta.nn import GraphSAGE
 from graphtheta.partition import Plan, Resources, make_store
 from graphtheta.strategy import MiniBatch, NodeTargets, Step
-from graphtheta.train.reduce import broadcast_model, reduce_gradients
+from graphtheta.train.gradients import broadcast_model, reduce_gradients
 
 COLUMNS = CLASSES = 32
 PARTS = 8

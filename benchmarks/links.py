@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
-from graphtheta.columns import matrix_column
+from graphtheta.data.schema import matrix_column
 from graphtheta.datasets import bitcoin_otc
 from graphtheta.nn import (
     RGCN,
@@ -42,9 +42,9 @@ from graphtheta.nn import (
     decoder_for,
 )
 from graphtheta.strategy import GlobalBatch, MiniBatch
-from graphtheta.task.auc import area_under_curve
+from graphtheta.task.auroc import area_under_curve
+from graphtheta.task.pair_scorer import Scorer
 from graphtheta.task.ranking import Ranking
-from graphtheta.task.scorer import Scorer
 
 NAMES = ("mrr", "hits@1", "hits@3", "hits@10")
 

@@ -22,8 +22,8 @@ import torch
 
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
-from graphtheta.columns import matrix_column
-from graphtheta.comm.stages import Stages
+from graphtheta.comm.timers import Stages
+from graphtheta.data.schema import matrix_column
 from graphtheta.nn import GATConv, GCNConv
 from graphtheta.tgar import View
 

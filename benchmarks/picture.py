@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from graphtheta.bench.record import Record
-from graphtheta.partition.picture import STYLE
+from graphtheta.partition.analysis.plot import STYLE
 
 __all__ = ["draw_epochs", "draw_gather"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graphtheta.bench.record import append, provenance
 from graphtheta.datasets.generate import rmat_edges
 from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, Resources
-from graphtheta.random import Purpose, hash_keys
+from graphtheta.rng.philox import Purpose, hash_keys
 
 Array = NDArray[Any]
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
-from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import matrix_column
 from graphtheta.datasets.generate import rmat_edges
 from graphtheta.nn import (
     GAT,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graphtheta.engine.asynchronous import AsyncGraph, connect_async
-from graphtheta.engine.client import RemoteGraph, connect
-from graphtheta.engine.link import Tls
+from graphtheta.engine.client.async_graph import AsyncGraph, connect_async
+from graphtheta.engine.client.connection import Tls
+from graphtheta.engine.client.graph import RemoteGraph, connect
 
 __all__ = ["AsyncGraph", "RemoteGraph", "Tls", "connect", "connect_async"]

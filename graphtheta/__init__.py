@@ -9,16 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphtheta.allocator import ask_for_huge_pages
+from graphtheta.runtime.malloc import ask_for_huge_pages
 
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
     from graphtheta.comm.groups import Groups
     from graphtheta.comm.launch import communicator
     from graphtheta.comm.threads import run_local
-    from graphtheta.graph import Graph
-    from graphtheta.open import open_shard
-    from graphtheta.shard import Shard
+    from graphtheta.data.graph import Graph
+    from graphtheta.shard.open import open_shard
+    from graphtheta.shard.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
     from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
     from graphtheta.train.trainer import Trainer
@@ -51,15 +51,15 @@ _HOME = {
     "ClusterBatch": "graphtheta.strategy",
     "EdgePrediction": "graphtheta.task",
     "GlobalBatch": "graphtheta.strategy",
-    "Graph": "graphtheta.graph",
+    "Graph": "graphtheta.data.graph",
     "Groups": "graphtheta.comm.groups",
     "LinkPrediction": "graphtheta.task",
     "MiniBatch": "graphtheta.strategy",
     "NodePrediction": "graphtheta.task",
-    "Shard": "graphtheta.shard",
+    "Shard": "graphtheta.shard.shard",
     "Trainer": "graphtheta.train.trainer",
     "communicator": "graphtheta.comm.launch",
-    "open_shard": "graphtheta.open",
+    "open_shard": "graphtheta.shard.open",
     "run_local": "graphtheta.comm.threads",
 }
 

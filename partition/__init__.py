@@ -5,26 +5,26 @@ Never imports torch.
 
 from __future__ import annotations
 
-from graphtheta.partition.assess import Assessment, assess, compare, write_assignment
-from graphtheta.partition.building import Plan
-from graphtheta.partition.columns import column_numpy, column_valid
-from graphtheta.partition.estimate import Estimate, estimate
-from graphtheta.partition.index import Index
-from graphtheta.partition.make import Build, build, make_store
-from graphtheta.partition.manifest import Book, ColumnSpec, LabelSpec, Manifest
-from graphtheta.partition.part import PartTables
-from graphtheta.partition.partitioner import (
+from graphtheta.data.source import GraphSource
+from graphtheta.partition.analysis.compare import Assessment, assess, compare, write_assignment
+from graphtheta.partition.analysis.estimate import Estimate, estimate
+from graphtheta.partition.core.partitioner import (
     Balance,
     EdgePartitioner,
     NodePartitioner,
     Partitioner,
 )
-from graphtheta.partition.quality import PartCounts, Quality, measure, quality_rows
-from graphtheta.partition.registry import PARTITIONERS
-from graphtheta.partition.resources import Resources
-from graphtheta.partition.source import GraphSource
-from graphtheta.partition.store import Store, open_store
-from graphtheta.partition.stream import EdgesInMemory, EdgeStream
+from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
+from graphtheta.partition.methods.registry import PARTITIONERS
+from graphtheta.partition.pipeline.make_store import Build, build, make_store
+from graphtheta.partition.pipeline.pipeline import Plan
+from graphtheta.partition.store.index import Index
+from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
+from graphtheta.partition.store.part import PartTables
+from graphtheta.partition.store.quality import PartCounts, Quality, measure, quality_rows
+from graphtheta.partition.store.store import Store, open_store
+from graphtheta.partition.store.tables import column_numpy, column_valid
 
 __all__ = [
     "PARTITIONERS",

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.columns import matrix_column
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column
 
 __all__ = ["CORNER_GRAPHS", "CornerGraph", "power_law", "random_graph", "to_graph"]
 

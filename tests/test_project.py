@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,53 +23,56 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("graphtheta", "partition", "engine", "proto")
 SYMLINKS = ("partition", "engine", "proto")
 
-# From the ground up. A module imports from its own line and from the lines above it.
-LAYERS = (
-    ("errors",),
-    (
-        *("random", "permutation", "draw", "columns", "chunks", "adjacency"),
-        *("allocator", "buffers", "proto"),
-    ),
-    ("comm.communicator",),
+# From the ground up. A package imports from itself and from the lines above its own.
+FLOORS = (
+    ("errors", "proto", "rng"),
+    ("runtime",),
+    ("data",),
     ("comm",),
-    ("partition",),
-    ("export",),
-    ("shaping", "graph", "interop"),
-    ("datasets",),
-    ("cache", "merged_edges", "merge"),
-    ("comm.channel",),
-    ("comm.exchange",),
-    ("shard",),
-    ("restrict",),
-    ("open",),
+    ("exchange", "partition"),
+    ("shard", "datasets", "export"),
     ("tgar",),
-    ("nn",),
-    ("strategy",),
-    ("train.predict",),
+    ("nn", "strategy"),
+    ("inference",),
     ("task",),
     ("train",),
-    ("bench", "engine"),
-    ("cli", "__main__"),
+    ("run", "bench"),
+    ("engine",),
+    ("cli",),
+    ("__main__",),
 )
+# The same inside a package of several folders.
+INSIDE = {
+    "partition": (
+        ("core",),
+        ("methods", "ooc"),
+        ("store",),
+        ("pipeline",),
+        ("analysis",),
+    ),
+    "engine": (("kernels", "wire"), ("client", "server"), ("pyg",)),
+    "tgar": (
+        ("expression", "aggregators"),
+        ("trace", "batch"),
+        ("chunked",),
+        ("compiler",),
+        ("explain",),
+        ("layer",),
+    ),
+    "tgar.compiler": (
+        ("ir", "openmp"),
+        ("lowering", "codegen"),
+        ("passes",),
+        ("executor",),
+    ),
+}
+LARGEST_FOLDER = 17  # modules: a folder's files fit on a screen
 WITHOUT_TORCH = (
-    *(
-        "adjacency",
-        "allocator",
-        "graph",
-        "datasets",
-        "cache",
-        "merge",
-        "merged_edges",
-        "partition",
-        "engine",
-        "engine.server",
-        "export.dgl_chunked",
-    ),
+    *("data.adjacency", "data.graph", "datasets", "datasets.store_cache", "export.dgl_chunked"),
+    *("runtime.malloc", "runtime.paths", "shard.local_graph", "shard.merged_edges"),
+    *("partition", "engine", "engine.server.server", "exchange.rows"),
     *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
-    *(
-        f"comm.{name}"
-        for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor", "routes")
-    ),
+    *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )
 
 
@@ -95,49 +100,83 @@ def python_files() -> list[Path]:
     return sorted(file for file in files if "_pb2" not in file.name)
 
 
-def imports(node: ast.AST) -> Iterator[str]:
-    """Yield the modules imported anywhere below, but for what only type checkers read."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
+def imported_names(node: ast.AST) -> Iterator[str]:
+    """Yield the modules imported anywhere below, those that only type checkers read too."""
+    for child in ast.walk(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.module:
-            yield child.module
-            if child.module.startswith("graphtheta"):
-                yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        yield from imports(child)
+            for alias in child.names:
+                name = f"{child.module}.{alias.name}"
+                yield name if name.removeprefix("graphtheta.") in MODULES else child.module
 
 
-def layer_of(module: str) -> int:
-    """Return the line of `LAYERS` that names a module, or a package that it is in."""
-    found = [
-        (len(name), height)
-        for height, names in enumerate(LAYERS)
-        for name in names
-        if module == name or module.startswith(f"{name}.")
-    ]
-    assert found, f"graphtheta.{module} stands in no line of LAYERS. Add it."
-    return max(found)[1]
+def imports(module: str) -> set[str]:
+    """Return the modules of ours that a module imports."""
+    names = {name.removeprefix("graphtheta.") for name in imported_names(source(module))}
+    return (names & {*MODULES}) - {module}
+
+
+IMPORTS = {module: imports(module) for module in MODULES}
+
+
+def upward(floors: Sequence[Sequence[str]], package: str = "") -> list[str]:
+    """Return the imports inside a package that do not run down its floors.
+
+    What stands on one floor does not import each other. The package's `__init__` is above all.
+    """
+    floor_of = {name: height for height, names in enumerate(floors) for name in names}
+    prefix = f"{package}." if package else ""
+
+    def place(module: str) -> tuple[int, str]:
+        name = module.removeprefix(prefix).split(".")[0]
+        if module == package:
+            return len(floors), ""
+        assert name in floor_of, f"graphtheta.{module}: expected a floor, got none. Add one."
+        return floor_of[name], name
+
+    found = []
+    for module in MODULES:
+        if module == package or module.startswith(prefix):
+            height, name = place(module)
+            for other in IMPORTS[module]:
+                if other == package or other.startswith(prefix):
+                    below, its_name = place(other)
+                    if below > height or (below == height and name != its_name):
+                        found.append(f"{module} imports {other}")
+    return found
 
 
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def test_imports_point_downward() -> None:
-    upward = []
-    for module in MODULES:
-        for imported in imports(source(module)):
-            name = imported.removeprefix("graphtheta.")
-            if name != imported and any(m == name or m.startswith(f"{name}.") for m in MODULES):
-                if layer_of(name) > layer_of(module):
-                    upward.append(f"{module} imports {name}")
-    assert not upward
+def test_imports_run_downward() -> None:
+    assert not upward(FLOORS)
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_imports_inside_a_package_run_downward(package: str) -> None:
+    assert not upward(INSIDE[package], package)
+
+
+def test_no_imports_run_in_circles() -> None:
+    graph = {module: set(names) for module, names in IMPORTS.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names it
+
+
+def test_folders_fit_on_a_screen() -> None:
+    folders = Counter(file.parent for file in python_files() if file.name != "__init__.py")
+    assert not {str(f): n for f, n in folders.items() if n > LARGEST_FOLDER}
 
 
 def test_partition_never_imports_torch() -> None:
     ours = [module for module in MODULES if module.startswith("partition")]
-    assert not [m for m in ours if "torch" in {name.split(".")[0] for name in imports(source(m))}]
+    torch_users = [
+        module
+        for module in ours
+        if "torch" in {name.split(".")[0] for name in imported_names(source(module))}
+    ]
+    assert not torch_users
 
 
 @pytest.mark.spawn
@@ -230,7 +269,7 @@ def test_names_of_files_say_what_they_hold() -> None:
 def test_only_one_module_unpickles() -> None:
     unsafe = re.compile(r"^\s*(?:import|from) c?pickle\b|allow_pickle=True|torch\.load\(", re.M)
     found = [str(f.relative_to(ROOT)) for f in python_files() if unsafe.search(f.read_text())]
-    assert found == ["graphtheta/datasets/unpickle.py"]
+    assert found == ["graphtheta/datasets/safe_pickle.py"]
 
 
 @pytest.mark.parametrize("name", SYMLINKS)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.sampler import BaseSampler, SamplerOutput
 from torch_geometric.sampler.neighbor_sampler import edge_sample
 
-from graphtheta.engine.client import RemoteGraph
+from graphtheta.engine.client.graph import RemoteGraph
 from graphtheta.errors import ConfigError
 
 __all__ = ["RemoteSampler", "RemoteSamplerOutput"]

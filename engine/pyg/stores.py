@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import EdgeAttr, FeatureStore, GraphStore, TensorAttr
 from torch_geometric.data.graph_store import EdgeLayout
 
-from graphtheta.engine.client import RemoteGraph
+from graphtheta.engine.client.graph import RemoteGraph
 from graphtheta.errors import ConfigError
 from graphtheta.partition import ColumnSpec
 

@@ -9,9 +9,9 @@ from typing import Any
 from graphtheta.bench.executors import chunked_layers, executors, refuse_chunked
 from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
 from graphtheta.bench.record import Record, new_record
-from graphtheta.comm.stages import Stages
+from graphtheta.comm.timers import Stages
 from graphtheta.nn import Stack, model_for
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.train.trainer import Trainer
 
 __all__ = ["ModelOptions", "epoch_record"]

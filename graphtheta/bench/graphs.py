@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.cache import open_input
-from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column
 from graphtheta.datasets.generate import rmat_edges
-from graphtheta.graph import Graph
-from graphtheta.open import open_shard
+from graphtheta.datasets.store_cache import open_input
 from graphtheta.partition import Manifest, Plan, Resources, make_store
-from graphtheta.shard import Shard
+from graphtheta.shard.open import open_shard
+from graphtheta.shard.shard import Shard
 
 __all__ = ["described", "rmat_graph", "rmat_store", "shard_to_measure"]
 

@@ -18,7 +18,7 @@ from graphtheta.bench.record import Record, new_record
 from graphtheta.bench.timing import Clock, Run, alternate
 from graphtheta.errors import ConfigError
 from graphtheta.nn import GATConv, GATEConv, GATv2Conv, seeded
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer, View
 
 __all__ = ["KERNELS", "Aggregate", "Kernel", "kernel_records", "layer_run", "num_records"]

@@ -26,10 +26,10 @@ from graphtheta import datasets
 from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.comm.launch import set_threads
+from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
-from graphtheta.graph import Graph
 from graphtheta.partition import PARTITIONERS, Plan, Resources, make_store
-from graphtheta.partition.scratch import Scratch
+from graphtheta.partition.ooc.checkpointed_phases import Scratch
 
 __all__ = ["Job", "partition_record", "unknown_method"]
 

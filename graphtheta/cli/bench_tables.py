@@ -9,7 +9,7 @@ from graphtheta.bench.compare import Comparison
 from graphtheta.bench.record import Record
 from graphtheta.bench.scaling import efficiency
 from graphtheta.partition import PARTITIONERS
-from graphtheta.partition.rule import EdgeRule
+from graphtheta.partition.core.edge_rule import EdgeRule
 
 __all__ = [
     "KERNELS_HEAD",

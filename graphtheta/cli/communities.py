@@ -38,10 +38,10 @@ def communities(
 
     from graphtheta.comm.launch import communicator
     from graphtheta.partition import Resources, open_store
-    from graphtheta.partition.communities import communities_folder, write_communities
-    from graphtheta.partition.detect import detect
-    from graphtheta.partition.store import refuse_occupied
-    from graphtheta.partition.stored_edges import stored_edges
+    from graphtheta.partition.analysis.detect_communities import detect
+    from graphtheta.partition.store.communities import communities_folder, write_communities
+    from graphtheta.partition.store.edges import stored_edges
+    from graphtheta.partition.store.store import refuse_occupied
 
     opened, called = open_store(store), name or method
     refuse_occupied(communities_folder(opened, called))

@@ -14,9 +14,9 @@ def doctor() -> None:
 
     Example: mpiexec -n 2 graphtheta doctor
     """
-    from graphtheta.cache import cache_folder
     from graphtheta.comm.doctor import diagnose
     from graphtheta.comm.launch import communicator
+    from graphtheta.runtime.paths import cache_folder
 
     findings = diagnose(communicator(), cache_dir=cache_folder())
     show_rows([(finding.topic, finding.value) for finding in findings])

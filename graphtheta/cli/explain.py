@@ -35,8 +35,8 @@ def explain(
     from rich.table import Table
 
     import graphtheta as gt
-    from graphtheta.cache import open_input
     from graphtheta.comm.launch import communicator
+    from graphtheta.datasets.store_cache import open_input
     from graphtheta.nn import model_for
     from graphtheta.tgar import TGARLayer, View
 
@@ -70,8 +70,8 @@ def _random(features: int, edge_features: int, classes: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    from graphtheta.columns import matrix_column
-    from graphtheta.graph import Graph
+    from graphtheta.data.graph import Graph
+    from graphtheta.data.schema import matrix_column
 
     rng = np.random.default_rng(0)
     nodes = {

@@ -14,7 +14,7 @@ from graphtheta.errors import ConfigError
 
 if TYPE_CHECKING:
     from graphtheta.partition import ColumnSpec, Store
-    from graphtheta.partition.report import Report
+    from graphtheta.partition.analysis.report import Report
 
 __all__ = ["info"]
 
@@ -44,9 +44,9 @@ def info(
     Example: graphtheta info store --report --picture store.png
     """
     from graphtheta.partition import open_store
-    from graphtheta.partition.picture import refuse_without_matplotlib
-    from graphtheta.partition.report import report as report_on
-    from graphtheta.partition.traffic import predict_bytes
+    from graphtheta.partition.analysis.plot import refuse_without_matplotlib
+    from graphtheta.partition.analysis.report import report as report_on
+    from graphtheta.partition.analysis.traffic import predict_bytes
 
     itemsize = _itemsize(dtype)
     if picture is not None:
@@ -76,7 +76,7 @@ def info(
 
 def _draw(store: Store, found: Report, picture: Path) -> list[str]:
     from graphtheta.comm.launch import communicator
-    from graphtheta.partition.picture import draw
+    from graphtheta.partition.analysis.plot import draw
 
     if communicator().rank > 0:  # one worker draws
         return []

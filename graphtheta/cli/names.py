@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 __all__ = ["NamesInHelp"]
 
 _REGISTRIES = {
-    "communities": ("graphtheta.partition.detect", "COMMUNITIES"),
+    "communities": ("graphtheta.partition.analysis.detect_communities", "COMMUNITIES"),
     "datasets": ("graphtheta.datasets", "DATASETS"),
     "kernels": ("graphtheta.bench.kernels", "KERNELS"),
     "decoders": ("graphtheta.nn", "DECODERS"),

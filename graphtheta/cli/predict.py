@@ -46,7 +46,7 @@ def predict(
     comm = communicator(timeout)
     set_threads(threads or threads_per_rank())
 
-    from graphtheta.train.run import predict_run
+    from graphtheta.run.run import predict_run
 
     predicted = predict_run(
         run_dir, input, out, comm, embeddings=embeddings, nodes=nodes, edges=edges, device=device

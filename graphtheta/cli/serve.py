@@ -47,9 +47,9 @@ def serve(
 
     Example: graphtheta serve store --part 0 --bind 127.0.0.1:7400 --metrics-port 9400
     """
-    from graphtheta.engine.limits import Limits
-    from graphtheta.engine.server import ServerTls
-    from graphtheta.engine.serving import serve_until_stopped
+    from graphtheta.engine.server.process import serve_until_stopped
+    from graphtheta.engine.server.server import ServerTls
+    from graphtheta.engine.wire.limits import Limits
     from graphtheta.errors import ConfigError
 
     if (tls_cert is None) != (tls_key is None) or (client_ca is not None and tls_cert is None):

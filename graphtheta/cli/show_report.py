@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphtheta.cli.show import show_rows
-from graphtheta.partition.report import degree_bounds
+from graphtheta.partition.analysis.report import degree_bounds
 
 if TYPE_CHECKING:
-    from graphtheta.partition.report import Report
-    from graphtheta.partition.traffic import LayerBytes
+    from graphtheta.partition.analysis.report import Report
+    from graphtheta.partition.analysis.traffic import LayerBytes
 
 __all__ = ["show_report"]
 

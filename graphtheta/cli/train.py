@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from graphtheta.cli.show import show_rows
-from graphtheta.train.config import RunConfig, resolve
-from graphtheta.train.phases import phases
+from graphtheta.run.config import RunConfig, resolve
+from graphtheta.train.phase_times import phases
 from graphtheta.train.signals import Stopped
 
 __all__ = ["train"]
@@ -102,7 +102,7 @@ def train(
     comm = communicator(run.timeout)
     set_threads(run.threads or threads_per_rank())
 
-    from graphtheta.train.run import start_run  # with torch, which reads the number of threads
+    from graphtheta.run.run import start_run  # with torch, which reads the number of threads
 
     trainer = start_run(run, comm, resume=resume, progress=not no_progress)
     manifest = trainer.shard.manifest

@@ -17,8 +17,8 @@ import psutil
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.cores import core_mask, load_tbb
 from graphtheta.comm.launch import launcher, threads_per_rank
+from graphtheta.runtime.threads import core_mask, load_tbb
 
 __all__ = ["Finding", "diagnose"]
 

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.cores import core_mask, fair_threads, set_threads
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, GraphThetaError
+from graphtheta.runtime.threads import core_mask, fair_threads, set_threads
 
 if TYPE_CHECKING:
     from graphtheta.comm.process import ProcessCommunicator

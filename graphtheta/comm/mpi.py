@@ -19,14 +19,14 @@ from typing import NoReturn
 import numpy as np
 from mpi4py import MPI
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
-from graphtheta.comm.clerk import Clerk, ask_clerk
+from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.cores import core_mask
+from graphtheta.comm.counter_server import Clerk, ask_clerk
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
 from graphtheta.errors import CollectiveMismatch, CommError, ConfigError
+from graphtheta.runtime.threads import core_mask
 
 __all__ = ["MpiCommunicator", "start"]
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.comm.buffers import check_buffer
+from graphtheta.comm.checks import check_buffer
 from graphtheta.comm.communicator import Buffer, Communicator
 from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.watchdog import Watchdog

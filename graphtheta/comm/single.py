@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import NoReturn
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_reduce
+from graphtheta.comm.checks import as_bytes, check_buffer, check_reduce
 from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
 from graphtheta.errors import CollectiveMismatch, ConfigError
 

@@ -15,12 +15,12 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
+from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, Communicator, ReduceOp
-from graphtheta.comm.cores import numba_threads, set_numba_threads
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.comm.watchdog import describe_waits
 from graphtheta.errors import CollectiveMismatch, ConfigError, ExchangeTimeout, WorkerFailed
+from graphtheta.runtime.threads import numba_threads, set_numba_threads
 
 __all__ = ["ThreadCommunicator", "run_local"]
 

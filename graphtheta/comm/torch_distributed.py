@@ -30,14 +30,14 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from graphtheta.comm.buffers import as_bytes, check_buffer, check_buffers, check_reduce
+from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.cores import core_mask
+from graphtheta.comm.p2p import LAUNCHER_S, Message, Transfer, Wire, lost
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
-from graphtheta.comm.wire import LAUNCHER_S, Message, Transfer, Wire, lost
 from graphtheta.errors import CollectiveMismatch, ConfigError, WorkerFailed
+from graphtheta.runtime.threads import core_mask
 
 __all__ = ["TorchCommunicator", "start"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
+from graphtheta.data.graph import Graph
 from graphtheta.datasets import bitcoin_otc, edge_list, npz, planetoid, tables, wordnet
 from graphtheta.errors import ConfigError
-from graphtheta.graph import Graph
 
 if TYPE_CHECKING:
-    from graphtheta.partition.source import GraphSource
+    from graphtheta.data.source import GraphSource
 
 __all__ = ["DATASETS", "READERS", "Reader", "load", "read"]
 

@@ -9,7 +9,7 @@ range of rows depends on the format:
 - Arrow IPC: the batches, memory-mapped if the file is local.
 - CSV has no index: a pass streams the file from its start to its last row that is asked for, so
   convert large tables.
-- Pairs of ids (`.npy`, `.bin`; `graphtheta.datasets.pairs`): the pairs, memory-mapped likewise.
+- Pairs of ids (`.npy`, `.bin`; `graphtheta.datasets.binary_edges`): also memory-mapped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from graphtheta.chunks import regrouped
+from graphtheta.data.batches import regrouped
+from graphtheta.data.mapping import natural_key
+from graphtheta.datasets.binary_edges import Npy, Raw
 from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet
-from graphtheta.datasets.pairs import Npy, Raw
 from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
-from graphtheta.shaping import natural_key
 
 __all__ = ["SUFFIXES", "TableFiles", "exists", "suffix"]
 
@@ -89,7 +89,7 @@ class TableFiles:
         self.num_rows = sum(self._counts)
 
     def stream(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the named columns in chunks, as `graphtheta.chunks` says.
+        """Yield rows [start, stop) of the named columns, in chunks of `graphtheta.data.batches`.
 
         Raises:
             GraphFormatError: If a file cannot be read, or lacks a column the first file has.

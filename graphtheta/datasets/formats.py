@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pyarrow import fs
 
-from graphtheta.chunks import rows_for
+from graphtheta.data.batches import rows_for
 
 __all__ = ["Csv", "Format", "Ipc", "Parquet", "open_mapped"]
 

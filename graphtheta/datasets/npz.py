@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.columns import matrix_column, refuse, split_columns
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column, refuse, split_columns
+from graphtheta.datasets.safe_pickle import read_npz, sparse_matrix
 from graphtheta.datasets.splits import random_split
-from graphtheta.datasets.unpickle import read_npz, sparse_matrix
-from graphtheta.graph import Graph
 
 __all__ = ["read", "recognises"]
 

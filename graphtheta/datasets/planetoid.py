@@ -18,10 +18,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from graphtheta.columns import matrix_column, refuse, split_columns
-from graphtheta.datasets.unpickle import sparse_matrix, unpickle
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column, refuse, split_columns
+from graphtheta.datasets.safe_pickle import sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
-from graphtheta.graph import Graph
 
 __all__ = ["read", "recognises", "row_normalized"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
-from graphtheta.random import Purpose, hash_keys
+from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["random_split"]
 

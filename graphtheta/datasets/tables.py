@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import xxhash
 
-from graphtheta.columns import refuse
+from graphtheta.data.mapping import Column, Names, missing_rows, plan_edges, plan_nodes, shape
+from graphtheta.data.schema import refuse
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
-from graphtheta.shaping import Column, Names, missing_rows, plan_edges, plan_nodes, shape
 
 __all__ = ["TableSource", "read", "recognises"]
 
@@ -39,7 +39,7 @@ class TableSource:
     edge list without one has its source and destination in the first two. Its fields are separated
     by tabs, commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that
     start with `#` are skipped. Pairs of ids in `.npy` and `.bin` files name no columns either:
-    `graphtheta.datasets.pairs` says how they are laid out.
+    `graphtheta.datasets.binary_edges` says how they are laid out.
 
     Raises:
         ConfigError: If a file or column does not exist.

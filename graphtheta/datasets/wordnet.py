@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from graphtheta.columns import matrix_column, refuse
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column, refuse
 from graphtheta.datasets.splits import random_split
-from graphtheta.graph import Graph
 
 __all__ = ["POINTERS", "read", "recognises"]
 

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.beside import written_beside
-from graphtheta.partition.store import Store, open_store
+from graphtheta.partition.store.atomic_folder import written_beside
+from graphtheta.partition.store.store import Store, open_store
 
 __all__ = ["EXPORTERS", "export"]
 

@@ -1,8 +1,8 @@
 """How the columns of a store leave it: as tensors, or in tables where no tensor can say them.
 
 Other systems hold tensors only, without missing values. Numbers and booleans become tensors. Of
-labels, as in `graphtheta.interop`, a missing class or boolean is -1 and a missing target NaN. The
-default split becomes three masks. Everything else goes into a Parquet table beside the tensors:
+labels, a missing class or boolean is -1 and a missing target NaN, as in `graphtheta.data.interop`.
+The default split becomes three masks. Everything else goes into a Parquet table beside the tensors:
 text, dates, and columns other than labels in which something is missing.
 
 What follows from the rest is left out: degrees, and the positions of edges.
@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.columns import whole
+from graphtheta.data.schema import whole
 from graphtheta.errors import ConfigError
-from graphtheta.partition.columns import column_numpy, column_valid
-from graphtheta.partition.store import Store
+from graphtheta.partition.store.store import Store
+from graphtheta.partition.store.tables import column_numpy, column_valid
 
 __all__ = ["RECORD", "Columns", "Survey", "survey", "write_record", "write_rest"]
 

@@ -31,9 +31,9 @@ from pyarrow import csv
 
 from graphtheta.export.columns import Columns, survey, write_record, write_rest
 from graphtheta.export.edge_cut import destinations, new_ids
-from graphtheta.partition.columns import column_numpy
-from graphtheta.partition.part import PartTables
-from graphtheta.partition.store import Store
+from graphtheta.partition.store.part import PartTables
+from graphtheta.partition.store.store import Store
+from graphtheta.partition.store.tables import column_numpy
 
 __all__ = ["EDGE_NAMES", "EDGE_TYPE", "NODE_NAMES", "NODE_TYPE", "write"]
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.columns import column_numpy
-from graphtheta.partition.part import PartTables
-from graphtheta.partition.store import Store
+from graphtheta.partition.store.part import PartTables
+from graphtheta.partition.store.store import Store
+from graphtheta.partition.store.tables import column_numpy
 
 __all__ = ["destinations", "new_ids", "refuse_vertex_cut"]
 

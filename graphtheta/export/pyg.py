@@ -33,9 +33,9 @@ from torch import Tensor
 
 from graphtheta.export.columns import Columns, survey, write_record, write_rest
 from graphtheta.export.edge_cut import destinations, refuse_vertex_cut
-from graphtheta.partition.columns import column_numpy
-from graphtheta.partition.part import PartTables
-from graphtheta.partition.store import Store
+from graphtheta.partition.store.part import PartTables
+from graphtheta.partition.store.store import Store
+from graphtheta.partition.store.tables import column_numpy
 
 __all__ = ["write"]
 

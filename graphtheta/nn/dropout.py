@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from graphtheta.buffers import empty
 from graphtheta.errors import ConfigError
-from graphtheta.nn.lone import is_lone
-from graphtheta.random import Purpose, dropout
+from graphtheta.rng.philox import Purpose, dropout
+from graphtheta.runtime.ownership import is_lone
+from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar import LayerView
 
 __all__ = ["Dropout"]

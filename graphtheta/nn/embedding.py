@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.random import Purpose, philox4x32, step_key, stream_id
-from graphtheta.shard import Shard
+from graphtheta.rng.philox import Purpose, philox4x32, step_key, stream_id
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, count_layers
 
 __all__ = ["NodeEmbedding", "is_of_masters"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from graphtheta.buffers import empty
-from graphtheta.nn.lone import is_lone
+from graphtheta.runtime.ownership import is_lone
+from graphtheta.runtime.tensor_pool import empty
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphtheta.partition.manifest import Task
+from graphtheta.partition.store.manifest import Task
 
 __all__ = ["LOSSES", "binary_cross_entropy", "cross_entropy", "mean_squared_error"]
 

@@ -21,7 +21,7 @@ from graphtheta.nn.conv import (
 )
 from graphtheta.nn.linear import elu, relu
 from graphtheta.nn.stack import Stack
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphtheta.comm.exchange import all_reduce_sum
-from graphtheta.comm.stages import Stage
+from graphtheta.comm.timers import Stage
+from graphtheta.exchange.autograd import all_reduce_sum
 from graphtheta.tgar import LayerView
 
 __all__ = ["BatchNorm"]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.shard import Shard
+from graphtheta.errors import ConfigError
+from graphtheta.shard.shard import Shard
 from graphtheta.strategy.targets import Aim, Targets
 from graphtheta.tgar import View
 
-__all__ = ["Batch", "Step", "Steps", "Strategy", "in_part"]
+__all__ = ["Batch", "Step", "Steps", "Strategy", "check_count", "in_part", "is_count"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,15 @@ class Strategy(Protocol):
         Raises:
             ConfigError: If the options do not fit the graph or the model.
         """
+
+
+def is_count(value: object, least: int) -> bool:
+    """Return whether an option is an integer of at least `least`, of 64 bits."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_integer and least <= int(value) < 1 << 63  # type: ignore[call-overload]
+
+
+def check_count(value: object, least: int, name: str, where: str) -> None:
+    """Raise a ConfigError if an option is no integer of at least `least`."""
+    if not is_count(value, least):
+        raise ConfigError(f"{where}: expected {name} >= {least}, got {value!r}. Give an integer.")

@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.adjacency import stretches
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.plan import Route
-from graphtheta.comm.routes import carry_rows
+from graphtheta.data.adjacency import stretches
 from graphtheta.errors import ConfigError
-from graphtheta.permutation import Permutation
-from graphtheta.random import Purpose
-from graphtheta.shard import Shard
-from graphtheta.strategy.batch import Batch, Step, Steps, in_part
+from graphtheta.exchange.plan import Route
+from graphtheta.exchange.rows import carry_rows
+from graphtheta.rng.permutation import Permutation
+from graphtheta.rng.philox import Purpose
+from graphtheta.shard.shard import Shard
+from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_part, is_count
 from graphtheta.strategy.label_propagation import LabelPropagation
-from graphtheta.strategy.options import check_count, is_count
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Degrees, Marks, Neighbourhoods, View

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_part
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.routes import Mirrored, carry_rows
 from graphtheta.errors import ConfigError
-from graphtheta.random import Purpose, hash_key, hash_keys, step_key, stream_id
-from graphtheta.shard import Shard
+from graphtheta.exchange.rows import Mirrored, carry_rows
+from graphtheta.rng.philox import Purpose, hash_key, hash_keys, step_key, stream_id
+from graphtheta.shard.shard import Shard
 
 __all__ = ["LabelPropagation"]
 

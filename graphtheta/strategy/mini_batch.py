@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.permutation import Permutation
-from graphtheta.random import Purpose
-from graphtheta.shard import Shard
-from graphtheta.strategy.batch import Batch, Step, Steps, in_part
-from graphtheta.strategy.options import check_count, is_count
+from graphtheta.rng.permutation import Permutation
+from graphtheta.rng.philox import Purpose
+from graphtheta.shard.shard import Shard
+from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_part, is_count
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from graphtheta.comm.stages import Stages
+from graphtheta.comm.timers import Stages
 from graphtheta.strategy.batch import Batch
 
 __all__ = ["prefetched"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
 
 __all__ = ["Aim", "Loss", "NodeTargets", "Targets"]

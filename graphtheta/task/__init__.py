@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from graphtheta.task.base import Goal, Task
 from graphtheta.task.edge import EdgePrediction
-from graphtheta.task.goal import Goal, Task
 from graphtheta.task.link import LinkPrediction
 from graphtheta.task.node import NodePrediction
 

@@ -8,14 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
-from graphtheta.shard import Shard
-from graphtheta.task.columns import choose, edge_label, edge_split, num_relations, relation_column
-from graphtheta.task.goal import SPLITS, count_splits
+from graphtheta.shard.shard import Shard
+from graphtheta.task.base import SPLITS, count_splits
+from graphtheta.task.edge_columns import (
+    choose,
+    edge_label,
+    edge_split,
+    num_relations,
+    relation_column,
+)
+from graphtheta.task.edge_targets import EdgeTargets, ends_of, in_rounds
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
-from graphtheta.task.pairs import EdgeTargets, ends_of, in_rounds
-from graphtheta.task.scorer import Scorer
-from graphtheta.train.predict import infer
+from graphtheta.task.pair_scorer import Scorer
 
 __all__ = ["EdgeGoal", "EdgePrediction"]
 

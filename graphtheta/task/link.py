@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.partition.manifest import LabelSpec
-from graphtheta.restrict import with_edges
-from graphtheta.shard import Shard
-from graphtheta.task.auc import area_under_curve, settled
-from graphtheta.task.columns import choose, edge_split, num_relations, relation_column
-from graphtheta.task.goal import SPLITS, count_splits
+from graphtheta.inference.whole import infer
+from graphtheta.partition.store.manifest import LabelSpec
+from graphtheta.shard.shard import Shard
+from graphtheta.shard.subset import with_edges
+from graphtheta.task.auroc import area_under_curve, settled
+from graphtheta.task.base import SPLITS, count_splits
+from graphtheta.task.edge_columns import choose, edge_split, num_relations, relation_column
+from graphtheta.task.edge_targets import EdgeTargets, Negatives, ends_of, in_rounds
 from graphtheta.task.metrics import MainMetric, summed
 from graphtheta.task.negatives import Corrupted, check_negatives
-from graphtheta.task.pairs import EdgeTargets, Negatives, ends_of, in_rounds
+from graphtheta.task.pair_scorer import Scorer
 from graphtheta.task.ranking import Ranking
-from graphtheta.task.scorer import Scorer
-from graphtheta.train.predict import infer
 
 __all__ = ["LinkGoal", "LinkPrediction"]
 

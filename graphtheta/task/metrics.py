@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.partition.manifest import LabelSpec, Task
-from graphtheta.task.auc import area_under_curve, settled
+from graphtheta.partition.store.manifest import LabelSpec, Task
+from graphtheta.task.auroc import area_under_curve, settled
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
-from graphtheta.random import Purpose, philox4x32, step_key, stream_id
+from graphtheta.rng.philox import Purpose, philox4x32, step_key, stream_id
 
 __all__ = ["Corrupted", "check_negatives", "draw_negatives"]
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.strategy import NodeTargets
-from graphtheta.task.goal import SPLITS, count_splits
+from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
-from graphtheta.train.predict import infer
 
 __all__ = ["NodeGoal", "NodePrediction"]
 

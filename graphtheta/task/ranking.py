@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.adjacency import stretches
-from graphtheta.comm.directory import rank_and_place
-from graphtheta.comm.routes import send_rows
-from graphtheta.shard import Shard
-from graphtheta.task.pairs import ends_of, in_rounds
-from graphtheta.task.scorer import Scorer
+from graphtheta.data.adjacency import stretches
+from graphtheta.exchange.directory import rank_and_place
+from graphtheta.exchange.rows import send_rows
+from graphtheta.shard.shard import Shard
+from graphtheta.task.edge_targets import ends_of, in_rounds
+from graphtheta.task.pair_scorer import Scorer
 
 __all__ = ["HITS", "Ranking"]
 

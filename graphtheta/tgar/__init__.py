@@ -1,15 +1,15 @@
 """The NN-TGAR abstraction: layers as five stages, traced, differentiated and executed."""
 
+from graphtheta.exchange.remote_rows import Ends
+from graphtheta.shard.parallel_edges import Between
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
-from graphtheta.tgar.between import Between
-from graphtheta.tgar.block import Block, Fanout
-from graphtheta.tgar.degrees import Degrees
-from graphtheta.tgar.ends import Ends
+from graphtheta.tgar.batch.block import Block, Fanout
+from graphtheta.tgar.batch.boundary import Marks
+from graphtheta.tgar.batch.degrees import Degrees
+from graphtheta.tgar.batch.neighbourhood import Neighbourhoods
+from graphtheta.tgar.batch.view import LayerView, View
 from graphtheta.tgar.layer import TGARLayer, count_layers
-from graphtheta.tgar.marks import Marks
-from graphtheta.tgar.neighbourhood import Neighbourhoods
 from graphtheta.tgar.trace import keep
-from graphtheta.tgar.view import LayerView, View
 
 __all__ = [
     "AGGREGATORS",

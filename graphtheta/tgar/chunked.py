@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.exchange import Arrival
-from graphtheta.comm.stages import Stage, Stages
-from graphtheta.random import Purpose, keep_mask, stream_id
-from graphtheta.shard import Topology
+from graphtheta.comm.timers import Stage, Stages
+from graphtheta.exchange.autograd import Arrival
+from graphtheta.rng.philox import Purpose, keep_mask, stream_id
+from graphtheta.shard.shard import Topology
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.expression import Expression, Keep
 

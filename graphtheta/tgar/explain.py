@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphtheta.tgar.compiler import NotLowered, Program
+from graphtheta.tgar.compiler.ir.terms import Term, walk
 from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
-from graphtheta.tgar.fused import NotLowered, Program
-from graphtheta.tgar.fused.terms import Term, walk
 
 __all__ = ["Explanation", "explained"]
 

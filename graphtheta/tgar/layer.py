@@ -25,16 +25,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from graphtheta.comm.exchange import start_sync, to_master
-from graphtheta.comm.stages import Stage
+from graphtheta.comm.timers import Stage
 from graphtheta.errors import ConfigError
+from graphtheta.exchange.autograd import start_sync, to_master
 from graphtheta.tgar.aggregators import aggregator
+from graphtheta.tgar.batch.view import LayerView
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
+from graphtheta.tgar.compiler import FusedGatherSum, NotLowered, Program, program_of
 from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
-from graphtheta.tgar.fused import FusedGatherSum, NotLowered, Program, program_of
 from graphtheta.tgar.trace import WorkerIndependent, trace
-from graphtheta.tgar.view import LayerView
 
 __all__ = ["TGARLayer", "count_layers"]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_of_masters
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 
 __all__ = [
     "latest_checkpoint",

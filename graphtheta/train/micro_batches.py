@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from graphtheta.comm.batch_queue import BatchQueue
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.queue import BatchQueue
-from graphtheta.comm.stages import Stage, Stages
+from graphtheta.comm.timers import Stage, Stages
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_of_masters
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
-from graphtheta.train.reduce import buckets, flat, spread
+from graphtheta.train.gradients import buckets, flat, spread
 
 __all__ = ["MicroBatch", "MicroBatches", "StepEnd"]
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import platform
 import resource
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.stages import Stages
-from graphtheta.shard import Shard
+from graphtheta.comm.timers import Stages
+from graphtheta.shard.shard import Shard
 from graphtheta.task.metrics import MainMetric
-
-if TYPE_CHECKING:
-    from graphtheta.train.trainer import History
+from graphtheta.train.history import History
 
 __all__ = ["summarise"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.stages import Stage, Stages
+from graphtheta.comm.timers import Stage, Stages
 from graphtheta.errors import ConfigError
-from graphtheta.shard import Shard
+from graphtheta.inference.whole import gather_rows, infer
+from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
 from graphtheta.strategy.prefetch import prefetched
 from graphtheta.task import NodePrediction, Task
@@ -27,38 +27,21 @@ from graphtheta.train.checkpoint import (
     save_weights,
 )
 from graphtheta.train.events import EventWriter
+from graphtheta.train.gradients import broadcast_model, reduce_gradients
+from graphtheta.train.history import History
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
-from graphtheta.train.predict import gather_rows, infer
 from graphtheta.train.progress import Progress
-from graphtheta.train.reduce import broadcast_model, reduce_gradients
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.signals import Requests, Stopped, listening
 from graphtheta.train.summary import summarise
 
-__all__ = ["OPTIMIZERS", "History", "Trainer"]
+__all__ = ["OPTIMIZERS", "Trainer"]
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-
-
-@dataclass
-class History:
-    """What a run has seen so far; all of it goes into a checkpoint.
-
-    Attributes:
-        loss: Mean loss of the targets in each epoch, as it was optimised.
-        epoch_seconds: Time of each epoch's training, without evaluation, in seconds.
-        best_epoch: Epoch of the best validation, counted from 0; -1 before the first.
-        best: Metrics of that epoch, `val_accuracy` and the like.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    epoch_seconds: list[float] = field(default_factory=list)
-    best_epoch: int = -1
-    best: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:

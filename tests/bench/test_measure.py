@@ -19,8 +19,8 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn import MODELS
 from graphtheta.tgar import View
+from graphtheta.tgar.compiler import NotLowered
 from graphtheta.tgar.explain import Explanation
-from graphtheta.tgar.fused import NotLowered
 
 GRAPH = rmat_graph(6, 4, features=8, classes=3)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from graphtheta.comm import launch
-from graphtheta.comm.cores import core_mask
 from graphtheta.comm.launch import Launcher, communicator, guarded, launcher, threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, StoreError
+from graphtheta.runtime.threads import core_mask
 from tests.jobs import LAUNCHERS, run, run_job
 
 _SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURM_PROCID": "0"}

@@ -18,6 +18,7 @@ import pytest
 from graphtheta import datasets
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
+from graphtheta.data.graph import Graph
 from graphtheta.datasets.generate import (
     GENERATORS,
     attributed,
@@ -29,10 +30,9 @@ from graphtheta.datasets.generate import (
 from graphtheta.datasets.generate.draws import node_splits
 from graphtheta.datasets.generate.rmat import GRAPH500, _alias_table
 from graphtheta.errors import ConfigError
-from graphtheta.graph import Graph
 from graphtheta.partition import Plan, build
-from graphtheta.permutation import Permutation
-from graphtheta.random import Purpose
+from graphtheta.rng.permutation import Permutation
+from graphtheta.rng.philox import Purpose
 from tests.jobs import run_job, running
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ import pytest
 import scipy.sparse
 
 from graphtheta import datasets
+from graphtheta.data.graph import Graph
 from graphtheta.datasets import npz, planetoid, wordnet
 from graphtheta.errors import GraphFormatError
-from graphtheta.graph import Graph
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -6,11 +6,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from graphtheta import chunks, datasets
-from graphtheta.datasets import files, formats, pairs
+from graphtheta import datasets
+from graphtheta.data import batches as chunks
+from graphtheta.data.graph import Graph
+from graphtheta.datasets import binary_edges as pairs
+from graphtheta.datasets import files, formats
 from graphtheta.datasets.tables import TableSource
 from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.graph import Graph
 
 E = 1000
 

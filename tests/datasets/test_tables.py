@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from graphtheta import datasets
+from graphtheta.data.graph import Graph
 from graphtheta.datasets.tables import TableSource
 from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.graph import Graph
 
 N, E = 50, 200
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta import errors
-from graphtheta.engine import AsyncGraph, RemoteGraph, connect, served
-from graphtheta.engine.limits import Limits
-from graphtheta.engine.served import ServedGraph
-from graphtheta.engine.server import GraphServer
+from graphtheta.engine import AsyncGraph, RemoteGraph, connect
+from graphtheta.engine.server import graph as served
+from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.server import GraphServer
+from graphtheta.engine.wire.limits import Limits
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
 from graphtheta.partition import open_store
 from graphtheta.tgar import Fanout, Neighbourhoods

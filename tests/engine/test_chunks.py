@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphtheta.engine.chunks import chunk_of, tables_of
-from graphtheta.engine.tables import encode
+from graphtheta.engine.wire.chunks import chunk_of, tables_of
+from graphtheta.engine.wire.tables import encode
 from graphtheta.errors import EngineError, GraphThetaError
 from graphtheta.proto.v1 import graph_pb2 as messages
 

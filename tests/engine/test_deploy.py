@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from graphtheta.engine import connect
-from graphtheta.engine.link import Tls
+from graphtheta.engine.client.connection import Tls
 from graphtheta.errors import ConfigError
 from tests.engine.processes import Served
 from tests.engine.world import make, weighted

@@ -26,10 +26,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphtheta.columns import matrix_column
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column
 from graphtheta.engine import Tls, connect
-from graphtheta.engine.graph_service import NODES
-from graphtheta.engine.tables import decode, encode
+from graphtheta.engine.server.graph_service import NODES
+from graphtheta.engine.wire.tables import decode, encode
 from graphtheta.errors import (
     ConfigError,
     EngineError,
@@ -37,7 +38,6 @@ from graphtheta.errors import (
     Unreachable,
     WrongServer,
 )
-from graphtheta.graph import Graph
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 from tests.engine.processes import Served, serve
@@ -433,5 +433,5 @@ def test_tls(path: Path, tmp_path: Path) -> None:
 
 
 def test_serving_loads_no_torch() -> None:
-    code = "import sys, graphtheta.engine.serving; sys.exit('torch' in sys.modules)"
+    code = "import sys, graphtheta.engine.server.process; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

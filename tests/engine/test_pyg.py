@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import graphtheta as gt
-from graphtheta.columns import matrix_column
+from graphtheta.data.schema import matrix_column
 from graphtheta.engine import RemoteGraph, connect
-from graphtheta.engine.link import Link
+from graphtheta.engine.client.connection import Link
 from graphtheta.engine.pyg import (
     RemoteFeatureStore,
     RemoteGraphStore,

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 import graphtheta as gt
 from graphtheta.cli import main
 from graphtheta.engine import connect
-from graphtheta.engine.limits import Limits
-from graphtheta.engine.scoring import ScoringService
-from graphtheta.engine.served import ServedGraph
-from graphtheta.engine.server import GraphServer
+from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.predict_service import ScoringService
+from graphtheta.engine.server.server import GraphServer
+from graphtheta.engine.wire.limits import Limits
 from graphtheta.errors import ConfigError, UnknownNode
+from graphtheta.inference.whole import infer
 from graphtheta.partition import open_store
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringStub
-from graphtheta.train.predict import infer
-from graphtheta.train.run import trained_model
+from graphtheta.run.run import trained_model
 from tests.engine.world import code_of, make, spoiled, weighted
 
 

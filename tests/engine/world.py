@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.engine import RemoteGraph, connect
-from graphtheta.engine.limits import Limits
-from graphtheta.engine.served import ServedGraph
-from graphtheta.engine.server import GraphServer
-from graphtheta.engine.tables import encode
+from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.server import GraphServer
+from graphtheta.engine.wire.limits import Limits
+from graphtheta.engine.wire.tables import encode
 from graphtheta.partition import Plan, Store, make_store, open_store
 from tests.graphs import power_law, to_graph
 

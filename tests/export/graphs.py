@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
 from graphtheta.partition import Plan, Store, make_store, open_store
 from tests.graphs import CORNER_GRAPHS, to_graph
 

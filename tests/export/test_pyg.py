@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
 from graphtheta.export import export
-from graphtheta.graph import Graph
 from tests.export.graphs import CORNERS, edge_rows, node_rows, rich_graph, store_of
 from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph

@@ -17,7 +17,7 @@ import pytest
 
 from graphtheta.cli import main
 from graphtheta.partition import open_store
-from graphtheta.partition.communities import list_communities
+from graphtheta.partition.store.communities import list_communities
 from tests.integration.cli import (  # noqa: F401
     COLUMNS,
     EDGES,

@@ -17,11 +17,12 @@ from torch import nn
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.open import pick_device
-from graphtheta.partition.manifest import Task
+from graphtheta.inference.whole import infer
+from graphtheta.partition.store.manifest import Task
+from graphtheta.run.prediction_writer import write_predictions
+from graphtheta.shard.open import pick_device
 from graphtheta.task.metrics import MAIN_METRIC
 from graphtheta.tgar import View
-from graphtheta.train.predict import infer, write_predictions
 from graphtheta.train.run_dir import RunDirectory
 from tests.devices import DEVICES, Pretended
 from tests.graphs import random_graph, to_graph

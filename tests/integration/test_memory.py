@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from graphtheta import Graph
-from graphtheta.columns import matrix_column
+from graphtheta.data.schema import matrix_column
 from graphtheta.partition import Plan, make_store
 
 JOB = Path(__file__).with_name("memory_job.py")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.graph import Graph
 from graphtheta.errors import CollectiveMismatch, PartitionError
-from graphtheta.graph import Graph
 from graphtheta.nn import GATConv, GCNConv, SAGEConv
 from graphtheta.partition import PARTITIONERS, Plan, make_store
 from graphtheta.tgar import View

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
 from graphtheta.nn import (
     GAT,
     GATE,
@@ -28,7 +28,7 @@ from graphtheta.nn import (
     Stack,
 )
 from graphtheta.partition import Store
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import LayerView, View
 from tests.devices import DEVICES
 

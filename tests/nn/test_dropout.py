@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.errors import ConfigError
 from graphtheta.nn import Dropout
-from graphtheta.random import Purpose, keep_mask, step_key, stream_id
+from graphtheta.rng.philox import Purpose, keep_mask, step_key, stream_id
 from graphtheta.tgar import LayerView, View, keep
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import Seen, cotangent, run_layer

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import graphtheta as gt
+from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.graph import Graph
 from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, RGCNConv, model_for, seeded
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
 from graphtheta.nn import BatchNorm
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph

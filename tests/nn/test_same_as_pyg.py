@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphtheta.columns import matrix_column
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import matrix_column
 from graphtheta.nn import (
     GATConv,
     GATEConv,

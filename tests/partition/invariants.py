@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.graph import Graph
+from graphtheta.data.graph import Graph
 from graphtheta.partition import PartTables, column_numpy
 from tests.partition.sources import Whole
 

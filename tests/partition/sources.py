@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.chunks import sliced
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
-from graphtheta.graph import Graph
+from graphtheta.data.batches import sliced
+from graphtheta.data.graph import Graph
 from graphtheta.partition import Build, GraphSource, PartTables, Plan, Resources, build
 
 

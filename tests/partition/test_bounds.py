@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from graphtheta.columns import matrix_column
+from graphtheta.data.schema import matrix_column
 from graphtheta.datasets.generate import rmat
 from graphtheta.datasets.tables import TableSource, read
 from graphtheta.partition import Plan, Resources, make_store, open_store
@@ -20,7 +20,7 @@ from graphtheta.partition import Plan, Resources, make_store, open_store
 OPEN = """
 import json, sys, time
 from graphtheta.partition import open_store
-import numpy, graphtheta.partition.part
+import numpy, graphtheta.partition.store.part
 
 def resident():
     with open("/proc/self/statm") as file:

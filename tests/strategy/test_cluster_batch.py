@@ -16,12 +16,12 @@ from torch import nn
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.graph import Graph
 from graphtheta.nn import GAT, GCN, LOSSES, RGCN, GraphSAGE
 from graphtheta.partition import Plan, make_store
-from graphtheta.partition.communities import write_communities
-from graphtheta.shard import Shard
+from graphtheta.partition.store.communities import write_communities
+from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, Batch, ClusterBatch, GlobalBatch, NodeTargets
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.tgar import Neighbourhoods, View

@@ -12,9 +12,9 @@ import torch
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
+from graphtheta.run.build import strategy_of
+from graphtheta.run.config import RunConfig
 from graphtheta.strategy import GlobalBatch
-from graphtheta.train.build import strategy_of
-from graphtheta.train.config import RunConfig
 from tests.graphs import to_graph
 from tests.nn.steps import CASES, assert_equal
 

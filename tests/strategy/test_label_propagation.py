@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 import graphtheta as gt
 from graphtheta import datasets
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.graph import Graph
 from graphtheta.datasets.generate import communities
 from graphtheta.errors import ConfigError
-from graphtheta.graph import Graph
-from graphtheta.permutation import Permutation
-from graphtheta.random import Purpose, hash_keys
+from graphtheta.rng.permutation import Permutation
+from graphtheta.rng.philox import Purpose, hash_keys
 from graphtheta.strategy import LabelPropagation
 from tests.graphs import CORNER_GRAPHS, power_law, to_graph
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import graphtheta as gt
-from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import matrix_column
 from graphtheta.nn import GCN, RGCN, EdgeModel, NodeEmbedding, decoder_for
 from graphtheta.strategy import Strategy
 from graphtheta.task import Task

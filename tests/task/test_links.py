@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.graph import Graph
 from graphtheta.nn import GCN, EdgeModel, GraphSAGE, NodeEmbedding, decoder_for
 from graphtheta.nn.embedding import is_of_masters
-from graphtheta.restrict import with_edges
+from graphtheta.shard.subset import with_edges
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import EdgePrediction, LinkPrediction
 from graphtheta.task.negatives import draw_negatives

@@ -8,7 +8,7 @@ import torch
 from graphtheta import run_local
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
-from graphtheta.partition.manifest import LabelSpec, Task
+from graphtheta.partition.store.manifest import LabelSpec, Task
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 
 ROWS = 40

@@ -14,9 +14,9 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.nn import DECODERS, EdgeModel, NodeEmbedding, decoder_for
 from graphtheta.task import LinkPrediction, ranking
-from graphtheta.task.auc import area_under_curve, settled
+from graphtheta.task.auroc import area_under_curve, settled
+from graphtheta.task.pair_scorer import Scorer
 from graphtheta.task.ranking import Ranking
-from graphtheta.task.scorer import Scorer
 from tests.task.graphs import N, labelled
 
 PLACES = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphtheta.graph import Graph
-from graphtheta.tgar.fused import NotLowered
+from graphtheta.data.graph import Graph
+from graphtheta.tgar.compiler import NotLowered
 from graphtheta.tgar.layer import TGARLayer
 from tests.graphs import power_law, to_graph
 from tests.nn.steps import LayerRun, run_layer

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from graphtheta.tgar.fused import NotLowered
+from graphtheta.tgar.compiler import NotLowered
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import graphtheta as gt
-from graphtheta.comm.stages import Stages
+from graphtheta.comm.timers import Stages
 from graphtheta.nn import GATEConv
-from graphtheta.shard import Topology
+from graphtheta.shard.shard import Topology
 from graphtheta.tgar import AGGREGATORS, View
 from graphtheta.tgar.chunked import GatherSum
 from graphtheta.tgar.expression import Expression

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta import adjacency
+from graphtheta.data import adjacency
 from graphtheta.nn import GATEConv, TransformerConv, seeded
 from graphtheta.tgar import View, keep
-from graphtheta.tgar.fused import Program
-from graphtheta.tgar.fused.kernel import Kernel
-from graphtheta.tgar.fused.program import Backward
-from graphtheta.tgar.fused.terms import Term, walk
+from graphtheta.tgar.compiler import Program
+from graphtheta.tgar.compiler.ir.kernel import Kernel
+from graphtheta.tgar.compiler.ir.terms import Term, walk
+from graphtheta.tgar.compiler.passes.program import Backward
 from graphtheta.tgar.layer import TGARLayer
 from tests.graphs import power_law, to_graph
 from tests.tgar.layers import written

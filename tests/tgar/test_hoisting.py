@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import graphtheta as gt
-from graphtheta.comm.plan import Role
+from graphtheta.exchange.plan import Role
 from graphtheta.nn import GATConv, GATEConv, GATv2Conv, GCNConv, RGCNConv, SAGEConv
 from graphtheta.tgar import TGARLayer, View
 from graphtheta.tgar.expression import Expression, Leaf

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphtheta.tgar.fused import native
-from graphtheta.tgar.fused.kernel import Accumulator, Kernel, Output, Pass, Update
-from graphtheta.tgar.fused.terms import Leaf, Terms
+from graphtheta.tgar.compiler.codegen import native
+from graphtheta.tgar.compiler.ir.kernel import Accumulator, Kernel, Output, Pass, Update
+from graphtheta.tgar.compiler.ir.terms import Leaf, Terms
 
 _PROGRAM = """
 import graphtheta as gt
 from graphtheta.nn import GATConv
 from graphtheta.tgar import View
-from graphtheta.tgar.fused import native
+from graphtheta.tgar.compiler import native
 from tests.graphs import power_law, to_graph
 
 shard = gt.open_shard(to_graph(power_law(30, 90)))

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import graphtheta as gt
-from graphtheta.columns import matrix_column
-from graphtheta.comm import exchange
-from graphtheta.comm.exchange import Arrival, Departure
+from graphtheta.data.schema import matrix_column
+from graphtheta.exchange import autograd as exchange
+from graphtheta.exchange.autograd import Arrival, Departure
 from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
-from graphtheta.tgar.fused import executor
+from graphtheta.tgar.compiler import executor
 from graphtheta.tgar.layer import TGARLayer
 from tests.nn.steps import assert_equal, run_layer
 
@@ -44,7 +44,7 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
 
     graph = ring(200)
     alone = run_layer(make, graph)
-    monkeypatch.setattr("graphtheta.adjacency._CHUNK_COST", 64)
+    monkeypatch.setattr("graphtheta.data.adjacency._CHUNK_COST", 64)
     events: dict[int, list[str]] = {}
 
     def note(event: str) -> None:

@@ -154,7 +154,7 @@ def test_random_gather_fused_same_as_eager(term: Term, place: tuple[int, str]) -
         made.append(written(gather))
         return made[-1]
 
-    with mock.patch("graphtheta.adjacency._CHUNK_COST", 7):
+    with mock.patch("graphtheta.data.adjacency._CHUNK_COST", 7):
         got = run_layer(make, GRAPH, *place, edge_inputs=["attr"])
     assert {layer.explain().executor for layer in made} == {"fused"}
     assert_equal(got.out_NO, want.out_NO, 1e-10, terms=1)

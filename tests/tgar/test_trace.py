@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import graphtheta as gt
 from graphtheta.errors import ConfigError, TraceError
-from graphtheta.shard import Shard
+from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, keep
 from tests.graphs import CORNER_GRAPHS, to_graph
 from tests.tgar.layers import Written, written

@@ -11,9 +11,9 @@ from torch import nn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.stages import Stages
 from graphtheta.comm.threads import run_local
-from graphtheta.train import reduce
+from graphtheta.comm.timers import Stages
+from graphtheta.train import gradients as reduce
 from graphtheta.train.micro_batches import MicroBatches
 
 NUMBER = 5

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import graphtheta as gt
-from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError, GraphFormatError
-from graphtheta.train.predict import infer, write_predictions
+from graphtheta.inference.whole import infer
+from graphtheta.run.prediction_writer import write_predictions
 from graphtheta.train.run_dir import RunDirectory
 
 

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.columns import matrix_column
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import matrix_column
 from graphtheta.datasets.generate.draws import (
     Draw,
     bell,
@@ -38,8 +38,8 @@ from graphtheta.datasets.generate.draws import (
     unit,
 )
 from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
-from graphtheta.permutation import Permutation, permuted, unpermuted
-from graphtheta.random import Purpose, philox
+from graphtheta.rng.permutation import Permutation, permuted, unpermuted
+from graphtheta.rng.philox import Purpose, philox
 
 __all__ = ["TELLING", "attributed"]
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.random import Purpose, philox, step_key, stream_id
+from graphtheta.rng.philox import Purpose, philox, step_key, stream_id
 
 __all__ = ["Draw", "bell", "draw_key", "jit", "node_splits", "popular_rank", "stream", "unit"]
 
@@ -94,7 +94,7 @@ def node_splits(start: int, stop: int, seed: int) -> NDArray[np.int8]:
     """Draw which split nodes [start, stop) are in: 60 % training, 20 % validation, 20 % test.
 
     Shape:
-        Returns (stop - start,) int8, as `graphtheta.columns` says.
+        Returns (stop - start,) int8, as `graphtheta.data.schema` says.
     """
     out = np.empty(stop - start, np.int8)
     train, val = np.uint32(0.6 * 2**32), np.uint32(0.8 * 2**32)

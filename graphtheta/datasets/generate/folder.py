@@ -24,7 +24,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
-from graphtheta.partition.store import refuse_occupied
+from graphtheta.partition.store.store import refuse_occupied
 
 __all__ = ["GeneratedTable", "refuse_unless", "write_folder"]
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.datasets.generate.draws import Draw, draw_key, jit, stream
 from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
-from graphtheta.permutation import Permutation, permuted
-from graphtheta.random import Purpose, philox
+from graphtheta.rng.permutation import Permutation, permuted
+from graphtheta.rng.philox import Purpose, philox
 
 __all__ = ["GRAPH500", "IDS", "rmat", "rmat_edges"]
 

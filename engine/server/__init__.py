@@ -1,0 +1,1 @@
+"""Server of the graph service and of predictions."""

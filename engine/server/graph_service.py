@@ -1,0 +1,179 @@
+"""The graph service: from messages to `ServedGraph` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+
+import graphtheta
+from graphtheta.engine.server.graph import Answer, ServedGraph
+from graphtheta.engine.server.part import DrawnEdges
+from graphtheta.engine.wire.chunks import chunk_of
+from graphtheta.engine.wire.limits import PROTOCOL_VERSION, Limits
+from graphtheta.engine.wire.tables import column, decode, encode
+from graphtheta.errors import ConfigError, LimitExceeded, WrongServer
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import GraphServicer
+
+__all__ = ["ELSEWHERE", "NODES", "GraphService"]
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema(list(types.items()))
+
+
+_INT, _PART = pa.int64(), pa.int32()
+NODES = _schema(new_id=_INT)
+ELSEWHERE = _schema(row=_PART, part=_PART, in_degree=_INT)
+_HELD = _schema(new_id=_INT, part=_PART, in_degree=_INT)
+_PAIRS = _schema(src=_INT, dst=_INT)
+_HELD_PAIRS = _schema(src=_INT, dst=_INT, part=_PART)
+_KEYS = _schema(edge_key=_INT)
+_EDGES = _schema(edge_key=_INT, dst=_INT)
+_HELD_EDGES = _schema(edge_key=_INT, dst=_INT, part=_PART)
+_IDS = (_schema(id=_INT), _schema(id=pa.string()), _schema(id=pa.large_string()))
+
+
+class GraphService(GraphServicer):
+    """Answers calls from the open parts; pieces of answers as they are on the wire.
+
+    Args:
+        graph: The parts.
+        limits: What a request may ask for.
+        predicts: Whether the same server predicts.
+    """
+
+    def __init__(self, graph: ServedGraph, limits: Limits, *, predicts: bool) -> None:
+        self._graph, self._limits, self._predicts = graph, limits, predicts
+
+    def Handshake(  # noqa: N802, D102
+        self, request: messages.HandshakeRequest, context: grpc.ServicerContext
+    ) -> messages.HandshakeReply:
+        store, book = self._graph.store, self._graph.store.book
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise WrongServer(
+                f"handshake: expected protocol version {PROTOCOL_VERSION}, got "
+                f"{request.protocol_version}. Upgrade the older side of the two."
+            )
+        if request.store_checksum not in ("", store.checksum):
+            raise WrongServer(
+                f"handshake: expected the store {store.checksum} that is served here, got "
+                f"{request.store_checksum}. Connect to the servers of one store."
+            )
+        rows = {n: getattr(book, n) for n in ("first_new_id", "masters", "mirrors", "edges")}
+        return messages.HandshakeReply(
+            protocol_version=PROTOCOL_VERSION,
+            store_checksum=store.checksum,
+            num_parts=store.num_parts,
+            parts=list(self._graph.parts),
+            manifest=store.manifest.model_dump_json(),
+            book=encode(pa.record_batch(rows)),
+            max_ids=self._limits.max_ids,
+            max_fanout=self._limits.max_fanout,
+            predicts=self._predicts,
+            software=f"graphtheta {graphtheta.__version__}",
+        )
+
+    def Lookup(  # noqa: N802, D102
+        self, request: messages.LookupRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}
+        if request.naming not in by_key:
+            raise ConfigError("lookup: expected original ids or node keys, got neither. Say which.")
+        is_key = by_key[request.naming]
+        ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
+        yield from _chunks(self._graph.lookup(ids, by_key=is_key))
+
+    def NodeColumns(  # noqa: N802, D102
+        self, request: messages.NodeColumnsRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        if request.HasField("range"):
+            first, count = request.range.first, request.range.count
+            if count > self._limits.max_ids:
+                raise LimitExceeded(
+                    f"node columns: expected a range of at most {self._limits.max_ids:,}, got "
+                    f"{count:,}. Split it."
+                )
+            most = self._graph.store.manifest.num_nodes
+            if not (0 <= first <= most and 0 <= count <= most - first):
+                raise ConfigError(
+                    f"node columns: expected a range in [0, {most:,}), got {count:,} from "
+                    f"{first:,}. Correct it."
+                )
+            new_ids = np.arange(first, first + count)
+        else:
+            new_ids = column(self._decode(request.nodes, "node columns: nodes", NODES), "new_id")
+        yield from _chunks(self._graph.node_columns(new_ids, list(request.columns)))
+
+    def Neighbours(  # noqa: N802, D102
+        self, request: messages.NeighboursRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
+        if request.direction not in directions:
+            raise ConfigError("neighbours: expected a direction, got none. Ask for in or out.")
+        nodes = self._decode(request.nodes, "neighbours: nodes", NODES, _HELD)
+        answers = self._graph.neighbours(
+            column(nodes, "new_id"),
+            out=directions[request.direction],
+            drawn=self._drawn(request.draw) if request.HasField("draw") else None,
+            columns=list(request.columns),
+            parts=_given(nodes, "part"),
+            degrees=_degrees(nodes),
+        )
+        yield from _chunks(answers)
+
+    def FindEdges(  # noqa: N802, D102
+        self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _HELD_PAIRS)
+        ends = column(pairs, "src"), column(pairs, "dst")
+        yield from _chunks(self._graph.find_edges(*ends, _given(pairs, "part")))
+
+    def EdgeColumns(  # noqa: N802, D102
+        self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        edges = self._decode(request.edges, "edge columns: edges", _KEYS, _EDGES, _HELD_EDGES)
+        answers = self._graph.edge_columns(
+            column(edges, "edge_key"),
+            list(request.columns),
+            _given(edges, "dst"),
+            _given(edges, "part"),
+        )
+        yield from _chunks(answers)
+
+    def _decode(self, data: bytes, what: str, *schemas: pa.Schema) -> pa.RecordBatch:
+        return decode(data, what, *schemas, most=self._limits.max_ids)
+
+    def _drawn(self, draw: messages.Draw) -> DrawnEdges:
+        if draw.fanout > self._limits.max_fanout:
+            raise LimitExceeded(
+                f"draw: expected a fanout of at most {self._limits.max_fanout:,}, got "
+                f"{draw.fanout:,}. Ask for all edges, or fewer."
+            )
+        return DrawnEdges(
+            fanout=draw.fanout,
+            replace=draw.replace,
+            weight=draw.weight or None,
+            seed=draw.seed,
+            step=draw.step,
+            layer=draw.layer,
+        )
+
+
+def _given(batch: pa.RecordBatch, name: str) -> Any:
+    return column(batch, name) if name in batch.schema.names else None
+
+
+def _degrees(nodes: pa.RecordBatch) -> Any:
+    degrees = _given(nodes, "in_degree")
+    if degrees is not None and len(degrees) and not (0 <= degrees.min() <= degrees.max() < 1 << 32):
+        raise ConfigError("neighbours: expected in-degrees in [0, 2^32). Give those of the owner.")
+    return degrees
+
+
+def _chunks(answers: Iterable[Answer]) -> Iterator[bytes]:
+    return (chunk_of(table, elsewhere) for table, elsewhere in answers)

@@ -1,0 +1,146 @@
+"""What stands before every call: deadline, store, number in flight; and after it: status, counts.
+
+Calls of other services, such as health, pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from graphtheta.engine.server.metrics import Metrics
+from graphtheta.engine.wire.limits import STORE_KEY, Limits
+from graphtheta.engine.wire.statuses import status_of
+from graphtheta.errors import ConfigError, GraphThetaError, Unreachable, WrongServer
+
+__all__ = ["Guard"]
+
+_log = logging.getLogger("graphtheta.engine")
+_OURS = "/graphtheta."
+
+
+class Guard(grpc.ServerInterceptor):
+    """Refuses calls that break a rule, and turns exceptions into statuses.
+
+    Args:
+        checksum: Of the store that is served.
+        limits: Of the server.
+        metrics: Where calls are counted.
+    """
+
+    def __init__(self, checksum: str, limits: Limits, metrics: Metrics) -> None:
+        self._checksum, self._limits, self._metrics = checksum, limits, metrics
+        self._places = threading.BoundedSemaphore(limits.max_in_flight)
+
+    def intercept_service(  # noqa: D102
+        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = continuation(details)
+        if handler is None or not details.method.startswith(_OURS):
+            return handler
+        method = details.method.rpartition("/")[2]
+        store = dict(details.invocation_metadata or ()).get(STORE_KEY)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._whole(handler, method, store), handler.request_deserializer
+            )
+        return grpc.unary_stream_rpc_method_handler(
+            self._streamed(handler, method, store), handler.request_deserializer
+        )
+
+    # A single message becomes bytes here, where they are counted; a stream's pieces are bytes.
+
+    def _whole(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
+        def call(request: Any, context: grpc.ServicerContext) -> bytes:
+            with self._watched(method, store, context) as sent:
+                data: bytes = handler.response_serializer(handler.unary_unary(request, context))
+                sent(len(data))
+            return data
+
+        return call
+
+    def _streamed(self, handler: Any, method: str, store: Any) -> Callable[..., Iterator[bytes]]:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._watched(method, store, context) as sent:
+                for chunk in handler.unary_stream(request, context):
+                    if not context.is_active():  # the caller has gone, or its time is over
+                        return
+                    sent(len(chunk))
+                    yield chunk
+
+        return call
+
+    @contextmanager
+    def _watched(
+        self, method: str, store: Any, context: grpc.ServicerContext
+    ) -> Iterator[Callable[[int], None]]:
+        started, size, code = time.perf_counter(), 0, grpc.StatusCode.OK
+
+        def sent(num_bytes: int) -> None:
+            nonlocal size
+            size += num_bytes
+
+        message = ""
+        held = self._places.acquire(blocking=False)
+        self._metrics.in_flight.inc()
+        try:
+            if not held:
+                raise Unreachable(
+                    f"server: expected at most {self._limits.max_in_flight} calls at a time, got "
+                    "more. Try again."
+                )
+            self._check(store, context)
+            yield sent
+            if not context.is_active():
+                code = grpc.StatusCode.CANCELLED
+        except GraphThetaError as error:
+            code, message = status_of(error), str(error)
+        except GeneratorExit:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code, message = grpc.StatusCode.INTERNAL, "server: a defect, see the server's log."
+            _log.exception("defect", extra={"method": method, "peer": context.peer()})
+        finally:
+            if held:
+                self._places.release()
+            self._metrics.in_flight.dec()
+            seconds = time.perf_counter() - started
+            self._metrics.count(method, code.name, seconds, size)
+            level = logging.DEBUG if code in _QUIET else logging.WARNING
+            if _log.isEnabledFor(level):
+                _log.log(
+                    level,
+                    "call",
+                    extra={
+                        "method": method,
+                        "status": code.name,
+                        "peer": context.peer(),
+                        "seconds": round(seconds, 6),
+                        "bytes": size,
+                        "reason": message,
+                    },
+                )
+        if message:
+            context.abort(code, message)
+
+    def _check(self, store: Any, context: grpc.ServicerContext) -> None:
+        if not context.time_remaining() <= self._limits.max_seconds:
+            raise ConfigError(
+                f"call: expected a deadline of at most {self._limits.max_seconds:g} s, got "
+                "none or a later one. Set one."
+            )
+        if store is not None and store != self._checksum:
+            raise WrongServer(
+                f"call: expected the store {self._checksum} that is served here, got {store}. "
+                "Connect anew: another store is served now."
+            )
+
+
+_QUIET = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)

@@ -1,0 +1,69 @@
+"""The scoring service: from messages to a `Scorer` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.engine.server.graph_service import NODES
+from graphtheta.engine.server.predictor import Scorer
+from graphtheta.engine.wire.chunks import chunk_of
+from graphtheta.engine.wire.limits import COLUMN, Limits
+from graphtheta.engine.wire.tables import column, decode
+from graphtheta.errors import CallTimeout, UnknownNode
+from graphtheta.partition import Store
+from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2_grpc import ScoringServicer
+from graphtheta.run.prediction_writer import outputs_as_columns
+
+__all__ = ["ScoringService"]
+
+_PIECE = 1 << 13  # rows of a message
+
+
+class ScoringService(ScoringServicer):
+    """Answers calls with a run's predictions.
+
+    Args:
+        store: The graph.
+        run_dir: The run.
+        limits: What a request may ask for.
+
+    Raises:
+        ConfigError: If there is no such run, or it does not fit the graph.
+    """
+
+    def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
+        self._num_nodes, self._limits = store.manifest.num_nodes, limits
+        self.scorer = Scorer(store, run_dir)
+
+    def Predict(  # noqa: N802, D102
+        self, request: messages.PredictRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        nodes = decode(request.nodes, "predict: nodes", NODES, most=self._limits.max_ids)
+        new_ids = column(nodes, "new_id")
+        wrong = new_ids[(new_ids < 0) | (new_ids >= self._num_nodes)]
+        if len(wrong):
+            raise UnknownNode(
+                f"predict: expected new ids in [0, {self._num_nodes:,}), got {wrong[0]}. Look them "
+                "up in this store."
+            )
+        try:
+            outputs = self.scorer.predict(new_ids).result(context.time_remaining())
+        except NotYet:
+            raise CallTimeout("predict: expected to end in time, did not. Ask for less.") from None
+        for first in range(0, len(new_ids), _PIECE):
+            piece = outputs[first : first + _PIECE]
+            row = pa.array(np.arange(first, first + len(piece)), pa.int32())
+            found = outputs_as_columns(piece, self.scorer.spec.task)
+            table = {"row": row} | {COLUMN + name: values for name, values in found.items()}
+            yield chunk_of(pa.record_batch(table))
+
+    def close(self) -> None:
+        """End the workers."""
+        self.scorer.close()

@@ -1,0 +1,1 @@
+"""What travels over gRPC: chunks, Arrow tables, statuses and limits."""

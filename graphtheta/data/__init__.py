@@ -1,0 +1,1 @@
+"""A user's tables: schemas, column mapping, and the in-memory graph."""

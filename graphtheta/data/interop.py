@@ -1,0 +1,382 @@
+"""Node and edge tables from and to PyTorch Geometric, DGL and networkx.
+
+`Graph.from_pyg` and its siblings call these: the tables that are returned here make a graph, and
+those that are taken here are a graph's.
+
+The other libraries have no missing labels. Coming from them, a class below 0 and a NaN target are
+missing; going to them, a missing class or boolean is -1 and a missing target NaN.
+
+torch, dgl and networkx are imported when they are needed and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.data.mapping import Names, plan_edges, plan_nodes, shape
+from graphtheta.data.schema import (
+    as_numpy,
+    matrix_column,
+    named_column,
+    names_of,
+    refuse,
+    split_columns,
+)
+from graphtheta.errors import GraphFormatError
+
+Tables = tuple[pa.Table, pa.Table]  # of nodes and of edges
+
+__all__ = ["from_dgl", "from_networkx", "from_pyg", "to_dgl", "to_networkx", "to_pyg"]
+
+MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+def from_pyg(data: Any) -> Tables:
+    """Return the node and edge tables of a `torch_geometric.data.Data`.
+
+    Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the masks
+    (as split `split`; with several columns also as `0`, `1`, ...) and `original_id`; without that,
+    a node's id is its row.
+
+    Args:
+        data: The graph. Of `y`, integers are classes, several columns of integers or booleans are
+            multi-label, floating-point numbers are regression targets.
+
+    Raises:
+        GraphFormatError: If it is heterogeneous or has no `edge_index`, a tensor has another
+            length than the graph, or as for `Graph`.
+    """
+    if hasattr(data, "node_types"):
+        raise GraphFormatError(
+            "from_pyg: expected a graph of one node type, got HeteroData. "
+            "Convert it with data.to_homogeneous()."
+        )
+    if getattr(data, "edge_index", None) is None:
+        raise GraphFormatError(
+            "from_pyg: expected edge_index, got none. "
+            "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
+        )
+    src, dst = _array(data.edge_index)
+    return _from_arrays(
+        "from_pyg",
+        int(data.num_nodes),
+        {
+            "original_id": getattr(data, "original_id", None),
+            "features": getattr(data, "x", None),
+            "y": getattr(data, "y", None),
+            **{name: getattr(data, name, None) for name in MASKS},
+        },
+        {
+            "src": src,
+            "dst": dst,
+            "attr": getattr(data, "edge_attr", None),
+            "type": getattr(data, "edge_type", None),
+            "weight": getattr(data, "edge_weight", None),
+        },
+    )
+
+
+def to_pyg(
+    nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
+) -> Any:
+    """Return a graph as a `torch_geometric.data.Data`.
+
+    Args:
+        nodes: The node table of a graph.
+        edges: The edge table of a graph.
+        label: The label that becomes `y`. None: `y`, or the only one; no `y` if there is none.
+        split: The split that becomes the masks. None: all of `0`, `1`, ... as columns of the
+            masks, else `split` or the only one; no masks if there is none.
+
+    Raises:
+        ConfigError: If there is no such label or split.
+    """
+    import torch
+    from torch_geometric.data import Data
+
+    node_arrays, edge_arrays = _to_arrays(nodes, edges, label, split)
+    names = {"features": "x", "attr": "edge_attr", "type": "edge_type", "weight": "edge_weight"}
+    tensors = {
+        names.get(name, name): torch.tensor(array)
+        for name, array in {**node_arrays, **edge_arrays}.items()
+        if name not in ("src", "dst") and array.dtype != object
+    }
+    if "original_id" in node_arrays and "original_id" not in tensors:
+        tensors["original_id"] = node_arrays["original_id"].tolist()
+    edge_index = torch.tensor(np.stack([edge_arrays["src"], edge_arrays["dst"]]))
+    return Data(edge_index=edge_index, num_nodes=nodes.num_rows, **tensors)
+
+
+def from_dgl(
+    graph: Any,
+    *,
+    features: str = "feat",
+    label: str = "label",
+    edge_features: str = "feat",
+    edge_type: str = "etype",
+    edge_weight: str = "weight",
+) -> Tables:
+    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`.
+
+    Reads the named `ndata` and `edata` that exist, and the masks, as `from_pyg` does; a node's id
+    is `ndata["original_id"]`, or else its row.
+
+    Args:
+        graph: The graph.
+        features: The features in `ndata`.
+        label: What becomes label `y`, in `ndata`.
+        edge_features: What becomes `attr`, in `edata`.
+        edge_type: What becomes `type`, in `edata`.
+        edge_weight: What becomes `weight`, in `edata`.
+
+    Raises:
+        GraphFormatError: If it has several node or edge types, or as for `from_pyg`.
+    """
+    if not graph.is_homogeneous:
+        raise GraphFormatError(
+            "from_dgl: expected a graph of one node and one edge type, got several. "
+            "Convert it with dgl.to_homogeneous."
+        )
+    src, dst = graph.edges(order="eid")
+    return _from_arrays(
+        "from_dgl",
+        int(graph.num_nodes()),
+        {
+            "original_id": graph.ndata.get("original_id"),
+            "features": graph.ndata.get(features),
+            "y": graph.ndata.get(label),
+            **{name: graph.ndata.get(name) for name in MASKS},
+        },
+        {
+            "src": src,
+            "dst": dst,
+            "attr": graph.edata.get(edge_features),
+            "type": graph.edata.get(edge_type),
+            "weight": graph.edata.get(edge_weight),
+        },
+    )
+
+
+def to_dgl(
+    nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
+) -> Any:
+    """Return a graph as a `dgl.DGLGraph`, with names as `from_dgl` reads them.
+
+    String ids are left out: DGL holds tensors only.
+
+    Args:
+        nodes: The node table of a graph.
+        edges: The edge table of a graph.
+        label: As for `to_pyg`.
+        split: As for `to_pyg`.
+
+    Raises:
+        ConfigError: If there is no such label or split.
+    """
+    import dgl
+    import torch
+
+    node_arrays, edge_arrays = _to_arrays(nodes, edges, label, split)
+    ends = torch.tensor(edge_arrays.pop("src")), torch.tensor(edge_arrays.pop("dst"))
+    result = dgl.graph(ends, num_nodes=nodes.num_rows)
+    names = {"features": "feat", "y": "label", "attr": "feat", "type": "etype"}
+    for frame, columns in ((result.ndata, node_arrays), (result.edata, edge_arrays)):
+        for name, array in columns.items():
+            if array.dtype != object:
+                frame[names.get(name, name)] = torch.tensor(array)
+    return result
+
+
+def from_networkx(
+    graph: Any,
+    *,
+    features: str | Sequence[str] | None = None,
+    labels: Names | None = None,
+    splits: Names | None = None,
+    edge_features: str | Sequence[str] | None = None,
+    edge_type: str | None = None,
+    edge_weight: str | None = None,
+) -> Tables:
+    """Return the node and edge tables of a networkx graph; its edges name nodes by id.
+
+    Nodes must be all integers or all strings.
+
+    An undirected graph's edges are taken in both directions, self-loops once. Attributes are
+    chosen as columns are by `Graph.from_arrow`, those not chosen are left out, and floats are
+    float32. This loops over nodes and edges in Python, as networkx keeps them.
+
+    Raises:
+        ConfigError: If no node, or no edge, has an attribute of a given name.
+        GraphFormatError: If nodes are of several types, an attribute is missing somewhere, or as
+            for `Graph`.
+    """
+    if not len(graph):
+        raise refuse(
+            "from_networkx", "at least one node", "none", "Check that it is the right one."
+        )
+    nodes = _attributes(graph.nodes(data=True), "from_networkx: nodes")
+    nodes["id"] = _plain(list(graph.nodes), "from_networkx: nodes")
+    directed = graph if graph.is_directed() else graph.to_directed()
+    triples = list(directed.edges(data=True))
+    edges = _attributes(((None, data) for _, _, data in triples), "from_networkx: edges")
+    kind = nodes["id"].type
+    edges["src"] = pa.array([u for u, _, _ in triples], kind)
+    edges["dst"] = pa.array([v for _, v, _ in triples], kind)
+    node_plan = plan_nodes(list(nodes), "nodes", features=features, labels=labels, splits=splits)
+    edge_plan = plan_edges(
+        list(edges), "edges", features=edge_features, type=edge_type, weight=edge_weight
+    )
+    node_table = shape(pa.table(nodes), node_plan, "nodes")
+    edge_table = shape(pa.table(edges), edge_plan, "edges")
+    return node_table, edge_table
+
+
+def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
+    """Return a graph as a `networkx.MultiDiGraph` of original ids, every column an attribute.
+
+    This loops over nodes and edges in Python, as networkx keeps them.
+    """
+    import networkx as nx
+
+    result = nx.MultiDiGraph()
+    ids = nodes["id"].to_pylist()
+    result.add_nodes_from(zip(ids, nodes.drop_columns(["id"]).to_pylist(), strict=True))
+    sources = nodes["id"].take(edges["src"]).to_pylist()
+    targets = nodes["id"].take(edges["dst"]).to_pylist()
+    attributes = edges.drop_columns(["src", "dst"])
+    rows = attributes.to_pylist() if attributes.num_columns else [{} for _ in sources]
+    result.add_edges_from(zip(sources, targets, rows, strict=True))
+    return result
+
+
+# Arrays of tensors
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu()
+    if hasattr(tensor, "layout") and "strided" not in str(tensor.layout):
+        tensor = tensor.to_dense()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    return np.asarray(tensor.numpy())
+
+
+def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArray[Any]]:
+    arrays = {name: _array(value) for name, value in given.items() if value is not None}
+    for name, array in arrays.items():
+        if array.ndim not in (1, 2) or len(array) != rows:
+            raise refuse(
+                f"{where}: {name}", f"{rows:,} rows", f"shape {array.shape}", "Correct its length."
+            )
+    return arrays
+
+
+def _from_arrays(
+    where: str, num_nodes: int, node_data: Mapping[str, Any], edge_data: Mapping[str, Any]
+) -> Tables:
+    nodes = _arrays(node_data, num_nodes, where)
+    edges = _arrays(edge_data, len(_array(edge_data["src"])), where)
+    none = np.zeros(num_nodes, np.bool_)
+    masks = [nodes.pop(name).astype(np.bool_) if name in nodes else None for name in MASKS]
+    found = [mask for mask in masks if mask is not None]
+    columns = {"id": pa.array(nodes.pop("original_id", np.arange(num_nodes)))}
+    if "features" in nodes:
+        columns["features"] = matrix_column(nodes["features"].reshape(num_nodes, -1))
+    if "y" in nodes:
+        columns["label:y"] = _label_column(nodes["y"])
+    node_table = shape(pa.table(columns), plan_nodes(list(columns), where), where)
+    if found:
+        blank = none if found[0].ndim == 1 else np.zeros_like(found[0])
+        train, val, test = (blank if mask is None else mask for mask in masks)
+        for name, column in split_columns(train, val, test, where).items():
+            node_table = node_table.append_column(name, column)
+    columns = {name: pa.array(array) for name, array in edges.items() if name != "attr"}
+    if "attr" in edges:
+        columns["attr"] = matrix_column(edges["attr"].reshape(len(edges["src"]), -1))
+    return node_table, shape(pa.table(columns), plan_edges(list(columns), where), where)
+
+
+def _label_column(y: NDArray[Any]) -> pa.Array:
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim == 2:
+        missing = np.isnan(y).all(axis=1) if y.dtype.kind == "f" else np.zeros(len(y), np.bool_)
+        flat = pa.array(np.ascontiguousarray(y).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, y.shape[1], mask=pa.array(missing))
+    if y.dtype.kind == "b":
+        return pa.array(y)
+    return pa.array(y, mask=np.isnan(y) if y.dtype.kind == "f" else y < 0)
+
+
+def _to_arrays(
+    nodes: pa.Table, edges: pa.Table, label: str | None, split: str | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    ids = as_numpy(nodes["id"])
+    if ids.dtype == object or not np.array_equal(ids, np.arange(nodes.num_rows)):
+        arrays["original_id"] = ids
+    if "features" in nodes.column_names:
+        arrays["features"] = as_numpy(nodes["features"])
+    if label is not None or names_of("label", nodes):
+        arrays["y"] = _label_array(nodes, label)
+    if split is not None or names_of("split", nodes):
+        chosen = _split_array(nodes, split)
+        arrays |= {name: chosen == value for value, name in enumerate(MASKS, start=1)}
+    known = ("src", "dst", "attr", "type", "weight")
+    return arrays, {name: as_numpy(edges[name]) for name in known if name in edges.column_names}
+
+
+def _label_array(nodes: pa.Table, name: str | None) -> NDArray[Any]:
+    column = nodes[named_column("label", nodes, name)]
+    values, known = as_numpy(column), np.asarray(column.is_valid().to_numpy())
+    if known.all():
+        return values
+    floating = values.ndim == 2 or values.dtype.kind == "f"
+    result = np.array(values, np.float32 if floating else np.int64)
+    result[~known] = np.nan if floating else -1
+    return result
+
+
+def _split_array(nodes: pa.Table, name: str | None) -> NDArray[np.int8]:
+    splits = names_of("split", nodes)
+    runs = [str(run) for run in range(len(splits)) if str(run) in splits]
+    if name is None and runs:
+        return np.stack([as_numpy(nodes[f"split:{run}"]) for run in runs], axis=1)
+    return as_numpy(nodes[named_column("split", nodes, name)])
+
+
+# Arrow of Python objects
+
+
+def _plain(values: list[Any], where: str) -> pa.Array:
+    try:
+        array = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise refuse(
+            where, "values of one type", reason, "See networkx.convert_node_labels_to_integers."
+        ) from None
+    if pa.types.is_float64(array.type):
+        return array.cast(pa.float32())
+    if pa.types.is_list(array.type) and pa.types.is_float64(array.type.value_type):
+        return array.cast(pa.list_(pa.float32()))
+    return array
+
+
+def _attributes(rows: Iterable[tuple[Any, dict[str, Any]]], where: str) -> dict[str, pa.Array]:
+    data = [attributes for _, attributes in rows]
+    names = {str(name): name for attributes in data for name in attributes}
+    columns = {}
+    for text, name in names.items():
+        try:
+            columns[text] = _plain([attributes.get(name) for attributes in data], where)
+        except GraphFormatError:
+            # Not every attribute is data for us; one that is asked for will be found missing.
+            continue
+    return columns

@@ -1,0 +1,342 @@
+"""From a user's tables to ours: which columns make which of ours, and in what type."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graphtheta.data.schema import (
+    as_numpy,
+    in_range,
+    matrix_column,
+    need_column,
+    no_nulls,
+    no_nulls_inside,
+    one_split,
+    refuse,
+    some,
+    whole,
+)
+from graphtheta.errors import ConfigError
+
+__all__ = [
+    "SPLITS",
+    "Column",
+    "Names",
+    "missing_rows",
+    "natural_key",
+    "plan_edges",
+    "plan_nodes",
+    "shape",
+]
+
+Kind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
+Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How one column of our table is made: its kind, and the input columns it is made of."""
+
+    kind: Kind
+    inputs: tuple[str, ...]
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sorting key under which f_2 comes before f_10."""
+    return [
+        (int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)
+    ]
+
+
+def plan_nodes(
+    available: Sequence[str],
+    where: str,
+    *,
+    id: str | None = "id",
+    features: str | Sequence[str] | None = None,
+    labels: Names | None = None,
+    splits: Names | None = None,
+) -> dict[str, Column]:
+    """Say which of the `available` columns make each column of a node table.
+
+    Args:
+        available: Column names of the input table.
+        where: Names the input in messages.
+        id: The column of original ids; None: the table has none.
+        features: One list column, or scalar columns as names or a glob (`"f_*"`), combined in
+            natural order (f_2 before f_10). None: the column `features`, if there is one.
+        labels: Columns, kept as `label:<column>`, or a mapping of names to columns. None: the
+            columns that are already called `label:<name>`.
+        splits: The same for `split:<name>`. A name may map to three columns of booleans: train,
+            validation, test.
+
+    Raises:
+        ConfigError: If a named column does not exist; the message lists those that do.
+    """
+    plan = {} if id is None else {"id": Column("id", (need_column(id, available, where),))}
+    plan |= _matrix("features", features, available, where)
+    plan |= _named("label", labels, available, where)
+    plan |= _named("split", splits, available, where)
+    return plan
+
+
+def plan_edges(
+    available: Sequence[str],
+    where: str,
+    *,
+    src: str = "src",
+    dst: str = "dst",
+    features: str | Sequence[str] | None = None,
+    type: str | None = None,
+    weight: str | None = None,
+) -> dict[str, Column]:
+    """Say which of the `available` columns make each column of an edge table.
+
+    Args:
+        available: Column names of the input table.
+        where: Names the input in messages.
+        src: The column of source ids.
+        dst: The column of destination ids.
+        features: As for nodes; becomes `attr`. None: the column `attr`, if there is one.
+        type: The column of edge types. None: the column `type`, if there is one.
+        weight: The column of edge weights. None: the column `weight`, if there is one.
+
+    Raises:
+        ConfigError: If a named column does not exist; the message lists those that do.
+    """
+    plan = {
+        "src": Column("id", (need_column(src, available, where),)),
+        "dst": Column("id", (need_column(dst, available, where),)),
+    }
+    plan |= _matrix("attr", features, available, where)
+    kinds: tuple[tuple[Kind, str | None], ...] = (("type", type), ("weight", weight))
+    for kind, given in kinds:
+        if given is not None or kind in available:
+            plan[kind] = Column(kind, (need_column(given or kind, available, where),))
+    return plan | _named("label", None, available, where) | _named("split", None, available, where)
+
+
+def _matrix(
+    target: str, given: str | Sequence[str] | None, available: Sequence[str], where: str
+) -> dict[str, Column]:
+    if given is None:
+        return {target: Column("matrix", (target,))} if target in available else {}
+    if isinstance(given, str) and given not in available and set(given) & set("*?["):
+        found = sorted(fnmatch.filter(available, given), key=natural_key)
+        if not found:
+            need_column(given, available, where)
+        return {target: Column("matrix", tuple(found))}
+    names = [given] if isinstance(given, str) else list(given)
+    if not names:
+        raise ConfigError(f"{where}: expected columns for {target}, got an empty list. Name some.")
+    return {target: Column("matrix", tuple(need_column(n, available, where) for n in names))}
+
+
+def _named(
+    kind: Literal["label", "split"], given: Names | None, available: Sequence[str], where: str
+) -> dict[str, Column]:
+    prefix = f"{kind}:"
+    if given is None:
+        return {name: Column(kind, (name,)) for name in available if name.startswith(prefix)}
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Mapping):
+        given = {name.removeprefix(prefix): name for name in given}
+    plan = {}
+    for name, columns in given.items():
+        inputs = (columns,) if isinstance(columns, str) else tuple(columns)
+        if len(inputs) != 1 and (kind != "split" or len(inputs) != 3):
+            raise ConfigError(
+                f"{where}: expected one column for {prefix}{name}"
+                f"{', or three (train, validation, test)' if kind == 'split' else ''}, "
+                f"got {len(inputs)}. Name them so."
+            )
+        plan[prefix + name] = Column(kind, tuple(need_column(c, available, where) for c in inputs))
+    return plan
+
+
+def shape(table: pa.Table, plan: Mapping[str, Column], where: str, first_row: int = 0) -> pa.Table:
+    """Make our columns from a user's, each of one chunk.
+
+    Args:
+        table: The input, or some rows of it.
+        plan: What `plan_nodes` or `plan_edges` returned.
+        where: Names the input in messages.
+        first_row: The number of the first row, for messages.
+
+    Raises:
+        GraphFormatError: If a column has a type that does not fit its kind, or lists of several
+            lengths.
+    """
+    columns = {}
+    for name, column in plan.items():
+        inputs = [whole(table[source]) for source in column.inputs]
+        label = name if column.inputs == (name,) else f"{name} (from {some(column.inputs, 1)})"
+        columns[name] = _SHAPE[column.kind](inputs, f"{where}: {label}", first_row)
+    return pa.table(columns)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_one(kind) for is_one in lists)
+
+
+def _ids(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,) = inputs
+    if not (pa.types.is_integer(array.type) or _is_text(array.type)):
+        raise refuse(where, "integers or strings", array.type, "Convert the ids.")
+    target = pa.string() if _is_text(array.type) else pa.int64()
+    no_nulls(array, where, first_row)
+    return _cast(array, target, where, "ids")
+
+
+def _cast(array: pa.Array, target: pa.DataType, where: str, what: str) -> pa.Array:
+    try:
+        return array.cast(target)
+    except pa.ArrowInvalid as error:
+        reason = str(error).splitlines()[0]
+        raise refuse(where, f"{what} that fit {target}", reason, "Correct the values.") from None
+
+
+def _features(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    if len(inputs) == 1 and _is_list(inputs[0].type):
+        return _list_of(_float_of(inputs[0].type.value_type, where), inputs[0], where, first_row)
+    kinds = [_float_of(array.type, where) for array in inputs]
+    wide = pa.float64() if pa.float64() in kinds else pa.float32()
+    values = np.empty((len(inputs[0]), len(inputs)), wide.to_pandas_dtype())
+    for column, array in enumerate(inputs):
+        no_nulls(array, where, first_row)
+        values[:, column] = array.cast(wide).to_numpy(zero_copy_only=False)
+    return matrix_column(values)
+
+
+def _float_of(kind: pa.DataType, where: str) -> pa.DataType:
+    if pa.types.is_float64(kind):
+        return pa.float64()
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return pa.float32()
+    raise refuse(where, "numbers or lists of numbers", kind, "Encode the column as numbers.")
+
+
+def _list_of(kind: pa.DataType, array: pa.Array, where: str, first_row: int) -> pa.Array:
+    lengths = pc.list_value_length(array)
+    widths = pc.unique(lengths.drop_null())
+    if len(widths) > 1:
+        odd = np.flatnonzero(pc.fill_null(pc.not_equal(lengths, widths[0]), False))
+        raise refuse(
+            where,
+            f"lists of length {widths[0]} as in the first row",
+            f"length {lengths[int(odd[0])]} in row {first_row + int(odd[0])}",
+            "Give every row the same length.",
+        )
+    width = widths[0].as_py() if len(widths) else getattr(array.type, "list_size", 0)
+    return _cast(array, pa.list_(kind, width), where, "values")
+
+
+def _label(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,) = inputs
+    kind = array.type
+    inner = kind.value_type if _is_list(kind) else kind
+    if pa.types.is_floating(inner):
+        target = pa.float32()
+    elif pa.types.is_boolean(inner) or (_is_list(kind) and pa.types.is_integer(inner)):
+        target = pa.bool_()
+    elif pa.types.is_integer(inner) or pa.types.is_null(inner):
+        target = pa.int64()
+    else:
+        raise refuse(where, "numbers or booleans", kind, "Number the classes from 0.")
+    if not _is_list(kind):
+        return _zero_under_nulls(_cast(array, target, where, "labels"))
+    if pa.types.is_integer(inner):
+        _zero_or_one(array, where, first_row)
+    listed = _list_of(target, array, where, first_row)
+    no_nulls_inside(listed, where, first_row)
+    rows = _zero_under_nulls(listed)
+    if rows.type.list_size != 1:
+        return rows
+    return pa.array(as_numpy(rows)[:, 0], target, mask=np.asarray(rows.is_null()))
+
+
+def _zero_or_one(array: pa.Array, where: str, first_row: int) -> None:
+    values = array.flatten()
+    odd = np.flatnonzero(pc.or_(pc.less(values, 0), pc.greater(values, 1)).fill_null(False))
+    if len(odd):
+        row = first_row + pc.list_parent_indices(array)[int(odd[0])].as_py()
+        got = f"{values[int(odd[0])]} in row {row}"
+        raise refuse(where, "0 and 1 (multi-label)", got, "Correct the labels.")
+
+
+def missing_rows(count: int, kind: pa.DataType) -> pa.Array:
+    """Return `count` missing labels of a type, a fixed-size list."""
+    return _zero_under_nulls(pa.nulls(count, kind))
+
+
+def _zero_under_nulls(array: pa.Array) -> pa.Array:
+    # What lies under a null is otherwise arbitrary, and would make equal tables' bytes differ.
+    if not array.null_count or getattr(array.type, "list_size", 1) == 0:
+        return array
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    values = np.array(as_numpy(array))
+    values[missing] = 0
+    if values.ndim == 1:
+        return pa.array(values, array.type, mask=missing)
+    flat = pa.array(values.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(missing))
+
+
+def _split(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    if len(inputs) == 3:
+        train, val, test = (_split([array], where, first_row).to_numpy() > 0 for array in inputs)
+        return pa.array(one_split(train, val, test, where))
+    (array,) = inputs
+    kind = array.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array), pa.int8()).fill_null(0)
+    if pa.types.is_boolean(kind):
+        return array.cast(pa.int8()).fill_null(0)
+    if pa.types.is_integer(kind):
+        in_range(array, 0, 3, where, first_row, "0 none, 1 train, 2 validation or 3 test")
+        return array.cast(pa.int8()).fill_null(0)
+    if not _is_text(kind):
+        raise refuse(where, "words, integers or booleans", kind, "Convert the column.")
+    words = pc.utf8_lower(array.cast(pa.string()).fill_null(""))
+    place = pc.index_in(words, pa.array(list(SPLITS)))
+    if place.null_count:
+        odd = pc.unique(words.filter(place.is_null())).to_pylist()
+        raise refuse(where, "train, val, test or none", some(odd, len(odd)), "Correct the words.")
+    return pa.array(np.array(list(SPLITS.values()), np.int8)[place.to_numpy()])
+
+
+def _type(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,) = inputs
+    if not pa.types.is_integer(array.type):
+        raise refuse(where, "integers from 0", array.type, "Number the edge types.")
+    return _cast(array, pa.int64(), where, "edge types")
+
+
+def _weight(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    return inputs[0].cast(_float_of(inputs[0].type, where))
+
+
+_SHAPE: dict[Kind, Callable[[Sequence[pa.Array], str, int], pa.Array]] = {
+    "id": _ids,
+    "matrix": _features,
+    "label": _label,
+    "split": _split,
+    "type": _type,
+    "weight": _weight,
+    "other": lambda inputs, where, first_row: inputs[0],
+}

@@ -1,0 +1,343 @@
+"""The columns of node and edge tables: their form, their checks, and NumPy views of them.
+
+A node table has `id` (int64 or string) and may have `features` (FixedSizeList of float32 or
+float64), `label:<name>` and `split:<name>`; an edge table has `src` and `dst` and may have `attr`
+(like features), `type` (int64), `weight` (floating), `label:<name>`, `split:<name>`. Labels are
+int64 (classes), bool, float32 (regression) or FixedSizeLists of bool (multi-label) or float32; a
+missing label is a null. Splits are int8: 0 none, 1 train, 2 validation, 3 test. Other columns are
+carried along unchecked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from graphtheta.errors import ConfigError, GraphFormatError
+
+__all__ = [
+    "as_numpy",
+    "in_range",
+    "matrix_column",
+    "named_column",
+    "names_of",
+    "need_column",
+    "no_nulls",
+    "no_nulls_inside",
+    "one_split",
+    "refuse",
+    "some",
+    "split_columns",
+    "validate_edges",
+    "validate_nodes",
+    "whole",
+]
+
+
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as NumPy: a read-only view, except for booleans and text, which are copied.
+
+    What stands at a null is 0 in columns that `shape` made, and arbitrary in others.
+
+    Shape:
+        (R,), or (R, F) for fixed-size lists of F.
+    """
+    array = whole(column) if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        inside = array.values.slice(array.offset * width, len(array) * width)
+        return as_numpy(inside).reshape(len(array), width)
+    if pa.types.is_boolean(array.type):
+        return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
+    if not pa.types.is_primitive(array.type) or not len(array):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    values.flags.writeable = False
+    return values[array.offset : array.offset + len(array)]
+
+
+def matrix_column(values_RF: NDArray[Any]) -> pa.Array:
+    """Return a matrix as a FixedSizeList column, without a copy if it is C-contiguous.
+
+    Shape:
+        values_RF: (R, F) of numbers. Returns R rows.
+    """
+    flat = pa.array(np.ascontiguousarray(values_RF).reshape(-1))
+    if not values_RF.shape[1]:
+        return pa.array([[]] * len(values_RF), pa.list_(flat.type, 0))
+    return pa.FixedSizeListArray.from_arrays(flat, values_RF.shape[1])
+
+
+def split_columns(
+    train: NDArray[np.bool_], val: NDArray[np.bool_], test: NDArray[np.bool_], where: str
+) -> dict[str, pa.Array]:
+    """Return `split:<name>` columns of masks: one, or with several splits also the first by name.
+
+    Shape:
+        train, val, test: (N,) gives `split:split`; (N, R) gives `split:0`, ..., and `split:split`
+            equal to `split:0`.
+
+    Raises:
+        GraphFormatError: If a node is in two of the three.
+    """
+    if train.ndim == 1:
+        return {"split:split": pa.array(one_split(train, val, test, where))}
+    runs = [
+        pa.array(one_split(train[:, r], val[:, r], test[:, r], where))
+        for r in range(train.shape[1])
+    ]
+    return {"split:split": runs[0], **{f"split:{r}": run for r, run in enumerate(runs)}}
+
+
+def one_split(
+    train: NDArray[np.bool_], val: NDArray[np.bool_], test: NDArray[np.bool_], where: str
+) -> NDArray[np.int8]:
+    """Return the split of three masks: 0 none, 1 train, 2 validation, 3 test.
+
+    Raises:
+        GraphFormatError: If a row is in two of the three.
+    """
+    twice = np.flatnonzero(train.astype(np.int8) + val + test > 1)
+    if len(twice):
+        raise refuse(
+            where,
+            "every row in at most one of train, validation, test",
+            f"{_rows(twice)} in several",
+            "Make the masks disjoint.",
+        )
+    return (train + np.int8(2) * val + np.int8(3) * test).astype(np.int8)
+
+
+def validate_nodes(table: pa.Table, where: str, first_row: int = 0) -> None:
+    """Check the values of a node table, or of a block of its rows.
+
+    Ids are only checked to be there: whether they are unique, a block cannot tell.
+
+    Args:
+        table: Columns as this module describes them.
+        where: Names the table in messages.
+        first_row: The number of the first row, for messages.
+
+    Raises:
+        GraphFormatError: If a column has another type; an id is null; a feature is null, NaN or
+            infinite; a label is negative or NaN; a split is out of range.
+    """
+    _validate(table, where, first_row, {"id": _check_id, "features": _check_matrix})
+
+
+def validate_edges(table: pa.Table, where: str, first_row: int = 0) -> None:
+    """Check the values of an edge table, or of a block of its rows.
+
+    Args:
+        table: Columns as this module describes them.
+        where: Names the table in messages.
+        first_row: The number of the first row, for messages.
+
+    Raises:
+        GraphFormatError: If a column has another type; `src` or `dst` is null; an attribute or
+            weight is null, NaN or infinite; a type or label is negative; a split is out of range.
+    """
+    checks = {
+        "src": _check_id,
+        "dst": _check_id,
+        "attr": _check_matrix,
+        "type": _check_type,
+        "weight": _check_weight,
+    }
+    _validate(table, where, first_row, checks)
+
+
+_Check = Callable[[pa.Array, str, int], None]
+
+
+def _validate(table: pa.Table, where: str, first_row: int, checks: Mapping[str, _Check]) -> None:
+    prefixed = {"label": _check_label, "split": _check_split}
+    for name in table.column_names:
+        check = checks.get(name) or (":" in name and prefixed.get(name.split(":")[0]))
+        if check:
+            check(whole(table[name]), f"{where}: {name}", first_row)
+
+
+def no_nulls(array: pa.Array, where: str, first_row: int) -> None:
+    """Raise a GraphFormatError that names the rows if some of them hold nothing."""
+    if array.null_count:
+        rows = first_row + np.flatnonzero(array.is_null())
+        raise refuse(
+            where,
+            "a value in every row",
+            f"nothing in {_rows(rows)}",
+            "Fill or drop these rows.",
+        )
+
+
+def in_range(
+    array: pa.Array, low: int, high: int | None, where: str, first_row: int, expected: str
+) -> None:
+    """Raise a GraphFormatError that names the first row if a number is not in [low, high]."""
+    bad = pc.less(array, low)
+    if high is not None:
+        bad = pc.or_(bad, pc.greater(array, high))
+    rows = np.flatnonzero(bad.fill_null(False))
+    if len(rows):
+        raise refuse(
+            where,
+            expected,
+            f"{array[int(rows[0])]} in {_rows(first_row + rows)}",
+            _remedy(where),
+        )
+
+
+def _finite(array: pa.Array, where: str, first_row: int) -> None:
+    # Rows with a null are missing labels here; a null where none may be was refused before.
+    values = as_numpy(array)
+    bad = ~np.isfinite(values.T if values.ndim == 2 else values[None]).all(axis=0)
+    if array.null_count:
+        bad &= array.is_valid().to_numpy(zero_copy_only=False)
+    rows = first_row + np.flatnonzero(bad)
+    if len(rows):
+        raise refuse(
+            where,
+            "finite numbers",
+            f"NaN or inf in {_rows(rows)}",
+            _remedy(where),
+        )
+
+
+def _check_id(array: pa.Array, where: str, first_row: int) -> None:
+    if not (pa.types.is_int64(array.type) or pa.types.is_string(array.type)):
+        raise refuse(where, "int64 or string", array.type, "Convert the ids.")
+    no_nulls(array, where, first_row)
+
+
+def _check_matrix(array: pa.Array, where: str, first_row: int) -> None:
+    kind = array.type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float64()):
+        raise refuse(where, "fixed-size lists of float32 or float64", kind, "Convert the column.")
+    no_nulls(array, where, first_row)
+    no_nulls_inside(array, where, first_row)
+    _finite(array, where, first_row)
+
+
+def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
+    """Raise a GraphFormatError that names the rows if some lists of a fixed size hold a null."""
+    width = array.type.list_size
+    inside = array.values.slice(array.offset * width, len(array) * width)
+    if not inside.null_count:
+        return
+    missing = inside.is_null().to_numpy(zero_copy_only=False).reshape(len(array), width).any(axis=1)
+    rows = np.flatnonzero(missing & array.is_valid().to_numpy(zero_copy_only=False))
+    if len(rows):
+        raise refuse(
+            where,
+            "a number in every place",
+            f"nulls in {_rows(first_row + rows)}",
+            "Fill them or drop the rows.",
+        )
+
+
+def _check_type(array: pa.Array, where: str, first_row: int) -> None:
+    if array.type not in (pa.int32(), pa.int64()):
+        raise refuse(where, "int32 or int64", array.type, "Number the edge types.")
+    no_nulls(array, where, first_row)
+    in_range(array, 0, None, where, first_row, "edge types from 0")
+
+
+def _check_weight(array: pa.Array, where: str, first_row: int) -> None:
+    if array.type not in (pa.float32(), pa.float64()):
+        raise refuse(where, "float32 or float64", array.type, "Convert the column.")
+    no_nulls(array, where, first_row)
+    _finite(array, where, first_row)
+
+
+def _check_label(array: pa.Array, where: str, first_row: int) -> None:
+    kind = array.type
+    if pa.types.is_fixed_size_list(kind) and kind.value_type in (pa.float32(), pa.bool_()):
+        no_nulls_inside(array, where, first_row)
+    elif kind not in (pa.int64(), pa.bool_(), pa.float32()):
+        raise refuse(
+            where,
+            "int64, bool, float32 or fixed-size lists of bool or float32",
+            kind,
+            "Convert the labels.",
+        )
+    if pa.types.is_int64(kind):
+        in_range(array, 0, None, where, first_row, "classes from 0")
+    elif pa.types.is_float32(getattr(kind, "value_type", kind)):
+        _finite(array, where, first_row)
+
+
+def _check_split(array: pa.Array, where: str, first_row: int) -> None:
+    if not pa.types.is_int8(array.type):
+        raise refuse(where, "int8", array.type, "Convert the split.")
+    no_nulls(array, where, first_row)
+    in_range(array, 0, 3, where, first_row, "0 none, 1 train, 2 validation or 3 test")
+
+
+def some(items: Iterable[object], count: int) -> str:
+    """Name up to three of `count` things: `3, 17, 20, ... (12 in all)`."""
+    shown = [repr(i) if isinstance(i, str) else str(i) for i in itertools.islice(items, 3)]
+    return ", ".join(shown) + (f", ... ({count:,} in all)" if count > 3 else "")
+
+
+def _rows(rows: NDArray[np.int64]) -> str:
+    return f"{'row' if len(rows) == 1 else 'rows'} {some(rows.tolist(), len(rows))}"
+
+
+def _remedy(where: str) -> str:
+    return f"Correct {'them; write a null for a missing label' if ': label:' in where else 'them'}."
+
+
+def need_column(name: str, available: Sequence[str], where: str) -> str:
+    """Return `name`, or raise a ConfigError that lists the columns there are."""
+    if name not in available:
+        raise ConfigError(
+            f"{where}: expected a column {name!r}, got columns "
+            f"{', '.join(available) or 'none at all'}. Name one of these."
+        )
+    return name
+
+
+def names_of(kind: str, table: pa.Table) -> tuple[str, ...]:
+    """Return the names of a table's columns of one kind, `label` or `split`."""
+    prefix = f"{kind}:"
+    return tuple(n.removeprefix(prefix) for n in table.column_names if n.startswith(prefix))
+
+
+def named_column(kind: str, table: pa.Table, name: str | None) -> str:
+    """Return the column of a label or split: the named one, else the only one or the default.
+
+    Args:
+        kind: `label`, whose default is `y`, or `split`, whose default is `split`.
+        table: The node table of a graph.
+        name: None for the default.
+
+    Raises:
+        ConfigError: If there is no such column.
+    """
+    names = names_of(kind, table)
+    if name is None:
+        name = names[0] if len(names) == 1 else {"label": "y"}.get(kind, kind)
+    if name not in names:
+        raise ConfigError(
+            f"graph: expected a {kind} {name!r}, got {some(names, len(names)) or 'none'}. "
+            f"Name one of these."
+        )
+    return f"{kind}:{name}"
+
+
+def refuse(where: str, expected: str, got: object, remedy: str) -> GraphFormatError:
+    """Return the error of an input that is not as expected, worded as all are."""
+    return GraphFormatError(f"{where}: expected {expected}, got {got}. {remedy}")
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column in one chunk, dictionaries decoded."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

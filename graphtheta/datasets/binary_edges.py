@@ -1,0 +1,158 @@
+"""Edge lists as arrays of pairs of ids: NumPy files, and raw binaries.
+
+- `.npy`: integers of shape (E, 2), or (2, E) as PyTorch Geometric's edge_index; (2, 2) is taken as
+  two rows of (source, destination).
+- `.bin`: little-endian pairs without a header. The type stands before the suffix, as in
+  `edges.u32.bin`, `edges.i64.bin`; without one it is u32, what the binary edge lists of HEP, 2PS
+  and others hold (Mayer, Jacobsen, "Hybrid edge partitioner", SIGMOD 2021).
+
+Such a file does not name its columns: they are called as the edge table's options say, `src` and
+`dst` by default. It is mapped into memory if it is local, and read where it is asked for.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from graphtheta.data.batches import CHUNK_ROWS
+from graphtheta.data.schema import refuse
+from graphtheta.datasets.formats import open_mapped
+from graphtheta.errors import ConfigError
+
+__all__ = ["Npy", "Raw"]
+
+_RAW_TYPES = {"u32": "<u4", "i32": "<i4", "u64": "<u8", "i64": "<i8"}
+
+
+class Npy:
+    """One integer array of pairs in NumPy's own format."""
+
+    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+        self._system = system
+        self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
+
+    def count(self, path: str) -> int:
+        """As `Format`."""
+        with open_mapped(self._system, path) as file:
+            shape, _, _ = _header(file, path)
+        return _num_pairs(shape)
+
+    def stream(
+        self, path: str, start: int, stop: int, names: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """As `Format`."""
+        with open_mapped(self._system, path) as file:
+            shape, fortran, kind = _header(file, path)
+            begin, rows = file.tell(), _num_pairs(shape)
+            # (E, 2) by columns and (2, E) by rows lie alike: all sources, then all destinations.
+            apart = fortran == (shape[1] == 2)
+            for first in range(start, stop, CHUNK_ROWS):
+                count = min(CHUNK_ROWS, stop - first)
+                if apart:
+                    at = (begin + (end * rows + first) * kind.itemsize for end in (0, 1))
+                    ends = [_values(file, offset, count, kind) for offset in at]
+                else:
+                    offset = begin + 2 * first * kind.itemsize
+                    ends = list(_values(file, offset, 2 * count, kind).reshape(count, 2).T)
+                yield _batch(ends, self.schema, path)
+
+
+class Raw:
+    """Little-endian pairs, and nothing else."""
+
+    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+        self._system = system
+        self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
+
+    def count(self, path: str) -> int:
+        """As `Format`."""
+        pair_bytes = 2 * _raw_type(path).itemsize
+        size = self._system.get_file_info(path).size
+        if size % pair_bytes:
+            raise refuse(
+                path,
+                f"pairs of {pair_bytes} bytes",
+                f"{size:,} bytes, {size % pair_bytes} too many",
+                "Copy the file again, or say its type in its name, as in edges.i64.bin.",
+            )
+        return int(size // pair_bytes)
+
+    def stream(
+        self, path: str, start: int, stop: int, names: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """As `Format`."""
+        kind = _raw_type(path)
+        with open_mapped(self._system, path) as file:
+            for first in range(start, stop, CHUNK_ROWS):
+                count = min(CHUNK_ROWS, stop - first)
+                pairs = _values(file, 2 * first * kind.itemsize, 2 * count, kind)
+                yield _batch(list(pairs.reshape(count, 2).T), self.schema, path)
+
+
+def _names(path: str, unnamed: Sequence[str]) -> Sequence[str]:
+    if posixpath.splitext(path)[1] not in (".npy", ".bin"):
+        raise ConfigError(f"{path}: expected pairs that are not compressed. Decompress the file.")
+    if len(unnamed) != 2:
+        raise ConfigError(
+            f"{path}: expected a table of nodes, got pairs of ids. Give the nodes as Parquet, "
+            f"Arrow or CSV."
+        )
+    return unnamed
+
+
+def _raw_type(path: str) -> np.dtype[Any]:
+    said = posixpath.splitext(posixpath.splitext(path)[0])[1].removeprefix(".")
+    if re.fullmatch(r"[uif]\d+", said) and said not in _RAW_TYPES:
+        raise refuse(
+            path, f"a type among {', '.join(_RAW_TYPES)} in its name", said, "Convert the file."
+        )
+    return np.dtype(_RAW_TYPES.get(said, "<u4"))
+
+
+def _header(file: pa.NativeFile, path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a NumPy file, and leave the file at its data."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        version, np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, kind = read(file)
+    if len(shape) != 2 or 2 not in shape:
+        raise refuse(path, "shape (E, 2) or (2, E)", f"shape {shape}", "Save an array of pairs.")
+    if kind.kind not in "iu":
+        raise refuse(path, "integers", kind, "Convert the ids, or give a Parquet table.")
+    size, needed = file.size(), file.tell() + shape[0] * shape[1] * kind.itemsize
+    if size < needed:
+        raise refuse(path, f"{needed:,} bytes", f"{size:,}", "Copy the file again.")
+    return shape, fortran, kind
+
+
+def _num_pairs(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape[1] == 2 else shape[1]
+
+
+def _values(
+    file: pa.NativeFile, offset: int, count: int, kind: np.dtype[Any]
+) -> NDArray[np.integer[Any]]:
+    file.seek(offset)
+    buffer = file.read_buffer(count * kind.itemsize)
+    if buffer.size != count * kind.itemsize:
+        raise ValueError("an end of the file before its last pair")
+    return np.frombuffer(buffer, kind)
+
+
+def _batch(
+    ends: Sequence[NDArray[np.integer[Any]]], schema: pa.Schema, path: str
+) -> pa.RecordBatch:
+    for name, end in zip(schema.names, ends, strict=True):
+        if end.dtype == np.uint64 and len(end) and end.max() >> np.uint64(63):
+            raise refuse(f"{path}: {name}", "ids that fit int64", end.max(), "Renumber the nodes.")
+    columns = [np.ascontiguousarray(end, np.int64) for end in ends]
+    return pa.record_batch([pa.array(column) for column in columns], schema=schema)

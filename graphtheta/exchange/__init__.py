@@ -1,0 +1,1 @@
+"""Exchange of rows between masters and mirrors, with autograd."""

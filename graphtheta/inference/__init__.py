@@ -1,0 +1,1 @@
+"""Run a trained model over the whole graph or over chosen nodes."""

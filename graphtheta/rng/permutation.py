@@ -1,0 +1,112 @@
+"""Keyed permutations of [0, n) that are computed, not stored: any number, at any place, both ways.
+
+A permutation is four rounds of x -> (x * odd + add) mod 2^b, then x ^= x >> b/2, on the fewest bits
+b that hold n; what falls outside [0, n) is permuted again until it falls inside (cycle walking:
+Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), at most twice on average.
+Both steps can be undone, and so can the whole. It shuffles; it is no cipher.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.rng.philox import Purpose, philox4x32, step_key, stream_id
+
+__all__ = ["Permutation", "permuted", "unpermuted"]
+
+_ROUNDS = 4
+_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+
+
+@_jit
+def permuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
+    """Return the place of x, for kernels; `spec` is that of a `Permutation`."""
+    size, mask, shift = spec[0], spec[1], spec[2]
+    while True:
+        for i in range(3, 3 + 3 * _ROUNDS, 3):
+            x = (x * spec[i] + spec[i + 2]) & mask
+            x ^= x >> shift
+        if x < size:
+            return x
+
+
+@_jit
+def unpermuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
+    """Return what `permuted` sends to x, for kernels."""
+    size, mask, shift = spec[0], spec[1], spec[2]
+    while True:
+        for i in range(3 * _ROUNDS, 0, -3):
+            x ^= x >> shift  # its own inverse: the shift is at least half the bits
+            x = ((x - spec[i + 2]) * spec[i + 1]) & mask
+        if x < size:
+            return x
+
+
+@_jit
+def _permute(x: NDArray[np.int64], spec: NDArray[np.uint64], out: NDArray[np.int64]) -> None:
+    for i in range(x.shape[0]):
+        out[i] = np.int64(permuted(np.uint64(x[i]), spec))
+
+
+@_jit
+def _unpermute(x: NDArray[np.int64], spec: NDArray[np.uint64], out: NDArray[np.int64]) -> None:
+    for i in range(x.shape[0]):
+        out[i] = np.int64(unpermuted(np.uint64(x[i]), spec))
+
+
+class Permutation:
+    """A permutation of [0, size).
+
+    Args:
+        size: At least 1, at most 2^63.
+        seed: Which permutation, together with `purpose` and `step`.
+        purpose: What it is for.
+        step: Keeps several of one purpose apart.
+
+    Attributes:
+        spec: What kernels pass to `permuted` and `unpermuted`: size, mask and shift, then for each
+            round a factor, its inverse and a term.
+
+    Shape:
+        spec: (15,) uint64.
+    """
+
+    def __init__(self, size: int, seed: int, purpose: Purpose, *, step: int = 0) -> None:
+        assert 1 <= size <= 1 << 63, f"a permutation of {size} numbers"
+        bits = max(1, (size - 1).bit_length())
+        counters = np.zeros((_ROUNDS, 4), np.uint32)
+        counters[:, 0] = np.arange(_ROUNDS)
+        counters[:, 3] = stream_id(purpose, layer=0xFFFF)
+        draws = philox4x32(counters, step_key(seed, step)).view(np.uint64)
+        modulus = 1 << bits
+        spec = [size, modulus - 1, (bits + 1) // 2]
+        for factor, term in draws.tolist():
+            odd = (factor | 1) % modulus
+            spec += [odd, pow(odd, -1, modulus), term % modulus]
+        self.spec: NDArray[np.uint64] = np.array(spec, np.uint64)
+
+    def forward(self, x_R: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of numbers in [0, size).
+
+        Shape:
+            x_R: (R,) integers. Returns (R,) int64.
+        """
+        x_R = np.ascontiguousarray(x_R, np.int64)
+        out = np.empty_like(x_R)
+        _permute(x_R, self.spec, out)
+        return out
+
+    def inverse(self, x_R: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the numbers at places in [0, size): what `forward` sends there.
+
+        Shape:
+            x_R: (R,) integers. Returns (R,) int64.
+        """
+        x_R = np.ascontiguousarray(x_R, np.int64)
+        out = np.empty_like(x_R)
+        _unpermute(x_R, self.spec, out)
+        return out

@@ -1,0 +1,171 @@
+"""From a configuration to what a trainer is made of: strategy, task and model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.nn import DECODERS, MODELS, EdgeModel, NodeEmbedding, decoder_for, model_for
+from graphtheta.partition import LabelSpec
+from graphtheta.run.config import RunConfig
+from graphtheta.shard.shard import Shard
+from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
+from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction, Task
+from graphtheta.task.edge_columns import num_relations
+from graphtheta.train.trainer import OPTIMIZERS
+
+__all__ = ["check_names", "model_of", "strategy_of", "task_of"]
+
+
+def check_names(config: RunConfig) -> None:
+    """Raise a ConfigError if a name is in no registry, or options contradict each other."""
+    for option, name, registry in (
+        ("--model", config.model, MODELS),
+        ("--strategy", config.strategy, STRATEGIES),
+        ("--optimizer", config.optimizer, OPTIMIZERS),
+        ("--task", config.task, TASKS),
+        ("--decoder", config.decoder, DECODERS),
+    ):
+        if name is not None and name not in registry:
+            raise ConfigError(
+                f"{option}: unknown name '{name}'. Choose among {', '.join(sorted(registry))}."
+            )
+    if config.task == "link" and config.label is not None:
+        raise ConfigError(
+            f"--label: links have no label, got '{config.label}'. Leave it out, or use --task edge."
+        )
+
+
+def strategy_of(config: RunConfig) -> Strategy:
+    """Return the strategy of a run."""
+    return _STRATEGIES[config.strategy](config)
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a run."""
+    return _TASKS[config.task](config)
+
+
+def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:
+    """Return the model of a run, with a decoder where its task needs one; collective.
+
+    Args:
+        config: Of the run.
+        shard: Its features, edge columns and label give the sizes.
+        spec: What is predicted, of a graph that need not have the label; None: what it says.
+    """
+    task = task_of(config)
+    of_edges = isinstance(task, EdgePrediction | LinkPrediction)
+    outputs = None if spec is None else spec.num_outputs
+    model: nn.Module = model_for(
+        config.model,
+        shard,
+        config.label,
+        hidden_channels=config.hidden,
+        num_layers=config.layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        batch_norm=config.batch_norm,
+        num_bases=config.num_bases,
+        more_channels=config.embedding,
+        out_channels=config.hidden if of_edges else outputs,
+        seed=config.seed,
+    )
+    if config.embedding:
+        model = NodeEmbedding(shard, config.embedding, model, seed=config.seed)
+    if not isinstance(task, EdgePrediction | LinkPrediction):
+        return model
+    column = config.relation_column
+    usual = "mlp" if config.task == "edge" else "dot" if column is None else "distmult"
+    decoder = decoder_for(
+        config.decoder or usual,
+        config.hidden,
+        hidden_channels=config.hidden,
+        outputs=task.num_outputs(shard) if outputs is None else outputs,
+        num_relations=0 if column is None else num_relations(shard, column),
+        seed=config.seed,
+    )
+    return EdgeModel(model, decoder)
+
+
+def _global(config: RunConfig) -> GlobalBatch:
+    # The nodes to train on stay the same, those that links are compared with do not.
+    return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
+
+
+def _mini(config: RunConfig) -> MiniBatch:
+    return MiniBatch(
+        config.batch_size,
+        _fanouts(config.fanouts, config.layers),
+        replace=config.replace,
+        weight=config.edge_weight,
+    )
+
+
+def _cluster(config: RunConfig) -> ClusterBatch:
+    return ClusterBatch(
+        config.clusters_per_batch,
+        config.communities,
+        boundary_hops=config.boundary_hops,
+        only=None if config.only is None else _communities(config.only),
+        renormalise=config.renormalise,
+    )
+
+
+def _edge(config: RunConfig) -> EdgePrediction:
+    return EdgePrediction(
+        config.label,
+        config.split,
+        relation=config.relation_column,
+        exclude_targets=bool(config.exclude_targets),
+    )
+
+
+def _link(config: RunConfig) -> LinkPrediction:
+    return LinkPrediction(
+        config.split,
+        relation=config.relation_column,
+        negatives=config.negatives,
+        corrupt=config.corrupt,
+        exclude_targets=config.exclude_targets is not False,
+        validation_messages=config.validation_messages,
+        ranking=config.ranking,
+    )
+
+
+_STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
+    "global": _global,
+    "mini": _mini,
+    "cluster": _cluster,
+}
+_TASKS: dict[str, Callable[[RunConfig], Task]] = {
+    "node": lambda config: NodePrediction(config.label, config.split),
+    "edge": _edge,
+    "link": _link,
+}
+
+
+def _communities(text: str) -> list[int]:
+    """Return the numbers of communities."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(
+            f"--only: expected numbers of communities, as in 3,7, got '{text}'. Correct it."
+        )
+    return [int(word) for word in words]
+
+
+def _fanouts(text: str, layers: int) -> list[int | None] | None:
+    """Return the fanouts of each layer, or None for all in-edges."""
+    if text == "all":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    right = all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words)
+    if not right or len(words) != layers:
+        raise ConfigError(
+            f"--fanouts: expected all, or a number (or all) for each of {layers} layers, as in "
+            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or --layers."
+        )
+    return [None if word == "all" else int(word) for word in words]

@@ -1,0 +1,1 @@
+"""Process-wide tuning: threads, memory allocation, buffers and cache folders."""

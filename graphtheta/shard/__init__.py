@@ -1,0 +1,1 @@
+"""What one worker holds of a partitioned graph."""

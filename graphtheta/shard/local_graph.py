@@ -1,0 +1,144 @@
+"""From the parts a worker opens to one local graph: relabelled, sorted, with peers as ranks.
+
+One part passes through without a copy. Several are merged: new ids are contiguous over a worker's
+parts, so that a replica's local id follows from its new id by subtraction or binary search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.data.adjacency import Adjacency, outwards
+from graphtheta.data.schema import as_numpy
+from graphtheta.exchange.plan import ExchangePlan, Role
+from graphtheta.partition.store.manifest import Book
+from graphtheta.partition.store.part import PartTables
+from graphtheta.shard.merged_edges import MergedEdges, edge_columns
+
+__all__ = ["LocalGraph", "local_graph"]
+
+
+@dataclass(frozen=True)
+class LocalGraph:
+    """One worker's topology and columns.
+
+    Attributes:
+        masters: M rows, as `PartTables.masters`.
+        node_key_L: (L,) int64.
+        in_indptr: (L + 1,) int64.
+        out_edges: The same edges by source.
+        edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
+            the edge columns of the graph, and for each label of theirs that misses values
+            `known:<name>`, where it has one. Those of several parts are merged when first read.
+        plan: Who mirrors what.
+    """
+
+    masters: pa.Table
+    node_key_L: NDArray[np.int64]
+    in_indptr: NDArray[np.int64]
+    out_edges: Adjacency
+    edges: Mapping[str, NDArray[Any]]
+    plan: ExchangePlan
+
+
+def local_graph(
+    parts: Sequence[PartTables], book: Book, rank: int, size: int, threads: int
+) -> LocalGraph:
+    """Merge the parts of one worker.
+
+    Args:
+        parts: Parts [rank * k, (rank + 1) * k), in order, with k = num_parts / size.
+        book: The store's book.
+        rank: This worker.
+        size: Number of workers.
+        threads: Of this worker.
+    """
+    per_worker = book.num_parts // size
+    base = np.append(book.first_new_id, book.first_new_id[-1] + book.masters[-1])
+    starts = base[::per_worker]  # first new id of each rank, and N
+    first, last = int(starts[rank]), int(starts[rank + 1])
+    num_masters = last - first
+
+    new_ids = [
+        base[as_numpy(p.replicas["owner"])] + as_numpy(p.replicas["owner_local"]) for p in parts
+    ]
+    if len(parts) == 1:
+        masters = parts[0].masters
+        mirrors = new_ids[0][num_masters:]
+        node_key_L = as_numpy(parts[0].replicas["node_key"])
+        in_indptr = as_numpy(parts[0].in_indptr["indptr"])
+        edges: Mapping[str, NDArray[Any]] = edge_columns(parts[0])
+        table, indptr = parts[0].out_edges, as_numpy(parts[0].out_indptr["indptr"])
+        out_edges = Adjacency(
+            indptr, as_numpy(table["dst"]), as_numpy(table["csc_position"]), border=num_masters
+        )
+    else:
+        masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
+        joined = np.concatenate(new_ids)
+        keys = np.concatenate([as_numpy(p.replicas["node_key"]) for p in parts])
+        unique, at = np.unique(joined, return_index=True)
+        outside = (unique < first) | (unique >= last)
+        mirrors = unique[outside]
+        node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
+        local = [
+            np.where(
+                (ids >= first) & (ids < last),
+                ids - first,
+                num_masters + np.searchsorted(mirrors, ids),
+            ).astype(np.int32)
+            for ids in new_ids
+        ]
+        edges = MergedEdges(parts, local, num_masters + len(mirrors), threads)
+        in_indptr = edges.indptr
+        out_edges = outwards(in_indptr, edges["src"], num_masters, len(mirrors))
+
+    owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
+    has_out, has_in = np.diff(out_edges.indptr) > 0, np.diff(in_indptr) > 0
+    role_L = has_out * np.int8(Role.SOURCE) + has_in * np.int8(Role.DESTINATION)
+    peer, master, role = _merged_plan(parts, base, per_worker, rank)
+    return LocalGraph(
+        masters=masters,
+        node_key_L=node_key_L,
+        in_indptr=in_indptr,
+        out_edges=out_edges,
+        edges=edges,
+        plan=ExchangePlan(
+            num_masters=num_masters,
+            num_mirrors=len(mirrors),
+            peer_X=peer,
+            master_X=master,
+            peer_role_X=role,
+            owner_H=owner_H,
+            role_H=role_L[num_masters:].astype(np.int8),
+        ),
+    )
+
+
+def _merged_plan(
+    parts: Sequence[PartTables], base: NDArray[np.int64], per_worker: int, rank: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int8]]:
+    """Return (peer rank, master, role), sorted, one row a mirror of another worker."""
+    offsets = [int(base[p.part] - base[rank * per_worker]) for p in parts]
+    peer = np.concatenate([as_numpy(p.plan["peer"]) // per_worker for p in parts])
+    master = np.concatenate(
+        [
+            as_numpy(p.plan["master"]).astype(np.int64) + offset
+            for p, offset in zip(parts, offsets, strict=True)
+        ]
+    )
+    role = np.concatenate([as_numpy(p.plan["role"]) for p in parts])
+    away = peer != rank
+    peer, master, role = peer[away], master[away], role[away]
+    order = np.lexsort((master, peer))
+    peer, master, role = peer[order], master[order], role[order]
+    new = np.ones(len(peer), np.bool_)
+    new[1:] = (peer[1:] != peer[:-1]) | (master[1:] != master[:-1])
+    starts = np.flatnonzero(new)
+    merged = np.bitwise_or.reduceat(role, starts) if len(starts) else role
+    return peer[starts].astype(np.int32), master[starts], merged.astype(np.int8)

@@ -1,0 +1,180 @@
+"""Machine code: kernels compiled by LLVM, once a host.
+
+Object code is kept in `$GRAPHTHETA_CACHE/kernels`, named by a digest of the kernel, the processor,
+the compiler and the emitter's own sources, so that an edited emitter never meets old code. One
+process compiles a kernel while others wait for it and load. The folder must belong to the user
+alone: code is loaded from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import llvmlite
+import llvmlite.binding as llvm
+import xxhash
+
+from graphtheta.runtime.paths import cache_folder
+from graphtheta.tgar.compiler.codegen.emit import emit
+from graphtheta.tgar.compiler.ir.kernel import Kernel
+
+__all__ = ["Native", "Statistics", "compiled", "statistics"]
+
+_SOURCES = ("builder", "emit", "kernel", "native", "schedule", "terms", "values", "vector_math")
+
+
+@dataclass
+class Statistics:
+    """What happened in this process so far.
+
+    Attributes:
+        compiled: Kernels made by LLVM here.
+        loaded: Kernels read from the cache.
+    """
+
+    compiled: int = 0
+    loaded: int = 0
+
+
+statistics = Statistics()
+
+
+@dataclass(frozen=True)
+class Native:
+    """A function of a pointer to an array of pointers.
+
+    Attributes:
+        address: Of the function.
+        arguments: Names of what the pointers point to, in order.
+    """
+
+    address: int
+    arguments: tuple[str, ...]
+
+    def bind(self, pointers: Sequence[int]) -> Any:
+        """Return the array of pointers that the function takes."""
+        return (ctypes.c_void_p * len(pointers))(*pointers)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    cpu: str
+    features: str
+    vector_bytes: int
+    target: Any
+    fingerprint: str
+
+
+@functools.cache
+def _machine() -> _Machine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    flags = llvm.get_host_cpu_features()
+    features, cpu = flags.flatten(), llvm.get_host_cpu_name()
+    width = 64 if flags.get("avx512f") else 32 if flags.get("avx2") else 16
+    target = llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu, features=features, opt=3
+    )
+    digest = xxhash.xxh3_128()
+    for name in _SOURCES:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for text in (cpu, features, target.triple, llvmlite.__version__, str(width)):
+        digest.update(text.encode())
+    return _Machine(cpu, features, width, target, digest.hexdigest())
+
+
+_lock = threading.Lock()
+_ready: dict[str, Native] = {}
+_of_kernel: WeakKeyDictionary[Kernel, Native] = WeakKeyDictionary()
+_engines: list[Any] = []  # code lives as long as its engine
+
+
+def compiled(kernel: Kernel) -> Native:
+    """Return the machine code of a kernel, from this process, the cache or the compiler."""
+    with _lock:
+        if kernel not in _of_kernel:
+            text = kernel.text()
+            if text not in _ready:
+                _ready[text] = Native(_address(kernel, text), tuple(kernel.arguments()))
+            _of_kernel[kernel] = _ready[text]
+        return _of_kernel[kernel]
+
+
+def _address(kernel: Kernel, text: str) -> int:
+    machine = _machine()
+    digest = xxhash.xxh3_128(text.encode() + machine.fingerprint.encode()).hexdigest()
+    code = _from_cache(kernel, digest)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine.target)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    address: int = engine.get_function_address("kernel")
+    return address
+
+
+def _from_cache(kernel: Kernel, digest: str) -> bytes:
+    folder = _private_folder()
+    if folder is None:
+        return _compile(kernel)
+    file = folder / f"{digest}.o"
+    code = _read(file)
+    if code is not None:
+        return code
+    with open(folder / f"{digest}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code = _read(file)  # another process may have been faster
+        if code is None:
+            code = _compile(kernel)
+            beside = file.with_suffix(f".{os.getpid()}")
+            beside.write_bytes(xxhash.xxh3_128_digest(code) + code)
+            beside.replace(file)
+    (folder / f"{digest}.lock").unlink(missing_ok=True)
+    return code
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the code in a file of the cache, or None where there is none or it is damaged."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    check, code = content[:16], content[16:]
+    if xxhash.xxh3_128_digest(code) != check:
+        return None
+    statistics.loaded += 1
+    return code
+
+
+def _private_folder() -> Path | None:
+    """Return the folder of kernels, or None where it cannot be had to oneself."""
+    folder = cache_folder() / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        about = folder.stat()
+    except OSError:
+        return None
+    others = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return folder if about.st_uid == os.getuid() and not others else None
+
+
+def _compile(kernel: Kernel) -> bytes:
+    machine = _machine()
+    module = llvm.parse_assembly(str(emit(kernel, machine.vector_bytes)))
+    module.triple, module.data_layout = machine.target.triple, str(machine.target.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    builder = llvm.create_pass_builder(machine.target, options)
+    builder.getModulePassManager().run(module, builder)
+    statistics.compiled += 1
+    code: bytes = machine.target.emit_object(module)
+    return code

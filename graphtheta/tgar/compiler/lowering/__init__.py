@@ -1,0 +1,1 @@
+"""From a traced expression to terms."""

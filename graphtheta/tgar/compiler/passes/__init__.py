@@ -1,0 +1,1 @@
+"""Transformations of terms: reordering, differentiation, programs."""

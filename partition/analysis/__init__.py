@@ -1,0 +1,1 @@
+"""Measure, compare, estimate and plot partitions."""

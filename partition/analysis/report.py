@@ -1,0 +1,172 @@
+"""What a store is like, part by part: sizes, traffic, degrees; counted anew from its files.
+
+One pass over the parts, of which one is in memory at a time, beside a few numbers for each part and
+for each pair of parts that have mirrors of one another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.partition.analysis.traffic import Traffic
+from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT, PartTables
+from graphtheta.partition.store.quality import PartCounts, Quality, measure
+from graphtheta.partition.store.store import Store
+from graphtheta.partition.store.tables import column_numpy
+
+__all__ = ["Report", "degree_bounds", "recount", "report"]
+
+_NUM_BINS = 64  # degree 0, and a bin for each power of two of an int64
+_NUM_SPLITS = 4  # none, train, validation, test
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A store in numbers.
+
+    Attributes:
+        quality: Counted anew; equal to that of the manifest unless the store is wrong.
+        masters: Nodes that each part owns.
+        interior: Masters whose in-edges here all come from masters of the same part: what is
+            computed before the first mirror has arrived.
+        mirrors: Copies of other parts' nodes.
+        edges: Edges that live in each part.
+        splits: For each split of the nodes, the masters by part and by value: 0 none, 1 train,
+            2 validation, 3 test.
+        traffic: Mirrors by the part that owns the node and the part that holds the mirror.
+        in_degrees: Nodes of the graph by in-degree: bin 0 has degree 0, bin b those in
+            [2^(b - 1), 2^b).
+        out_degrees: Likewise by out-degree.
+        largest_degrees: The largest in-degree and out-degree.
+
+    Shape:
+        masters, interior, mirrors, edges: (P,) int64. splits: (P, 4) int64 each. in_degrees,
+        out_degrees: (B,) int64, the same B, without empty bins at the end.
+    """
+
+    quality: Quality
+    masters: NDArray[np.int64]
+    interior: NDArray[np.int64]
+    mirrors: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    splits: dict[str, NDArray[np.int64]]
+    traffic: Traffic
+    in_degrees: NDArray[np.int64]
+    out_degrees: NDArray[np.int64]
+    largest_degrees: tuple[int, int]
+
+    @property
+    def num_parts(self) -> int:
+        """Parts (P)."""
+        return len(self.masters)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain numbers and lists."""
+        counts = ("masters", "interior", "mirrors", "edges")
+        return {
+            "quality": self.quality.model_dump(),
+            "parts": {name: getattr(self, name).tolist() for name in counts},
+            "splits": {name: counts_P4.tolist() for name, counts_P4 in self.splits.items()},
+            "traffic": self.traffic.as_json(),
+            "degrees": {
+                "at_least": degree_bounds(len(self.in_degrees))[:-1].tolist(),
+                "in": self.in_degrees.tolist(),
+                "out": self.out_degrees.tolist(),
+                "largest_in": self.largest_degrees[0],
+                "largest_out": self.largest_degrees[1],
+            },
+        }
+
+
+def report(store: Store) -> Report:
+    """Read a store's parts one by one, and count.
+
+    Raises:
+        StoreError: If a part is missing or damaged.
+    """
+    num_parts = store.num_parts
+    counts = PartCounts.zeros(num_parts)
+    splits = {name: np.zeros((num_parts, _NUM_SPLITS), np.int64) for name in store.manifest.splits}
+    degrees = np.zeros((2, _NUM_BINS), np.int64)
+    largest = [0, 0]
+    pairs = []
+    for index in range(num_parts):
+        part = store.part(index)
+        _count(part, counts)
+        for name, counts_P4 in splits.items():
+            values = column_numpy(part.masters, f"split:{name}")
+            counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
+        for way, name in enumerate(("in_degree", "out_degree")):
+            degree = column_numpy(part.masters, name)
+            degrees[way] += _binned(degree)
+            largest[way] = max(largest[way], int(degree.max(initial=0)))
+        pairs.append(_pairs(part, num_parts))
+    num_bins = int(np.flatnonzero(degrees.any(axis=0))[-1]) + 1
+    return Report(
+        quality=measure(counts),
+        masters=counts.masters,
+        interior=counts.interior,
+        mirrors=counts.mirrors,
+        edges=counts.edges,
+        splits=splits,
+        traffic=Traffic(num_parts, *np.concatenate(pairs, axis=1)),
+        in_degrees=degrees[0, :num_bins],
+        out_degrees=degrees[1, :num_bins],
+        largest_degrees=(largest[0], largest[1]),
+    )
+
+
+def recount(store: Store) -> Quality:
+    """Return the quality as counted from the parts' tables, whatever book and manifest say.
+
+    Raises:
+        StoreError: If a part is missing or damaged.
+    """
+    counts = PartCounts.zeros(store.num_parts)
+    for index in range(store.num_parts):
+        _count(store.part(index), counts)
+    return measure(counts)
+
+
+def degree_bounds(num_bins: int) -> NDArray[np.int64]:
+    """Return the bounds of bins of degrees: bin b holds those in [bounds[b], bounds[b + 1]).
+
+    Shape:
+        Returns (num_bins + 1,) int64: 0, 1, 2, 4, 8, ...; the last possible bound is 2^63 - 1.
+    """
+    powers = [2**b for b in range(num_bins)]
+    return np.array([0, *powers], np.uint64).clip(max=2**63 - 1).astype(np.int64)
+
+
+def _count(part: PartTables, counts: PartCounts) -> None:
+    owner = column_numpy(part.replicas, "owner")
+    owner_of_dst = np.repeat(owner, np.diff(column_numpy(part.in_indptr, "indptr")))
+    owner_of_src = owner[column_numpy(part.in_edges, "src")]
+    here = np.count_nonzero(owner == part.part)
+    counts.masters[part.part] = here
+    counts.mirrors[part.part] = len(owner) - here
+    counts.edges[part.part] = len(owner_of_src)
+    counts.interior[part.part] = part.num_interior
+    counts.cut[part.part] = np.count_nonzero(owner_of_src != owner_of_dst)
+
+
+def _binned(degree_M: NDArray[np.int64]) -> NDArray[np.int64]:
+    bins = np.searchsorted(degree_bounds(_NUM_BINS)[1:-1], degree_M, side="right")
+    return np.bincount(bins, minlength=_NUM_BINS)
+
+
+def _pairs(part: PartTables, num_parts: int) -> NDArray[np.int64]:
+    """Return rows owner, holder, mirrors, sync, merge of the mirrors of this part's masters.
+
+    Shape:
+        Returns (5, K) int64, K parts that hold some.
+    """
+    peer, role = column_numpy(part.plan, "peer"), column_numpy(part.plan, "role")
+    chosen = (role > 0, role & ROLE_OUT > 0, role & ROLE_IN > 0)
+    counts = np.stack([np.bincount(peer[which], minlength=num_parts) for which in chosen])
+    holder = np.flatnonzero(counts[0])
+    return np.stack([np.full_like(holder, part.part), holder, *counts[:, holder]])

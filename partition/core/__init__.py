@@ -1,0 +1,1 @@
+"""What partitioners are built from: interfaces, edge streams, capacities, worker threads."""

@@ -1,0 +1,71 @@
+"""Vertex-cut by a hash of the edge: balanced in edges, the worst in copies of nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from graphtheta.partition.core.edge_rule import EdgeRule
+from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
+
+__all__ = ["EdgeHash"]
+
+
+class EdgeHash(EdgeRule):
+    """Put each edge into a part drawn at random; parallel edges stay together.
+
+    Memory: none but buffers. One pass.
+
+    Communication:
+        None.
+
+    Source:
+        Gonzalez et al., "PowerGraph", OSDI 2012, section 5.1 (random vertex-cut).
+    """
+
+    name = "edge-hash"
+
+    def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
+        """Return the bytes that each rank holds over buffers: none."""
+        return 0
+
+    def learn(
+        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
+    ) -> NDArray[np.int64]:
+        """Return nothing."""
+        return np.empty(0, np.int64)
+
+    def place(
+        self,
+        src: NDArray[Any],
+        dst: NDArray[Any],
+        words: NDArray[np.int64],
+        num_parts: int,
+        *,
+        seed: int,
+    ) -> NDArray[np.int32]:
+        """Return the parts of edges."""
+        key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
+        parts = np.empty(src.shape[0], np.int32)
+        _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)
+        return parts
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _place(
+    src: NDArray[Any],
+    dst: NDArray[Any],
+    purpose: np.uint32,
+    key: NDArray[np.uint32],
+    num_parts: np.uint64,
+    parts: NDArray[np.int32],
+) -> None:  # pragma: no cover - compiled
+    k0, k1 = key[0], key[1]
+    for i in range(np.uint64(src.shape[0])):
+        pair = hash_key(np.uint64(src[i]), purpose, k0, k1) + np.uint64(dst[i])
+        parts[i] = np.int32(hash_key(pair, purpose, k0, k1) % num_parts)

@@ -1,0 +1,1 @@
+"""Out-of-core files: spills, id tables, bitmaps and checkpointed phases."""

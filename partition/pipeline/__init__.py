@@ -1,0 +1,1 @@
+"""The phases that turn a graph source into a partitioned store."""

@@ -1,0 +1,189 @@
+"""The nodes of a graph that has no node table: the sorted distinct ids of its edges, on disk.
+
+Ids are collected in sets that are written as sorted runs when they outgrow their memory, and merged
+by ranges of ids. Small integers are collected in a bit map instead, which needs no sorting.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from graphtheta.data.schema import refuse, whole
+from graphtheta.data.source import GraphSource
+from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.ooc.bitmap import BitMap
+from graphtheta.partition.ooc.id_table import IdSet, id_set
+
+__all__ = ["IDS_FILE", "collect_ids", "count_ids", "ids_in_file"]
+
+IDS_FILE = "ids.arrow"
+
+_BATCH = 1 << 20  # ids a batch of the file
+_SPARSE = 64  # bits of the bit map an edge, beyond which a set is smaller
+_SETS_SHARE = 4  # sets take a quarter of the memory limit
+_NO_LIMIT = 8 << 30
+
+
+def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None:
+    """Write the sorted distinct ids of the edges to `folder / IDS_FILE`; collective.
+
+    Raises:
+        GraphFormatError: If the ends of edges have ids of two types, or an edge has none.
+    """
+    comm = resources.comm
+    first, last = resources.share(0, source.num_edges)
+    runs = _Runs(folder, comm.rank)
+    with resources.progress.phase("collect ids", last - first, "edges") as advance:
+        collector: _Collector | None = None
+        for chunk in resources.ahead(source.edge_chunks(first, last, ends_only=True)):
+            src, dst = chunk["src"], chunk["dst"]
+            if src.type != dst.type:
+                raise refuse(
+                    "edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one."
+                )
+            collector = collector or _Collector(src.type, source.num_edges, runs, resources)
+            collector.add([whole(src), whole(dst)])
+            advance(chunk.num_rows)
+        if collector is not None:
+            collector.flush()
+    comm.barrier(stage="ids: runs")
+    if comm.rank == 0:
+        _merge(_all_runs(folder), folder / IDS_FILE, source.edge_schema.field("src").type)
+        for path in folder.glob("run-*"):
+            path.unlink()
+    comm.barrier(stage="ids: merge")
+
+
+def ids_in_file(folder: Path) -> Iterator[pa.Array]:
+    """Yield the sorted ids, some at a time."""
+    with pa.OSFile(str(folder / IDS_FILE)) as file:
+        reader = pa.ipc.open_stream(file)
+        for batch in reader:
+            yield batch.column(0)
+
+
+def count_ids(folder: Path) -> int:
+    """Return how many sorted ids there are."""
+    return sum(map(len, ids_in_file(folder)))
+
+
+class _Runs:
+    """Sorted runs of distinct ids of one rank."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank, self._count = folder, rank, 0
+
+    def write(self, ids: pa.Array) -> None:
+        path = self._folder / f"run-{self._rank:05d}-{self._count:05d}.arrow"
+        self._count += 1
+        batch = pa.record_batch([ids], ["id"])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
+
+def _all_runs(folder: Path) -> list[pa.Array]:
+    paths = sorted(folder.glob("run-*.arrow"))
+    return [pa.ipc.open_file(pa.memory_map(str(p))).get_batch(0).column(0) for p in paths]
+
+
+class _Collector:
+    """Collects this rank's ids: in a bit map as long as they are small integers, then in sets."""
+
+    def __init__(
+        self, kind: pa.DataType, num_edges: int, runs: _Runs, resources: Resources
+    ) -> None:
+        self._kind, self._runs, self._resources = kind, runs, resources
+        self._budget = (resources.memory_limit or _NO_LIMIT) // _SETS_SHARE
+        self._most = min(_SPARSE * num_edges + 4096, 8 * self._budget)
+        self._bits = BitMap() if pa.types.is_int64(kind) else None
+        self._sets: list[IdSet] = []
+
+    def add(self, columns: list[pa.Array]) -> None:
+        if self._bits is not None and self._add_bits(columns):
+            return
+        threads = self._resources.threads
+        if not self._sets:
+            self._sets = [id_set(self._kind, t, threads) for t in range(threads)]
+
+        def add(one: IdSet) -> None:
+            for ids in columns:
+                one.add(ids)
+
+        self._resources.map(add, self._sets)
+        if sum(one.num_bytes for one in self._sets) > self._budget:
+            self.flush()
+
+    def _add_bits(self, columns: list[pa.Array]) -> bool:
+        assert self._bits is not None
+        arrays = [ids.to_numpy() for ids in columns]
+        bounds = [_bounds(ids) for ids in arrays]
+        low, high = int(min(b[0] for b in bounds)), int(max(b[1] for b in bounds))
+        if low < 0 or high >= self._most:
+            self.flush()
+            self._bits = None
+            return False
+        self._bits.reach(high)
+        for ids in arrays:
+            self._bits.add(ids)
+        return True
+
+    def flush(self) -> None:
+        """Write what was collected as a run, and forget it."""
+        if self._bits is not None and len(members := self._bits.members()):
+            self._runs.write(pa.array(members))
+            self._bits = BitMap()
+        if self._sets:
+            ids = pa.chunked_array([one.ids() for one in self._sets])
+            self._sets = []
+            self._runs.write(_sorted(ids))
+
+
+def _sorted(ids: pa.ChunkedArray) -> pa.Array:
+    array = ids.combine_chunks() if ids.num_chunks != 1 else ids.chunk(0)
+    if pa.types.is_int64(array.type):
+        return pa.array(np.sort(array.to_numpy()))
+    return array.take(pc.sort_indices(array))
+
+
+def _merge(runs: list[pa.Array], path: Path, kind: pa.DataType) -> None:
+    """Merge sorted runs range by range, of about a batch of the longest run each."""
+    schema = pa.schema([("id", kind)])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        if not runs:
+            return
+        longest = max(runs, key=len)
+        places = [0] * len(runs)
+        for start in range(_BATCH, len(longest) + _BATCH, _BATCH):
+            stops = [len(run) for run in runs]
+            if start < len(longest):
+                cut = longest[start].as_py()
+                stops = [
+                    bisect_left(run, cut, places[r], key=lambda scalar: scalar.as_py())
+                    for r, run in enumerate(runs)
+                ]
+            slices = [
+                run.slice(place, stop - place)
+                for run, place, stop in zip(runs, places, stops, strict=True)
+            ]
+            places = stops
+            ids = slices[0]
+            if len(runs) > 1:
+                ids = _sorted(pa.chunked_array([pc.unique(pa.chunked_array(slices))]))
+            writer.write_batch(pa.record_batch([ids.cast(kind)], schema))
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _bounds(ids: NDArray[np.int64]) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
+    low, high = np.int64(0), np.int64(0)
+    for i in range(np.uint64(ids.shape[0])):
+        low = min(low, ids[i])
+        high = max(high, ids[i])
+    return low, high

@@ -1,0 +1,400 @@
+"""Partition a graph: from a source to a store, phase by phase, with bounded memory.
+
+```
+ids       without a node table: the sorted distinct ids of the edges
+edges     the edges as node keys on disk: what partitioners stream
+assign    the partitioner: a part for each node or each edge
+move      edges to the spill of their parts
+replicas  which nodes each part holds
+masters   the owner of each node; nodes to the spill of their parts
+order     each part's masters in order; mirrors to the spill of their owners
+number    each node's local id at its owner
+parts     each part's tables, one part at a time and thread
+index     from ids and node keys to new ids
+```
+The result is the same, byte for byte, on any number of ranks and threads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.data.schema import as_numpy, refuse
+from graphtheta.data.source import GraphSource
+from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
+from graphtheta.partition.core.partitioner import Balance, Partitioner
+from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.methods.registry import PARTITIONERS
+from graphtheta.partition.ooc.checkpointed_phases import Scratch
+from graphtheta.partition.ooc.edge_file import KeyFile
+from graphtheta.partition.ooc.node_file import NodeFile
+from graphtheta.partition.ooc.record_spill import RecordReader
+from graphtheta.partition.ooc.spill import SpillReader, SpillWriter
+from graphtheta.partition.pipeline.assign import Assignment, assign
+from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
+from graphtheta.partition.pipeline.deduplicate import drop_repeats
+from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
+from graphtheta.partition.pipeline.order import LOCALS, number_masters, order_masters
+from graphtheta.partition.pipeline.part_builder import Drafts, part_bytes
+from graphtheta.partition.pipeline.part_nodes import find_held, own_parts
+from graphtheta.partition.pipeline.resolve_ids import resolve_edges
+from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, bucket_edges, edge_record
+from graphtheta.partition.store.files import (
+    check_folder,
+    open_table,
+    read_text,
+    record_digest,
+    write_folder,
+)
+from graphtheta.partition.store.index import bucket_folder, spill_ids, write_bucket
+from graphtheta.partition.store.manifest import Book, Manifest, checksum
+from graphtheta.partition.store.quality import PartCounts, measure
+from graphtheta.partition.store.schema import describe
+from graphtheta.partition.store.store import PART_RECORD, part_folder
+
+__all__ = ["Building", "Plan", "named_partitioner", "row_bytes"]
+
+_IDS_SPILL = "original-ids"
+
+
+def named_partitioner(method: str) -> Partitioner:
+    """Return the partitioner called `method`.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if method not in PARTITIONERS:
+        raise ConfigError(
+            f"partition: unknown method {method!r}. Choose one of {', '.join(PARTITIONERS)}."
+        )
+    return PARTITIONERS[method]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for; all that shows in a store but the graph.
+
+    Attributes:
+        num_parts: Parts (P), at most the number of nodes.
+        method: A key of `PARTITIONERS`.
+        seed: Seed of the partitioner.
+        undirected: Add the reverse of every edge that is not a self-loop.
+        self_loops: Keep edges from a node to itself.
+        repeats: Keep edges that have the ends of an earlier one.
+        balance: Limits that the partitioner keeps.
+        balance_split: The split whose training nodes `balance.train` is about.
+    """
+
+    num_parts: int
+    method: str = "node-hash"
+    seed: int = 0
+    undirected: bool = False
+    self_loops: bool = True
+    repeats: bool = True
+    balance: Balance = field(default_factory=Balance)
+    balance_split: str = "split"
+
+    def __post_init__(self) -> None:
+        named_partitioner(self.method)
+        if self.num_parts < 1:
+            raise ConfigError(
+                f"partition: expected at least one part, got {self.num_parts}. Ask for more."
+            )
+
+
+class Building:
+    """A store in the making. All methods are collective.
+
+    Args:
+        source: The graph.
+        plan: What is asked for.
+        scratch: Where phases keep their files.
+        resources: Ranks, threads and memory.
+    """
+
+    def __init__(
+        self, source: GraphSource, plan: Plan, scratch: Scratch, resources: Resources
+    ) -> None:
+        self._source, self._plan, self._scratch = source, plan, scratch
+        self._resources, self._comm = resources, resources.comm
+        self._folder = scratch.folder
+
+    def prepare(self) -> KeyFile:
+        """Return the edges as node keys.
+
+        Raises:
+            GraphFormatError: If the graph is wrong.
+            PartitionError: If there are more parts than nodes.
+        """
+        source, plan, folder = self._source, self._plan, self._folder
+        _refuse_names(source.edge_schema.names, EDGE_KEYS, "edges")
+        _refuse_names(source.node_schema.names, NODE_KEYS, "nodes")
+
+        def ids() -> dict[str, Any]:
+            if source.num_nodes is not None:
+                return {"num_nodes": source.num_nodes}
+            collect_ids(source, folder, self._resources)
+            return {"num_nodes": count_ids(folder)}
+
+        num_nodes = self._scratch.phase("ids", ids)["num_nodes"]
+        if num_nodes == 0:
+            raise GraphFormatError(
+                "nodes: expected at least one node, got none. Check that the input is not empty."
+            )
+        if plan.num_parts > num_nodes:
+            raise PartitionError(
+                f"partition: expected at most one part a node, got {plan.num_parts:,} parts for "
+                f"{num_nodes:,} nodes. Ask for fewer parts."
+            )
+
+        def edges() -> dict[str, Any]:
+            resolve_edges(
+                source,
+                folder,
+                num_nodes,
+                undirected=plan.undirected,
+                self_loops=plan.self_loops,
+                resources=self._resources,
+            )
+            return {}
+
+        self._scratch.phase("edges", edges)
+        if not plan.repeats:
+            self._scratch.phase("repeats", lambda: drop_repeats(folder, self._resources))
+        return KeyFile(folder)
+
+    def assign(self, edges: KeyFile) -> Assignment:
+        """Return where nodes or edges go."""
+        plan = self._plan
+        partitioner = named_partitioner(plan.method)
+
+        def run() -> dict[str, Any]:
+            assign(
+                partitioner,
+                edges,
+                plan.num_parts,
+                self._folder,
+                seed=plan.seed,
+                balance=self._balance(edges.num_nodes),
+                resources=self._resources,
+            )
+            return {}
+
+        self._scratch.phase("assign", run)
+        return Assignment(
+            self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
+        )
+
+    def count(self, edges: KeyFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
+        """Move nodes and edges to their parts, and return the counts and largest labels."""
+        plan, folder, resources = self._plan, self._folder, self._resources
+        num_nodes, num_parts = edges.num_nodes, plan.num_parts
+
+        def move() -> dict[str, Any]:
+            largest = bucket_edges(self._source, edges, assignment, num_parts, folder, resources)
+            return self._largest(largest, self._source.edge_schema)
+
+        def replicas() -> dict[str, Any]:
+            find_held(self._records(edges), num_nodes, num_parts, folder, resources)
+            return {}
+
+        def masters() -> dict[str, Any]:
+            largest = choose_masters(
+                self._source,
+                edges.folder,
+                num_nodes,
+                num_parts,
+                assignment.of_nodes(),
+                folder,
+                seed=plan.seed,
+                resources=resources,
+            )
+            return self._largest(largest, self._source.node_schema)
+
+        def order() -> dict[str, Any]:
+            counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
+            return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
+
+        largest = {"edges": self._scratch.phase("move", move)}
+        self._scratch.phase("replicas", replicas)
+        largest["nodes"] = self._scratch.phase("masters", masters)
+        counts = self._scratch.phase("order", order)["counts"]
+        return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
+
+    def write(self, edges: KeyFile, assignment: Assignment, counts: PartCounts, path: Path) -> Book:
+        """Write parts and index into the folder `path`, and return the book.
+
+        Deletes files of phases that are over, by a thread of its own: it may wait for the disk.
+        """
+        with ThreadPoolExecutor(1) as remover:
+            if self._comm.rank == 0:
+                remover.submit(edges.remove_all)
+                remover.submit(assignment.remove)
+            return self._write(edges, counts, path, remover)
+
+    def _write(
+        self, edges: KeyFile, counts: PartCounts, path: Path, remover: ThreadPoolExecutor
+    ) -> Book:
+        num_nodes, num_parts, comm = edges.num_nodes, self._plan.num_parts, self._comm
+        first_new_id = np.cumsum(counts.masters) - counts.masters
+        mine = own_parts(num_parts, comm.rank, comm.size)
+
+        def number() -> dict[str, Any]:
+            number_masters(num_nodes, num_parts, self._folder, self._resources)
+            return {}
+
+        def parts() -> dict[str, Any]:
+            records, columns = self._records(edges), self._source.edge_schema
+            drafts = Drafts(records, self._folder, num_nodes, first_new_id, columns)
+            at_once = self._parts_at_once(counts, num_nodes)
+            with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
+
+                def write(part: int) -> None:
+                    _write_part(drafts, part, int(counts.interior[part]), path)
+                    advance(1)
+
+                self._resources.map(write, mine, at_once=at_once)
+            return {}
+
+        def index() -> dict[str, Any]:
+            self._write_index(num_nodes, first_new_id, path)
+            return {}
+
+        self._scratch.phase("number", number)
+        if comm.rank == 0:
+            (path / "index").mkdir(parents=True, exist_ok=True)
+        comm.barrier(stage="store: create")
+        self._scratch.phase("parts", parts)
+        if comm.rank == 0:
+            remover.submit(self._records(edges).remove)
+        self._scratch.phase("index", index)
+        texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
+        return Book(
+            first_new_id=first_new_id,
+            masters=counts.masters,
+            mirrors=counts.mirrors,
+            edges=counts.edges,
+            digests=tuple(record_digest(text) for text in texts),
+        )
+
+    def manifest(
+        self, edges: KeyFile, counts: PartCounts, largest: dict[str, Any], book: Book
+    ) -> Manifest:
+        """Return what describes the graph as a whole."""
+        source, plan = self._source, self._plan
+        edge_schema = describe(source.edge_schema, ("src", "dst"), largest["edges"])
+        node_schema = describe(source.node_schema, ("id",), largest["nodes"])
+        has_table = source.num_nodes is not None
+        id_field = source.node_schema.field("id") if has_table else source.edge_schema.field("src")
+        manifest = Manifest(
+            num_nodes=edges.num_nodes,
+            num_edges=edges.num_edges,
+            num_parts=plan.num_parts,
+            method=plan.method,
+            cut=named_partitioner(plan.method).cut,
+            seed=plan.seed,
+            undirected=plan.undirected,
+            self_loops=plan.self_loops,
+            repeats=plan.repeats,
+            id_type=str(id_field.type),
+            node_columns=node_schema.columns,
+            edge_columns=edge_schema.columns,
+            labels=node_schema.labels,
+            splits=node_schema.splits,
+            edge_labels=edge_schema.labels,
+            edge_splits=edge_schema.splits,
+            num_edge_types=edge_schema.num_types,
+            quality=measure(counts),
+        )
+        return manifest.model_copy(update={"checksum": checksum(manifest, book)})
+
+    def _records(self, edges: KeyFile) -> RecordReader:
+        kind = edge_record(edges.num_nodes, edges.num_edges, self._source.num_edges)
+        return RecordReader(self._folder, EDGES, kind)
+
+    def _balance(self, num_nodes: int) -> Balance:
+        balance, split = self._plan.balance, f"split:{self._plan.balance_split}"
+        if balance.train is None:
+            return balance
+        names = self._source.node_schema.names
+        if split not in names:
+            raise ConfigError(
+                f"partition: expected a node column {split!r} to balance training nodes, got "
+                f"{', '.join(names) or 'no node table'}. Name a split that there is."
+            )
+        train = [as_numpy(rows[split]) == 1 for rows in self._source.node_chunks(0, num_nodes)]
+        return Balance(balance.nodes, balance.edges, balance.train, np.concatenate(train))
+
+    def _largest(self, mine: Mapping[str, int], schema: pa.Schema) -> dict[str, Any]:
+        names = schema.names
+        values = np.array([mine.get(name, -1) for name in names], np.int64)
+        if names:
+            self._comm.all_reduce(values, "max", stage="count classes")
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
+        edge_row, node_row = map(row_bytes, (self._source.edge_schema, self._source.node_schema))
+        replicas = counts.masters + counts.mirrors
+        largest = int(
+            part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
+        )
+        self._resources.need(largest, "the largest part", "Use more parts.")
+        limit = self._resources.memory_limit
+        return self._resources.threads if limit is None else max(1, limit // largest)
+
+    def _write_index(self, num_nodes: int, first_new_id: Any, path: Path) -> None:
+        num_parts, comm, folder = self._plan.num_parts, self._comm, self._folder
+        mine = own_parts(num_parts, comm.rank, comm.size)
+        with SpillWriter(folder, _IDS_SPILL, comm.rank) as writer:
+            for part in mine:
+                masters = open_table(part_folder(path, part) / "masters.arrow")
+                spill_ids(writer, part, masters, int(first_new_id[part]), num_parts)
+        comm.barrier(stage="index: spill")
+        spill = SpillReader(folder, _IDS_SPILL)
+        owners, locals_ = (NodeFile(folder, name, num_nodes) for name in (OWNERS, LOCALS))
+        with self._resources.progress.phase("write index", len(mine), "buckets") as advance:
+
+            def write(bucket: int) -> None:
+                first, last = (num_nodes * (bucket + i) // num_parts for i in (0, 1))
+                new_ids = first_new_id[owners.read(first, last)] + locals_.read(first, last)
+                shutil.rmtree(bucket_folder(path, bucket), ignore_errors=True)
+                write_bucket(path, bucket, spill, new_ids)
+                advance(1)
+
+            self._resources.map(write, mine)
+
+
+def _write_part(drafts: Drafts, part: int, num_interior: int, path: Path) -> None:
+    """Write a part, unless an earlier run did; its record is written last."""
+    folder = part_folder(path, part)
+    if (folder / PART_RECORD).exists():
+        check_folder(folder, PART_RECORD)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    tables = drafts.build(part, num_interior).tables()
+    write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """Return about the bytes of a row."""
+    bits = 0
+    for kind in schema.types:
+        width = kind.list_size if pa.types.is_fixed_size_list(kind) else 1
+        value = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+        bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
+    return bits // 8
+
+
+def _refuse_names(names: list[str], reserved: tuple[str, ...], where: str) -> None:
+    for name in sorted(set(names) & set(reserved)):
+        raise refuse(
+            where, f"no column of the store's own name {name!r}", "one", "Rename the column."
+        )

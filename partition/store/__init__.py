@@ -1,0 +1,1 @@
+"""The partitioned store on disk: manifest, parts, index and communities."""

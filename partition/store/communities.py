@@ -1,0 +1,224 @@
+"""Communities of a store's nodes, beside the graph and outside its checksum.
+
+```
+communities/<name>/part-00003.arrow    one column, community int64: a row a master, in their order
+communities/<name>/communities.json    how many, how they were found, of which store; sizes, hashes
+```
+They can be added to a store at any time, several under different names. Each is written beside its
+place and renamed when whole.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from graphtheta.data.schema import some
+from graphtheta.errors import ConfigError, StoreError
+from graphtheta.partition.store.atomic_folder import written_beside
+from graphtheta.partition.store.files import FileRecord, damaged, open_table, read_text, write_table
+from graphtheta.partition.store.store import Store, open_store
+from graphtheta.partition.store.tables import column_numpy
+
+__all__ = [
+    "Communities",
+    "CommunityRecord",
+    "communities_folder",
+    "list_communities",
+    "open_communities",
+    "read_communities",
+    "write_communities",
+]
+
+_FOLDER = "communities"
+_RECORD = "communities.json"
+
+
+class CommunityRecord(BaseModel):
+    """What `communities.json` says.
+
+    Attributes:
+        num_communities: Largest community plus one.
+        num_nodes: Nodes of the graph (N).
+        num_parts: Parts of the store (P).
+        method: How they were found, in words.
+        store_checksum: Checksum of the store that they belong to.
+        files: Size and hash of each file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    num_communities: int
+    num_nodes: int
+    num_parts: int
+    method: str
+    store_checksum: str
+    files: dict[str, FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Communities:
+    """Opened communities of a store; a part's are mapped when asked for.
+
+    Attributes:
+        path: Their folder.
+        record: What is known of them as a whole.
+    """
+
+    path: Path
+    record: CommunityRecord
+
+    def part(self, part: int) -> NDArray[np.int64]:
+        """Return the community of each master of a part, memory-mapped.
+
+        Raises:
+            ConfigError: If there is no such part.
+            StoreError: If the file is missing, or of another size or type.
+
+        Shape:
+            (M,) int64, in [0, num_communities).
+        """
+        if not 0 <= part < self.record.num_parts:
+            raise ConfigError(
+                f"{self.path}: expected a part in [0, {self.record.num_parts}), got {part}. "
+                "Ask for one of these."
+            )
+        path = self.path / _file(part)
+        table = open_table(path)
+        size, known = path.stat().st_size, self.record.files.get(path.name)
+        if known is None or size != known.size:
+            raise damaged(path, "the size that it was written with", f"{size:,} bytes")
+        if table.schema != _SCHEMA:
+            raise damaged(path, "one column, community int64", f"{table.schema.names}")
+        return column_numpy(table, "community")
+
+
+_SCHEMA = pa.schema([("community", pa.int64())])
+
+
+def write_communities(
+    store: Store | Path | str,
+    name: str,
+    community_of_node: NDArray[np.integer],
+    *,
+    method: str = "given",
+) -> Communities:
+    """Write communities of the nodes of a store into it; one process does.
+
+    Args:
+        store: The store, or its path. Nothing of it is changed.
+        name: Letters, digits, `_`, `-` and `.`; a name that the store has no communities of yet.
+        community_of_node: Community of each node, in node_key order, from 0. Some of the numbers
+            may have no node.
+        method: How they were found, for the record.
+
+    Raises:
+        ConfigError: If the name is not one, or the array is of another length or type, or holds a
+            negative number.
+        StoreError: If the store has communities of that name, or is damaged.
+
+    Shape:
+        community_of_node: (N,) integers; mapped memory will do. One part of it is copied at a time.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    folder = communities_folder(opened, name)
+    _check(opened, community_of_node)
+    files = {}
+    with written_beside(folder) as partial:
+        for index in range(opened.num_parts):
+            keys = column_numpy(opened.part(index).masters, "node_key")
+            values = np.asarray(community_of_node[keys], np.int64)
+            table = pa.table({"community": values}, schema=_SCHEMA)
+            files[_file(index)] = write_table(table, partial / _file(index))
+        record = CommunityRecord(
+            num_communities=int(community_of_node.max()) + 1,
+            num_nodes=opened.manifest.num_nodes,
+            num_parts=opened.num_parts,
+            method=method,
+            store_checksum=opened.checksum,
+            files=files,
+        )
+        (partial / _RECORD).write_text(record.model_dump_json(indent=2) + "\n")
+    return Communities(folder, record)
+
+
+def open_communities(store: Store | Path | str, name: str) -> Communities:
+    """Open the communities `name` of a store.
+
+    Raises:
+        ConfigError: If the store has none of that name; the message lists those that it has.
+        StoreError: If they are damaged, or belong to another store.
+    """
+    opened = store if isinstance(store, Store) else open_store(store, parts=())
+    folder = communities_folder(opened, name)
+    if not folder.is_dir():
+        names = list_communities(opened)
+        raise ConfigError(
+            f"{opened.path}: expected communities {name!r}, got "
+            f"{some(names, len(names)) if names else 'none'}. "
+            f"{'Name one of these, or find' if names else 'Find'} some: graphtheta communities."
+        )
+    try:
+        record = CommunityRecord.model_validate_json(read_text(folder / _RECORD))
+    except ValidationError:
+        raise damaged(folder / _RECORD, "a record of communities", "something else") from None
+    if record.store_checksum != opened.checksum:
+        raise StoreError(
+            f"{folder}: expected communities of the store {opened.checksum}, got those of "
+            f"{record.store_checksum}. Write them again for this store."
+        )
+    return Communities(folder, record)
+
+
+def read_communities(store: Store | Path | str, part: int, name: str) -> NDArray[np.int64]:
+    """Return the community of each master of a part, memory-mapped; see `open_communities`.
+
+    Shape:
+        (M,) int64.
+    """
+    return open_communities(store, name).part(part)
+
+
+def list_communities(store: Store | Path | str) -> list[str]:
+    """Return the names of the communities that a store has, sorted."""
+    path = store.path if isinstance(store, Store) else Path(store)
+    return sorted(file.parent.name for file in (path / _FOLDER).glob(f"[!.]*/{_RECORD}"))
+
+
+def _file(part: int) -> str:
+    return f"part-{part:05d}.arrow"
+
+
+def communities_folder(store: Store, name: str) -> Path:
+    """Return where communities of a name are, or would be.
+
+    Raises:
+        ConfigError: If it is no name.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ConfigError(
+            f"communities: expected a name of letters, digits, '_', '-' and '.', got {name!r}. "
+            "Choose another."
+        )
+    return store.path / _FOLDER / name
+
+
+def _check(store: Store, community_of_node: NDArray[np.integer]) -> None:
+    num_nodes = store.manifest.num_nodes
+    given = f"{community_of_node.shape} {community_of_node.dtype}"
+    if community_of_node.shape != (num_nodes,) or community_of_node.dtype.kind not in "iu":
+        raise ConfigError(
+            f"communities: expected ({num_nodes:,},) integers, one for each node, got {given}. "
+            "Give one community a node, in the order of the node table."
+        )
+    if int(community_of_node.min()) < 0:
+        raise ConfigError(
+            f"communities: expected numbers from 0, got {int(community_of_node.min())}. "
+            "Number the communities from 0."
+        )

@@ -1,0 +1,237 @@
+"""The store: a partitioned graph as a directory that any Arrow reader opens.
+
+```
+manifest.json               size independent of the number of parts
+book.arrow                  a row a part: first_new_id, masters, mirrors, edges, digest
+index/bucket-00003/         node_key.arrow, original_id.arrow, bucket.json
+part-00003/                 masters.arrow, replicas.arrow, in_indptr.arrow, out_indptr.arrow,
+                            in_edges.arrow, out_edges.arrow, plan.arrow, part.json
+```
+It is written beside its place and renamed when whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ValidationError
+
+from graphtheta.errors import ConfigError, GraphThetaError, StoreError
+from graphtheta.partition.store.files import (
+    check_folder,
+    damaged,
+    open_table,
+    read_text,
+    verify_folder,
+    write_table,
+)
+from graphtheta.partition.store.index import BUCKET_RECORD, Index, bucket_folder
+from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest, checksum
+from graphtheta.partition.store.part import TABLES, PartTables
+from graphtheta.partition.store.tables import column_numpy
+
+__all__ = [
+    "PART_RECORD",
+    "Store",
+    "open_store",
+    "part_folder",
+    "refuse_occupied",
+    "write_description",
+]
+
+PART_RECORD = "part.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store; its parts are mapped when asked for.
+
+    Attributes:
+        path: The directory.
+        manifest: The graph as a whole.
+        book: One row a part.
+    """
+
+    path: Path
+    manifest: Manifest
+    book: Book
+
+    @property
+    def num_parts(self) -> int:
+        """Parts (P)."""
+        return self.manifest.num_parts
+
+    @property
+    def checksum(self) -> str:
+        """Names the content, wherever it is stored and however many ranks wrote it."""
+        return self.manifest.checksum
+
+    @property
+    def index(self) -> Index:
+        """From original ids and node keys to new ids."""
+        return Index(self.path, self.manifest)
+
+    def part(self, part: int) -> PartTables:
+        """Return a part's tables, memory-mapped.
+
+        Raises:
+            ConfigError: If there is no such part.
+            StoreError: If a file of it is missing, cut short, or not an Arrow file.
+        """
+        if not 0 <= part < self.num_parts:
+            raise ConfigError(
+                f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
+                "Ask for one of these."
+            )
+        folder = part_folder(self.path, part)
+        record = check_folder(folder, PART_RECORD)
+        if record.num_interior is None or set(record.files) != {f"{n}.arrow" for n in TABLES}:
+            raise damaged(folder / PART_RECORD, f"files {', '.join(TABLES)}", "others")
+        tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
+        opened = PartTables(part=part, num_interior=record.num_interior, **tables)
+        self._check_rows(opened, folder)
+        return opened
+
+    def verify(self) -> None:
+        """Hash every file.
+
+        Raises:
+            StoreError: If one is missing or altered; the message names it.
+        """
+        for part, digest in enumerate(self.book.digests):
+            folder = part_folder(self.path, part)
+            found = verify_folder(folder, PART_RECORD)
+            if found != digest:
+                raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
+            verify_folder(bucket_folder(self.path, part), BUCKET_RECORD)
+        found = checksum(self.manifest, self.book)
+        if found != self.checksum:
+            raise damaged(
+                self.path / "manifest.json", f"and book.arrow of checksum {self.checksum}", found
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `graphtheta info` prints, ready for JSON."""
+        rows = zip(self.book.masters, self.book.mirrors, self.book.edges, strict=True)
+        return {
+            "path": str(self.path),
+            **self.manifest.model_dump(mode="json"),
+            "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+            "parts": [
+                {"part": part, "masters": int(m), "mirrors": int(h), "edges": int(e)}
+                for part, (m, h, e) in enumerate(rows)
+            ],
+        }
+
+    def _check_rows(self, part: PartTables, folder: Path) -> None:
+        masters, mirrors, edges = (
+            int(counts[part.part])
+            for counts in (self.book.masters, self.book.mirrors, self.book.edges)
+        )
+        replicas = masters + mirrors
+        expected = {
+            "masters": masters,
+            "replicas": replicas,
+            "in_indptr": replicas + 1,
+            "out_indptr": replicas + 1,
+            "in_edges": edges,
+            "out_edges": edges,
+        }
+        for name, rows in expected.items():
+            found = getattr(part, name).num_rows
+            if found != rows:
+                raise damaged(folder / f"{name}.arrow", f"{rows:,} rows", f"{found:,}")
+
+
+def write_description(path: Path, manifest: Manifest, book: Book) -> None:
+    """Write what describes the graph as a whole; the manifest last: only then the store opens."""
+    write_table(_book_table(book), path / "book.arrow")
+    text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    (path / "manifest.json").write_text(text)
+
+
+def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store:
+    """Open a store, checking that its files are there and whole (`Store.verify` hashes them).
+
+    Args:
+        path: The directory.
+        parts: The parts to check: a worker names its own. None: all of them, and the index.
+
+    Raises:
+        StoreError: If the store is missing, damaged, or of a newer format.
+    """
+    path = Path(path)
+    if not (path / "manifest.json").is_file():
+        raise StoreError(
+            f"{path}: expected a store (a directory with manifest.json), got "
+            f"{'a directory without one' if path.is_dir() else 'none'}. "
+            "Name a store, or make one with `graphtheta partition`."
+        )
+    store = Store(path, _read_manifest(path / "manifest.json"), _read_book(path / "book.arrow"))
+    if store.book.num_parts != store.num_parts:
+        raise damaged(path / "book.arrow", f"{store.num_parts} rows", f"{store.book.num_parts}")
+    for part in range(store.num_parts) if parts is None else parts:
+        store.part(part)
+        if parts is None:
+            check_folder(bucket_folder(path, part), BUCKET_RECORD)
+    return store
+
+
+def part_folder(path: Path, part: int) -> Path:
+    """Return the folder of a part of the store at `path`."""
+    return path / f"part-{part:05d}"
+
+
+def refuse_occupied(path: Path, error: type[GraphThetaError] = StoreError) -> None:
+    """Refuse a path at which a store, or another folder, cannot be made.
+
+    Raises:
+        StoreError, or the `error` that is given: If there is something but an empty directory.
+    """
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise error(
+            f"{path}: expected no file and no directory but an empty one, got "
+            f"{'a directory with content' if path.is_dir() else 'a file'}. "
+            "Remove it or name another path."
+        )
+
+
+class _Version(BaseModel):
+    format_version: int
+
+
+def _read_manifest(path: Path) -> Manifest:
+    text = read_text(path)
+    try:
+        version = _Version.model_validate_json(text).format_version
+        if version > FORMAT_VERSION:
+            raise StoreError(
+                f"{path}: expected format version {FORMAT_VERSION} or older, got {version}. "
+                "Upgrade graphtheta, or build the store again."
+            )
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise damaged(
+            path, "a manifest", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+
+
+_BOOK_COUNTS = ("first_new_id", "masters", "mirrors", "edges")
+
+
+def _book_table(book: Book) -> pa.Table:
+    columns: dict[str, Any] = {name: getattr(book, name) for name in _BOOK_COUNTS}
+    return pa.table(columns | {"digest": pa.array(book.digests, pa.string())})
+
+
+def _read_book(path: Path) -> Book:
+    table = open_table(path)
+    if table.column_names != [*_BOOK_COUNTS, "digest"]:
+        raise damaged(path, "a book", f"columns {', '.join(table.column_names)}")
+    counts = {name: column_numpy(table, name) for name in _BOOK_COUNTS}
+    return Book(**counts, digests=tuple(table["digest"].to_pylist()))

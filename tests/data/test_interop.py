@@ -1,0 +1,162 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from graphtheta.data.graph import Graph
+from graphtheta.errors import GraphFormatError
+
+NUM_NODES = 6
+EDGE_INDEX = torch.tensor([[0, 1, 2, 2], [1, 2, 3, 2]])
+
+
+def pyg_data(**fields):
+    data = pytest.importorskip("torch_geometric.data")
+    return data.Data(**{"edge_index": EDGE_INDEX, "num_nodes": NUM_NODES, **fields})
+
+
+def masks(*shape):
+    place = torch.arange(NUM_NODES).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+    return {f"{n}_mask": place % 4 == i for i, n in enumerate(("train", "val", "test"))}
+
+
+def edge_fields():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "edge_attr": torch.rand(4, 2, generator=generator),
+        "edge_type": torch.tensor([0, 1, 0, 2]),
+        "edge_weight": torch.rand(4, generator=generator),
+    }
+
+
+LABELS = {
+    "multi_class": torch.tensor([0, 1, 2, -1, 0, 1]),
+    "binary": torch.tensor([True, False, True, True, False, False]),
+    "regression": torch.tensor([0.5, float("nan"), 1.0, -2.0, 3.0, 4.0]),
+    "multi_label": torch.rand(6, 3) > 0.5,
+    "several_outputs": torch.rand(6, 3),
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("shape", [(NUM_NODES,), (NUM_NODES, 2)], ids=["masks", "two_splits"])
+def test_pyg_round_trip(label, shape):
+    data = pyg_data(x=torch.rand(6, 3), y=LABELS[label], **masks(*shape), **edge_fields())
+    graph = Graph.from_pyg(data)
+    assert graph.splits == (("split",) if len(shape) == 1 else ("split", "0", "1"))
+    back = graph.to_pyg()
+    assert set(back.keys()) == set(data.keys())
+    for name, value in data:
+        if torch.is_tensor(value):
+            torch.testing.assert_close(back[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_from_pyg_without_anything_but_edges():
+    graph = Graph.from_pyg(pyg_data())
+    assert (graph.num_nodes, graph.num_edges, graph.num_features) == (6, 4, 0)
+    assert graph.labels == graph.splits == ()
+
+
+def test_from_pyg_takes_features_of_other_types():
+    x = torch.eye(6).to_sparse()
+    assert np.array_equal(Graph.from_pyg(pyg_data(x=x)).features, np.eye(6, dtype=np.float32))
+    for kind in (torch.int64, torch.bool, torch.bfloat16):
+        graph = Graph.from_pyg(
+            pyg_data(x=torch.eye(6).to(kind).requires_grad_(kind.is_floating_point))
+        )
+        assert graph.features.dtype == np.float32
+    assert Graph.from_pyg(pyg_data(x=torch.rand(6).double())).features.shape == (6, 1)
+
+
+def test_pyg_keeps_original_ids():
+    nodes = pa.table({"id": ["u", "v"]})
+    graph = Graph.from_arrow(nodes, pa.table({"src": ["u"], "dst": ["v"]}))
+    assert graph.to_pyg().original_id == ["u", "v"]
+    assert Graph.from_pyg(graph.to_pyg()).digest() == graph.digest()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"y": torch.zeros(5)}, r"y: expected 6 rows, got shape \(5,\)"),
+        ({"x": torch.rand(7, 2)}, r"features: expected 6 rows, got shape \(7, 2\)"),
+        ({"edge_attr": torch.rand(3, 2)}, r"attr: expected 4 rows, got shape \(3, 2\)"),
+        ({"x": torch.full((6, 1), torch.nan)}, "features: expected finite numbers, got NaN"),
+        ({"edge_index": None}, "expected edge_index, got none"),
+        ({"edge_index": EDGE_INDEX + 4}, r"node keys in \[0, 6\), got 6"),
+        (
+            {"train_mask": torch.ones(6).bool(), "test_mask": torch.ones(6).bool()},
+            "at most one of train, validation, test",
+        ),
+    ],
+    ids=["short_y", "long_x", "short_attr", "nan", "no_edges", "out_of_range", "masks_overlap"],
+)
+def test_from_pyg_refuses_bad_input(fields, message):
+    with pytest.raises(GraphFormatError, match=message):
+        Graph.from_pyg(pyg_data(**fields))
+
+
+def test_from_pyg_refuses_heterogeneous_data():
+    data = pytest.importorskip("torch_geometric.data")
+    with pytest.raises(GraphFormatError, match="got HeteroData"):
+        Graph.from_pyg(data.HeteroData())
+
+
+def test_networkx_round_trip():
+    nx = pytest.importorskip("networkx")
+    given = nx.MultiDiGraph()
+    given.add_node("a", x=[1.0, 2.0], y=1, s="train", junk=object())
+    given.add_node("b", x=[3.0, 4.0], y=None, s="test")
+    given.add_edge("a", "b", weight=0.5)
+    given.add_edge("a", "b", weight=1.5)
+    given.add_edge("b", "b", weight=2.5)
+    graph = Graph.from_networkx(given, features="x", labels="y", splits={"split": "s"})
+    assert graph.features.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert graph.features.dtype == np.float32
+    assert graph.labelled().tolist() == [True, False]
+    assert graph.column("weight").tolist() == [0.5, 1.5, 2.5]
+    back = graph.to_networkx()
+    assert list(back.edges(data="weight")) == list(given.edges(data="weight"))
+    assert Graph.from_networkx(back).digest() == graph.digest()
+
+
+def test_from_networkx_takes_undirected_edges_both_ways_and_self_loops_once():
+    nx = pytest.importorskip("networkx")
+    graph = Graph.from_networkx(nx.Graph([(0, 1), (1, 1)]))
+    assert sorted(zip(graph.src.tolist(), graph.dst.tolist(), strict=True)) == [
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+
+
+def test_from_networkx_refuses_bad_input():
+    nx = pytest.importorskip("networkx")
+    with pytest.raises(GraphFormatError, match="nodes: expected values of one type"):
+        Graph.from_networkx(nx.Graph([(0, "a")]))
+    with pytest.raises(GraphFormatError, match="expected at least one node"):
+        Graph.from_networkx(nx.Graph())
+    with pytest.raises(ValueError, match="expected a column 'x'"):
+        Graph.from_networkx(nx.path_graph(3), features="x")
+
+
+def test_dgl_round_trip():
+    dgl = pytest.importorskip("dgl")
+    given = dgl.graph(tuple(EDGE_INDEX), num_nodes=NUM_NODES)
+    fields = edge_fields()
+    given.ndata.update({"feat": torch.rand(6, 3), "label": LABELS["multi_class"], **masks(6)})
+    given.edata.update(
+        feat=fields["edge_attr"], etype=fields["edge_type"], weight=fields["edge_weight"]
+    )
+    back = Graph.from_dgl(given).to_dgl()
+    assert torch.equal(torch.stack(back.edges()), EDGE_INDEX)
+    for before, after in ((given.ndata, back.ndata), (given.edata, back.edata)):
+        assert set(before) == set(after)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_from_dgl_refuses_several_types():
+    dgl = pytest.importorskip("dgl")
+    ends = torch.tensor([0]), torch.tensor([1])
+    with pytest.raises(GraphFormatError, match="one node and one edge type"):
+        Graph.from_dgl(dgl.heterograph({("a", "x", "b"): ends}))

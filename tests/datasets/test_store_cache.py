@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.single import SingleCommunicator
+from graphtheta.comm.threads import run_local
+from graphtheta.datasets import store_cache as cache
+from graphtheta.datasets.store_cache import cached_store, open_input
+from graphtheta.errors import ConfigError, StoreError
+from graphtheta.partition import GraphSource, Plan, make_store, open_store
+from graphtheta.runtime.paths import cache_folder
+from tests.graphs import CORNER_GRAPHS, to_graph
+
+GRAPH = to_graph(CORNER_GRAPHS["random"])
+ALONE = SingleCommunicator()
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder / "v1"))
+
+
+class Recorded:
+    """A graph that remembers how often it was opened, and which rows were read."""
+
+    keyed = True
+    num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges
+    node_schema, edge_schema = GRAPH.node_schema, GRAPH.edge_schema
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.rows: list[int] = []
+
+    def open(self) -> GraphSource:
+        self.opened += 1
+        return self
+
+    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
+        if not ids_only:
+            self.rows += range(start, stop)
+        return GRAPH.node_chunks(start, stop, ids_only=ids_only)
+
+    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
+        return GRAPH.edge_chunks(start, stop, ends_only=ends_only)
+
+    def digest(self) -> str:
+        return GRAPH.digest()
+
+    def stamp(self) -> str:
+        return GRAPH.stamp()
+
+
+def test_each_worker_reads_its_own_rows_and_later_runs_none(tmp_path: Path) -> None:
+    def open_it(comm: Communicator) -> tuple[list[int], list[list[int]]]:
+        source = Recorded()
+        cached_store(source.open, comm, folder=tmp_path)
+        opened = comm.all_gather_int(source.opened, stage="test").tolist()
+        rows = comm.all_gather(np.array(source.rows, np.int64), stage="test")
+        return opened, [block.tolist() for block in rows]
+
+    half = GRAPH.num_nodes // 2
+    halves = [list(range(half)), list(range(half, GRAPH.num_nodes))]
+    assert run_local(open_it, workers=2) == ([1, 1], halves)
+    assert run_local(open_it, workers=2) == ([1, 0], [[], []])  # rank 0 takes the digest
+
+
+def test_store_is_the_one_that_partitioning_makes(tmp_path: Path) -> None:
+    make_store(GRAPH, tmp_path / "store", Plan(1, "node-hash"))
+    cached = cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "cache")
+    cached.verify()
+    assert cached.checksum == open_store(tmp_path / "store").checksum
+
+
+def test_all_that_makes_a_store_is_in_its_key(tmp_path: Path) -> None:
+    other = to_graph(CORNER_GRAPHS["random"], seed=1)
+    variants: list[dict[str, Any]] = [{}, {"seed": 1}, {"method": "dbh"}, {"undirected": True}]
+    for graph in (GRAPH, other):
+        for variant in variants:
+            cached_store(lambda graph=graph: graph, ALONE, folder=tmp_path, **variant)
+    run_local(lambda comm: cached_store(lambda: GRAPH, comm, folder=tmp_path), workers=2)
+    assert len(entries(tmp_path)) == 2 * len(variants) + 1
+
+
+def test_job_that_comes_second_uses_the_store_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both look before either has written: the other job's store appears while we build."""
+    shutil.copytree(
+        cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "other").path, tmp_path / "winner"
+    )
+
+    def make_late(*args: Any, **options: Any) -> Any:
+        made = make_store(*args, **options)
+        (tmp_path / "cache" / "v1").mkdir(parents=True, exist_ok=True)
+        name = entries(tmp_path / "other")[0]
+        (tmp_path / "winner").rename(tmp_path / "cache" / "v1" / name)
+        return made
+
+    monkeypatch.setattr(cache, "make_store", make_late)
+    store = cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "cache")
+    store.verify()
+    assert entries(tmp_path / "cache") == [store.path.name]
+
+
+def test_damaged_store_is_made_again(tmp_path: Path) -> None:
+    store = cached_store(lambda: GRAPH, ALONE, folder=tmp_path)
+    file = store.path / "part-00000" / "masters.arrow"
+    file.write_bytes(file.read_bytes()[:-1])
+    cached_store(lambda: GRAPH, ALONE, folder=tmp_path).verify()
+    assert entries(tmp_path) == [store.path.name]
+
+
+def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown method 'x'"):
+        cached_store(lambda: GRAPH, ALONE, folder=tmp_path, method="x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"expected to write a store.*Set GRAPHTHETA_CACHE"):
+        cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_cache_folder_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("GRAPHTHETA_CACHE")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder() == Path("/home/someone/.cache/graphtheta")
+
+
+def test_open_input_opens_stores_and_partitions_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path / "cache"))
+    make_store(GRAPH, tmp_path / "store", Plan(2, "dbh"))
+    assert open_input(str(tmp_path / "store"), ALONE).path == tmp_path / "store"
+    assert not (tmp_path / "cache").exists()
+    assert open_input("cora", ALONE).manifest.num_nodes == 2708
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_open_input_raises_config_error_on_a_store_without_reverses(tmp_path: Path) -> None:
+    make_store(GRAPH, tmp_path / "store", Plan(1, "node-hash"))
+    with pytest.raises(ConfigError, match="expected a store with the reverse of every edge"):
+        open_input(str(tmp_path / "store"), ALONE, undirected=True)

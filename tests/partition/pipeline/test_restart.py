@@ -1,0 +1,169 @@
+"""A run that is killed: it goes on, and leaves neither a store that opens nor anything else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphtheta.errors import StoreError
+from graphtheta.partition import Plan, make_store, open_store
+from graphtheta.partition.ooc.checkpointed_phases import Scratch
+from tests.graphs import power_law, to_graph
+from tests.jobs import run_job
+from tests.partition.sources import by_id
+
+GRAPH = to_graph(power_law(60, 300), text_ids=True)
+PLAN = Plan(3, "dbh", undirected=True, repeats=False)
+EDGE_CUT = Plan(3, "fennel")
+PHASES = [
+    "ids", "edges", "repeats", "assign", "move", "replicas", "masters", "order", "number",
+    "parts", "index",
+]  # fmt: skip
+
+# Makes the store; is killed at the end of a phase, before or after it is recorded, or within parts.
+JOB = """
+import os, signal, sys
+from graphtheta.comm.launch import communicator, guarded
+from graphtheta.partition import Resources, building, make_store, scratch
+from tests.partition.test_restart import GRAPH, PLAN, by_id
+
+path, phase, when = sys.argv[1:4]
+comm = communicator()
+write = scratch._write
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def killed(file, text):
+    if file.name == f"phase-{phase}.json" and when == "before":
+        die()
+    write(file, text)
+    if file.name == f"phase-{phase}.json" and when == "after":
+        die()
+
+scratch._write = killed
+if when == "within":
+    write_folder = building.write_folder
+    def broken(folder, *args, **options):
+        if folder.name == "part-00002":
+            folder.mkdir()
+            (folder / "masters.arrow").write_text("half")
+            die()
+        write_folder(folder, *args, **options)
+    building.write_folder = broken
+ran = []
+phase_of = scratch.Scratch.phase
+def noted(self, name, run):
+    return phase_of(self, name, lambda: (ran.append(name), run())[1])
+scratch.Scratch.phase = noted
+
+def main():
+    make_store(by_id(GRAPH), path, PLAN, Resources(comm))
+    print("ran", *ran)
+
+sys.exit(guarded(main))
+"""
+
+
+def make(path: Path, phase: str, when: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", JOB, str(path), phase, when],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_store(by_id(GRAPH), tmp_path_factory.mktemp("whole") / "store", PLAN).checksum
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize(
+    ("phase", "when"),
+    [
+        *((phase, "before") for phase in PHASES),
+        *(pytest.param(phase, "after", marks=pytest.mark.slow) for phase in PHASES),
+        ("parts", "within"),
+    ],
+)
+def test_killed_run_goes_on_where_it_was(phase: str, when: str, whole: str, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    killed = make(path, phase, when)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for folder in (path, tmp_path / ".store.partial", tmp_path / ".store.partial" / "store"):
+        with pytest.raises(StoreError):
+            open_store(folder)
+    done = make(path, "none", "never")
+    assert done.returncode == 0, done.stderr
+    at = PHASES.index(phase) + (when == "after")
+    assert done.stdout.split() == ["ran", *PHASES[at:]]
+    store = open_store(path)
+    store.verify()
+    assert store.checksum == whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.spawn
+@pytest.mark.parametrize(("phase", "when"), [("order", "after"), ("parts", "within")])
+def test_killed_edge_cut_goes_on_in_another_scratch(phase: str, when: str, tmp_path: Path) -> None:
+    code = JOB.replace(", PLAN, Resources(comm)", ", EDGE_CUT, Resources(comm), scratch=scratch_at")
+    code = code.replace("import GRAPH, PLAN", "import GRAPH, EDGE_CUT").replace(
+        "path, phase, when = sys.argv[1:4]", "path, phase, when, scratch_at = sys.argv[1:5]"
+    )
+    store, elsewhere = tmp_path / "made" / "store", tmp_path / "scratch"
+    codes = []
+    for words in ((phase, when), ("none", "never")):
+        command = [sys.executable, "-c", code, str(store), *words, str(elsewhere)]
+        codes.append(subprocess.run(command, timeout=120, check=False).returncode)
+    assert codes == [-signal.SIGKILL, 0]
+    expected = make_store(by_id(GRAPH), tmp_path / "expected", EDGE_CUT)
+    assert open_store(store).checksum == expected.checksum
+    assert [entry.name for entry in store.parent.iterdir()] == ["store"]
+    assert not list(elsewhere.iterdir())
+
+
+def test_other_job_starts_clean_after_a_killed_one(whole: str, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    killed = make(path, "masters", "after")
+    assert killed.returncode == -signal.SIGKILL
+    other = Plan(3, "dbh", undirected=True, repeats=False, seed=1)
+    store = make_store(by_id(GRAPH), path, other)
+    assert store.checksum != whole
+    expected = make_store(by_id(GRAPH), tmp_path / "expected", other)
+    assert store.checksum == expected.checksum
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["expected", "store"]
+
+
+def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    from graphtheta.comm.single import SingleCommunicator
+
+    path = tmp_path / "store"
+    with Scratch(tmp_path / ".store.partial" / "scratch", {}, SingleCommunicator()):
+        with pytest.raises(StoreError, match="expected no other run to make the same store"):
+            make_store(GRAPH, path, PLAN)
+        assert (tmp_path / ".store.partial" / "scratch" / "job.json").exists()
+    make_store(GRAPH, path, PLAN).verify()
+
+
+@pytest.mark.spawn
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["edges", "move", "parts"])
+def test_killed_rank_ends_the_job_and_the_next_goes_on(
+    phase: str, whole: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(JOB)
+    path = tmp_path / "made" / "store"
+    killed = run_job([script, str(path), phase, "before"], 2, timeout_s=90)
+    assert killed.code != 0
+    done = run_job([script, str(path), "none", "never"], 2, timeout_s=90)
+    assert done.code == 0, done.output
+    assert open_store(path).checksum == whole
+    assert [entry.name for entry in path.parent.iterdir()] == ["store"]
