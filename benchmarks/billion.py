@@ -28,7 +28,7 @@ from graphtheta.bench.graphs import described
 from graphtheta.bench.memory import anonymous_bytes, forget_peak, peak_bytes
 from graphtheta.bench.record import append, new_record
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import GCN
 from graphtheta.tgar import View
 from graphtheta.train.gradients import broadcast_model, reduce_gradients
@@ -60,7 +60,7 @@ def main() -> None:
     for epoch in range(options.epochs + 1):
         if epoch == 1:
             forget_peak()
-            shard.channel.stages = Stages()
+            shard.channel.stages = StageTimers()
             sent = comm.bytes_sent
         comm.barrier(stage="epoch")
         start = time.perf_counter()

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import graphtheta as gt
 from graphtheta.bench.graphs import described
-from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
+from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
@@ -139,7 +139,7 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
 
     targets = NodeTargets(shard, rows, loss)
     steps = MiniBatch(options.batch_size).schedule(shard, targets, layers=layers, seed=0)(0)
-    give_back()
+    release_memory()
     resident = resident_bytes()
     samples: list[dict[str, float]] = []
     for number in range(options.steps + 1):
@@ -182,14 +182,14 @@ def one_step(
     prepared = time.perf_counter()
     blocks = batch.view.blocks or ()
     outputs = model(batch.view, blocks[0].of_inputs(x))
-    loss, _ = batch.aim.loss(batch.view, outputs[batch.rows])
+    loss, _ = batch.step_targets.loss(batch.view, outputs[batch.rows])
     torch.autograd.backward(loss / batch_size + batch.view.token)
     reduce_gradients(model.parameters(), comm)
     comm.barrier(stage="step")
     return {
         "prepare": prepared - start,
         "step": time.perf_counter() - start,
-        "targets": len(batch.aim.targets),
+        "targets": len(batch.step_targets.targets),
         "edges": sum(block.num_edges for block in blocks),
         "nodes": sum(block.num_outputs for block in blocks),
         "mirrors": sum(block.sources.num_mirrors for block in blocks),

@@ -43,7 +43,7 @@ from graphtheta.nn import (
 )
 from graphtheta.strategy import GlobalBatch, MiniBatch
 from graphtheta.task.auroc import area_under_curve
-from graphtheta.task.pair_scorer import Scorer
+from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 
 NAMES = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -165,7 +165,7 @@ def _peer(
         decoder.relation[:num_relations] = torch.from_numpy(learned["relation"])
     z = torch.from_numpy(learned["z"])[shard.node_key_L.copy()]
     ranking = Ranking(shard, shard.edge_columns["type"].numpy(), 2 * num_relations)
-    scorer = Scorer(EdgeModel(torch.nn.Identity(), decoder), 2 * num_relations)
+    scorer = PairScorer(EdgeModel(torch.nn.Identity(), decoder), 2 * num_relations)
     split = shard.edge_columns["split:split"].numpy()
     found: dict[str, Any] = {}
     for name, code in (("val", 2), ("test", 3)):

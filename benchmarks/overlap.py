@@ -22,7 +22,7 @@ import torch
 
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.data.schema import matrix_column
 from graphtheta.nn import GATConv, GCNConv
 from graphtheta.tgar import View
@@ -76,7 +76,7 @@ def watched(
 ) -> Iterator[None]:
     """Add a row: seconds blocked, of the sync, and of all that is done inside."""
     link.barrier(stage="step")
-    shard.channel.stages = stages = Stages()
+    shard.channel.stages = stages = StageTimers()
     link.waited, start = 0.0, time.perf_counter()
     yield
     spent = time.perf_counter() - start

@@ -22,7 +22,7 @@ from graphtheta.errors import CallTimeout, ConfigError, Unreachable
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 
-__all__ = ["Link", "Tls"]
+__all__ = ["Connection", "Tls"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _OPTIONS = [
@@ -67,7 +67,7 @@ class Tls:
             ) from None
 
 
-class Link:
+class Connection:
     """Calls to one server; threads may share it.
 
     Args:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.engine.client.answers import Answers
-from graphtheta.engine.client.connection import Link, Tls
+from graphtheta.engine.client.connection import Connection, Tls
 from graphtheta.engine.client.routing import Router, open_router
 from graphtheta.engine.wire.chunks import tables_of
 from graphtheta.engine.wire.tables import encode
@@ -22,13 +22,13 @@ from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.partition.store.index import block_of
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["Asker", "Ids", "Naming", "encoded", "integers"]
+__all__ = ["Ids", "Naming", "ServerPool", "encoded", "integers"]
 
 Naming = Literal["original_id", "node_key", "new_id"]
 Ids = NDArray[np.int64]
 
 
-class Asker:
+class ServerPool:
     """The servers of a store, who has what, and the threads that wait for them.
 
     Args:
@@ -43,7 +43,7 @@ class Asker:
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None, timeout_s: float) -> None:
         self._timeout_s, self._process = timeout_s, os.getpid()
-        self.links = [Link(address, tls) for address in addresses]
+        self.links = [Connection(address, tls) for address in addresses]
         self._pool = ThreadPoolExecutor(max(1, 4 * len(addresses)), "graphtheta-client")
         try:
             self.router: Router = open_router(self.links, self._pool, self.until())
@@ -81,7 +81,7 @@ class Asker:
         found = np.empty(len(keys), np.int64)
         until = self.until()
 
-        def look(link: Link, request: Any, rows: Ids) -> None:
+        def look(link: Connection, request: Any, rows: Ids) -> None:
             chunks = link.stream("Lookup", request, until)
             pieces = [table["new_id"].to_numpy() for table, _ in map(tables_of, chunks) if table]
             found[rows] = np.concatenate([np.zeros(0, np.int64), *pieces])
@@ -104,12 +104,12 @@ class Asker:
         return [do(*job) for job in jobs[:1]] + [future.result() for future in waiting]
 
     def ask(
-        self, method: str, jobs: Sequence[tuple[Link, Any, Ids]], until: float | None = None
+        self, method: str, jobs: Sequence[tuple[Connection, Any, Ids]], until: float | None = None
     ) -> Answers:
         """Send requests about some rows each, and put the answers together."""
         deadline = self.until() if until is None else until
 
-        def ask(link: Link, request: Any, rows: Ids) -> Answers:
+        def ask(link: Connection, request: Any, rows: Ids) -> Answers:
             return Answers.of(link.stream(method, request, deadline), rows)
 
         found = Answers([], [])
@@ -136,7 +136,7 @@ class Asker:
         answers.add(self.ask(method, more, until))
         return answers
 
-    def split(self, parts: NDArray[Any], words: int = 1) -> Iterator[tuple[Link, Ids]]:
+    def split(self, parts: NDArray[Any], words: int = 1) -> Iterator[tuple[Connection, Ids]]:
         """Yield servers with the rows whose part they serve, as many as a request may have."""
         server = self.router.server_of[parts]
         for number in np.unique(server).tolist():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.engine.client.answers import Answers, best_drawn, filled
 from graphtheta.engine.client.connection import Tls
-from graphtheta.engine.client.fan_out import Asker, Ids, Naming, encoded, integers
+from graphtheta.engine.client.fan_out import Ids, Naming, ServerPool, encoded, integers
 from graphtheta.engine.client.subgraph import Neighbours, Subgraph, expand
 from graphtheta.engine.wire.limits import COLUMN
 from graphtheta.errors import ConfigError, GraphFormatError
@@ -69,7 +69,7 @@ class RemoteGraph:
     def __init__(self, addresses: list[str], tls: Tls | None, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._given = (addresses, tls, timeout_s)
-        self._asker = Asker(addresses, tls, timeout_s)
+        self._asker = ServerPool(addresses, tls, timeout_s)
         self._router = self._asker.router
         # Keys and new ids of the last subgraph: its nodes' columns are asked for next.
         self._last: tuple[Ids, Ids] | None = None

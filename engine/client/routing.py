@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
-from graphtheta.engine.client.connection import Link
+from graphtheta.engine.client.connection import Connection
 from graphtheta.engine.wire.limits import PROTOCOL_VERSION
 from graphtheta.engine.wire.tables import decode_any
 from graphtheta.errors import ConfigError, WrongServer
@@ -40,9 +40,9 @@ class Router:
     first_new_id: NDArray[np.int64]
     counts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     server_of: NDArray[np.int64]
-    links: list[Link]
+    links: list[Connection]
     max_ids: int
-    predicts: Link | None
+    predicts: Connection | None
 
     def owners(self, new_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the parts that own nodes."""
@@ -58,7 +58,7 @@ class Router:
         return kind if spec.width is None else pa.list_(kind, spec.width)
 
 
-def open_router(links: Sequence[Link], pool: Executor, until: float) -> Router:
+def open_router(links: Sequence[Connection], pool: Executor, until: float) -> Router:
     """Ask all servers what they serve.
 
     Raises:

@@ -26,7 +26,7 @@ from graphtheta.engine.wire.limits import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
 
-__all__ = ["Answer", "ServedGraph", "check_columns"]
+__all__ = ["Answer", "ServerGraph", "check_columns"]
 
 _PIECE = 1 << 21  # bytes of an answer that are in memory at a time, about
 _SCANNED = 1 << 26  # edges that are looked at, by key alone, before the next sign of life
@@ -36,7 +36,7 @@ _Ids = NDArray[np.int64]
 Answer = tuple[pa.RecordBatch | None, pa.RecordBatch | None]
 
 
-class ServedGraph:
+class ServerGraph:
     """One or several parts of a store, mapped.
 
     Attributes:

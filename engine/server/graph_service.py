@@ -1,4 +1,4 @@
-"""The graph service: from messages to `ServedGraph` and back."""
+"""The graph service: from messages to `ServerGraph` and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import graphtheta
-from graphtheta.engine.server.graph import Answer, ServedGraph
+from graphtheta.engine.server.graph import Answer, ServerGraph
 from graphtheta.engine.server.part import DrawnEdges
 from graphtheta.engine.wire.chunks import chunk_of
 from graphtheta.engine.wire.limits import PROTOCOL_VERSION, Limits
@@ -47,7 +47,7 @@ class GraphService(GraphServicer):
         predicts: Whether the same server predicts.
     """
 
-    def __init__(self, graph: ServedGraph, limits: Limits, *, predicts: bool) -> None:
+    def __init__(self, graph: ServerGraph, limits: Limits, *, predicts: bool) -> None:
         self._graph, self._limits, self._predicts = graph, limits, predicts
 
     def Handshake(  # noqa: N802, D102

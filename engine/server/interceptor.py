@@ -19,13 +19,13 @@ from graphtheta.engine.wire.limits import STORE_KEY, Limits
 from graphtheta.engine.wire.statuses import status_of
 from graphtheta.errors import ConfigError, GraphThetaError, Unreachable, WrongServer
 
-__all__ = ["Guard"]
+__all__ = ["Interceptor"]
 
 _log = logging.getLogger("graphtheta.engine")
 _OURS = "/graphtheta."
 
 
-class Guard(grpc.ServerInterceptor):
+class Interceptor(grpc.ServerInterceptor):
     """Refuses calls that break a rule, and turns exceptions into statuses.
 
     Args:

@@ -1,4 +1,4 @@
-"""The scoring service: from messages to a `Scorer` and back."""
+"""The scoring service: from messages to a `Predictor` and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.engine.server.graph_service import NODES
-from graphtheta.engine.server.predictor import Scorer
+from graphtheta.engine.server.predictor import Predictor
 from graphtheta.engine.wire.chunks import chunk_of
 from graphtheta.engine.wire.limits import COLUMN, Limits
 from graphtheta.engine.wire.tables import column, decode
@@ -21,12 +21,12 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringServicer
 from graphtheta.run.prediction_writer import outputs_as_columns
 
-__all__ = ["ScoringService"]
+__all__ = ["PredictService"]
 
 _PIECE = 1 << 13  # rows of a message
 
 
-class ScoringService(ScoringServicer):
+class PredictService(ScoringServicer):
     """Answers calls with a run's predictions.
 
     Args:
@@ -40,7 +40,7 @@ class ScoringService(ScoringServicer):
 
     def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
         self._num_nodes, self._limits = store.manifest.num_nodes, limits
-        self.scorer = Scorer(store, run_dir)
+        self.scorer = Predictor(store, run_dir)
 
     def Predict(  # noqa: N802, D102
         self, request: messages.PredictRequest, context: grpc.ServicerContext

@@ -25,13 +25,13 @@ from graphtheta.partition import LabelSpec, Store
 from graphtheta.run.run import trained_model
 from graphtheta.shard.open import open_shard
 
-__all__ = ["Scorer"]
+__all__ = ["Predictor"]
 
 _BATCH = 4096  # nodes from which a batch is full
 _Ids = NDArray[np.int64]
 
 
-class Scorer:
+class Predictor:
     """Predicts in the background until it is closed.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.logs import log_as_json
 from graphtheta.engine.server.server import GraphServer, ServerTls
 from graphtheta.engine.wire.limits import Limits
@@ -64,7 +64,7 @@ def serve_until_stopped(
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_signals(stop))
-        graph = ServedGraph(open_store(path, parts=()), parts)
+        graph = ServerGraph(open_store(path, parts=()), parts)
         scoring = None
         if run_dir is not None:
             if len(graph.parts) < graph.store.num_parts:
@@ -73,10 +73,10 @@ def serve_until_stopped(
                     f"{len(graph.parts)}. Leave out --part."
                 )
             from graphtheta.engine.server.predict_service import (
-                ScoringService,  # torch, where it is needed
+                PredictService,  # torch, where it is needed
             )
 
-            scoring = ScoringService(graph.store, run_dir, limits)
+            scoring = PredictService(graph.store, run_dir, limits)
             stack.callback(scoring.close)
         server = GraphServer(
             graph, bind=bind, tls=tls, insecure=insecure, limits=limits, scoring=scoring

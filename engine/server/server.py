@@ -12,9 +12,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.graph_service import GraphService
-from graphtheta.engine.server.interceptor import Guard
+from graphtheta.engine.server.interceptor import Interceptor
 from graphtheta.engine.server.metrics import Metrics
 from graphtheta.engine.wire.limits import MESSAGE_BYTES, Limits
 from graphtheta.errors import ConfigError
@@ -72,7 +72,7 @@ class GraphServer:
 
     def __init__(
         self,
-        graph: ServedGraph,
+        graph: ServerGraph,
         *,
         bind: str = "127.0.0.1:0",
         tls: ServerTls | None = None,
@@ -90,7 +90,7 @@ class GraphServer:
         self._threads = ThreadPoolExecutor(limits.max_in_flight + _SPARE_THREADS, "graphtheta-call")
         self._server = grpc.server(
             self._threads,
-            interceptors=[Guard(graph.store.checksum, limits, self.metrics)],
+            interceptors=[Interceptor(graph.store.checksum, limits, self.metrics)],
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on a port is a mistake
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),

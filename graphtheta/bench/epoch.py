@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphtheta.bench.executors import chunked_layers, executors, refuse_chunked
-from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
+from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
 from graphtheta.bench.record import Record, new_record
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import Stack, model_for
 from graphtheta.shard.shard import Shard
 from graphtheta.train.trainer import Trainer
@@ -82,13 +82,13 @@ def epoch_record(
     never = warmup + runs + 1
     trainer = Trainer(model, shard, label=label, split=split, evaluate_every=never)
     _touch(shard)
-    give_back()
+    release_memory()
     at_start = resident_bytes()
     sent_before = trainer.fit(warmup)["bytes_sent"]
     if not allow_chunked:
         refuse_chunked(model)
     forget_peak()
-    trainer.stages = Stages()
+    trainer.stages = StageTimers()
     summary = trainer.fit(warmup + runs)
     peak = peak_bytes()
     return new_record(

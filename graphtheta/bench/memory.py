@@ -9,10 +9,10 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["anonymous_bytes", "forget_peak", "give_back", "peak_bytes", "resident_bytes"]
+__all__ = ["anonymous_bytes", "forget_peak", "peak_bytes", "release_memory", "resident_bytes"]
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Give what this process has freed back to the system, where the allocator can."""
     if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

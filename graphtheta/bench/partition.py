@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta import datasets
-from graphtheta.bench.memory import forget_peak, give_back, peak_bytes, resident_bytes
+from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.comm.launch import set_threads
 from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, make_store
-from graphtheta.partition.ooc.checkpointed_phases import Scratch
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 
 __all__ = ["Job", "partition_record", "unknown_method"]
 
@@ -99,17 +99,19 @@ def _measure(job: Job) -> dict[str, Any]:
     resources = Resources(threads=job.threads, memory_limit=job.memory_limit)
     _compile(source.edge_schema.field("src").type, job)
     phases: dict[str, float] = {}
-    phase = Scratch.phase
+    phase = CheckpointedPhases.phase
 
-    def timed(self: Scratch, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def timed(
+        self: CheckpointedPhases, name: str, run: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         start = time.perf_counter()
         result = phase(self, name, run)
         phases[name] = time.perf_counter() - start
         return result
 
-    Scratch.phase = timed  # type: ignore[method-assign]
+    CheckpointedPhases.phase = timed  # type: ignore[method-assign]
     store = Path(job.folder) / "store"
-    give_back()
+    release_memory()
     before = resident_bytes()
     forget_peak()
     start = time.perf_counter()

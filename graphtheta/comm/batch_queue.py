@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from graphtheta.comm.communicator import Communicator, Counter
-from graphtheta.comm.timers import Stage, Stages
+from graphtheta.comm.timers import Stage, StageTimers
 
 __all__ = ["BatchQueue"]
 
@@ -34,7 +34,7 @@ class BatchQueue:
     """
 
     def __init__(
-        self, size: int, counter: Counter, comm: Communicator, stages: Stages | None = None
+        self, size: int, counter: Counter, comm: Communicator, stages: StageTimers | None = None
     ) -> None:
         self.size = size
         self._counter, self._comm, self._stages = counter, comm, stages

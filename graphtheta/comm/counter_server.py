@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
 
-__all__ = ["Clerk", "ask_clerk"]
+__all__ = ["CounterServer", "ask_for_number"]
 
 _QUESTION, _ANSWER = 1, 2  # tags
 _LOOK_S = 1e-3  # between looks for questions
 
 
-def ask_clerk(comm: MPI.Comm) -> tuple[MPI.Request, NDArray[np.int64]]:
+def ask_for_number(comm: MPI.Comm) -> tuple[MPI.Request, NDArray[np.int64]]:
     """Ask rank 0's clerk for a number; return what is over when it has been written, and where."""
     answer = np.empty(1, np.int64)
     request = comm.Irecv([answer, MPI.INT64_T], 0, _ANSWER)
@@ -28,7 +28,7 @@ def ask_clerk(comm: MPI.Comm) -> tuple[MPI.Request, NDArray[np.int64]]:
     return request, answer
 
 
-class Clerk:
+class CounterServer:
     """Hands out 0, 1, 2, ... to this rank and, by a thread, to all others.
 
     Args:

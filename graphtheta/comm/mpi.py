@@ -21,7 +21,7 @@ from mpi4py import MPI
 
 from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.counter_server import Clerk, ask_clerk
+from graphtheta.comm.counter_server import CounterServer, ask_for_number
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
@@ -141,7 +141,7 @@ class _Counter:
 
     def __init__(self, comm: MpiCommunicator, between: MPI.Comm) -> None:
         self._comm, self._between = comm, between
-        self._clerk = Clerk(between) if comm.rank == 0 else None
+        self._clerk = CounterServer(between) if comm.rank == 0 else None
         if self._clerk is not None:
             comm.job.last.append(self._clerk.dismiss)
             weakref.finalize(self, self._clerk.dismiss)
@@ -149,7 +149,7 @@ class _Counter:
     def next(self, *, stage: str) -> int:
         if self._clerk is not None:
             return self._clerk.next()
-        request, answer = ask_clerk(self._between)
+        request, answer = ask_for_number(self._between)
         self._comm.wait(request.Test, stage, lambda: [0])
         return int(answer[0])
 

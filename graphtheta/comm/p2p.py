@@ -23,7 +23,7 @@ from graphtheta.comm.communicator import Buffer
 from graphtheta.comm.watchdog import Watchdog
 from graphtheta.errors import WorkerFailed
 
-__all__ = ["LAUNCHER_S", "Message", "Transfer", "Wire", "lost"]
+__all__ = ["LAUNCHER_S", "Message", "PointToPoint", "Transfer", "lost"]
 
 LAUNCHER_S = 2.0  # for the launcher to end this rank, when another has failed
 _NAP_S = 0.01  # at most, between looks at the clock; what arrives ends it
@@ -49,7 +49,7 @@ class _Waiters:
 
 
 @dataclass(frozen=True)
-class Wire:
+class PointToPoint:
     """What carries bytes between all ranks of the job.
 
     Attributes:
@@ -100,7 +100,7 @@ class Transfer:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: PointToPoint,
         incoming: Sequence[Message],
         outgoing: Sequence[Message],
         watchdog: Watchdog,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Direction", "Stage", "Stages"]
+__all__ = ["Direction", "Stage", "StageTimers"]
 
 Direction = Literal["forward", "backward"]
 
@@ -33,7 +33,7 @@ class Stage:
 
 
 @dataclass
-class Stages:
+class StageTimers:
     """Seconds and bytes by (direction, stage) on this worker.
 
     Attributes:

@@ -32,7 +32,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.p2p import LAUNCHER_S, Message, Transfer, Wire, lost
+from graphtheta.comm.p2p import LAUNCHER_S, Message, PointToPoint, Transfer, lost
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
@@ -124,19 +124,21 @@ def _start(
         len(here),
         np.unpackbits(here["cores"], axis=1).sum(0, dtype=np.int32),
     )
-    wire = _gpu_wire(local_rank) if everyone["gpu"].all() else Wire(host, torch.device("cpu"))
+    wire = (
+        _gpu_wire(local_rank) if everyone["gpu"].all() else PointToPoint(host, torch.device("cpu"))
+    )
     members = range(dist.get_world_size())
     counters = PrefixStore("graphtheta counters", store)
     return TorchCommunicator("job", members, wire, job, counters, timeout_s=timeout_s, check=check)
 
 
-def _gpu_wire(local_rank: int) -> Wire:
+def _gpu_wire(local_rank: int) -> PointToPoint:
     """Return NCCL, by which even what goes from host memory to host memory is faster."""
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     group = dist.new_group(backend="nccl", timeout=_EVER)
     dist.all_reduce(torch.zeros(1, device=device), group=group)  # pairs come after the whole group
-    return Wire(group, device)
+    return PointToPoint(group, device)
 
 
 class _Post:
@@ -217,7 +219,7 @@ class TorchCommunicator(ProcessCommunicator):
         self,
         name: str,
         members: Sequence[int],
-        wire: Wire,
+        wire: PointToPoint,
         job: Job,
         store: Store,
         *,

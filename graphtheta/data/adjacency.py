@@ -94,21 +94,21 @@ def _cut(indptr: NDArray[np.int64], border: int) -> Chunks:
     num_rows = len(indptr) - 1
     cost = indptr + _ROW_COST * np.arange(num_rows + 1)
     total = int(cost[-1])
-    aim = max(_CHUNK_COST, -(-total // _MAX_CHUNKS))
-    hubs = np.flatnonzero(np.diff(indptr) > 2 * aim)
-    even = np.searchsorted(cost, np.arange(0, total, aim), side="right") - 1
+    chunk_cost = max(_CHUNK_COST, -(-total // _MAX_CHUNKS))
+    hubs = np.flatnonzero(np.diff(indptr) > 2 * chunk_cost)
+    even = np.searchsorted(cost, np.arange(0, total, chunk_cost), side="right") - 1
     cuts = np.unique(np.concatenate([even, hubs, hubs + 1, [0, border, num_rows]]))
     cuts = cuts[(cuts >= 0) & (cuts <= num_rows)]
     first, last = cuts[:-1], cuts[1:]
     is_hub = np.isin(first, hubs)
-    pieces = np.where(is_hub, -(-(indptr[last] - indptr[first]) // aim), 1)
+    pieces = np.where(is_hub, -(-(indptr[last] - indptr[first]) // chunk_cost), 1)
     at = np.repeat(np.arange(len(first)), pieces)
     piece = np.arange(len(at)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     table = np.empty((len(at), 5), np.int64)
     table[:, 0], table[:, 1] = first[at], last[at]
-    table[:, 2] = np.where(is_hub[at], indptr[first[at]] + piece * aim, indptr[first[at]])
+    table[:, 2] = np.where(is_hub[at], indptr[first[at]] + piece * chunk_cost, indptr[first[at]])
     table[:, 3] = np.where(
-        is_hub[at], np.minimum(table[:, 2] + aim, indptr[last[at]]), indptr[last[at]]
+        is_hub[at], np.minimum(table[:, 2] + chunk_cost, indptr[last[at]]), indptr[last[at]]
     )
     table[:, 4] = -1
     segments = np.flatnonzero(is_hub[at])

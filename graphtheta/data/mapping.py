@@ -37,7 +37,7 @@ __all__ = [
     "shape",
 ]
 
-Kind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
+ColumnKind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
 
@@ -46,7 +46,7 @@ SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "
 class Column:
     """How one column of our table is made: its kind, and the input columns it is made of."""
 
-    kind: Kind
+    kind: ColumnKind
     inputs: tuple[str, ...]
 
 
@@ -118,7 +118,7 @@ def plan_edges(
         "dst": Column("id", (need_column(dst, available, where),)),
     }
     plan |= _matrix("attr", features, available, where)
-    kinds: tuple[tuple[Kind, str | None], ...] = (("type", type), ("weight", weight))
+    kinds: tuple[tuple[ColumnKind, str | None], ...] = (("type", type), ("weight", weight))
     for kind, given in kinds:
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
@@ -331,7 +331,7 @@ def _weight(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     return inputs[0].cast(_float_of(inputs[0].type, where))
 
 
-_SHAPE: dict[Kind, Callable[[Sequence[pa.Array], str, int], pa.Array]] = {
+_SHAPE: dict[ColumnKind, Callable[[Sequence[pa.Array], str, int], pa.Array]] = {
     "id": _ids,
     "matrix": _features,
     "label": _label,

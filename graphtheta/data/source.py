@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["GraphSource", "Topology"]
+__all__ = ["GraphSource", "TopologySource"]
 
 
 class GraphSource(Protocol):
@@ -76,7 +76,7 @@ class GraphSource(Protocol):
         """Return what changes whenever the content does, without reading all of it."""
 
 
-class Topology:
+class TopologySource:
     """A source without its columns: ids and ends of edges.
 
     Args:

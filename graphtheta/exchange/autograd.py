@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Direction, Stage
-from graphtheta.exchange.channel import Carried, Channel, Lent
+from graphtheta.exchange.channel import Carried, Channel, Lease
 from graphtheta.exchange.plan import Route
 
 __all__ = [
-    "Arrival",
-    "Departure",
+    "GradientReturn",
+    "MirrorSync",
     "all_reduce_sum",
-    "bring",
+    "fetch",
     "new_token",
     "start_sync",
     "to_master",
@@ -41,7 +41,7 @@ def new_token(device: torch.device) -> Tensor:
     return torch.zeros((), device=device, requires_grad=True)
 
 
-class Arrival:
+class MirrorSync:
     """The mirror rows of a sync, which a worker may compute without for a while.
 
     Args:
@@ -60,7 +60,7 @@ class Arrival:
     def __init__(
         self,
         channel: Channel,
-        sent: Lent,
+        sent: Lease,
         mirrors: Sequence[Tensor],
         route: Route,
         stage: Stage,
@@ -68,7 +68,7 @@ class Arrival:
     ) -> None:
         self._channel, self._sent, self._mirrors = channel, sent, mirrors
         self.route, self._stage = route, stage
-        self.departure = Departure(channel, route, stage)
+        self.departure = GradientReturn(channel, route, stage)
         self._carried = channel.start(
             sent.rows,
             route,
@@ -79,9 +79,9 @@ class Arrival:
             into=mirrors if route.fills else None,
         )
 
-    def poke(self) -> None:
+    def progress(self) -> None:
         """Move bytes along; never blocks."""
-        self._carried.poke()
+        self._carried.progress()
 
     def finish(self) -> None:
         """Wait for the rows and put them in place."""
@@ -91,10 +91,10 @@ class Arrival:
                 mirror_R = _index(self.route.mirror_R, arrived[0].device)
                 for x_H, y_R in zip(self._mirrors, arrived, strict=True):
                     x_H.index_copy_(0, mirror_R, y_R)
-            self._channel.give_back(self._sent)
+            self._channel.release(self._sent)
 
 
-class Departure:
+class GradientReturn:
     """The cotangents of mirrors on their way to masters, in the backward of a sync.
 
     Whoever computes them may start it before those of the masters are there; the sync's own
@@ -104,7 +104,7 @@ class Departure:
     def __init__(self, channel: Channel, route: Route, stage: Stage) -> None:
         self._channel, self._route, self._stage = channel, route, stage
         self._carried: Carried | None = None
-        self._into: Lent | None = None
+        self._into: Lease | None = None
 
     def start(self, cotangents: Sequence[Tensor]) -> None:
         """Send them, of all fields that require grad: (H, ...) each."""
@@ -114,7 +114,7 @@ class Departure:
             if not route.fills:
                 mirror_R = _index(route.mirror_R, cotangents[0].device)
                 rows = [g_H.index_select(0, mirror_R) for g_H in cotangents]
-            self._into = channel.lend(len(route.master_S), cotangents)
+            self._into = channel.acquire(len(route.master_S), cotangents)
             self._carried = channel.start(
                 rows,
                 route,
@@ -124,12 +124,12 @@ class Departure:
                 into=self._into.rows,
             )
 
-    def poke(self) -> None:
+    def progress(self) -> None:
         """Move bytes along; never blocks."""
         if self._carried is not None:
-            self._carried.poke()
+            self._carried.progress()
 
-    def rows(self, cotangents: Sequence[Tensor]) -> Lent:
+    def rows(self, cotangents: Sequence[Tensor]) -> Lease:
         """Wait for what comes from other workers: (S, ...) each, to be given back.
 
         Args:
@@ -162,7 +162,7 @@ class _Sync(torch.autograd.Function):
         route: Route,
         stage: Stage,
         owned: bool,
-        arrivals: list[Arrival],
+        arrivals: list[MirrorSync],
         token: Tensor,
         *fields: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -171,11 +171,11 @@ class _Sync(torch.autograd.Function):
         with channel.stages.timed("forward", stage):
             master_S = _index(route.master_S, fields[0].device)
             mirrors = [_mirrors_of(x_M, route) for x_M in fields]
-            sent = channel.lend(len(master_S), fields)
+            sent = channel.acquire(len(master_S), fields)
             for x_M, x_S in zip(fields, sent.rows, strict=True):
                 torch.index_select(x_M.detach(), 0, master_S, out=x_S)
             aliases = [x_H.data for x_H in mirrors]
-            arrivals.append(Arrival(channel, sent, aliases, route, stage, needs))
+            arrivals.append(MirrorSync(channel, sent, aliases, route, stage, needs))
         ctx.departure = arrivals[-1].departure
         # Or the kernels behind it would differentiate, and send back, what nobody asked for.
         out, needed = [*fields, *mirrors], [*needs, *needs]
@@ -199,7 +199,7 @@ class _Sync(torch.autograd.Function):
                     (g_M if ctx.owned else g_M.clone()).index_add_(0, master_S, y_S)
                     for g_M, y_S in zip(of_masters, arrived.rows, strict=True)
                 ]
-                channel.give_back(arrived)
+                channel.release(arrived)
         return None, None, None, None, None, grad_token, *_fill(merged, needs)
 
 
@@ -281,7 +281,7 @@ def _all_reduced(
 
 def start_sync(
     fields: Sequence[Tensor], token: Tensor, channel: Channel, route: Route, layer: int
-) -> tuple[Tensor, list[Tensor], list[Tensor], list[Arrival]]:
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[MirrorSync]]:
     """Start to send master rows to their mirrors.
 
     Nothing is copied of the masters. For that their cotangents, what backward finds of the fields
@@ -301,7 +301,7 @@ def start_sync(
     return _start(fields, token, channel, route, Stage("sync", layer), owned=True)
 
 
-def bring(
+def fetch(
     rows: Tensor, token: Tensor, channel: Channel, route: Route, stage: Stage
 ) -> tuple[Tensor, Tensor]:
     """Send master rows along a route of nobody's layer, and wait for them; as `start_sync`.
@@ -323,10 +323,10 @@ def _start(
     stage: Stage,
     *,
     owned: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor], list[Arrival]]:
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[MirrorSync]]:
     if channel.comm.size == 1 or not fields:
         return token, list(fields), [_mirrors_of(x_M, route) for x_M in fields], []
-    arrivals: list[Arrival] = []
+    arrivals: list[MirrorSync] = []
     token, *out = _Sync.apply(channel, route, stage, owned, arrivals, token, *fields)  # type: ignore[no-untyped-call]
     return token, out[: len(fields)], out[len(fields) :], arrivals
 

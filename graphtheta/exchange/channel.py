@@ -17,16 +17,16 @@ from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator, Pending
 from graphtheta.comm.fingerprint import compare_fingerprints
-from graphtheta.comm.timers import Direction, Stage, Stages
+from graphtheta.comm.timers import Direction, Stage, StageTimers
 from graphtheta.exchange.plan import Route
 
-__all__ = ["Carried", "Channel", "Lent"]
+__all__ = ["Carried", "Channel", "Lease"]
 
 _LINE = 64  # bytes of a cache line, at which pieces of memory begin
 
 
 @dataclass(frozen=True)
-class Lent:
+class Lease:
     """Memory of a channel that somebody uses for a while.
 
     Attributes:
@@ -43,11 +43,11 @@ class Channel:
     """A communicator together with the timers and the fingerprints seen so far."""
 
     comm: Communicator
-    stages: Stages = field(default_factory=Stages)
+    stages: StageTimers = field(default_factory=StageTimers)
     _seen: set[str] = field(default_factory=set)
     _kept: Tensor | None = None  # bytes
 
-    def lend(self, num_rows: int, like: Sequence[Tensor]) -> Lent:
+    def acquire(self, num_rows: int, like: Sequence[Tensor]) -> Lease:
         """Return memory for rows: what was given back, if it is enough.
 
         Fresh pages would cost more than what is done to them.
@@ -66,9 +66,9 @@ class Channel:
             piece.view(x.dtype).view(shape)
             for piece, x, shape in zip(pieces, like, shapes, strict=True)
         ]
-        return Lent(kept, rows)
+        return Lease(kept, rows)
 
-    def give_back(self, lent: Lent) -> None:
+    def release(self, lent: Lease) -> None:
         """Keep memory that was lent, and that nobody needs any more."""
         if self._kept is None or len(self._kept) < len(lent.memory):
             self._kept = lent.memory
@@ -168,7 +168,7 @@ class Carried:
     ) -> None:
         self._pending, self._landing, self._into = pending, landing, into
 
-    def poke(self) -> None:
+    def progress(self) -> None:
         """Move bytes along; never blocks."""
         for pending in self._pending:
             pending.test()

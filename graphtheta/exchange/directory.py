@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 
-__all__ = ["Directory", "home_code", "rank_and_place"]
+__all__ = ["Directory", "location_code", "rank_and_row"]
 
 _PLACE_BITS = 32
 _STAGE = "directory"
 
 
-def home_code(rank: NDArray[Any] | int, place: NDArray[Any]) -> NDArray[np.int64]:
+def location_code(rank: NDArray[Any] | int, place: NDArray[Any]) -> NDArray[np.int64]:
     """Return one number for a rank and a place there; numbers ascend by rank, then by place.
 
     Shape:
@@ -27,8 +27,8 @@ def home_code(rank: NDArray[Any] | int, place: NDArray[Any]) -> NDArray[np.int64
     return (np.asarray(rank, np.int64) << _PLACE_BITS) | np.asarray(place, np.int64)
 
 
-def rank_and_place(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return what `home_code` was given."""
+def rank_and_row(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what `location_code` was given."""
     return codes >> _PLACE_BITS, codes & ((1 << _PLACE_BITS) - 1)
 
 
@@ -49,7 +49,7 @@ class Directory:
         self, keys: NDArray[np.int64], places: NDArray[np.int64], bound: int, comm: Communicator
     ) -> None:
         self._width = -(-max(bound, 1) // comm.size)
-        rows = np.stack([keys, home_code(comm.rank, places)], axis=1)
+        rows = np.stack([keys, location_code(comm.rank, places)], axis=1)
         order = np.argsort(keys)
         blocks = self._split(keys[order], rows[order], comm.size)
         told = comm.all_to_all([block.reshape(-1) for block in blocks], stage=_STAGE)
@@ -58,7 +58,7 @@ class Directory:
         self._codes[key - comm.rank * self._width] = code
 
     def find(self, keys: NDArray[np.int64], comm: Communicator) -> NDArray[np.int64]:
-        """Return the `home_code` of each key, -1 where no rank has it; collective.
+        """Return the `location_code` of each key, -1 where no rank has it; collective.
 
         Args:
             keys: In [0, bound), any number of times each.

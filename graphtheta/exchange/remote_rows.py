@@ -14,19 +14,19 @@ from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.timers import Stage
-from graphtheta.exchange.autograd import bring
+from graphtheta.exchange.autograd import fetch
 from graphtheta.exchange.channel import Channel
-from graphtheta.exchange.directory import rank_and_place
+from graphtheta.exchange.directory import rank_and_row
 from graphtheta.exchange.plan import Route
 
-__all__ = ["Ends"]
+__all__ = ["RemoteRows"]
 
 _STAGE = "prepare ends"
 _ENDS = Stage("ends")
 
 
 @dataclass(frozen=True)
-class Ends:
+class RemoteRows:
     """Which outputs are brought here, and which of this worker's go elsewhere.
 
     Attributes:
@@ -41,18 +41,18 @@ class Ends:
     route: Route
 
     @classmethod
-    def ask(cls, homes: NDArray[np.int64], comm: Communicator) -> Ends:
+    def ask(cls, owner_locations: NDArray[np.int64], comm: Communicator) -> RemoteRows:
         """Ask the owners of nodes; collective.
 
         Args:
-            homes: (R,) `home_code` of each node, any number of times each.
+            owner_locations: (R,) `location_code` of each node, any number of times each.
             comm: The workers.
 
         Communication:
             An all-to-all of 8 bytes a distinct node of another worker.
         """
-        distinct, at = np.unique(homes, return_inverse=True)
-        owner, place = rank_and_place(distinct)
+        distinct, at = np.unique(owner_locations, return_inverse=True)
+        owner, place = rank_and_row(distinct)
         is_own = owner == comm.rank
         away_owner, away = owner[~is_own], place[~is_own]
         cuts = np.searchsorted(away_owner, np.arange(comm.size + 1))
@@ -73,7 +73,7 @@ class Ends:
         )
         return cls(seeds, where[at], route)
 
-    def bring(self, outputs: Tensor, token: Tensor, channel: Channel) -> tuple[Tensor, Tensor]:
+    def fetch(self, outputs: Tensor, token: Tensor, channel: Channel) -> tuple[Tensor, Tensor]:
         """Bring the outputs of the nodes that were asked for; collective, and differentiable.
 
         Args:
@@ -88,7 +88,7 @@ class Ends:
         Communication:
             A row a distinct node of another worker, and its cotangent back.
         """
-        return bring(outputs, token, channel, self.route, _ENDS)
+        return fetch(outputs, token, channel, self.route, _ENDS)
 
 
 def _slices(ends: NDArray[np.int64]) -> dict[int, slice]:

@@ -15,10 +15,10 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import stretches
 from graphtheta.exchange.plan import Route
 
-__all__ = ["Mirrored", "carry_rows", "cut", "send_rows", "tell_places"]
+__all__ = ["RoutePositions", "cut", "exchange_rows", "send_positions", "send_rows"]
 
 
-class Mirrored:
+class RoutePositions:
     """Where the masters stand in a route: any number of times each.
 
     Attributes:
@@ -39,7 +39,7 @@ class Mirrored:
         return self.place[stretches(first, count)], which
 
 
-def carry_rows(
+def exchange_rows(
     comm: Communicator,
     rows: NDArray[Any],
     arrived: NDArray[Any],
@@ -90,7 +90,7 @@ def send_rows(
     return [block.reshape(-1, rows.shape[1]) for block in heard]
 
 
-def tell_places(
+def send_positions(
     comm: Communicator,
     places: NDArray[np.int64],
     out: Mapping[int, slice],

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.store.atomic_folder import written_beside
+from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.store import Store, open_store
 
 __all__ = ["EXPORTERS", "export"]
@@ -43,5 +43,5 @@ def export(form: str, store: Store | Path | str, out: Path | str, *, name: str =
         raise ConfigError(f"export: unknown form {form!r}. Choose one of {', '.join(EXPORTERS)}.")
     opened = store if isinstance(store, Store) else open_store(store)
     write = import_module(EXPORTERS[form]).write
-    with written_beside(out) as folder:
+    with atomic_folder(out) as folder:
         write(opened, folder, name or opened.path.resolve().name or "graph")

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, dropout
-from graphtheta.runtime.ownership import is_lone
+from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar import LayerView
 
@@ -34,7 +34,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        in_place = is_lone(grad)
+        in_place = is_sole_owner(grad)
         return ctx.draw.apply(grad, in_place=in_place), None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from graphtheta.runtime.ownership import is_lone
+from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
@@ -64,7 +64,7 @@ class _Activation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        of_x = grad if is_lone(grad) else empty(y.shape, y.dtype)
+        of_x = grad if is_sole_owner(grad) else empty(y.shape, y.dtype)
         ctx.derive(grad, y, of_x)
         return of_x, None, None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphtheta.partition.store.manifest import Task
+from graphtheta.partition.store.manifest import LabelKind
 
 __all__ = ["LOSSES", "binary_cross_entropy", "cross_entropy", "mean_squared_error"]
 
@@ -46,7 +46,7 @@ def mean_squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, int]:
     return F.mse_loss(outputs, flat, reduction="sum"), target.numel()
 
 
-LOSSES: dict[Task, Callable[[Tensor, Tensor], tuple[Tensor, int]]] = {
+LOSSES: dict[LabelKind, Callable[[Tensor, Tensor], tuple[Tensor, int]]] = {
     "multiclass": cross_entropy,
     "binary": binary_cross_entropy,
     "multilabel": binary_cross_entropy,

@@ -14,7 +14,7 @@ from torch import Tensor
 from graphtheta.data.schema import need_column, some
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
-from graphtheta.exchange.directory import home_code
+from graphtheta.exchange.directory import location_code
 from graphtheta.inference.nodes import ids_like
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
@@ -32,12 +32,12 @@ class Pairs:
 
     Attributes:
         columns: `src` and `dst`, original ids, and the relation under its name, if there is one.
-        homes: (R, 2) `home_code` of the nodes.
+        homes: (R, 2) `location_code` of the nodes.
         relation: (R,) int64, or None.
     """
 
     columns: dict[str, pa.ChunkedArray]
-    homes: NDArray[np.int64]
+    owner_locations: NDArray[np.int64]
     relation: NDArray[np.int64] | None
 
 
@@ -68,7 +68,7 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
     ends = [ids_like(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
     ids = pc.unique(pa.concat_arrays(ends))
     place = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
-    home = np.where(place < 0, -1, home_code(comm.rank, place))
+    home = np.where(place < 0, -1, location_code(comm.rank, place))
     comm.all_reduce(home, "max", stage="chosen pairs")
     if (home < 0).any():
         missing = ids.filter(pa.array(home < 0)).to_pylist()
@@ -113,9 +113,9 @@ def score_pairs(model: EdgeModel, messages: Shard, pairs: Pairs) -> Tensor:
         Returns (R, outputs).
     """
     outputs = infer(model, messages)
-    scores = outputs.new_empty((len(pairs.homes), model.decoder.outputs))
-    for part, src, dst in in_rounds(pairs.homes, outputs, messages, _ROUND):
-        of = None if pairs.relation is None else messages.place(pairs.relation[part])
+    scores = outputs.new_empty((len(pairs.owner_locations), model.decoder.outputs))
+    for part, src, dst in in_rounds(pairs.owner_locations, outputs, messages, _ROUND):
+        of = None if pairs.relation is None else messages.to_device(pairs.relation[part])
         with torch.no_grad():
             scores[part] = model.decoder(src, dst, of)
     return scores

@@ -16,8 +16,7 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError
-from graphtheta.partition.store.manifest import LabelSpec
-from graphtheta.partition.store.manifest import Task as Kind
+from graphtheta.partition.store.manifest import LabelKind, LabelSpec
 from graphtheta.shard.shard import Shard
 
 __all__ = [
@@ -58,7 +57,7 @@ def _values(outputs: Tensor) -> dict[str, pa.Array]:
     return {"prediction": pa.array(values) if single else matrix_column(values)}
 
 
-_COLUMNS: dict[Kind, Callable[[Tensor], dict[str, pa.Array]]] = {
+_COLUMNS: dict[LabelKind, Callable[[Tensor], dict[str, pa.Array]]] = {
     "multiclass": _classes,
     "binary": _binary,
     "multilabel": _labels,
@@ -111,7 +110,7 @@ def write_predictions(
     write_columns(columns, folder, shard.comm)
 
 
-def outputs_as_columns(outputs: Tensor, task: Kind) -> dict[str, pa.Array]:
+def outputs_as_columns(outputs: Tensor, task: LabelKind) -> dict[str, pa.Array]:
     """Return `prediction`, and `probability` unless a number is predicted.
 
     Shape:

@@ -86,10 +86,10 @@ def start_run(
         # What was left to the graph to say is said: the run may be repeated on another.
         found = {
             "undirected": shard.manifest.undirected,
-            **trainer.goal.chosen,
+            **trainer.task.chosen,
         }
         run_dir.write_config(config.model_copy(update=found).record())
-        run_dir.write_label(trainer.goal.spec.model_dump())
+        run_dir.write_label(trainer.task.spec.model_dump())
     return trainer
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["is_lone"]
+__all__ = ["is_sole_owner"]
 
 _Owners = tuple[int, int, int]
 
 
-def is_lone(grad: Tensor) -> bool:
+def is_sole_owner(grad: Tensor) -> bool:
     """Whether nobody has a gradient but the `backward` that calls this with its own argument.
 
     To be called in a statement of its own: another use of `grad` in the same one counts.
@@ -58,4 +58,4 @@ class _Probe(torch.autograd.Function):
 
 
 def _note(grad: Tensor, found: list[_Owners]) -> None:
-    found.append(_owners(grad))  # as deep in calls as from `is_lone`
+    found.append(_owners(grad))  # as deep in calls as from `is_sole_owner`

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import stretches
-from graphtheta.exchange.directory import home_code
+from graphtheta.exchange.directory import location_code
 from graphtheta.exchange.rows import send_rows
 from graphtheta.shard.shard import Shard
 
-__all__ = ["Between"]
+__all__ = ["ParallelEdges"]
 
 _STAGE = "edges between"
 _ODD = 0x9E3779B97F4A7C15
 
 
-class Between:
+class ParallelEdges:
     """The held edges by the two nodes that they join, whatever their direction and type.
 
     Args:
@@ -35,7 +35,7 @@ class Between:
     def __init__(self, shard: Shard, comm: Communicator) -> None:
         indptr, src = shard.in_edges.indptr, shard.in_edges.other
         dst = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        codes = home_code(np.minimum(src, dst), np.maximum(src, dst))
+        codes = location_code(np.minimum(src, dst), np.maximum(src, dst))
         self._places = np.argsort(codes, kind="stable")
         pairs, self._pair, counts = np.unique(codes, return_inverse=True, return_counts=True)
         self._indptr = np.append(0, np.cumsum(counts))

@@ -26,16 +26,16 @@ from graphtheta.data.adjacency import Adjacency
 from graphtheta.data.schema import as_numpy
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.channel import Channel
-from graphtheta.exchange.directory import home_code
+from graphtheta.exchange.directory import location_code
 from graphtheta.exchange.plan import ExchangePlan, Route
-from graphtheta.exchange.rows import carry_rows
+from graphtheta.exchange.rows import exchange_rows
 from graphtheta.partition.store.communities import open_communities
 from graphtheta.partition.store.manifest import Book, LabelSpec, Manifest
 from graphtheta.partition.store.part import PartTables
 from graphtheta.partition.store.store import Store
 from graphtheta.shard.local_graph import LocalGraph, local_graph
 
-__all__ = ["Shard", "Topology", "as_tensor", "at_masters", "without_loops"]
+__all__ = ["Shard", "Topology", "as_tensor", "sum_at_masters", "without_self_loops"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.frombuffer(memoryview(memory), array.dtype).reshape(array.shape))
 
 
-def without_loops(whole: Topology, edges: Adjacency) -> Topology:
+def without_self_loops(whole: Topology, edges: Adjacency) -> Topology:
     """Return the same rows without their self-loops; `whole` itself where there are none."""
     rows = np.repeat(np.arange(len(whole.indptr) - 1), np.diff(whole.indptr))
     position = np.flatnonzero(edges.node_of(rows) != edges.other)
@@ -80,7 +80,7 @@ def without_loops(whole: Topology, edges: Adjacency) -> Topology:
     return Topology(indptr, whole.src[index], whole.edge_key, index)
 
 
-def at_masters(rows: Sequence[Tensor], route: Route, channel: Channel) -> list[Tensor]:
+def sum_at_masters(rows: Sequence[Tensor], route: Route, channel: Channel) -> list[Tensor]:
     """Add mirrors' rows to their masters', not differentiably; collective.
 
     Shape:
@@ -136,13 +136,13 @@ class Shard:
         self.channel = Channel(comm)
         self.node_key_L = local.node_key_L
         self.features = (
-            self.place(as_numpy(local.masters["features"]))
+            self.to_device(as_numpy(local.masters["features"]))
             if "features" in local.masters.column_names
             else torch.empty((self.num_masters, 0), device=device)
         )
         self._collected: dict[str, Tensor] = {}
 
-    def place(self, array: NDArray[Any]) -> Tensor:
+    def to_device(self, array: NDArray[Any]) -> Tensor:
         """Return a tensor of an array on the shard's device: over its memory, where that can be."""
         return as_tensor(array).to(self.device)
 
@@ -253,7 +253,7 @@ class Shard:
         self.label_spec(name)
         column = self._local.masters[f"label:{name}"]
         known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-        return self.place(as_numpy(column)), self.place(known.copy())
+        return self.to_device(as_numpy(column)), self.to_device(known.copy())
 
     def split(self, name: str) -> Tensor:
         """Return which split each master is in: 0 none, 1 train, 2 validation, 3 test.
@@ -268,7 +268,7 @@ class Shard:
             raise ConfigError(
                 f"shard: unknown split '{name}'; the graph has {sorted(self.manifest.splits)}."
             )
-        return self.place(as_numpy(self._local.masters[f"split:{name}"]))
+        return self.to_device(as_numpy(self._local.masters[f"split:{name}"]))
 
     def communities(self, name: str) -> NDArray[np.int64]:
         """Return the community of each master, of those that the store calls `name`.
@@ -298,15 +298,15 @@ class Shard:
         """All in-edges with tensors, for the chunked executor: rows as of `in_edges`."""
         return Topology(
             self.in_edges.indptr,
-            self.place(self._local.edges["src"]),
-            self.place(self._local.edges["edge_key"]),
+            self.to_device(self._local.edges["src"]),
+            self.to_device(self._local.edges["edge_key"]),
             None,
         )
 
     @cached_property
     def loopless_topology(self) -> Topology:
         """The in-edges without self-loops, for layers that add their own."""
-        return without_loops(self.topology, self.in_edges)
+        return without_self_loops(self.topology, self.in_edges)
 
     @cached_property
     def in_edges(self) -> Adjacency:
@@ -331,19 +331,21 @@ class Shard:
         return self._local.edges["in_position"]
 
     @property
-    def homes(self) -> NDArray[np.int64]:
-        """Where the master of each replica is, as `home_code`: (L,) int64.
+    def owner_locations(self) -> NDArray[np.int64]:
+        """Where the master of each replica is, as `location_code`: (L,) int64.
 
         Collective the first time: 8 bytes a mirror.
         """
-        return self._collect("homes", self._find_homes).numpy()
+        return self._collect("owner_locations", self._find_homes).numpy()
 
     def _find_homes(self) -> Tensor:
         route = self.plan.mirrors
         there = np.empty(self.num_mirrors, np.int64)
-        carry_rows(self.comm, route.master_S, there, route, to_mirrors=True, stage="homes")
-        own = home_code(self.comm.rank, np.arange(self.num_masters))
-        return torch.from_numpy(np.concatenate([own, home_code(self.plan.owner_H, there)]))
+        exchange_rows(
+            self.comm, route.master_S, there, route, to_mirrors=True, stage="owner_locations"
+        )
+        own = location_code(self.comm.rank, np.arange(self.num_masters))
+        return torch.from_numpy(np.concatenate([own, location_code(self.plan.owner_H, there)]))
 
     @cached_property
     def num_interior(self) -> int:
@@ -357,7 +359,7 @@ class Shard:
     def _at_masters(self, rows: Sequence[Tensor]) -> list[Tensor]:
         if not self.is_vertex_cut:
             return list(rows)
-        return at_masters(rows, self.plan.destinations, self.channel)
+        return sum_at_masters(rows, self.plan.destinations, self.channel)
 
     def _collect(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         # Not a cached_property: before Python 3.12 its lock is shared by all instances, and workers
@@ -376,7 +378,7 @@ class Shard:
 
     def _count_in_edges(self) -> Tensor:
         edges = self.in_edges
-        return self._at_masters([self.place(np.diff(edges.indptr) - edges.own_edges)])[0]
+        return self._at_masters([self.to_device(np.diff(edges.indptr) - edges.own_edges)])[0]
 
     @property
     def in_degree_by_type(self) -> Tensor:
@@ -390,7 +392,7 @@ class Shard:
         # At least one column, for a graph without edges has no type and yet may run a layer.
         num_types = max(1, self.num_edge_types)
         types = self.edge_columns["type"].long()
-        rows = torch.repeat_interleave(self.place(np.diff(self.topology.indptr)))
+        rows = torch.repeat_interleave(self.to_device(np.diff(self.topology.indptr)))
         counts = torch.bincount(
             rows * num_types + types, minlength=(len(self.topology.indptr) - 1) * num_types
         )
@@ -416,7 +418,7 @@ class Shard:
                 f"shard: a self-loop has no '{name}', which is {column.dtype}. Use a layer "
                 "without self-loops, or one that does not read it."
             )
-        degrees = self.place(np.diff(topology.indptr))
+        degrees = self.to_device(np.diff(topology.indptr))
         rows = torch.repeat_interleave(degrees)
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degrees), *values.shape[1:]))
@@ -431,7 +433,7 @@ class Shard:
         """
         fixed = {"src", "edge_key", "in_position"}
         edges = self._local.edges
-        return {name: self.place(edges[name]) for name in edges if name not in fixed}
+        return {name: self.to_device(edges[name]) for name in edges if name not in fixed}
 
     def node_column(self, name: str) -> Tensor:
         """Return a numeric column of the masters, such as `in_degree` of the whole graph.
@@ -446,4 +448,4 @@ class Shard:
         if name not in names:
             raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
         column = self._local.masters[name]
-        return self._collect(f"node {name}", lambda: self.place(as_numpy(column)))
+        return self._collect(f"node {name}", lambda: self.to_device(as_numpy(column)))

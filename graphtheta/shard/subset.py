@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from graphtheta.data.adjacency import outwards
-from graphtheta.exchange.directory import home_code
+from graphtheta.exchange.directory import location_code
 from graphtheta.exchange.plan import ExchangePlan, Role
-from graphtheta.exchange.rows import Mirrored, carry_rows, send_rows
-from graphtheta.shard.shard import Shard, at_masters
+from graphtheta.exchange.rows import RoutePositions, exchange_rows, send_rows
+from graphtheta.shard.shard import Shard, sum_at_masters
 
 __all__ = ["with_edges"]
 
@@ -51,7 +51,7 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
         ("in_degree", in_degree, plan.destinations),
         ("out_degree", out_degree, plan.sources),
     ):
-        (total,) = at_masters([torch.from_numpy(degree)], route, shard.channel)
+        (total,) = sum_at_masters([torch.from_numpy(degree)], route, shard.channel)
         column = masters.column_names.index(name)
         masters = masters.set_column(column, name, pa.array(total.numpy()))
     return shard.replaced(
@@ -74,7 +74,7 @@ def _plan(shard: Shard, has_in: NDArray[np.bool_], has_out: NDArray[np.bool_]) -
     role_H = role_L[plan.num_masters :].astype(np.int8)
     role_H = np.where(role_H == 0, plan.role_H, role_H)
     peer_role_X = np.empty_like(plan.peer_role_X)
-    carry_rows(shard.comm, role_H, peer_role_X, plan.mirrors, to_mirrors=False, stage=_STAGE)
+    exchange_rows(shard.comm, role_H, peer_role_X, plan.mirrors, to_mirrors=False, stage=_STAGE)
     return replace(plan, role_H=role_H, peer_role_X=peer_role_X)
 
 
@@ -82,12 +82,12 @@ def _positions(shard: Shard, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return where each edge that stays stands among those of its destination, on all workers."""
     indptr = shard.topology.indptr
     row = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    gone = home_code(row[~kept], shard.in_position[~kept])
+    gone = location_code(row[~kept], shard.in_position[~kept])
     if shard.is_vertex_cut:
         gone = _told_all(shard, gone)
     row, position = row[kept], shard.in_position[kept]
     gone = np.sort(gone)
-    before = np.searchsorted(gone, home_code(row, position)) - np.searchsorted(gone, row << 32)
+    before = np.searchsorted(gone, location_code(row, position)) - np.searchsorted(gone, row << 32)
     return np.asarray(position - before, np.int64)
 
 
@@ -97,19 +97,19 @@ def _told_all(shard: Shard, gone: NDArray[np.int64]) -> NDArray[np.int64]:
     row, position = gone >> 32, gone & 0xFFFFFFFF
     is_own = row < plan.num_masters
     mirror = row[~is_own] - plan.num_masters
-    at_owner = shard.homes[plan.num_masters :][mirror] & 0xFFFFFFFF
-    to_owners = home_code(at_owner, position[~is_own])[:, None]
+    at_owner = shard.owner_locations[plan.num_masters :][mirror] & 0xFFFFFFFF
+    to_owners = location_code(at_owner, position[~is_own])[:, None]
     told = np.concatenate(send_rows(comm, plan.owner_H[mirror], to_owners, stage=_STAGE))[:, 0]
     whole = np.concatenate([gone[is_own], told])
     route = plan.destinations
-    place, which = Mirrored(route, plan.num_masters).of(whole >> 32)
+    place, which = RoutePositions(route, plan.num_masters).of(whole >> 32)
     peers = np.array(list(route.master_slices), np.int64)
     starts = np.array([block.start for block in route.master_slices.values()], np.int64)
     slot = np.searchsorted(starts, place, side="right") - 1
-    codes = home_code(place - starts[slot], whole[which] & 0xFFFFFFFF)[:, None]
+    codes = location_code(place - starts[slot], whole[which] & 0xFFFFFFFF)[:, None]
     blocks = send_rows(comm, peers[slot], codes, stage=_STAGE)
     heard = [
-        home_code(
+        location_code(
             plan.num_masters
             + route.mirror_R[route.mirror_slices[peer].start + (block[:, 0] >> 32)],
             block[:, 0] & 0xFFFFFFFF,

@@ -7,11 +7,10 @@ from graphtheta.strategy.cluster_batch import ClusterBatch
 from graphtheta.strategy.global_batch import GlobalBatch
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.mini_batch import MiniBatch
-from graphtheta.strategy.targets import Aim, NodeTargets, Targets
+from graphtheta.strategy.targets import NodeTargets, StepTargets, Targets
 
 __all__ = [
     "STRATEGIES",
-    "Aim",
     "Batch",
     "ClusterBatch",
     "GlobalBatch",
@@ -19,6 +18,7 @@ __all__ = [
     "MiniBatch",
     "NodeTargets",
     "Step",
+    "StepTargets",
     "Steps",
     "Strategy",
     "Targets",

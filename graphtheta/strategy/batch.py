@@ -14,10 +14,10 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy.targets import Aim, Targets
+from graphtheta.strategy.targets import StepTargets, Targets
 from graphtheta.tgar import View
 
-__all__ = ["Batch", "Step", "Steps", "Strategy", "check_count", "in_part", "is_count"]
+__all__ = ["Batch", "Step", "Steps", "Strategy", "check_count", "in_micro_batch", "is_count"]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,18 @@ class Batch:
     """
 
     view: View
-    aim: Aim
+    step_targets: StepTargets
     rows: Tensor
 
     @classmethod
-    def of(cls, view: View, aim: Aim) -> Batch:
+    def of(cls, view: View, step_targets: StepTargets) -> Batch:
         """Return the batch of a view whose outputs begin with the seeds, or are those of all."""
         shard = view.shard
         if view.blocks:
-            return cls(view, aim, torch.arange(len(aim.seeds), device=shard.device))
-        return cls(view, aim, shard.place(aim.seeds))
+            return cls(
+                view, step_targets, torch.arange(len(step_targets.seeds), device=shard.device)
+            )
+        return cls(view, step_targets, shard.to_device(step_targets.seeds))
 
 
 class Step(Protocol):
@@ -58,7 +60,7 @@ class Step(Protocol):
 Steps = Callable[[int], Iterator[Step]]
 
 
-def in_part(place: NDArray[np.int64], size: int, part: int, parts: int) -> NDArray[np.int64]:
+def in_micro_batch(place: NDArray[np.int64], size: int, part: int, parts: int) -> NDArray[np.int64]:
     """Return which targets are in one of so many equal parts of a step.
 
     Args:

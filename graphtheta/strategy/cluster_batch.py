@@ -16,15 +16,15 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import stretches
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Route
-from graphtheta.exchange.rows import carry_rows
+from graphtheta.exchange.rows import exchange_rows
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_part, is_count
+from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_micro_batch, is_count
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
-from graphtheta.tgar import Degrees, Marks, Neighbourhoods, View
+from graphtheta.tgar import Boundary, Degrees, Neighbourhoods, View
 
 __all__ = ["ClusterBatch"]
 
@@ -96,7 +96,7 @@ class ClusterBatch:
         neighbourhoods = Neighbourhoods(shard, comm)
         comm = neighbourhoods.comm
         clusters = _Clusters(shard, comm, self._labels(shard, comm, seed), targets, self.only)
-        marks = Marks(shard, comm)
+        marks = Boundary(shard, comm)
         steps = -(-clusters.number // self.clusters_per_batch)
         fanouts = [None] * (layers + self.renormalise)
 
@@ -105,21 +105,28 @@ class ClusterBatch:
             places = np.arange(len(ranks))
             every = chosen = clusters.targets(ranks, places)
             if parts > 1:
-                chosen = clusters.targets(ranks, in_part(places, len(ranks), part, parts))
-            aim = targets.aim(
+                chosen = clusters.targets(ranks, in_micro_batch(places, len(ranks), part, parts))
+            step_targets = targets.of_step(
                 chosen,
                 seed=seed,
                 step=step,
                 comm=comm,
                 among=members[members < shard.num_masters],
-                silent=every,
+                masked_edges=every,
             )
             with marks.around(members, self.boundary_hops) as allowed:
                 blocks = neighbourhoods.blocks(
-                    aim.seeds, fanouts, seed=seed, step=step, allowed=allowed, silent=aim.silent
+                    step_targets.seeds,
+                    fanouts,
+                    seed=seed,
+                    step=step,
+                    allowed=allowed,
+                    masked_edges=step_targets.masked_edges,
                 )
             degrees = Degrees(blocks.pop(0)) if self.renormalise else None
-            return Batch.of(View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees), aim)
+            return Batch.of(
+                View(shard, seed=seed, step=step, blocks=blocks, degrees=degrees), step_targets
+            )
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             order = Permutation(clusters.number, seed, Purpose.BATCH, step=epoch)
@@ -202,7 +209,7 @@ class _Clusters:
             counted &= np.isin(label_L, only)
         told = np.empty(len(route.master_S), np.bool_)
         mirrors = counted[shard.num_masters :]
-        carry_rows(comm, mirrors, told, route, to_mirrors=False, stage=_STAGE)
+        exchange_rows(comm, mirrors, told, route, to_mirrors=False, stage=_STAGE)
         counted[route.master_S[told]] = True
         bound = np.array([labels.max(initial=-1) + 1])
         comm.all_reduce(bound, "max", stage=_STAGE)
@@ -231,7 +238,7 @@ class _Clusters:
 
 def _with_mirrors(rows_M: NDArray[np.int64], route: Route, comm: Communicator) -> NDArray[np.int64]:
     rows_H = np.empty(route.num_mirrors, np.int64)
-    carry_rows(comm, rows_M[route.master_S], rows_H, route, to_mirrors=True, stage=_STAGE)
+    exchange_rows(comm, rows_M[route.master_S], rows_H, route, to_mirrors=True, stage=_STAGE)
     return np.concatenate([rows_M, rows_H])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy.batch import Batch, Step, Steps, in_part
+from graphtheta.strategy.batch import Batch, Step, Steps, in_micro_batch
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Block, Neighbourhoods, View
@@ -58,13 +58,13 @@ class GlobalBatch:
                 chosen, blocks = np.arange(len(targets.keys)), None
                 if parts > 1:
                     found, ranks, total = neighbourhoods()
-                    chosen = in_part(ranks, total, part, parts)
-                aim = targets.aim(chosen, seed=seed, step=epoch, comm=talk)
+                    chosen = in_micro_batch(ranks, total, part, parts)
+                step_targets = targets.of_step(chosen, seed=seed, step=epoch, comm=talk)
                 if parts > 1:
-                    blocks = found.blocks(aim.seeds, exact)
+                    blocks = found.blocks(step_targets.seeds, exact)
                 elif pruned is not None:
-                    blocks = pruned.blocks(aim.seeds)
-                return Batch.of(View(shard, seed=seed, step=epoch, blocks=blocks), aim)
+                    blocks = pruned.blocks(step_targets.seeds)
+                return Batch.of(View(shard, seed=seed, step=epoch, blocks=blocks), step_targets)
 
             yield batch
 

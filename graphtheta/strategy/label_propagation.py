@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.exchange.rows import Mirrored, carry_rows
+from graphtheta.exchange.rows import RoutePositions, exchange_rows
 from graphtheta.rng.philox import Purpose, hash_key, hash_keys, step_key, stream_id
 from graphtheta.shard.shard import Shard
 
@@ -108,7 +108,7 @@ class _Labels:
         self.score_L = np.full(len(self.label_L), _ONE, np.int64)
         into, out = shard.in_edges, shard.out_edges
         self._edges = (into.indptr, into.other, out.indptr, out.other)
-        mirrored = Mirrored(self._route, num_masters)
+        mirrored = RoutePositions(self._route, num_masters)
         self._places = mirrored.indptr, mirrored.place
         self._held_L = np.diff(out.indptr)
         self._held_L[: into.num_rows] += np.diff(into.indptr)
@@ -160,7 +160,7 @@ class _Labels:
         count_H[mirrors - num_masters] = count
         count_S = np.empty(len(route.master_S), np.int64)
         stage = f"{_STAGE}: sizes"
-        carry_rows(self._comm, count_H, count_S, route, to_mirrors=False, stage=stage)
+        exchange_rows(self._comm, count_H, count_S, route, to_mirrors=False, stage=stage)
         found = np.empty((int(count_S.sum()), 3), np.int64)
         self._comm.exchange(
             _parts(out, count_H, route.mirror_slices),
@@ -173,7 +173,7 @@ class _Labels:
         """Overwrite mirrors by their masters."""
         sent, mirrors = column_L[self._route.master_S], column_L[self._route.num_masters :]
         stage = f"{_STAGE}: sync"
-        carry_rows(self._comm, sent, mirrors, self._route, to_mirrors=True, stage=stage)
+        exchange_rows(self._comm, sent, mirrors, self._route, to_mirrors=True, stage=stage)
 
 
 def _parts(

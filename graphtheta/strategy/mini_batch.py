@@ -13,7 +13,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_part, is_count
+from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_micro_batch, is_count
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
@@ -91,12 +91,18 @@ class MiniBatch:
             part: int = 0,
             parts: int = 1,
         ) -> Batch:
-            some = np.sort(chosen[in_part(place, size, part, parts)])
-            aim = targets.aim(some, seed=seed, step=step, comm=talk, silent=chosen)
-            blocks = neighbourhoods.blocks(
-                aim.seeds, fanouts, seed=seed, step=step, silent=aim.silent
+            some = np.sort(chosen[in_micro_batch(place, size, part, parts)])
+            step_targets = targets.of_step(
+                some, seed=seed, step=step, comm=talk, masked_edges=chosen
             )
-            return Batch.of(View(shard, seed=seed, step=step, blocks=blocks), aim)
+            blocks = neighbourhoods.blocks(
+                step_targets.seeds,
+                fanouts,
+                seed=seed,
+                step=step,
+                masked_edges=step_targets.masked_edges,
+            )
+            return Batch.of(View(shard, seed=seed, step=step, blocks=blocks), step_targets)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)

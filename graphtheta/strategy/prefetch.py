@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.strategy.batch import Batch
 
 __all__ = ["prefetched"]
@@ -17,7 +17,7 @@ _LOOK_S = 0.1
 T = TypeVar("T")
 
 
-def prefetched(batches: Iterator[T], depth: int, stages: Stages) -> Iterator[T]:
+def prefetched(batches: Iterator[T], depth: int, stages: StageTimers) -> Iterator[T]:
     """Yield the same batches, up to `depth` of them prepared ahead by a thread of their own.
 
     What stands between batches is handed on as it is. They must talk through a communicator that

@@ -14,26 +14,26 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
 
-__all__ = ["Aim", "Loss", "NodeTargets", "Targets"]
+__all__ = ["Loss", "NodeTargets", "StepTargets", "Targets"]
 
 # Of a step's view and the outputs of its seeds: the summed loss of this worker and its count.
 Loss = Callable[[View, Tensor], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
-class Aim:
+class StepTargets:
     """What a step is about; some workers may have no part in it.
 
     Attributes:
         targets: (T,) int64 local ids of masters, or places of edges, that count in the loss.
         seeds: (O,) int64 local ids of the masters whose outputs the loss reads, ascending.
-        silent: (X,) int64 places of edges that carry no message in this step.
+        masked_edges: (X,) int64 places of edges that carry no message in this step.
         loss: What is optimised; collective if targets are edges.
     """
 
     targets: NDArray[np.int64]
     seeds: NDArray[np.int64]
-    silent: NDArray[np.int64]
+    masked_edges: NDArray[np.int64]
     loss: Loss
 
 
@@ -52,7 +52,7 @@ class Targets(Protocol):
     def nodes(self) -> NDArray[np.int64]:
         """(T, J) local ids of the replicas that a target joins: it is where all of them are."""
 
-    def aim(
+    def of_step(
         self,
         chosen: NDArray[np.int64],
         *,
@@ -60,8 +60,8 @@ class Targets(Protocol):
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silent: NDArray[np.int64] | None = None,
-    ) -> Aim:
+        masked_edges: NDArray[np.int64] | None = None,
+    ) -> StepTargets:
         """Return what a step of some targets, or a part of one, needs; collective.
 
         Args:
@@ -70,8 +70,8 @@ class Targets(Protocol):
             step: The same.
             comm: What the workers talk through.
             among: Masters of this worker that nodes may be drawn from; None: any node of the graph.
-            silent: (S,) which targets, if they are edges, may be kept from carrying messages: those
-                of the whole step; None: none.
+            masked_edges: (S,) which targets, if they are edges, may be kept from carrying
+                messages: those of the whole step; None: none.
         """
 
 
@@ -95,7 +95,7 @@ class NodeTargets:
         self.bound = shard.manifest.num_nodes
         self.nodes = self._rows[:, None]
 
-    def aim(
+    def of_step(
         self,
         chosen: NDArray[np.int64],
         *,
@@ -103,9 +103,9 @@ class NodeTargets:
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silent: NDArray[np.int64] | None = None,
-    ) -> Aim:
+        masked_edges: NDArray[np.int64] | None = None,
+    ) -> StepTargets:
         """Return the nodes themselves; talks to nobody."""
         rows = self._rows[chosen]
-        index = self._shard.place(rows)
-        return Aim(rows, rows, rows[:0], lambda view, outputs: self._loss(outputs, index))
+        index = self._shard.to_device(rows)
+        return StepTargets(rows, rows, rows[:0], lambda view, outputs: self._loss(outputs, index))

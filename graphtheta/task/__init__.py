@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from graphtheta.task.base import Goal, Task
+from graphtheta.task.base import BoundTask, Task
 from graphtheta.task.edge import EdgePrediction
 from graphtheta.task.link import LinkPrediction
 from graphtheta.task.node import NodePrediction
 
-__all__ = ["TASKS", "EdgePrediction", "Goal", "LinkPrediction", "NodePrediction", "Task"]
+__all__ = ["TASKS", "BoundTask", "EdgePrediction", "LinkPrediction", "NodePrediction", "Task"]
 
 TASKS: dict[str, Any] = {
     "node": NodePrediction,

@@ -13,7 +13,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Targets
 from graphtheta.task.metrics import MainMetric
 
-__all__ = ["SPLITS", "Goal", "Task", "count_splits"]
+__all__ = ["SPLITS", "BoundTask", "Task", "count_splits"]
 
 SPLITS = {"train": 1, "val": 2, "test": 3}
 
@@ -26,7 +26,7 @@ def count_splits(held: Mapping[str, Sized], comm: Communicator) -> dict[str, int
     }
 
 
-class Goal(Protocol):
+class BoundTask(Protocol):
     """A task of one model on one shard."""
 
     @property
@@ -59,7 +59,7 @@ class Goal(Protocol):
 class Task(Protocol):
     """What is learned: options alone, so that one can serve any number of trainers."""
 
-    def bind(self, model: nn.Module, shard: Shard, seed: int) -> Goal:
+    def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundTask:
         """Return the task of a model on a shard; collective.
 
         Args:

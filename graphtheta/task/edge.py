@@ -21,9 +21,9 @@ from graphtheta.task.edge_columns import (
 )
 from graphtheta.task.edge_targets import EdgeTargets, ends_of, in_rounds
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
-from graphtheta.task.pair_scorer import Scorer
+from graphtheta.task.pair_scorer import PairScorer
 
-__all__ = ["EdgeGoal", "EdgePrediction"]
+__all__ = ["BoundEdgeTask", "EdgePrediction"]
 
 _ROUND = 1 << 15  # edges at a time, of each worker
 
@@ -54,9 +54,9 @@ class EdgePrediction:
         self.label, self.split = label, split
         self.relation, self.exclude_targets = relation, exclude_targets
 
-    def bind(self, model: nn.Module, shard: Shard, seed: int) -> EdgeGoal:
+    def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundEdgeTask:
         """See `Task.bind`."""
-        return EdgeGoal(self, model, shard)
+        return BoundEdgeTask(self, model, shard)
 
     def num_outputs(self, shard: Shard) -> int:
         """Return how many outputs a decoder needs."""
@@ -64,8 +64,8 @@ class EdgePrediction:
         return shard.manifest.edge_labels[label].num_outputs
 
 
-class EdgeGoal:
-    """Learning a label of one graph's edges; see `Goal`.
+class BoundEdgeTask:
+    """Learning a label of one graph's edges; see `BoundTask`.
 
     Args:
         task: Its options.
@@ -88,7 +88,7 @@ class EdgeGoal:
         if task.relation is not None:
             self._relation = relation_column(shard, task.relation)
         relations = 0 if task.relation is None else num_relations(shard, task.relation)
-        self._scorer = Scorer(model, relations)
+        self._scorer = PairScorer(model, relations)
         outputs = task.num_outputs(shard)
         if self._scorer.decoder.outputs != outputs:
             raise ConfigError(
@@ -110,23 +110,23 @@ class EdgeGoal:
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
         self.targets = EdgeTargets(
-            shard, self._edges["train"], self._loss_of, silent=task.exclude_targets
+            shard, self._edges["train"], self._loss_of, masked_edges=task.exclude_targets
         )
 
     def _scores(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> Tensor:
-        at = self.messages.place(edges)
+        at = self.messages.to_device(edges)
         return self._scorer(src, dst, None if self._relation is None else self._relation[at])
 
     def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
         scores = self._scores(edges, src[:, 0], dst[:, 0])
-        return self._loss(scores, self._target[self.messages.place(edges)])
+        return self._loss(scores, self._target[self.messages.to_device(edges)])
 
     def check(self, outputs: Tensor) -> None:
-        """See `Goal.check`."""
+        """See `BoundTask.check`."""
         self._scorer.check(outputs)
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of every split that has edges; see `Goal.evaluate`."""
+        """Return loss and metrics of every split that has edges; see `BoundTask.evaluate`."""
         shard = self.messages
         outputs = infer(self._model, shard)
         result = {}
@@ -134,11 +134,11 @@ class EdgeGoal:
             if not self._counts[name]:
                 continue
             scores = outputs.new_empty((len(edges), self._scorer.decoder.outputs))
-            homes = shard.homes[ends_of(shard, edges)]
-            for some, src, dst in in_rounds(homes, outputs, shard, _ROUND):
+            owner_locations = shard.owner_locations[ends_of(shard, edges)]
+            for some, src, dst in in_rounds(owner_locations, outputs, shard, _ROUND):
                 with torch.no_grad():
                     scores[some] = self._scores(edges[some], src, dst)
-            target = self._target[shard.place(edges)]
+            target = self._target[shard.to_device(edges)]
             result[f"{name}_loss"] = summed(*self._loss(scores, target), shard.comm)
             for metric, value in self._metrics(scores, target).items():
                 result[f"{name}_{metric}"] = value

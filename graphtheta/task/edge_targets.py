@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from graphtheta.comm.communicator import Communicator
 from graphtheta.exchange.directory import Directory
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy import Aim
+from graphtheta.strategy import StepTargets
 from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.task.negatives import Corrupted, draw_negatives
-from graphtheta.tgar import Between, Ends, View
+from graphtheta.tgar import ParallelEdges, RemoteRows, View
 
 __all__ = ["EdgeTargets", "Negatives", "PairLoss", "ends_of", "in_rounds"]
 
@@ -50,7 +50,7 @@ class Negatives:
         masters = np.arange(shard.num_masters)
         self._every = Directory(shard.node_key_L[masters], masters, self._bound, shard.comm)
 
-    def homes(
+    def owner_locations(
         self,
         keys: NDArray[np.int64],
         comm: Communicator,
@@ -69,7 +69,7 @@ class Negatives:
             evaluation: Draw one of each edge, as of `draw_negatives`.
 
         Shape:
-            Returns (T, number) `home_code`, and whether each is at the source.
+            Returns (T, number) `location_code`, and whether each is at the source.
         """
         directory, bound = self._every, self._bound
         if among is not None:  # by rank, so that it is the same of whoever holds them
@@ -95,7 +95,7 @@ class EdgeTargets:
         edges: (T,) int64 places of the edges, ascending.
         loss: What is optimised.
         negatives: What is drawn beside them, if anything.
-        silent: Whether a step's targets, and all edges between the same two nodes, carry no
+        masked_edges: Whether a step's targets, and all edges between the same two nodes, carry no
             message in it.
     """
 
@@ -106,7 +106,7 @@ class EdgeTargets:
         loss: PairLoss,
         *,
         negatives: Negatives | None = None,
-        silent: bool = False,
+        masked_edges: bool = False,
     ) -> None:
         self._shard, self._edges, self._loss = shard, edges, loss
         self._negatives = negatives
@@ -115,10 +115,10 @@ class EdgeTargets:
         shard.comm.all_reduce(largest, "max", stage="count targets")
         self.bound = int(largest[0]) + 1
         self.nodes = ends_of(shard, edges)
-        self._homes = shard.homes[self.nodes]
-        self._between = Between(shard, shard.comm) if silent else None
+        self._homes = shard.owner_locations[self.nodes]
+        self._between = ParallelEdges(shard, shard.comm) if masked_edges else None
 
-    def aim(
+    def of_step(
         self,
         chosen: NDArray[np.int64],
         *,
@@ -126,19 +126,21 @@ class EdgeTargets:
         step: int,
         comm: Communicator,
         among: NDArray[np.int64] | None = None,
-        silent: NDArray[np.int64] | None = None,
-    ) -> Aim:
+        masked_edges: NDArray[np.int64] | None = None,
+    ) -> StepTargets:
         """Return what a step of some edges needs: their ends, and those of their negatives."""
-        edges, homes = self._edges[chosen], self._homes[chosen]
+        edges, owner_locations = self._edges[chosen], self._homes[chosen]
         quiet = _NONE
-        if silent is not None and self._between is not None:
-            quiet = self._between.of(self._edges[silent], comm)
+        if masked_edges is not None and self._between is not None:
+            quiet = self._between.of(self._edges[masked_edges], comm)
         drawn, at_source = np.zeros((len(edges), 0), np.int64), np.zeros((len(edges), 0), np.bool_)
         if self._negatives is not None:
-            drawn, at_source = self._negatives.homes(
+            drawn, at_source = self._negatives.owner_locations(
                 self.keys[chosen], comm, step=step, among=among
             )
-        ends = Ends.ask(np.concatenate([homes.T.reshape(-1), drawn.reshape(-1)]), comm)
+        ends = RemoteRows.ask(
+            np.concatenate([owner_locations.T.reshape(-1), drawn.reshape(-1)]), comm
+        )
         src, dst, other = np.split(ends.rows, [len(edges), 2 * len(edges)])
         src, dst, other = src[:, None], dst[:, None], other.reshape(drawn.shape)
         pairs = [
@@ -147,20 +149,20 @@ class EdgeTargets:
         ]
 
         def loss(view: View, outputs: Tensor) -> tuple[Tensor, int]:
-            view.token, table = ends.bring(outputs, view.token, self._shard.channel)
-            of_src, of_dst = (F.embedding(self._shard.place(rows), table) for rows in pairs)
+            view.token, table = ends.fetch(outputs, view.token, self._shard.channel)
+            of_src, of_dst = (F.embedding(self._shard.to_device(rows), table) for rows in pairs)
             return self._loss(edges, of_src, of_dst)
 
-        return Aim(edges, ends.seeds, quiet, loss)
+        return StepTargets(edges, ends.seeds, quiet, loss)
 
 
 def in_rounds(
-    homes: NDArray[np.int64], outputs: Tensor, shard: Shard, size: int
+    owner_locations: NDArray[np.int64], outputs: Tensor, shard: Shard, size: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Bring the embeddings of pairs' ends, some at a time, without gradients; collective.
 
     Args:
-        homes: (R, 2) `home_code` of the ends; workers may have any number.
+        owner_locations: (R, 2) `location_code` of the ends; workers may have any number.
         outputs: (M, F) of all masters.
         shard: Whose they are.
         size: Pairs at a time, of each worker.
@@ -169,12 +171,12 @@ def in_rounds(
         Which of the pairs, and the embeddings of their sources and destinations; as often on every
         worker.
     """
-    most = shard.comm.all_gather_int(len(homes), stage="count pairs").max()
+    most = shard.comm.all_gather_int(len(owner_locations), stage="count pairs").max()
     token = torch.zeros((), device=outputs.device)
     for first in range(0, int(most), size):
-        some = slice(min(first, len(homes)), min(first + size, len(homes)))
-        ends = Ends.ask(homes[some].T.reshape(-1), shard.comm)
+        some = slice(min(first, len(owner_locations)), min(first + size, len(owner_locations)))
+        ends = RemoteRows.ask(owner_locations[some].T.reshape(-1), shard.comm)
         with torch.no_grad():
-            _, table = ends.bring(outputs[shard.place(ends.seeds)], token, shard.channel)
+            _, table = ends.fetch(outputs[shard.to_device(ends.seeds)], token, shard.channel)
         src, dst = np.split(ends.rows, 2)
-        yield some, table[shard.place(src)], table[shard.place(dst)]
+        yield some, table[shard.to_device(src)], table[shard.to_device(dst)]

@@ -19,10 +19,10 @@ from graphtheta.task.edge_columns import choose, edge_split, num_relations, rela
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, ends_of, in_rounds
 from graphtheta.task.metrics import MainMetric, summed
 from graphtheta.task.negatives import Corrupted, check_negatives
-from graphtheta.task.pair_scorer import Scorer
+from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 
-__all__ = ["LinkGoal", "LinkPrediction"]
+__all__ = ["BoundLinkTask", "LinkPrediction"]
 
 _ROUND = 1 << 14  # edges at a time, of each worker
 
@@ -72,9 +72,9 @@ class LinkPrediction:
         self.exclude_targets, self.validation_messages = exclude_targets, validation_messages
         self.ranking = ranking
 
-    def bind(self, model: nn.Module, shard: Shard, seed: int) -> LinkGoal:
+    def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundLinkTask:
         """See `Task.bind`."""
-        return LinkGoal(self, model, shard, seed)
+        return BoundLinkTask(self, model, shard, seed)
 
     def num_outputs(self, shard: Shard) -> int:
         """Return how many outputs a decoder needs: one."""
@@ -93,8 +93,8 @@ class LinkPrediction:
         return with_edges(shard, ~np.isin(column, [SPLITS[name] for name in hidden]))
 
 
-class LinkGoal:
-    """Learning the edges of one graph; see `Goal`.
+class BoundLinkTask:
+    """Learning the edges of one graph; see `BoundTask`.
 
     Args:
         task: Its options.
@@ -113,7 +113,7 @@ class LinkGoal:
         self.chosen = {"split": split}
         self._task, self._model, self._shard = task, model, shard
         relations = 0 if task.relation is None else num_relations(shard, task.relation)
-        self._scorer = Scorer(model, relations)
+        self._scorer = PairScorer(model, relations)
         if self._scorer.decoder.outputs != 1:
             raise ConfigError(
                 f"task: a link needs one score, the decoder gives {self._scorer.decoder.outputs}. "
@@ -138,7 +138,7 @@ class LinkGoal:
             train.cpu().numpy(),
             self._loss_of,
             negatives=self._negatives,
-            silent=task.exclude_targets,
+            masked_edges=task.exclude_targets,
         )
         self._test_messages = self.messages
         if task.validation_messages:
@@ -156,7 +156,7 @@ class LinkGoal:
         """Return the scores of edges and of their negatives behind each: (T, 1 + K)."""
         relation = None
         if self._task.relation is not None:
-            of_edges = shard.edge_columns[self._task.relation][shard.place(edges)]
+            of_edges = shard.edge_columns[self._task.relation][shard.to_device(edges)]
             relation = of_edges.long()[:, None]
         return self._scorer(src, dst, relation)[..., 0]
 
@@ -164,11 +164,11 @@ class LinkGoal:
         return _cross_entropy(self._scores(self.messages, edges, src, dst))
 
     def check(self, outputs: Tensor) -> None:
-        """See `Goal.check`."""
+        """See `BoundTask.check`."""
         self._scorer.check(outputs)
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of validation and test; see `Goal.evaluate`."""
+        """Return loss and metrics of validation and test; see `BoundTask.evaluate`."""
         result: dict[str, float] = {}
         outputs = infer(self._model, self.messages)
         for name, edges in self._edges.items():
@@ -184,11 +184,13 @@ class LinkGoal:
 
     def _beside_negatives(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
-        homes = shard.homes[ends_of(shard, edges)]
-        drawn, at_source = self._negatives.homes(
+        owner_locations = shard.owner_locations[ends_of(shard, edges)]
+        drawn, at_source = self._negatives.owner_locations(
             shard.edge_key[edges], comm, step=0, evaluation=True
         )
-        pairs = np.stack([homes, np.where(_at(at_source), drawn, homes)], axis=1)
+        pairs = np.stack(
+            [owner_locations, np.where(_at(at_source), drawn, owner_locations)], axis=1
+        )
         scores = outputs.new_empty((len(edges), 2))
         for some, src, dst in in_rounds(pairs.reshape(-1, 2), outputs, shard, 2 * _ROUND):
             mine = slice(some.start // 2, some.stop // 2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.partition.store.manifest import LabelSpec, Task
+from graphtheta.partition.store.manifest import LabelKind, LabelSpec
 from graphtheta.task.auroc import area_under_curve, settled
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class MainMetric:
     higher_is_better: bool = True
 
 
-MAIN_METRIC: dict[Task, MainMetric] = {
+MAIN_METRIC: dict[LabelKind, MainMetric] = {
     "multiclass": MainMetric("accuracy"),
     "binary": MainMetric("auroc"),
     "multilabel": MainMetric("f1"),
@@ -74,7 +74,7 @@ def _regression(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
     return {"rmse": MeanSquaredError(squared=False, **sync), "mae": MeanAbsoluteError(**sync)}
 
 
-_METRICS: dict[Task, Callable[..., dict[str, Metric]]] = {
+_METRICS: dict[LabelKind, Callable[..., dict[str, Metric]]] = {
     "multiclass": _multiclass,
     "binary": _binary,
     "multilabel": _multilabel,

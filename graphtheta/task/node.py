@@ -13,7 +13,7 @@ from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
 
-__all__ = ["NodeGoal", "NodePrediction"]
+__all__ = ["BoundNodeTask", "NodePrediction"]
 
 
 class NodePrediction:
@@ -27,15 +27,15 @@ class NodePrediction:
     def __init__(self, label: str | None = None, split: str | None = None) -> None:
         self.label, self.split = label, split
 
-    def bind(self, model: nn.Module, shard: Shard, seed: int) -> NodeGoal:
+    def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
         """See `Task.bind`."""
-        return NodeGoal(
+        return BoundNodeTask(
             model, shard, self.label or shard.default_label, self.split or shard.default_split
         )
 
 
-class NodeGoal:
-    """Learning a label of one graph's nodes; see `Goal`.
+class BoundNodeTask:
+    """Learning a label of one graph's nodes; see `BoundTask`.
 
     Args:
         model: Gives an output a class, or what the label needs.
@@ -72,7 +72,7 @@ class NodeGoal:
         return self._loss(outputs, self._target[rows])
 
     def check(self, outputs: Tensor) -> None:
-        """See `Goal.check`."""
+        """See `BoundTask.check`."""
         if outputs.dim() != 2 or outputs.shape[1] != self._outputs:
             raise ConfigError(
                 f"trainer: label '{self.chosen['label']}' ({self.spec.task}) needs {self._outputs} "
@@ -80,7 +80,7 @@ class NodeGoal:
             )
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of every split that has nodes; see `Goal.evaluate`."""
+        """Return loss and metrics of every split that has nodes; see `BoundTask.evaluate`."""
         outputs = infer(self._model, self.messages)
         result = {}
         for name, rows in self._rows.items():

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.nn import EdgeModel
 
-__all__ = ["Scorer"]
+__all__ = ["PairScorer"]
 
 
-class Scorer:
+class PairScorer:
     """Scores pairs with the decoder of a model.
 
     Args:

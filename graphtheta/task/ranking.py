@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.data.adjacency import stretches
-from graphtheta.exchange.directory import rank_and_place
+from graphtheta.exchange.directory import rank_and_row
 from graphtheta.exchange.rows import send_rows
 from graphtheta.shard.shard import Shard
 from graphtheta.task.edge_targets import ends_of, in_rounds
-from graphtheta.task.pair_scorer import Scorer
+from graphtheta.task.pair_scorer import PairScorer
 
 __all__ = ["HITS", "Ranking"]
 
@@ -67,7 +67,7 @@ class Ranking:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return, of edges whose answer is a master here, query and answer, sorted by query."""
         shard = self._shard
-        owner, place = rank_and_place(shard.homes[answer])
+        owner, place = rank_and_row(shard.owner_locations[answer])
         query = self._codes(shard.node_key_L[fixed], self._relation)
         rows = np.stack([query, place], axis=1)
         mine = np.concatenate(send_rows(shard.comm, owner, rows, stage=_STAGE))
@@ -80,7 +80,7 @@ class Ranking:
         return keys * self._num_relations + (0 if relation is None else relation)
 
     def __call__(
-        self, edges: NDArray[np.int64], outputs: Tensor, scorer: Scorer
+        self, edges: NDArray[np.int64], outputs: Tensor, scorer: PairScorer
     ) -> dict[str, float]:
         """Return `mrr` and `hits@k` over both ends of edges of all workers; collective.
 
@@ -95,10 +95,10 @@ class Ranking:
         shard, total, count = self._shard, np.zeros(1 + len(HITS)), 0
         nodes = ends_of(shard, edges)
         size = max(1, _QUERIES // shard.comm.size)
-        for some, src, dst in in_rounds(shard.homes[nodes], outputs, shard, size):
+        for some, src, dst in in_rounds(shard.owner_locations[nodes], outputs, shard, size):
             of = None if self._relation is None else self._relation[edges[some]]
             with torch.no_grad():
-                true = scorer(src, dst, None if of is None else shard.place(of))
+                true = scorer(src, dst, None if of is None else shard.to_device(of))
                 for side, fixed in zip(_SIDES, (0, 1), strict=True):
                     query = self._codes(shard.node_key_L[nodes[some, fixed]], of)
                     ranks = self._ranks(query, (src, dst)[fixed], true, side, outputs, scorer)
@@ -114,7 +114,7 @@ class Ranking:
         true: Tensor,
         side: Literal["dst", "src"],
         outputs: Tensor,
-        scorer: Scorer,
+        scorer: PairScorer,
     ) -> NDArray[np.float64]:
         """Return the ranks of the queries of all workers, on all of them."""
         comm = self._shard.comm
@@ -125,7 +125,7 @@ class Ranking:
         fixed, true = every[:, :-1], every[:, -1:]
         relation = None
         if self._relation is not None:
-            relation = self._shard.place(queries % self._num_relations)
+            relation = self._shard.to_device(queries % self._num_relations)
         which, place = self._others(side, queries)
         slack = _ULPS * torch.finfo(true.dtype).eps * true.abs().clamp(min=1)
         counts = torch.zeros((len(queries), 2), dtype=torch.int64, device=outputs.device)
@@ -134,7 +134,7 @@ class Ranking:
             table = scorer.decoder.table(fixed, block, relation, candidate_is=side)
             known = slice(*np.searchsorted(place, [first, first + _CANDIDATES]))
             hidden = (which[known], place[known] - first)
-            table[tuple(self._shard.place(at) for at in hidden)] = -torch.inf
+            table[tuple(self._shard.to_device(at) for at in hidden)] = -torch.inf
             counts[:, 0] += (table > true + slack).sum(1)
             counts[:, 1] += ((table - true).abs() <= slack).sum(1)
         found = counts.cpu().numpy()

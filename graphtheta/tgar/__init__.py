@@ -1,10 +1,10 @@
 """The NN-TGAR abstraction: layers as five stages, traced, differentiated and executed."""
 
-from graphtheta.exchange.remote_rows import Ends
-from graphtheta.shard.parallel_edges import Between
+from graphtheta.exchange.remote_rows import RemoteRows
+from graphtheta.shard.parallel_edges import ParallelEdges
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.batch.block import Block, Fanout
-from graphtheta.tgar.batch.boundary import Marks
+from graphtheta.tgar.batch.boundary import Boundary
 from graphtheta.tgar.batch.degrees import Degrees
 from graphtheta.tgar.batch.neighbourhood import Neighbourhoods
 from graphtheta.tgar.batch.view import LayerView, View
@@ -14,14 +14,14 @@ from graphtheta.tgar.trace import keep
 __all__ = [
     "AGGREGATORS",
     "Aggregator",
-    "Between",
     "Block",
+    "Boundary",
     "Degrees",
-    "Ends",
     "Fanout",
     "LayerView",
-    "Marks",
     "Neighbourhoods",
+    "ParallelEdges",
+    "RemoteRows",
     "TGARLayer",
     "View",
     "count_layers",

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.timers import Stage, Stages
-from graphtheta.exchange.autograd import Arrival
+from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.exchange.autograd import MirrorSync
 from graphtheta.rng.philox import Purpose, keep_mask, stream_id
 from graphtheta.shard.shard import Topology
 from graphtheta.tgar.aggregators import Aggregator
@@ -127,7 +127,7 @@ class GatherSum:
     loop_rows: int
     layer: int
     step_key: NDArray[np.uint32] | None
-    stages: Stages
+    stages: StageTimers
     chunk_edges: int = CHUNK_EDGES
 
     @property
@@ -135,7 +135,7 @@ class GatherSum:
         """Where the edges are, and all that is computed on them."""
         return self.topology.src.device
 
-    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
+    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
 
         Args:
@@ -147,7 +147,7 @@ class GatherSum:
         inputs = inputs.joined()
         return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
-    def message(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> Tensor:
+    def message(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> Tensor:
         """Return the aggregated message of every row: `__call__`, finished."""
         return self.aggregator.finish(self(inputs, arrivals))
 

@@ -179,7 +179,7 @@ class TGARLayer(nn.Module):
             partial = gather_sum(inputs, arrivals)
             token, arrived = to_master(partial, token, channel, route, k)
             own = [column[: block.num_outputs] for column in partial]
-            merged = reduce.merge(own, arrived, shard.place(route.master_S))
+            merged = reduce.merge(own, arrived, shard.to_device(route.master_S))
             message = reduce.finish(merged)
         else:
             message = gather_sum.message(inputs, arrivals)

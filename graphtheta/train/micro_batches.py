@@ -14,7 +14,7 @@ from torch import nn
 from graphtheta.comm.batch_queue import BatchQueue
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.timers import Stage, Stages
+from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_of_masters
 from graphtheta.nn.norm import BatchNorm
@@ -78,7 +78,7 @@ class MicroBatches:
         number: int,
         groups: Groups,
         model: nn.Module,
-        stages: Stages,
+        stages: StageTimers,
         preparing: Communicator | None = None,
     ) -> None:
         if number < groups.number:
@@ -112,7 +112,7 @@ class MicroBatches:
         for step in steps:
             for number in self._queue.step():
                 batch = step(number, self.number)
-                yield MicroBatch(batch.view, batch.aim, batch.rows, number)
+                yield MicroBatch(batch.view, batch.step_targets, batch.rows, number)
             yield StepEnd()
 
     def by_group(self) -> list[int]:

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-__all__ = ["Progress"]
+__all__ = ["ProgressBar"]
 
 _PLAIN_EVERY_S = 10.0
 
 
-class Progress:
+class ProgressBar:
     """Epochs done, time left, and the last loss and validation metric; on stderr."""
 
     def __init__(self, epochs: int, done: int, shown: bool) -> None:
@@ -48,7 +48,7 @@ class Progress:
             line = f"epoch {self._done} of {self._epochs}  {numbers}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         self._bar.start()
         return self
 

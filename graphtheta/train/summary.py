@@ -12,7 +12,7 @@ import torch
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.shard.shard import Shard
 from graphtheta.task.metrics import MainMetric
 from graphtheta.train.history import History
@@ -25,7 +25,7 @@ def summarise(
     history: History,
     last_epoch: int,
     metric: MainMetric,
-    stages: Stages,
+    stages: StageTimers,
     shard: Shard,
     groups: Groups,
     micro_batches: list[int],
@@ -87,7 +87,7 @@ def summarise(
     }
 
 
-def _names(stages: Stages, comm: Communicator) -> list[str]:
+def _names(stages: StageTimers, comm: Communicator) -> list[str]:
     """Return the stages of all workers: a group that had no batch has fewer."""
     text = np.frombuffer("\n".join(stages.seconds).encode(), np.uint8)
     found = comm.all_gather(text, stage="summary stages")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
-from graphtheta.comm.timers import Stage, Stages
+from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import gather_rows, infer
 from graphtheta.shard.shard import Shard
@@ -30,7 +30,7 @@ from graphtheta.train.events import EventWriter
 from graphtheta.train.gradients import broadcast_model, reduce_gradients
 from graphtheta.train.history import History
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
-from graphtheta.train.progress import Progress
+from graphtheta.train.progress import ProgressBar
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.signals import Requests, Stopped, listening
 from graphtheta.train.summary import summarise
@@ -127,9 +127,9 @@ class Trainer:
         self.seed, self.prefetch, self.patience = seed, prefetch, patience
         self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
         self.history = History()
-        self.stages = Stages()
+        self.stages = StageTimers()
         self._dtype = next(model.parameters()).dtype
-        self.goal = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
+        self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
         self._best_weights: dict[str, Tensor] | None = None
         self._last_weights: dict[str, Tensor] | None = None
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
@@ -140,8 +140,8 @@ class Trainer:
         if self.groups.number > 1 or micro_batches != 1:
             self._micro = MicroBatches(micro_batches, self.groups, model, self.stages, preparing)
         self._steps = self.strategy.schedule(
-            self.goal.messages,
-            self.goal.targets,
+            self.task.messages,
+            self.task.targets,
             layers=count_layers(model),
             seed=seed,
             comm=preparing,
@@ -164,7 +164,7 @@ class Trainer:
         self._leave_best_weights()
         with (
             listening() as requests,
-            Progress(epochs, len(self.history.loss), self._progress) as progress,
+            ProgressBar(epochs, len(self.history.loss), self._progress) as progress,
             EventWriter(self._run_dir if self.world.rank == 0 else None) as events,
         ):
             for epoch in range(len(self.history.loss), epochs):
@@ -274,8 +274,8 @@ class Trainer:
         self.shard.channel.stages = self.stages
         self.optimizer.zero_grad()
         outputs = self.model(batch.view, batch.view.inputs(self._dtype))
-        self.goal.check(outputs)
-        return batch.aim.loss(batch.view, outputs[batch.rows])
+        self.task.check(outputs)
+        return batch.step_targets.loss(batch.view, outputs[batch.rows])
 
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         with (
@@ -293,8 +293,8 @@ class Trainer:
 
         Names are `val_accuracy`, `test_loss` and the like.
         """
-        self.shard.channel.stages = Stages()  # evaluation is not part of a step's stages
-        result = self.goal.evaluate()
+        self.shard.channel.stages = StageTimers()  # evaluation is not part of a step's stages
+        result = self.task.evaluate()
         values = np.array(list(result.values()))
         self.world.broadcast(values, stage="metrics of the first group")
         return dict(zip(result, values.tolist(), strict=True))
@@ -305,10 +305,10 @@ class Trainer:
         Returns:
             (N, outputs) on rank 0 (of every group), None elsewhere.
         """
-        return gather_rows(infer(self.model, self.goal.messages), self.shard)
+        return gather_rows(infer(self.model, self.task.messages), self.shard)
 
     def _remember_best(self, epoch: int, metrics: dict[str, float]) -> None:
-        main = self.goal.metric
+        main = self.task.metric
         key = f"val_{main.name}"
         sign = 1 if main.higher_is_better else -1
         before = self.history.best.get(key)
@@ -384,7 +384,7 @@ class Trainer:
         summary = summarise(
             history=self.history,
             last_epoch=last_epoch,
-            metric=self.goal.metric,
+            metric=self.task.metric,
             stages=self.stages,
             shard=self.shard,
             groups=self.groups,

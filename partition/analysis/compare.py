@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta.data.schema import whole
-from graphtheta.data.source import GraphSource, Topology
+from graphtheta.data.source import GraphSource, TopologySource
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import blocks
-from graphtheta.partition.ooc.checkpointed_phases import Scratch
-from graphtheta.partition.ooc.edge_file import KeyFile
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
+from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.pipeline.assign import ASSIGNMENT, Assignment
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.make_store import temporary_folder
 from graphtheta.partition.pipeline.masters import OWNERS
-from graphtheta.partition.pipeline.pipeline import Building, Plan, named_partitioner
-from graphtheta.partition.store.atomic_folder import written_beside
+from graphtheta.partition.pipeline.pipeline import Pipeline, Plan, named_partitioner
+from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.quality import PartCounts
 from graphtheta.partition.store.store import refuse_occupied
 
@@ -78,13 +78,13 @@ def compare(
     """
     resources = resources or Resources()
     plans = [dataclasses.replace(plan, method=method) for method in methods]
-    topology = Topology(source) if plan.balance.train is None else source
+    topology = TopologySource(source) if plan.balance.train is None else source
     with temporary_folder(resources.comm) as folder:
-        with Scratch(folder / "edges", {}, resources.comm) as room:
-            edges = Building(topology, plan, room, resources).prepare()
+        with CheckpointedPhases(folder / "edges", {}, resources.comm) as room:
+            edges = Pipeline(topology, plan, room, resources).prepare()
         for number, each in enumerate(plans):
-            with Scratch(folder / str(number), {}, resources.comm) as room:
-                yield _assess(Building(topology, each, room, resources), edges, each.method)
+            with CheckpointedPhases(folder / str(number), {}, resources.comm) as room:
+                yield _assess(Pipeline(topology, each, room, resources), edges, each.method)
 
 
 def write_assignment(
@@ -102,19 +102,19 @@ def write_assignment(
     resources, path = resources or Resources(), Path(path)
     comm = resources.comm
     refuse_occupied(path)
-    topology = Topology(source) if plan.balance.train is None else source
+    topology = TopologySource(source) if plan.balance.train is None else source
     with (
         temporary_folder(comm) as folder,
-        Scratch(folder, {}, comm) as room,
+        CheckpointedPhases(folder, {}, comm) as room,
     ):
-        building = Building(topology, plan, room, resources)
+        building = Pipeline(topology, plan, room, resources)
         edges = building.prepare()
         assignment = building.assign(edges)
         vertex_cut = named_partitioner(plan.method).cut == "vertex"
         if vertex_cut:
             building.count(edges, assignment)  # which draws the masters
         if comm.rank == 0:
-            with written_beside(path) as beside:
+            with atomic_folder(path) as beside:
                 owners = OWNERS if vertex_cut else ASSIGNMENT  # both a part for each node
                 of_nodes = NodeFile(folder, owners, edges.num_nodes)
                 _write_nodes(source, folder, of_nodes, beside / "nodes.parquet")
@@ -123,7 +123,7 @@ def write_assignment(
         comm.barrier(stage="write assignment")
 
 
-def _assess(building: Building, edges: KeyFile, method: str) -> Assessment:
+def _assess(building: Pipeline, edges: EdgeFile, method: str) -> Assessment:
     start = time.perf_counter()
     try:
         assignment = building.assign(edges)
@@ -152,7 +152,7 @@ def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path
     _write(tables(), pa.schema([("id", kind), ("part", pa.int32())]), path)
 
 
-def _write_edges(edges: KeyFile, assignment: Assignment, path: Path) -> None:
+def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:
     of_edges = assignment.of_edges()
     tables = (
         pa.table(

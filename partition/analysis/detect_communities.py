@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.core.neighbour_lists import Topology, place_on_rank_zero
+from graphtheta.partition.core.neighbour_lists import NeighbourLists, place_on_rank_zero
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 from graphtheta.partition.methods.kaminpar import KAMINPAR_BYTES_AN_EDGE, kaminpar_parts
@@ -38,7 +38,7 @@ class Detector:
     takes: Literal["num_communities", "resolution"]
     default: float | None
     bytes_an_edge: int
-    find: Callable[[Topology, float, int], NDArray[Any]]
+    find: Callable[[NeighbourLists, float, int], NDArray[Any]]
 
 
 def detect(
@@ -92,7 +92,7 @@ def detect(
         method,
         detector.bytes_an_edge,
         "Use the parts of a partitioning as communities, by lpa for one.",
-        lambda topology: _first_come(detector.find(topology, value, seed)),
+        lambda lists: _first_come(detector.find(lists, value, seed)),
     )
     return labels_N
 
@@ -108,25 +108,25 @@ def _first_come(labels_N: NDArray[Any]) -> NDArray[np.int32]:
 # -- the methods ----------------------------------------------------------------------------------
 
 
-def _multilevel(topology: Topology, num_communities: float, seed: int) -> NDArray[Any]:
+def _multilevel(lists: NeighbourLists, num_communities: float, seed: int) -> NDArray[Any]:
     # Gottesbüren et al., "Deep Multilevel Graph Partitioning", ESA 2021, as Cluster-GCN uses METIS.
-    return kaminpar_parts(topology, int(num_communities), seed)
+    return kaminpar_parts(lists, int(num_communities), seed)
 
 
-def _louvain(topology: Topology, resolution: float, seed: int) -> NDArray[Any]:
+def _louvain(lists: NeighbourLists, resolution: float, seed: int) -> NDArray[Any]:
     # Blondel, Guillaume, Lambiotte, Lefebvre, "Fast unfolding of communities in large networks",
     # 2008; with the refinement of Staudt, Meyerhenke, "Engineering parallel algorithms for
     # community detection in massive networks", TPDS 27(1), 2016.
     return _networkit(
-        topology, lambda kit, graph: kit.PLM(graph, refine=True, gamma=resolution, par="none"), seed
+        lists, lambda kit, graph: kit.PLM(graph, refine=True, gamma=resolution, par="none"), seed
     )
 
 
-def _leiden(topology: Topology, resolution: float, seed: int) -> NDArray[Any]:
+def _leiden(lists: NeighbourLists, resolution: float, seed: int) -> NDArray[Any]:
     # Traag, Waltman, van Eck, "From Louvain to Leiden: guaranteeing well-connected communities",
     # Scientific Reports 9, 2019.
     return _networkit(
-        topology,
+        lists,
         lambda kit, graph: kit.ParallelLeiden(
             graph, iterations=3, randomize=True, gamma=resolution
         ),
@@ -134,9 +134,11 @@ def _leiden(topology: Topology, resolution: float, seed: int) -> NDArray[Any]:
     )
 
 
-def _networkit(topology: Topology, algorithm: Callable[[Any, Any], Any], seed: int) -> NDArray[Any]:
-    num_nodes = topology.indptr.shape[0] - 1
-    if not topology.neighbours.shape[0]:
+def _networkit(
+    lists: NeighbourLists, algorithm: Callable[[Any, Any], Any], seed: int
+) -> NDArray[Any]:
+    num_nodes = lists.indptr.shape[0] - 1
+    if not lists.neighbours.shape[0]:
         return np.arange(num_nodes)  # modularity is a share of the edges
     try:
         import networkit
@@ -145,9 +147,9 @@ def _networkit(topology: Topology, algorithm: Callable[[Any, Any], Any], seed: i
             f"communities: expected NetworKit for louvain and leiden, got {error}. "
             "Run: pip install 'graphtheta[communities]'"
         ) from error
-    ends = np.repeat(np.arange(num_nodes, dtype=np.uint64), np.diff(topology.indptr))
-    once = ends < topology.neighbours  # an undirected edge is given by one of its directions
-    pairs = ends[once], topology.neighbours[once].astype(np.uint64)
+    ends = np.repeat(np.arange(num_nodes, dtype=np.uint64), np.diff(lists.indptr))
+    once = ends < lists.neighbours  # an undirected edge is given by one of its directions
+    pairs = ends[once], lists.neighbours[once].astype(np.uint64)
     del ends, once
     graph = networkit.GraphFromCoo(pairs, n=num_nodes, weighted=False, directed=False)
     del pairs

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.workers import Workers
 
-__all__ = ["NO_CAP", "Lockstep", "Rule", "edge_cap", "least_loaded"]
+__all__ = ["NO_CAP", "BlockRule", "EdgeBlocks", "edge_cap", "least_loaded"]
 
 NO_CAP = 1 << 60
 _FIRST_BLOCK = 64
@@ -46,7 +46,7 @@ def edge_cap(limit: float | None, num_edges: int, num_parts: int) -> int:
     return max(math.ceil(exact * num_edges / num_parts), -(-num_edges // num_parts))
 
 
-class Rule(Protocol):
+class BlockRule(Protocol):
     """How a method places edges. Several threads call both methods at once, on different rows."""
 
     def decide(
@@ -74,7 +74,7 @@ class Rule(Protocol):
         """Note where edges went, but for those of negative parts."""
 
 
-class Lockstep:
+class EdgeBlocks:
     """Places the edges that it is given, in the order in which it is given them; collective.
 
     Communication:
@@ -95,7 +95,7 @@ class Lockstep:
 
     def __init__(
         self,
-        rule: Rule,
+        rule: BlockRule,
         loads_P: NDArray[np.int64],
         cap: int,
         *,

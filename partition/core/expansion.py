@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.replica_bitset import add_replica
 
-__all__ = ["NeighbourLists", "expansion_bytes"]
+__all__ = ["UnassignedEdges", "expansion_bytes"]
 
 
 def expansion_bytes(num_nodes: int, num_edges: int, num_entries: int) -> int:
-    """Return the bytes that `NeighbourLists` holds.
+    """Return the bytes that `UnassignedEdges` holds.
 
     Args:
         num_nodes: Nodes.
@@ -37,7 +37,7 @@ def _entry_type(num_edges: int) -> np.dtype[Any]:
     return np.dtype(np.int32 if num_edges < 1 << 31 else np.int64)
 
 
-class NeighbourLists:
+class UnassignedEdges:
     """For each node of low degree, its edges that have no part yet.
 
     Args:

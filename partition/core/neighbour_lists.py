@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream, blocks
 
-__all__ = ["SMALLER_METHODS", "Topology", "build_topology", "place_on_rank_zero", "topology_bytes"]
+__all__ = [
+    "SMALLER_METHODS",
+    "NeighbourLists",
+    "build_neighbour_lists",
+    "neighbour_list_bytes",
+    "place_on_rank_zero",
+]
 
 SMALLER_METHODS = "Take ldg or lpa, which need 8 bytes an edge over all ranks, or node-hash or dbh."
 
@@ -26,7 +32,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class NeighbourLists:
     """An undirected graph: every edge at both of its ends, no self-loops.
 
     Shape:
@@ -37,18 +43,18 @@ class Topology:
     neighbours: NDArray[Any]
 
 
-def topology_bytes(num_nodes: int, num_edges: int) -> int:
+def neighbour_list_bytes(num_nodes: int, num_edges: int) -> int:
     """Return the bytes of a topology, which are those at the peak of building it, too."""
     return 8 * num_nodes + 2 * _key_type(num_nodes).itemsize * num_edges
 
 
-def build_topology(
+def build_neighbour_lists(
     stream: EdgeStream,
     resources: Resources,
     *,
     rows_N: NDArray[np.bool_] | None = None,
     simple: bool = False,
-) -> Topology:
+) -> NeighbourLists:
     """Return the neighbours of nodes; not collective.
 
     Neighbours stand in the order of edges, and as often as there are edges, unless `simple`.
@@ -81,7 +87,7 @@ def build_topology(
         ranges = itertools.pairwise(bounds)
         resources.map(lambda rows: _sort_rows(indptr, neighbours, *rows), ranges)
         neighbours = neighbours[: _keep_distinct(indptr, neighbours)]
-    return Topology(indptr, neighbours)
+    return NeighbourLists(indptr, neighbours)
 
 
 def place_on_rank_zero(
@@ -90,7 +96,7 @@ def place_on_rank_zero(
     name: str,
     bytes_an_edge: int,
     remedy: str,
-    place: Callable[[Topology], NDArray[np.int32]],
+    place: Callable[[NeighbourLists], NDArray[np.int32]],
 ) -> NDArray[np.int32]:
     """Return the parts of all nodes, computed by rank 0 from the whole simple topology; collective.
 
@@ -112,20 +118,20 @@ def place_on_rank_zero(
         Returns (N,) int32.
     """
     comm = resources.comm
-    topology_needs = topology_bytes(stream.num_nodes, stream.num_edges)
+    topology_needs = neighbour_list_bytes(stream.num_nodes, stream.num_edges)
     resources.need(topology_needs, f"the topology for {name}", remedy)
     pairs = np.zeros(1, np.int64)
-    topology = None
+    lists = None
     if comm.rank == 0:
-        topology = build_topology(stream, resources, simple=True)
-        pairs[0] = topology.neighbours.shape[0] // 2
+        lists = build_neighbour_lists(stream, resources, simple=True)
+        pairs[0] = lists.neighbours.shape[0] // 2
     if comm.size > 1:  # before anything is refused, so that all ranks refuse alike
         comm.broadcast(pairs, stage="broadcast size of topology")
     needs = topology_needs + bytes_an_edge * int(pairs[0]) + 64 * stream.num_nodes
     resources.need(needs, f"{name} at {pairs[0]:,} pairs of neighbours", remedy)
     parts_N = np.empty(stream.num_nodes, np.int32)
-    if topology is not None:
-        parts_N[:] = place(topology)
+    if lists is not None:
+        parts_N[:] = place(lists)
     if comm.size > 1:
         comm.broadcast(parts_N, stage="broadcast parts")
     return parts_N

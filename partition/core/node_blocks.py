@@ -23,14 +23,14 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.core.resources import Advance, Resources
 from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["LANES", "Decide", "Lanes", "Place"]
+__all__ = ["LANES", "Decide", "NodeBlocks", "Place"]
 
 Decide = Callable[[int, int, int, NDArray[np.int32]], None]
 Place = Callable[[int, NDArray[np.int32]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Lanes:
+class NodeBlocks:
     """Which nodes are decided together; part of a method, not of its resources.
 
     One lane for all nodes is the sequential method.
@@ -124,4 +124,4 @@ class Lanes:
                 advance(last - first)
 
 
-LANES = Lanes()
+LANES = NodeBlocks()

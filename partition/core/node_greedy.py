@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.capacity import Capacities, add_node, demand, emptiest, fits
-from graphtheta.partition.core.neighbour_lists import Topology, build_topology, topology_bytes
-from graphtheta.partition.core.node_blocks import Lanes
+from graphtheta.partition.core.neighbour_lists import (
+    NeighbourLists,
+    build_neighbour_lists,
+    neighbour_list_bytes,
+)
+from graphtheta.partition.core.node_blocks import NodeBlocks
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 
-__all__ = ["Rule", "greedy_bytes", "own_topology", "stream_nodes"]
+__all__ = ["GainRule", "greedy_bytes", "own_neighbour_lists", "stream_nodes"]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -25,7 +29,7 @@ _SPREAD = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class GainRule:
     """What a part scores that holds `count` neighbours of a node and is filled to x, 1 at most.
 
     count * (1 - keep * x) - cost * sqrt(x).
@@ -37,12 +41,12 @@ class Rule:
 
 def greedy_bytes(num_nodes: int, num_edges: int, num_ranks: int) -> int:
     """Return an estimate of the bytes of a rank: its topology, and parts, weights and degrees."""
-    return topology_bytes(num_nodes, num_edges // num_ranks) + 24 * num_nodes
+    return neighbour_list_bytes(num_nodes, num_edges // num_ranks) + 24 * num_nodes
 
 
-def own_topology(
-    stream: EdgeStream, lanes: Lanes, seed: int, name: str, resources: Resources
-) -> Topology:
+def own_neighbour_lists(
+    stream: EdgeStream, lanes: NodeBlocks, seed: int, name: str, resources: Resources
+) -> NeighbourLists:
     """Return the neighbours of the nodes that this rank decides.
 
     Raises:
@@ -54,18 +58,18 @@ def own_topology(
         "Take node-hash or dbh, which keep no edges in memory, or use more ranks.",
     )
     rows_N = lanes.rows(stream.num_nodes, seed, resources.comm)
-    return build_topology(stream, resources, rows_N=rows_N)
+    return build_neighbour_lists(stream, resources, rows_N=rows_N)
 
 
 def stream_nodes(
-    topology: Topology,
+    lists: NeighbourLists,
     parts_N: NDArray[np.int32],
     num_parts: int,
     capacities: Capacities,
-    rule: Rule,
+    rule: GainRule,
     *,
     passes: int,
-    lanes: Lanes,
+    lanes: NodeBlocks,
     seed: int,
     resources: Resources,
 ) -> None:
@@ -75,7 +79,7 @@ def stream_nodes(
     heavy nodes bring about, overfills the emptiest part.
 
     Args:
-        topology: Neighbours of the nodes that this rank decides.
+        lists: Neighbours of the nodes that this rank decides.
         parts_N: A part for each node, or -1.
         num_parts: Parts (P).
         capacities: What parts may hold.
@@ -95,8 +99,8 @@ def stream_nodes(
 
     def decide(first: int, last: int, at_once: int, choice: NDArray[np.int32]) -> None:
         _decide(
-            topology.indptr,
-            topology.neighbours,
+            lists.indptr,
+            lists.neighbours,
             parts_N,
             weight_NC,
             load_PC,

@@ -13,7 +13,7 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.workers import Workers
 
-__all__ = ["Advance", "Progress", "Resources", "Silent", "bytes_text"]
+__all__ = ["Advance", "NoProgress", "Progress", "Resources", "bytes_text"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ class Progress(Protocol):
         """Begin a phase of `total` units of work; call what it gives with units done."""
 
 
-class Silent:
+class NoProgress:
     """Progress that nobody sees."""
 
     @contextmanager
@@ -50,7 +50,7 @@ class Resources:
     comm: Communicator = field(default_factory=SingleCommunicator)
     threads: int = 1
     memory_limit: int | None = None
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=NoProgress)
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
         """Return this rank's consecutive share of [start, stop)."""

@@ -16,9 +16,9 @@ from graphtheta.partition.core.capacity import (
     node_capacities,
     part_loads,
 )
-from graphtheta.partition.core.neighbour_lists import Topology
-from graphtheta.partition.core.node_blocks import LANES, Lanes
-from graphtheta.partition.core.node_greedy import greedy_bytes, own_topology, stream_nodes
+from graphtheta.partition.core.neighbour_lists import NeighbourLists
+from graphtheta.partition.core.node_blocks import LANES, NodeBlocks
+from graphtheta.partition.core.node_greedy import greedy_bytes, own_neighbour_lists, stream_nodes
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.rebalance import keep_capacities
 from graphtheta.partition.core.resources import Resources
@@ -60,7 +60,7 @@ class LabelPropagation:
     cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
-    def __init__(self, *, rounds: int = 10, lanes: Lanes = LANES) -> None:
+    def __init__(self, *, rounds: int = 10, lanes: NodeBlocks = LANES) -> None:
         self.rounds = rounds
         self.lanes = lanes
 
@@ -78,11 +78,11 @@ class LabelPropagation:
         resources: Resources,
     ) -> NDArray[np.int32]:
         """Return the part of every node."""
-        topology = own_topology(stream, self.lanes, seed, self.name, resources)
+        lists = own_neighbour_lists(stream, self.lanes, seed, self.name, resources)
         capacities = node_capacities(stream, num_parts, balance, resources)
         parts_N = np.full(stream.num_nodes, -1, np.int32)
         stream_nodes(
-            topology,
+            lists,
             parts_N,
             num_parts,
             capacities,
@@ -92,13 +92,13 @@ class LabelPropagation:
             seed=seed,
             resources=resources,
         )
-        self._propagate(topology, parts_N, num_parts, capacities, seed, resources)
+        self._propagate(lists, parts_N, num_parts, capacities, seed, resources)
         keep_capacities(parts_N, num_parts, capacities)
         return parts_N
 
     def _propagate(
         self,
-        topology: Topology,
+        lists: NeighbourLists,
         parts_N: NDArray[np.int32],
         num_parts: int,
         capacities: Capacities,
@@ -111,7 +111,7 @@ class LabelPropagation:
         moved = 0
 
         def decide(first: int, last: int, at_once: int, choice: NDArray[np.int32]) -> None:
-            indptr, neighbours = topology.indptr, topology.neighbours
+            indptr, neighbours = lists.indptr, lists.neighbours
             _decide_moves(
                 indptr,
                 neighbours,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import Lockstep, edge_cap
+from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap
 from graphtheta.partition.core.intrinsics import lowest_bit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
@@ -48,7 +48,7 @@ class HighDegreeReplicatedFirst:
     Memory: 8 bytes a node, and P bits, rounded up to 64. Two passes.
 
     Communication:
-        That of `Lockstep`, and one all-reduce of 8 N bytes. With more ranks times threads than
+        That of `EdgeBlocks`, and one all-reduce of 8 N bytes. With more ranks times threads than
         `lanes`, some of them wait.
 
     Args:
@@ -98,7 +98,7 @@ class HighDegreeReplicatedFirst:
             resources.progress.phase("place by replicas", num_edges, "edges") as advance,
             Workers(resources.threads) as workers,
         ):
-            lockstep = Lockstep(
+            lockstep = EdgeBlocks(
                 rule,
                 loads_P,
                 cap,
@@ -128,7 +128,7 @@ def part_order(num_parts: int, seed: int) -> NDArray[np.int32]:
 
 
 class ReplicaRule:
-    """The score of HDRF, for `Lockstep`.
+    """The score of HDRF, for `EdgeBlocks`.
 
     Shape:
         degree_N: (N,). replicas: (N * words,).

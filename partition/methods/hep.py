@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import Lockstep, edge_cap
-from graphtheta.partition.core.expansion import NeighbourLists, expansion_bytes
+from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap
+from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes, words_of
 from graphtheta.partition.core.resources import Resources
@@ -36,7 +36,7 @@ class HybridEdgePartitioner:
 
     Communication:
         One all-reduce of 8 N bytes; a broadcast of the replicas; 4 bytes an edge broadcast, and
-        those of `Lockstep`. Parts grow on the first rank only: others wait.
+        those of `EdgeBlocks`. Parts grow on the first rank only: others wait.
 
     Args:
         tau: Highest low degree over the mean degree. More of the graph is in memory the higher.
@@ -102,7 +102,7 @@ class HybridEdgePartitioner:
         )
         low_parts = np.empty(0, np.int32)
         if resources.comm.rank == 0:
-            lists = NeighbourLists(degree_N, highest, low_edges)
+            lists = UnassignedEdges(degree_N, highest, low_edges)
             with resources.progress.phase("read small nodes", num_edges, "edges") as advance:
                 for start, stop in blocks(0, num_edges):
                     lists.add(*stream.read(start, stop))
@@ -120,7 +120,7 @@ class HybridEdgePartitioner:
             resources.progress.phase("place hubs", num_edges, "edges") as advance,
             Workers(resources.threads) as workers,
         ):
-            lockstep = Lockstep(
+            lockstep = EdgeBlocks(
                 rule,
                 loads_P,
                 cap,
@@ -180,7 +180,7 @@ def _fill(
     taken: int,
     parts: NDArray[np.int32],
 ) -> int:  # pragma: no cover - compiled
-    # -1 - part where growing gave one, 0 for `Lockstep` to decide.
+    # -1 - part where growing gave one, 0 for `EdgeBlocks` to decide.
     for i in range(np.uint64(src.shape[0])):
         low_u = degree_N[np.uint64(src[i])] <= highest
         if low_u | (degree_N[np.uint64(dst[i])] <= highest):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.capacity import node_capacities, only_limit
 from graphtheta.partition.core.neighbour_lists import (
     SMALLER_METHODS,
-    Topology,
+    NeighbourLists,
+    neighbour_list_bytes,
     place_on_rank_zero,
-    topology_bytes,
 )
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.rebalance import keep_capacities
@@ -51,7 +51,7 @@ class KaMinPar:
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return an estimate of the bytes that rank 0 holds at the peak, if no edge repeats."""
         return (
-            topology_bytes(num_nodes, num_edges)
+            neighbour_list_bytes(num_nodes, num_edges)
             + KAMINPAR_BYTES_AN_EDGE * num_edges
             + 64 * num_nodes
         )
@@ -78,7 +78,7 @@ class KaMinPar:
             self.name,
             KAMINPAR_BYTES_AN_EDGE,
             SMALLER_METHODS,
-            lambda topology: kaminpar_parts(topology, num_parts, seed, imbalance, weight_N),
+            lambda lists: kaminpar_parts(lists, num_parts, seed, imbalance, weight_N),
         )
         if capacities is not None:
             keep_capacities(parts_N, num_parts, capacities)
@@ -86,7 +86,7 @@ class KaMinPar:
 
 
 def kaminpar_parts(
-    topology: Topology,
+    lists: NeighbourLists,
     num_parts: int,
     seed: int,
     imbalance: float = _IMBALANCE,
@@ -95,7 +95,7 @@ def kaminpar_parts(
     """Return the part of each node, by KaMinPar on one thread.
 
     Args:
-        topology: Simple.
+        lists: Simple.
         num_parts: Parts (P).
         seed: Its lower 31 bits count.
         imbalance: The largest part over the mean, minus one.
@@ -108,7 +108,7 @@ def kaminpar_parts(
 
     with tempfile.TemporaryDirectory(prefix="graphtheta-kaminpar-") as folder:
         path = Path(folder) / "topology.parhip"
-        _write_parhip(topology, weight_N, path)
+        _write_parhip(lists, weight_N, path)
         loaded = kaminpar.load_graph(str(path), kaminpar.GraphFileFormat.PARHIP)
     kaminpar.reseed(seed & 0x7FFFFFFF)
     solver = kaminpar.KaMinPar(1, kaminpar.default_context())
@@ -116,11 +116,11 @@ def kaminpar_parts(
     return np.array(solver.compute_partition(loaded, num_parts, max(imbalance, 1e-6)), np.int32)
 
 
-def _write_parhip(topology: Topology, weight_N: NDArray[Any] | None, path: Path) -> None:
+def _write_parhip(lists: NeighbourLists, weight_N: NDArray[Any] | None, path: Path) -> None:
     # KaMinPar takes graphs from files only. ParHIP's binary format: version, nodes, arcs; byte
     # offset of each node's neighbours in the file; neighbours; weights of nodes. Bits of the
     # version: 1 edges have no weights, 2 nodes have none, 8 neighbours are 32-bit, not 64.
-    indptr, neighbours = topology.indptr, topology.neighbours
+    indptr, neighbours = lists.indptr, lists.neighbours
     num_nodes, num_arcs, width = indptr.shape[0] - 1, neighbours.shape[0], neighbours.itemsize
     version = 1 + (2 if weight_N is None else 0) + (8 if width == 4 else 0)
     with path.open("wb") as file:

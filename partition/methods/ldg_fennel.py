@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.capacity import Capacities, node_capacities
-from graphtheta.partition.core.node_blocks import LANES, Lanes
-from graphtheta.partition.core.node_greedy import Rule, greedy_bytes, own_topology, stream_nodes
+from graphtheta.partition.core.node_blocks import LANES, NodeBlocks
+from graphtheta.partition.core.node_greedy import (
+    GainRule,
+    greedy_bytes,
+    own_neighbour_lists,
+    stream_nodes,
+)
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.rebalance import keep_capacities
 from graphtheta.partition.core.resources import Resources
@@ -43,11 +48,11 @@ class _StreamedNodes:
     cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
-    def __init__(self, *, passes: int = 3, lanes: Lanes = LANES) -> None:
+    def __init__(self, *, passes: int = 3, lanes: NodeBlocks = LANES) -> None:
         self.passes = passes
         self.lanes = lanes
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> Rule:
+    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
         """Return the gain of assigning a node to a part."""
         raise NotImplementedError
 
@@ -65,11 +70,11 @@ class _StreamedNodes:
         resources: Resources,
     ) -> NDArray[np.int32]:
         """Return the part of every node."""
-        topology = own_topology(stream, self.lanes, seed, self.name, resources)
+        lists = own_neighbour_lists(stream, self.lanes, seed, self.name, resources)
         capacities = node_capacities(stream, num_parts, balance, resources)
         parts_N = np.full(stream.num_nodes, -1, np.int32)
         stream_nodes(
-            topology,
+            lists,
             parts_N,
             num_parts,
             capacities,
@@ -92,9 +97,9 @@ class LinearDeterministicGreedy(_StreamedNodes):
 
     name = "ldg"
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> Rule:
+    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
         """Return the gain of neighbours times the free share of the part."""
-        return Rule(keep=1.0)
+        return GainRule(keep=1.0)
 
 
 class Fennel(_StreamedNodes):
@@ -110,14 +115,14 @@ class Fennel(_StreamedNodes):
 
     name = "fennel"
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> Rule:
+    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
         """Return the gain of neighbours minus the marginal cost of the part."""
         return fennel_rule(stream, num_parts, capacities)
 
 
-def fennel_rule(stream: EdgeStream, num_parts: int, capacities: Capacities) -> Rule:
+def fennel_rule(stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
     """Return the gain of one node: the marginal cost of a part, gamma alpha x^(gamma - 1)."""
     num_nodes = stream.num_nodes
     alpha = math.sqrt(num_parts) * stream.num_edges / num_nodes**1.5
     full_nodes = num_nodes * capacities.limits[0] / num_parts  # x is 1 there
-    return Rule(cost=1.5 * alpha * math.sqrt(full_nodes))
+    return GainRule(cost=1.5 * alpha * math.sqrt(full_nodes))

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.capacity import node_capacities, only_limit
 from graphtheta.partition.core.neighbour_lists import (
     SMALLER_METHODS,
-    Topology,
+    NeighbourLists,
+    neighbour_list_bytes,
     place_on_rank_zero,
-    topology_bytes,
 )
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.rebalance import keep_capacities
@@ -48,7 +48,9 @@ class Metis:
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return an estimate of the bytes that rank 0 holds at the peak, if no edge repeats."""
-        return topology_bytes(num_nodes, num_edges) + _BYTES_AN_EDGE * num_edges + 64 * num_nodes
+        return (
+            neighbour_list_bytes(num_nodes, num_edges) + _BYTES_AN_EDGE * num_edges + 64 * num_nodes
+        )
 
     def __call__(
         self,
@@ -71,7 +73,7 @@ class Metis:
             self.name,
             _BYTES_AN_EDGE,
             SMALLER_METHODS,
-            lambda topology: _place(topology, num_parts, seed, limit, weight_N),
+            lambda lists: _place(lists, num_parts, seed, limit, weight_N),
         )
         if capacities is not None:
             keep_capacities(parts_N, num_parts, capacities)
@@ -79,7 +81,7 @@ class Metis:
 
 
 def _place(
-    topology: Topology,
+    lists: NeighbourLists,
     num_parts: int,
     seed: int,
     limit: float | None,
@@ -87,7 +89,7 @@ def _place(
 ) -> NDArray[np.int32]:
     import pymetis
 
-    adjacency = pymetis.CSRAdjacency(topology.indptr, topology.neighbours.astype(np.int64))
+    adjacency = pymetis.CSRAdjacency(lists.indptr, lists.neighbours.astype(np.int64))
     options = pymetis.Options(seed=seed & 0x7FFFFFFF)
     if limit is not None:
         options.ufactor = max(round(1000 * (limit - 1)), 1)  # thousandths above the mean

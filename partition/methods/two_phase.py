@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import Lockstep, edge_cap, least_loaded
+from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap, least_loaded
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
@@ -53,7 +53,7 @@ class TwoPhaseStreaming:
     same on each rank; 58 million edges a second here.
 
     Communication:
-        That of `Lockstep`, and one all-reduce of 8 N bytes.
+        That of `EdgeBlocks`, and one all-reduce of 8 N bytes.
 
     Args:
         cluster_volume: The most volume (sum of degrees) of a cluster over that of a mean part.
@@ -110,7 +110,7 @@ class TwoPhaseStreaming:
                 for start, stop in blocks(0, num_edges):
                     rule.count_within(*stream.read(start, stop))
                     advance(stop - start)
-            lockstep = Lockstep(
+            lockstep = EdgeBlocks(
                 rule,
                 rule.keep_within(),
                 cap,

@@ -19,12 +19,12 @@ import numpy as np
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import StoreError
 
-__all__ = ["Scratch"]
+__all__ = ["CheckpointedPhases"]
 
 _JOB = "job.json"
 
 
-class Scratch:
+class CheckpointedPhases:
     """A folder of its own for one job, to be used in a `with` statement. Making it is collective.
 
     Args:
@@ -92,7 +92,7 @@ class Scratch:
         done: dict[str, Any] = json.loads(path.read_text())
         return done
 
-    def __enter__(self) -> Scratch:
+    def __enter__(self) -> CheckpointedPhases:
         return self
 
     def __exit__(self, *_: object) -> None:

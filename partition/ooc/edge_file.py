@@ -22,7 +22,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.core.stream import EdgeBlock
 
 __all__ = [
-    "KeyFile",
+    "EdgeFile",
     "Piece",
     "Segment",
     "SegmentWriter",
@@ -142,7 +142,7 @@ class Piece:
     first: int
 
 
-class KeyFile:
+class EdgeFile:
     """The edges of a graph on disk: an `EdgeStream`, with their edge keys.
 
     Args:

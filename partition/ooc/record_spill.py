@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.ooc.edge_file import read_into, write_from
 from graphtheta.partition.ooc.spill import INDEX, ChunkIndex, read_index
-from graphtheta.partition.ooc.thread_buffers import Workspace
+from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 
 __all__ = ["RecordReader", "RecordWriter"]
 
@@ -73,7 +73,7 @@ class RecordReader:
             self._paths.append(path.with_suffix(".records"))
         self._slices = sorted(slices, key=lambda one: one[0])
 
-    def read(self, bucket: int, workspace: Workspace) -> NDArray[Any]:
+    def read(self, bucket: int, workspace: ThreadBuffers) -> NDArray[Any]:
         """Return the bucket's rows, in the order of the chunks; valid until the thread's next call.
 
         Shape:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Workspace"]
+__all__ = ["ThreadBuffers"]
 
 
-class Workspace(threading.local):
+class ThreadBuffers(threading.local):
     """Arrays by name, of each thread its own. What is taken is valid until it is taken again."""
 
     def __init__(self) -> None:

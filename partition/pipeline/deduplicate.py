@@ -14,17 +14,17 @@ from graphtheta.data.schema import as_numpy
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import blocks
 from graphtheta.partition.ooc.bitmap import BitMap
-from graphtheta.partition.ooc.edge_file import KeyFile, Segment, SegmentWriter, write_segments
+from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 
-__all__ = ["drop_repeats"]
+__all__ = ["drop_duplicates"]
 
 _SPILL = "repeats"
 _BUCKET_EDGES = 1 << 23  # edges of a bucket on average: some 300 MB while it is sorted
 
 
-def drop_repeats(folder: Path, resources: Resources) -> dict[str, Any]:
-    """Write the segments of a `KeyFile` anew without repeated edges; collective.
+def drop_duplicates(folder: Path, resources: Resources) -> dict[str, Any]:
+    """Write the segments of a `EdgeFile` anew without repeated edges; collective.
 
     Of edges with the same source and destination the one of lowest key stays. Edges are spilled to
     buckets by destination, and a bucket is sorted at a time. Memory: a bucket for each thread, and
@@ -33,7 +33,7 @@ def drop_repeats(folder: Path, resources: Resources) -> dict[str, Any]:
     Returns:
         How many edges are dropped, as `dropped`.
     """
-    comm, edges = resources.comm, KeyFile(folder)
+    comm, edges = resources.comm, EdgeFile(folder)
     num_buckets = edges.num_edges // _BUCKET_EDGES + 1
     first, last = resources.share(0, edges.num_edges)
     with (
@@ -68,7 +68,7 @@ def drop_repeats(folder: Path, resources: Resources) -> dict[str, Any]:
     write_segments(folder, edges.num_nodes, segments, comm)
     for piece in edges.pieces_of(comm.rank):
         edges.remove(piece)
-    return {"dropped": edges.num_edges - KeyFile(folder).num_edges}
+    return {"dropped": edges.num_edges - EdgeFile(folder).num_edges}
 
 
 def _bucket(keys: NDArray[Any], num_buckets: int) -> NDArray[np.int64]:
@@ -93,7 +93,7 @@ def _repeats(spill: SpillReader, bucket: int) -> NDArray[np.int64]:
 
 
 def _without(
-    edges: KeyFile, first: int, segment: Segment, dropped: NDArray[np.uint64], folder: Path
+    edges: EdgeFile, first: int, segment: Segment, dropped: NDArray[np.uint64], folder: Path
 ) -> Segment:
     # Segments keep their half and rank, under a name of their own until the index names it.
     with SegmentWriter(folder, f"once-{segment.name}", edges.num_nodes, keyed=True) as writer:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from graphtheta.partition.ooc.bitmap import BitMap, Ranks
 from graphtheta.partition.pipeline.order import Replicas
 
-__all__ = ["Numbering", "number_replicas"]
+__all__ = ["LocalIds", "number_replicas"]
 
 
 @dataclass(frozen=True, slots=True)
-class Numbering:
+class LocalIds:
     """A part's replicas by local id: masters in their order, then mirrors by owner and id there.
 
     Shape:
@@ -40,7 +40,7 @@ def number_replicas(
     owner_local: NDArray[np.int32],
     first_new_id: NDArray[np.int64],
     num_nodes: int,
-) -> Numbering:
+) -> LocalIds:
     """Return the local ids of a part's replicas. Takes 3 bits a node of the graph.
 
     Args:
@@ -68,7 +68,7 @@ def number_replicas(
         part, num_masters, replicas.keys, owner, owner_local, *counts, local, node_key, by_owner,
         indptr,
     )  # fmt: skip
-    return Numbering(local, node_key, *by_owner, *indptr)
+    return LocalIds(local, node_key, *by_owner, *indptr)
 
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)

@@ -15,9 +15,9 @@ from typing import Any
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.ooc.checkpointed_phases import Scratch
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.pipeline.part_nodes import own_parts
-from graphtheta.partition.pipeline.pipeline import Building, Plan
+from graphtheta.partition.pipeline.pipeline import Pipeline, Plan
 from graphtheta.partition.store.atomic_folder import disk_errors
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest
 from graphtheta.partition.store.part import PartTables
@@ -80,7 +80,9 @@ def make_store(
     beside = partial / "store"
     with (
         disk_errors(path, "a store"),
-        Scratch(folder, _job(source, path, plan, comm), comm, fresh=not beside.exists()) as room,
+        CheckpointedPhases(
+            folder, _job(source, path, plan, comm), comm, fresh=not beside.exists()
+        ) as room,
         _cleaning([partial, folder], comm),
     ):
         if comm.rank == 0:
@@ -88,7 +90,7 @@ def make_store(
                 shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True, exist_ok=True)
         comm.barrier(stage="store: create")
-        building = Building(source, plan, room, resources)
+        building = Pipeline(source, plan, room, resources)
         edges = building.prepare()
         assignment = building.assign(edges)
         counts, largest = building.count(edges, assignment)

@@ -18,7 +18,7 @@ from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
-from graphtheta.partition.pipeline.part_nodes import held_nodes
+from graphtheta.partition.pipeline.part_nodes import part_nodes
 from graphtheta.partition.pipeline.shuffle_edges import note_largest
 from graphtheta.rng.philox import Purpose, hash_keys
 
@@ -54,7 +54,7 @@ def choose_masters(
         num_nodes: Nodes of the graph (N).
         num_parts: Parts (P).
         part_of_nodes: Owners, (N,); None in a vertex-cut.
-        folder: Where `find_held` wrote.
+        folder: Where `find_part_nodes` wrote.
         seed: Of the draws.
         resources: Ranks, threads and memory.
 
@@ -129,14 +129,14 @@ class _Held:
     def __init__(self, folder: Path, num_parts: int, first: int) -> None:
         # Opened anew for each stretch: files of all parts at once may be more than a process may.
         self._folder = folder
-        keys = (held_nodes(folder, part)["key"] for part in range(num_parts))
+        keys = (part_nodes(folder, part)["key"] for part in range(num_parts))
         self._places = [int(np.searchsorted(held, first)) for held in keys]
 
     def advance(self, stop: int) -> list[slice]:
         """Walk on to the node key `stop`, and return what was passed of each part."""
         passed = []
         for part, place in enumerate(self._places):
-            keys = held_nodes(self._folder, part)["key"]
+            keys = part_nodes(self._folder, part)["key"]
             passed.append(slice(place, place + int(np.searchsorted(keys[place:], stop))))
         self._places = [of_part.stop for of_part in passed]
         return passed
@@ -153,7 +153,7 @@ class _Held:
         count = np.zeros(stop - start, np.int32)
         slices = []
         for part, places in enumerate(passed):
-            held = held_nodes(self._folder, part)
+            held = part_nodes(self._folder, part)
             nodes = held["key"][places] - start
             _add_degrees(nodes, held["in_count"][places], held["out_count"][places], degrees, count)
             slices.append(nodes)

@@ -20,9 +20,9 @@ from graphtheta.partition.ooc.edge_file import key_type
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
-from graphtheta.partition.ooc.thread_buffers import Workspace
+from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.masters import NODES_SPILL, OWNERS
-from graphtheta.partition.pipeline.part_nodes import held_nodes, own_parts
+from graphtheta.partition.pipeline.part_nodes import own_parts, part_nodes
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.partition.store.quality import PartCounts
 
@@ -74,7 +74,7 @@ def replicas_of(part: int, nodes: SpillReader, folder: Path, num_nodes: int) -> 
     slices = [as_numpy(rows.column(0)) for _, rows in nodes.read(part, ("node_key",))]
     kind = key_type(num_nodes)
     masters = np.concatenate([np.empty(0, kind), *(keys.astype(kind) for keys in slices)])
-    held = held_nodes(folder, part)
+    held = part_nodes(folder, part)
     replicas = Replicas(*_merge(held["key"], held["in_count"], held["out_count"], masters))
     if len(replicas.keys) >= _INT32_LIMIT:
         raise PartitionError(
@@ -100,7 +100,7 @@ def order_masters(
     """
     comm = resources.comm
     parts = own_parts(num_parts, comm.rank, comm.size)
-    nodes, workspace = SpillReader(folder, NODES_SPILL), Workspace()
+    nodes, workspace = SpillReader(folder, NODES_SPILL), ThreadBuffers()
     owners = NodeFile(folder, OWNERS, num_nodes)
     counts = PartCounts.zeros(num_parts)
 

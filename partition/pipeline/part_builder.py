@@ -15,8 +15,8 @@ from graphtheta.partition.ooc.bitmap import Ranks, order_within, rank_of
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader
-from graphtheta.partition.ooc.thread_buffers import Workspace
-from graphtheta.partition.pipeline.local_ids import Numbering, number_replicas
+from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
+from graphtheta.partition.pipeline.local_ids import LocalIds, number_replicas
 from graphtheta.partition.pipeline.masters import NODES_SPILL, OWNERS
 from graphtheta.partition.pipeline.order import (
     LOCALS,
@@ -29,7 +29,7 @@ from graphtheta.partition.pipeline.shuffle_edges import EDGE_COLUMNS
 from graphtheta.partition.store.part import INDPTR, PLAN, REPLICAS, PartTables
 from graphtheta.partition.store.tables import contiguous
 
-__all__ = ["Drafts", "part_bytes"]
+__all__ = ["PartBuilder", "part_bytes"]
 
 _INT32_LIMIT = 2**31
 _STRETCH_BITS = 8  # so many powers of two of stretches: few enough to write to all at a time
@@ -52,7 +52,7 @@ def part_bytes(
     return edges * 40 + replicas * 96 + of_rows + num_nodes // 2
 
 
-class Drafts:
+class PartBuilder:
     """Builds parts one by one. Threads may build at the same time.
 
     A part takes what `part_bytes` says; of the columns' spills it maps its own slices.
@@ -80,7 +80,7 @@ class Drafts:
         )
         named = pa.schema([field for field in edge_columns if field.name not in ("src", "dst")])
         self._columns = self._edge_columns.schema or named
-        self._space = Workspace()
+        self._space = ThreadBuffers()
         self._owners = NodeFile(folder, OWNERS, num_nodes)
         self._locals = NodeFile(folder, LOCALS, num_nodes)
 
@@ -108,12 +108,12 @@ class Drafts:
             plan=self._plan(part, ranks, numbering.local),
         )
 
-    def _number(self, part: int, replicas: Replicas) -> Numbering:
+    def _number(self, part: int, replicas: Replicas) -> LocalIds:
         at_owner = self._owners.at(replicas.keys), self._locals.at(replicas.keys)
         return number_replicas(part, replicas, *at_owner, self._first_new_id, self._num_nodes)
 
     def _csc(
-        self, part: int, ranks: Ranks, numbering: Numbering
+        self, part: int, ranks: Ranks, numbering: LocalIds
     ) -> tuple[pa.Table, NDArray[np.int32]]:
         indptr = numbering.in_indptr
         records = self._edges.read(part, self._space)
@@ -137,7 +137,7 @@ class Drafts:
             columns |= {name: table[name] for name in names}
         return contiguous(pa.table(columns)), src
 
-    def _csr(self, src: NDArray[np.int32], numbering: Numbering) -> pa.Table:
+    def _csr(self, src: NDArray[np.int32], numbering: LocalIds) -> pa.Table:
         num_edges, place_type = len(src), _place_type(len(src))
         indptr = numbering.out_indptr
         shift, starts = _stretches(indptr)

@@ -14,9 +14,9 @@ from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.bitmap import BitMap, Ranks, rank_of
 from graphtheta.partition.ooc.edge_file import key_type
 from graphtheta.partition.ooc.record_spill import RecordReader
-from graphtheta.partition.ooc.thread_buffers import Workspace
+from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 
-__all__ = ["find_held", "held_nodes", "own_parts"]
+__all__ = ["find_part_nodes", "own_parts", "part_nodes"]
 
 
 def own_parts(num_parts: int, rank: int, size: int) -> range:
@@ -25,7 +25,7 @@ def own_parts(num_parts: int, rank: int, size: int) -> range:
     return range(first, last)
 
 
-def find_held(
+def find_part_nodes(
     edges: RecordReader, num_nodes: int, num_parts: int, folder: Path, resources: Resources
 ) -> None:
     """Write the sorted node keys of each part's edges, with their in- and out-edges; collective.
@@ -35,7 +35,7 @@ def find_held(
     """
     comm = resources.comm
     parts = own_parts(num_parts, comm.rank, comm.size)
-    workspace = Workspace()
+    workspace = ThreadBuffers()
     with resources.progress.phase("find replicas", len(parts), "parts") as advance:
 
         def find(part: int) -> None:
@@ -58,7 +58,7 @@ def find_held(
     comm.barrier(stage="find replicas")
 
 
-def held_nodes(folder: Path, part: int) -> dict[str, NDArray[Any]]:
+def part_nodes(folder: Path, part: int) -> dict[str, NDArray[Any]]:
     """Return the nodes of a part's edges, memory-mapped.
 
     Shape:

@@ -33,20 +33,20 @@ from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.core.partitioner import Balance, Partitioner
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.methods.registry import PARTITIONERS
-from graphtheta.partition.ooc.checkpointed_phases import Scratch
-from graphtheta.partition.ooc.edge_file import KeyFile
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
+from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter
 from graphtheta.partition.pipeline.assign import Assignment, assign
 from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
-from graphtheta.partition.pipeline.deduplicate import drop_repeats
+from graphtheta.partition.pipeline.deduplicate import drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
 from graphtheta.partition.pipeline.order import LOCALS, number_masters, order_masters
-from graphtheta.partition.pipeline.part_builder import Drafts, part_bytes
-from graphtheta.partition.pipeline.part_nodes import find_held, own_parts
+from graphtheta.partition.pipeline.part_builder import PartBuilder, part_bytes
+from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
-from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, bucket_edges, edge_record
+from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, edge_record, shuffle_edges
 from graphtheta.partition.store.files import (
     check_folder,
     open_table,
@@ -60,7 +60,7 @@ from graphtheta.partition.store.quality import PartCounts, measure
 from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
 
-__all__ = ["Building", "Plan", "named_partitioner", "row_bytes"]
+__all__ = ["Pipeline", "Plan", "named_partitioner", "row_bytes"]
 
 _IDS_SPILL = "original-ids"
 
@@ -110,7 +110,7 @@ class Plan:
             )
 
 
-class Building:
+class Pipeline:
     """A store in the making. All methods are collective.
 
     Args:
@@ -121,13 +121,13 @@ class Building:
     """
 
     def __init__(
-        self, source: GraphSource, plan: Plan, scratch: Scratch, resources: Resources
+        self, source: GraphSource, plan: Plan, scratch: CheckpointedPhases, resources: Resources
     ) -> None:
         self._source, self._plan, self._scratch = source, plan, scratch
         self._resources, self._comm = resources, resources.comm
         self._folder = scratch.folder
 
-    def prepare(self) -> KeyFile:
+    def prepare(self) -> EdgeFile:
         """Return the edges as node keys.
 
         Raises:
@@ -168,10 +168,10 @@ class Building:
 
         self._scratch.phase("edges", edges)
         if not plan.repeats:
-            self._scratch.phase("repeats", lambda: drop_repeats(folder, self._resources))
-        return KeyFile(folder)
+            self._scratch.phase("repeats", lambda: drop_duplicates(folder, self._resources))
+        return EdgeFile(folder)
 
-    def assign(self, edges: KeyFile) -> Assignment:
+    def assign(self, edges: EdgeFile) -> Assignment:
         """Return where nodes or edges go."""
         plan = self._plan
         partitioner = named_partitioner(plan.method)
@@ -193,17 +193,17 @@ class Building:
             self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
         )
 
-    def count(self, edges: KeyFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
+    def count(self, edges: EdgeFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
         """Move nodes and edges to their parts, and return the counts and largest labels."""
         plan, folder, resources = self._plan, self._folder, self._resources
         num_nodes, num_parts = edges.num_nodes, plan.num_parts
 
         def move() -> dict[str, Any]:
-            largest = bucket_edges(self._source, edges, assignment, num_parts, folder, resources)
+            largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
             return self._largest(largest, self._source.edge_schema)
 
         def replicas() -> dict[str, Any]:
-            find_held(self._records(edges), num_nodes, num_parts, folder, resources)
+            find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources)
             return {}
 
         def masters() -> dict[str, Any]:
@@ -229,7 +229,9 @@ class Building:
         counts = self._scratch.phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
 
-    def write(self, edges: KeyFile, assignment: Assignment, counts: PartCounts, path: Path) -> Book:
+    def write(
+        self, edges: EdgeFile, assignment: Assignment, counts: PartCounts, path: Path
+    ) -> Book:
         """Write parts and index into the folder `path`, and return the book.
 
         Deletes files of phases that are over, by a thread of its own: it may wait for the disk.
@@ -241,7 +243,7 @@ class Building:
             return self._write(edges, counts, path, remover)
 
     def _write(
-        self, edges: KeyFile, counts: PartCounts, path: Path, remover: ThreadPoolExecutor
+        self, edges: EdgeFile, counts: PartCounts, path: Path, remover: ThreadPoolExecutor
     ) -> Book:
         num_nodes, num_parts, comm = edges.num_nodes, self._plan.num_parts, self._comm
         first_new_id = np.cumsum(counts.masters) - counts.masters
@@ -253,7 +255,7 @@ class Building:
 
         def parts() -> dict[str, Any]:
             records, columns = self._records(edges), self._source.edge_schema
-            drafts = Drafts(records, self._folder, num_nodes, first_new_id, columns)
+            drafts = PartBuilder(records, self._folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
 
@@ -286,7 +288,7 @@ class Building:
         )
 
     def manifest(
-        self, edges: KeyFile, counts: PartCounts, largest: dict[str, Any], book: Book
+        self, edges: EdgeFile, counts: PartCounts, largest: dict[str, Any], book: Book
     ) -> Manifest:
         """Return what describes the graph as a whole."""
         source, plan = self._source, self._plan
@@ -316,7 +318,7 @@ class Building:
         )
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})
 
-    def _records(self, edges: KeyFile) -> RecordReader:
+    def _records(self, edges: EdgeFile) -> RecordReader:
         kind = edge_record(edges.num_nodes, edges.num_edges, self._source.num_edges)
         return RecordReader(self._folder, EDGES, kind)
 
@@ -372,7 +374,7 @@ class Building:
             self._resources.map(write, mine)
 
 
-def _write_part(drafts: Drafts, part: int, num_interior: int, path: Path) -> None:
+def _write_part(drafts: PartBuilder, part: int, num_interior: int, path: Path) -> None:
     """Write a part, unless an earlier run did; its record is written last."""
     folder = part_folder(path, part)
     if (folder / PART_RECORD).exists():

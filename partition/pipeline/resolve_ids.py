@@ -43,7 +43,7 @@ def resolve_edges(
     self_loops: bool,
     resources: Resources,
 ) -> None:
-    """Write the segments of a `KeyFile`; collective.
+    """Write the segments of a `EdgeFile`; collective.
 
     Args:
         source: The graph.

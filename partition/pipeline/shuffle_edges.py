@@ -19,19 +19,19 @@ from graphtheta.partition.core.degrees import count_keys
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import blocks
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
-from graphtheta.partition.ooc.edge_file import KeyFile, Piece, key_type
+from graphtheta.partition.ooc.edge_file import EdgeFile, Piece, key_type
 from graphtheta.partition.ooc.record_spill import RecordWriter
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
-from graphtheta.partition.ooc.thread_buffers import Workspace
+from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.assign import Assignment
 
 __all__ = [
     "EDGES",
     "EDGE_COLUMNS",
     "EDGE_KEYS",
-    "bucket_edges",
     "edge_record",
     "note_largest",
+    "shuffle_edges",
 ]
 
 EDGES, EDGE_COLUMNS = "edges", "edge-columns"  # spills
@@ -75,9 +75,9 @@ def edge_record(num_nodes: int, num_edges: int, num_rows: int) -> np.dtype[Any]:
     return np.dtype(fields, align=True)
 
 
-def bucket_edges(
+def shuffle_edges(
     source: GraphSource,
-    edges: KeyFile,
+    edges: EdgeFile,
     assignment: Assignment,
     num_parts: int,
     folder: Path,
@@ -116,7 +116,7 @@ def bucket_edges(
                 yield _Chunk(first, row, src, dst, first_key, keys, position, table)
                 row += last - first
 
-    of_edges, space = assignment.of_edges(), Workspace()
+    of_edges, space = assignment.of_edges(), ThreadBuffers()
     kind = edge_record(edges.num_nodes, edges.num_edges, source.num_edges)
 
     total = sum(p.segment.num_edges for p in mine)
@@ -144,13 +144,13 @@ def bucket_edges(
     return largest
 
 
-def _ranges(edges: KeyFile, piece: Piece) -> Iterator[tuple[int, int, None]]:
+def _ranges(edges: EdgeFile, piece: Piece) -> Iterator[tuple[int, int, None]]:
     for first, last in blocks(piece.first, piece.first + piece.segment.num_edges):
         yield first, last, None
 
 
 def _with_columns(
-    source: GraphSource, edges: KeyFile, piece: Piece, half: int
+    source: GraphSource, edges: EdgeFile, piece: Piece, half: int
 ) -> Iterator[tuple[int, int, pa.Table | None]]:
     """Yield (first, last, columns) of the edges of each chunk of the source."""
     if not piece.segment.num_edges:
@@ -179,7 +179,7 @@ class _Counter:
     """Counts in-edges by destination, in the order of the edge keys: halves first, then ranks."""
 
     def __init__(
-        self, edges: KeyFile, mine: list[Piece], folder: Path, resources: Resources
+        self, edges: EdgeFile, mine: list[Piece], folder: Path, resources: Resources
     ) -> None:
         self._folder, self._comm = folder, resources.comm
         kind = np.uint32 if edges.num_edges < _UINT32_LIMIT else np.int64

@@ -11,7 +11,7 @@ from pathlib import Path
 from graphtheta.errors import StoreError
 from graphtheta.partition.store.store import refuse_occupied
 
-__all__ = ["disk_errors", "written_beside"]
+__all__ = ["atomic_folder", "disk_errors"]
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def disk_errors(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def written_beside(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Give a new hidden folder beside `path`, and rename it to `path` when the block ends well.
 
     One process writes. Missing parents are made; on any failure the hidden folder is removed.

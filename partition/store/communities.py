@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphtheta.data.schema import some
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition.store.atomic_folder import written_beside
+from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.files import FileRecord, damaged, open_table, read_text, write_table
 from graphtheta.partition.store.store import Store, open_store
 from graphtheta.partition.store.tables import column_numpy
@@ -130,7 +130,7 @@ def write_communities(
     folder = communities_folder(opened, name)
     _check(opened, community_of_node)
     files = {}
-    with written_beside(folder) as partial:
+    with atomic_folder(folder) as partial:
         for index in range(opened.num_parts):
             keys = column_numpy(opened.part(index).masters, "node_key")
             values = np.asarray(community_of_node[keys], np.int64)

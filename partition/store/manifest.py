@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from graphtheta.partition.store.quality import Quality
 
-__all__ = ["FORMAT_VERSION", "Book", "ColumnSpec", "LabelSpec", "Manifest", "Task", "checksum"]
+__all__ = ["FORMAT_VERSION", "Book", "ColumnSpec", "LabelKind", "LabelSpec", "Manifest", "checksum"]
 
 FORMAT_VERSION = 1
 
-Task = Literal["multiclass", "binary", "multilabel", "regression"]
+LabelKind = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 class ColumnSpec(BaseModel):
@@ -48,7 +48,7 @@ class LabelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    task: Task
+    task: LabelKind
     num_classes: int
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from graphtheta.partition.store.manifest import ColumnSpec, LabelSpec, Task
+from graphtheta.partition.store.manifest import ColumnSpec, LabelKind, LabelSpec
 
 __all__ = ["Schema", "describe"]
 
@@ -69,7 +69,7 @@ def _dtype(kind: pa.DataType) -> str:
 
 def _label(kind: pa.DataType, num_classes: int) -> LabelSpec:
     if pa.types.is_fixed_size_list(kind):
-        task: Task = "multilabel" if pa.types.is_boolean(kind.value_type) else "regression"
+        task: LabelKind = "multilabel" if pa.types.is_boolean(kind.value_type) else "regression"
         return LabelSpec(task=task, num_classes=kind.list_size)
     if pa.types.is_boolean(kind):
         return LabelSpec(task="binary", num_classes=2)

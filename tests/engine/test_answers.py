@@ -20,7 +20,7 @@ import graphtheta as gt
 from graphtheta import errors
 from graphtheta.engine import AsyncGraph, RemoteGraph, connect
 from graphtheta.engine.server import graph as served
-from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.server import GraphServer
 from graphtheta.engine.wire.limits import Limits
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
@@ -227,7 +227,7 @@ def test_a_server_needs_the_files_of_its_part_alone(
                 for folder in others:
                     if int(folder.name[-5:]) != part:
                         shutil.rmtree(folder)
-            server = GraphServer(ServedGraph(open_store(copy, parts=()), [part]))
+            server = GraphServer(ServerGraph(open_store(copy, parts=()), [part]))
             stack.callback(server.close, 0.0)
             addresses.append(f"127.0.0.1:{server.port}")
         remote = stack.enter_context(connect(addresses))

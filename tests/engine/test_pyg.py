@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.data.schema import matrix_column
 from graphtheta.engine import RemoteGraph, connect
-from graphtheta.engine.client.connection import Link
+from graphtheta.engine.client.connection import Connection
 from graphtheta.engine.pyg import (
     RemoteFeatureStore,
     RemoteGraphStore,
@@ -198,13 +198,13 @@ def test_batches_of_known_nodes_are_not_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(weighted(), tmp_path / "store", 3, "dbh")
-    asked, stream = [], Link.stream
+    asked, stream = [], Connection.stream
 
-    def counted(link: Link, method: str, *rest: Any) -> list[bytes]:
+    def counted(link: Connection, method: str, *rest: Any) -> list[bytes]:
         asked.append(method)
         return stream(link, method, *rest)
 
-    monkeypatch.setattr(Link, "stream", counted)
+    monkeypatch.setattr(Connection, "stream", counted)
     with serving(tmp_path / "store", 2) as remote:
         stores = (RemoteFeatureStore(remote), RemoteGraphStore(remote))
         seeds = torch.tensor([3, 88, 3, 41, 0, 7])

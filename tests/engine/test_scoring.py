@@ -14,8 +14,8 @@ from hypothesis import given, settings
 import graphtheta as gt
 from graphtheta.cli import main
 from graphtheta.engine import connect
-from graphtheta.engine.server.graph import ServedGraph
-from graphtheta.engine.server.predict_service import ScoringService
+from graphtheta.engine.server.graph import ServerGraph
+from graphtheta.engine.server.predict_service import PredictService
 from graphtheta.engine.server.server import GraphServer
 from graphtheta.engine.wire.limits import Limits
 from graphtheta.errors import ConfigError, UnknownNode
@@ -37,10 +37,10 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
     shard = gt.open_shard(store)
     model, _ = trained_model(tmp_path / "run", shard)
     wanted = infer(model, shard).softmax(1).numpy()[np.argsort(shard.node_key_L)]
-    service = ScoringService(store, tmp_path / "run", Limits())
+    service = PredictService(store, tmp_path / "run", Limits())
     with (
         closing(service),
-        closing(GraphServer(ServedGraph(store), scoring=service)) as server,
+        closing(GraphServer(ServerGraph(store), scoring=service)) as server,
         connect(f"127.0.0.1:{server.port}") as remote,
         ThreadPoolExecutor(8) as threads,
     ):
@@ -71,4 +71,4 @@ def fuzz(address: str, table: bytes) -> None:
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
     store = make(weighted(), tmp_path / "store", 2, "dbh")
     with pytest.raises(ConfigError):
-        ScoringService(store, tmp_path / "nothing", Limits())
+        PredictService(store, tmp_path / "nothing", Limits())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.engine import RemoteGraph, connect
-from graphtheta.engine.server.graph import ServedGraph
+from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.server import GraphServer
 from graphtheta.engine.wire.limits import Limits
 from graphtheta.engine.wire.tables import encode
@@ -53,7 +53,7 @@ def serving(
         addresses = []
         for number in range(servers):
             mine = range(number, store.num_parts, servers)
-            server = GraphServer(ServedGraph(store, mine), limits=limits)
+            server = GraphServer(ServerGraph(store, mine), limits=limits)
             stack.callback(server.close, 0.0)
             addresses.append(f"127.0.0.1:{server.port}")
         yield stack.enter_context(connect(addresses, timeout_s=timeout_s))

@@ -18,7 +18,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
-from graphtheta.partition.store.manifest import Task
+from graphtheta.partition.store.manifest import LabelKind
 from graphtheta.run.prediction_writer import write_predictions
 from graphtheta.shard.open import pick_device
 from graphtheta.task.metrics import MAIN_METRIC
@@ -84,9 +84,9 @@ def test_gradient_of_edge_columns_same_as_on_cpu(device: str) -> None:
     assert_equal(gradients(device), gradients("cpu"), 1e-10)
 
 
-def task_graph(task: Task) -> gt.Graph:
+def task_graph(task: LabelKind) -> gt.Graph:
     rng = np.random.default_rng(0)
-    labels: dict[Task, pa.Array] = {
+    labels: dict[LabelKind, pa.Array] = {
         "multiclass": pa.array(rng.integers(0, 3, 60)),
         "binary": pa.array(rng.random(60) > 0.5),
         "multilabel": pa.FixedSizeListArray.from_arrays(pa.array(rng.random(180) > 0.5), 3),
@@ -97,7 +97,7 @@ def task_graph(task: Task) -> gt.Graph:
 
 @pytest.mark.parametrize("task", MAIN_METRIC)
 @pytest.mark.parametrize("device", OTHERS)
-def test_trainer_same_as_on_cpu(device: str, task: Task, tmp_path: Path) -> None:
+def test_trainer_same_as_on_cpu(device: str, task: LabelKind, tmp_path: Path) -> None:
     graph = task_graph(task)
 
     def train(device: str) -> tuple[list[float], torch.Tensor]:
@@ -115,7 +115,7 @@ def test_trainer_same_as_on_cpu(device: str, task: Task, tmp_path: Path) -> None
                 write_predictions(
                     infer(resumed.model, resumed.shard),
                     resumed.shard,
-                    resumed.goal.spec,
+                    resumed.task.spec,
                     tmp_path / f"{device} predictions",
                     infer(resumed.model, resumed.shard, embeddings=True),
                 )

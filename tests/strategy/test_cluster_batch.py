@@ -76,9 +76,9 @@ class Exact:
         def steps(epoch: int) -> Iterator[Callable[[], Batch]]:
             batches = [step() for step in given(epoch)]
             for number, batch in enumerate(batches):
-                blocks = neighbourhoods.blocks(batch.aim.seeds, [None] * layers)
+                blocks = neighbourhoods.blocks(batch.step_targets.seeds, [None] * layers)
                 view = View(shard, seed=seed, step=epoch * len(batches) + number, blocks=blocks)
-                yield partial(Batch.of, view, batch.aim)
+                yield partial(Batch.of, view, batch.step_targets)
 
         return steps
 
@@ -108,7 +108,7 @@ def flat_step(model: str, shard: Shard, batch: Batch) -> NDArray[Any]:
     """Return the loss and gradients of a step without dropout, of all workers."""
     made = MODELS[model](dropout=0.0).double()
     outputs = made(batch.view, batch.view.inputs())[batch.rows]
-    loss, _ = batch.aim.loss(batch.view, outputs)
+    loss, _ = batch.step_targets.loss(batch.view, outputs)
     with torch.autograd.set_multithreading_enabled(False):
         (loss + batch.view.token).backward()
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in made.parameters()]
@@ -231,7 +231,7 @@ def test_an_epoch_visits_each_training_node_once_with_its_community(workers: int
         steps = ClusterBatch(4, OF_NODE).schedule(shard, train_nodes(shard), layers=2, seed=0)
         epochs = []
         for epoch in range(2):
-            keys = [shard.node_key_L[step().aim.targets] for step in steps(epoch)]
+            keys = [shard.node_key_L[step().step_targets.targets] for step in steps(epoch)]
             seen = [np.concatenate(comm.all_gather(k, stage="test")) for k in keys]
             epochs.append([sorted(s.tolist()) for s in seen])
         return epochs

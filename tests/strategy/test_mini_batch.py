@@ -158,7 +158,7 @@ def test_every_training_node_is_a_target_once_an_epoch() -> None:
         for epoch in range(2):
             keys = []
             for step in steps(epoch):
-                mine = shard.node_key_L[step().aim.targets]
+                mine = shard.node_key_L[step().step_targets.targets]
                 everyone = np.concatenate(comm.all_gather(mine, stage="targets"))
                 sizes.append(len(everyone))
                 keys.append(sorted(everyone.tolist()))

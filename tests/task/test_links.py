@@ -22,7 +22,7 @@ from graphtheta.shard.subset import with_edges
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import EdgePrediction, LinkPrediction
 from graphtheta.task.negatives import draw_negatives
-from graphtheta.tgar import Between
+from graphtheta.tgar import ParallelEdges
 from graphtheta.train.run_dir import RunDirectory
 from tests.task.graphs import COMMUNITIES, N, labelled, planted
 
@@ -61,13 +61,13 @@ def scored(strategy: Strategy, workers: int, method: str) -> list[Any]:
         keys = np.arange(N, dtype=np.float64)[:, None]
         mine = torch.from_numpy(keys[shard.node_key_L[: shard.num_masters]])
         model = EdgeModel(GCN(3, 4, 1), decoder_for("dot", 1)).double()
-        goal = LinkPrediction(negatives=3).bind(model, shard, 0)
+        bound = LinkPrediction(negatives=3).bind(model, shard, 0)
         seen: list[Any] = []
-        goal.targets._loss = lambda edges, src, dst: seen.append((src, dst))  # type: ignore
+        bound.targets._loss = lambda edges, src, dst: seen.append((src, dst))  # type: ignore
         steps = []
-        for step in strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(1):
+        for step in strategy.schedule(bound.messages, bound.targets, layers=2, seed=0)(1):
             batch = step()
-            batch.aim.loss(batch.view, mine[batch.aim.seeds])
+            batch.step_targets.loss(batch.view, mine[batch.step_targets.seeds])
             pairs = np.rint(torch.cat(seen.pop(), 2).reshape(-1, 2).numpy()).astype(np.int64)
             everyone = np.concatenate(comm.all_gather(pairs, stage="test"))
             steps.append(sorted(map(tuple, everyone.tolist())))
@@ -107,7 +107,7 @@ def test_edges_between_the_same_nodes_are_found_wherever_they_are(
 
     def job(comm: Communicator) -> list[int]:
         shard = gt.open_shard(graph, comm, method=method)
-        between = Between(shard, comm)
+        between = ParallelEdges(shard, comm)
         mine = np.flatnonzero(np.isin(shard.edge_key, chosen))
         keys = shard.edge_key[between.of(mine, comm)]
         return sorted(np.concatenate(comm.all_gather(keys, stage="test")).tolist())
@@ -129,12 +129,12 @@ def rows_of(
     """Return, of a step, the outputs of its seeds by node_key, and the keys of its targets."""
     encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
     made = EdgeModel(encoder, decoder_for("dot", 5)).double()
-    goal = task.bind(made, shard, 0)
-    steps = strategy.schedule(goal.messages, goal.targets, layers=2, seed=0)(0)
+    bound = task.bind(made, shard, 0)
+    steps = strategy.schedule(bound.messages, bound.targets, layers=2, seed=0)(0)
     batch = next(make for number, make in enumerate(steps) if number == step)(**part)
     outputs = made(batch.view, batch.view.inputs())[batch.rows].detach().numpy()
-    keys = shard.node_key_L[batch.aim.seeds]
-    targets = goal.messages.edge_key[batch.aim.targets]
+    keys = shard.node_key_L[batch.step_targets.seeds]
+    targets = bound.messages.edge_key[batch.step_targets.targets]
     return dict(zip(keys.tolist(), outputs, strict=True)), targets
 
 

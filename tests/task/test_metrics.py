@@ -8,13 +8,13 @@ import torch
 from graphtheta import run_local
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
-from graphtheta.partition.store.manifest import LabelSpec, Task
+from graphtheta.partition.store.manifest import LabelKind, LabelSpec
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 
 ROWS = 40
 
 
-def case(task: Task) -> tuple[LabelSpec, torch.Tensor, torch.Tensor]:
+def case(task: LabelKind) -> tuple[LabelSpec, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     width = {"multiclass": 5, "binary": 1, "multilabel": 4, "regression": 1}[task]
     outputs = torch.randn(ROWS, width, generator=generator)
@@ -28,7 +28,7 @@ def case(task: Task) -> tuple[LabelSpec, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("task", list(MAIN_METRIC))
-def test_metrics_distributed_same_as_single(task: Task) -> None:
+def test_metrics_distributed_same_as_single(task: LabelKind) -> None:
     spec, outputs, targets = case(task)
     expected = metrics_for(spec, SingleCommunicator())(outputs, targets)
     shares = [slice(0, 0), slice(0, 13), slice(13, ROWS)]
@@ -56,7 +56,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_logits_are_no_probabilities_whatever_their_range(task: Task) -> None:
+def test_logits_are_no_probabilities_whatever_their_range(task: LabelKind) -> None:
     spec, outputs, targets = case(task)
     outputs[:13] = outputs[:13].abs() / outputs.abs().max()  # of one worker all are in [0, 1]
     said = outputs.reshape(targets.shape) > 0

@@ -15,7 +15,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.nn import DECODERS, EdgeModel, NodeEmbedding, decoder_for
 from graphtheta.task import LinkPrediction, ranking
 from graphtheta.task.auroc import area_under_curve, settled
-from graphtheta.task.pair_scorer import Scorer
+from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 from tests.task.graphs import N, labelled
 
@@ -73,7 +73,7 @@ def test_filtered_ranks_equal_brute_force(
         kind = shard.edge_columns["type"].numpy() if relations else None
         edges = np.flatnonzero(shard.edge_columns["split:split"].numpy() == 3)
         mine = torch.from_numpy(embeddings()[shard.node_key_L[: shard.num_masters]])
-        scorer = Scorer(EdgeModel(torch.nn.Identity(), decoder(name)), 5 * relations)
+        scorer = PairScorer(EdgeModel(torch.nn.Identity(), decoder(name)), 5 * relations)
         return Ranking(shard, kind, 5)(edges, mine, scorer)
 
     found = gt.run_local(job, workers=workers, timeout_s=60, check=True)
@@ -86,7 +86,7 @@ def test_ranks_of_a_path_are_known() -> None:
     edges = pa.table({"src": [0, 1, 2], "dst": [1, 2, 3], "split:s": np.array([1, 1, 3], np.int8)})
     shard = gt.open_shard(gt.Graph(nodes, edges))
     z = torch.tensor([[1.0], [2.0], [3.0], [2.0]])
-    scorer = Scorer(EdgeModel(torch.nn.Identity(), decoder_for("dot", 1)), 0)
+    scorer = PairScorer(EdgeModel(torch.nn.Identity(), decoder_for("dot", 1)), 0)
     z = z[shard.node_key_L.copy()]
     found = Ranking(shard, None, 1)(np.flatnonzero(shard.edge_key == 2), z, scorer)
     # As destination of 2: scores 3, 6, 9 of 0, 1, 2, and 6 of 3: one higher, one equal: 2.5.

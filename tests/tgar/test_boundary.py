@@ -7,7 +7,7 @@ import pytest
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
-from graphtheta.tgar import Marks
+from graphtheta.tgar import Boundary
 from tests.graphs import CORNER_GRAPHS, to_graph
 
 
@@ -24,7 +24,7 @@ def test_marks_are_a_search_from_the_nodes(corner: str, workers: int, method: st
 
     def work(comm: Communicator) -> None:
         shard = gt.open_shard(graph, comm, method=method)
-        marks = Marks(shard, comm)
+        marks = Boundary(shard, comm)
         replicas = np.flatnonzero(start[shard.node_key_L])
         for hops in (0, 1, 3, 2):
             with marks.around(replicas, hops) as marked:

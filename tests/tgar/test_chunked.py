@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import graphtheta as gt
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import GATEConv
 from graphtheta.shard.shard import Topology
 from graphtheta.tgar import AGGREGATORS, View
@@ -37,7 +37,7 @@ def job(topology: Topology, chunk: int, loop_rows: int = 0) -> GatherSum:
         loop_rows=loop_rows,
         layer=0,
         step_key=None,
-        stages=Stages(),
+        stages=StageTimers(),
         chunk_edges=chunk,
     )
 

@@ -13,7 +13,7 @@ import torch
 import graphtheta as gt
 from graphtheta.data.schema import matrix_column
 from graphtheta.exchange import autograd as exchange
-from graphtheta.exchange.autograd import Arrival, Departure
+from graphtheta.exchange.autograd import GradientReturn, MirrorSync
 from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
 from graphtheta.tgar.compiler import executor
 from graphtheta.tgar.layer import TGARLayer
@@ -50,8 +50,13 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
     def note(event: str) -> None:
         events.setdefault(threading.get_ident(), []).append(event)
 
-    run, room, poke, finish = executor.run, exchange._mirrors_of, Arrival.poke, Arrival.finish
-    leave, poke_back, rows = Departure.start, Departure.poke, Departure.rows
+    run, room, progress, finish = (
+        executor.run,
+        exchange._mirrors_of,
+        MirrorSync.progress,
+        MirrorSync.finish,
+    )
+    leave, poke_back, rows = GradientReturn.start, GradientReturn.progress, GradientReturn.rows
 
     def noted_run(*given: Any) -> None:
         note("run")
@@ -60,41 +65,41 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
     def poisoned(*given: Any) -> torch.Tensor:
         return room(*given).fill_(float("nan"))
 
-    def noted_poke(self: Arrival) -> None:
-        note("poke")
-        poke(self)
+    def noted_poke(self: MirrorSync) -> None:
+        note("progress")
+        progress(self)
 
-    def noted_finish(self: Arrival) -> None:
+    def noted_finish(self: MirrorSync) -> None:
         note("finish")
         finish(self)
 
-    def noted_leave(self: Departure, cotangents: Any) -> None:
+    def noted_leave(self: GradientReturn, cotangents: Any) -> None:
         note("leave")
         leave(self, cotangents)
 
-    def noted_poke_back(self: Departure) -> None:
+    def noted_poke_back(self: GradientReturn) -> None:
         note("poke back")
         poke_back(self)
 
-    def noted_rows(self: Departure, cotangents: Any) -> Any:
+    def noted_rows(self: GradientReturn, cotangents: Any) -> Any:
         note("rows")
         return rows(self, cotangents)
 
     monkeypatch.setattr(executor, "run", noted_run)
-    monkeypatch.setattr(Departure, "start", noted_leave)
-    monkeypatch.setattr(Departure, "poke", noted_poke_back)
-    monkeypatch.setattr(Departure, "rows", noted_rows)
+    monkeypatch.setattr(GradientReturn, "start", noted_leave)
+    monkeypatch.setattr(GradientReturn, "progress", noted_poke_back)
+    monkeypatch.setattr(GradientReturn, "rows", noted_rows)
     monkeypatch.setattr(exchange, "_mirrors_of", poisoned)
-    monkeypatch.setattr(Arrival, "poke", noted_poke)
-    monkeypatch.setattr(Arrival, "finish", noted_finish)
+    monkeypatch.setattr(MirrorSync, "progress", noted_poke)
+    monkeypatch.setattr(MirrorSync, "finish", noted_finish)
     both = run_layer(make, graph, 2, "range")
     assert_equal(both.out_NO, alone.out_NO, 1e-12)
     assert_equal(both.x_grad_NF, alone.x_grad_NF, 1e-12)
     assert len(events) == 2
     for seen in events.values():
-        assert seen[:2] == ["run", "poke"]
+        assert seen[:2] == ["run", "progress"]
         at = seen.index("finish")
-        assert seen[:at].count("poke") == seen[:at].count("run") >= 1
+        assert seen[:at].count("progress") == seen[:at].count("run") >= 1
         assert seen[at + 1] == "run"  # the rows that wait for mirrors
         left, back = seen.index("leave"), seen.index("rows")
         assert seen[left - 1] == "run"  # the rows of mirrors

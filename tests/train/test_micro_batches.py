@@ -12,7 +12,7 @@ from torch import nn
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.threads import run_local
-from graphtheta.comm.timers import Stages
+from graphtheta.comm.timers import StageTimers
 from graphtheta.train import gradients as reduce
 from graphtheta.train.micro_batches import MicroBatches
 
@@ -42,7 +42,7 @@ def test_sum_is_in_order_whoever_has_it(
         groups = Groups(comm, 2)
         model = nn.Sequential(nn.Linear(2, 3, bias=True), nn.Linear(1, 1), nn.Linear(1, 1))
         model[2].requires_grad_(False)
-        micro = MicroBatches(NUMBER, groups, model, Stages())
+        micro = MicroBatches(NUMBER, groups, model, StageTimers())
         found = []
         for step in range(2):
             for number in TAKEN[taken][groups.index]:

@@ -238,7 +238,7 @@ def test_predictions_on_disk_are_keyed_by_original_id(tmp_path: Path) -> None:
         mine = trainer(comm)
         outputs = infer(mine.model, mine.shard)
         embeddings = infer(mine.model, mine.shard, embeddings=True)
-        write_predictions(outputs, mine.shard, mine.goal.spec, tmp_path / "out", embeddings)
+        write_predictions(outputs, mine.shard, mine.task.spec, tmp_path / "out", embeddings)
 
     local(work, 3)
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -254,7 +254,7 @@ def test_predictions_refuse_a_folder_in_use(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
     mine = trainer(gt.communicator())
     with pytest.raises(ConfigError, match="new or empty folder"):
-        write_predictions(infer(mine.model, mine.shard), mine.shard, mine.goal.spec, tmp_path)
+        write_predictions(infer(mine.model, mine.shard), mine.shard, mine.task.spec, tmp_path)
 
 
 LABELS: dict[str, pa.Array] = {
@@ -278,7 +278,7 @@ def test_every_task_trains_the_same_on_any_number_of_workers(kind: str, tmp_path
         mine = gt.Trainer(model, shard, lr=0.02)
         summary = mine.fit(8)
         out = tmp_path / f"{kind}-{comm.size}"
-        write_predictions(infer(model, shard), shard, mine.goal.spec, out)
+        write_predictions(infer(model, shard), shard, mine.task.spec, out)
         return summary, out
 
     (alone, _), (three, folder) = local(work, 1), local(work, 3)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graphtheta.data.adjacency import Adjacency, outwards
 from graphtheta.exchange.plan import Route
-from graphtheta.shard.shard import Shard, Topology, without_loops
+from graphtheta.shard.shard import Shard, Topology, without_self_loops
 
 __all__ = ["Active", "Block", "Fanout", "whole_block"]
 
@@ -102,12 +102,12 @@ class Block:
     @cached_property
     def row_index(self) -> Tensor | None:
         """`rows` as a tensor on the shard's device."""
-        return None if self.rows is None else self.shard.place(self.rows)
+        return None if self.rows is None else self.shard.to_device(self.rows)
 
     @cached_property
     def edge_index(self) -> Tensor | None:
         """`edges` as a tensor on the shard's device."""
-        return None if self.edges is None else self.shard.place(self.edges)
+        return None if self.edges is None else self.shard.to_device(self.edges)
 
     def of_inputs(self, column_M: Tensor) -> Tensor:
         """Return the rows of the inputs of a column of all masters."""
@@ -136,16 +136,16 @@ class Block:
         indptr = np.append(0, np.cumsum(first))[self.in_edges.indptr]
         in_edges = replace(self.in_edges, indptr=indptr, other=self.in_edges.other[first])
         block = replace(self, in_edges=in_edges, edges=self.edges[first])
-        return block, self.shard.place(np.flatnonzero(first))
+        return block, self.shard.to_device(np.flatnonzero(first))
 
     @cached_property
     def topology(self) -> Topology:
         """In-edges with tensors, for the chunked executor."""
         if self.edges is None:
             return self.shard.topology
-        place = self.shard.place
+        to_device = self.shard.to_device
         return Topology(
-            self.in_edges.indptr, place(self.in_edges.other), place(self.edge_key), None
+            self.in_edges.indptr, to_device(self.in_edges.other), to_device(self.edge_key), None
         )
 
     @cached_property
@@ -153,7 +153,7 @@ class Block:
         """The in-edges without self-loops, for layers that add their own."""
         if self.edges is None:
             return self.shard.loopless_topology
-        return without_loops(self.topology, self.in_edges)
+        return without_self_loops(self.topology, self.in_edges)
 
 
 def whole_block(shard: Shard) -> Block:

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.exchange.rows import Mirrored, tell_places
+from graphtheta.exchange.rows import RoutePositions, send_positions
 from graphtheta.shard.shard import Shard
 
-__all__ = ["Marks"]
+__all__ = ["Boundary"]
 
 _STAGE = "prepare boundary"
 _NONE = np.zeros(0, np.int64)
 
 
-class Marks:
+class Boundary:
     """A mark for each replica of this worker, kept and wiped.
 
     Args:
@@ -30,7 +30,7 @@ class Marks:
     def __init__(self, shard: Shard, comm: Communicator) -> None:
         self._edges, self._comm = shard.in_edges, comm
         self._num_masters, self._route = shard.num_masters, shard.plan.mirrors
-        self._mirrored = Mirrored(self._route, shard.num_masters)
+        self._mirrored = RoutePositions(self._route, shard.num_masters)
         self._marked = np.zeros(shard.num_masters + shard.num_mirrors, np.uint8)
 
     @contextmanager
@@ -77,7 +77,7 @@ class Marks:
     def _tell_owners(self, mirrors: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tell owners of mirrors; return the masters that this worker is told of. Both ascend."""
         route = self._route  # of all mirrors: each stands at its own place
-        heard = tell_places(
+        heard = send_positions(
             self._comm, mirrors, route.mirror_slices, route.master_slices, stage=_STAGE
         )
         return np.unique(route.master_S[np.concatenate([_NONE, *heard.values()])])
@@ -86,7 +86,7 @@ class Marks:
         """Tell all mirrors of masters; return the mirrors that this worker is told of."""
         route = self._route
         places = np.sort(self._mirrored.of(masters)[0])
-        heard = tell_places(
+        heard = send_positions(
             self._comm, places, route.master_slices, route.mirror_slices, stage=_STAGE
         )
         return np.concatenate([_NONE, *heard.values()])

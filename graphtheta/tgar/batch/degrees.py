@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphtheta.shard.shard import at_masters
+from graphtheta.shard.shard import sum_at_masters
 from graphtheta.tgar.batch.block import Block
 
 __all__ = ["Degrees"]
@@ -37,19 +37,19 @@ class Degrees:
             count = self._by_type() if name == "in_degree_by_type" else self._all(name)
             block = self._block
             if block.shard.is_vertex_cut:
-                (count,) = at_masters([count], block.destinations, block.shard.channel)
+                (count,) = sum_at_masters([count], block.destinations, block.shard.channel)
             self._counted[name] = count
         return self._counted[name]
 
     def _all(self, name: str) -> Tensor:
         edges = self._block.in_edges
         own = edges.own_edges if name == "loopless_in_degree" else 0
-        return self._block.shard.place(np.diff(edges.indptr) - own)
+        return self._block.shard.to_device(np.diff(edges.indptr) - own)
 
     def _by_type(self) -> Tensor:
         block, shard = self._block, self._block.shard
         num_types = max(1, shard.num_edge_types)
         types = block.of_edges(shard.edge_columns["type"]).long()
-        rows = torch.repeat_interleave(shard.place(np.diff(block.in_edges.indptr)))
+        rows = torch.repeat_interleave(shard.to_device(np.diff(block.in_edges.indptr)))
         length = block.in_edges.num_rows * num_types
         return torch.bincount(rows * num_types + types, minlength=length).view(-1, num_types)

@@ -26,7 +26,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import Adjacency
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Route
-from graphtheta.exchange.rows import Mirrored, carry_rows, cut, tell_places
+from graphtheta.exchange.rows import RoutePositions, cut, exchange_rows, send_positions
 from graphtheta.rng.edge_sampling import (
     draw_positions,
     draw_ranks,
@@ -67,7 +67,7 @@ class Neighbourhoods:
         self._destinations = shard.plan.destinations
         self._slot = np.full(shard.num_masters + shard.num_mirrors, -1, np.int32)
         self._source_places = _places(self._sources, shard.num_mirrors)
-        self._mirrored = Mirrored(self._destinations, shard.num_masters)
+        self._mirrored = RoutePositions(self._destinations, shard.num_masters)
         self._is_silent = np.zeros(shard.num_edges, np.bool_)
         self._most_in_edges: int | None = None
         self._weights: dict[str, NDArray[Any]] = {}
@@ -81,7 +81,7 @@ class Neighbourhoods:
         seed: int = 0,
         step: int = 0,
         allowed: NDArray[np.uint8] = _EVERY,
-        silent: NDArray[np.int64] = _NONE,
+        masked_edges: NDArray[np.int64] = _NONE,
     ) -> list[Block]:
         """Return the blocks of a batch, from the input; collective.
 
@@ -91,19 +91,19 @@ class Neighbourhoods:
             seed: Of what is drawn.
             step: The same.
             allowed: (L,) uint8: which replicas may be read; empty: all.
-            silent: (X,) int64 places of edges that carry no message. One that is drawn is left out
-                then, and none drawn in its stead.
+            masked_edges: (X,) int64 places of edges that carry no message. If one is drawn, it is
+                left out, and no other is drawn in its place.
         """
         blocks: list[Block] = []
-        self._is_silent[silent] = True
+        self._is_silent[masked_edges] = True
         for layer in reversed(range(len(fanouts))):
             block = self._block(
-                outputs, fanouts[layer], layer, step_key(seed, step), allowed, len(silent) > 0
+                outputs, fanouts[layer], layer, step_key(seed, step), allowed, len(masked_edges) > 0
             )
             assert block.rows is not None
             outputs = block.rows
             blocks.append(block)
-        self._is_silent[silent] = False
+        self._is_silent[masked_edges] = False
         counts = np.array([block.active for block in blocks], np.int64)
         self.comm.all_reduce(counts, stage=_STAGE)
         return [
@@ -323,7 +323,7 @@ class Neighbourhoods:
         place, output = self._mirrored.of(outputs)
         order = np.argsort(place)
         place, output = place[order], output[order]
-        heard = tell_places(
+        heard = send_positions(
             self.comm, place, route.master_slices, route.mirror_slices, stage=_STAGE
         )
         mirrors = _joined(route.mirror_R[places] for places in heard.values())
@@ -343,7 +343,7 @@ class Neighbourhoods:
         """Ask for mirrors, ascending; return whose they are, and what masters others ask for."""
         route = self._sources
         place = self._source_places[read]
-        heard = tell_places(
+        heard = send_positions(
             self.comm, place, route.mirror_slices, route.master_slices, stage=_STAGE
         )
         asked = {peer: route.master_S[places] for peer, places in heard.items()}
@@ -352,7 +352,7 @@ class Neighbourhoods:
     def _carry(
         self, rows: NDArray[Any], arrived: NDArray[Any], route: Route, *, to_mirrors: bool
     ) -> None:
-        carry_rows(self.comm, rows, arrived, route, to_mirrors=to_mirrors, stage=_STAGE)
+        exchange_rows(self.comm, rows, arrived, route, to_mirrors=to_mirrors, stage=_STAGE)
 
 
 def _places(route: Route, num_mirrors: int) -> NDArray[np.int64]:

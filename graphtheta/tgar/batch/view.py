@@ -140,7 +140,7 @@ class LayerView:
             )
         column, mean = self.edge_columns[name], AGGREGATORS["mean"]
         topology = block.loopless_topology
-        degree = shard.place(np.diff(topology.indptr))
+        degree = shard.to_device(np.diff(topology.indptr))
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degree), *values.shape[1:]))
         partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
@@ -150,7 +150,7 @@ class LayerView:
                 partial, self.view.token, self.channel, route, self.layer
             )
             own = [c[: block.num_outputs] for c in partial]
-            partial = mean.merge(own, arrived, shard.place(route.master_S))
+            partial = mean.merge(own, arrived, shard.to_device(route.master_S))
         return mean.finish(partial)
 
     def edges_per_draw(self) -> Tensor | None:

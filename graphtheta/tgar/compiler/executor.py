@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from graphtheta.comm.timers import Stage, Stages
+from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.data.adjacency import Adjacency
-from graphtheta.exchange.autograd import Arrival, Departure
+from graphtheta.exchange.autograd import GradientReturn, MirrorSync
 from graphtheta.rng.philox import Purpose, stream_id
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar.aggregators import Aggregator
@@ -54,7 +54,7 @@ class FusedGatherSum:
     block: Block
     layer: int
     step_key: NDArray[np.uint32] | None
-    stages: Stages
+    stages: StageTimers
 
     @property
     def in_edges(self) -> Adjacency:
@@ -66,7 +66,7 @@ class FusedGatherSum:
         """Rows that get a self-loop of the layer's own: the outputs, or none."""
         return self.block.num_outputs if self.program.self_loops else 0
 
-    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> list[Tensor]:
+    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
 
         Args:
@@ -79,7 +79,7 @@ class FusedGatherSum:
             columns.append(torch.from_numpy(self.counts()))
         return columns
 
-    def message(self, inputs: EdgeInputs, arrivals: Sequence[Arrival] = ()) -> Tensor:
+    def message(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> Tensor:
         """Return the aggregated message of every row, differentiable in all inputs.
 
         The same as finishing the partial, in fewer walks over the rows; arguments as there.
@@ -89,7 +89,7 @@ class FusedGatherSum:
         return self.aggregator.finish(columns) if extreme else columns[0]
 
     def _run(
-        self, inputs: EdgeInputs, arrivals: Sequence[Arrival], *, finish: bool
+        self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync], *, finish: bool
     ) -> list[Tensor]:
         makers = self.program.lowered.parameters.values()
         parameters = [make(inputs.parameters) for make in makers]
@@ -125,8 +125,8 @@ class FusedGatherSum:
         self,
         kernel: Kernel,
         arrays: Mapping[str, Tensor | NDArray[Any]],
-        arrivals: Sequence[Arrival] = (),
-        leave: Callable[[Mapping[str, Tensor]], Departure] | None = None,
+        arrivals: Sequence[MirrorSync] = (),
+        leave: Callable[[Mapping[str, Tensor]], GradientReturn] | None = None,
     ) -> dict[str, Tensor]:
         """Run a kernel over all its rows.
 
@@ -198,8 +198,8 @@ class FusedGatherSum:
             step = _BETWEEN_POKES * torch.get_num_threads()
             for first in range(0, chunks.num_first, step):
                 work(first, min(first + step, chunks.num_first))
-                for poke in pokes:
-                    poke()
+                for progress in pokes:
+                    progress()
 
         def join(first: int, last: int) -> None:
             if first < last:
@@ -211,11 +211,11 @@ class FusedGatherSum:
             num_joined = int(np.searchsorted(chunks.segment_row, edges.border))
             work(chunks.num_first, num_chunks)
             join(num_joined, num_segments)
-            work_between([leave(results).poke])
+            work_between([leave(results).progress])
             join(0, num_joined)
         else:
             if arrivals:
-                work_between([arrival.poke for arrival in arrivals])
+                work_between([arrival.progress for arrival in arrivals])
             for arrival in arrivals:
                 arrival.finish()
             work(chunks.num_first if arrivals else 0, num_chunks)
@@ -302,7 +302,7 @@ class _Function(torch.autograd.Function):
         ctx: Any,
         job: FusedGatherSum,
         finish: bool,
-        arrivals: Sequence[Arrival],
+        arrivals: Sequence[MirrorSync],
         sizes: Sequence[int],
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -364,7 +364,7 @@ class _Function(torch.autograd.Function):
         }
         leaving = [name for name in wanted if name.startswith("mirror_source")]
 
-        def leave(results: Mapping[str, Tensor]) -> Departure:
+        def leave(results: Mapping[str, Tensor]) -> GradientReturn:
             rows = [job.of_input(results, name, *wanted[name]) for name in leaving]
             ctx.departure.start(rows)
             return ctx.departure  # type: ignore[no-any-return]
@@ -401,7 +401,7 @@ def _gradients(
     backward: Backward,
     arrays: dict[str, Any],
     grads: Sequence[Tensor],
-    leave: Callable[[Mapping[str, Tensor]], Departure] | None,
+    leave: Callable[[Mapping[str, Tensor]], GradientReturn] | None,
 ) -> dict[str, Tensor]:
     """Run the kernels of backward and return gradients by name of the leaf, `gradient_<leaf>`.
 

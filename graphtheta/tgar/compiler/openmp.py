@@ -38,7 +38,7 @@ def run(address: int, pointers: Any, num_chunks: int) -> None:
 
     Args:
         address: Of the machine code.
-        pointers: What `Native.bind` returned.
+        pointers: What `CompiledKernel.bind` returned.
         num_chunks: Chunks there are.
     """
     threads = min(torch.get_num_threads(), num_chunks)

@@ -13,8 +13,8 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.capacity import node_capacities
-from graphtheta.partition.core.neighbour_lists import build_topology
-from graphtheta.partition.core.node_blocks import Lanes
+from graphtheta.partition.core.neighbour_lists import build_neighbour_lists
+from graphtheta.partition.core.node_blocks import NodeBlocks
 from graphtheta.partition.core.partitioner import Balance, NodePartitioner
 from graphtheta.partition.core.rebalance import keep_capacities
 from graphtheta.partition.core.resources import Resources
@@ -28,7 +28,7 @@ from graphtheta.partition.methods.range import Range
 from graphtheta.rng.philox import Purpose, hash_keys
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
-FEW = Lanes(nodes=8, at_once=4, growth=2)  # many blocks of several lanes on small graphs
+FEW = NodeBlocks(nodes=8, at_once=4, growth=2)  # many blocks of several lanes on small graphs
 GREEDY = {
     "ldg": LinearDeterministicGreedy,
     "fennel": Fennel,
@@ -190,8 +190,8 @@ def test_keeps_one_limit(method: str, what: Any) -> None:
 
 
 @pytest.mark.parametrize("method", GREEDY)
-@pytest.mark.parametrize("lanes", [FEW, Lanes()])
-def test_keeps_all_limits_at_once(method: str, lanes: Lanes) -> None:
+@pytest.mark.parametrize("lanes", [FEW, NodeBlocks()])
+def test_keeps_all_limits_at_once(method: str, lanes: NodeBlocks) -> None:
     corner = power_law(3000, 24000, seed=1)
     is_train = hash_keys(np.arange(3000), 0, Purpose.SPLIT) % np.uint64(10) < 2
     balance = Balance(1.05, 1.1, 1.05, is_train)
@@ -285,7 +285,7 @@ def test_work_space_of_multilevel_methods_is_counted() -> None:
 
 
 def test_ranks_share_the_topology_of_greedy_methods() -> None:
-    lanes = Lanes(nodes=10, at_once=4, growth=1)
+    lanes = NodeBlocks(nodes=10, at_once=4, growth=1)
     rows: list[NDArray[np.bool_]] = []
     lock = threading.Lock()
 
@@ -302,14 +302,14 @@ def test_ranks_share_the_topology_of_greedy_methods() -> None:
 
 def test_topology_is_undirected_and_simple_if_asked() -> None:
     stream = stream_of(CORNER_GRAPHS["parallel_edges"])
-    every = build_topology(stream, Resources())
+    every = build_neighbour_lists(stream, Resources())
     assert every.indptr.tolist() == [0, 4, 10, 12]
     for threads in (1, 2):
-        simple = build_topology(stream, Resources(threads=threads), simple=True)
+        simple = build_neighbour_lists(stream, Resources(threads=threads), simple=True)
         assert simple.indptr.tolist() == [0, 1, 3, 4]
         assert simple.neighbours.tolist() == [1, 0, 2, 1]
         assert simple.neighbours.dtype == np.int32
-    some = build_topology(stream, Resources(), rows_N=np.array([True, False, True]))
+    some = build_neighbour_lists(stream, Resources(), rows_N=np.array([True, False, True]))
     assert some.indptr.tolist() == [0, 4, 4, 6]
 
 
@@ -337,8 +337,8 @@ def test_communities_are_kept_together(method: str) -> None:
 @pytest.mark.parametrize("method", GREEDY)
 def test_blocks_cut_about_as_few_edges_as_one_node_after_the_other(method: str) -> None:
     corner = communities(64, 64, 10, seed=1)
-    blocks = Lanes(nodes=64, at_once=8)
-    one_by_one = Lanes(nodes=corner[0], at_once=1)
+    blocks = NodeBlocks(nodes=64, at_once=8)
+    one_by_one = NodeBlocks(nodes=corner[0], at_once=1)
     alike = [cut(corner, place(GREEDY[method](lanes=x), corner, 8)) for x in (blocks, one_by_one)]
     assert alike[0] < alike[1] + 0.05
 
@@ -351,7 +351,7 @@ def test_more_passes_cut_fewer_edges(method: str) -> None:
 
 
 def test_blocks_grow_and_cover_all_nodes_once() -> None:
-    lanes = Lanes(nodes=4, at_once=8, growth=2)
+    lanes = NodeBlocks(nodes=4, at_once=8, growth=2)
     blocks = list(lanes.blocks(500, seed=5))
     covered = np.concatenate([np.arange(*block) for block in blocks])
     assert sorted(covered.tolist()) == list(range(500))

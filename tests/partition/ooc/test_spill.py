@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.bitmap import order_within
-from graphtheta.partition.ooc.edge_file import KeyFile, SegmentWriter, write_segments
+from graphtheta.partition.ooc.edge_file import EdgeFile, SegmentWriter, write_segments
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 from graphtheta.partition.store.index import block_of
 
@@ -114,7 +114,7 @@ def test_key_file_reads_across_segments(num_nodes: int, tmp_path: Path) -> None:
         reverse.append(dst[::2], src[::2], 10 + np.arange(0, 10, 2))
     segments = [forward.segment(), reverse.segment()]
     write_segments(tmp_path, num_nodes, segments, SingleCommunicator())
-    edges = KeyFile(tmp_path)
+    edges = EdgeFile(tmp_path)
     assert (edges.num_nodes, edges.num_edges) == (num_nodes, 15)
     whole = np.concatenate([src, dst[::2]]), np.concatenate([dst, src[::2]])
     keys = np.concatenate([np.arange(10), 10 + np.arange(0, 10, 2)])

@@ -11,7 +11,7 @@ import pytest
 
 from graphtheta.errors import StoreError
 from graphtheta.partition import Plan, make_store, open_store
-from graphtheta.partition.ooc.checkpointed_phases import Scratch
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from tests.graphs import power_law, to_graph
 from tests.jobs import run_job
 from tests.partition.sources import by_id
@@ -145,7 +145,7 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     from graphtheta.comm.single import SingleCommunicator
 
     path = tmp_path / "store"
-    with Scratch(tmp_path / ".store.partial" / "scratch", {}, SingleCommunicator()):
+    with CheckpointedPhases(tmp_path / ".store.partial" / "scratch", {}, SingleCommunicator()):
         with pytest.raises(StoreError, match="expected no other run to make the same store"):
             make_store(GRAPH, path, PLAN)
         assert (tmp_path / ".store.partial" / "scratch" / "job.json").exists()

@@ -28,9 +28,10 @@ from graphtheta.runtime.paths import cache_folder
 from graphtheta.tgar.compiler.codegen.emit import emit
 from graphtheta.tgar.compiler.ir.kernel import Kernel
 
-__all__ = ["Native", "Statistics", "compiled", "statistics"]
+__all__ = ["CompiledKernel", "Statistics", "compiled", "statistics"]
 
-_SOURCES = ("builder", "emit", "kernel", "native", "schedule", "terms", "values", "vector_math")
+# What machine code depends on: the intermediate representation and the code generator.
+_SOURCES = tuple(Path(__file__).parents[1] / name for name in ("ir", "codegen"))
 
 
 @dataclass
@@ -50,7 +51,7 @@ statistics = Statistics()
 
 
 @dataclass(frozen=True)
-class Native:
+class CompiledKernel:
     """A function of a pointer to an array of pointers.
 
     Attributes:
@@ -86,26 +87,26 @@ def _machine() -> _Machine:
         cpu=cpu, features=features, opt=3
     )
     digest = xxhash.xxh3_128()
-    for name in _SOURCES:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for path in sorted(path for folder in _SOURCES for path in folder.glob("*.py")):
+        digest.update(path.read_bytes())
     for text in (cpu, features, target.triple, llvmlite.__version__, str(width)):
         digest.update(text.encode())
     return _Machine(cpu, features, width, target, digest.hexdigest())
 
 
 _lock = threading.Lock()
-_ready: dict[str, Native] = {}
-_of_kernel: WeakKeyDictionary[Kernel, Native] = WeakKeyDictionary()
+_ready: dict[str, CompiledKernel] = {}
+_of_kernel: WeakKeyDictionary[Kernel, CompiledKernel] = WeakKeyDictionary()
 _engines: list[Any] = []  # code lives as long as its engine
 
 
-def compiled(kernel: Kernel) -> Native:
+def compiled(kernel: Kernel) -> CompiledKernel:
     """Return the machine code of a kernel, from this process, the cache or the compiler."""
     with _lock:
         if kernel not in _of_kernel:
             text = kernel.text()
             if text not in _ready:
-                _ready[text] = Native(_address(kernel, text), tuple(kernel.arguments()))
+                _ready[text] = CompiledKernel(_address(kernel, text), tuple(kernel.arguments()))
             _of_kernel[kernel] = _ready[text]
         return _of_kernel[kernel]
 

@@ -18,18 +18,18 @@ __all__ = [
     "BYTES",
     "COMPARE",
     "UNARY",
-    "Kind",
     "Leaf",
     "Shape",
     "Space",
     "Term",
+    "TermKind",
     "Terms",
     "broadcast",
     "walk",
 ]
 
 Shape = tuple[int, ...]
-Kind = Literal["float", "int", "bool"]
+TermKind = Literal["float", "int", "bool"]
 Space = Literal["source", "destination", "edge", "parameter", "row"]
 
 UNARY = frozenset(
@@ -85,7 +85,7 @@ class Term:
 
     op: str
     shape: Shape
-    kind: Kind
+    kind: TermKind
     inputs: tuple[Term, ...] = ()
     detail: Any = None
 
@@ -154,20 +154,25 @@ class Terms:
         self._made: dict[Any, Term] = {}
 
     def _make(
-        self, op: str, shape: Shape, kind: Kind, inputs: tuple[Term, ...] = (), detail: Any = None
+        self,
+        op: str,
+        shape: Shape,
+        kind: TermKind,
+        inputs: tuple[Term, ...] = (),
+        detail: Any = None,
     ) -> Term:
         key = (op, shape, kind, tuple(map(id, inputs)), type(detail), detail)
         if key not in self._made:
             self._made[key] = Term(op, shape, kind, inputs, detail)
         return self._made[key]
 
-    def leaf(self, leaf: Leaf, shape: Shape, kind: Kind = "float") -> Term:
+    def leaf(self, leaf: Leaf, shape: Shape, kind: TermKind = "float") -> Term:
         """Return what a kernel loads."""
         return self._make("leaf", shape, kind, (), leaf)
 
     def const(self, value: float) -> Term:
         """Return a number."""
-        kind: Kind = "bool" if isinstance(value, bool) else "float"
+        kind: TermKind = "bool" if isinstance(value, bool) else "float"
         return self._make("const", (), kind, (), value if kind == "bool" else float(value))
 
     def index(self, value: int) -> Term:
@@ -187,7 +192,7 @@ class Terms:
             return x
         if op not in ("not", "float", "detach"):
             x = self.as_float(x)
-        kind: Kind = "bool" if op == "not" else x.kind if op == "detach" else "float"
+        kind: TermKind = "bool" if op == "not" else x.kind if op == "detach" else "float"
         return self._make(op, x.shape, kind, (x,), parameter)
 
     def as_float(self, x: Term) -> Term:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphtheta.tgar.compiler.ir import terms as T
-from graphtheta.tgar.compiler.ir.terms import Kind, Shape, Space, Term, Terms
+from graphtheta.tgar.compiler.ir.terms import Shape, Space, Term, TermKind, Terms
 
 __all__ = ["Derive", "Lowering", "NotLowered", "Value", "axis_of", "number"]
 
@@ -35,7 +35,7 @@ class Value:
         return len(self.term.shape) + self.rows
 
 
-_STORAGE: dict[torch.dtype, tuple[str, Kind]] = {
+_STORAGE: dict[torch.dtype, tuple[str, TermKind]] = {
     torch.float32: ("float32", "float"),
     torch.float64: ("float64", "float"),
     torch.bfloat16: ("bfloat16", "float"),
