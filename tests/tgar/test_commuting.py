@@ -21,7 +21,7 @@ from graphtheta.tgar.compiler.passes.program import Backward
 from graphtheta.tgar.layer import TGARLayer
 from tests.graphs import power_law, to_graph
 from tests.tgar.layers import written
-from tests.tgar.test_fused import PLACES, assert_same, run_both
+from tests.tgar.test_compiler import PLACES, assert_same, run_both
 
 GRAPH = to_graph(power_law(30, 900), dtype=np.float64)
 
