@@ -29,7 +29,7 @@ JOB = """
 import os, signal, sys
 from graphtheta.comm.launch import communicator, guarded
 from graphtheta.partition import Resources, building, make_store, scratch
-from tests.partition.test_restart import GRAPH, PLAN, by_id
+from tests.partition.pipeline.test_restart import GRAPH, PLAN, by_id
 
 path, phase, when = sys.argv[1:4]
 comm = communicator()
