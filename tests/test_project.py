@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -224,6 +226,28 @@ def test_all_holds_only_what_exists() -> None:
         if not hasattr(importlib.import_module(f"graphtheta.{module}"), name)
     ]
     assert not gone
+
+
+def public_classes() -> Iterator[type]:
+    for module in MODULES:
+        for node in source(module).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield getattr(importlib.import_module(f"graphtheta.{module}"), node.name)
+
+
+def test_public_methods_are_documented() -> None:
+    """What overrides a method of a base class or of a protocol needs no docstring of its own."""
+    classes = list(public_classes())
+    protocols = [cls for cls in classes if getattr(cls, "_is_protocol", False)]
+    missing = [
+        f"{cls.__module__}.{cls.__qualname__}.{name}"
+        for cls in classes
+        for name, member in vars(cls).items()
+        if inspect.isroutine(member) or isinstance(member, property | functools.cached_property)
+        if not name.startswith("_") and not inspect.getdoc(member)
+        if not any(name in vars(base) for base in [*cls.__mro__[1:], *protocols] if base is not cls)
+    ]
+    assert not missing
 
 
 def test_package_exports_resolve() -> None:

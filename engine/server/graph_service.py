@@ -50,7 +50,7 @@ class GraphService(GraphServicer):
     def __init__(self, graph: ServerGraph, limits: Limits, *, predicts: bool) -> None:
         self._graph, self._limits, self._predicts = graph, limits, predicts
 
-    def Handshake(  # noqa: N802, D102
+    def Handshake(  # noqa: N802
         self, request: messages.HandshakeRequest, context: grpc.ServicerContext
     ) -> messages.HandshakeReply:
         store, book = self._graph.store, self._graph.store.book
@@ -78,7 +78,7 @@ class GraphService(GraphServicer):
             software=f"graphtheta {graphtheta.__version__}",
         )
 
-    def Lookup(  # noqa: N802, D102
+    def Lookup(  # noqa: N802
         self, request: messages.LookupRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}
@@ -88,7 +88,7 @@ class GraphService(GraphServicer):
         ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
         yield from _chunks(self._graph.lookup(ids, by_key=is_key))
 
-    def NodeColumns(  # noqa: N802, D102
+    def NodeColumns(  # noqa: N802
         self, request: messages.NodeColumnsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         if request.HasField("range"):
@@ -109,7 +109,7 @@ class GraphService(GraphServicer):
             new_ids = column(self._decode(request.nodes, "node columns: nodes", NODES), "new_id")
         yield from _chunks(self._graph.node_columns(new_ids, list(request.columns)))
 
-    def Neighbours(  # noqa: N802, D102
+    def Neighbours(  # noqa: N802
         self, request: messages.NeighboursRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
@@ -126,14 +126,14 @@ class GraphService(GraphServicer):
         )
         yield from _chunks(answers)
 
-    def FindEdges(  # noqa: N802, D102
+    def FindEdges(  # noqa: N802
         self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _HELD_PAIRS)
         ends = column(pairs, "src"), column(pairs, "dst")
         yield from _chunks(self._graph.find_edges(*ends, _given(pairs, "part")))
 
-    def EdgeColumns(  # noqa: N802, D102
+    def EdgeColumns(  # noqa: N802
         self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         edges = self._decode(request.edges, "edge columns: edges", _KEYS, _EDGES, _HELD_EDGES)

@@ -38,7 +38,7 @@ class Interceptor(grpc.ServerInterceptor):
         self._checksum, self._limits, self._metrics = checksum, limits, metrics
         self._places = threading.BoundedSemaphore(limits.max_in_flight)
 
-    def intercept_service(  # noqa: D102
+    def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
     ) -> Any:
         handler = continuation(details)

@@ -42,7 +42,7 @@ class PredictService(ScoringServicer):
         self._num_nodes, self._limits = store.manifest.num_nodes, limits
         self.scorer = Predictor(store, run_dir)
 
-    def Predict(  # noqa: N802, D102
+    def Predict(  # noqa: N802
         self, request: messages.PredictRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         nodes = decode(request.nodes, "predict: nodes", NODES, most=self._limits.max_ids)

@@ -336,14 +336,12 @@ class Shard:
 
         Collective the first time: 8 bytes a mirror.
         """
-        return self._collect("owner_locations", self._find_homes).numpy()
+        return self._collect("owner_locations", self._find_owner_locations).numpy()
 
-    def _find_homes(self) -> Tensor:
+    def _find_owner_locations(self) -> Tensor:
         route = self.plan.mirrors
         there = np.empty(self.num_mirrors, np.int64)
-        exchange_rows(
-            self.comm, route.master_S, there, route, to_mirrors=True, stage="owner_locations"
-        )
+        exchange_rows(self.comm, route.master_S, there, route, to_mirrors=True, stage="owners")
         own = location_code(self.comm.rank, np.arange(self.num_masters))
         return torch.from_numpy(np.concatenate([own, location_code(self.plan.owner_H, there)]))
 
