@@ -1,7 +1,13 @@
-"""Gradients that nobody has but the function they are handed to, which may overwrite them.
+"""Detection of gradients with a single owner, which a `backward` may overwrite in place.
 
-Autograd's own sums do so. Who holds a tensor is counted; what the counts are when nobody else does
-depends on how autograd and the interpreter hand a gradient over, so that is measured, once.
+A gradient has one owner if only the running `backward` refers to it: no hook, no retained gradient
+and no other branch of the graph. torch has no public call for this, so the references to the tensor
+are counted and compared with the counts of a gradient that has one owner, which are measured once
+in a small graph.
+
+The counts come from private functions of torch. If a version of torch lacks one of them, or if a
+count does not react to a further reference, no gradient counts as having a single owner: results
+stay the same and take one more buffer.
 """
 
 from __future__ import annotations
@@ -16,46 +22,87 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["is_sole_owner"]
 
-_Owners = tuple[int, int, int]
+_Counts = tuple[int, int, int]
 
 
 def is_sole_owner(grad: Tensor) -> bool:
-    """Whether nobody has a gradient but the `backward` that calls this with its own argument.
+    """Return whether the calling `backward` holds the only reference to its argument `grad`.
 
-    To be called in a statement of its own: another use of `grad` in the same one counts.
+    Call this in a statement of its own, because any other use of `grad` in the same statement is a
+    reference too.
+
+    Args:
+        grad: Gradient that autograd passed to the calling `backward`, which is decorated with
+            `once_differentiable`.
+
+    Returns:
+        True if `grad` may be overwritten; False if it may not, or if this version of torch gives
+        no way to know.
     """
-    return _owners(grad) == _owners_if_lone()
+    expected = _counts_of_single_owner()
+    return expected is not None and _count_references(grad) == expected
 
 
-def _owners(grad: Tensor) -> _Owners:
-    """Count who holds a tensor in C++ and in Python, and who its memory, which views share."""
-    in_memory = torch._C._storage_Use_Count(grad.untyped_storage()._cdata)
-    return grad._use_count(), sys.getrefcount(grad), in_memory  # type: ignore[attr-defined]
+def _count_references(grad: Tensor) -> _Counts | None:
+    """Count the C++ and Python references to a tensor, and the tensors that share its memory.
+
+    Returns None if this version of torch or Python does not count one of them.
+    """
+    try:
+        sharing = torch._C._storage_Use_Count(grad.untyped_storage()._cdata)
+        return grad._use_count(), sys.getrefcount(grad), sharing  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, RuntimeError):
+        return None
 
 
 @cache
-def _owners_if_lone() -> _Owners:
-    found: list[_Owners] = []
-    with torch.enable_grad():
-        x = torch.zeros(1, requires_grad=True)
-        for _ in range(2):  # the gradient of the first is what the second made
-            x = _Probe.apply(x, found)  # type: ignore[no-untyped-call]
-        torch.autograd.backward(x)
-    return found[1]
+def _counts_of_single_owner() -> _Counts | None:
+    """Measure the counts of a gradient with one owner; None if they cannot be relied on."""
+    found: list[_Counts | None] = []
+    try:
+        with torch.enable_grad():
+            x = torch.zeros(1, requires_grad=True)
+            for _ in range(2):  # the first function gets the gradient that the second one made
+                x = _Probe.apply(x, found)  # type: ignore[no-untyped-call]
+            torch.autograd.backward(x)
+    except (AttributeError, RuntimeError):
+        return None
+    return found[1] if len(found) == 2 else None
 
 
 class _Probe(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, found: list[_Owners]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, found: list[_Counts | None]) -> Tensor:
         ctx.found = found
         return x.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        _note(grad, ctx.found)
+        _append_counts(grad, ctx.found)
         return grad.clone(), None
 
 
-def _note(grad: Tensor, found: list[_Owners]) -> None:
-    found.append(_owners(grad))  # as deep in calls as from `is_sole_owner`
+def _append_counts(grad: Tensor, found: list[_Counts | None]) -> None:
+    """Append the counts of `grad`, as many calls deep as in `is_sole_owner`."""
+    counts = _count_references(grad)
+    found.append(counts if counts is not None and _every_count_reacts(grad) else None)
+
+
+def _every_count_reacts(grad: Tensor) -> bool:
+    """Return whether each of the three counts grows with a further reference of its kind."""
+    before = _count_references(grad)
+    holder = torch.zeros_like(grad)
+    holder.grad = grad  # held from C++
+    from_cpp = _count_references(grad)
+    holder.grad = None
+    also = grad  # held from Python
+    from_python = _count_references(grad)
+    del also
+    alias = grad.detach()  # the same memory
+    of_memory = _count_references(grad)
+    del alias
+    if before is None or from_cpp is None or from_python is None or of_memory is None:
+        return False
+    grown = from_cpp[0], from_python[1], of_memory[2]
+    return all(after > count for after, count in zip(grown, before, strict=True))
