@@ -1,9 +1,10 @@
-"""Models by name: a `Stack` of each kind of layer, and `model_for`, which fits one to a graph."""
+"""Models: a `Stack` of each kind of layer, and `model_for`, which builds one that fits a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from graphtheta.nn.conv import (
     TransformerConv,
 )
 from graphtheta.nn.linear import elu, relu
-from graphtheta.nn.stack import Stack
+from graphtheta.nn.stack import Stack, StackOptions
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
@@ -40,15 +41,10 @@ __all__ = [
 
 
 class GCN(Stack):
-    """Graph convolutional network (Kipf, Welling, ICLR 2017)."""
+    """Graph convolutional network (Kipf, Welling, ICLR 2017).
 
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return GCNConv(in_channels, out_channels)
-
-
-class GraphSAGE(Stack):
-    """GraphSAGE (Hamilton, Ying, Leskovec, NeurIPS 2017); arguments of `Stack` and aggregator."""
+    Arguments are those of `Stack`, without the layer factories.
+    """
 
     def __init__(
         self,
@@ -56,53 +52,86 @@ class GraphSAGE(Stack):
         hidden_channels: int,
         out_channels: int,
         *,
-        num_layers: int = 2,
         dropout: float = 0.5,
-        batch_norm: bool = False,
-        seed: int = 0,
-        aggregator: str = "mean",
+        **options: Unpack[StackOptions],
     ) -> None:
-        self._aggregator = aggregator
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            out_channels,
-            num_layers=num_layers,
-            dropout=dropout,
-            batch_norm=batch_norm,
-            seed=seed,
-        )
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(GCNConv, *sizes, dropout=dropout, **options)
 
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return SAGEConv(in_channels, out_channels, aggregator=self._aggregator)
+
+class GraphSAGE(Stack):
+    """GraphSAGE (Hamilton, Ying, Leskovec, NeurIPS 2017).
+
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer.
+        out_channels: Columns of the output.
+        aggregator: "mean", "sum", "max" or "min" of the neighbours.
+        dropout: Probability of dropping a column of a layer's input.
+        options: num_layers, batch_norm and seed, as for `Stack`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        aggregator: str = "mean",
+        dropout: float = 0.5,
+        **options: Unpack[StackOptions],
+    ) -> None:
+        make_layer = partial(SAGEConv, aggregator=aggregator)
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
 class GIN(Stack):
-    """Graph isomorphism network (Xu et al., ICLR 2019): two linear maps a layer."""
+    """Graph isomorphism network (Xu et al., ICLR 2019), with two linear maps per layer.
 
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return GINConv(
-            nn.Sequential(
-                nn.Linear(in_channels, out_channels),
-                nn.ReLU(),
-                nn.Linear(out_channels, out_channels),
-            )
-        )
+    Arguments are those of `Stack`, without the layer factories.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        dropout: float = 0.5,
+        **options: Unpack[StackOptions],
+    ) -> None:
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(_gin_layer, *sizes, dropout=dropout, **options)
+
+
+def _gin_layer(in_channels: int, out_channels: int) -> GINConv:
+    first, second = nn.Linear(in_channels, out_channels), nn.Linear(out_channels, out_channels)
+    return GINConv(nn.Sequential(first, nn.ReLU(), second))
 
 
 class GAT(Stack):
     """Graph attention network (Velickovic et al., ICLR 2018).
 
-    Hidden layers concatenate their heads; the last averages `out_heads`. Attention coefficients
-    are dropped like nodes' columns. Arguments of `Stack`, heads, out_heads and edge_dim.
+    Hidden layers concatenate their heads, the last layer averages them.
+
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each head of a hidden layer.
+        out_channels: Columns of the output.
+        heads: Attention heads of a hidden layer.
+        out_heads: Attention heads of the last layer.
+        edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
+        dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
+        options: num_layers, batch_norm and seed, as for `Stack`.
+
+    Raises:
+        ConfigError: If a size is below 1.
     """
 
     options: ClassVar[tuple[str, ...]] = ("heads",)
     activation: Callable[[Tensor], Tensor] = staticmethod(elu)
-    layer: ClassVar[type[GATConv] | type[GATv2Conv] | type[TransformerConv]] = GATConv
-    layer_options: ClassVar[dict[str, Any]] = {}
+    layer: ClassVar[Callable[..., TGARLayer]] = GATConv
 
     def __init__(
         self,
@@ -110,53 +139,37 @@ class GAT(Stack):
         hidden_channels: int,
         out_channels: int,
         *,
-        num_layers: int = 2,
-        dropout: float = 0.6,
-        batch_norm: bool = False,
-        seed: int = 0,
         heads: int = 8,
         out_heads: int = 1,
         edge_dim: int | None = None,
+        dropout: float = 0.6,
+        **options: Unpack[StackOptions],
     ) -> None:
         if min(heads, out_heads) < 1:
             raise ConfigError(f"{type(self).__name__}: expected heads >= 1, got {heads}.")
-        self._heads, self._out_heads = heads, out_heads
-        self._edge_dim, self._attention_dropout = edge_dim, dropout
+        attention = partial(self.layer, dropout=dropout, edge_dim=edge_dim)
         super().__init__(
+            lambda inputs, _: attention(inputs, hidden_channels, heads=heads),
             in_channels,
-            hidden_channels,
+            heads * hidden_channels,
             out_channels,
-            num_layers=num_layers,
             dropout=dropout,
-            batch_norm=batch_norm,
-            seed=seed,
-        )
-
-    def hidden_width(self, hidden_channels: int) -> int:
-        """See `Stack.hidden_width`."""
-        return hidden_channels * self._heads
-
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return self.layer(
-            in_channels,
-            out_channels,
-            heads=self._out_heads if is_last else self._heads,
-            concat=not is_last,
-            dropout=self._attention_dropout,
-            edge_dim=self._edge_dim,
-            **self.layer_options,
+            make_last_layer=partial(attention, heads=out_heads, concat=False),
+            **options,
         )
 
 
 class GATv2(GAT):
-    """GATv2 (Brody, Alon, Yahav, ICLR 2022); arguments of `GAT`."""
+    """GATv2 (Brody, Alon, Yahav, ICLR 2022); arguments are those of `GAT`."""
 
     layer = GATv2Conv
 
 
 class GATE(GAT):
-    """GAT-E: attention with the edge column `attr` in score and message; needs edge_dim."""
+    """GAT-E: attention with edge attributes in score and message.
+
+    Arguments are those of `GAT`; edge_dim is required.
+    """
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
     layer = GATEConv
@@ -165,21 +178,30 @@ class GATE(GAT):
 class GraphTransformer(GAT):
     """Graph transformer with gated residuals (Shi et al., IJCAI 2021); arguments of `GAT`.
 
-    Edge attributes are read where the graph has them.
+    `model_for` lets it read edge attributes if the graph has any.
     """
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
     needs_edge_attributes: ClassVar[bool] = False
     activation: Callable[[Tensor], Tensor] = staticmethod(relu)
-    layer = TransformerConv
-    layer_options: ClassVar[dict[str, Any]] = {"beta": True}
+    layer = staticmethod(partial(TransformerConv, beta=True))
 
 
 class GIPA(Stack):
     """GIPA over the edge column `attr` (Zheng et al., arXiv 2105.06035), with bit-wise attention.
 
-    Every layer propagates `heads` times `hidden_channels` columns, the last one as well. Attention
-    coefficients are dropped like nodes' columns. Arguments of `Stack`, edge_dim, heads and bitwise.
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each head, of all layers.
+        out_channels: Columns of the output.
+        edge_dim: Columns of the edge column `attr`.
+        heads: Attention heads, of all layers.
+        bitwise: Whether each channel has its own attention coefficient, or each head.
+        dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
+        options: num_layers, batch_norm and seed, as for `Stack`.
+
+    Raises:
+        ConfigError: If a size is below 1, or hidden_channels is 1.
     """
 
     options: ClassVar[tuple[str, ...]] = ("heads", "edge_dim")
@@ -193,46 +215,34 @@ class GIPA(Stack):
         edge_dim: int,
         heads: int = 8,
         bitwise: bool = True,
-        num_layers: int = 2,
         dropout: float = 0.5,
-        batch_norm: bool = False,
-        seed: int = 0,
+        **options: Unpack[StackOptions],
     ) -> None:
         if heads < 1:
             raise ConfigError(f"GIPA: expected heads >= 1, got {heads}.")
-        self._channels, self._heads, self._edge_dim = hidden_channels, heads, edge_dim
-        self._bitwise, self._attention_dropout = bitwise, dropout
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            out_channels,
-            num_layers=num_layers,
+        make_layer = partial(
+            GIPAConv,
+            edge_dim=edge_dim,
+            channels=hidden_channels,
+            heads=heads,
+            bitwise=bitwise,
             dropout=dropout,
-            batch_norm=batch_norm,
-            seed=seed,
         )
-
-    def hidden_width(self, hidden_channels: int) -> int:
-        """See `Stack.hidden_width`."""
-        return hidden_channels * self._heads
-
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return GIPAConv(
-            in_channels,
-            out_channels if is_last else self.hidden_width(out_channels),
-            edge_dim=self._edge_dim,
-            channels=self._channels,
-            heads=self._heads,
-            bitwise=self._bitwise,
-            dropout=self._attention_dropout,
-        )
+        sizes = in_channels, heads * hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
 class RGCN(Stack):
     """R-GCN over the edge column `type` (Schlichtkrull et al., ESWC 2018).
 
-    Arguments of `Stack`, num_relations and num_bases.
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer.
+        out_channels: Columns of the output.
+        num_relations: Number of edge types.
+        num_bases: Matrices that the relations' weights combine; if None, each has its own.
+        dropout: Probability of dropping a column of a layer's input.
+        options: num_layers, batch_norm and seed, as for `Stack`.
     """
 
     options: ClassVar[tuple[str, ...]] = ("num_relations", "num_bases")
@@ -245,30 +255,12 @@ class RGCN(Stack):
         *,
         num_relations: int,
         num_bases: int | None = None,
-        num_layers: int = 2,
         dropout: float = 0.5,
-        batch_norm: bool = False,
-        seed: int = 0,
+        **options: Unpack[StackOptions],
     ) -> None:
-        self._num_relations, self._num_bases = num_relations, num_bases
-        super().__init__(
-            in_channels,
-            hidden_channels,
-            out_channels,
-            num_layers=num_layers,
-            dropout=dropout,
-            batch_norm=batch_norm,
-            seed=seed,
-        )
-
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """See `Stack.make_layer`."""
-        return RGCNConv(
-            in_channels,
-            out_channels,
-            num_relations=self._num_relations,
-            num_bases=self._num_bases,
-        )
+        make_layer = partial(RGCNConv, num_relations=num_relations, num_bases=num_bases)
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
 MODELS: dict[str, type[Stack]] = {
@@ -299,24 +291,24 @@ def model_for(
     out_channels: int | None = None,
     seed: int = 0,
 ) -> Stack:
-    """Build a model by name whose sizes fit a graph.
+    """Return a model by name, with the sizes that a graph needs.
 
     Args:
         name: A key of `MODELS`.
-        shard: Its features, edge columns and label give the sizes.
-        label: What is predicted; None with out_channels.
-        hidden_channels: Columns of each hidden layer (a head, for attention).
-        num_layers: Graph layers.
-        heads: Attention heads; other models have none.
-        dropout: Probability for nodes and attention.
-        batch_norm: Whether hidden layers are normalised.
-        num_bases: Matrices that R-GCN's relations combine; None gives each its own.
-        more_channels: Columns of the input beside the features, say of a `NodeEmbedding`.
-        out_channels: Columns of the output; None: what the label needs.
-        seed: Of the initial weights.
+        shard: Graph whose features, edge columns and label determine the sizes.
+        label: Node label to predict; if None, the graph's default. Not read with out_channels.
+        hidden_channels: Columns of each hidden layer, or of each attention head.
+        num_layers: Number of graph layers.
+        heads: Attention heads, in models that have them.
+        dropout: Dropout probability for node columns and attention coefficients.
+        batch_norm: Whether to normalise the outputs of hidden layers.
+        num_bases: Matrices that R-GCN's relations combine; if None, each relation has its own.
+        more_channels: Input columns in addition to the features, such as those of `NodeEmbedding`.
+        out_channels: Columns of the output; if None, as many as the label needs.
+        seed: Random seed for the initial weights.
 
     Raises:
-        ConfigError: If there is no such model, or the graph lacks what it needs.
+        ConfigError: If the model is unknown, or the graph lacks a column that it needs.
     """
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
@@ -328,7 +320,8 @@ def model_for(
         "num_relations": lambda: shard.num_edge_types,
         "num_bases": lambda: num_bases,
     }
-    return model(
+    build: Callable[..., Stack] = model
+    return build(
         shard.num_features + more_channels,
         hidden_channels,
         shard.num_outputs(label or shard.default_label) if out_channels is None else out_channels,

@@ -1,13 +1,13 @@
-"""Stacks: what all models are made of, graph layers with dropout, activation and batch norm.
+"""Stack of graph layers with dropout, batch normalisation and activations: the base of all models.
 
-Single-worker mathematics; `view[k]` is what layer k computes on. Weights come from `seed`, so that
-every worker starts from the same ones.
+Initial weights depend only on `seed`, so that every worker starts from the same ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, TypedDict
 
 from torch import Tensor, nn
 
@@ -18,24 +18,41 @@ from graphtheta.nn.linear import relu
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.tgar import TGARLayer, View
 
-__all__ = ["Stack"]
+__all__ = ["LayerFactory", "Stack", "StackOptions"]
+
+LayerFactory = Callable[[int, int], TGARLayer]  # from the columns of the input and of the output
+
+
+class StackOptions(TypedDict, total=False):
+    """Arguments of `Stack` that every model takes and passes on."""
+
+    num_layers: int
+    batch_norm: bool
+    seed: int
 
 
 class Stack(nn.Module):
-    """`num_layers` graph layers: dropout, layer, batch norm, activation; the last gives the output.
+    """Stack of `num_layers` graph layers.
+
+    A hidden layer is dropout, graph layer, batch normalisation (optional) and activation; the last
+    layer is dropout and graph layer.
 
     Args:
+        make_layer: Called as make_layer(in_channels, out_channels) for each layer.
         in_channels: Columns of the input features.
-        hidden_channels: Columns of each hidden layer (a head, for attention).
+        hidden_channels: Columns of the output of each hidden layer.
         out_channels: Columns of the output.
-        num_layers: Graph layers, at least 1.
-        dropout: Probability for the input of every layer.
-        batch_norm: Whether hidden layers are normalised over all workers.
-        seed: Of the initial weights.
+        num_layers: Number of graph layers, at least 1.
+        dropout: Probability of dropping a column of a layer's input.
+        batch_norm: Whether to normalise the outputs of hidden layers over all workers.
+        seed: Random seed for the initial weights.
+        make_last_layer: Called in the same way for the last layer, if it differs from the others.
 
     Attributes:
-        options: Arguments of a subclass that `model_for` takes from the graph or its caller.
-        needs_edge_attributes: Whether a model that takes edge_dim refuses a graph without them.
+        options: Constructor arguments of a model that `model_for` sets from the graph or from its
+            own arguments.
+        needs_edge_attributes: Whether a model with the option edge_dim needs edge attributes.
+        activation: Applied in place to the output of hidden layers.
 
     Raises:
         ConfigError: If a size is below 1.
@@ -47,6 +64,7 @@ class Stack(nn.Module):
 
     def __init__(
         self,
+        make_layer: LayerFactory,
         in_channels: int,
         hidden_channels: int,
         out_channels: int,
@@ -55,49 +73,37 @@ class Stack(nn.Module):
         dropout: float = 0.5,
         batch_norm: bool = False,
         seed: int = 0,
+        make_last_layer: LayerFactory | None = None,
     ) -> None:
         super().__init__()
         if min(in_channels, hidden_channels, out_channels, num_layers) < 1:
             raise ConfigError(
                 f"{type(self).__name__}: expected in_channels, hidden_channels, out_channels and "
                 f"num_layers >= 1, got {in_channels}, {hidden_channels}, {out_channels} and "
-                f"{num_layers}. A graph without features needs some."
+                f"{num_layers}. Add node features or a NodeEmbedding if the graph has no features."
             )
         self.dropout = Dropout(dropout)
-        width = self.hidden_width(hidden_channels)
+        hidden = [hidden_channels] * (num_layers - 1)
+        widths = pairwise([in_channels, *hidden, out_channels])
+        makers = [make_layer for _ in hidden] + [make_last_layer or make_layer]
         with seeded(seed):
             self.convs = nn.ModuleList(
-                self.make_layer(
-                    in_channels if k == 0 else width,
-                    out_channels if k == num_layers - 1 else hidden_channels,
-                    is_last=k == num_layers - 1,
-                )
-                for k in range(num_layers)
+                make(*width) for make, width in zip(makers, widths, strict=True)
             )
-            self.norms = nn.ModuleList(
-                BatchNorm(width) for _ in range(num_layers - 1 if batch_norm else 0)
-            )
-
-    def hidden_width(self, hidden_channels: int) -> int:
-        """Return the columns a hidden layer hands on."""
-        return hidden_channels
-
-    def make_layer(self, in_channels: int, out_channels: int, *, is_last: bool) -> TGARLayer:
-        """Return one graph layer."""
-        raise NotImplementedError
+            self.norms = nn.ModuleList(BatchNorm(width) for width in hidden if batch_norm)
 
     def embed(self, view: View, x: Tensor) -> Tensor:
-        """Return the embedding of each node: what the last layer reads.
+        """Return the embedding of each node: the input of the last layer.
 
         Shape:
-            x: (M, in_channels). Returns (M, hidden width), or x itself for one layer.
+            x: (M, in_channels). Returns (M, hidden_channels), or x itself if there is one layer.
         """
         for k in range(len(self.convs) - 1):
             h = self.convs[k](view[k], self.dropout(view[k], x))
             if self.norms:
                 h = self.norms[k](view[k], h)
             if h.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
-                h = h.clone()  # a layer that hands on what it got: activations work in place
+                h = h.clone()  # the layer returned its input; the activation works in place
             x = self.activation(h)
         return x
 

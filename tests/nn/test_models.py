@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,19 @@ import torch
 import graphtheta as gt
 from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.nn import GAT, GCN, GIPA, MODELS, GATConv, RGCNConv, model_for, seeded
+from graphtheta.nn import (
+    GAT,
+    GCN,
+    GIPA,
+    MODELS,
+    GATConv,
+    GCNConv,
+    RGCNConv,
+    SAGEConv,
+    Stack,
+    model_for,
+    seeded,
+)
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
 from tests.graphs import random_graph, to_graph
@@ -106,6 +119,20 @@ def test_model_raises_config_error_when_a_size_is_wrong() -> None:
         GIPA(3, 1, 2, edge_dim=2)
 
 
+@pytest.mark.parametrize("model", [GCN, GAT])
+def test_model_refuses_an_unknown_argument(model: Any) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'width'"):
+        model(3, 4, 2, width=5)
+
+
+def test_stack_of_layers_of_the_users_own(shard: Shard) -> None:
+    stack = Stack(SAGEConv, 3, 4, 2, num_layers=3, make_last_layer=GCNConv, batch_norm=True)
+    assert [type(layer) for layer in stack.convs] == [SAGEConv, SAGEConv, GCNConv]
+    assert len(stack.norms) == 2
+    view = View(shard)
+    assert stack(view, view.inputs()).shape == (20, 2)
+
+
 def test_layer_raises_config_error_when_the_graph_has_more_relations(shard: Shard) -> None:
     view, types = View(shard), shard.num_edge_types
     for bases in (None, 2):
@@ -128,7 +155,7 @@ def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Sha
             build(name, bare)
     with pytest.raises(ConfigError, match="no 'type' column"):
         build("rgcn", bare)
-    with pytest.raises(ConfigError, match="A graph without features needs some"):
+    with pytest.raises(ConfigError, match="if the graph has no features"):
         build("transformer", bare)  # edge attributes are not what it lacks
-    with pytest.raises(ConfigError, match="A graph without features needs some"):
+    with pytest.raises(ConfigError, match="if the graph has no features"):
         build("gcn", bare)
