@@ -71,7 +71,8 @@ INSIDE = {
 LARGEST_FOLDER = 17  # modules: a folder's files fit on a screen
 WITHOUT_TORCH = (
     *("data.adjacency", "data.graph", "datasets", "datasets.store_cache", "export.dgl_chunked"),
-    *("runtime.malloc", "runtime.paths", "shard.local_graph", "shard.merged_edges"),
+    *("runtime.atomic", "runtime.malloc", "runtime.paths"),
+    *("shard.local_graph", "shard.merged_edges"),
     *("partition", "engine", "engine.server.server", "exchange.rows"),
     *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),

@@ -41,7 +41,7 @@ def communities(
     from graphtheta.partition.analysis.detect_communities import detect
     from graphtheta.partition.store.communities import communities_folder, write_communities
     from graphtheta.partition.store.edges import stored_edges
-    from graphtheta.partition.store.store import refuse_occupied
+    from graphtheta.runtime.atomic import refuse_occupied
 
     opened, called = open_store(store), name or method
     refuse_occupied(communities_folder(opened, called))

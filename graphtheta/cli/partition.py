@@ -123,7 +123,7 @@ def partition(
         write_assignment,
     )
     from graphtheta.partition import compare as compared
-    from graphtheta.partition.store.store import refuse_occupied
+    from graphtheta.runtime.atomic import refuse_occupied
 
     given = {
         "id": id,

@@ -23,6 +23,7 @@ from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
 from graphtheta.partition.pipeline.pipeline import named_partitioner
 from graphtheta.partition.store.manifest import FORMAT_VERSION
+from graphtheta.runtime.atomic import partial_path
 from graphtheta.runtime.paths import cache_folder
 
 __all__ = ["cached_store", "open_input"]
@@ -101,13 +102,13 @@ def cached_store(
         source = source or open_source()
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         token = comm.broadcast_text(secrets.token_hex(8), stage="cache: name")
-        beside = path.with_name(f".{name}-{token}")
+        partial = partial_path(path, token)
         try:
-            make_store(source, beside, plan, Resources(comm))
+            make_store(source, partial, plan, Resources(comm))
         except StoreError as error:
             raise StoreError(f"{error} Set GRAPHTHETA_CACHE to keep the cache there.") from None
         if comm.rank == 0:
-            _move_in(beside, path)
+            _move_in(partial, path)
         comm.barrier(stage="cache: store in place")
     if not comm.all_gather_int(path.exists(), stage="cache: seen by all").all():
         raise ConfigError(
@@ -135,10 +136,10 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _move_in(beside: Path, path: Path) -> None:
+def _move_in(partial: Path, path: Path) -> None:
     try:
-        beside.rename(path)
+        partial.rename(path)
     except OSError:  # not empty: another job was first, with the same bytes
         if not path.exists():
             raise
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

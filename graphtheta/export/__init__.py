@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.store import Store, open_store
+from graphtheta.runtime.atomic import atomic_folder
 
 __all__ = ["EXPORTERS", "export"]
 

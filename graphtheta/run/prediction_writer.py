@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
+from graphtheta.runtime.atomic import atomic_file, disk_errors
 from graphtheta.shard.shard import Shard
 
 __all__ = [
@@ -132,15 +132,9 @@ def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) 
     """
     refuse_occupied(folder, comm)
     target = folder / f"part-{comm.rank:05d}.parquet"
-    partial = folder / f".{target.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns), partial)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: expected a folder to write predictions to, got "
-            f"{error.strerror or error}. Name a place with space and permission."
-        ) from None
-    comm.barrier(stage="predictions written")
-    os.replace(partial, target)
+    with atomic_file(target) as partial:
+        with disk_errors(folder, "predictions", ConfigError):
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns), partial)
+        comm.barrier(stage="predictions written")
     comm.barrier(stage="predictions renamed")

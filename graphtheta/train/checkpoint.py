@@ -9,7 +9,6 @@ key: nobody holds all. So a run resumes on any number of workers.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_of_masters
+from graphtheta.runtime.atomic import atomic_file, partial_path
 from graphtheta.shard.shard import Shard
 
 __all__ = [
@@ -82,9 +82,8 @@ def _save(state: Mapping[str, Tensor], rows: set[str], shard: Shard, path: Path)
 
 
 def _write(state: Mapping[str, Tensor], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial)
-    os.replace(partial, path)
+    with atomic_file(path) as partial:
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial)
 
 
 def _row_files(path: Path) -> list[Path]:
@@ -137,7 +136,7 @@ def save_checkpoint(
     """
     comm = shard.comm
     target = folder / f"epoch-{epoch:06d}"
-    partial = folder / f".{target.name}.partial"
+    partial = partial_path(target)
     if comm.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -163,7 +162,7 @@ def save_checkpoint(
             json.dumps({"epoch": epoch, "optimizer": numbers, **progress}) + "\n"
         )
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        partial.rename(target)
         for old in sorted(folder.glob("epoch-*"))[:-_KEPT]:
             shutil.rmtree(old)
     comm.barrier(stage="checkpoint")

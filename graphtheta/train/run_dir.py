@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.atomic import atomic_file
 
 __all__ = ["RunDirectory"]
 
@@ -77,7 +77,8 @@ class RunDirectory:
         given = {name: value for name, value in config.items() if value is not None}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.config, tomli_w.dumps(given))
+            with atomic_file(self.config) as file:
+                file.write_text(tomli_w.dumps(given))
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: expected a folder to write the run to, got {error.strerror}. "
@@ -86,11 +87,13 @@ class RunDirectory:
 
     def write_label(self, spec: Mapping[str, Any]) -> None:
         """Write `label.json`."""
-        _write_whole(self.label, json.dumps(spec, indent=2) + "\n")
+        with atomic_file(self.label) as file:
+            file.write_text(json.dumps(spec, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        _write_whole(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        with atomic_file(self.path / "summary.json") as file:
+            file.write_text(json.dumps(summary, indent=2) + "\n")
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop lines of epochs that a resumed run will train again."""
@@ -100,16 +103,11 @@ class RunDirectory:
                 for line in self.metrics.read_text().splitlines(keepends=True)
                 if line.endswith("\n") and json.loads(line)["epoch"] < epochs
             ]
-            _write_whole(self.metrics, "".join(kept))
+            with atomic_file(self.metrics) as file:
+                file.write_text("".join(kept))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -25,9 +25,8 @@ from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.make_store import temporary_folder
 from graphtheta.partition.pipeline.masters import OWNERS
 from graphtheta.partition.pipeline.pipeline import Pipeline, Plan, named_partitioner
-from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.quality import PartCounts
-from graphtheta.partition.store.store import refuse_occupied
+from graphtheta.runtime.atomic import atomic_folder, refuse_occupied
 
 __all__ = ["Assessment", "assess", "compare", "write_assignment"]
 

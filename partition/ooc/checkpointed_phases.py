@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import StoreError
+from graphtheta.runtime.atomic import atomic_file
 
 __all__ = ["CheckpointedPhases"]
 
@@ -65,7 +65,8 @@ class CheckpointedPhases:
                 self.resumed = any(folder.glob("phase-*.json"))
             else:
                 _empty(folder)
-                _write(known, text)
+                with atomic_file(known) as file:
+                    file.write_text(text)
         comm.barrier(stage="scratch")
         if not comm.all_gather_int((folder / _JOB).exists(), stage="scratch: seen by all").all():
             raise StoreError(
@@ -87,7 +88,8 @@ class CheckpointedPhases:
             result = run()
             self._comm.barrier(stage=f"partition: {name}")
             if self._comm.rank == 0:
-                _write(path, json.dumps(result))
+                with atomic_file(path) as file:
+                    file.write_text(json.dumps(result))
         self._comm.barrier(stage=f"partition: {name} recorded")
         done: dict[str, Any] = json.loads(path.read_text())
         return done
@@ -120,9 +122,3 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(entry)
         elif entry.name != "lock":
             entry.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_suffix(".new")
-    beside.write_text(text)
-    os.replace(beside, path)

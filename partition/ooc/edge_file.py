@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.core.stream import EdgeBlock
+from graphtheta.runtime.atomic import atomic_file
 
 __all__ = [
     "EdgeFile",
@@ -128,9 +129,8 @@ def write_segments(folder: Path, num_nodes: int, mine: list[Segment], comm: Comm
         of_rank = [_Index.model_validate_json(t.tobytes()).segments for t in everyone]
         ordered = [segments[half] for half in range(len(mine)) for segments in of_rank]
         index = _Index(num_nodes=num_nodes, segments=ordered)
-        beside = folder / "edges.json.new"
-        beside.write_text(index.model_dump_json(indent=1))
-        beside.replace(folder / "edges.json")
+        with atomic_file(folder / "edges.json") as file:
+            file.write_text(index.model_dump_json(indent=1))
     comm.barrier(stage="segments of edges")
 
 

@@ -18,10 +18,10 @@ from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.pipeline.part_nodes import own_parts
 from graphtheta.partition.pipeline.pipeline import Pipeline, Plan
-from graphtheta.partition.store.atomic_folder import disk_errors
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest
 from graphtheta.partition.store.part import PartTables
-from graphtheta.partition.store.store import Store, open_store, refuse_occupied, write_description
+from graphtheta.partition.store.store import Store, open_store, write_description
+from graphtheta.runtime.atomic import disk_errors, partial_path, refuse_occupied
 
 __all__ = ["Build", "build", "make_store", "temporary_folder"]
 
@@ -75,7 +75,7 @@ def make_store(
     resources = resources or Resources()
     comm, path = resources.comm, Path(path)
     refuse_occupied(path)
-    partial = path.absolute().with_name(f".{path.absolute().name}.partial")
+    partial = partial_path(path)
     folder = partial / "scratch" if scratch is None else Path(scratch).absolute() / partial.name[1:]
     beside = partial / "store"
     with (

@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphtheta.data.schema import some
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.partition.store.atomic_folder import atomic_folder
 from graphtheta.partition.store.files import FileRecord, damaged, open_table, read_text, write_table
 from graphtheta.partition.store.store import Store, open_store
 from graphtheta.partition.store.tables import column_numpy
+from graphtheta.runtime.atomic import atomic_folder
 
 __all__ = [
     "Communities",

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from graphtheta.errors import ConfigError, GraphThetaError, StoreError
+from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition.store.files import (
     check_folder,
     damaged,
@@ -39,7 +39,6 @@ __all__ = [
     "Store",
     "open_store",
     "part_folder",
-    "refuse_occupied",
     "write_description",
 ]
 
@@ -184,20 +183,6 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
 def part_folder(path: Path, part: int) -> Path:
     """Return the folder of a part of the store at `path`."""
     return path / f"part-{part:05d}"
-
-
-def refuse_occupied(path: Path, error: type[GraphThetaError] = StoreError) -> None:
-    """Refuse a path at which a store, or another folder, cannot be made.
-
-    Raises:
-        StoreError, or the `error` that is given: If there is something but an empty directory.
-    """
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise error(
-            f"{path}: expected no file and no directory but an empty one, got "
-            f"{'a directory with content' if path.is_dir() else 'a file'}. "
-            "Remove it or name another path."
-        )
 
 
 class _Version(BaseModel):

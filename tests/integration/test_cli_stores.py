@@ -277,21 +277,22 @@ def test_disk_that_is_full_is_one_line_and_leaves_nothing(most: int, tmp_path: P
     assert files(tmp_path) == []
 
 
-# Is interrupted as it records a phase. A shell's job may have been started to ignore the signal.
+# Is interrupted when a phase is recorded. A shell's job may have been started to ignore the signal.
 INTERRUPTED = """
 import os, signal, sys
 from graphtheta.cli import main
-from graphtheta.partition import scratch
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-write = scratch._write
+phase = CheckpointedPhases.phase
 
-def interrupted(file, text):
-    write(file, text)
-    if file.name == "phase-edges.json":
+def interrupted(self, name, run):
+    result = phase(self, name, run)
+    if name == "edges":
         os.kill(os.getpid(), signal.SIGINT)
+    return result
 
-scratch._write = interrupted
+CheckpointedPhases.phase = interrupted
 sys.exit(main(sys.argv[1:]))
 """
 

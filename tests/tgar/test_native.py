@@ -18,7 +18,7 @@ _PROGRAM = """
 import graphtheta as gt
 from graphtheta.nn import GATConv
 from graphtheta.tgar import View
-from graphtheta.tgar.compiler import native
+from graphtheta.tgar.compiler.codegen import native
 from tests.graphs import power_law, to_graph
 
 shard = gt.open_shard(to_graph(power_law(30, 90)))

@@ -6,13 +6,13 @@ with the generator and its arguments. It is written beside and renamed when whol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
-from graphtheta.partition.store.store import refuse_occupied
+from graphtheta.runtime.atomic import disk_errors, partial_path, refuse_occupied
 
 __all__ = ["GeneratedTable", "refuse_unless", "write_folder"]
 
@@ -91,8 +91,8 @@ def write_folder(
     path = Path(out).absolute()
     refuse_occupied(Path(out), ConfigError)
     token = comm.broadcast_text(secrets.token_hex(8), stage="generate: name")
-    partial = path.with_name(f".{path.name}.partial-{token}")
-    try:
+    partial = partial_path(path, token)
+    with disk_errors(out, "a graph", ConfigError), _removed_after_failure(partial, comm):
         if comm.rank == 0:
             for table in tables:
                 (partial / table.name).mkdir(parents=True)
@@ -105,28 +105,25 @@ def write_folder(
             refuse_occupied(Path(out), ConfigError)
             partial.rename(path)
         comm.barrier(stage="generate: rename")
-    except BaseException as error:
-        if comm.rank == 0:
-            _remove(partial)
-        elif isinstance(error, FileNotFoundError) and not partial.exists():
-            # Rank 0 failed and took the folder away: it is rank 0 that has something to say.
-            comm.barrier(stage="generate: rank 0 gave up")
-        if isinstance(error, OSError):
-            reason = (error.strerror or str(error)).splitlines()[0]
-            raise ConfigError(
-                f"{out}: expected to write a graph, got {reason}. "
-                f"Name a place with space and permission."
-            ) from None
-        raise
     return path
 
 
-def _remove(partial: Path) -> None:
-    # Renamed first: a rank that still makes files by its name would leave them in what is removed.
-    doomed = partial.with_name(partial.name.replace(".partial-", ".removed-"))
-    with contextlib.suppress(OSError):
-        partial.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+@contextmanager
+def _removed_after_failure(partial: Path, comm: Communicator) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if comm.rank == 0:
+            # Rename first: another rank that still creates files under the old name then fails,
+            # instead of adding to the folder that is being removed.
+            doomed = partial.with_name(partial.name.replace(".partial-", ".removed-"))
+            with suppress(OSError):
+                partial.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        elif isinstance(error, FileNotFoundError) and not partial.exists():
+            # Rank 0 failed and removed the folder. Wait here, so that its error is reported.
+            comm.barrier(stage="generate: rank 0 gave up")
+        raise
 
 
 @dataclass(frozen=True, slots=True)

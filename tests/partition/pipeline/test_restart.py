@@ -28,38 +28,41 @@ PHASES = [
 JOB = """
 import os, signal, sys
 from graphtheta.comm.launch import communicator, guarded
-from graphtheta.partition import Resources, building, make_store, scratch
+from graphtheta.partition import Resources, make_store
+from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
+from graphtheta.partition.pipeline import pipeline
 from tests.partition.pipeline.test_restart import GRAPH, PLAN, by_id
 
-path, phase, when = sys.argv[1:4]
+path, last, when = sys.argv[1:4]
 comm = communicator()
-write = scratch._write
+ran = []
+phase = CheckpointedPhases.phase
 
-def die(*_):
+def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def killed(file, text):
-    if file.name == f"phase-{phase}.json" and when == "before":
+def killed(self, name, run):
+    def noted():
+        ran.append(name)
+        result = run()
+        if (name, when, comm.rank) == (last, "before", 0):
+            die()
+        return result
+    result = phase(self, name, noted)
+    if (name, when, comm.rank) == (last, "after", 0):
         die()
-    write(file, text)
-    if file.name == f"phase-{phase}.json" and when == "after":
-        die()
+    return result
 
-scratch._write = killed
+CheckpointedPhases.phase = killed
 if when == "within":
-    write_folder = building.write_folder
+    write_folder = pipeline.write_folder
     def broken(folder, *args, **options):
         if folder.name == "part-00002":
             folder.mkdir()
             (folder / "masters.arrow").write_text("half")
             die()
         write_folder(folder, *args, **options)
-    building.write_folder = broken
-ran = []
-phase_of = scratch.Scratch.phase
-def noted(self, name, run):
-    return phase_of(self, name, lambda: (ran.append(name), run())[1])
-scratch.Scratch.phase = noted
+    pipeline.write_folder = broken
 
 def main():
     make_store(by_id(GRAPH), path, PLAN, Resources(comm))
@@ -115,7 +118,7 @@ def test_killed_run_goes_on_where_it_was(phase: str, when: str, whole: str, tmp_
 def test_killed_edge_cut_goes_on_in_another_scratch(phase: str, when: str, tmp_path: Path) -> None:
     code = JOB.replace(", PLAN, Resources(comm)", ", EDGE_CUT, Resources(comm), scratch=scratch_at")
     code = code.replace("import GRAPH, PLAN", "import GRAPH, EDGE_CUT").replace(
-        "path, phase, when = sys.argv[1:4]", "path, phase, when, scratch_at = sys.argv[1:5]"
+        "path, last, when = sys.argv[1:4]", "path, last, when, scratch_at = sys.argv[1:5]"
     )
     store, elsewhere = tmp_path / "made" / "store", tmp_path / "scratch"
     codes = []

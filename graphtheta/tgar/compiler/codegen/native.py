@@ -24,6 +24,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import xxhash
 
+from graphtheta.runtime.atomic import atomic_file
 from graphtheta.runtime.paths import cache_folder
 from graphtheta.tgar.compiler.codegen.emit import emit
 from graphtheta.tgar.compiler.ir.kernel import Kernel
@@ -136,9 +137,8 @@ def _from_cache(kernel: Kernel, digest: str) -> bytes:
         code = _read(file)  # another process may have been faster
         if code is None:
             code = _compile(kernel)
-            beside = file.with_suffix(f".{os.getpid()}")
-            beside.write_bytes(xxhash.xxh3_128_digest(code) + code)
-            beside.replace(file)
+            with atomic_file(file) as partial:
+                partial.write_bytes(xxhash.xxh3_128_digest(code) + code)
     (folder / f"{digest}.lock").unlink(missing_ok=True)
     return code
 

@@ -1,0 +1,72 @@
+"""Files and folders written under another name: complete, or not there, and nothing left over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from graphtheta.errors import ConfigError, StoreError
+from graphtheta.runtime.atomic import atomic_file, atomic_folder, disk_errors, partial_path
+
+
+def test_partial_path_is_hidden_and_in_the_same_folder(tmp_path: Path) -> None:
+    assert partial_path(tmp_path / "a.b") == tmp_path / ".a.b.partial"
+    assert partial_path(tmp_path / "a.b", "x") == tmp_path / ".a.b.partial-x"
+    assert partial_path(Path("a")) == Path.cwd() / ".a.partial"
+
+
+def test_file_is_replaced_when_the_block_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic_file(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_the_file_as_it_was(error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_file(path) as partial:
+            partial.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_folder_appears_when_the_block_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "folder"
+    with atomic_folder(path) as partial:
+        (partial / "file").write_text("new")
+        assert not path.exists()
+    assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
+    with pytest.raises(StoreError, match="a directory with content"), atomic_folder(path):
+        pass
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_no_folder(error: type[BaseException], tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_folder(tmp_path / "folder") as partial:
+            (partial / "file").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_disk_errors_are_one_line() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^out: expected to write a file, got first at f\. Name"),
+        disk_errors("out", "a file", ConfigError),
+    ):
+        raise OSError(28, "first\nsecond", "f")
