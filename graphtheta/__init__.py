@@ -14,7 +14,7 @@ from graphtheta.runtime.malloc import ask_for_huge_pages
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
     from graphtheta.comm.groups import Groups
-    from graphtheta.comm.launch import communicator
+    from graphtheta.comm.launch import communicator, guarded
     from graphtheta.comm.threads import run_local
     from graphtheta.data.graph import Graph
     from graphtheta.shard.open import open_shard
@@ -40,6 +40,7 @@ __all__ = [
     "Trainer",
     "communicator",
     "datasets",
+    "guarded",
     "nn",
     "open_shard",
     "partition",
@@ -59,6 +60,7 @@ _HOME = {
     "Shard": "graphtheta.shard.shard",
     "Trainer": "graphtheta.train.trainer",
     "communicator": "graphtheta.comm.launch",
+    "guarded": "graphtheta.comm.launch",
     "open_shard": "graphtheta.shard.open",
     "run_local": "graphtheta.comm.threads",
 }

@@ -1,9 +1,16 @@
-"""How a process becomes a worker: which communicator it gets, and how it fails.
+"""Start of a worker: the communicator of this process, and the end of the job if a rank fails.
 
-Under MPI an exception, an early exit or a lost rank leaves the others waiting for ever, and under
-torchrun an early exit does. So the entry of every program is `guarded`, which ends the whole job;
-and what bypasses it (a script of the user's own, another thread, `os._exit`) is caught by hooks
-that `communicator` installs.
+Under MPI, an exception, an early exit or a lost rank leaves the other ranks waiting for ever; under
+torchrun, an early exit does. There are three ways to end the whole job instead:
+
+- `guarded(main)` runs a program and ends the job with an exit code whatever happens in `main`. The
+  command line runs in it.
+- `communicator(install_hooks=True)` replaces `sys.excepthook`, `threading.excepthook` and
+  `os._exit`, so that an uncaught exception in any thread, or a call of `os._exit`, ends the job.
+- Otherwise nothing of the process is replaced. When the interpreter exits, an `atexit` function
+  ends the job if the main thread ended by an uncaught exception, and waits for the other ranks if
+  it did not. The other ranks report a rank that waits there, or does not answer, when their timeout
+  is over.
 """
 
 from __future__ import annotations
@@ -31,11 +38,17 @@ _TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's ids of batch scripts and interactive shells lie above
 _current: Communicator | None = None
-_process: ProcessCommunicator | None = None  # the same, if it has several ranks
+_process: ProcessCommunicator | None = None  # the same object if there are several ranks
+_has_hooks = False
 
 
 class Launcher(NamedTuple):
-    """What the environment says about the job: the variable that says it, and the size."""
+    """Environment variable that shows that a launcher started this process, and the job's size.
+
+    Attributes:
+        variable: Name of the environment variable.
+        size: Number of processes of the job; 0 if the variable does not contain it.
+    """
 
     variable: str
     size: int
@@ -47,9 +60,9 @@ class Launcher(NamedTuple):
 
 
 def launcher(env: Mapping[str, str] = os.environ) -> Launcher | None:
-    """Return who started this process as one of several, or None.
+    """Return the launcher that started this process as one of several, or None.
 
-    The shell of a Slurm allocation has SLURM_NTASKS, too; only a step that `srun` started counts.
+    The shell of a Slurm allocation has SLURM_NTASKS too, so only steps started by `srun` count.
     """
     size = env.get(_TORCHRUN, "")
     if "TORCHELASTIC_RUN_ID" in env and size.isdigit() and int(size) > 1:
@@ -68,20 +81,33 @@ def launcher(env: Mapping[str, str] = os.environ) -> Launcher | None:
     return None
 
 
-def communicator(timeout_s: float | None = None, *, check: bool | None = None) -> Communicator:
+def communicator(
+    timeout_s: float | None = None,
+    *,
+    check: bool | None = None,
+    install_hooks: bool = False,
+) -> Communicator:
     """Return the communicator of this process.
 
-    MPI under mpiexec or srun, torch.distributed under torchrun, else a single worker. It is made
-    once; later calls return the same one.
+    It uses MPI under mpiexec or srun and torch.distributed under torchrun; otherwise this process
+    is the only worker. It is made in the first call, and later calls return the same object.
+
+    If there are several processes, the first call registers an `atexit` function (see the module's
+    documentation) and, unless the program uses SIGUSR2 itself, has SIGUSR2 print the stacks of the
+    Python threads, which the watchdog sends to a rank that does not answer.
 
     Args:
-        timeout_s: Longest wait for other workers before the job is given up. None: 1800 at first,
-            and what it was in later calls.
-        check: Whether to compare all ranks' operations, always, at some microseconds each; finds
-            ranks that are in different ones. None: no at first, and as it was in later calls.
+        timeout_s: Longest wait for other workers before the job ends. If None, keep the current
+            value, which is 1800 at first.
+        check: Whether to compare the operation of all ranks before each collective. This finds
+            ranks that are in different operations, and takes some microseconds each time. If None,
+            keep the current value, which is False at first.
+        install_hooks: Whether to replace `sys.excepthook`, `threading.excepthook` and `os._exit`
+            so that a failure of this process ends the whole job immediately. Ignored if this
+            process is the only worker.
 
     Raises:
-        ConfigError: If the launcher started several processes and MPI sees one, if mpi4py is
+        ConfigError: If the launcher started several processes and MPI finds one, if mpi4py is
             missing, or if the processes of torchrun cannot reach each other.
 
     Communication:
@@ -98,16 +124,18 @@ def communicator(timeout_s: float | None = None, *, check: bool | None = None) -
         _current.timeout_s = timeout_s
     if check is not None:
         _current.check = check
+    if install_hooks and _process is not None:
+        _install_hooks(_process)
     return _current
 
 
 def threads_per_rank() -> int:
-    """Return how many threads this rank should use: the host's cores over its ranks.
+    """Return the number of threads this rank should use: cores of the host / its ranks.
 
-    OMP_NUM_THREADS or SLURM_CPUS_PER_TASK, where set, come first.
+    OMP_NUM_THREADS and SLURM_CPUS_PER_TASK take precedence, in this order.
 
     Communication:
-        As `communicator`.
+        Collective if `communicator` has not been called yet.
     """
     communicator()
     mask = core_mask()
@@ -117,19 +145,20 @@ def threads_per_rank() -> int:
 
 
 def guarded(main: Callable[[], int | None]) -> int:
-    """Run `main` so that no failure of one rank leaves the others waiting.
+    """Run `main` as a program, and end the whole job if it fails on this rank.
 
-    Whatever `main` raises is printed, with its rank if there are several; then the whole job ends
-    with a non-zero code. A rank that returns early waits for the others, who find it there when
-    they run into their timeout.
+    An exception is printed, with the rank if there are several; then all processes of the job end
+    with a non-zero exit code. A rank whose `main` returns early waits for the others.
+
+    If there are several processes, this calls `communicator(install_hooks=True)` first.
 
     Args:
-        main: The program. Its result is the exit code; None is 0.
+        main: The program. Returns the exit code, or None for 0.
 
     Returns:
-        The exit code, for `sys.exit`: 2 for an error of GraphTheta's own, printed as one line; 1
-        for an unexpected exception, printed with its traceback; 130 for Ctrl-C; what SystemExit
-        carries. Under several ranks it returns 0 or not at all.
+        The exit code for `sys.exit`: 2 for a GraphThetaError, which is printed as one line; 1 for
+        another exception, which is printed with its traceback; 130 for Ctrl-C; the code of
+        SystemExit. If there are several ranks, this returns 0 or does not return.
 
     Communication:
         Waits for all ranks at the end.
@@ -137,7 +166,7 @@ def guarded(main: Callable[[], int | None]) -> int:
     message = ""
     try:
         if launcher() is not None:
-            communicator()  # before main: only a rank of the job can end it
+            communicator(install_hooks=True)  # before main: only a rank of the job can end it
         code = main() or 0
     except BaseException as error:
         code, message = _verdict(error)
@@ -153,10 +182,10 @@ def guarded(main: Callable[[], int | None]) -> int:
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:
-    """Return the exit code that an exception stands for, and what to print."""
+    """Return the exit code for an exception, and the message to print."""
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
-            code = error.code or 0  # 0: typer ends like this when all is well
+            code = error.code or 0  # typer ends a successful command with SystemExit(0)
             return code, f"error: {_who()}SystemExit: {code}" if code and _process else ""
         return 1, f"error: {_who()}{error.code}" if _process else str(error.code)
     if isinstance(error, KeyboardInterrupt):
@@ -169,7 +198,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 
 
 def _who() -> str:
-    """Name this rank, and where it was last heard of, if there are several."""
+    """Return the rank and its last stage as the start of a message; empty for a single worker."""
     if _process is None:
         return ""
     stage = _process.job.watchdog.last_stage
@@ -183,7 +212,7 @@ def _start_mpi(by: Launcher) -> Communicator:
         from mpi4py import MPI
 
         from graphtheta.comm import mpi
-    except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI library under it
+    except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI library for it
         raise ConfigError(
             f"communicator: {by.variable} says {several}, but mpi4py cannot be loaded "
             f"({' '.join(str(error).split())}). Run: pip install 'graphtheta[mpi]'"
@@ -198,22 +227,48 @@ def _start_mpi(by: Launcher) -> Communicator:
             "library's mpiexec, or with srun --mpi=pmi2 (srun --mpi=list shows others)."
         )
     _process = mpi.start(world)
-    _install_hooks(_process)
+    _register_at_exit(_process)
     return _process
 
 
 def _start_torch() -> Communicator:
     global _process
-    from graphtheta.comm import torch_distributed  # with torch
+    from graphtheta.comm import torch_distributed  # imports torch
 
     _process = torch_distributed.start()
-    _install_hooks(_process)
+    _register_at_exit(_process)
     return _process
 
 
+def _uncaught_error() -> BaseException | None:
+    """Return the exception that ended the main thread, as the interpreter recorded it, or None."""
+    if hasattr(sys, "ps1"):  # an interactive session goes on after an exception
+        return None
+    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+
+
+def _register_at_exit(comm: ProcessCommunicator) -> None:
+    """Wait for the other ranks when the interpreter exits, or end the job after an exception."""
+    pid, earlier = os.getpid(), _uncaught_error()
+
+    def at_exit() -> None:
+        if os.getpid() != pid:  # a forked child is not a rank of the job
+            return
+        error = _uncaught_error()
+        if error is not None and error is not earlier and not comm.finished:
+            comm.abort(1, f"error: {_who()}{type(error).__name__}: {error}")
+        comm.finish()
+
+    atexit.register(at_exit)
+
+
 def _install_hooks(comm: ProcessCommunicator) -> None:
-    """Catch the exits that do not go through `guarded`."""
-    pid = os.getpid()  # a forked child has no part in the job
+    """Have uncaught exceptions and `os._exit` end the job; do nothing the second time."""
+    global _has_hooks
+    if _has_hooks:
+        return
+    _has_hooks = True
+    pid = os.getpid()
     usual_excepthook, real_exit = sys.excepthook, os._exit
 
     def excepthook(
@@ -224,20 +279,15 @@ def _install_hooks(comm: ProcessCommunicator) -> None:
             comm.abort(1, f"error: {_who()}{kind.__name__}: {error}")
 
     def thread_excepthook(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is not SystemExit:  # the end of that thread only
+        if args.exc_type is not SystemExit:  # SystemExit ends only that thread
             excepthook(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
 
-    def exit_at_once(status: int) -> NoReturn:
-        # The launcher kills the others without a word or, for code 0, may call that a success.
+    def exit_with_job(status: int) -> NoReturn:
+        # Without a message the launcher kills the other ranks, and it may report success.
         if os.getpid() == pid and not comm.finished:
             comm.abort(status or 1, f"error: {_who()}os._exit({status}) before the end of the job")
         real_exit(status)
 
-    def at_exit() -> None:
-        if os.getpid() == pid:
-            comm.finish()
-
     sys.excepthook = excepthook
     threading.excepthook = thread_excepthook
-    os._exit = exit_at_once
-    atexit.register(at_exit)
+    os._exit = exit_with_job

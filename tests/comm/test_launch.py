@@ -170,6 +170,24 @@ def test_mistake_that_meets_all_ranks_is_said_once(launcher: str) -> None:
 
 
 @pytest.mark.spawn
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_hooks_are_installed_on_request_only(launcher: str) -> None:
+    program = (
+        "import os, sys, threading, torch.distributed\n"
+        "from graphtheta.comm.launch import communicator\n"
+        "def state(): return threading.excepthook, os._exit, sys.excepthook\n"
+        "before = state(); comm = communicator(); after = state()\n"
+        # torch.distributed has an excepthook of its own
+        "assert before[:2] == after[:2] and (before == after or 'torchrun' == sys.argv[1])\n"
+        "assert communicator(install_hooks=True) is comm\n"
+        "hooked = state(); assert not {*after} & {*hooked}\n"
+        "communicator(install_hooks=True); assert state() == hooked"
+    )
+    job = run_job(["-c", program, launcher], 2, launcher=launcher)
+    assert job.code == 0, job.output
+
+
+@pytest.mark.spawn
 def test_import_of_launch_loads_neither_torch_nor_mpi() -> None:
     program = (
         "import sys, graphtheta.comm.launch, graphtheta.comm.threads; "

@@ -111,15 +111,22 @@ def test_slow_rank_is_not_a_dead_one(stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "words"),
+    ("fault", "options", "code", "words"),
     [
-        ("raise", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
-        ("exit_5", 2, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
-        ("os_exit_0", 1, ["error: rank 1 (last in 'epoch 3 sync')"]),
+        ("raise", "", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
+        ("exit_5", "", 2, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+        ("os_exit_3", "", 9, ["error: rank 1 (last in 'epoch 3 sync'): killed or crashed"]),
+        ("thread", "", 2, ["ZeroDivisionError: in a thread", "rank 1 did not arrive"]),
+        ("raise", "--hooks", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
+        ("exit_5", "--hooks", 2, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+        ("os_exit_0", "--hooks", 1, ["rank 1 (last in 'epoch 3 sync'): os._exit(0)"]),
+        ("thread", "--hooks", 1, ["rank 1 (last in 'epoch 3 sync'): ZeroDivisionError"]),
     ],
 )
-def test_script_without_guard_ends_too(fault: str, code: int, words: list[str]) -> None:
-    job = run_toy(fault, "epoch 3 loss", "--unguarded")
+def test_script_without_guard_ends_too(
+    fault: str, options: str, code: int, words: list[str]
+) -> None:
+    job = run_toy(fault, "epoch 3 loss", "--unguarded", *options.split())
     assert job.code == code, job.output
     assert all(word in job.output for word in words), job.output
     assert job.seconds < SOON_S
@@ -165,7 +172,9 @@ SLOW = pytest.mark.slow
                 ("loop", "epoch 3 loss", "", [*STACK, "in _loop_forever"]),
                 ("elsewhere", "epoch 3 loss", "", ["rank 1 waits in 'recovery' for rank 2"]),
                 ("exit_5", "epoch 3 loss", "--unguarded", ["rank 1 waits in 'end of the job'"]),
-                ("os_exit_0", "epoch 3 loss", "--unguarded", ["os._exit(0) before the end"]),
+                ("os_exit_0", "epoch 3 loss", "--unguarded", ["killed or crashed"]),
+                ("os_exit_0", "epoch 3 loss", "--unguarded --hooks", ["os._exit(0) before"]),
+                ("thread", "epoch 3 loss", "--unguarded --hooks", ["1 (last in 'epoch 3 sync')"]),
                 ("kill", "epoch 3 loss", "--unguarded", ["rank 1 (last in 'epoch 3 sync'): kill"]),
             ]
         ),

@@ -1,4 +1,8 @@
-"""A job with the communication of a training: toy_job.py FAULT STAGE [--unguarded] [--check]."""
+"""A job that communicates as training does: toy_job.py FAULT STAGE [options].
+
+`--check` compares the operations of all ranks. `--unguarded` does without `guarded`, as a script of
+a user's may, and `--hooks` then has `communicator` install its hooks.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ TIMEOUT_S = 1.0
 
 
 def main() -> None:
-    comm = communicator(TIMEOUT_S, check="--check" in sys.argv)
+    comm = communicator(TIMEOUT_S, check="--check" in sys.argv, install_hooks="--hooks" in sys.argv)
     arm(comm, sys.argv[1], 1, sys.argv[2])
     right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     rows, mirrors, loss = np.zeros(1000), np.zeros(1000), np.zeros(1)

@@ -44,11 +44,6 @@ def kept_by_a_hook(y: Tensor, kept: list[Tensor]) -> Tensor:
     return (y * 2.0).sum()
 
 
-def shared_by_two(y: Tensor) -> Tensor:
-    z = y + torch.zeros(3, requires_grad=True)  # both summands get the same gradient
-    return (z * 2.0).sum()
-
-
 @pytest.fixture(autouse=True)
 def _measured_again() -> Iterator[None]:
     ownership._counts_of_single_owner.cache_clear()
@@ -60,10 +55,17 @@ def test_single_owner_is_found() -> None:
     assert recorded(lambda y: (y * 2.0).sum())
 
 
-def test_further_owners_are_found() -> None:
+def test_gradient_kept_by_a_hook_has_two_owners() -> None:
     kept: list[Tensor] = []
     assert not recorded(lambda y: kept_by_a_hook(y, kept))
-    assert not recorded(shared_by_two)
+
+
+def test_gradient_of_two_summands_has_two_owners() -> None:
+    found: list[bool] = []
+    x = torch.ones(3, requires_grad=True)
+    y: Tensor = Record.apply(x, found) + Record.apply(x, found)  # type: ignore[no-untyped-call]
+    (y * 2.0).sum().backward()  # type: ignore[no-untyped-call]
+    assert found == [False, True]  # the second is the last to hold it
 
 
 def _missing(self: Tensor) -> int:
