@@ -8,19 +8,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 SYMLINKS := partition engine proto
 
-.PHONY: help demo test test-all check format proto clean
+.PHONY: help demo test test-all check docs format proto clean
 
 help:
 	@echo "make demo      train a GCN on Cora with two workers, and predict"
 	@echo "make test      run the tests"
 	@echo "make test-all  run the slow tests, too"
 	@echo "make check     lint, format check, types, spelling, symlinks"
+	@echo "make docs      build the documentation site into site/"
 	@echo "make format    format the code, and fix what can be fixed"
 	@echo "make proto     write the stubs of proto/ anew"
 	@echo "make clean     remove what these commands made"
 
-# Two stamps: the demo needs neither test tools nor the peers. Each is renewed when what is to be
-# installed has changed.
+# Three stamps: the demo needs neither test tools nor the peers, and the tests need no site generator.
+# A stamp is renewed when pyproject.toml or constraints.txt has changed.
 $(VENV)/.created:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "make: expected Python 3.11 or newer, found none. Install it, or run: make PYTHON=/path/to/python" >&2; \
@@ -38,6 +39,10 @@ $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes some minutes."
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 demo: $(VENV)/.installed
 	rm -rf demo
@@ -64,6 +69,9 @@ check: $(VENV)/.installed-dev
 		fi; \
 	done
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -73,5 +81,5 @@ proto: $(VENV)/.installed-dev
 		--python_out=. --pyi_out=. --grpc_python_out=. proto/v1/*.proto
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -323,7 +323,9 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")], ids=str
+    "page",
+    ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", *(ROOT / "docs").rglob("*.md")],
+    ids=str,
 )
 def test_links_lead_somewhere(page: str | Path) -> None:
     path = ROOT / page
