@@ -63,6 +63,7 @@ INSIDE = {
     ),
     "tgar.compiler": (
         ("ir", "openmp"),
+        ("operators",),
         ("lowering", "codegen"),
         ("passes",),
         ("executor",),

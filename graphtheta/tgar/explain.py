@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from graphtheta.tgar.compiler import NotLowered, Program
 from graphtheta.tgar.compiler.ir.terms import Term, walk
+from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
 
 __all__ = ["Explanation", "explained"]
@@ -145,9 +146,6 @@ def explained(
     )
 
 
-_SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "eq": "=="}
-
-
 def _told(term: Term, names: Mapping[str, str], words: Mapping[Term, str]) -> str:
     """Write a term as a person would; shapes are left out."""
     if term in words:
@@ -159,15 +157,16 @@ def _told(term: Term, names: Mapping[str, str], words: Mapping[Term, str]) -> st
         return f"{term.detail:g}"
     if term.op in ("reshape", "expand"):
         return inputs[0]
-    if term.op in _SIGNS:
-        return f"({inputs[0]} {_SIGNS[term.op]} {inputs[1]})"
+    operator = OPERATORS.get(term.op)
+    if operator is not None and operator.symbol:
+        return f"({inputs[0]} {operator.symbol} {inputs[1]})"
     if term.op == "contract":
         return f"({inputs[0]} @ {inputs[1]})"
-    if term.op == "take":
+    if term.op == "lookup":
         return f"{inputs[0]}[{inputs[1]}]"
     if term.op == "keep":
         return f"keep({term.detail[0]:g})"
-    extra = [f"{term.detail:g}"] if term.op in ("leaky_relu", "elu") else []
+    extra = [f"{term.detail:g}"] if operator is not None and operator.parameter else []
     return f"{term.op}({', '.join([*inputs, *extra])})"
 
 

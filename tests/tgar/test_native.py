@@ -12,7 +12,7 @@ import pytest
 
 from graphtheta.tgar.compiler.codegen import native
 from graphtheta.tgar.compiler.ir.kernel import Accumulator, Kernel, Output, Pass, Update
-from graphtheta.tgar.compiler.ir.terms import Leaf, Terms
+from graphtheta.tgar.compiler.ir.terms import Leaf, TermFactory
 
 _PROGRAM = """
 import graphtheta as gt
@@ -58,7 +58,7 @@ def test_one_process_compiles_and_all_others_load(tmp_path: Path) -> None:
 
 
 def kernel(width: int) -> Kernel:
-    terms = Terms()
+    terms = TermFactory()
     value = terms.leaf(Leaf("source", "source0", "float32", width), (width,))
     total = terms.leaf(Leaf("row", "total", "float32", width), (width,))
     return Kernel(

@@ -14,8 +14,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from graphtheta.tgar.compiler.codegen import vector_math as vm
 from graphtheta.tgar.compiler.ir.terms import BYTES, Shape
+from graphtheta.tgar.compiler.operators import vector_math as vm
 
 __all__ = ["TYPES", "UNROLL", "At", "Builder", "Number"]
 

@@ -15,12 +15,12 @@ from typing import Any
 from llvmlite import ir
 
 from graphtheta.tgar.aggregators import NO_EDGE
-from graphtheta.tgar.compiler.codegen import vector_math as vm
 from graphtheta.tgar.compiler.codegen.builder import I8, I32, I64, TYPES, At
 from graphtheta.tgar.compiler.codegen.schedule import Schedule
 from graphtheta.tgar.compiler.codegen.values import Values
 from graphtheta.tgar.compiler.ir.kernel import Accumulator, Kernel, Pass, Save, Update
 from graphtheta.tgar.compiler.ir.terms import BYTES, Leaf, Shape, Term
+from graphtheta.tgar.compiler.operators import vector_math as vm
 
 __all__ = ["emit"]
 

@@ -32,7 +32,7 @@ from graphtheta.tgar.compiler.ir.kernel import Kernel
 __all__ = ["CompiledKernel", "Statistics", "compiled", "statistics"]
 
 # What machine code depends on: the intermediate representation and the code generator.
-_SOURCES = tuple(Path(__file__).parents[1] / name for name in ("ir", "codegen"))
+_SOURCES = tuple(Path(__file__).parents[1] / name for name in ("ir", "operators", "codegen"))
 
 
 @dataclass

@@ -11,13 +11,11 @@ import math
 from collections import defaultdict
 
 from graphtheta.tgar.compiler.ir.kernel import Kernel
-from graphtheta.tgar.compiler.ir.terms import Term, walk
+from graphtheta.tgar.compiler.ir.terms import LOOPS, VIEWS, Term, walk
+from graphtheta.tgar.compiler.operators.elementwise import is_costly
 
 __all__ = ["Schedule"]
 
-_ALWAYS = frozenset({"sum", "contract", "keep"})
-_VIEWS = frozenset({"leaf", "const", "reshape", "expand", "turn", "take"})
-_COSTLY = frozenset({"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "elu", "div"})
 _REPEATS = 3  # a cheap value is computed again for so many readers, less one
 
 
@@ -73,12 +71,12 @@ class Schedule:
     def _has_place(term: Term, computed: int, must: bool) -> bool:
         if term.kind == "bool" or term.op in ("leaf", "const"):
             return False
-        if term.op in _ALWAYS or (must and term.op not in _VIEWS):
+        if term.op in LOOPS or (must and term.op not in VIEWS):
             return True
-        if term.op in _VIEWS:
+        if term.op in VIEWS:
             return must and term.op == "expand"
         repeats = computed / max(1, term.size)
-        return repeats > 1 if term.op in _COSTLY else repeats >= _REPEATS
+        return repeats > 1 if is_costly(term) else repeats >= _REPEATS
 
     def row_values(self, number: int) -> list[Term]:
         """Return the values that a row computes before its n-th pass, operands first."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from graphtheta.tgar.compiler.codegen import vector_math as vm
 from graphtheta.tgar.compiler.codegen.builder import I1, I32, I64, UNROLL, At, Builder, Number
 from graphtheta.tgar.compiler.ir.terms import Shape, Term
+from graphtheta.tgar.compiler.operators import vector_math as vm
+from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 
 __all__ = ["Values"]
 
@@ -51,14 +52,19 @@ class Values(Builder):
             return self.constant(term, at.lanes)
         if term.op == "reshape":
             return self.reshaped(term, at)
-        if term.op == "expand":
+        if term.op in ("expand", "detach"):
             return self.vector(term.inputs[0], at)
-        if term.op == "turn":
+        if term.op == "movedim":
             return self.value(term.inputs[0], At((*at.outer[1:], at.start), at.outer[0], 1))
-        if term.op == "take":
+        if term.op == "lookup":
             return self.taken(term, self.flat(at, term.shape), at.lanes)
         args = [self.vector(t, at) for t in term.inputs]
-        return self.operation(term, args)
+        if term.op == "select":
+            return self.b.select(*args)
+        if term.op == "float":
+            return self.converted(term.inputs[0], args[0])
+        parameter = () if term.detail is None else (term.detail,)
+        return OPERATORS[term.op].emit(self.b, *args, *parameter)
 
     def constant(self, term: Term, lanes: int) -> Any:
         """Return a number, repeated."""
@@ -86,7 +92,7 @@ class Values(Builder):
             return self.load(self.buffers[x], offset, at.lanes)
         if x.op == "leaf":
             return self.leaf(x, offset, at.lanes)
-        if x.op == "take":
+        if x.op == "lookup":
             return self.taken(x, offset, at.lanes)
         # Only dimensions of size one differ: the others keep their indices.
         indices = [*at.outer, at.start]
@@ -118,62 +124,11 @@ class Values(Builder):
             return self.b.bitcast(bits, self.floats(lanes))
         return value
 
-    def operation(self, term: Term, args: list[Any]) -> Any:
-        """Apply an operation that works number by number."""
-        b, op = self.b, term.op
-        if op in ("add", "sub", "mul", "div"):
-            return getattr(b, "f" + op)(*args, flags=vm.FLAGS)
-        if op in ("max", "min"):
-            x, y = args
-            compare = b.fcmp_ordered(">" if op == "max" else "<", x, y)
-            return b.select(b.or_(compare, b.fcmp_unordered("uno", x, x)), x, y)
-        if op in ("lt", "le", "gt", "ge", "eq", "ne"):
-            sign = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}[op]
-            if term.inputs[0].kind == "float":
-                compare = b.fcmp_unordered if op == "ne" else b.fcmp_ordered
-                return compare(sign, *args)
-            return b.icmp_signed(sign, *args)
-        if op == "and":
-            return b.and_(*args)
-        if op == "or":
-            return b.or_(*args)
-        if op == "select":
-            return b.select(*args)
-        (x,) = args
-        if op == "detach":
-            return x
-        if op == "not":
-            return b.not_(x)
-        if op == "float":
-            lanes = x.type.count if isinstance(x.type, ir.VectorType) else 1
-            kind = self.floats(lanes)
-            convert = b.uitofp if term.inputs[0].kind == "bool" else b.sitofp
-            return convert(x, kind)
-        return self.function_of(term, x)
-
-    def function_of(self, term: Term, x: Any) -> Any:
-        """Apply a function of one float."""
-        b, op = self.b, term.op
-        zero, one = vm.constant(x.type, 0.0), vm.constant(x.type, 1.0)
-        if op == "neg":
-            return b.fneg(x)
-        if op == "exp":
-            return vm.exp(b, x)
-        if op == "sqrt":
-            return vm.sqrt(b, x)
-        if op == "sigmoid":
-            return b.fdiv(one, b.fadd(one, vm.exp(b, b.fneg(x))))
-        if op == "abs":
-            return b.select(b.fcmp_ordered("<", x, zero), b.fneg(x), x)
-        if op == "relu":
-            return b.select(b.fcmp_ordered("<", x, zero), zero, x)
-        if op == "leaky_relu":
-            slope = b.fmul(x, vm.constant(x.type, term.detail))
-            return b.select(b.fcmp_ordered(">", x, zero), x, slope)
-        if op == "elu":
-            below = b.fmul(vm.library(b, "expm1", x), vm.constant(x.type, term.detail))
-            return b.select(b.fcmp_ordered(">", x, zero), x, below)
-        return vm.library(b, op, x)
+    def converted(self, term: Term, x: Any) -> Any:
+        """Convert an integer or a bool to a float."""
+        lanes = x.type.count if isinstance(x.type, ir.VectorType) else 1
+        convert = self.b.uitofp if term.kind == "bool" else self.b.sitofp
+        return convert(x, self.floats(lanes))
 
     # -- values with a place on the stack ---------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""The intermediate representation: terms and kernels."""
+"""Intermediate representation: terms and kernels."""

@@ -1,9 +1,9 @@
-"""Terms: the value of a traced `gather` for one edge, as arithmetic that a kernel can be made of.
+"""Terms: the intermediate representation of what a kernel computes for one edge.
 
-A term has the shape of one edge's value (the leading dimension of edges is gone), and broadcasts
-as torch does, aligned at the right. Terms are interned: equal ones are the same object, so that
-common sub-expressions are found by identity. Differentiating terms yields terms again, and one
-emitter turns both into machine code.
+A term has the shape of one edge's value (without the leading dimension of edges), and broadcasts as
+torch does, aligned at the right. Terms are interned: equal terms are the same object, so that
+common subexpressions are found by identity. Derivatives are terms too, and one code generator
+serves both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = [
-    "BINARY",
     "BYTES",
-    "COMPARE",
-    "UNARY",
+    "LOOPS",
+    "VIEWS",
     "Leaf",
+    "Operand",
     "Shape",
     "Space",
     "Term",
+    "TermFactory",
     "TermKind",
-    "Terms",
     "broadcast",
     "walk",
 ]
@@ -32,28 +32,23 @@ Shape = tuple[int, ...]
 TermKind = Literal["float", "int", "bool"]
 Space = Literal["source", "destination", "edge", "parameter", "row"]
 
-UNARY = frozenset(
-    {
-        "neg", "exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "abs", "relu",
-        "leaky_relu", "elu", "not", "float", "detach",
-    }
-)  # fmt: skip
-BINARY = frozenset({"add", "sub", "mul", "div", "max", "min", "and", "or"})
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "bool": 1, "uint8": 1} | {
     f"int{n}": n // 8 for n in (8, 16, 32, 64)
 }
-COMPARE = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+VIEWS = frozenset({"leaf", "const", "reshape", "expand", "movedim", "lookup"})  # no arithmetic
+LOOPS = frozenset({"sum", "contract", "keep"})  # operations that need a loop of their own
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Numbers that a kernel loads.
+    """Input of an expression: numbers that a kernel loads.
 
     Attributes:
-        space: What a row of the array stands for; `row` is an accumulator of an earlier pass over
-            the same row of the kernel.
-        name: The kernel's argument (or accumulator).
-        storage: NumPy name of the type in memory.
+        space: What selects the row of the array that is loaded: the edge's source or destination,
+            or the edge itself. A `parameter` is loaded as a whole. `row` is an accumulator of an
+            earlier pass over the same row of the kernel.
+        name: Name of the kernel's argument, or of the accumulator.
+        storage: NumPy name of the dtype in memory.
         stride: Elements from one row of the array to the next.
         offset: First element of the row that belongs to the leaf.
     """
@@ -66,21 +61,22 @@ class Leaf:
 
     @property
     def has_mirrors(self) -> bool:
-        """Whether it is a field of nodes: the mirrors' rows are in an array of their own."""
+        """Whether it is a node field, whose mirrors are in a second array."""
         return self.space in ("source", "destination") and self.name.startswith(self.space)
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One value an edge.
+    """One value per edge.
 
     Attributes:
-        op: leaf, const, keep, select, reshape, expand, turn, sum, contract, take, or a key of
-            `UNARY`, `BINARY` or `COMPARE`.
-        shape: Of one edge's value.
-        kind: float (the type the kernel computes in), int (64 bits) or bool.
+        op: Name of an element-wise operator (a key of `OPERATORS`), or of an operation that
+            `TermFactory` has a method for: leaf, const, keep, select, float, detach, reshape,
+            expand, movedim, sum, contract or lookup.
+        shape: Shape of one edge's value.
+        kind: "float" (the dtype the kernel computes in), "int" (64 bits) or "bool".
         inputs: Operands.
-        detail: What else the operation needs: a `Leaf`, a number, the axes of a sum, ...
+        detail: Further arguments of the operation: a `Leaf`, a number, the axes of a sum, ...
     """
 
     op: str
@@ -91,17 +87,17 @@ class Term:
 
     @property
     def size(self) -> int:
-        """Numbers in the value."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def leaf(self) -> Leaf:
-        """The leaf that this term is."""
+        """The `Leaf` of a term whose `op` is "leaf"."""
         assert isinstance(self.detail, Leaf)
         return self.detail
 
     def is_const(self, value: float) -> bool:
-        """Say whether this is the number `value`."""
+        """Return whether this is the constant `value`."""
         return self.op == "const" and bool(self.detail == value)
 
     def __repr__(self) -> str:
@@ -115,8 +111,11 @@ class Term:
         return f"{self.op}({', '.join(inside)})"
 
 
+Operand = Term | float  # Python numbers become constants
+
+
 def walk(roots: Iterable[Term]) -> list[Term]:
-    """Return every term below `roots`, operands before what reads them, each once."""
+    """Return the terms that `roots` are made of, each once and after its operands."""
     order: list[Term] = []
     seen: set[Term] = set()
     stack = [(t, False) for t in reversed(list(roots))]
@@ -135,11 +134,11 @@ def broadcast(*shapes: Shape) -> Shape:
     """Return the shape that `shapes` broadcast to.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not broadcast.
     """
-    rank = max(len(s) for s in shapes)
+    dims = max(len(s) for s in shapes)
     out = []
-    for sizes in zip(*((1,) * (rank - len(s)) + s for s in shapes), strict=True):
+    for sizes in zip(*((1,) * (dims - len(s)) + s for s in shapes), strict=True):
         wide = {n for n in sizes if n != 1}
         if len(wide) > 1:
             raise ValueError(f"shapes {shapes} do not broadcast")
@@ -147,11 +146,11 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(out)
 
 
-class Terms:
-    """Makes terms; equal arguments give the same object."""
+class TermFactory:
+    """Factory of interned terms: equal arguments give the same object."""
 
     def __init__(self) -> None:
-        self._made: dict[Any, Term] = {}
+        self._interned: dict[Any, Term] = {}
 
     def _make(
         self,
@@ -162,62 +161,66 @@ class Terms:
         detail: Any = None,
     ) -> Term:
         key = (op, shape, kind, tuple(map(id, inputs)), type(detail), detail)
-        if key not in self._made:
-            self._made[key] = Term(op, shape, kind, inputs, detail)
-        return self._made[key]
+        if key not in self._interned:
+            self._interned[key] = Term(op, shape, kind, inputs, detail)
+        return self._interned[key]
+
+    # -- inputs and constants ---------------------------------------------------------------------
 
     def leaf(self, leaf: Leaf, shape: Shape, kind: TermKind = "float") -> Term:
-        """Return what a kernel loads."""
+        """Load an input."""
         return self._make("leaf", shape, kind, (), leaf)
 
     def const(self, value: float) -> Term:
-        """Return a number."""
+        """Return a constant: a bool, or a float."""
         kind: TermKind = "bool" if isinstance(value, bool) else "float"
         return self._make("const", (), kind, (), value if kind == "bool" else float(value))
 
     def index(self, value: int) -> Term:
-        """Return a whole number, to select by."""
+        """Return a constant integer, to select a row with."""
         return self._make("const", (), "int", (), value)
 
     def keep(self, p: float, heads: int | None, call: int) -> Term:
-        """Return a keep mask's factors: 0 or 1 / (1 - p)."""
+        """Return the factors of a dropout mask: 0, or 1 / (1 - p)."""
         shape = () if heads is None else (heads,)
         return self._make("keep", shape, "float", (), (float(p), call))
 
-    def unary(self, op: str, x: Term, parameter: float | None = None) -> Term:
-        """Apply a key of `UNARY`; `leaky_relu` and `elu` have a parameter."""
-        if op == "neg" and x.op == "neg":
-            return x.inputs[0]
-        if op == "float" and x.kind == "float":
-            return x
-        if op not in ("not", "float", "detach"):
-            x = self.as_float(x)
-        kind: TermKind = "bool" if op == "not" else x.kind if op == "detach" else "float"
-        return self._make(op, x.shape, kind, (x,), parameter)
+    # -- element-wise -----------------------------------------------------------------------------
 
-    def as_float(self, x: Term) -> Term:
-        """Convert whole numbers and truth values."""
-        return x if x.kind == "float" else self._make("float", x.shape, "float", (x,))
+    def as_float(self, x: Operand) -> Term:
+        """Convert a number, an integer or a bool to a float."""
+        term = x if isinstance(x, Term) else self.const(x)
+        if term.kind == "float":
+            return term
+        return self._make("float", term.shape, "float", (term,))
 
-    def binary(self, op: str, a: Term, b: Term) -> Term:
-        """Apply a key of `BINARY`, with broadcasting."""
-        if op in ("and", "or"):
-            return self._make(op, broadcast(a.shape, b.shape), "bool", (a, b))
-        a, b = self.as_float(a), self.as_float(b)
-        if op in ("mul", "div") and b.is_const(1) and len(b.shape) <= len(a.shape):
-            return a
-        if op == "mul" and a.is_const(1):
-            return b
-        if op == "add" and b.is_const(0):
-            return a
-        if op == "mul":
-            a, b = self._narrow_first(a, b)
-        return self._make(op, broadcast(a.shape, b.shape), "float", (a, b))
+    def apply(self, op: str, *operands: Operand, parameter: float | None = None) -> Term:
+        """Apply an arithmetic operator to floats, with broadcasting.
+
+        Args:
+            op: A key of `OPERATORS`.
+            operands: One for each of the operator's operands.
+            parameter: Constant of operators that have one, such as the slope of `leaky_relu`.
+        """
+        inputs = tuple(map(self.as_float, operands))
+        if op == "neg" and inputs[0].op == "neg":
+            return inputs[0].inputs[0]
+        if len(inputs) == 2:
+            a, b = inputs
+            if op in ("mul", "div") and b.is_const(1) and len(b.shape) <= len(a.shape):
+                return a
+            if op == "mul" and a.is_const(1):
+                return b
+            if op == "add" and b.is_const(0):
+                return a
+            if op == "mul":
+                inputs = self._narrow_first(a, b)
+        return self._make(op, broadcast(*(t.shape for t in inputs)), "float", inputs, parameter)
 
     def _narrow_first(self, a: Term, b: Term) -> tuple[Term, Term]:
-        """Group factors: (narrow * wide) * narrow becomes (narrow * narrow) * wide.
+        """Regroup factors: (narrow * wide) * narrow becomes (narrow * narrow) * wide.
 
-        The product of what is narrow is computed once, not for every number of the wide one.
+        The narrow product is then computed once instead of for every element of the wide factor.
         """
         for product, factor in ((a, b), (b, a)):
             if product.op == "mul" and factor.size < product.size:
@@ -226,32 +229,55 @@ class Terms:
                         return self.mul(narrow, factor), wide
         return a, b
 
-    def add(self, a: Term, b: Term) -> Term:
+    def neg(self, x: Operand) -> Term:
+        """Return -x."""
+        return self.apply("neg", x)
+
+    def add(self, a: Operand, b: Operand) -> Term:
         """Return a + b."""
-        return self.binary("add", a, b)
+        return self.apply("add", a, b)
 
-    def mul(self, a: Term, b: Term) -> Term:
+    def sub(self, a: Operand, b: Operand) -> Term:
+        """Return a - b."""
+        return self.apply("sub", a, b)
+
+    def mul(self, a: Operand, b: Operand) -> Term:
         """Return a * b."""
-        return self.binary("mul", a, b)
+        return self.apply("mul", a, b)
 
-    def compare(self, op: str, a: Term, b: Term) -> Term:
-        """Apply a key of `COMPARE`, with broadcasting."""
+    def div(self, a: Operand, b: Operand) -> Term:
+        """Return a / b."""
+        return self.apply("div", a, b)
+
+    def compare(self, op: str, a: Operand, b: Operand) -> Term:
+        """Compare two floats or two integers, with broadcasting: lt, le, gt, ge, eq or ne."""
+        a, b = (x if isinstance(x, Term) else self.const(x) for x in (a, b))
         if a.kind != b.kind:
             a, b = self.as_float(a), self.as_float(b)
         return self._make(op, broadcast(a.shape, b.shape), "bool", (a, b))
 
-    def select(self, condition: Term, a: Term, b: Term) -> Term:
-        """Return a where the condition holds, b elsewhere."""
+    def logical(self, op: str, *operands: Term) -> Term:
+        """Combine bools, with broadcasting: and, or, not."""
+        return self._make(op, broadcast(*(t.shape for t in operands)), "bool", operands)
+
+    def select(self, condition: Term, a: Operand, b: Operand) -> Term:
+        """Return a where the condition holds, and b elsewhere."""
         a, b = self.as_float(a), self.as_float(b)
         shape = broadcast(condition.shape, a.shape, b.shape)
         return self._make("select", shape, "float", (condition, a, b))
 
+    def detach(self, x: Term) -> Term:
+        """Return x without its gradient."""
+        return self._make("detach", x.shape, x.kind, (x,))
+
+    # -- shapes -----------------------------------------------------------------------------------
+
     def reshape(self, x: Term, shape: Shape) -> Term:
-        """Give the same numbers, in the same order, another shape."""
+        """Return the same elements, in the same order, in another shape."""
         if x.shape == shape:
             return x
         if math.prod(shape) != x.size:
-            raise ValueError(f"{x.shape} has not the size of {shape}")
+            raise ValueError(f"cannot reshape {x.shape} to {shape}")
         if x.op == "reshape":
             return self.reshape(x.inputs[0], shape)
         if x.op == "contract" and len(x.inputs[1].shape) == 1:
@@ -259,33 +285,22 @@ class Terms:
             return self.contract(self.leaf(weight.leaf, (*vector.shape, *shape)), vector)
         return self._make("reshape", shape, x.kind, (x,))
 
-    def rebuilt(self, term: Term, inputs: tuple[Term, ...]) -> Term:
-        """Return the same operation on other operands of the same shapes."""
-        return self._make(term.op, term.shape, term.kind, inputs, term.detail)
-
-    def replaced(self, roots: Sequence[Term], by: Mapping[Term, Term]) -> list[Term]:
-        """Return `roots` with some of the values below them replaced."""
-        done: dict[Term, Term] = dict(by)
-        for term in walk(roots):
-            if term not in done:
-                inputs = tuple(done[t] for t in term.inputs)
-                done[term] = term if inputs == term.inputs else self.rebuilt(term, inputs)
-        return [done[t] for t in roots]
-
     def expand(self, x: Term, shape: Shape) -> Term:
-        """Repeat along dimensions of size one, and along new leading ones."""
+        """Repeat along dimensions of size one, and along new leading dimensions."""
         if x.shape == shape:
             return x
         return self._make("expand", broadcast(x.shape, shape), x.kind, (x,))
 
-    def turn(self, x: Term) -> Term:
+    def last_to_front(self, x: Term) -> Term:
         """Move the last dimension to the front: (..., 1, A) -> (A, ..., 1)."""
         if x.shape[-2:-1] != (1,):
-            raise ValueError(f"cannot turn {x.shape}")
-        return self._make("turn", (x.shape[-1], *x.shape[:-1]), x.kind, (x,))
+            raise ValueError(f"cannot move the last dimension of {x.shape} to the front")
+        return self._make("movedim", (x.shape[-1], *x.shape[:-1]), x.kind, (x,))
+
+    # -- sums, products and lookups ---------------------------------------------------------------
 
     def sum(self, x: Term, axes: Sequence[int]) -> Term:
-        """Sum over `axes`, which stay as dimensions of size one."""
+        """Sum over `axes`, which remain as dimensions of size one."""
         x = self.as_float(x)
         axes = tuple(sorted(a for a in axes if x.shape[a] != 1))
         if not axes:
@@ -296,7 +311,7 @@ class Terms:
     def contract(self, weight: Term, x: Term) -> Term:
         """Multiply the last dimension of x by a parameter: (A, O), (..., A) -> (..., O).
 
-        Of a vector the result may have any shape: (A, ...), (A,) -> (...).
+        If x is a vector, the result may have any shape: (A, ...), (A,) -> (...).
         """
         plain = len(weight.shape) == 2 or len(x.shape) == 1
         if weight.op != "leaf" or weight.shape[:1] != x.shape[-1:] or not plain:
@@ -304,9 +319,25 @@ class Terms:
         shape = (*x.shape[:-1], *weight.shape[1:])
         return self._make("contract", shape, "float", (weight, self.as_float(x)))
 
-    def take(self, table: Term, index: Term) -> Term:
-        """Select a row of a leaf by a whole number: (T, ...), () -> (...)."""
+    def lookup(self, table: Term, index: Term) -> Term:
+        """Select a row of a leaf by an integer: (T, ...), () -> (...)."""
         if table.op != "leaf" or index.kind != "int" or index.size != 1 or not table.shape:
             raise ValueError(f"cannot select rows of {table.shape} by {index.kind} {index.shape}")
         index = self.reshape(index, ())
-        return self._make("take", table.shape[1:], table.kind, (table, index))
+        return self._make("lookup", table.shape[1:], table.kind, (table, index))
+
+    # -- rewriting --------------------------------------------------------------------------------
+
+    def with_inputs(self, term: Term, inputs: tuple[Term, ...]) -> Term:
+        """Return the same operation on other operands of the same shapes."""
+        if inputs == term.inputs:
+            return term
+        return self._make(term.op, term.shape, term.kind, inputs, term.detail)
+
+    def substitute(self, roots: Sequence[Term], replacements: Mapping[Term, Term]) -> list[Term]:
+        """Return `roots` with some of the terms that they are made of replaced."""
+        done: dict[Term, Term] = dict(replacements)
+        for term in walk(roots):
+            if term not in done:
+                done[term] = self.with_inputs(term, tuple(done[t] for t in term.inputs))
+        return [done[t] for t in roots]

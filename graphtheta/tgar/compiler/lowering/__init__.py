@@ -1,1 +1,1 @@
-"""From a traced expression to terms."""
+"""Lowering: a traced `gather` becomes terms."""

@@ -1,4 +1,4 @@
-"""What lowering works with: values that may differ by edge, and parameters laid out anew."""
+"""State of a lowering: values that may differ per edge, and parameters that torch prepares."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphtheta.tgar.compiler.ir import terms as T
-from graphtheta.tgar.compiler.ir.terms import Shape, Space, Term, TermKind, Terms
+from graphtheta.tgar.compiler.ir.terms import Leaf, Shape, Space, Term, TermFactory, TermKind
 
-__all__ = ["Derive", "Lowering", "NotLowered", "Value", "axis_of", "number"]
+__all__ = ["LoweringContext", "MakeParameter", "NotLowered", "Value", "as_value", "axis_of"]
 
-Derive = Callable[[Sequence[Tensor]], Tensor]
+MakeParameter = Callable[[Sequence[Tensor]], Tensor]  # from the parameters of the expression
 
 
 class NotLowered(Exception):
-    """A `gather` that no kernel can be made of; its text says why."""
+    """A `gather` that cannot be compiled; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A term, and whether it has a value an edge or is the same for all."""
+    """Term that stands for a torch tensor.
+
+    Attributes:
+        term: Its value for one edge.
+        per_edge: Whether the tensor has a leading dimension of edges; otherwise it is the same for
+            all edges.
+    """
 
     term: Term
-    rows: bool
+    per_edge: bool
 
     @property
     def dims(self) -> int:
-        """Dimensions of the torch tensor."""
-        return len(self.term.shape) + self.rows
+        """Number of dimensions of the torch tensor."""
+        return len(self.term.shape) + self.per_edge
 
 
 _STORAGE: dict[torch.dtype, tuple[str, TermKind]] = {
@@ -48,26 +53,26 @@ _STORAGE: dict[torch.dtype, tuple[str, TermKind]] = {
 }
 
 
-class Lowering:
-    """One lowering under way: what the rules make terms with.
+class LoweringContext:
+    """State of one lowering, which the rules take as their first argument.
 
     Args:
-        types: Of everything that enters, which settle the type of arithmetic.
+        dtypes: Types of all inputs, which determine the type of arithmetic.
 
     Attributes:
-        terms: Maker of the terms.
+        terms: Factory of the terms.
         dtype: Type that kernels compute in.
-        derived: How torch makes each parameter argument.
-        layouts: By name of a parameter argument that is another laid out anew, that other.
-        folded: What was folded or laid out anew, in words.
+        layouts: By name of a parameter argument that is another in a different layout, the name
+            of that other.
+        folded: Descriptions of the products that were folded.
     """
 
-    def __init__(self, types: Iterable[torch.dtype]) -> None:
-        self.terms = Terms()
-        self.derived: list[Derive] = []
+    def __init__(self, dtypes: Iterable[torch.dtype]) -> None:
+        self.terms = TermFactory()
         self.layouts: dict[str, str] = {}
         self.folded: list[str] = []
-        floats = {d for d in types if d.is_floating_point}
+        self._makers: list[MakeParameter] = []
+        floats = {d for d in dtypes if d.is_floating_point}
         if floats <= {torch.float32, torch.bfloat16}:
             self.dtype = torch.float32
         elif floats == {torch.float64}:
@@ -76,61 +81,73 @@ class Lowering:
             raise NotLowered(f"it mixes {', '.join(sorted(map(str, floats)))}")
 
     def leaf(self, space: Space, name: str, shape: Shape, dtype: torch.dtype) -> Term:
-        """Return what is loaded from an argument."""
+        """Return the term that loads an argument."""
         if dtype not in _STORAGE:
             raise NotLowered(f"it reads {dtype}")
         storage, kind = _STORAGE[dtype]
-        return self.terms.leaf(T.Leaf(space, name, storage, math.prod(shape)), shape, kind)
+        return self.terms.leaf(Leaf(space, name, storage, math.prod(shape)), shape, kind)
 
-    def derive(self, how: Derive, shape: Shape, dtype: torch.dtype) -> Term:
-        """Return the leaf of a parameter argument that torch makes by `how`."""
-        self.derived.append(how)
-        return self.leaf("parameter", f"parameter{len(self.derived) - 1}", shape, dtype)
+    def parameter(self, make: MakeParameter, shape: Shape, dtype: torch.dtype) -> Term:
+        """Return the leaf of a new parameter argument, which torch computes with `make`."""
+        self._makers.append(make)
+        return self.leaf("parameter", f"parameter{len(self._makers) - 1}", shape, dtype)
 
-    def derivation(self, parameter: Term) -> Derive:
-        """Return how torch makes a parameter argument."""
-        return self.derived[int(parameter.leaf.name.removeprefix("parameter"))]
+    def maker_of(self, parameter: Term) -> MakeParameter:
+        """Return how torch computes a parameter argument."""
+        return self._makers[int(parameter.leaf.name.removeprefix("parameter"))]
+
+    @property
+    def makers(self) -> dict[str, MakeParameter]:
+        """How torch computes each parameter argument, by name."""
+        return {f"parameter{n}": make for n, make in enumerate(self._makers)}
 
     def transposed(self, weight: Term) -> Term:
-        """Return a parameter's transpose as an argument of its own: the layout kernels want."""
-        make, name = self.derivation(weight), weight.leaf.name
-        result = self.derive(lambda given: make(given).t(), weight.shape[::-1], self.dtype)
+        """Return a parameter's transpose, the layout that kernels want, as a new argument."""
+        make, name = self.maker_of(weight), weight.leaf.name
+        result = self.parameter(lambda given: make(given).t(), weight.shape[::-1], self.dtype)
         self.layouts[result.leaf.name] = self.layouts.get(name, name)
         return result
 
     def aligned(self, *items: Any) -> tuple[list[Term], bool]:
-        """Return terms that broadcast to one another as torch's tensors do."""
-        found = [number(self, v) for v in items]
-        rows = any(v.rows for v in found)
-        dims = max((v.dims for v in found if v.rows), default=0)
-        out = []
-        for value in found:
+        """Return terms that broadcast to one another as torch's tensors do.
+
+        Args:
+            items: Values and Python numbers.
+
+        Returns:
+            The terms, and whether any of the values is per edge.
+        """
+        values = [as_value(self, v) for v in items]
+        per_edge = any(v.per_edge for v in values)
+        dims = max((v.dims for v in values if v.per_edge), default=0)
+        terms = []
+        for value in values:
             term = value.term
-            if value.rows and value.dims != dims:
+            if value.per_edge and value.dims != dims:
                 raise NotLowered(f"values of {value.dims} and {dims} dimensions do not align")
-            if rows and not value.rows and value.dims >= dims:
+            if per_edge and not value.per_edge and value.dims >= dims:
                 lead = value.dims - dims + 1
                 if value.dims > dims or term.shape[:lead] != (1,) * lead:
-                    raise NotLowered("a parameter stands where edges are counted")
+                    raise NotLowered("a parameter lies along the dimension of edges")
                 term = self.terms.reshape(term, term.shape[1:])
-            out.append(term)
-        return out, rows
+            terms.append(term)
+        return terms, per_edge
 
 
-def number(low: Lowering, item: Any) -> Value:
-    """Return an argument as a value; Python's numbers become constants."""
+def as_value(ctx: LoweringContext, item: Any) -> Value:
+    """Return an argument of a torch call as a value; Python numbers become constants."""
     if isinstance(item, Value):
         return item
     if isinstance(item, bool | int | float):
-        return Value(low.terms.const(item), False)
+        return Value(ctx.terms.const(item), False)
     raise NotLowered(f"it takes {type(item).__name__}")
 
 
 def axis_of(value: Value, dim: Any) -> int:
-    """Return which axis of the term a torch dimension is."""
+    """Return the axis of the term that is dimension `dim` of the torch tensor."""
     if not isinstance(dim, int):
         raise NotLowered(f"dimension {dim}")
-    axis = dim % value.dims - int(value.rows)
+    axis = dim % value.dims - int(value.per_edge)
     if axis < 0:
-        raise NotLowered("it works along the edges")
+        raise NotLowered("it works along the dimension of edges")
     return int(axis)

@@ -1,7 +1,7 @@
-"""Folding: a product with a parameter that is summed away is a narrower product.
+"""Weight folding: a . (W e) becomes (a W) . e.
 
-a . (W e) = (a W) e: where the result of a linear map is multiplied by a parameter and summed, torch
-makes the folded weight once a step, and an edge no longer computes what the sum throws away.
+Where a linear map's result is multiplied by a parameter and summed, torch computes the product of
+both parameters once per step, and each edge multiplies by the smaller folded weight.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 
 from graphtheta.tgar.compiler.ir.terms import Term
-from graphtheta.tgar.compiler.lowering.context import Lowering
+from graphtheta.tgar.compiler.lowering.context import LoweringContext
 
 __all__ = ["fold"]
 
 
-def fold(low: Lowering, product: Term) -> Term | None:
-    """Return the sum of `product` over its last dimension as a narrower linear map.
+def fold(ctx: LoweringContext, product: Term) -> Term | None:
+    """Return the sum of `product` over its last dimension as a smaller linear map.
 
     Args:
-        low: The lowering under way.
+        ctx: State of the lowering.
         product: What is summed.
 
     Returns:
-        A term without the last dimension, or None where `product` is not a parameter times a
-        linear map.
+        A term without the last dimension, or None if `product` is not a parameter times a linear
+        map.
     """
     if product.op != "mul":
         return None
@@ -36,7 +36,7 @@ def fold(low: Lowering, product: Term) -> Term | None:
             and len(linear.inputs[1].shape) == 1
             and mapped.shape == product.shape
         ):
-            return _folded(low, parameter, factor, linear, mapped)
+            return _folded(ctx, parameter, factor, linear, mapped)
     return None
 
 
@@ -44,21 +44,23 @@ def _base(term: Term) -> Term:
     return term.inputs[0] if term.op == "reshape" else term
 
 
-def _folded(low: Lowering, parameter: Term, factor: Term, linear: Term, mapped: Term) -> Term:
+def _folded(
+    ctx: LoweringContext, parameter: Term, factor: Term, linear: Term, mapped: Term
+) -> Term:
     weight, x = linear.inputs
-    make_weight, make_factor = low.derivation(weight), low.derivation(parameter)
+    make_weight, make_factor = ctx.maker_of(weight), ctx.maker_of(parameter)
     inputs, shape, narrow = weight.shape[0], mapped.shape, mapped.shape[:-1]
     sizes = (inputs, *shape)
-    folded = low.derive(
+    folded = ctx.parameter(
         lambda given: (
             (make_weight(given).reshape(sizes) * make_factor(given).reshape(factor.shape))
             .sum(-1)
             .reshape(inputs, -1)
         ),
         (inputs, math.prod(narrow)),
-        low.dtype,
+        ctx.dtype,
     )
-    low.folded.append(
+    ctx.folded.append(
         f"{parameter!r} . ({weight!r} {x!r}): {weight.size} products an edge became {folded.size}"
     )
-    return low.terms.reshape(low.terms.contract(folded, x), narrow)
+    return ctx.terms.reshape(ctx.terms.contract(folded, x), narrow)

@@ -1,4 +1,4 @@
-"""Lowering: a traced `gather` becomes terms."""
+"""Lowering: turn a traced `gather` into terms."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphtheta.tgar.compiler.ir.terms import Shape, Space, Term, Terms, walk
-from graphtheta.tgar.compiler.lowering.context import Derive, Lowering, NotLowered, Value
-from graphtheta.tgar.compiler.lowering.rules import RULES
+from graphtheta.tgar.compiler.ir.terms import Shape, Space, Term, TermFactory, walk
+from graphtheta.tgar.compiler.lowering.context import (
+    LoweringContext,
+    MakeParameter,
+    NotLowered,
+    Value,
+)
+from graphtheta.tgar.compiler.lowering.rules import rule_of
 from graphtheta.tgar.expression import Expression, Operation, Ref, map_structure
 
 __all__ = ["Lowered", "Signature", "lower"]
 
-_WIDEST = 1 << 14
+_MAX_SIZE = 1 << 14  # elements of a value per edge: buffers are on the kernel's stack
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Types of what enters on edges, grouped as `Expression` names them.
+    """Shapes and types of the inputs of an `Expression`, grouped as it groups them.
 
     Attributes:
-        sources: (shape of a row, dtype) of each.
-        destinations: The same.
-        parameters: (whole shape, dtype) of each.
+        sources: (shape of a row, dtype) of each source field.
+        destinations: (shape of a row, dtype) of each destination field.
+        parameters: (whole shape, dtype) of each parameter.
         columns: (shape of a row, dtype) of each edge column.
     """
 
@@ -41,18 +46,20 @@ class Lowered:
     """A `gather` as terms.
 
     Attributes:
-        terms: Their maker.
+        terms: Factory of the terms.
         dtype: Type that kernels compute in.
         outputs: (message,) or (score, message).
-        parameters: By name of a leaf, how torch makes it from the expression's parameters.
-        layouts: By name of a leaf that is another parameter laid out anew, that other.
-        folded: What was folded, in words.
+        parameters: How torch computes each parameter argument from the parameters of the
+            expression, by name.
+        layouts: By name of a parameter argument that is another in a different layout, the name
+            of that other.
+        folded: Descriptions of the products that were folded.
     """
 
-    terms: Terms
+    terms: TermFactory
     dtype: torch.dtype
     outputs: tuple[Term, ...]
-    parameters: Mapping[str, Derive]
+    parameters: Mapping[str, MakeParameter]
     layouts: Mapping[str, str]
     folded: tuple[str, ...]
 
@@ -61,64 +68,56 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
     """Turn a traced `gather` into terms.
 
     Args:
-        expression: What was traced.
-        signature: Types of its inputs.
-        training: Whether keep masks are drawn; they are ones otherwise.
+        expression: The traced `gather`.
+        signature: Shapes and types of its inputs.
+        training: Whether dropout masks are drawn; otherwise they are ones.
 
     Raises:
-        NotLowered: If a call, a type or a shape has no kernel.
+        NotLowered: If a call, a type or a shape is not supported.
     """
-    every = (*signature.sources, *signature.destinations, *signature.columns)
-    low = Lowering(dtype for _, dtype in (*every, *signature.parameters))
+    per_edge = (*signature.sources, *signature.destinations, *signature.columns)
+    ctx = LoweringContext(dtype for _, dtype in (*per_edge, *signature.parameters))
     values: dict[int, Value] = {}
-    given: tuple[tuple[Sequence[int], Space, str, Any], ...] = (
+    groups: tuple[tuple[Sequence[int], Space, str, Any], ...] = (
         (expression.sources, "source", "source", signature.sources),
         (expression.destinations, "destination", "destination", signature.destinations),
         ([i for i, _ in expression.edge_columns], "edge", "column", signature.columns),
     )
-    for indices, space, name, types in given:
+    for indices, space, name, types in groups:
         for n, (i, (shape, dtype)) in enumerate(zip(indices, types, strict=True)):
-            values[i] = Value(low.leaf(space, f"{name}{n}", shape, dtype), True)
-    for i, (shape, dtype) in zip(expression.parameters, signature.parameters, strict=True):
-        values[i] = Value(low.derive(_pick(len(low.derived)), shape, dtype), False)
+            values[i] = Value(ctx.leaf(space, f"{name}{n}", shape, dtype), True)
+    for n, i in enumerate(expression.parameters):
+        shape, dtype = signature.parameters[n]
+        values[i] = Value(ctx.parameter(_parameter(n), shape, dtype), False)
     for i, spec in expression.keeps:
         if training and spec.p > 0:
-            values[i] = Value(low.terms.keep(spec.p, spec.heads, spec.call), True)
+            values[i] = Value(ctx.terms.keep(spec.p, spec.heads, spec.call), True)
         else:
-            one = low.terms.const(1)
+            one = ctx.terms.const(1)
             shape = () if spec.heads is None else (spec.heads,)
-            values[i] = Value(low.terms.expand(one, shape), True)
+            values[i] = Value(ctx.terms.expand(one, shape), True)
     for i in expression.edge_order:
         if i not in values:
             node = expression.nodes[i]
             assert isinstance(node, Operation)
-            values[i] = _called(low, node, values)
-    outputs = []
-    for i in expression.outputs:
-        term = values[i].term
-        if not values[i].rows:
-            raise NotLowered("its message is the same for every edge")
-        outputs.append(low.terms.as_float(term))
-    widest = max(t.size for t in walk(outputs))
-    if widest > _WIDEST:
-        raise NotLowered(f"a value of {widest:,} numbers an edge is too wide for a kernel's stack")
-    leaves = [t.leaf.name for t in walk(outputs) if t.op == "leaf" if t.leaf.space == "parameter"]
-    parameters = {f"parameter{n}": how for n, how in enumerate(low.derived)}
-    return Lowered(
-        low.terms,
-        low.dtype,
-        tuple(outputs),
-        {name: parameters[name] for name in leaves},
-        low.layouts,
-        tuple(low.folded),
-    )
+            values[i] = _lower_call(ctx, node, values)
+    if not all(values[i].per_edge for i in expression.outputs):
+        raise NotLowered("its message is the same for every edge")
+    outputs = tuple(ctx.terms.as_float(values[i].term) for i in expression.outputs)
+    order = walk(outputs)
+    largest = max(t.size for t in order)
+    if largest > _MAX_SIZE:
+        raise NotLowered(f"a value of {largest:,} numbers an edge is too wide for a kernel's stack")
+    read = [t.leaf.name for t in order if t.op == "leaf" if t.leaf.space == "parameter"]
+    parameters = {name: ctx.makers[name] for name in read}
+    return Lowered(ctx.terms, ctx.dtype, outputs, parameters, ctx.layouts, tuple(ctx.folded))
 
 
-def _pick(index: int) -> Derive:
+def _parameter(index: int) -> MakeParameter:
     return lambda given: given[index]
 
 
-def _called(low: Lowering, node: Operation, values: Mapping[int, Value]) -> Value:
+def _lower_call(ctx: LoweringContext, node: Operation, values: Mapping[int, Value]) -> Value:
     def read(item: Any) -> Any:
         if isinstance(item, Ref):
             return values[item.index]
@@ -127,13 +126,13 @@ def _called(low: Lowering, node: Operation, values: Mapping[int, Value]) -> Valu
         return item
 
     name = getattr(node.function, "__name__", str(node.function))
-    rule = RULES.get(name)
+    rule = rule_of(name)
     if rule is None:
         raise NotLowered(f"{name}() has no kernel")
     args = map_structure(node.args, read)
     kwargs = map_structure(dict(node.kwargs), read)
     try:
-        return rule(low, *args, **kwargs)
+        return rule(ctx, *args, **kwargs)
     except NotLowered as error:
         raise NotLowered(f"{name}(): {error}") from None
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:

@@ -1,346 +1,347 @@
-"""The language of kernels: what each torch call means as a term.
+"""Lowering rules: what each torch call means as a term.
 
-Only what mixes endpoints reaches this table: all else is hoisted to node space and replayed by
-torch. A call without a rule is refused with its name, and the layer runs chunked.
+Only calls whose value depends on both endpoints or on the edge are lowered; all others are hoisted
+to node space, where torch runs them. If a call has no rule, the layer runs chunked and the reason
+names the call. Element-wise operators need no rule here: they are entries of `OPERATORS`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from graphtheta.tgar.compiler.lowering.context import Lowering, NotLowered, Value, axis_of
+from graphtheta.tgar.compiler.ir.terms import Term
+from graphtheta.tgar.compiler.lowering.context import LoweringContext, NotLowered, Value, axis_of
 from graphtheta.tgar.compiler.lowering.fold import fold
+from graphtheta.tgar.compiler.operators.elementwise import OPERATORS, Operator
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "rule_of"]
 
 Rule = Callable[..., Value]
-RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}  # by name of a torch function or method
 
 
-def _unary(op: str) -> Rule:
-    def rule(low: Lowering, x: Value) -> Value:
-        return Value(low.terms.unary(op, x.term), x.rows)
+def rule_of(name: str) -> Rule | None:
+    """Return the rule of a torch function or method, or None if it is not supported.
 
-    return rule
-
-
-def _binary(op: str, *, swap: bool = False) -> Rule:
-    def rule(low: Lowering, a: Any, b: Any, *, alpha: Any = 1) -> Value:
-        if alpha != 1:
-            raise NotLowered("alpha")
-        (x, y), rows = low.aligned(b, a) if swap else low.aligned(a, b)
-        return Value(low.terms.binary(op, x, y), rows)
-
-    return rule
+    Args:
+        name: Its `__name__`.
+    """
+    for operator in OPERATORS.values():
+        if name in operator.torch.split():
+            return partial(_elementwise, operator)
+        if name in operator.reflected.split():
+            return partial(_elementwise, operator, reflected=True)
+    return RULES.get(name)
 
 
-def _extreme(op: str) -> Rule:
-    def rule(low: Lowering, a: Any, b: Any) -> Value:
-        if not isinstance(b, Value):
-            raise NotLowered("an extreme along a dimension")
-        return _binary(op)(low, a, b)
+def _elementwise(
+    operator: Operator, ctx: LoweringContext, *args: Any, reflected: bool = False, **options: Any
+) -> Value:
+    operands, rest = args[: operator.arity], args[operator.arity :]
+    parameter = None
+    if operator.parameter is not None:
+        keyword, default = operator.parameter
+        parameter = float(rest[0] if rest else options.pop(keyword, default))
+        rest = rest[1:]
+    options.pop("inplace", None)  # of activations in torch.nn.functional
+    if len(operands) < operator.arity or rest or options.pop("alpha", 1) != 1 or options:
+        raise NotLowered("these arguments")
+    terms, per_edge = ctx.aligned(*(reversed(operands) if reflected else operands))
+    return Value(operator.apply(ctx.terms, *terms, parameter=parameter), per_edge)
 
-    return rule
+
+def _rule(names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for torch functions and methods, their names separated by spaces."""
+
+    def register(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names.split(), rule))
+        return rule
+
+    return register
 
 
-def _compare(op: str) -> Rule:
-    def rule(low: Lowering, a: Any, b: Any) -> Value:
-        (x, y), rows = low.aligned(a, b)
-        return Value(low.terms.compare(op, x, y), rows)
-
-    return rule
+def _operator(name: str, ctx: LoweringContext, *operands: Any) -> Value:
+    return _elementwise(OPERATORS[name], ctx, *operands)
 
 
-def _where(low: Lowering, condition: Any, a: Any, b: Any) -> Value:
+# -- combinations of operators --------------------------------------------------------------------
+
+
+@_rule("max")
+def _max(ctx: LoweringContext, a: Value, b: Any, *, name: str = "max") -> Value:
+    if not isinstance(b, Value):
+        raise NotLowered("an extreme along a dimension")
+    return _operator(name, ctx, a, b)
+
+
+_rule("min")(partial(_max, name="min"))
+
+
+@_rule("detach")
+def _detach(ctx: LoweringContext, x: Value) -> Value:
+    return Value(ctx.terms.detach(x.term), x.per_edge)
+
+
+@_rule("where")
+def _where(ctx: LoweringContext, condition: Any, a: Any, b: Any) -> Value:
     if isinstance(a, Value) and a.term.kind == "bool":  # x.where(condition, other)
         condition, a = a, condition
-    (c, x, y), rows = low.aligned(condition, a, b)
-    return Value(low.terms.select(c, x, y), rows)
+    (c, x, y), per_edge = ctx.aligned(condition, a, b)
+    return Value(ctx.terms.select(c, x, y), per_edge)
 
 
-def _leaky_relu(
-    low: Lowering, x: Value, negative_slope: float = 0.01, inplace: bool = False
-) -> Value:
-    return Value(low.terms.unary("leaky_relu", x.term, float(negative_slope)), x.rows)
+@_rule("silu")
+def _silu(ctx: LoweringContext, x: Value, inplace: bool = False) -> Value:
+    return _operator("mul", ctx, x, _operator("sigmoid", ctx, x))
 
 
-def _elu(low: Lowering, x: Value, alpha: float = 1.0, inplace: bool = False) -> Value:
-    return Value(low.terms.unary("elu", x.term, float(alpha)), x.rows)
-
-
-def _relu(low: Lowering, x: Value, inplace: bool = False) -> Value:
-    return Value(low.terms.unary("relu", x.term), x.rows)
-
-
-def _silu(low: Lowering, x: Value, inplace: bool = False) -> Value:
-    return Value(low.terms.mul(x.term, low.terms.unary("sigmoid", x.term)), x.rows)
-
-
-def _softplus(low: Lowering, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
+@_rule("softplus")
+def _softplus(ctx: LoweringContext, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
     if beta != 1 or threshold != 20:
         raise NotLowered("beta or threshold")
-    t = low.terms
-    soft = t.unary("log1p", t.unary("exp", t.binary("min", x.term, t.const(20))))
-    return Value(t.select(t.compare("gt", x.term, t.const(20)), x.term, soft), x.rows)
+    t = ctx.terms
+    soft = t.apply("log1p", t.apply("exp", t.apply("min", x.term, 20)))
+    return Value(t.select(t.compare("gt", x.term, 20), x.term, soft), x.per_edge)
 
 
-def _square(low: Lowering, x: Value) -> Value:
-    return Value(low.terms.mul(x.term, x.term), x.rows)
+@_rule("square")
+def _square(ctx: LoweringContext, x: Value) -> Value:
+    return _operator("mul", ctx, x, x)
 
 
-def _reciprocal(low: Lowering, x: Value) -> Value:
-    return Value(low.terms.binary("div", low.terms.const(1), x.term), x.rows)
+@_rule("reciprocal")
+def _reciprocal(ctx: LoweringContext, x: Value) -> Value:
+    return _operator("div", ctx, 1, x)
 
 
-def _rsqrt(low: Lowering, x: Value) -> Value:
-    root = low.terms.unary("sqrt", x.term)
-    return Value(low.terms.binary("div", low.terms.const(1), root), x.rows)
+@_rule("rsqrt")
+def _rsqrt(ctx: LoweringContext, x: Value) -> Value:
+    return _reciprocal(ctx, _operator("sqrt", ctx, x))
 
 
-def _pow(low: Lowering, x: Value, exponent: Any) -> Value:
-    chosen: dict[Any, Rule] = {2: _square, 0.5: _unary("sqrt"), -1: _reciprocal, -0.5: _rsqrt}
+@_rule("pow __pow__")
+def _pow(ctx: LoweringContext, x: Value, exponent: Any) -> Value:
     if exponent == 1:
         return x
-    if isinstance(exponent, Value) or exponent not in chosen:
+    rules: dict[Any, Rule] = {2: _square, -1: _reciprocal, -0.5: _rsqrt}
+    rules[0.5] = partial(_operator, "sqrt")
+    if isinstance(exponent, Value) or exponent not in rules:
         raise NotLowered("this exponent")
-    return chosen[exponent](low, x)
+    return rules[exponent](ctx, x)
 
 
-def _clamp(low: Lowering, x: Value, min: Any = None, max: Any = None) -> Value:
-    # Not by max and min, whose gradient is shared at a tie: clamp's is whole at the borders.
-    (value,), rows = low.aligned(x)
-    t = low.terms
+@_rule("clamp clip")
+def _clamp(ctx: LoweringContext, x: Value, min: Any = None, max: Any = None) -> Value:
+    # Not `max` and `min`, which share the gradient at a tie: clamp keeps all of it at its bounds.
+    t, value = ctx.terms, x
     for op, bound in (("lt", min), ("gt", max)):
         if bound is not None:
-            (value, edge), rows = low.aligned(Value(value, rows), bound)
-            value = t.select(t.compare(op, value, edge), edge, value)
-    return Value(value, rows)
+            (inside, edge), per_edge = ctx.aligned(value, bound)
+            value = Value(t.select(t.compare(op, inside, edge), edge, inside), per_edge)
+    return value
 
 
-def _dims(value: Value, dim: Any) -> list[int]:
+_rule("clamp_min")(lambda ctx, x, min: _clamp(ctx, x, min=min))
+_rule("clamp_max")(lambda ctx, x, max: _clamp(ctx, x, max=max))
+
+
+# -- sums and products with parameters ------------------------------------------------------------
+
+
+def _axes(value: Value, dim: Any) -> list[int]:
     if dim is None:
         raise NotLowered("it sums over the edges")
     return [axis_of(value, d) for d in (dim if isinstance(dim, tuple | list) else (dim,))]
 
 
+@_rule("sum")
 def _sum(
-    low: Lowering, x: Value, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    ctx: LoweringContext, x: Value, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Value:
-    if dtype is not None and dtype != low.dtype:
+    if dtype is not None and dtype != ctx.dtype:
         raise NotLowered(f"{dtype}")
-    axes = _dims(x, dim)
-    folded = fold(low, x.term) if axes == [len(x.term.shape) - 1] else None
+    axes = _axes(x, dim)
+    folded = fold(ctx, x.term) if axes == [len(x.term.shape) - 1] else None
     if folded is not None:
         shape = (*folded.shape, 1) if keepdim else folded.shape
-        return Value(low.terms.reshape(folded, shape), x.rows)
-    total = low.terms.sum(x.term, axes)
+        return Value(ctx.terms.reshape(folded, shape), x.per_edge)
+    total = ctx.terms.sum(x.term, axes)
     if not keepdim:
-        kept = tuple(n for i, n in enumerate(x.term.shape) if i not in axes)
-        total = low.terms.reshape(total, kept)
-    return Value(total, x.rows)
+        rest = tuple(n for i, n in enumerate(x.term.shape) if i not in axes)
+        total = ctx.terms.reshape(total, rest)
+    return Value(total, x.per_edge)
 
 
-def _mean(low: Lowering, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
-    count = math.prod(x.term.shape[a] for a in _dims(x, dim))
-    total = _sum(low, x, dim, keepdim)
-    return Value(low.terms.mul(total.term, low.terms.const(1 / count)), x.rows)
+@_rule("mean")
+def _mean(ctx: LoweringContext, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    count = math.prod(x.term.shape[a] for a in _axes(x, dim))
+    return _operator("mul", ctx, _sum(ctx, x, dim, keepdim), 1 / count)
 
 
-def _linear(low: Lowering, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    if not x.rows or weight.rows or weight.term.op != "leaf" or weight.dims != 2:
+def _matrix(x: Value, weight: Value) -> Term:
+    if not x.per_edge or weight.per_edge or weight.term.op != "leaf" or weight.dims != 2:
         raise NotLowered("only a parameter of two dimensions can multiply the last one")
-    result = Value(low.terms.contract(low.transposed(weight.term), x.term), True)
-    if bias is None:
-        return result
-    return _binary("add")(low, result, bias)
+    return weight.term
 
 
-def _matmul(low: Lowering, x: Value, weight: Value) -> Value:
-    if not x.rows or weight.rows or weight.term.op != "leaf" or weight.dims != 2 or x.dims < 2:
-        raise NotLowered("only a parameter of two dimensions can multiply the last one")
-    return Value(low.terms.contract(weight.term, x.term), True)
+@_rule("linear")
+def _linear(ctx: LoweringContext, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    result = Value(ctx.terms.contract(ctx.transposed(_matrix(x, weight)), x.term), True)
+    return result if bias is None else _operator("add", ctx, result, bias)
 
 
-def _view(low: Lowering, x: Value, *shape: Any) -> Value:
-    sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    if not x.rows or not all(isinstance(s, int) for s in sizes):
+@_rule("matmul __matmul__ mm")
+def _matmul(ctx: LoweringContext, x: Value, weight: Value) -> Value:
+    if x.dims < 2:
+        raise NotLowered("it multiplies a vector of edges")
+    return Value(ctx.terms.contract(_matrix(x, weight), x.term), True)
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+def _reshaped(ctx: LoweringContext, x: Value, shape: Sequence[int]) -> Value:
+    return Value(ctx.terms.reshape(x.term, tuple(shape)), x.per_edge)
+
+
+def _sizes(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return sizes that were passed one by one or as one sequence."""
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+
+
+@_rule("view reshape")
+def _view(ctx: LoweringContext, x: Value, *shape: Any) -> Value:
+    sizes = _sizes(shape)
+    if not x.per_edge or not all(isinstance(s, int) for s in sizes):
         raise NotLowered("this view")
-    trail = list(sizes[1:])
-    known = math.prod(s for s in trail if s != -1)
-    trail = [x.term.size // known if s == -1 else s for s in trail]
-    return Value(low.terms.reshape(x.term, tuple(trail)), True)
+    known = math.prod(s for s in sizes[1:] if s != -1)
+    return _reshaped(ctx, x, [x.term.size // known if s == -1 else s for s in sizes[1:]])
 
 
-def _flatten(low: Lowering, x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
+@_rule("flatten")
+def _flatten(ctx: LoweringContext, x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
     first, last = axis_of(x, start_dim), axis_of(x, end_dim)
     shape = x.term.shape
     merged = math.prod(shape[first : last + 1])
-    return Value(low.terms.reshape(x.term, (*shape[:first], merged, *shape[last + 1 :])), x.rows)
+    return _reshaped(ctx, x, (*shape[:first], merged, *shape[last + 1 :]))
 
 
-def _unsqueeze(low: Lowering, x: Value, dim: int) -> Value:
-    at = dim % (x.dims + 1) - x.rows
-    if at < 0:
+@_rule("unsqueeze")
+def _unsqueeze(ctx: LoweringContext, x: Value, dim: int) -> Value:
+    axis = dim % (x.dims + 1) - x.per_edge
+    if axis < 0:
         raise NotLowered("a dimension before the edges")
-    shape = x.term.shape
-    return Value(low.terms.reshape(x.term, (*shape[:at], 1, *shape[at:])), x.rows)
+    return _reshaped(ctx, x, (*x.term.shape[:axis], 1, *x.term.shape[axis:]))
 
 
-def _squeeze(low: Lowering, x: Value, dim: int) -> Value:
-    at = axis_of(x, dim)
-    shape = x.term.shape
-    if shape[at] != 1:
-        return x
-    return Value(low.terms.reshape(x.term, (*shape[:at], *shape[at + 1 :])), x.rows)
+@_rule("squeeze")
+def _squeeze(ctx: LoweringContext, x: Value, dim: int) -> Value:
+    axis, shape = axis_of(x, dim), x.term.shape
+    return _reshaped(ctx, x, (*shape[:axis], *shape[axis + 1 :])) if shape[axis] == 1 else x
 
 
-def _expand(low: Lowering, x: Value, *sizes: Any) -> Value:
-    wanted = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-    if not x.rows or len(wanted) != x.dims:
+@_rule("expand")
+def _expand(ctx: LoweringContext, x: Value, *shape: Any) -> Value:
+    sizes = _sizes(shape)
+    if not x.per_edge or len(sizes) != x.dims:
         raise NotLowered("this expansion")
-    shape = tuple(n if w == -1 else w for w, n in zip(wanted[1:], x.term.shape, strict=True))
-    return Value(low.terms.expand(x.term, shape), True)
+    wanted = tuple(n if s == -1 else s for s, n in zip(sizes[1:], x.term.shape, strict=True))
+    return Value(ctx.terms.expand(x.term, wanted), True)
 
 
-def _expand_as(low: Lowering, x: Value, other: Value) -> Value:
-    (a, b), rows = low.aligned(x, other)
-    return Value(low.terms.expand(a, b.shape), rows)
+@_rule("expand_as")
+def _expand_as(ctx: LoweringContext, x: Value, other: Value) -> Value:
+    (a, b), per_edge = ctx.aligned(x, other)
+    return Value(ctx.terms.expand(a, b.shape), per_edge)
 
 
-def _getitem(low: Lowering, x: Value, index: Any) -> Value:
+# -- selection ------------------------------------------------------------------------------------
+
+
+@_rule("__getitem__")
+def _getitem(ctx: LoweringContext, x: Value, index: Any) -> Value:
     if isinstance(index, Value):
-        if x.rows or not index.rows:
+        if x.per_edge or not index.per_edge:
             raise NotLowered("only a parameter can be indexed by an edge column")
-        return Value(low.terms.take(x.term, index.term), True)
+        return Value(ctx.terms.lookup(x.term, index.term), True)
     items = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in items:
         at = items.index(Ellipsis)
         missing = x.dims - sum(i is not None and i is not Ellipsis for i in items)
         items[at : at + 1] = [slice(None)] * missing
     items += [slice(None)] * (x.dims - sum(i is not None for i in items))
-    term, shape, kept = x.term, list(x.term.shape), []
-    for n, item in enumerate(items):
-        if x.rows and n == 0:
-            if item != slice(None):
-                raise NotLowered("a selection of edges")
-        elif item is None:
-            kept.append(1)
-        elif isinstance(item, int) and not kept and len(shape) == len(term.shape):
-            if item >= shape[0] or item < -shape[0]:
+    if x.per_edge and items.pop(0) != slice(None):
+        raise NotLowered("a selection of edges")
+    term, rest = x.term, list(x.term.shape)  # of the dimensions that no item has consumed yet
+    shape: list[int] = []
+    for item in items:
+        if item is None:
+            shape.append(1)
+        elif isinstance(item, int) and not shape and len(rest) == len(term.shape):
+            size = rest.pop(0)
+            if not -size <= item < size:
                 raise NotLowered(f"no index {item}")
-            term = low.terms.take(term, low.terms.index(item % shape.pop(0)))
-            shape = list(term.shape)
+            term = ctx.terms.lookup(term, ctx.terms.index(item % size))
         elif item == slice(None):
-            kept.append(shape.pop(0))
+            shape.append(rest.pop(0))
         else:
             raise NotLowered("this index")
-    return Value(low.terms.reshape(term, tuple(kept)), x.rows)
+    return Value(ctx.terms.reshape(term, tuple(shape)), x.per_edge)
 
 
-def _gather(low: Lowering, x: Value, dim: int, index: Value) -> Value:
-    """Select one row of a leaf by one number an edge, however often the index repeats it."""
-    if axis_of(x, dim) != 0 or not index.rows or len(index.term.shape) != len(x.term.shape):
+@_rule("gather")
+def _gather(ctx: LoweringContext, x: Value, dim: int, index: Value) -> Value:
+    """Select one row of a leaf by one number per edge, which the index may repeat."""
+    if axis_of(x, dim) != 0 or not index.per_edge or len(index.term.shape) != len(x.term.shape):
         raise NotLowered("only the first dimension after the edges can be selected from")
-    number = index.term
+    number, wanted = index.term, (1, *x.term.shape[1:])
     while number.op == "expand" and number.size != 1:
         number = number.inputs[0]
-    if number.size != 1 or index.term.shape != (1, *x.term.shape[1:]):
+    if number.size != 1 or index.term.shape != wanted:
         raise NotLowered("an index of several numbers an edge")
-    row = low.terms.take(x.term, number)
-    return Value(low.terms.reshape(row, (1, *row.shape)), True)
+    return Value(ctx.terms.reshape(ctx.terms.lookup(x.term, number), wanted), True)
 
 
-def _index_select(low: Lowering, x: Value, dim: int, index: Value) -> Value:
-    if dim != 0 or x.rows:
+@_rule("index_select")
+def _index_select(ctx: LoweringContext, x: Value, dim: int, index: Value) -> Value:
+    if dim != 0 or x.per_edge:
         raise NotLowered("only rows of a parameter can be selected")
-    return _getitem(low, x, index)
+    return _getitem(ctx, x, index)
 
 
+@_rule("embedding")
 def _embedding(
-    low: Lowering,
-    index: Value,
-    weight: Value,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
+    ctx: LoweringContext, index: Value, weight: Value, *args: Any, **options: Any
 ) -> Value:
-    if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
+    defaults = {"padding_idx": None, "max_norm": None, "norm_type": 2.0}
+    defaults |= {"scale_grad_by_freq": False, "sparse": False}
+    given = dict(zip(defaults, args, strict=False)) | options
+    if any(value != defaults[name] for name, value in given.items()):
         raise NotLowered("these options")
-    return _getitem(low, weight, index)
+    return _getitem(ctx, weight, index)
 
 
-def _cast(low: Lowering, x: Value, *args: Any, **options: Any) -> Value:
+# -- types ----------------------------------------------------------------------------------------
+
+
+@_rule("to type")
+def _cast(ctx: LoweringContext, x: Value, *args: Any, **options: Any) -> Value:
     dtype = options.get("dtype", args[0] if args else None)
     if not isinstance(dtype, torch.dtype) or len(args) + len(options) != 1:
         raise NotLowered("this conversion")
-    if dtype == low.dtype:
-        return Value(low.terms.as_float(x.term), x.rows)
+    if dtype == ctx.dtype:
+        return Value(ctx.terms.as_float(x.term), x.per_edge)
     if dtype in (torch.int64, torch.int32) and x.term.kind == "int":
         return x
     raise NotLowered(f"a conversion to {dtype}")
 
 
-def _same(low: Lowering, x: Value, *args: Any, **options: Any) -> Value:
-    return x
-
-
-def _rules(names: str, rule: Rule) -> None:
-    for name in names.split():
-        RULES[name] = rule
-
-
-for _op in ("neg", "exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "abs", "detach"):
-    _rules(f"{_op} __{_op}__", _unary(_op))
-for _op in ("lt", "le", "gt", "ge", "eq", "ne"):
-    _rules(f"{_op} __{_op}__", _compare(_op))
-_rules("less", _compare("lt"))
-_rules("greater", _compare("gt"))
-_rules("add __add__ __radd__", _binary("add"))
-_rules("mul multiply __mul__ __rmul__", _binary("mul"))
-_rules("sub subtract __sub__", _binary("sub"))
-_rules("__rsub__ rsub", _binary("sub", swap=True))
-_rules("div divide true_divide __truediv__ __div__", _binary("div"))
-_rules("__rtruediv__ __rdiv__", _binary("div", swap=True))
-_rules("maximum max", _extreme("max"))
-_rules("minimum min", _extreme("min"))
-_rules("logical_and __and__ bitwise_and", _binary("and"))
-_rules("logical_or __or__ bitwise_or", _binary("or"))
-_rules("logical_not __invert__ bitwise_not", _unary("not"))
-_rules("where", _where)
-_rules("relu", _relu)
-_rules("leaky_relu", _leaky_relu)
-_rules("elu", _elu)
-_rules("silu", _silu)
-_rules("softplus", _softplus)
-_rules("square", _square)
-_rules("reciprocal", _reciprocal)
-_rules("rsqrt", _rsqrt)
-_rules("pow __pow__", _pow)
-_rules("clamp clip", _clamp)
-_rules("clamp_min", lambda low, x, min: _clamp(low, x, min=min))
-_rules("clamp_max", lambda low, x, max: _clamp(low, x, max=max))
-_rules("sum", _sum)
-_rules("mean", _mean)
-_rules("linear", _linear)
-_rules("matmul __matmul__ mm", _matmul)
-_rules("view reshape", _view)
-_rules("flatten", _flatten)
-_rules("unsqueeze", _unsqueeze)
-_rules("squeeze", _squeeze)
-_rules("expand", _expand)
-_rules("expand_as", _expand_as)
-_rules("__getitem__", _getitem)
-_rules("gather", _gather)
-_rules("index_select", _index_select)
-_rules("embedding", _embedding)
-_rules("to type", _cast)
-_rules("float", lambda low, x: _cast(low, x, torch.float32))
-_rules("double", lambda low, x: _cast(low, x, torch.float64))
-_rules("long", lambda low, x: _cast(low, x, torch.int64))
-_rules("contiguous clone", _same)
+_rule("float")(lambda ctx, x: _cast(ctx, x, torch.float32))
+_rule("double")(lambda ctx, x: _cast(ctx, x, torch.float64))
+_rule("long")(lambda ctx, x: _cast(ctx, x, torch.int64))
+_rule("contiguous clone")(lambda ctx, x, *args, **options: x)

@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from graphtheta.tgar.compiler.ir.kernel import Accumulator, Kernel, Pass, Update
-from graphtheta.tgar.compiler.ir.terms import Leaf, Shape, Term, Terms, broadcast, walk
+from graphtheta.tgar.compiler.ir.terms import VIEWS, Leaf, Shape, Term, TermFactory, broadcast, walk
 from graphtheta.tgar.compiler.passes.adjoint import transposed
 
 __all__ = ["commuted"]
 
 _EDGES_A_ROW = 16  # of a usual graph: what a row computes once costs an edge so much less
 _MOST = 8  # products that a value is multiplied out to
-_VIEWS = frozenset({"leaf", "const", "reshape", "expand", "turn", "take"})
 
 
-def commuted(terms: Terms, kernel: Kernel) -> Kernel:
+def commuted(terms: TermFactory, kernel: Kernel) -> Kernel:
     """Return a kernel of the same results whose edges multiply less, if there is one.
 
     Args:
@@ -53,7 +52,7 @@ def _cost(kernel: Kernel) -> float:
 
 
 def _work(term: Term) -> int:
-    if term.op in _VIEWS:
+    if term.op in VIEWS:
         return 0
     if term.op == "contract":
         weight, x = term.inputs
@@ -88,7 +87,7 @@ class _Product:
 
 
 class _Commuting:
-    def __init__(self, terms: Terms, kernel: Kernel) -> None:
+    def __init__(self, terms: TermFactory, kernel: Kernel) -> None:
         self._terms, self._kernel = terms, kernel
         self._invariant = kernel.invariant(kernel.terms())
         self._moments: dict[Term, Accumulator] = {}  # by what an edge adds
@@ -175,7 +174,7 @@ class _Commuting:
         done: dict[Term, Term] = {}
         for term in walk(each.roots()):
             inputs = tuple(done[t] for t in term.inputs)
-            again = term if inputs == term.inputs else self._terms.rebuilt(term, inputs)
+            again = self._terms.with_inputs(term, inputs)
             done[term] = self._sum(again) if term.op == "sum" else again
         return Pass(
             tuple(replace(u, value=done[u.value]) for u in each.updates),
@@ -244,7 +243,7 @@ class _Commuting:
         inputs, *out = weight.shape
         lead = len(wide) - product.axes
         weight = t.reshape(weight, (inputs, *(1,) * lead, *out))
-        mapped = t.sum(t.mul(weight, t.turn(self._total(moment))), [0])
+        mapped = t.sum(t.mul(weight, t.last_to_front(self._total(moment))), [0])
         return self._product([*product.row, t.reshape(mapped, mapped.shape[1:])])
 
     def _outer(self, product: _Product) -> Term | None:
@@ -257,7 +256,7 @@ class _Commuting:
         turned = [self._turned(f, len(narrow)) for f in product.edge]
         sides = [f for f in turned if f is not None]
         if narrow[-1:] == (1,) and narrow[0] > 1 and len(sides) == len(turned):
-            moment = self._terms.turn(self._total(self._product(sides)))
+            moment = self._terms.last_to_front(self._total(self._product(sides)))
         else:
             moment = self._total(self._product(product.edge))
         return self._product([*product.row, moment])

@@ -27,6 +27,7 @@ from graphtheta.tgar.compiler.ir.kernel import (
 from graphtheta.tgar.compiler.ir.terms import Leaf, Shape, Space, Term, walk
 from graphtheta.tgar.compiler.lowering.context import NotLowered
 from graphtheta.tgar.compiler.lowering.lower import Lowered, Signature, lower
+from graphtheta.tgar.compiler.operators.elementwise import is_costly
 from graphtheta.tgar.compiler.passes.adjoint import LeafCotangent, cotangents
 from graphtheta.tgar.compiler.passes.commute import commuted
 from graphtheta.tgar.expression import Expression
@@ -34,11 +35,6 @@ from graphtheta.tgar.expression import Expression
 __all__ = ["SCORE_LIMIT", "Backward", "Program", "program_of"]
 
 SCORE_LIMIT = 16  # numbers an edge worth saving: a score or a cotangent a head
-
-_HEAVY = frozenset(
-    {"exp", "log", "log1p", "expm1", "sqrt", "sigmoid", "tanh", "elu", "div", "keep", "sum",
-     "contract"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -188,10 +184,10 @@ class Program:
     def _reciprocal(self, total: Term) -> Term:
         """Return 1 / total, and 1 for a row that has no edge or is masked out."""
         t = self.terms
-        positive = t.compare("gt", total, t.const(0))
+        positive = t.compare("gt", total, 0)
         missing = t.compare("ne", total, total)  # not-a-number stays
-        safe = t.select(t.binary("or", positive, missing), total, t.const(1))
-        return t.binary("div", t.const(1), safe)
+        safe = t.select(t.logical("or", positive, missing), total, 1)
+        return t.div(1, safe)
 
     def _saved_score(self) -> Term:
         assert self.score is not None
@@ -200,8 +196,8 @@ class Program:
     def _weight(self, score: Term, largest: Term) -> Term:
         """Return exp(score - largest); a row of which all is masked out has weights of 0."""
         t = self.terms
-        empty = t.compare("eq", largest, t.const(-math.inf))
-        return t.unary("exp", t.binary("sub", score, t.select(empty, t.const(0), largest)))
+        empty = t.compare("eq", largest, -math.inf)
+        return t.apply("exp", t.sub(score, t.select(empty, 0, largest)))
 
     def _widened(self, score: Term) -> Term:
         """Give a score a head the message's dimensions."""
@@ -258,7 +254,7 @@ class Program:
             winner = self._leaf("destination", "winner", shape, "int64")
             key = self._leaf("edge", "key", (), "int64")
             won = t.compare("eq", winner, key)
-            return cotangents(t, [(self.message, t.select(won, upstream, t.const(0)))], wanted)
+            return cotangents(t, [(self.message, t.select(won, upstream, 0))], wanted)
         if self.score is None:
             if finish and self.aggregator == "mean":
                 upstream = t.mul(upstream, self._leaf("destination", "share", ()))
@@ -271,7 +267,7 @@ class Program:
             total = self._leaf("destination", "total", narrow)
             weight = t.mul(weight, self._reciprocal(total))
             result = self._leaf("destination", "message", shape)
-            of_total = t.unary("neg", self._per_score(t.mul(upstream, result)))
+            of_total = t.neg(self._per_score(t.mul(upstream, result)))
         else:
             of_total = self._leaf("destination", "cotangent0", narrow)
             upstream = self._leaf("destination", "cotangent1", shape)
@@ -282,7 +278,7 @@ class Program:
             (self.message, t.mul(self._widened(weight), upstream)),
         ]
         found = cotangents(t, pairs, wanted)
-        values = t.replaced([c.value for c in found], {self.score: score})
+        values = t.substitute([c.value for c in found], {self.score: score})
         return [LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)]
 
     def _per_score(self, product: Term) -> Term:
@@ -299,7 +295,7 @@ class Program:
             far = term.op == "leaf" and term.leaf.space in ("destination", "edge")
             if far or term.op == "keep" or any(i in depends for i in term.inputs):
                 depends.add(term)
-            if term.op in _HEAVY or any(i in heavy for i in term.inputs):
+            if is_costly(term) or any(i in heavy for i in term.inputs):
                 heavy.add(term)
         cuts: list[Term] = []
         stack, seen = list(roots), set[Term]()
@@ -351,7 +347,7 @@ class Program:
     def _outwards(
         self, found: Sequence[LeafCotangent], places: dict[Term, Term], wide: bool
     ) -> Kernel:
-        values = self.terms.replaced([c.value for c in found], places)
+        values = self.terms.substitute([c.value for c in found], places)
         updates, accumulators = [], {}
         for c, value in zip(found, values, strict=True):
             name = f"gradient_{c.leaf.leaf.name}"

@@ -1,8 +1,10 @@
-"""Functions of floats and of vectors of floats, as LLVM instructions.
+"""LLVM instructions of functions of floats and of vectors of floats.
 
-`exp` is a polynomial after Cody and Waite's reduction (constants of the Cephes library), as wide as
-the vector; the rarer functions call the C library for each lane. Infinities and not-a-number come
-out as in torch; results below the smallest normal number may be 0.
+`exp` is a polynomial after Cody and Waite's range reduction (coefficients of the Cephes library),
+evaluated on whole vectors; rarer functions call the C library for each lane. Infinities and
+not-a-number give what they give in torch; results below the smallest normal number may be 0.
+
+`b` is an `llvmlite.ir.IRBuilder`, and operands are LLVM values, scalars or vectors.
 """
 
 from __future__ import annotations
@@ -11,26 +13,40 @@ from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["FLAGS", "constant", "exp", "library", "splat", "sqrt"]
+__all__ = [
+    "FLAGS",
+    "compare",
+    "constant",
+    "elu",
+    "exp",
+    "extreme",
+    "leaky_relu",
+    "library",
+    "magnitude",
+    "relu",
+    "sigmoid",
+    "splat",
+    "sqrt",
+]
 
-# Sums may be regrouped and fused with products. Nothing may assume that there is no infinity.
+# Sums may be regrouped and fused with products. Infinities must be kept.
 FLAGS = ("reassoc", "contract", "nsz")
 
 
 def _element(kind: Any) -> Any:
-    """Return the scalar type of a float or vector type."""
+    """Return the scalar type of a scalar or vector type."""
     return kind.element if isinstance(kind, ir.VectorType) else kind
 
 
 def constant(kind: Any, value: float | int) -> Any:
-    """Return a number as a scalar, or repeated as a vector."""
+    """Return a constant of a scalar type, or one repeated in a vector."""
     if isinstance(kind, ir.VectorType):
         return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
     return ir.Constant(kind, value)
 
 
 def splat(b: Any, value: Any, lanes: int) -> Any:
-    """Repeat a scalar over `lanes`; one lane is the scalar itself."""
+    """Repeat a scalar in a vector of `lanes`; a single lane remains a scalar."""
     if lanes == 1:
         return value
     kind = ir.VectorType(value.type, lanes)
@@ -56,9 +72,67 @@ def _intrinsic(b: Any, name: str, *args: Any) -> Any:
     return b.call(function, args)
 
 
+def library(b: Any, name: str, x: Any) -> Any:
+    """Call a function of the C library (`log`, `tanh`, ...) for each lane."""
+    scalar = _element(x.type)
+    full = name + "f" if isinstance(scalar, ir.FloatType) else name
+    module = b.module
+    function = module.globals.get(full) or ir.Function(
+        module, ir.FunctionType(scalar, [scalar]), full
+    )
+    if not isinstance(x.type, ir.VectorType):
+        return b.call(function, [x])
+    result = ir.Constant(x.type, ir.Undefined)
+    for lane in range(x.type.count):
+        at = ir.IntType(32)(lane)
+        result = b.insert_element(result, b.call(function, [b.extract_element(x, at)]), at)
+    return result
+
+
+def compare(b: Any, sign: str, x: Any, y: Any) -> Any:
+    """Compare floats or signed integers; comparisons with not-a-number are false, `!=` is true."""
+    if isinstance(_element(x.type), ir.IntType):
+        return b.icmp_signed(sign, x, y)
+    return (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(sign, x, y)
+
+
+def extreme(b: Any, sign: str, x: Any, y: Any) -> Any:
+    """Return the larger (`>`) or the smaller (`<`) of two floats, or not-a-number if either is."""
+    return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, y)
+
+
 def sqrt(b: Any, x: Any) -> Any:
     """Return the square root."""
     return _intrinsic(b, "sqrt", x)
+
+
+def sigmoid(b: Any, x: Any) -> Any:
+    """Return 1 / (1 + exp(-x))."""
+    one = constant(x.type, 1.0)
+    return b.fdiv(one, b.fadd(one, exp(b, b.fneg(x))))
+
+
+def magnitude(b: Any, x: Any) -> Any:
+    """Return the absolute value."""
+    return b.select(b.fcmp_ordered("<", x, constant(x.type, 0.0)), b.fneg(x), x)
+
+
+def relu(b: Any, x: Any) -> Any:
+    """Return x, or 0 if it is negative."""
+    zero = constant(x.type, 0.0)
+    return b.select(b.fcmp_ordered("<", x, zero), zero, x)
+
+
+def leaky_relu(b: Any, x: Any, slope: float) -> Any:
+    """Return x, or slope * x if it is not positive."""
+    below = b.fmul(x, constant(x.type, slope))
+    return b.select(b.fcmp_ordered(">", x, constant(x.type, 0.0)), x, below)
+
+
+def elu(b: Any, x: Any, alpha: float) -> Any:
+    """Return x, or alpha * (exp(x) - 1) if it is not positive."""
+    below = b.fmul(library(b, "expm1", x), constant(x.type, alpha))
+    return b.select(b.fcmp_ordered(">", x, constant(x.type, 0.0)), x, below)
 
 
 def _horner(b: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
@@ -74,7 +148,7 @@ def exp(b: Any, x: Any) -> Any:
     low, high = (-87.3, 88.8) if single else (-708.3, 709.8)
     integer = _like(x.type, ir.IntType(32 if single else 64))
     mantissa, bias = (23, 127) if single else (52, 1023)
-    # Not-a-number has no integer: it takes the way of 0, and is put back in the end.
+    # Not-a-number cannot be converted to an integer: compute with 0, and put it back at the end.
     good = b.fcmp_ordered("ord", x, x)
     inside = b.select(good, x, constant(x.type, 0.0))
     inside = b.select(
@@ -114,20 +188,3 @@ def exp(b: Any, x: Any) -> Any:
     y = b.select(b.fcmp_ordered("<", x, constant(x.type, low)), constant(x.type, 0.0), y)
     y = b.select(b.fcmp_ordered(">", x, constant(x.type, high)), constant(x.type, float("inf")), y)
     return b.select(good, y, x)
-
-
-def library(b: Any, name: str, x: Any) -> Any:
-    """Call a function of the C library (`log`, `tanh`, ...) for each lane."""
-    scalar = _element(x.type)
-    full = name + "f" if isinstance(scalar, ir.FloatType) else name
-    module = b.module
-    function = module.globals.get(full) or ir.Function(
-        module, ir.FunctionType(scalar, [scalar]), full
-    )
-    if not isinstance(x.type, ir.VectorType):
-        return b.call(function, [x])
-    result = ir.Constant(x.type, ir.Undefined)
-    for lane in range(x.type.count):
-        at = ir.IntType(32)(lane)
-        result = b.insert_element(result, b.call(function, [b.extract_element(x, at)]), at)
-    return result

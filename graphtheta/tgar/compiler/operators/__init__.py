@@ -1,0 +1,1 @@
+"""Element-wise operators of the compiler's language."""
