@@ -34,7 +34,7 @@ import psutil
 from graphtheta.bench.graphs import rmat_graph
 from graphtheta.bench.record import append, new_record, provenance
 from graphtheta.engine import connect
-from graphtheta.engine.wire.limits import MESSAGE_BYTES
+from graphtheta.engine.wire.protocol import MESSAGE_BYTES
 from graphtheta.partition import Plan, make_store
 
 SEEDS, FANOUTS, FEATURES = 1024, [10, 10], 128

@@ -1,4 +1,7 @@
-"""The gRPC engine: a graph service over partitioned stores, its client, and PyG over it."""
+"""The gRPC engine: a server and a client for the parts of a store, and PyG loaders on top.
+
+`graphtheta serve` runs a server, `connect` returns a graph that queries one or several of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled searches: where a part holds a node or an edge, and which nodes were seen before."""
+"""Compiled searches over the arrays of a part, and hash tables of keys."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from graphtheta.rng.edge_sampling import place_in_row
 
 __all__ = [
-    "edge_ends",
-    "edges_between",
-    "edges_with_keys",
+    "describe_edges",
     "empty_table",
+    "fill_table",
+    "find_edges_between",
+    "find_edges_by_key",
+    "find_edges_in_rows",
     "find_mirrors",
-    "key_table",
-    "number_keys",
-    "places_in_rows",
+    "relabel_keys",
 ]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -31,10 +31,11 @@ def find_mirrors(
     num_masters: int,
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find nodes among the mirrors, which are sorted by (owner, local id there); -1 if not there.
+    """Find the local ids of mirrors by binary search, -1 for nodes that the part does not hold.
 
     Shape:
-        owner_R, local_R: nodes. owner, owner_local: (L,) of the part. out_R: local ids, written.
+        owner_R, local_R: owner of each node and its local id there. owner, owner_local: (L,) of the
+        part, whose mirrors are sorted by both. out_R: written.
     """
     for r in range(owner_R.shape[0]):
         low, high = num_masters, owner.shape[0]
@@ -52,34 +53,34 @@ def find_mirrors(
 
 
 @_jit
-def edge_ends(
+def describe_edges(
     other_E: NDArray[np.int32],
-    place_E: NDArray[np.int64],
+    position_E: NDArray[np.int64],
     first_new_id: NDArray[np.int64],
     owner: NDArray[np.int32],
     owner_local: NDArray[np.int32],
     node_key: NDArray[np.int64],
     edge_key: NDArray[np.int64],
-    node: NDArray[np.int64],
-    key: NDArray[np.int64],
-    edge: NDArray[np.int64],
+    node_E: NDArray[np.int64],
+    key_E: NDArray[np.int64],
+    edge_E: NDArray[np.int64],
 ) -> None:
-    """Write what the world calls some edges of a part and their other ends: 60 bytes an edge.
+    """Write the global names of edges and of their other ends.
 
     Shape:
-        other_E: local ids. place_E: places in CSC order. first_new_id: (P,). owner, owner_local,
-        node_key: (L,) of the part. edge_key: of all its edges. node, key, edge: (E,) new ids and
-        keys of the ends, keys of the edges; written.
+        other_E: local ids of the other ends. position_E: positions in CSC order. first_new_id:
+        (P,). owner, owner_local, node_key: (L,) of the part. edge_key: (E_part,) of the part.
+        node_E, key_E: new ids and node keys of the other ends, written. edge_E: edge keys, written.
     """
     for e in range(other_E.shape[0]):
         other = other_E[e]
-        node[e] = first_new_id[owner[other]] + owner_local[other]
-        key[e] = node_key[other]
-        edge[e] = edge_key[place_E[e]]
+        node_E[e] = first_new_id[owner[other]] + owner_local[other]
+        key_E[e] = node_key[other]
+        edge_E[e] = edge_key[position_E[e]]
 
 
 @_jit
-def edges_between(
+def find_edges_between(
     src_R: NDArray[np.int64],
     dst_R: NDArray[np.int64],
     in_indptr: NDArray[np.int64],
@@ -89,10 +90,11 @@ def edges_between(
     csc_position: NDArray[np.int64],
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find the first edge of each pair of local ids, along the shorter of the two lists.
+    """Find the first edge of each pair of nodes by scanning the shorter of their two lists.
 
     Shape:
-        src_R, dst_R: local ids, -1 for none. out_R: places in CSC order, -1 if none; written.
+        src_R, dst_R: local ids, -1 for nodes that the part does not hold. out_R: positions in CSC
+        order, -1 if there is no edge; written.
     """
     for r in range(src_R.shape[0]):
         s, d = src_R[r], dst_R[r]
@@ -112,17 +114,18 @@ def edges_between(
 
 
 @_jit
-def places_in_rows(
+def find_edges_in_rows(
     key_R: NDArray[np.int64],
     row_R: NDArray[np.int64],
     indptr: NDArray[np.int64],
     edge_key: NDArray[np.int64],
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find edges by key in the in-list of a local row, which is sorted; -1 if not there.
+    """Find edges by key in the in-edges of their destinations, by binary search.
 
     Shape:
-        row_R: local ids, -1 for none. out_R: places, written.
+        row_R: local ids of the destinations, -1 for nodes that the part does not hold. out_R:
+        positions in CSC order, -1 if there is no such edge; written.
     """
     for r in range(key_R.shape[0]):
         out_R[r] = -1
@@ -132,73 +135,76 @@ def places_in_rows(
 
 
 def empty_table(num_keys: int) -> NDArray[np.int64]:
-    """Return the slots of a table for so many keys: a power of two of -1, half of them free."""
+    """Return an empty hash table for some number of keys, at most half full."""
     return np.full(1 << max(4, (2 * num_keys - 1).bit_length()), -1, np.int64)
 
 
 @_jit
-def _slot(key: int, keys: NDArray[np.int64], slots: NDArray[np.int64]) -> np.uint64:
-    """Return the slot that holds where a key stands in `keys`, or the free one where it would."""
-    mask = np.uint64(slots.shape[0] - 1)
-    at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
-    while slots[at] >= 0 and keys[slots[at]] != key:
-        at = (at + np.uint64(1)) & mask
-    return at
+def _slot(key: int, keys: NDArray[np.int64], table: NDArray[np.int64]) -> np.uint64:
+    """Return the slot of a key in a table of indices into `keys`, or the free slot for it."""
+    mask = np.uint64(table.shape[0] - 1)
+    slot = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)) & mask
+    while table[slot] >= 0 and keys[table[slot]] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
 
 
 @_jit
-def key_table(key_R: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-    """Fill an empty table with where each key stands first."""
+def fill_table(key_R: NDArray[np.int64], table: NDArray[np.int64]) -> None:
+    """Fill an empty hash table with the index at which each key first occurs."""
     for r in range(key_R.shape[0]):
-        at = _slot(key_R[r], key_R, slots)
-        if slots[at] < 0:
-            slots[at] = r
+        slot = _slot(key_R[r], key_R, table)
+        if table[slot] < 0:
+            table[slot] = r
 
 
 @_jit
-def edges_with_keys(
+def find_edges_by_key(
     key_R: NDArray[np.int64],
-    slots: NDArray[np.int64],
+    table: NDArray[np.int64],
     edge_key: NDArray[np.int64],
     first: int,
     out_R: NDArray[np.int64],
 ) -> None:
-    """Find edges by key among some of a part, in one look at each.
+    """Find edges by key in a range of a part's edges, with one scan over the range.
 
     Shape:
-        slots: `key_table` of the keys. edge_key: (E,), from the part's edge `first` on. out_R:
-        places in the part, written where one is found.
+        key_R: keys to find. table: hash table of `key_R`. edge_key: keys of the part's edges from
+        position `first`. out_R: positions in CSC order, written for the keys that are found.
     """
     for e in range(edge_key.shape[0]):
-        place = slots[_slot(edge_key[e], key_R, slots)]
-        if place >= 0:
-            out_R[place] = first + e
+        r = table[_slot(edge_key[e], key_R, table)]
+        if r >= 0:
+            out_R[r] = first + e
 
 
 @_jit
-def number_keys(
+def relabel_keys(
     keys: NDArray[np.int64],
     num_known: int,
     found: NDArray[np.int64],
-    slots: NDArray[np.int64],
-    number: NDArray[np.int64],
+    table: NDArray[np.int64],
+    label: NDArray[np.int64],
     new: NDArray[np.int64],
 ) -> int:
-    """Number keys: known ones as they stand, then new ones as they come; return how many are new.
+    """Label found keys with their index among the known keys, and append the keys that are new.
+
+    Returns:
+        Number of new keys.
 
     Shape:
-        keys: (n + e,), the known ones, then room for new ones, written. found: (e,). slots: an
-        empty table of n + e. number: (e,) written. new: (e,) where each new key first stands,
-        written.
+        keys: (n + e,) n known keys, then room for the new ones, written. found: (e,). table: an
+        empty table for n + e keys. label: (e,) index in `keys`, written. new: (e,) index in `found`
+        at which each new key first occurs, written.
     """
-    key_table(keys[:num_known], slots)
+    fill_table(keys[:num_known], table)
     size = 0
     for e in range(found.shape[0]):
-        at = _slot(found[e], keys, slots)
-        if slots[at] < 0:
-            slots[at] = num_known + size
+        slot = _slot(found[e], keys, table)
+        if table[slot] < 0:
+            table[slot] = num_known + size
             keys[num_known + size] = found[e]
             new[size] = e
             size += 1
-        number[e] = slots[at]
+        label[e] = table[slot]
     return size

@@ -1,14 +1,15 @@
-"""The way to one server: a channel, deadlines, and trying again.
+"""Connection to one server: a gRPC channel with deadlines and retries.
 
-Every call only reads, so it is tried again, with growing pauses, for as long as its deadline allows
-and the server is away, busy or stopping: also after it broke in the middle of an answer.
+All calls are read-only, so it is safe to repeat them. A call is retried, with growing pauses, while
+the server is unreachable, busy or stopping, until the call's deadline. A call that fails in the
+middle of an answer starts again from the beginning.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 
-from graphtheta.engine.wire.limits import MESSAGE_BYTES, STORE_KEY
-from graphtheta.engine.wire.statuses import error_of
+from graphtheta.engine.wire.protocol import MESSAGE_BYTES, STORE_KEY, error_of
 from graphtheta.errors import CallTimeout, ConfigError, Unreachable
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
@@ -33,7 +33,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.use_local_subchannel_pool", 1),
-    # The caller reads its own answer: half the work of handing it over from another thread.
+    # The calling thread reads the answer itself, at half the cost of passing it between threads.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
 
@@ -46,7 +46,13 @@ _PATHS = {
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files of a client: who signs servers (None: the system's), its certificate and key."""
+    """TLS certificates of a client, as PEM files.
+
+    Attributes:
+        ca: Certificate authority of the servers. If None, the system's authorities.
+        cert: Certificate of the client, for servers that require one.
+        key: Private key of `cert`.
+    """
 
     ca: Path | None = None
     cert: Path | None = None
@@ -56,7 +62,7 @@ class Tls:
         """Read the files.
 
         Raises:
-            ConfigError: If one cannot be read.
+            ConfigError: If a file cannot be read.
         """
         files = (self.ca, self.key, self.cert)
         try:
@@ -68,18 +74,18 @@ class Tls:
 
 
 class Connection:
-    """Calls to one server; threads may share it.
+    """Connection to one server. It can be shared between threads.
 
     Args:
-        address: `host:port`.
-        tls: Certificates; None: plain text.
+        address: `host:port` of the server.
+        tls: Certificates. If None, the connection is plain text.
 
     Raises:
         ConfigError: If a certificate cannot be read.
 
     Attributes:
-        address: As given.
-        store: Checksum of the store that calls mean, once it is known.
+        address: `host:port` of the server.
+        store: Checksum of the store that calls expect. Empty until it is known.
     """
 
     def __init__(self, address: str, tls: Tls | None) -> None:
@@ -90,49 +96,52 @@ class Connection:
             self._channel = grpc.secure_channel(address, tls.credentials(), _OPTIONS)
         self._stub = GraphStub(self._channel)
 
-    def call(self, method: str, request: Any, until: float) -> Any:
-        """Return the answer to a call that has one message.
+    def call(self, method: str, request: Any, deadline: float) -> Any:
+        """Call a method of the graph service that returns one message.
 
         Args:
-            method: Of the graph service.
-            request: Its message.
-            until: `time.monotonic()` by which the answer is there.
+            method: Name of the method.
+            request: Message to send.
+            deadline: `time.monotonic()` by which the answer must have arrived.
 
         Raises:
-            GraphThetaError: As `graphtheta.engine.wire.statuses` says.
+            GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
         """
-        call = getattr(self._stub, method)
-        return self._try(call, request, until, lambda answer: answer)
+        return self._retry(getattr(self._stub, method), request, deadline, lambda answer: answer)
 
-    def stream(self, method: str, request: Any, until: float) -> list[bytes]:
-        """Return all pieces of an answer, as they came; as `call` otherwise."""
+    def stream(self, method: str, request: Any, deadline: float) -> list[bytes]:
+        """Call a method that returns a stream of messages, and return their bytes.
+
+        Arguments and exceptions are those of `call`.
+        """
         call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
-        return self._try(call, request, until, list)  # type: ignore[no-any-return]
+        return self._retry(call, request, deadline, list)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """End calls in flight, and the connection."""
+        """Cancel calls in flight and close the channel."""
         self._channel.close()
 
-    def _try(self, call: Any, request: Any, until: float, take: Any) -> Any:
+    def _retry(self, call: Any, request: Any, deadline: float, read: Callable[[Any], Any]) -> Any:
         for pause in _pauses():
             try:
-                timeout = until - time.monotonic()
+                timeout = deadline - time.monotonic()
                 if timeout <= 0:
                     raise CallTimeout(f"{self.address}: expected an answer in time, got none.")
                 metadata = ((STORE_KEY, self.store),) if self.store else ()
-                return take(call(request, timeout=timeout, metadata=metadata))
+                return read(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
-                failed = error_of(error.code(), f"{self.address}: {error.details()}")
-            except ValueError as error:  # the channel was closed by another thread
+                failure = error_of(error.code(), f"{self.address}: {error.details()}")
+            except ValueError as error:  # another thread closed the channel
                 raise Unreachable(f"{self.address}: {error}") from None
-            if not isinstance(failed, Unreachable) or time.monotonic() + pause >= until:
-                raise failed
+            if not isinstance(failure, Unreachable) or time.monotonic() + pause >= deadline:
+                raise failure
             time.sleep(pause)
         raise AssertionError("pauses never end")
 
 
 def _pauses() -> Iterator[float]:
+    """Yield the pauses between retries in seconds: growing, and random so that clients spread."""
     pause = _FIRST_PAUSE_S
     while True:
-        yield pause * random.uniform(0.5, 1.0)  # callers of one server do not come back at once
+        yield pause * random.uniform(0.5, 1.0)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""The graph around some nodes, hop by hop: what a model of k layers reads."""
+"""Subgraphs around nodes, hop by hop: the nodes and edges that a model of k layers reads."""
 
 from __future__ import annotations
 
@@ -9,42 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.engine.kernels import empty_table, number_keys
+from graphtheta.engine.client.neighbours import Neighbours
+from graphtheta.engine.kernels import empty_table, relabel_keys
 
-__all__ = ["Neighbours", "Subgraph", "expand"]
+__all__ = ["Subgraph", "expand"]
 
 _Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Lists of edges, one a node that was asked for, each sorted by edge key.
-
-    Shape:
-        indptr: (R + 1,). node, node_key, edge_key: (E,) new id and key of the other end, key of the
-        edge. columns: (E,) or (E, width) each.
-    """
-
-    indptr: _Ids
-    node: _Ids
-    node_key: _Ids
-    edge_key: _Ids
-    columns: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
 class Subgraph:
-    """Nodes and the in-edges of all but those of the last hop.
+    """Nodes, and the in-edges of all of them except those of the last hop.
 
     Attributes:
-        new_id: (n,) the nodes: those asked for, then those that each hop adds, by node key.
-        node_key: (n,) the same.
-        src: (e,) number of each edge's source among the nodes.
-        dst: (e,) of its destination.
-        edge_key: (e,).
+        new_id: (n,) new ids: the seed nodes, then the nodes that each hop adds, by node key.
+        node_key: (n,) node keys of the same nodes.
+        src: (e,) position of each edge's source among the nodes.
+        dst: (e,) position of each edge's destination among the nodes.
+        edge_key: (e,) edge keys.
         columns: (e,) or (e, width) each: edge columns.
-        num_nodes: (k + 1,) nodes asked for, and that each hop adds.
-        num_edges: (k,) edges of each hop.
+        num_nodes: (k + 1,) number of seed nodes, and of nodes that each hop adds.
+        num_edges: (k,) number of edges of each hop.
     """
 
     new_id: _Ids
@@ -59,31 +44,31 @@ class Subgraph:
 
 def expand(
     new_ids: _Ids,
-    keys: _Ids,
+    node_keys: _Ids,
     fanouts: Sequence[int | None],
-    ask: Callable[[_Ids, int | None, int], Neighbours],
+    neighbours: Callable[[_Ids, int | None, int], Neighbours],
 ) -> Subgraph:
-    """Follow in-edges from nodes, of every node once, when it is found.
+    """Follow in-edges from seed nodes; each node is expanded once, in the hop after it is found.
 
     Args:
-        new_ids: (R,) nodes.
-        keys: (R,) their node keys.
-        fanouts: Of each layer, from the input, as in training: the last is that of the first hop.
-        ask: Returns the in-edges of nodes, given a fanout and a layer.
+        new_ids: (R,) seed nodes.
+        node_keys: (R,) their node keys.
+        fanouts: Fan-out of each layer, counted from the input; the first hop uses the last one.
+        neighbours: Returns the in-edges of nodes for a fan-out and a layer.
     """
-    node, key = new_ids, keys
-    first, num_nodes, hops = 0, [len(keys)], []
+    node, key = new_ids, node_keys
+    first, num_nodes, hops = 0, [len(node_keys)], []
     src, dst = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for layer in reversed(range(len(fanouts))):
-        found = ask(node[first:], fanouts[layer], layer)
-        number, new = _numbered(key, found.node_key)
-        src.append(number)
-        dst.append(first + np.repeat(np.arange(len(node) - first), np.diff(found.indptr)))
+        hop = neighbours(node[first:], fanouts[layer], layer)
+        position, new = _relabel(key, hop.node_key)
+        src.append(position)
+        dst.append(first + np.repeat(np.arange(len(node) - first), np.diff(hop.indptr)))
         first = len(key)
-        node = np.concatenate([node, found.node[new]])
-        key = np.concatenate([key, found.node_key[new]])
+        node = np.concatenate([node, hop.node[new]])
+        key = np.concatenate([key, hop.node_key[new]])
         num_nodes.append(len(key) - first)
-        hops.append(found)
+        hops.append(hop)
     return Subgraph(
         new_id=node,
         node_key=key,
@@ -98,17 +83,18 @@ def expand(
     )
 
 
-def _numbered(known: _Ids, found: _Ids) -> tuple[_Ids, _Ids]:
-    """Number the keys that were found: known ones as they stand, then new ones in their order.
+def _relabel(known: _Ids, found: _Ids) -> tuple[_Ids, _Ids]:
+    """Return the positions of found keys among the known keys and, after them, the new ones.
 
     Shape:
-        known: (n,). found: (e,). Returns (e,) numbers, and where each new key stands.
+        known: (n,). found: (e,). Returns (e,) positions, and for each new key, in ascending order,
+        the index in `found` where it first occurs.
     """
     keys = np.concatenate([known, np.empty_like(found)])
-    number, new = np.empty(len(found), np.int64), np.empty(len(found), np.int64)
-    new = new[: number_keys(keys, len(known), found, empty_table(len(keys)), number, new)]
+    label, new = np.empty(len(found), np.int64), np.empty(len(found), np.int64)
+    new = new[: relabel_keys(keys, len(known), found, empty_table(len(keys)), label, new)]
     order = np.argsort(found[new])
-    final = np.empty(len(known) + len(new), np.int64)
-    final[: len(known)] = np.arange(len(known))
-    final[len(known) + order] = len(known) + np.arange(len(new))
-    return final[number], new[order]
+    position = np.empty(len(known) + len(new), np.int64)
+    position[: len(known)] = np.arange(len(known))
+    position[len(known) + order] = len(known) + np.arange(len(new))
+    return position[label], new[order]

@@ -1,7 +1,7 @@
-"""PyG over a remote graph: its stores, a sampler, and node and link loaders.
+"""PyG over a remote graph: its feature and graph stores, a sampler, and node and link loaders.
 
-PyG counts nodes from 0: here they are node keys, rows of the input's node table, and edges are edge
-keys. Both are the same however the graph is partitioned and served.
+PyG numbers nodes and edges from 0. Here these numbers are node keys (rows of the input's node
+table) and edge keys, which depend neither on the partitioning nor on the servers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PyG's node and link loaders with edge attributes, which PyG leaves out of its remote backends."""
+"""PyG's node and link loaders with edge attributes, which PyG omits for remote backends."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ _Transform = Callable[[Any], Any]
 
 
 class RemoteNodeLoader(NodeLoader):
-    """Batches of nodes and what is drawn around them, with all columns of the feature store.
+    """Loader of mini-batches around nodes, with all columns of the feature store.
 
     Args:
-        data: The stores.
-        num_neighbors: As of `RemoteSampler`.
+        data: The feature store and the graph store.
+        num_neighbors: In-edges to draw for each node, for each hop from the input nodes; -1 takes
+            all.
         input_nodes: (T,) node keys, such as those of `RemoteFeatureStore.split`.
-        replace: As of `RemoteSampler`.
-        weight: As of `RemoteSampler`.
-        seed: As of `RemoteSampler`.
-        transform: Applied to each batch.
-        options: As of PyG's `NodeLoader`. Worker processes are spawned: gRPC survives no fork.
+        replace: Whether an edge can be drawn more than once.
+        weight: Edge column that holds the draw weights. If None, draws are uniform.
+        seed: Random seed of the draws.
+        transform: Function applied to each batch.
+        options: Options of PyG's `NodeLoader`. Worker processes are spawned, because gRPC does not
+            survive a fork.
     """
 
     def __init__(
@@ -42,29 +44,29 @@ class RemoteNodeLoader(NodeLoader):
         transform: _Transform | None = None,
         **options: Any,
     ) -> None:
-        self._edges = data[0].edge_columns
-        self._then = transform
+        self._edge_columns, self._transform = data[0].edge_columns, transform
         sampler = _sampler(data[0], num_neighbors, replace, weight, seed)
-        super().__init__(data, sampler, input_nodes, **_spawned(options))
+        super().__init__(data, sampler, input_nodes, **_spawn_workers(options))
         sampler.keep(self.input_data.node)
 
     def filter_fn(self, out: RemoteSamplerOutput) -> Any:
-        """Return the batch of what was drawn."""
-        return _finished(super().filter_fn(out), out, self._edges, self._then)
+        batch = super().filter_fn(out)
+        return _finish(batch, out, self._edge_columns, self._transform)
 
 
 class RemoteLinkLoader(LinkLoader):
-    """Batches of links and what is drawn around their ends; see `RemoteNodeLoader`.
+    """Loader of mini-batches around the end nodes of links.
 
     Args:
-        data: The stores.
-        num_neighbors: As of `RemoteSampler`.
+        data: The feature store and the graph store.
+        num_neighbors: In-edges to draw for each node, for each hop from the links; -1 takes all.
         edge_label_index: (2, T) node keys of the links' sources and destinations.
-        replace: As of `RemoteSampler`.
-        weight: As of `RemoteSampler`.
-        seed: As of `RemoteSampler`.
-        transform: Applied to each batch.
-        options: As of PyG's `LinkLoader`, such as `edge_label` and `neg_sampling`.
+        replace: Whether an edge can be drawn more than once.
+        weight: Edge column that holds the draw weights. If None, draws are uniform.
+        seed: Random seed of the draws.
+        transform: Function applied to each batch.
+        options: Options of PyG's `LinkLoader`, such as `edge_label` and `neg_sampling`. Worker
+            processes are spawned.
     """
 
     def __init__(
@@ -79,14 +81,13 @@ class RemoteLinkLoader(LinkLoader):
         transform: _Transform | None = None,
         **options: Any,
     ) -> None:
-        self._edges = data[0].edge_columns
-        self._then = transform
+        self._edge_columns, self._transform = data[0].edge_columns, transform
         sampler = _sampler(data[0], num_neighbors, replace, weight, seed)
-        super().__init__(data, sampler, (None, edge_label_index), **_spawned(options))
+        super().__init__(data, sampler, (None, edge_label_index), **_spawn_workers(options))
 
     def filter_fn(self, out: RemoteSamplerOutput) -> Any:
-        """Return the batch of what was drawn."""
-        return _finished(super().filter_fn(out), out, self._edges, self._then)
+        batch = super().filter_fn(out)
+        return _finish(batch, out, self._edge_columns, self._transform)
 
 
 def _sampler(
@@ -102,15 +103,19 @@ def _sampler(
     )
 
 
-def _spawned(options: dict[str, Any]) -> dict[str, Any]:
+def _spawn_workers(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("num_workers", 0) > 0:
         options.setdefault("multiprocessing_context", "spawn")
     return options
 
 
-def _finished(
-    batch: Any, out: RemoteSamplerOutput, edges: dict[str, str], then: _Transform | None
+def _finish(
+    batch: Any,
+    out: RemoteSamplerOutput,
+    edge_columns: dict[str, str],
+    transform: _Transform | None,
 ) -> Any:
-    for name, column in edges.items():
+    """Add the edge attributes to a batch and apply the transform."""
+    for name, column in edge_columns.items():
         batch[name] = out.edge_columns[column]
-    return batch if then is None else then(batch)
+    return batch if transform is None else transform(batch)

@@ -1,4 +1,4 @@
-"""A PyG sampler whose draws are made by the servers, where the edges are."""
+"""PyG sampler that lets the servers draw, where the edges are."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from graphtheta.errors import ConfigError
 
 __all__ = ["RemoteSampler", "RemoteSamplerOutput"]
 
-_MOST_KEPT = 1 << 22
+_MAX_KEPT = 1 << 22  # nodes; 16 bytes each
 
 
 @dataclass
 class RemoteSamplerOutput(SamplerOutput):
-    """What PyG's output has, and edge columns that came along.
+    """PyG's sampler output with edge columns.
 
     Attributes:
-        edge_columns: (e,) or (e, width) each, by name of the column.
+        edge_columns: (e,) or (e, width) each: edge columns by name.
     """
 
     edge_columns: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RemoteSampler(BaseSampler):
-    """Draws in-edges hop by hop, of every node when it is first found, as PyG's own sampler.
+    """Sampler that draws in-edges hop by hop, once for each node, as PyG's `NeighborSampler` does.
 
-    What is drawn depends on the seed and on the batch's nodes alone: not on servers, partitions,
-    data loader workers or earlier batches. An epoch in the same order draws the same: shuffle, or
-    set `seed` anew.
+    The draws of a batch depend only on `seed` and on the batch's nodes, not on the partitioning,
+    the servers, the loader's workers or earlier batches. Epochs with the same batches draw the same
+    edges: shuffle the nodes, or change `seed` between epochs.
 
     Args:
         graph: The graph.
-        num_neighbors: In-edges to draw, of each hop from the seeds; -1: all.
+        num_neighbors: In-edges to draw for each node, for each hop from the seeds; -1 takes all.
         replace: Whether an edge can be drawn more than once.
-        weight: Edge column that edges are drawn in proportion to.
-        seed: Of the draws.
-        columns: Edge columns that are fetched along with edges.
+        weight: Edge column that holds the draw weights. If None, draws are uniform.
+        seed: Random seed of the draws.
+        columns: Edge columns to return with the edges.
 
     Raises:
         ConfigError: If a number is neither positive nor -1.
@@ -72,28 +72,26 @@ class RemoteSampler(BaseSampler):
         self._kept = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def keep(self, nodes: Tensor) -> None:
-        """Look nodes up once: batches of them need no more looking up, a round trip less each.
+        """Look up the new ids of seed nodes once, which saves each batch a round trip.
 
-        Takes 16 bytes a node; of more than four million it does nothing.
+        They take 16 bytes per node. With more than 2^22 nodes, this does nothing.
 
         Args:
-            nodes: (T,) node keys, such as a loader's input.
+            nodes: (T,) node keys, such as the input nodes of a loader.
 
         Raises:
             UnknownNode: If there is no such node.
         """
-        if len(nodes) <= _MOST_KEPT:
+        if len(nodes) <= _MAX_KEPT:
             keys = np.unique(nodes.numpy())
             self._kept = keys, self.graph.new_ids(keys, "node_key")
 
     def sample_from_nodes(self, index: Any, **_: Any) -> RemoteSamplerOutput:
-        """Draw around nodes; see PyG's `BaseSampler`."""
         out = self._sample(index.node)
         out.metadata = (index.input_id, index.time)
         return out
 
     def sample_from_edges(self, index: Any, neg_sampling: Any = None) -> RemoteSamplerOutput:
-        """Draw around the ends of edges, and of pairs that PyG draws as negatives."""
         out: RemoteSamplerOutput = edge_sample(
             index,
             lambda seeds, _: self._sample(seeds),
@@ -105,16 +103,15 @@ class RemoteSampler(BaseSampler):
 
     @property
     def edge_permutation(self) -> None:
-        """Edges are numbered by their keys: none."""
         return None
 
     def _sample(self, seeds: Tensor) -> RemoteSamplerOutput:
         keys = np.ascontiguousarray(seeds.numpy(), np.int64)
         kept, new_ids = self._kept
-        place = np.searchsorted(kept, keys)
-        known = len(kept) > 0 and np.array_equal(kept.take(place, mode="clip"), keys)
+        index = np.searchsorted(kept, keys)
+        known = len(kept) > 0 and np.array_equal(kept.take(index, mode="clip"), keys)
         found = self.graph.subgraph(
-            new_ids[place] if known else keys,
+            new_ids[index] if known else keys,
             self._fanouts,
             by="new_id" if known else "node_key",
             node_keys=keys if known else None,

@@ -1,8 +1,8 @@
-"""PyG's `FeatureStore` and `GraphStore` over a remote graph; both read only."""
+"""PyG's `FeatureStore` and `GraphStore` over a remote graph, read-only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,24 +16,26 @@ from graphtheta.engine.client.graph import RemoteGraph
 from graphtheta.errors import ConfigError
 from graphtheta.partition import ColumnSpec
 
-__all__ = ["EDGE_TYPE", "RemoteFeatureStore", "RemoteGraphStore"]
+__all__ = ["RemoteFeatureStore", "RemoteGraphStore"]
 
-# The group of edge attributes; node attributes are of the group None, as of homogeneous graphs.
-EDGE_TYPE = ("node", "to", "node")
-_NAMES = {"x": "features", "y": "label:y"}
-_EDGE_NAMES = {"edge_attr": "attr", "edge_type": "type", "edge_weight": "weight"}
-_ROWS = 1 << 18  # nodes at a time when all lists are asked for
+# Default column of each attribute.
+_COLUMNS = {"x": "features", "y": "label:y"}
+_EDGE_COLUMNS = {"edge_attr": "attr", "edge_type": "type", "edge_weight": "weight"}
+_CHUNK = 1 << 18  # nodes of a request for all edges
 
 
 class RemoteFeatureStore(FeatureStore):
-    """Node columns by node key, edge columns by edge key.
+    """Feature store of node columns by node key, and of edge columns by edge key.
+
+    Node attributes are in the group None, as in homogeneous graphs. Edge attributes are in a group
+    that is a tuple, such as `("node", "to", "node")`.
 
     Args:
         graph: The graph.
-        columns: Node column of each attribute; None: `x` is `features` and `y` the label y, where
-            there are any.
-        edge_columns: Edge column of each edge attribute; None: `edge_attr`, `edge_type` and
-            `edge_weight` are `attr`, `type` and `weight`, where there are any.
+        columns: Node column of each attribute. If None, `x` is the column `features` and `y` the
+            column `label:y`, if the graph has them.
+        edge_columns: Edge column of each edge attribute. If None, `edge_attr`, `edge_type` and
+            `edge_weight` are the columns `attr`, `type` and `weight`, if the graph has them.
     """
 
     def __init__(
@@ -45,13 +47,17 @@ class RemoteFeatureStore(FeatureStore):
         super().__init__()
         manifest = graph.manifest
         self.graph = graph
-        self.columns = _chosen("columns", columns, _NAMES, manifest.node_columns)
-        self.edge_columns = _chosen(
-            "edge_columns", edge_columns, _EDGE_NAMES, manifest.edge_columns
+        self.columns = _columns_of("columns", columns, _COLUMNS, manifest.node_columns)
+        self.edge_columns = _columns_of(
+            "edge_columns", edge_columns, _EDGE_COLUMNS, manifest.edge_columns
         )
 
     def split(self, name: str, column: str = "split:split") -> Tensor:
-        """Return the node keys of a split, ascending: `train`, `val` or `test`.
+        """Return the node keys of a split in ascending order.
+
+        Args:
+            name: `train`, `val` or `test`.
+            column: Node column of the splits.
 
         Shape:
             Returns (T,) int64.
@@ -63,7 +69,7 @@ class RemoteFeatureStore(FeatureStore):
         return torch.from_numpy(np.flatnonzero(values == splits[name]))
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
-        """Return the node attributes: PyG's loaders would ask for others by node as well."""
+        # Without the edge attributes: PyG's loaders would request them by node key.
         return [TensorAttr(None, name) for name in self.columns]
 
     def _get_tensor(self, attr: TensorAttr) -> Tensor:
@@ -72,31 +78,31 @@ class RemoteFeatureStore(FeatureStore):
     def _multi_get_tensor(self, attrs: list[TensorAttr]) -> list[Tensor]:
         found: dict[str, Tensor] = {}
         groups: dict[tuple[bool, int], list[TensorAttr]] = {}
-        for attr in attrs:  # one question for all that are of the same rows
+        for attr in attrs:  # one request for all attributes of the same rows
             of_edges = isinstance(attr.group_name, tuple)
             known = self.edge_columns if of_edges else self.columns
             if attr.attr_name not in known:
                 raise ConfigError(
                     f"feature store: expected an attribute among {', '.join(known)}, got "
-                    f"{attr.attr_name!r}. Give its column."
+                    f"{attr.attr_name!r}. Specify its column."
                 )
             groups.setdefault((of_edges, id(attr.index)), []).append(attr)
-        for (of_edges, _), some in groups.items():
-            columns = [(self.edge_columns if of_edges else self.columns)[a.attr_name] for a in some]
+        for (of_edges, _), group in groups.items():
+            known = self.edge_columns if of_edges else self.columns
+            columns = [known[attr.attr_name] for attr in group]
             names = list(dict.fromkeys(columns))
             if of_edges:
-                keys = _rows(some[0].index, self.graph.num_edges)
-                everything = np.arange(self.graph.num_edges) if keys is None else keys
-                values = self.graph.edge_columns(everything, names)
+                keys = _rows(group[0].index, self.graph.num_edges)
+                all_keys = np.arange(self.graph.num_edges) if keys is None else keys
+                values = self.graph.edge_columns(all_keys, names)
             else:
-                values = self.graph.columns(
-                    _rows(some[0].index, self.graph.num_nodes), names, "node_key"
-                )
+                keys = _rows(group[0].index, self.graph.num_nodes)
+                values = self.graph.columns(keys, names, "node_key")
             found |= {
-                _name(attr): torch.from_numpy(values[column])
-                for attr, column in zip(some, columns, strict=True)
+                _attribute_key(attr): torch.from_numpy(values[column])
+                for attr, column in zip(group, columns, strict=True)
             }
-        return [found[_name(attr)] for attr in attrs]
+        return [found[_attribute_key(attr)] for attr in attrs]
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
         of_edges, manifest = isinstance(attr.group_name, tuple), self.graph.manifest
@@ -106,14 +112,14 @@ class RemoteFeatureStore(FeatureStore):
         return (rows,) if spec.width is None else (rows, spec.width)
 
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> NoReturn:
-        raise ConfigError("feature store: expected to be read, got a write. Build a new store.")
+        raise ConfigError("feature store: expected a read, got a write. Build a new store.")
 
     def _remove_tensor(self, attr: TensorAttr) -> NoReturn:
-        raise ConfigError("feature store: expected to be read, got a removal. Build a new store.")
+        raise ConfigError("feature store: expected a read, got a removal. Build a new store.")
 
 
 class RemoteGraphStore(GraphStore):
-    """All edges, for those who ask for all of them; loaders do not.
+    """Graph store that returns all edges of a graph. The remote loaders never request them.
 
     Args:
         graph: The graph.
@@ -124,14 +130,14 @@ class RemoteGraphStore(GraphStore):
         self.graph = graph
 
     def get_all_edge_attrs(self) -> list[EdgeAttr]:
-        """Return the one edge type, in each layout there is."""
         size = (self.graph.num_nodes, self.graph.num_nodes)
         return [EdgeAttr(None, layout, True, size) for layout in (EdgeLayout.CSC, EdgeLayout.CSR)]
 
     def _get_edge_index(self, attr: EdgeAttr) -> tuple[Tensor, Tensor]:
         out = attr.layout == EdgeLayout.CSR
         indptr, other = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
-        for keys in _in_blocks(self.graph.num_nodes):
+        for first in range(0, self.graph.num_nodes, _CHUNK):
+            keys = np.arange(first, min(first + _CHUNK, self.graph.num_nodes))
             found = self.graph.neighbours(keys, by="node_key", direction="out" if out else "in")
             indptr.append(found.indptr[1:] + indptr[-1][-1])
             other.append(found.node_key)
@@ -142,42 +148,38 @@ class RemoteGraphStore(GraphStore):
         return pair if out else pair[::-1]
 
     def _put_edge_index(self, edge_index: Any, edge_attr: EdgeAttr) -> NoReturn:
-        raise ConfigError("graph store: expected to be read, got a write. Build a new store.")
+        raise ConfigError("graph store: expected a read, got a write. Build a new store.")
 
     def _remove_edge_index(self, edge_attr: EdgeAttr) -> NoReturn:
-        raise ConfigError("graph store: expected to be read, got a removal. Build a new store.")
+        raise ConfigError("graph store: expected a read, got a removal. Build a new store.")
 
 
-def _chosen(
-    what: str,
+def _columns_of(
+    option: str,
     given: Mapping[str, str] | None,
-    usual: Mapping[str, str],
+    defaults: Mapping[str, str],
     known: Mapping[str, ColumnSpec],
 ) -> dict[str, str]:
+    """Return the column of each attribute."""
     if given is None:
-        return {name: column for name, column in usual.items() if column in known}
+        return {name: column for name, column in defaults.items() if column in known}
     unknown = sorted(set(given.values()) - known.keys())
     if unknown:
         raise ConfigError(
-            f"{what}: expected columns among {', '.join(known)}, got {', '.join(unknown)}."
+            f"{option}: expected columns among {', '.join(known)}, got {', '.join(unknown)}."
         )
     return dict(given)
 
 
-def _name(attr: TensorAttr) -> str:
+def _attribute_key(attr: TensorAttr) -> str:
     return f"{id(attr.index)} {isinstance(attr.group_name, tuple)} {attr.attr_name}"
 
 
 def _rows(index: Any, total: int) -> NDArray[np.int64] | None:
-    """Return the rows that PyG's index means, None for all."""
+    """Return the rows of PyG's index as numbers, or None for all rows."""
     if index is None:
         return None
     if isinstance(index, slice):
         return np.arange(total)[index]
     rows = np.atleast_1d(np.asarray(index))
     return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64, copy=False)
-
-
-def _in_blocks(num_nodes: int) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, num_nodes, _ROWS):
-        yield np.arange(first, min(first + _ROWS, num_nodes))

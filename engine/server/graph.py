@@ -1,13 +1,13 @@
-"""The parts of a store that one server holds open, and what it answers from them.
+"""The parts of a store that one server serves, and the answers computed from them.
 
-Answers come in pieces of bounded size, made when they are sent: a request holds its ids and one
-piece in memory, however many edges it asks for.
+Answers are generated in chunks of bounded size while they are sent, so a request takes the memory
+of its ids and of one chunk, however many edges it returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,80 +15,97 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import some, whole
 from graphtheta.engine.kernels import (
-    edges_between,
-    edges_with_keys,
     empty_table,
-    key_table,
-    places_in_rows,
+    fill_table,
+    find_edges_between,
+    find_edges_by_key,
+    find_edges_in_rows,
 )
-from graphtheta.engine.server.part import DrawnEdges, Edges, OpenPart
-from graphtheta.engine.wire.limits import COLUMN
+from graphtheta.engine.server.part import Draw, Edges, OpenPart
+from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
 
-__all__ = ["Answer", "ServerGraph", "check_columns"]
+__all__ = ["AnswerChunk", "ServerGraph", "check_columns"]
 
-_PIECE = 1 << 21  # bytes of an answer that are in memory at a time, about
-_SCANNED = 1 << 26  # edges that are looked at, by key alone, before the next sign of life
+_CHUNK_BYTES = 1 << 21  # approximate size of a chunk of an answer
+_SCANNED = 1 << 26  # edges to scan before checking whether the caller is still there
 _Ids = NDArray[np.int64]
 
-# A table, or None, and which rows have more at which parts that are not served here.
-Answer = tuple[pa.RecordBatch | None, pa.RecordBatch | None]
+
+class AnswerChunk(NamedTuple):
+    """A chunk of an answer.
+
+    Attributes:
+        table: Rows of the answer, if any.
+        elsewhere: Rows of the request whose edges continue at parts that this server does not
+            serve, if any: row, part, in_degree.
+    """
+
+    table: pa.RecordBatch | None = None
+    elsewhere: pa.RecordBatch | None = None
+
+
+# Reads edges of nodes at one part, given the rows of the request, the nodes' local ids, and their
+# in-degrees in the whole graph if they are known.
+_Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], Iterator[AnswerChunk]]
 
 
 class ServerGraph:
-    """One or several parts of a store, mapped.
+    """One or several memory-mapped parts of a store.
+
+    Args:
+        store: The store. Only the files of the served parts are read.
+        parts: Indices of the parts to serve. If None, all parts.
+
+    Raises:
+        ConfigError: If there is no such part.
+        StoreError: If a file is missing or damaged.
 
     Attributes:
-        store: The store; of its files only those of the parts are read.
+        store: The store.
         parts: The open parts by index.
     """
 
     def __init__(self, store: Store, parts: Sequence[int] | None = None) -> None:
-        """Open some parts; None: all.
-
-        Raises:
-            ConfigError: If there is no such part.
-            StoreError: If a file is missing or damaged.
-        """
         self.store, self._book = store, store.book
-        chosen = range(store.num_parts) if parts is None else sorted(set(parts))
-        self._spreads = store.manifest.cut == "vertex" and store.num_parts > 1
+        served = range(store.num_parts) if parts is None else sorted(set(parts))
+        # In a vertex-cut the in-edges of a node may be spread over several parts.
+        self._is_spread = store.manifest.cut == "vertex" and store.num_parts > 1
         self.parts = {
-            part: OpenPart(store.part(part), store.book, is_whole=not self._spreads)
-            for part in chosen
+            part: OpenPart(store.part(part), store.book, is_whole=not self._is_spread)
+            for part in served
         }
         self._is_open = np.zeros(store.num_parts, np.bool_)
         self._is_open[list(self.parts)] = True
 
     # -- nodes ------------------------------------------------------------------------------------
 
-    def lookup(self, ids: pa.Array, *, by_key: bool) -> Iterator[Answer]:
-        """Yield the new ids of original ids, or of node keys, in order.
+    def lookup(self, ids: pa.Array, *, by_key: bool) -> Iterator[AnswerChunk]:
+        """Yield the new ids of nodes given by original ids or by node keys, in order.
 
         Raises:
             GraphFormatError: If ids are of another type.
-            UnknownNode: If one names no node.
+            UnknownNode: If there is no such node.
         """
         index = self.store.index
-        found = index.new_ids_of_keys(ids.to_numpy()) if by_key else index.new_ids(ids)
-        for piece in _pieces(len(found), 8):
-            yield pa.record_batch({"new_id": found[piece]}), None
+        new_ids = index.new_ids_of_keys(ids.to_numpy()) if by_key else index.new_ids(ids)
+        for span in _spans(len(new_ids), 8):
+            yield AnswerChunk(pa.record_batch({"new_id": new_ids[span]}))
 
-    def node_columns(self, new_ids: _Ids, names: list[str]) -> Iterator[Answer]:
-        """Yield columns of nodes that are owned here, with the rows that were asked for.
+    def node_columns(self, new_ids: _Ids, names: list[str]) -> Iterator[AnswerChunk]:
+        """Yield columns of nodes that the served parts own, with the rows of the request.
 
         Raises:
-            ConfigError: If there is no such column, or a node is owned elsewhere.
+            ConfigError: If there is no such column, or a part that is not served owns a node.
             UnknownNode: If there is no such node.
         """
         for part in self.parts.values():
             check_columns("node columns", part.tables.masters.column_names, names)
-        owner, local = self._place(new_ids)
+        owner, local = self._locate(new_ids)
         self._check_open(owner)
         for part, rows in self._by_part(owner):
-            columns = part.tables.masters.select(names)
-            yield from _taken(columns, rows, local[rows])
+            yield from _take_rows(part.tables.masters.select(names), rows, local[rows])
 
     # -- edges ------------------------------------------------------------------------------------
 
@@ -97,78 +114,83 @@ class ServerGraph:
         new_ids: _Ids,
         *,
         out: bool,
-        drawn: DrawnEdges | None,
+        draw: Draw | None,
         columns: list[str],
         parts: NDArray[np.int32] | None = None,
         degrees: _Ids | None = None,
-    ) -> Iterator[Answer]:
-        """Yield in-edges (or out-edges), all or drawn, of nodes; a node's are sorted by edge key.
+    ) -> Iterator[AnswerChunk]:
+        """Yield the edges of nodes: all, or the in-edges that are drawn.
+
+        The edges of a node at one part are sorted by edge key.
 
         Args:
             new_ids: (R,) nodes.
-            out: Whether out-edges are asked for.
-            drawn: How in-edges are drawn; None: all.
+            out: Whether to yield out-edges.
+            draw: How in-edges are drawn. If None, all edges are yielded.
             columns: Edge columns to add.
-            parts: (R,) the part to look at; None: all of them that are open, by way of the owner's.
-            degrees: (R,) in-degrees in the whole graph, given with `parts`.
+            parts: (R,) part to read for each node. If None, the node's owner, and the other open
+                parts that hold edges of it.
+            degrees: (R,) in-degrees in the whole graph, given together with `parts`.
 
         Raises:
-            ConfigError: If there is no such column or part, or out-edges are to be drawn.
+            ConfigError: If there is no such column or part, or `draw` is given for out-edges.
             UnknownNode: If there is no such node.
         """
         self._check_edge_columns(columns)
-        if drawn is not None:
-            self._check_draw(drawn, out)
-        owner, local = self._place(new_ids)
-        holders = owner if parts is None else parts
-        self._check_open(holders)
-        for part, rows in self._by_part(holders):
-            at = local[rows] if parts is None else part.local(owner[rows], local[rows])
-            rows, at = rows[at >= 0], at[at >= 0]
-            degree = part.in_degrees(at) if degrees is None else degrees[rows]
-            yield from self._edges(part, rows, at, degree, out, drawn, columns)
-            if parts is None and (out or self._spreads):
-                which, peer = part.holders(at, out=out)
-                for other, some_rows in self._by_part(peer):
-                    asked = which[some_rows]
-                    there = other.local(owner[rows[asked]], local[rows[asked]])
-                    yield from self._edges(
-                        other, rows[asked], there, degree[asked], out, drawn, columns
-                    )
-                yield from self._elsewhere(rows[which], peer, degree[which])
+        if draw is not None:
+            self._check_draw(draw, out)
+
+        def read(
+            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
+        ) -> Iterator[AnswerChunk]:
+            table = part.tables.in_edges.select(columns)
+            size = max(1, _CHUNK_BYTES // (32 + _row_bytes(table)))
+            if draw is None:
+                chunks = part.edges(local, out=out, chunk=size)
+            else:
+                assert degree is not None
+                chunks = part.draw_edges(local, degree, draw, chunk=size)
+            for edges in chunks:
+                yield AnswerChunk(_edge_table(part, rows, edges, table))
+
+        yield from self._read_edges(new_ids, parts, degrees, read, out=out)
 
     def find_edges(
         self, src: _Ids, dst: _Ids, parts: NDArray[np.int32] | None = None
-    ) -> Iterator[Answer]:
-        """Yield the lowest edge key of pairs that are joined by an edge, with their rows.
+    ) -> Iterator[AnswerChunk]:
+        """Yield the lowest edge key of each pair of nodes with an edge, with the row of the pair.
 
-        Shape:
-            src, dst: (R,) new ids. parts: (R,) as of `neighbours`.
+        Args:
+            src: (R,) new ids of the sources.
+            dst: (R,) new ids of the destinations.
+            parts: (R,) part to read for each destination; None as in `neighbours`.
 
         Raises:
             ConfigError: If there is no such part.
             UnknownNode: If there is no such node.
         """
+        src_owner, src_local = self._locate(src)
 
-        def find(part: OpenPart, rows: _Ids, at: _Ids) -> Iterator[pa.RecordBatch]:
-            place = np.empty(len(rows), np.int64)
-            near = part.local(*(x[rows] for x in sources))
-            edges_between(
-                near,
-                at,
+        def read(
+            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
+        ) -> Iterator[AnswerChunk]:
+            position = np.empty(len(rows), np.int64)
+            find_edges_between(
+                part.local_ids(src_owner[rows], src_local[rows]),
+                local,
                 part.in_indptr,
                 part.src,
                 part.out_indptr,
                 part.dst,
                 part.csc_position,
-                place,
+                position,
             )
-            found = np.flatnonzero(place >= 0)
-            key = part.edge_key[place[found]]
-            yield pa.record_batch({"row": rows[found].astype(np.int32), "edge_key": key})
+            found = np.flatnonzero(position >= 0)
+            key = part.edge_key[position[found]]
+            columns = {"row": rows[found].astype(np.int32), "edge_key": key}
+            yield AnswerChunk(pa.record_batch(columns))
 
-        sources = self._place(src)
-        yield from self._at_lists_of(dst, parts, find)
+        yield from self._read_edges(dst, parts, None, read, out=False)
 
     def edge_columns(
         self,
@@ -176,15 +198,15 @@ class ServerGraph:
         names: list[str],
         dst: _Ids | None = None,
         parts: NDArray[np.int32] | None = None,
-    ) -> Iterator[Answer]:
-        """Yield columns of the edges that are found here, with the rows that were asked for.
+    ) -> Iterator[AnswerChunk]:
+        """Yield columns of the edges that the served parts hold, with the rows of the request.
 
         Args:
             keys: (R,) edge keys.
             names: Edge columns.
-            dst: (R,) new ids of their destinations, in whose lists they are looked up; None: all
-                edges of the open parts are looked at.
-            parts: (R,) as of `neighbours`.
+            dst: (R,) new ids of the destinations, whose in-edges are searched. If None, all edges
+                of the open parts are scanned.
+            parts: (R,) part to read for each destination; None as in `neighbours`.
 
         Raises:
             ConfigError: If there is no such column or part.
@@ -192,85 +214,80 @@ class ServerGraph:
         """
         self._check_edge_columns(names)
         if dst is None:
-            distinct, row = np.unique(keys, return_inverse=True)
-            slots = empty_table(len(distinct))
-            key_table(distinct, slots)
-            for part in self.parts.values():
-                places = np.full(len(distinct), -1, np.int64)
-                for first in range(0, len(part.edge_key), _SCANNED):
-                    if first:
-                        yield None, None  # an empty piece: a caller that has gone is noticed
-                    some = part.edge_key[first : first + _SCANNED]
-                    edges_with_keys(distinct, slots, some, first, places)
-                place = places[row]
-                found = np.flatnonzero(place >= 0)
-                yield from _taken(part.tables.in_edges.select(names), found, place[found])
+            yield from self._scan_edges(keys, names)
             return
 
-        def find(part: OpenPart, rows: _Ids, at: _Ids) -> Iterator[pa.RecordBatch]:
-            place = np.empty(len(rows), np.int64)
-            places_in_rows(keys[rows], at, part.in_indptr, part.edge_key, place)
-            found = place >= 0
+        def read(
+            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
+        ) -> Iterator[AnswerChunk]:
+            position = np.empty(len(rows), np.int64)
+            find_edges_in_rows(keys[rows], local, part.in_indptr, part.edge_key, position)
+            found = position >= 0
             columns = part.tables.in_edges.select(names)
-            yield from (table for table, _ in _taken(columns, rows[found], place[found]))
+            yield from _take_rows(columns, rows[found], position[found])
 
-        yield from self._at_lists_of(dst, parts, find)
+        yield from self._read_edges(dst, parts, None, read, out=False)
 
-    # -- where things are -------------------------------------------------------------------------
+    def _scan_edges(self, keys: _Ids, names: list[str]) -> Iterator[AnswerChunk]:
+        distinct, index = np.unique(keys, return_inverse=True)
+        table = empty_table(len(distinct))
+        fill_table(distinct, table)
+        for part in self.parts.values():
+            positions = np.full(len(distinct), -1, np.int64)
+            for first in range(0, len(part.edge_key), _SCANNED):
+                if first:
+                    yield AnswerChunk()  # lets the interceptor stop if the caller is gone
+                scanned = part.edge_key[first : first + _SCANNED]
+                find_edges_by_key(distinct, table, scanned, first, positions)
+            position = positions[index]
+            found = np.flatnonzero(position >= 0)
+            yield from _take_rows(part.tables.in_edges.select(names), found, position[found])
 
-    def _edges(
+    # -- which part holds what --------------------------------------------------------------------
+
+    def _read_edges(
         self,
-        part: OpenPart,
-        rows: _Ids,
-        at: _Ids,
-        degree: _Ids,
+        new_ids: _Ids,
+        parts: NDArray[np.int32] | None,
+        degrees: _Ids | None,
+        read: _Read,
+        *,
         out: bool,
-        drawn: DrawnEdges | None,
-        columns: list[str],
-    ) -> Iterator[Answer]:
-        table = part.tables.in_edges.select(columns)
-        piece = max(1, _PIECE // (32 + _row_bytes(table)))
-        if drawn is None:
-            found = part.edges(at, out=out, piece=piece)
-        else:
-            found = part.drawn(at, degree, drawn, piece=piece)
-        for edges in found:
-            yield _edge_table(part, rows, edges, table), None
+    ) -> Iterator[AnswerChunk]:
+        """Read edges of nodes at the parts given for them, or else at all open parts that have any.
 
-    def _at_lists_of(
-        self, dst: _Ids, parts: NDArray[np.int32] | None, find: Any
-    ) -> Iterator[Answer]:
-        """Look at the parts that hold in-edges of nodes: `find(part, rows, local ids)`."""
-        owner, local = self._place(dst)
-        holders = owner if parts is None else parts
-        self._check_open(holders)
-        for part, rows in self._by_part(holders):
-            at = local[rows] if parts is None else part.local(owner[rows], local[rows])
-            yield from ((table, None) for table in find(part, rows, at))
-            if parts is None and self._spreads:
-                which, peer = part.holders(at, out=False)
-                for other, some_rows in self._by_part(peer):
-                    asked = rows[which[some_rows]]
-                    there = other.local(owner[asked], local[asked])
-                    yield from ((table, None) for table in find(other, asked, there))
-                yield from self._elsewhere(rows[which], peer, np.zeros(len(which), np.int64))
+        In the second case, also yield the other parts that hold edges of the nodes.
+        """
+        owner, local = self._locate(new_ids)
+        self._check_open(owner if parts is None else parts)
+        if parts is not None:
+            for part, rows in self._by_part(parts):
+                ids = part.local_ids(owner[rows], local[rows])
+                rows, ids = rows[ids >= 0], ids[ids >= 0]
+                yield from read(part, rows, ids, None if degrees is None else degrees[rows])
+            return
+        for part, rows in self._by_part(owner):
+            degree = part.in_degrees(local[rows])
+            yield from read(part, rows, local[rows], degree)
+            if out or self._is_spread:
+                which, holder = part.other_holders(local[rows], out=out)
+                for other, index in self._by_part(holder):
+                    some_rows = rows[which[index]]
+                    ids = other.local_ids(owner[some_rows], local[some_rows])
+                    yield from read(other, some_rows, ids, degree[which[index]])
+                yield from self._elsewhere(rows[which], holder, degree[which])
 
-    def _elsewhere(self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids) -> Iterator[Answer]:
+    def _elsewhere(
+        self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids
+    ) -> Iterator[AnswerChunk]:
         away = ~np.isin(parts, list(self.parts))
         if away.any():
-            yield (
-                None,
-                pa.record_batch(
-                    {
-                        "row": rows[away].astype(np.int32),
-                        "part": parts[away],
-                        "in_degree": degrees[away],
-                    }
-                ),
-            )
+            row = rows[away].astype(np.int32)
+            columns = {"row": row, "part": parts[away], "in_degree": degrees[away]}
+            yield AnswerChunk(elsewhere=pa.record_batch(columns))
 
-    def _place(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
-        """Return the owners of nodes, and their local ids there."""
+    def _locate(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
+        """Return the owners of nodes, and the nodes' local ids there."""
         num_nodes = self.store.manifest.num_nodes
         outside = (new_ids < 0) | (new_ids >= num_nodes)
         if outside.any():
@@ -289,11 +306,11 @@ class ServerGraph:
         if len(away):
             raise ConfigError(
                 f"nodes: expected nodes of the parts {list(self.parts)} that are served here, got "
-                f"some of {some(away.tolist(), len(away))}. Ask the servers of these."
+                f"nodes of {some(away.tolist(), len(away))}. Call the servers of these parts."
             )
 
     def _by_part(self, parts: NDArray[Any]) -> Iterator[tuple[OpenPart, _Ids]]:
-        """Yield open parts with the rows that name them."""
+        """Yield the open parts, each with the rows at which it is named."""
         for part in np.unique(parts).tolist():
             if part in self.parts:
                 yield self.parts[part], np.flatnonzero(parts == part)
@@ -301,37 +318,37 @@ class ServerGraph:
     def _check_edge_columns(self, names: list[str]) -> None:
         check_columns("edge columns", list(self.store.manifest.edge_columns), names)
 
-    def _check_draw(self, drawn: DrawnEdges, out: bool) -> None:
+    def _check_draw(self, draw: Draw, out: bool) -> None:
         if out:
-            raise ConfigError("draw: expected in-edges, got out-edges. Ask for all of these.")
-        if drawn.fanout < 1 or drawn.layer >= 1 << 16:
+            raise ConfigError("draw: expected in-edges, got out-edges. Request all out-edges.")
+        if draw.fanout < 1 or draw.layer >= 1 << 16:
             raise ConfigError(
-                f"draw: expected a fanout >= 1 and a layer < 65,536, got {drawn.fanout} and "
-                f"{drawn.layer}. Correct them."
+                f"draw: expected a fanout >= 1 and a layer < 65,536, got {draw.fanout} and "
+                f"{draw.layer}. Correct them."
             )
-        if drawn.weight is not None:
+        if draw.weight is not None:
             columns = self.store.manifest.edge_columns
-            check_columns("draw", list(columns), [drawn.weight])
-            kind = columns[drawn.weight]
-            if kind.width is not None or not kind.dtype.startswith(("int", "float", "double")):
+            check_columns("draw", list(columns), [draw.weight])
+            spec = columns[draw.weight]
+            if spec.width is not None or not spec.dtype.startswith(("int", "float", "double")):
                 raise ConfigError(
-                    f"draw: expected one number an edge, got {kind.dtype} in '{drawn.weight}'. "
-                    "Name another column."
+                    f"draw: expected one number for each edge, got {spec.dtype} in "
+                    f"'{draw.weight}'. Name another column."
                 )
 
 
-def check_columns(what: str, known: Iterable[str], names: list[str]) -> None:
-    """Refuse names of columns that are not known, or that stand twice."""
+def check_columns(where: str, known: Iterable[str], names: list[str]) -> None:
+    """Raise ConfigError for names of columns that are unknown or repeated."""
     known = list(known)
     if set(names) - set(known) or len(set(names)) < len(names):
         raise ConfigError(
-            f"{what}: expected some of {', '.join(known) or 'none at all'}, each once, got "
+            f"{where}: expected some of {', '.join(known) or 'no columns'}, each once, got "
             f"{', '.join(names)}. Name some of these."
         )
 
 
 def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa.RecordBatch:
-    node, node_key, edge_key = part.ends(edges)
+    node, node_key, edge_key = part.describe(edges)
     columns: dict[str, Any] = {
         "row": rows[edges.row].astype(np.int32),
         "node": node,
@@ -340,23 +357,25 @@ def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa
     }
     if edges.rank is not None:
         columns |= {"rank": edges.rank, "draw": edges.draw}
-    return pa.record_batch(columns | _take(table, edges.place))
+    return pa.record_batch(columns | _take(table, edges.position))
 
 
-def _taken(table: pa.Table, rows: _Ids, places: _Ids) -> Iterator[Answer]:
-    for piece in _pieces(len(rows), 4 + _row_bytes(table)):
-        row = rows[piece].astype(np.int32)
-        yield pa.record_batch({"row": row} | _take(table, places[piece])), None
+def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> Iterator[AnswerChunk]:
+    """Yield rows of a table by position, with the rows of the request."""
+    for span in _spans(len(rows), 4 + _row_bytes(table)):
+        row = rows[span].astype(np.int32)
+        yield AnswerChunk(pa.record_batch({"row": row} | _take(table, positions[span])))
 
 
-def _take(table: pa.Table, places: _Ids) -> dict[str, pa.Array]:
-    taken = pa.array(places)
+def _take(table: pa.Table, positions: _Ids) -> dict[str, pa.Array]:
+    taken = pa.array(positions)
     return {COLUMN + name: whole(table[name]).take(taken) for name in table.column_names}
 
 
-def _pieces(rows: int, row_bytes: int) -> Iterator[slice]:
-    size = max(1, _PIECE // row_bytes)
-    for first in range(0, rows, size):
+def _spans(num_rows: int, row_bytes: int) -> Iterator[slice]:
+    """Yield slices of the rows that fit into a chunk."""
+    size = max(1, _CHUNK_BYTES // row_bytes)
+    for first in range(0, num_rows, size):
         yield slice(first, first + size)
 
 

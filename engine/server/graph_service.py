@@ -1,4 +1,4 @@
-"""The graph service: from messages to `ServerGraph` and back."""
+"""The gRPC graph service: translates messages to calls of `ServerGraph`, and answers to chunks."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import numpy as np
 import pyarrow as pa
 
 import graphtheta
-from graphtheta.engine.server.graph import Answer, ServerGraph
-from graphtheta.engine.server.part import DrawnEdges
-from graphtheta.engine.wire.chunks import chunk_of
-from graphtheta.engine.wire.limits import PROTOCOL_VERSION, Limits
-from graphtheta.engine.wire.tables import column, decode, encode
+from graphtheta.engine.server.graph import AnswerChunk, ServerGraph
+from graphtheta.engine.server.part import Draw
+from graphtheta.engine.wire.chunks import encode_chunk
+from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, Limits
+from graphtheta.engine.wire.tables import column, decode, encode_columns
 from graphtheta.errors import ConfigError, LimitExceeded, WrongServer
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphServicer
 
-__all__ = ["ELSEWHERE", "NODES", "GraphService"]
+__all__ = ["NODES", "GraphService"]
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
+# Accepted tables. With a `part`, the server reads only that part for each row.
 _INT, _PART = pa.int64(), pa.int32()
 NODES = _schema(new_id=_INT)
-ELSEWHERE = _schema(row=_PART, part=_PART, in_degree=_INT)
-_HELD = _schema(new_id=_INT, part=_PART, in_degree=_INT)
+_NODES_AT_PART = _schema(new_id=_INT, part=_PART, in_degree=_INT)
 _PAIRS = _schema(src=_INT, dst=_INT)
-_HELD_PAIRS = _schema(src=_INT, dst=_INT, part=_PART)
-_KEYS = _schema(edge_key=_INT)
+_PAIRS_AT_PART = _schema(src=_INT, dst=_INT, part=_PART)
+_EDGE_KEYS = _schema(edge_key=_INT)
 _EDGES = _schema(edge_key=_INT, dst=_INT)
-_HELD_EDGES = _schema(edge_key=_INT, dst=_INT, part=_PART)
+_EDGES_AT_PART = _schema(edge_key=_INT, dst=_INT, part=_PART)
 _IDS = (_schema(id=_INT), _schema(id=pa.string()), _schema(id=pa.large_string()))
 
 
 class GraphService(GraphServicer):
-    """Answers calls from the open parts; pieces of answers as they are on the wire.
+    """Graph service over the open parts of a server.
 
     Args:
-        graph: The parts.
-        limits: What a request may ask for.
-        predicts: Whether the same server predicts.
+        graph: The open parts.
+        limits: Request limits.
+        predicts: Whether the server predicts as well.
     """
 
     def __init__(self, graph: ServerGraph, limits: Limits, *, predicts: bool) -> None:
@@ -61,7 +61,7 @@ class GraphService(GraphServicer):
             )
         if request.store_checksum not in ("", store.checksum):
             raise WrongServer(
-                f"handshake: expected the store {store.checksum} that is served here, got "
+                f"handshake: expected the store {store.checksum}, which is served here, got "
                 f"{request.store_checksum}. Connect to the servers of one store."
             )
         rows = {n: getattr(book, n) for n in ("first_new_id", "masters", "mirrors", "edges")}
@@ -71,7 +71,7 @@ class GraphService(GraphServicer):
             num_parts=store.num_parts,
             parts=list(self._graph.parts),
             manifest=store.manifest.model_dump_json(),
-            book=encode(pa.record_batch(rows)),
+            book=encode_columns(**rows),
             max_ids=self._limits.max_ids,
             max_fanout=self._limits.max_fanout,
             predicts=self._predicts,
@@ -83,7 +83,9 @@ class GraphService(GraphServicer):
     ) -> Iterator[bytes]:
         by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}
         if request.naming not in by_key:
-            raise ConfigError("lookup: expected original ids or node keys, got neither. Say which.")
+            raise ConfigError(
+                "lookup: expected original ids or node keys, got neither. Specify one."
+            )
         is_key = by_key[request.naming]
         ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
         yield from _chunks(self._graph.lookup(ids, by_key=is_key))
@@ -95,14 +97,14 @@ class GraphService(GraphServicer):
             first, count = request.range.first, request.range.count
             if count > self._limits.max_ids:
                 raise LimitExceeded(
-                    f"node columns: expected a range of at most {self._limits.max_ids:,}, got "
-                    f"{count:,}. Split it."
+                    f"node columns: expected a range of at most {self._limits.max_ids:,} nodes, "
+                    f"got {count:,}. Split it."
                 )
-            most = self._graph.store.manifest.num_nodes
-            if not (0 <= first <= most and 0 <= count <= most - first):
+            num_nodes = self._graph.store.manifest.num_nodes
+            if not (0 <= first <= num_nodes and 0 <= count <= num_nodes - first):
                 raise ConfigError(
-                    f"node columns: expected a range in [0, {most:,}), got {count:,} from "
-                    f"{first:,}. Correct it."
+                    f"node columns: expected a range in [0, {num_nodes:,}), got {count:,} nodes "
+                    f"from {first:,}. Correct it."
                 )
             new_ids = np.arange(first, first + count)
         else:
@@ -114,14 +116,14 @@ class GraphService(GraphServicer):
     ) -> Iterator[bytes]:
         directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
         if request.direction not in directions:
-            raise ConfigError("neighbours: expected a direction, got none. Ask for in or out.")
-        nodes = self._decode(request.nodes, "neighbours: nodes", NODES, _HELD)
+            raise ConfigError("neighbours: expected a direction, got none. Specify in or out.")
+        nodes = self._decode(request.nodes, "neighbours: nodes", NODES, _NODES_AT_PART)
         answers = self._graph.neighbours(
             column(nodes, "new_id"),
             out=directions[request.direction],
-            drawn=self._drawn(request.draw) if request.HasField("draw") else None,
+            draw=self._draw(request.draw) if request.HasField("draw") else None,
             columns=list(request.columns),
-            parts=_given(nodes, "part"),
+            parts=_optional(nodes, "part"),
             degrees=_degrees(nodes),
         )
         yield from _chunks(answers)
@@ -129,32 +131,33 @@ class GraphService(GraphServicer):
     def FindEdges(  # noqa: N802
         self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _HELD_PAIRS)
+        pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _PAIRS_AT_PART)
         ends = column(pairs, "src"), column(pairs, "dst")
-        yield from _chunks(self._graph.find_edges(*ends, _given(pairs, "part")))
+        yield from _chunks(self._graph.find_edges(*ends, _optional(pairs, "part")))
 
     def EdgeColumns(  # noqa: N802
         self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        edges = self._decode(request.edges, "edge columns: edges", _KEYS, _EDGES, _HELD_EDGES)
+        accepted = (_EDGE_KEYS, _EDGES, _EDGES_AT_PART)
+        edges = self._decode(request.edges, "edge columns: edges", *accepted)
         answers = self._graph.edge_columns(
             column(edges, "edge_key"),
             list(request.columns),
-            _given(edges, "dst"),
-            _given(edges, "part"),
+            _optional(edges, "dst"),
+            _optional(edges, "part"),
         )
         yield from _chunks(answers)
 
-    def _decode(self, data: bytes, what: str, *schemas: pa.Schema) -> pa.RecordBatch:
-        return decode(data, what, *schemas, most=self._limits.max_ids)
+    def _decode(self, data: bytes, where: str, *schemas: pa.Schema) -> pa.RecordBatch:
+        return decode(data, where, *schemas, max_rows=self._limits.max_ids)
 
-    def _drawn(self, draw: messages.Draw) -> DrawnEdges:
+    def _draw(self, draw: messages.Draw) -> Draw:
         if draw.fanout > self._limits.max_fanout:
             raise LimitExceeded(
                 f"draw: expected a fanout of at most {self._limits.max_fanout:,}, got "
-                f"{draw.fanout:,}. Ask for all edges, or fewer."
+                f"{draw.fanout:,}. Request all edges, or fewer."
             )
-        return DrawnEdges(
+        return Draw(
             fanout=draw.fanout,
             replace=draw.replace,
             weight=draw.weight or None,
@@ -164,16 +167,18 @@ class GraphService(GraphServicer):
         )
 
 
-def _given(batch: pa.RecordBatch, name: str) -> Any:
+def _optional(batch: pa.RecordBatch, name: str) -> Any:
     return column(batch, name) if name in batch.schema.names else None
 
 
 def _degrees(nodes: pa.RecordBatch) -> Any:
-    degrees = _given(nodes, "in_degree")
+    degrees = _optional(nodes, "in_degree")
     if degrees is not None and len(degrees) and not (0 <= degrees.min() <= degrees.max() < 1 << 32):
-        raise ConfigError("neighbours: expected in-degrees in [0, 2^32). Give those of the owner.")
+        raise ConfigError(
+            "neighbours: expected in-degrees in [0, 2^32). Pass the ones that the owner returned."
+        )
     return degrees
 
 
-def _chunks(answers: Iterable[Answer]) -> Iterator[bytes]:
-    return (chunk_of(table, elsewhere) for table, elsewhere in answers)
+def _chunks(answer: Iterable[AnswerChunk]) -> Iterator[bytes]:
+    return (encode_chunk(chunk.table, chunk.elsewhere) for chunk in answer)

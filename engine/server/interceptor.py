@@ -1,6 +1,6 @@
-"""What stands before every call: deadline, store, number in flight; and after it: status, counts.
+"""Server interceptor: checks each call, turns exceptions into statuses, counts and logs.
 
-Calls of other services, such as health, pass.
+Calls to other services, such as health, pass unchecked.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from typing import Any
 import grpc
 
 from graphtheta.engine.server.metrics import Metrics
-from graphtheta.engine.wire.limits import STORE_KEY, Limits
-from graphtheta.engine.wire.statuses import status_of
+from graphtheta.engine.wire.protocol import STORE_KEY, Limits, status_of
 from graphtheta.errors import ConfigError, GraphThetaError, Unreachable, WrongServer
 
 __all__ = ["Interceptor"]
 
 _log = logging.getLogger("graphtheta.engine")
-_OURS = "/graphtheta."
+_OURS = "/graphtheta."  # prefix of the methods that are checked
+_QUIET = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)  # logged only when verbose
 
 
 class Interceptor(grpc.ServerInterceptor):
-    """Refuses calls that break a rule, and turns exceptions into statuses.
+    """Interceptor that checks the deadline, the store and the number of calls in flight.
+
+    It sends exceptions as gRPC statuses, and counts and logs every call.
 
     Args:
-        checksum: Of the store that is served.
-        limits: Of the server.
-        metrics: Where calls are counted.
+        checksum: Checksum of the store that is served.
+        limits: Request limits of the server.
+        metrics: Metrics to update.
     """
 
     def __init__(self, checksum: str, limits: Limits, metrics: Metrics) -> None:
         self._checksum, self._limits, self._metrics = checksum, limits, metrics
-        self._places = threading.BoundedSemaphore(limits.max_in_flight)
+        self._slots = threading.BoundedSemaphore(limits.max_in_flight)
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
@@ -48,28 +50,28 @@ class Interceptor(grpc.ServerInterceptor):
         store = dict(details.invocation_metadata or ()).get(STORE_KEY)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._whole(handler, method, store), handler.request_deserializer
+                self._unary(handler, method, store), handler.request_deserializer
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._streamed(handler, method, store), handler.request_deserializer
+            self._stream(handler, method, store), handler.request_deserializer
         )
 
-    # A single message becomes bytes here, where they are counted; a stream's pieces are bytes.
+    # A single message is serialised here, so that its bytes can be counted. Streams yield bytes.
 
-    def _whole(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
+    def _unary(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
         def call(request: Any, context: grpc.ServicerContext) -> bytes:
-            with self._watched(method, store, context) as sent:
+            with self._observe(method, store, context) as sent:
                 data: bytes = handler.response_serializer(handler.unary_unary(request, context))
                 sent(len(data))
             return data
 
         return call
 
-    def _streamed(self, handler: Any, method: str, store: Any) -> Callable[..., Iterator[bytes]]:
+    def _stream(self, handler: Any, method: str, store: Any) -> Callable[..., Iterator[bytes]]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            with self._watched(method, store, context) as sent:
+            with self._observe(method, store, context) as sent:
                 for chunk in handler.unary_stream(request, context):
-                    if not context.is_active():  # the caller has gone, or its time is over
+                    if not context.is_active():  # the caller is gone, or the deadline has passed
                         return
                     sent(len(chunk))
                     yield chunk
@@ -77,9 +79,13 @@ class Interceptor(grpc.ServerInterceptor):
         return call
 
     @contextmanager
-    def _watched(
+    def _observe(
         self, method: str, store: Any, context: grpc.ServicerContext
     ) -> Iterator[Callable[[int], None]]:
+        """Check a call before it runs; afterwards send its status, and count and log it.
+
+        Yields a function that adds to the number of bytes sent.
+        """
         started, size, code = time.perf_counter(), 0, grpc.StatusCode.OK
 
         def sent(num_bytes: int) -> None:
@@ -87,12 +93,12 @@ class Interceptor(grpc.ServerInterceptor):
             size += num_bytes
 
         message = ""
-        held = self._places.acquire(blocking=False)
+        has_slot = self._slots.acquire(blocking=False)
         self._metrics.in_flight.inc()
         try:
-            if not held:
+            if not has_slot:
                 raise Unreachable(
-                    f"server: expected at most {self._limits.max_in_flight} calls at a time, got "
+                    f"server: expected at most {self._limits.max_in_flight} calls in flight, got "
                     "more. Try again."
                 )
             self._check(store, context)
@@ -105,11 +111,11 @@ class Interceptor(grpc.ServerInterceptor):
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
-            code, message = grpc.StatusCode.INTERNAL, "server: a defect, see the server's log."
-            _log.exception("defect", extra={"method": method, "peer": context.peer()})
+            code, message = grpc.StatusCode.INTERNAL, "server: internal error. See its log."
+            _log.exception("internal error", extra={"method": method, "peer": context.peer()})
         finally:
-            if held:
-                self._places.release()
+            if has_slot:
+                self._slots.release()
             self._metrics.in_flight.dec()
             seconds = time.perf_counter() - started
             self._metrics.count(method, code.name, seconds, size)
@@ -138,9 +144,6 @@ class Interceptor(grpc.ServerInterceptor):
             )
         if store is not None and store != self._checksum:
             raise WrongServer(
-                f"call: expected the store {self._checksum} that is served here, got {store}. "
-                "Connect anew: another store is served now."
+                f"call: expected the store {self._checksum}, which is served here, got {store}. "
+                "Connect again: another store is served now."
             )
-
-
-_QUIET = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)

@@ -1,4 +1,4 @@
-"""Logs of a server: one line of JSON an event, to standard error."""
+"""Logging of a server: one line of JSON for each event, on standard error."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import time
 
 __all__ = ["log_as_json"]
 
-_PLAIN = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
+# Attributes of every log record; all others were passed as `extra`.
+_STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
 
 
-class _Json(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        said = {
+        event = {
             "time": f"{stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        said |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        event |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            said["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(said, default=str)
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str)
 
 
 def log_as_json(*, verbose: bool) -> None:
-    """Write the engine's events to standard error: failed calls, or with `verbose` every call."""
+    """Log the engine's events to standard error: failed calls, or all calls if `verbose`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json())
+    handler.setFormatter(_JsonFormatter())
     log = logging.getLogger("graphtheta.engine")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Prometheus metrics of a server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class Metrics:
-    """Counts of one server; a registry of its own, for a process may hold several.
+    """Metrics of one server, in a registry of its own since a process may run several servers.
 
     Attributes:
-        registry: The registry.
-        in_flight: Calls that are being answered.
+        registry: Registry of the metrics.
+        in_flight: Number of calls in flight.
     """
 
     def __init__(self) -> None:
@@ -41,13 +41,23 @@ class Metrics:
         )
 
     def count(self, method: str, status: str, seconds: float, sent: int) -> None:
-        """Count one call."""
+        """Count one call.
+
+        Args:
+            method: Method of the call.
+            status: Name of the call's status.
+            seconds: Duration of the call.
+            sent: Bytes of the answer.
+        """
         self._calls.labels(method, status).inc()
         self._seconds.labels(method).observe(seconds)
         self._bytes.labels(method).inc(sent)
 
     def serve(self, host: str, port: int) -> tuple[int, WSGIServer]:
-        """Answer scrapes from a thread; return the port, and what to `shutdown()` in the end.
+        """Start an HTTP server for Prometheus in a thread.
+
+        Returns:
+            The port, and the server to `shutdown()` at the end.
 
         Raises:
             ConfigError: If the port is taken.

@@ -1,4 +1,4 @@
-"""One part that a server holds open: its mapped columns, and the edges of some of its rows."""
+"""One memory-mapped part of a store, and the edges of some of its nodes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.engine.kernels import edge_ends, find_mirrors
+from graphtheta.engine.kernels import describe_edges, find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.rng.edge_sampling import draw_positions, draw_ranks, edges_at, number_drawn
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 
-__all__ = ["DrawnEdges", "Edges", "OpenPart"]
+__all__ = ["Draw", "Edges", "OpenPart"]
 
 
 @dataclass(frozen=True)
-class DrawnEdges:
-    """How edges are drawn: as `graphtheta.tgar.Fanout` at a layer, seed and step of training."""
+class Draw:
+    """How edges are drawn: as `graphtheta.tgar.Fanout` does at a seed, step and layer of training.
+
+    Attributes:
+        fanout: In-edges to draw for each node.
+        replace: Whether an edge can be drawn more than once.
+        weight: Edge column of the draw weights. If None, draws are uniform.
+        seed: Random seed.
+        step: Training step.
+        layer: Layer, counted from the input.
+    """
 
     fanout: int
     replace: bool
@@ -31,30 +40,35 @@ class DrawnEdges:
 
 @dataclass(frozen=True)
 class Edges:
-    """A piece of an answer.
+    """A chunk of the edges of some rows.
 
     Shape:
-        row: (E,) which of the rows that were asked for. place: (E,) in CSC order of the part.
-        other: (E,) local ids of the other ends. rank, draw: (E,) by which draws by weight merge.
+        row: (E,) index among the requested rows. position: (E,) position in CSC order of the part.
+        other: (E,) local ids of the other ends. rank, draw: (E,) for weighted draws: the random
+        rank of a candidate (the lowest are drawn), and the number of its draw.
     """
 
     row: NDArray[np.int64]
-    place: NDArray[np.int64]
+    position: NDArray[np.int64]
     other: NDArray[np.int32]
     rank: NDArray[np.float64] | None = None
     draw: NDArray[np.int32] | None = None
 
 
 class OpenPart:
-    """A part's tables as arrays over the mapped files; nothing is copied.
+    """The tables of a part as arrays over the mapped files, without copies.
+
+    Args:
+        tables: The Arrow tables.
+        book: Sizes of all parts.
+        is_whole: Whether the part holds all in-edges of its masters.
 
     Attributes:
         tables: The Arrow tables.
-        part: Which part.
+        part: Index of the part.
     """
 
     def __init__(self, tables: PartTables, book: Book, *, is_whole: bool) -> None:
-        """Map the columns; `is_whole` if every master's in-edges are all here."""
         self.tables, self.part, self._is_whole = tables, tables.part, is_whole
         self._first_new_id = book.first_new_id
         self._num_masters = tables.num_masters
@@ -75,19 +89,32 @@ class OpenPart:
         self._plan_master = column_numpy(tables.plan, "master")
         self._plan_role = column_numpy(tables.plan, "role")
 
-    def local(self, owner_R: NDArray[np.int64], local_R: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the local ids of nodes given by owner and local id there, -1 if absent."""
-        rows = np.empty(len(owner_R), np.int64)
-        find_mirrors(owner_R, local_R, self._owner, self._owner_local, self._num_masters, rows)
-        found: NDArray[np.int64] = np.where(owner_R == self.part, local_R, rows)
-        return found
+    def local_ids(
+        self, owner_R: NDArray[np.int64], owner_local_R: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the local ids of nodes, -1 for nodes that this part does not hold.
 
-    def ends(self, edges: Edges) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return new ids and node keys of edges' other ends, and the edges' keys: (E,) each."""
-        node, key, edge = np.empty((3, len(edges.place)), np.int64)
-        edge_ends(
+        Shape:
+            owner_R, owner_local_R: owner of each node and its local id there. Returns (R,).
+        """
+        mirrors = np.empty(len(owner_R), np.int64)
+        args = (self._owner, self._owner_local, self._num_masters)
+        find_mirrors(owner_R, owner_local_R, *args, mirrors)
+        local: NDArray[np.int64] = np.where(owner_R == self.part, owner_local_R, mirrors)
+        return local
+
+    def describe(
+        self, edges: Edges
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the new ids and node keys of the edges' other ends, and the edge keys.
+
+        Shape:
+            Returns (E,) each.
+        """
+        node, key, edge = np.empty((3, len(edges.position)), np.int64)
+        describe_edges(
             edges.other,
-            edges.place,
+            edges.position,
             self._first_new_id,
             self._owner,
             self._owner_local,
@@ -104,101 +131,103 @@ class OpenPart:
         degrees: NDArray[np.int64] = self._in_degree[master_R]
         return degrees
 
-    def holders(
+    def other_holders(
         self, master_R: NDArray[np.int64], *, out: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return which other parts hold in-edges (or out-edges) of masters: the exchange plan says.
+        """Return which other parts hold in-edges (or out-edges) of masters, from the exchange plan.
 
         Shape:
-            Returns (H,) which of the masters, (H,) the part.
+            Returns (H,) indices into `master_R`, and (H,) parts.
         """
         role = ROLE_OUT if out else ROLE_IN
-        wanted = master_R.astype(np.int32)  # of the plan's type: the search copies neither
+        wanted = master_R.astype(np.int32)  # the plan's type, so that the search copies neither
         rows, parts = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
         for number, peer in enumerate(self._peers):
             span = slice(self._peer_starts[number], self._peer_starts[number + 1])
             masters = self._plan_master[span]
             at = np.minimum(np.searchsorted(masters, wanted), len(masters) - 1)
-            held = (masters[at] == wanted) & ((self._plan_role[span][at] & role) != 0)
-            rows.append(np.flatnonzero(held))
+            holds = (masters[at] == wanted) & ((self._plan_role[span][at] & role) != 0)
+            rows.append(np.flatnonzero(holds))
             parts.append(np.full(len(rows[-1]), peer, np.int32))
         return np.concatenate(rows), np.concatenate(parts)
 
-    def edges(self, rows: NDArray[np.int64], *, out: bool, piece: int) -> Iterator[Edges]:
-        """Yield all in-edges (or out-edges) held here of local rows, `piece` edges at a time.
+    def edges(self, rows: NDArray[np.int64], *, out: bool, chunk: int) -> Iterator[Edges]:
+        """Yield all in-edges (or out-edges) of nodes that this part holds.
 
-        Shape:
+        Args:
             rows: (R,) local ids.
+            out: Whether to yield out-edges.
+            chunk: Edges to yield at a time.
         """
         indptr = self.out_indptr if out else self.in_indptr
         starts = indptr[rows]
         ends = np.cumsum(indptr[rows + 1] - starts)
         shift = starts - np.append(0, ends[:-1])[: len(ends)]
         total = int(ends[-1]) if len(ends) else 0
-        for first in range(0, total, piece):
-            flat = np.arange(first, min(first + piece, total))
+        for first in range(0, total, chunk):
+            flat = np.arange(first, min(first + chunk, total))
             row = np.searchsorted(ends, flat, side="right")
-            place = shift[row] + flat
+            position = shift[row] + flat
             if out:
-                yield Edges(row, self.csc_position[place].astype(np.int64), self.dst[place])
+                yield Edges(row, self.csc_position[position].astype(np.int64), self.dst[position])
             else:
-                yield Edges(row, place, self.src[place])
+                yield Edges(row, position, self.src[position])
 
-    def drawn(
-        self,
-        rows: NDArray[np.int64],
-        degrees: NDArray[np.int64],
-        drawn: DrawnEdges,
-        *,
-        piece: int,
+    def draw_edges(
+        self, rows: NDArray[np.int64], degrees: NDArray[np.int64], draw: Draw, *, chunk: int
     ) -> Iterator[Edges]:
-        """Yield those drawn of the in-edges of local rows that are held here, piece by piece.
+        """Yield the drawn in-edges of nodes that this part holds.
 
-        By weight, they are the candidates: a list that several parts hold is merged by rank.
+        In a weighted draw, these are candidates with their ranks: where several parts hold in-edges
+        of a node, the lowest ranks of all parts are drawn.
 
-        Shape:
-            rows: (R,) local ids. degrees: (R,) in the whole graph.
+        Args:
+            rows: (R,) local ids.
+            degrees: (R,) in-degrees in the whole graph.
+            draw: How edges are drawn.
+            chunk: Edges to yield at a time.
         """
-        key_2 = step_key(drawn.seed, drawn.step)
-        stream = stream_id(Purpose.SAMPLE, drawn.layer)
-        block = max(1, piece // drawn.fanout)
-        for first in range(0, len(rows), block):
-            some = rows[first : first + block]
-            if drawn.weight is not None:
-                yield self._by_weight(some, first, drawn, stream, key_2)
+        key_2 = step_key(draw.seed, draw.step)
+        stream = stream_id(Purpose.SAMPLE, draw.layer)
+        size = max(1, chunk // draw.fanout)
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            if draw.weight is not None:
+                yield self._draw_by_weight(some, first, draw, stream, key_2)
                 continue
-            degree = degrees[first : first + block]
-            count = number_drawn(degree, drawn.fanout, replace=drawn.replace)
-            positions = np.empty(int(count.sum()), np.int64)
-            draw_positions(
-                self._node_key[some], degree, count, drawn.replace, stream, key_2, positions
+            degree = degrees[first : first + size]
+            count = number_drawn(degree, draw.fanout, replace=draw.replace)
+            drawn = np.empty(int(count.sum()), np.int64)
+            draw_positions(self._node_key[some], degree, count, draw.replace, stream, key_2, drawn)
+            found = np.empty_like(drawn)
+            num_found = edges_at(
+                some, self.in_indptr, self._in_position, self._is_whole, drawn, count, found
             )
-            places = np.empty_like(positions)
-            size = edges_at(
-                some, self.in_indptr, self._in_position, self._is_whole, positions, count, places
-            )
-            places = places[:size]
-            yield Edges(first + np.repeat(np.arange(len(some)), count), places, self.src[places])
+            position = found[:num_found]
+            row = first + np.repeat(np.arange(len(some)), count)
+            yield Edges(row, position, self.src[position])
 
-    def _by_weight(
+    def _draw_by_weight(
         self,
         rows: NDArray[np.int64],
         first: int,
-        drawn: DrawnEdges,
+        draw: Draw,
         stream: np.uint32,
         key_2: NDArray[np.uint32],
     ) -> Edges:
-        weight = column_numpy(self.tables.in_edges, drawn.weight or "")
+        weight = column_numpy(self.tables.in_edges, draw.weight or "")
         rank, edge = draw_ranks(
             rows,
             self.in_indptr,
             self.edge_key,
             weight,
-            drawn.fanout,
-            drawn.replace,
+            draw.fanout,
+            draw.replace,
             stream,
             key_2,
         )
-        row, draw = np.nonzero(edge >= 0)
-        place = edge[row, draw]
-        return Edges(first + row, place, self.src[place], rank[row, draw], draw.astype(np.int32))
+        row, number = np.nonzero(edge >= 0)
+        position = edge[row, number]
+        return Edges(
+            first + row, position, self.src[position], rank[row, number], number.astype(np.int32)
+        )

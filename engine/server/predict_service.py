@@ -1,9 +1,9 @@
-"""The scoring service: from messages to a `Predictor` and back."""
+"""The gRPC prediction service: translates messages to calls of `Predictor`, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import grpc
@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from graphtheta.engine.server.graph_service import NODES
 from graphtheta.engine.server.predictor import Predictor
-from graphtheta.engine.wire.chunks import chunk_of
-from graphtheta.engine.wire.limits import COLUMN, Limits
+from graphtheta.engine.wire.chunks import encode_chunk
+from graphtheta.engine.wire.protocol import COLUMN, Limits
 from graphtheta.engine.wire.tables import column, decode
 from graphtheta.errors import CallTimeout, UnknownNode
 from graphtheta.partition import Store
@@ -23,16 +23,16 @@ from graphtheta.run.prediction_writer import outputs_as_columns
 
 __all__ = ["PredictService"]
 
-_PIECE = 1 << 13  # rows of a message
+_CHUNK = 1 << 13  # rows of a message
 
 
 class PredictService(ScoringServicer):
-    """Answers calls with a run's predictions.
+    """Prediction service of a trained run.
 
     Args:
         store: The graph.
-        run_dir: The run.
-        limits: What a request may ask for.
+        run_dir: Folder of the run.
+        limits: Request limits.
 
     Raises:
         ConfigError: If there is no such run, or it does not fit the graph.
@@ -40,12 +40,12 @@ class PredictService(ScoringServicer):
 
     def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
         self._num_nodes, self._limits = store.manifest.num_nodes, limits
-        self.scorer = Predictor(store, run_dir)
+        self.predictor = Predictor(store, run_dir)
 
     def Predict(  # noqa: N802
         self, request: messages.PredictRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        nodes = decode(request.nodes, "predict: nodes", NODES, most=self._limits.max_ids)
+        nodes = decode(request.nodes, "predict: nodes", NODES, max_rows=self._limits.max_ids)
         new_ids = column(nodes, "new_id")
         wrong = new_ids[(new_ids < 0) | (new_ids >= self._num_nodes)]
         if len(wrong):
@@ -54,16 +54,18 @@ class PredictService(ScoringServicer):
                 "up in this store."
             )
         try:
-            outputs = self.scorer.predict(new_ids).result(context.time_remaining())
-        except NotYet:
-            raise CallTimeout("predict: expected to end in time, did not. Ask for less.") from None
-        for first in range(0, len(new_ids), _PIECE):
-            piece = outputs[first : first + _PIECE]
-            row = pa.array(np.arange(first, first + len(piece)), pa.int32())
-            found = outputs_as_columns(piece, self.scorer.spec.task)
-            table = {"row": row} | {COLUMN + name: values for name, values in found.items()}
-            yield chunk_of(pa.record_batch(table))
+            outputs = self.predictor.predict(new_ids).result(context.time_remaining())
+        except FutureTimeout:
+            raise CallTimeout(
+                "predict: expected to finish before the deadline, did not. Request fewer nodes."
+            ) from None
+        for first in range(0, len(new_ids), _CHUNK):
+            chunk = outputs[first : first + _CHUNK]
+            row = pa.array(np.arange(first, first + len(chunk)), pa.int32())
+            columns = outputs_as_columns(chunk, self.predictor.spec.task)
+            table = {"row": row} | {COLUMN + name: values for name, values in columns.items()}
+            yield encode_chunk(pa.record_batch(table))
 
     def close(self) -> None:
-        """End the workers."""
-        self.scorer.close()
+        """Stop the predictor."""
+        self.predictor.close()

@@ -1,7 +1,7 @@
-"""A trained model that predicts chosen nodes, exactly, over all parts of a store.
+"""Exact predictions of a trained model for requested nodes, over all parts of a store.
 
-A worker a part, as threads that keep their shards mapped: prediction is that of
-`graphtheta.inference.nodes`. Requests that come while a batch is computed make up the next one.
+Each part has a worker, a thread that keeps the part's shard open. A batching thread combines the
+requests that arrive while the previous batch is computed.
 """
 
 from __future__ import annotations
@@ -27,91 +27,95 @@ from graphtheta.shard.open import open_shard
 
 __all__ = ["Predictor"]
 
-_BATCH = 4096  # nodes from which a batch is full
+_BATCH = 4096  # nodes; a batch of at least this size takes no further requests
 _Ids = NDArray[np.int64]
+_Request = tuple[_Ids, Future[Tensor]]
 
 
 class Predictor:
-    """Predicts in the background until it is closed.
+    """Predictor that answers requests in background threads until it is closed.
 
     Args:
         store: The graph.
-        run_dir: The run whose best weights are used.
+        run_dir: Folder of the run whose best weights are used.
 
     Raises:
         ConfigError: If there is no such run, or it does not fit the graph.
 
     Attributes:
-        spec: What is predicted.
-        batches: How many were computed.
+        spec: The predicted label.
+        num_batches: Number of batches computed so far.
     """
 
     spec: LabelSpec
 
     def __init__(self, store: Store, run_dir: Path) -> None:
         self._store, self._run_dir = store, run_dir
-        self._asked: SimpleQueue[tuple[_Ids, Future[Tensor]] | None] = SimpleQueue()
-        workers = range(store.num_parts)
-        # Waiting for work is no collective: a server may idle for longer than any time-out.
-        self._work: list[SimpleQueue[_Ids | None]] = [SimpleQueue() for _ in workers]
-        self._done: SimpleQueue[tuple[_Ids, Tensor] | BaseException] = SimpleQueue()
+        self._requests: SimpleQueue[_Request | None] = SimpleQueue()
+        # Workers wait at a queue, not in a collective: an idle server must not time out.
+        self._work: list[SimpleQueue[_Ids | None]] = [SimpleQueue() for _ in range(store.num_parts)]
+        self._results: SimpleQueue[tuple[_Ids, Tensor] | BaseException] = SimpleQueue()
         self._failure: BaseException | None = None
-        self.batches = 0
-        threading.Thread(target=self._run_workers, name="graphtheta-score", daemon=True).start()
-        self._leader = threading.Thread(target=self._lead, name="graphtheta-lead", daemon=True)
-        self._leader.start()
+        self.num_batches = 0
+        threading.Thread(target=self._run_workers, name="graphtheta-predict", daemon=True).start()
+        self._batcher = threading.Thread(
+            target=self._run_batches, name="graphtheta-batch", daemon=True
+        )
+        self._batcher.start()
         try:
-            self.predict(np.zeros(0, np.int64)).result()  # all is open, or something is wrong
+            self.predict(np.zeros(0, np.int64)).result()  # raises what went wrong while opening
         except BaseException:
             self.close()
             raise
 
     def predict(self, new_ids: _Ids) -> Future[Tensor]:
-        """Ask for the model's outputs: (R, outputs), in the order of the nodes.
+        """Request the model's outputs for nodes.
 
         Shape:
-            new_ids: (R,), in [0, N).
+            new_ids: (R,), in [0, N). The future returns (R, outputs).
         """
         future: Future[Tensor] = Future()
-        self._asked.put((new_ids, future))
+        self._requests.put((new_ids, future))
         return future
 
     def close(self) -> None:
-        """Answer what was asked for, and end the workers."""
-        self._asked.put(None)
-        self._leader.join()
+        """Answer the waiting requests and stop the workers."""
+        self._requests.put(None)
+        self._batcher.join()
 
-    # -- the leader puts batches together ---------------------------------------------------------
+    # -- the batching thread ----------------------------------------------------------------------
 
-    def _lead(self) -> None:
-        going_on = True
-        while going_on:
-            asked = [self._asked.get()]
-            while (
-                asked[-1] is not None and sum(len(ids) for ids, _ in filter(None, asked)) < _BATCH
-            ):
+    def _run_batches(self) -> None:
+        is_closed = False
+        while not is_closed:
+            requests: list[_Request] = []
+            request = self._requests.get()
+            while request is not None:
+                requests.append(request)
+                if sum(len(ids) for ids, _ in requests) >= _BATCH:
+                    break
                 try:
-                    asked.append(self._asked.get_nowait())
+                    request = self._requests.get_nowait()
                 except Empty:
                     break
-            going_on = asked[-1] is not None
-            waiting = [one for one in asked if one is not None]
-            if waiting:
-                self._answer(waiting)
+            is_closed = request is None
+            if requests:
+                self._answer(requests)
         for work in self._work:
             work.put(None)
 
-    def _answer(self, asked: list[tuple[_Ids, Future[Tensor]]]) -> None:
-        distinct, places = np.unique(np.concatenate([i for i, _ in asked]), return_inverse=True)
+    def _answer(self, requests: list[_Request]) -> None:
+        all_ids = np.concatenate([ids for ids, _ in requests])
+        distinct, index = np.unique(all_ids, return_inverse=True)
         try:
             outputs = self._compute(distinct)
         except BaseException as error:
-            for _, future in asked:
+            for _, future in requests:
                 future.set_exception(error)
             return
-        self.batches += 1
-        cuts = np.cumsum([len(ids) for ids, _ in asked])[:-1]
-        for (_, future), rows in zip(asked, np.split(places, cuts), strict=True):
+        self.num_batches += 1
+        cuts = np.cumsum([len(ids) for ids, _ in requests])[:-1]
+        for (_, future), rows in zip(requests, np.split(index, cuts), strict=True):
             future.set_result(outputs[torch.from_numpy(rows)])
 
     def _compute(self, distinct: _Ids) -> Tensor:
@@ -120,11 +124,11 @@ class Predictor:
                 work.put(distinct)
         found: list[tuple[_Ids, Tensor]] = []
         while len(found) < len(self._work):
-            done = self._failure or self._done.get()
-            if isinstance(done, BaseException):
-                self._failure = done
-                raise done
-            found.append(done)
+            result = self._failure or self._results.get()
+            if isinstance(result, BaseException):
+                self._failure = result
+                raise result
+            found.append(result)
         order = np.argsort(np.concatenate([ids for ids, _ in found]))
         return torch.cat([outputs for _, outputs in found])[torch.from_numpy(order)]
 
@@ -132,16 +136,16 @@ class Predictor:
 
     def _run_workers(self) -> None:
         try:
-            run_local(self._predict, self._store.num_parts, check=False)
+            run_local(self._run_worker, self._store.num_parts, check=False)
         except BaseException as error:
-            self._done.put(error)
+            self._results.put(error)
         else:
-            self._done.put(EngineError("scoring: the server is stopping."))
+            self._results.put(EngineError("predict: the server is stopping."))
 
-    def _predict(self, comm: Communicator) -> Any:
+    def _run_worker(self, comm: Communicator) -> Any:
         shard = open_shard(self._store, comm)
         model, self.spec = trained_model(self._run_dir, shard)
         first = int(self._store.book.first_new_id[comm.rank])
         while (new_ids := self._work[comm.rank].get()) is not None:
-            mine = new_ids[(new_ids >= first) & (new_ids < first + shard.num_masters)]
-            self._done.put((mine, infer_chosen(model, shard, mine - first)))
+            owned = new_ids[(new_ids >= first) & (new_ids < first + shard.num_masters)]
+            self._results.put((owned, infer_chosen(model, shard, owned - first)))

@@ -1,4 +1,4 @@
-"""A server as a process: it opens, says where it listens, and drains when it is told to end."""
+"""The process of `graphtheta serve`: opens the parts, runs the server, drains it on a signal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.logs import log_as_json
 from graphtheta.engine.server.server import GraphServer, ServerTls
-from graphtheta.engine.wire.limits import Limits
+from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError
 from graphtheta.partition import open_store
 from graphtheta.runtime.malloc import tune_allocator
@@ -39,60 +39,65 @@ def serve_until_stopped(
     grace_s: float,
     verbose: bool,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve parts of a store until SIGTERM or SIGINT, then finish the calls in flight.
 
     Args:
-        path: The store.
-        parts: Those to serve; None: all.
-        bind: `host:port`.
-        tls: Certificates.
-        insecure: Whether plain text may leave this host.
-        run_dir: A run to predict with; None: none.
-        metrics_port: For Prometheus; None: none.
-        limits: What requests may ask for.
-        grace_s: Seconds that calls in flight have to end.
-        verbose: Whether every call is logged.
+        path: Folder of the store.
+        parts: Parts to serve. If None, all parts.
+        bind: `host:port` to listen on.
+        tls: Certificates. If None, connections are plain text.
+        insecure: Whether to allow plain text on other addresses than loopback.
+        run_dir: Folder of a run to predict with. If None, the server does not predict.
+        metrics_port: Port of the Prometheus metrics. If None, there are none.
+        limits: Request limits.
+        grace_s: Longest time to finish the calls in flight, in seconds.
+        verbose: Whether to log every call.
 
     Raises:
-        ConfigError: If an option is wrong, or a port is taken.
+        ConfigError: If an option is wrong, or a port is in use.
         StoreError: If the store is missing or damaged.
     """
-    # Pieces of answers are large blocks, made over and over, by whichever thread is free: heaps of
-    # each thread would all come to hold the largest.
+    # Chunks of answers are large buffers, allocated and freed in turn by whichever thread is free.
+    # With a heap for each thread, every heap would grow to the size of the largest chunks.
     if tune_allocator(arenas=_ARENAS):
         pa.set_memory_pool(pa.system_memory_pool())
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_on_signals(stop))
+        stack.enter_context(_set_on_signals(stop))
         graph = ServerGraph(open_store(path, parts=()), parts)
-        scoring = None
+        predict_service = None
         if run_dir is not None:
             if len(graph.parts) < graph.store.num_parts:
                 raise ConfigError(
                     f"--run: expected all {graph.store.num_parts} parts to predict with, got "
                     f"{len(graph.parts)}. Leave out --part."
                 )
-            from graphtheta.engine.server.predict_service import (
-                PredictService,  # torch, where it is needed
-            )
+            # Imports torch, which servers without predictions do not need.
+            from graphtheta.engine.server.predict_service import PredictService
 
-            scoring = PredictService(graph.store, run_dir, limits)
-            stack.callback(scoring.close)
+            predict_service = PredictService(graph.store, run_dir, limits)
+            stack.callback(predict_service.close)
         server = GraphServer(
-            graph, bind=bind, tls=tls, insecure=insecure, limits=limits, scoring=scoring
+            graph,
+            bind=bind,
+            tls=tls,
+            insecure=insecure,
+            limits=limits,
+            predict_service=predict_service,
         )
         host = bind.rpartition(":")[0]
-        said: dict[str, object] = {"address": f"{host}:{server.port}", "parts": list(graph.parts)}
+        address = f"{host}:{server.port}"
+        event: dict[str, object] = {"address": address, "parts": list(graph.parts)}
         try:
             if metrics_port is not None:
                 port, scrapes = server.metrics.serve(host.strip("[]"), metrics_port)
                 stack.callback(scrapes.shutdown)
-                said["metrics_port"] = port
+                event["metrics_port"] = port
             log_as_json(verbose=verbose)
-            gc.freeze()  # what is there now stays: calls need not have it looked through
+            gc.freeze()  # what exists now lives until the end: collections need not scan it
             shown = ", ".join(map(str, graph.parts))
-            print(f"serving parts {shown} of {path} at {said['address']}", flush=True)
-            _log.info("serving", extra=said | {"store": graph.store.checksum})
+            print(f"serving parts {shown} of {path} at {address}", flush=True)
+            _log.info("serving", extra=event | {"store": graph.store.checksum})
             stop.wait()
             _log.info("draining", extra={"grace_s": grace_s})
         finally:
@@ -101,7 +106,8 @@ def serve_until_stopped(
 
 
 @contextlib.contextmanager
-def _on_signals(stop: threading.Event) -> Iterator[None]:
+def _set_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Set an event on SIGTERM and SIGINT while the context is active."""
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, lambda *_: stop.set())

@@ -1,4 +1,4 @@
-"""A server: its port, its credentials, its services, and how it ends."""
+"""gRPC server of parts of a store: its port, TLS, services and shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.graph_service import GraphService
 from graphtheta.engine.server.interceptor import Interceptor
 from graphtheta.engine.server.metrics import Metrics
-from graphtheta.engine.wire.limits import MESSAGE_BYTES, Limits
+from graphtheta.engine.wire.protocol import MESSAGE_BYTES, Limits
 from graphtheta.errors import ConfigError
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import (
@@ -28,13 +28,19 @@ from graphtheta.proto.v1.graph_pb2_grpc import (
 __all__ = ["GraphServer", "ServerTls"]
 
 _log = logging.getLogger("graphtheta.engine")
-_SPARE_THREADS = 4  # so that health is answered when all places are taken
+_SPARE_THREADS = 4  # answer health checks while the others are busy
 _SERVICES = messages.DESCRIPTOR.services_by_name
 
 
 @dataclass(frozen=True)
 class ServerTls:
-    """PEM files of a server's certificate and key, and of who signs its clients' (None: anyone)."""
+    """TLS certificates of a server, as PEM files.
+
+    Attributes:
+        cert: Certificate of the server.
+        key: Private key of `cert`.
+        client_ca: Certificate authority of the clients. If None, clients need no certificate.
+    """
 
     cert: Path
     key: Path
@@ -44,7 +50,7 @@ class ServerTls:
         """Read the files.
 
         Raises:
-            ConfigError: If one cannot be read.
+            ConfigError: If a file cannot be read.
         """
         pair = (_read(self.key, "--tls-key"), _read(self.cert, "--tls-cert"))
         ca = None if self.client_ca is None else _read(self.client_ca, "--client-ca")
@@ -52,22 +58,22 @@ class ServerTls:
 
 
 class GraphServer:
-    """A server of parts of a store; `close` ends it.
+    """Server of parts of a store, which runs in background threads until `close`.
 
     Args:
         graph: The open parts.
-        bind: `host:port`; port 0 takes a free one.
-        tls: Certificates; None: plain text.
-        insecure: Whether plain text may leave this host.
-        limits: What requests may ask for.
-        scoring: The scoring service; None: none.
+        bind: `host:port` to listen on. Port 0 selects a free port.
+        tls: Certificates. If None, connections are plain text.
+        insecure: Whether to allow plain text on other addresses than loopback.
+        limits: Request limits. If None, the defaults of `Limits`.
+        predict_service: Prediction service. If None, the server does not predict.
 
     Raises:
-        ConfigError: If plain text would leave this host, or the address is wrong or taken.
+        ConfigError: If plain text would leave this host, or the address is wrong or in use.
 
     Attributes:
-        port: The port it listens on.
-        metrics: Its counts.
+        port: Port that the server listens on.
+        metrics: Prometheus metrics.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class GraphServer:
         tls: ServerTls | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
-        scoring: ScoringServicer | None = None,
+        predict_service: ScoringServicer | None = None,
     ) -> None:
         limits = limits or Limits()
         if tls is None and not insecure and not _is_loopback(bind):
@@ -92,19 +98,19 @@ class GraphServer:
             self._threads,
             interceptors=[Interceptor(graph.store.checksum, limits, self.metrics)],
             options=[
-                ("grpc.so_reuseport", 0),  # a second server on a port is a mistake
+                ("grpc.so_reuseport", 0),  # a second server on the same port is an error
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MESSAGE_BYTES),
-                ("grpc.keepalive_time_ms", 30_000),  # notices clients that vanished
+                ("grpc.keepalive_time_ms", 30_000),  # detects clients that have disappeared
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
-        service = GraphService(graph, limits, predicts=scoring is not None)
+        service = GraphService(graph, limits, predicts=predict_service is not None)
         add_GraphServicer_to_server(service, self._server)
         names = [_SERVICES["Graph"].full_name]
-        if scoring is not None:
-            add_ScoringServicer_to_server(scoring, self._server)
+        if predict_service is not None:
+            add_ScoringServicer_to_server(predict_service, self._server)
             names.append(_SERVICES["Scoring"].full_name)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -117,7 +123,7 @@ class GraphServer:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def close(self, grace_s: float = 30.0) -> None:
-        """Refuse new calls, let those in flight end within `grace_s` seconds, and stop."""
+        """Refuse new calls, wait up to `grace_s` seconds for those in flight, and stop."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
         self._threads.shutdown()
@@ -133,8 +139,8 @@ class GraphServer:
         if not port:
             self._server.stop(None)
             raise ConfigError(
-                f"--bind: expected a free address of this host and a certificate that fits its "
-                f"key, got {bind}. Choose another."
+                f"--bind: expected a free address of this host and a certificate that matches "
+                f"its key, got {bind}. Choose another."
             )
         return int(port)
 

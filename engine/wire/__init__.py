@@ -1,1 +1,1 @@
-"""What travels over gRPC: chunks, Arrow tables, statuses and limits."""
+"""Messages of the engine: the protocol's constants, Arrow tables, and chunks of answers."""

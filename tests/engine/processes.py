@@ -1,4 +1,4 @@
-"""Servers as real processes, whose output and resources tests look at."""
+"""Servers in processes of their own, whose output and resources tests inspect."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import psutil
 
 from tests.jobs import running
 
-__all__ = ["Served", "serve"]
+__all__ = ["ServerProcess", "serve"]
 
 
-class Served:
-    """A server of a process of its own."""
+class ServerProcess:
+    """A running `graphtheta serve`. The constructor waits for its first line of output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
-        self._said = threading.Event()
+        self._has_output = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        assert self._said.wait(60), self.lines
+        assert self._has_output.wait(60), self.lines
         assert self.process.poll() is None, self.lines
 
     @property
@@ -36,7 +36,7 @@ class Served:
         return int(self.address.rpartition(":")[2])
 
     def resources(self) -> tuple[int, int, float]:
-        """Return threads, file handles, and resident MiB."""
+        """Return the number of threads, the number of file handles, and resident MiB."""
         found = psutil.Process(self.process.pid)
         return found.num_threads(), found.num_fds(), found.memory_info().rss / 2**20
 
@@ -45,15 +45,15 @@ class Served:
         try:
             for line in self.process.stdout:
                 self.lines.append(line)
-                self._said.set()
+                self._has_output.set()
         except ValueError:  # closed at the end of the test
             pass
-        self._said.set()
+        self._has_output.set()
 
 
 @contextmanager
-def serve(store: Path, *words: object) -> Iterator[Served]:
-    """Run `graphtheta serve` until the test is over."""
-    command = [sys.executable, "-m", "graphtheta", "serve", store, *map(str, words)]
+def serve(store: Path, *options: object) -> Iterator[ServerProcess]:
+    """Run `graphtheta serve` while the context is active."""
+    command = [sys.executable, "-m", "graphtheta", "serve", store, *map(str, options)]
     with running(command) as process:
-        yield Served(process)
+        yield ServerProcess(process)

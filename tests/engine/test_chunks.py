@@ -1,4 +1,4 @@
-"""Pieces of answers on the wire: what protobuf writes and reads, and nothing else but errors."""
+"""Chunks are encoded and decoded as protobuf does; other bytes are errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphtheta.engine.wire.chunks import chunk_of, tables_of
+from graphtheta.engine.wire.chunks import decode_chunk, encode_chunk
 from graphtheta.engine.wire.tables import encode
 from graphtheta.errors import EngineError, GraphThetaError
 from graphtheta.proto.v1 import graph_pb2 as messages
@@ -22,27 +22,27 @@ BATCHES = st.none() | st.sampled_from([0, 1, 7, 10, 100, 3_000]).map(batch)
 
 
 @given(BATCHES, BATCHES)
-def test_is_the_message(table: pa.RecordBatch | None, elsewhere: pa.RecordBatch | None) -> None:
-    held = {"table": table, "elsewhere": elsewhere}
-    chunk = messages.Chunk(**{name: encode(b) for name, b in held.items() if b is not None})
-    data = chunk_of(table, elsewhere)
+def test_equals_protobuf(table: pa.RecordBatch | None, elsewhere: pa.RecordBatch | None) -> None:
+    fields = {"table": table, "elsewhere": elsewhere}
+    chunk = messages.Chunk(**{name: encode(b) for name, b in fields.items() if b is not None})
+    data = encode_chunk(table, elsewhere)
     assert data == chunk.SerializeToString()
-    assert tables_of(data) == (table, elsewhere)
+    assert decode_chunk(data) == (table, elsewhere)
 
 
-def test_reads_what_it_does_not_write() -> None:
+def test_reads_fields_of_later_versions() -> None:
     chunk = messages.Chunk(table=encode(batch(3)), elsewhere=encode(batch(2)))
     data = chunk.SerializeToString()
     later = b"\x1a\x03abc" + data + b"\x20\x07"  # fields 3 and 4, of a later protocol
-    assert tables_of(later) == (batch(3), batch(2))
-    twice = chunk_of(batch(1)) + chunk_of(batch(5))  # as protobuf says, the last one counts
-    assert tables_of(twice) == (batch(5), None)
+    assert decode_chunk(later) == (batch(3), batch(2))
+    twice = encode_chunk(batch(1)) + encode_chunk(batch(5))  # in protobuf the last one counts
+    assert decode_chunk(twice) == (batch(5), None)
 
 
-@given(st.binary(max_size=64) | st.integers(0, 400).map(lambda n: chunk_of(batch(5))[:n]))
+@given(st.binary(max_size=64) | st.integers(0, 400).map(lambda n: encode_chunk(batch(5))[:n]))
 def test_other_bytes_are_errors(data: bytes) -> None:
     try:
-        table, elsewhere = tables_of(data)
+        table, elsewhere = decode_chunk(data)
     except GraphThetaError:
         return
     known = messages.Chunk.FromString(data)
@@ -50,6 +50,6 @@ def test_other_bytes_are_errors(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x0a", b"\x0a\xff", b"\x0a\x05abc", b"\x0a" + b"\xff" * 12])
-def test_what_is_cut_short_is_no_chunk(data: bytes) -> None:
+def test_truncated_chunks_are_errors(data: bytes) -> None:
     with pytest.raises(EngineError, match="expected a Chunk"):
-        tables_of(data)
+        decode_chunk(data)

@@ -1,4 +1,4 @@
-"""The commands in docs/deploy serve a part and end when they are told to, run as they stand."""
+"""The commands in docs/deploy start a server of a part, which stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import trustme
 from graphtheta.engine import connect
 from graphtheta.engine.client.connection import Tls
 from graphtheta.errors import ConfigError
-from tests.engine.processes import Served
-from tests.engine.world import make, weighted
+from tests.engine.processes import ServerProcess
+from tests.engine.stores import make, weighted
 from tests.jobs import running
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 
 
 def replaced(text: str, given: dict[str, object]) -> str:
-    """Replace what is there for sure."""
+    """Replace strings that must occur in a text."""
     for old, new in given.items():
         assert old in text, (old, text)
         text = text.replace(old, str(new))
@@ -36,9 +36,9 @@ def store(tmp_path: Path) -> Path:
 
 
 def checked(command: list[str], tls: Tls | None, **environment: str) -> None:
-    """Run a server of part 1, whose half of the graph no client can do with alone, and end it."""
+    """Start a server of part 1 of two, which alone is not enough for a client, and stop it."""
     with running(command, env=os.environ | environment) as process:
-        server = Served(process)
+        server = ServerProcess(process)
         assert server.lines[0].startswith("serving parts 1 of")
         with pytest.raises(ConfigError, match="got none for 0"):
             connect(server.address, tls=tls, timeout_s=30)
@@ -64,13 +64,13 @@ def test_kubernetes_pod(store: Path, tmp_path: Path) -> None:
     ca.cert_pem.write_to_path(tmp_path / "ca.crt")
     pair.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     pair.private_key_pem.write_to_path(tmp_path / "tls.key")
-    at_home: dict[str, object] = {
+    local: dict[str, object] = {
         "/store": store,
         "/tls/": f"{tmp_path}/",
         "0.0.0.0:7400": "127.0.0.1:0",
         "9400": 0,
     }
-    line = replaced(" ".join(found[1].split()), at_home)
+    line = replaced(" ".join(found[1].split()), local)
     tls = Tls(tmp_path / "ca.crt", tmp_path / "tls.crt", tmp_path / "tls.key")
     shell = ["/bin/bash", "-c", f"exec {sys.executable} -m graphtheta {line}"]
     checked(shell, tls, HOSTNAME="graphtheta-1")

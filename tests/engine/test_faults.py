@@ -1,4 +1,4 @@
-"""What goes wrong on a network: each a clear status, the server alive, and nothing leaked."""
+"""Faults end in a clear status, and leave the server running and without leaks."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from graphtheta.errors import (
 )
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
-from tests.engine.processes import Served, serve
-from tests.engine.world import code_of, make, spoiled, weighted
+from tests.engine.processes import ServerProcess, serve
+from tests.engine.stores import code_of, corrupted_tables, make, weighted
 from tests.jobs import run
 
 pytestmark = pytest.mark.spawn
@@ -62,14 +62,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(path: Path) -> Iterator[Served]:
-    words = ("--metrics-port", 0, "--max-ids", 100_000, "--max-in-flight", 8, "--verbose")
-    with serve(path / "store", *words) as served:
-        yield served
+def server(path: Path) -> Iterator[ServerProcess]:
+    options = ("--metrics-port", 0, "--max-ids", 100_000, "--max-in-flight", 8, "--verbose")
+    with serve(path / "store", *options) as process:
+        yield process
 
 
 @pytest.fixture
-def stub(server: Served) -> Iterator[GraphStub]:
+def stub(server: ServerProcess) -> Iterator[GraphStub]:
     with grpc.insecure_channel(server.address) as channel:
         yield GraphStub(channel)
 
@@ -199,18 +199,20 @@ KNOWN = (Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED
 
 @pytest.mark.parametrize("name", [b"new_\x80d", b"new\nid"])
 def test_names_that_are_not_text_are_refused(name: bytes) -> None:
-    """Found by the test below: the message could not show them."""
+    """Error messages show column names that may contain invalid UTF-8 or line breaks."""
     data = encode(pa.record_batch({"new_id": [1]})).replace(b"new_id", name)
     with pytest.raises(GraphFormatError, match=r"expected columns \(new_id: int64\), got") as got:
-        decode(data, "nodes", NODES, most=1)
+        decode(data, "nodes", NODES, max_rows=1)
     assert "\n" not in str(got.value)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_no_message_breaks_the_server(method: str, server: Served, data: st.DataObject) -> None:
-    """Arbitrary bytes as a message, and messages with spoiled tables and wild numbers."""
+def test_no_message_breaks_the_server(
+    method: str, server: ServerProcess, data: st.DataObject
+) -> None:
+    """Send arbitrary bytes, and messages with corrupted tables and arbitrary numbers."""
     kind = METHODS[method]
     with grpc.insecure_channel(server.address) as channel:
         if data.draw(st.booleans()):
@@ -220,7 +222,7 @@ def test_no_message_breaks_the_server(method: str, server: Served, data: st.Data
             assert found in (*KNOWN, Code.FAILED_PRECONDITION, Code.INTERNAL), found
         else:
             fields = {
-                f.name: data.draw(spoiled())
+                f.name: data.draw(corrupted_tables())
                 for f in kind.DESCRIPTOR.fields
                 if f.type == f.TYPE_BYTES
             }
@@ -248,8 +250,8 @@ def test_no_message_breaks_the_server(method: str, server: Served, data: st.Data
     assert server.process.poll() is None
 
 
-def test_nothing_leaks_from_broken_calls(server: Served, stub: GraphStub) -> None:
-    """Clients that vanish mid-stream, readers that are slow, requests that are wrong."""
+def test_nothing_leaks_from_broken_calls(server: ServerProcess, stub: GraphStub) -> None:
+    """Clients that disappear in the middle of an answer, slow readers, and wrong requests."""
     everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
 
     def round_of_faults() -> None:
@@ -268,7 +270,7 @@ def test_nothing_leaks_from_broken_calls(server: Served, stub: GraphStub) -> Non
         round_of_faults()
     settled(server)
     after = server.resources()
-    assert after[0] <= threads + 8, (threads, after)  # at most one a place
+    assert after[0] <= threads + 8, (threads, after)  # at most one for each call in flight
     assert after[1] <= handles + 3, (handles, after)
     assert after[2] <= memory + 60, (memory, after)
     assert works(stub)
@@ -280,7 +282,7 @@ def slowly(answer: Iterable[Any]) -> Iterator[Any]:
         yield chunk
 
 
-def settled(server: Served) -> None:
+def settled(server: ServerProcess) -> None:
     """Wait until no call is in flight."""
     for _ in range(100):
         if "graphtheta_calls_in_flight 0.0" in scraped(server):
@@ -289,34 +291,34 @@ def settled(server: Served) -> None:
     pytest.fail(scraped(server))
 
 
-def scraped(server: Served) -> str:
+def scraped(server: ServerProcess) -> str:
     line = next(line for line in server.lines if '"serving"' in line)
     port = json.loads(line)["metrics_port"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         return str(page.read().decode())
 
 
-def test_more_calls_than_allowed_are_told_to_come_back(server: Served) -> None:
+def test_more_calls_than_allowed_are_unavailable(server: ServerProcess) -> None:
     everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
     channels = [grpc.insecure_channel(server.address) for _ in range(12)]
-    held = [GraphStub(channel).NodeColumns(everything, timeout=20) for channel in channels]
+    answers = [GraphStub(channel).NodeColumns(everything, timeout=20) for channel in channels]
     codes = []
-    for answer in held:
+    for answer in answers:
         try:
             next(answer)
         except grpc.RpcError as error:
             codes.append(error.code())
     assert codes.count(Code.UNAVAILABLE) == 4
-    with grpc.insecure_channel(server.address) as channel:  # health answers all the same
+    with grpc.insecure_channel(server.address) as channel:  # health checks still work
         health = health_pb2_grpc.HealthStub(channel)
-        said = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
-    assert said.status == health_pb2.HealthCheckResponse.SERVING
+        reply = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
     for channel in channels:
         channel.close()
     settled(server)
 
 
-def test_health_reflection_metrics_and_logs(server: Served, stub: GraphStub) -> None:
+def test_health_reflection_metrics_and_logs(server: ServerProcess, stub: GraphStub) -> None:
     assert works(stub)
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -332,7 +334,7 @@ def test_health_reflection_metrics_and_logs(server: Served, stub: GraphStub) -> 
     assert any(e["event"] == "call" and e["status"] == "OK" for e in events)
 
 
-def test_two_servers_on_one_port_are_refused(server: Served, path: Path) -> None:
+def test_two_servers_on_one_port_are_refused(server: ServerProcess, path: Path) -> None:
     done = run(
         [sys.executable, "-m", "graphtheta", "serve", path / "store", "--bind", server.address]
     )
@@ -341,7 +343,7 @@ def test_two_servers_on_one_port_are_refused(server: Served, path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         (("--bind", "0.0.0.0:0"), "expected a loopback address without TLS"),
         (("--part", "7"), "expected a part in"),
@@ -349,10 +351,10 @@ def test_two_servers_on_one_port_are_refused(server: Served, path: Path) -> None
         (("--run", "nowhere"), "nowhere"),
     ],
 )
-def test_wrong_options_are_refused(words: tuple[str, ...], said: str, path: Path) -> None:
-    done = run([sys.executable, "-m", "graphtheta", "serve", path / "other", *words])
+def test_wrong_options_are_refused(options: tuple[str, ...], message: str, path: Path) -> None:
+    done = run([sys.executable, "-m", "graphtheta", "serve", path / "other", *options])
     assert done.code == 2
-    assert said in " ".join(done.output.split())
+    assert message in " ".join(done.output.split())
 
 
 def test_sigterm_drains(path: Path) -> None:
@@ -376,20 +378,20 @@ def test_a_client_survives_a_restart(path: Path) -> None:
         wanted = remote.columns(None, ["features"])["features"]
         found: dict[str, Any] = {}
 
-        def ask() -> None:
+        def query() -> None:
             found.update(remote.columns(None, ["features", "label:y"]))
 
-        asking = threading.Thread(target=ask)
-        asking.start()
+        thread = threading.Thread(target=query)
+        thread.start()
         first.process.send_signal(signal.SIGKILL)  # most likely in the middle of an answer
         first.process.wait()
         with serve(path / "store", "--bind", first.address) as second:
             assert second.address == first.address
-            asking.join(60)
+            thread.join(60)
             np.testing.assert_array_equal(found["features"], wanted)
             assert len(remote.neighbours([0, 1], by="node_key").indptr) == 3
         with serve(path / "other", "--bind", first.address):  # another store on the same port
-            with pytest.raises(WrongServer, match="Connect anew"):
+            with pytest.raises(WrongServer, match="Connect again"):
                 remote.degrees([0], "node_key")
         remote.close()
 
@@ -415,11 +417,15 @@ def test_tls(path: Path, tmp_path: Path) -> None:
         pair = (None, None) if name is None else (f"{name}.pem", f"{name}.key")
         return Tls(tmp_path / "ca.pem", *(n and tmp_path / n for n in pair))
 
-    words = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key")
-    with serve(path / "other", *words, "--client-ca", tmp_path / "ca.pem") as server:
+    options = ("--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key")
+    with serve(path / "other", *options, "--client-ca", tmp_path / "ca.pem") as server:
         with connect(server.address, tls=tls("client")) as remote:
             assert remote.num_nodes == 90
-        for wrong in (None, tls(None), tls("stranger")):  # plain text, no certificate, another's
+        for wrong in (
+            None,
+            tls(None),
+            tls("stranger"),
+        ):  # no TLS, no certificate, wrong one
             with pytest.raises(EngineError):
                 connect(server.address, tls=wrong, timeout_s=2)
         with socket.create_connection(("127.0.0.1", server.port), 5) as plain:

@@ -1,4 +1,4 @@
-"""PyG trains against two servers as it does at home."""
+"""PyG trains on a remote graph as on a local one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from graphtheta.engine.pyg import (
 )
 from graphtheta.errors import ConfigError, UnknownNode
 from tests.engine.processes import serve
-from tests.engine.world import make, serving, weighted
+from tests.engine.stores import make, serving, weighted
 
 pyg = pytest.importorskip("torch_geometric")
 loader = pytest.importorskip("torch_geometric.loader")
@@ -56,7 +56,7 @@ class Edgy(nn.Module):
 
 
 def fit(batches: Any, model: nn.Module, epochs: int) -> list[float]:
-    """Train by a loader's batches and return the losses."""
+    """Train on the batches of a loader and return the losses."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
     losses = []
     for _ in range(epochs):
@@ -71,10 +71,10 @@ def fit(batches: Any, model: nn.Module, epochs: int) -> list[float]:
 
 
 def whole(data: Any, seeds: Tensor) -> Any:
-    """Return the graph as a batch: all of it, the seeds first."""
-    rest = torch.ones(data.num_nodes, dtype=torch.bool)
-    rest[seeds] = False
-    order = torch.cat([seeds, rest.nonzero().flatten()])
+    """Return the whole graph as a batch, with the seed nodes first."""
+    others = torch.ones(data.num_nodes, dtype=torch.bool)
+    others[seeds] = False
+    order = torch.cat([seeds, others.nonzero().flatten()])
     batch = data.clone()
     batch.edge_index = order.argsort()[data.edge_index]
     batch.x, batch.y, batch.batch_size = data.x[order], data.y[order], len(seeds)
@@ -90,7 +90,7 @@ def accuracy(batches: Any, model: nn.Module) -> float:
 
 @pytest.fixture(scope="module")
 def cora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteGraph]:
-    """Cora, of which two processes serve a part each."""
+    """Cora in two parts, each served by a process."""
     path = tmp_path_factory.mktemp("cora") / "store"
     make(gt.datasets.load("cora"), path, 2, "kaminpar")
     with ExitStack() as stack:
@@ -139,8 +139,8 @@ def planted(num_nodes: int = 300) -> gt.Graph:
 
 
 @pytest.mark.parametrize("method", ["node-hash", "dbh"])
-def test_edge_features_train_as_at_home(tmp_path: Path, method: str) -> None:
-    """All neighbours drawn, the remote batches give the local losses."""
+def test_edge_features_train_as_locally(tmp_path: Path, method: str) -> None:
+    """With all neighbours drawn, remote batches give the same losses as local ones."""
     graph = planted()
     make(graph, tmp_path / "store", 2, method)
     data = graph.to_pyg()
@@ -177,8 +177,8 @@ def test_batches_hold_what_pyg_promises(tmp_path: Path) -> None:
             batches = RemoteNodeLoader(stores, [3, 2], seeds, batch_size=8, num_workers=workers)
             drawn.append([batch.e_id for batch in batches])
         assert all(a.equal(b) for a, b in zip(*drawn, strict=True))
-        for batch, chosen in zip(batches, seeds.split(8), strict=True):
-            assert batch.n_id[: batch.batch_size].equal(chosen)
+        for batch, nodes in zip(batches, seeds.split(8), strict=True):
+            assert batch.n_id[: batch.batch_size].equal(nodes)
             assert len(batch.n_id.unique()) == len(batch.n_id)
             assert batch.n_id[batch.edge_index].equal(data.edge_index[:, batch.e_id])
             assert batch.edge_attr.equal(data.edge_attr[batch.e_id])
@@ -198,28 +198,28 @@ def test_batches_of_known_nodes_are_not_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(weighted(), tmp_path / "store", 3, "dbh")
-    asked, stream = [], Connection.stream
+    methods, stream = [], Connection.stream
 
-    def counted(link: Connection, method: str, *rest: Any) -> list[bytes]:
-        asked.append(method)
-        return stream(link, method, *rest)
+    def recorded(connection: Connection, method: str, *rest: Any) -> list[bytes]:
+        methods.append(method)
+        return stream(connection, method, *rest)
 
-    monkeypatch.setattr(Connection, "stream", counted)
+    monkeypatch.setattr(Connection, "stream", recorded)
     with serving(tmp_path / "store", 2) as remote:
         stores = (RemoteFeatureStore(remote), RemoteGraphStore(remote))
         seeds = torch.tensor([3, 88, 3, 41, 0, 7])
         batches = RemoteNodeLoader(stores, [3, 2], seeds, batch_size=4)
-        assert "Lookup" in asked
-        asked.clear()
+        assert "Lookup" in methods
+        methods.clear()
         known = [(batch.n_id, batch.e_id, batch.x) for batch in batches]
-        assert set(asked) == {"Neighbours", "NodeColumns"}
+        assert set(methods) == {"Neighbours", "NodeColumns"}
         options = {"batch_size": 4, "filter_per_worker": True}
         unknown = loader.NodeLoader(stores, RemoteSampler(remote, [3, 2]), seeds, **options)
         for (n_id, e_id, x), batch in zip(known, unknown, strict=True):
             assert batch.n_id.equal(n_id)
             assert batch.e_id.equal(e_id)
             assert batch.x.equal(x)
-        assert "Lookup" in asked
+        assert "Lookup" in methods
         with pytest.raises(UnknownNode, match="node keys"):
             RemoteNodeLoader(stores, [3], torch.tensor([90]))
 

@@ -1,4 +1,4 @@
-"""Stores, servers in this process, and what the Arrow files say when they are read on their own."""
+"""Stores, servers in this process, and reference data read from the stores' Arrow files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import graphtheta as gt
 from graphtheta.engine import RemoteGraph, connect
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.server import GraphServer
-from graphtheta.engine.wire.limits import Limits
+from graphtheta.engine.wire.protocol import Limits
 from graphtheta.engine.wire.tables import encode
 from graphtheta.partition import Plan, Store, make_store, open_store
 from tests.graphs import power_law, to_graph
 
-__all__ = ["Truth", "code_of", "make", "serving", "spoiled", "weighted"]
+__all__ = ["Truth", "code_of", "corrupted_tables", "make", "serving", "weighted"]
 
 
 def weighted(num_nodes: int = 90, num_edges: int = 700, *, text_ids: bool = True) -> gt.Graph:
@@ -34,7 +34,7 @@ def weighted(num_nodes: int = 90, num_edges: int = 700, *, text_ids: bool = True
     known = np.random.default_rng(1).random(n + 3) < 0.6
     flag = pa.array(np.arange(n + 3) % 2 == 0, mask=~known)
     nodes = made.nodes.append_column("label:flag", flag)
-    nodes = nodes.append_column("row", pa.array(np.arange(n + 3) * 2))  # as ours are called
+    nodes = nodes.append_column("row", pa.array(np.arange(n + 3) * 2))  # also a name in answers
     edges = made.edges.append_column("weight", pa.array(weight))
     return gt.Graph(nodes, edges.append_column("rank", pa.array(np.arange(len(src)) * 3)))
 
@@ -47,13 +47,13 @@ def make(graph: gt.Graph, path: Path, parts: int, method: str) -> Store:
 def serving(
     path: Path, servers: int, limits: Limits | None = None, timeout_s: float = 60.0
 ) -> Iterator[RemoteGraph]:
-    """Serve the parts of a store by some servers in turn, and connect to them."""
+    """Serve the parts of a store from several servers, and connect to them."""
     store = open_store(path)
     with ExitStack() as stack:
         addresses = []
         for number in range(servers):
-            mine = range(number, store.num_parts, servers)
-            server = GraphServer(ServerGraph(store, mine), limits=limits)
+            parts = range(number, store.num_parts, servers)
+            server = GraphServer(ServerGraph(store, parts), limits=limits)
             stack.callback(server.close, 0.0)
             addresses.append(f"127.0.0.1:{server.port}")
         yield stack.enter_context(connect(addresses, timeout_s=timeout_s))
@@ -61,11 +61,12 @@ def serving(
 
 @dataclass
 class Truth:
-    """A store, read file by file with pyarrow alone.
+    """The content of a store, read file by file with nothing but pyarrow.
 
     Attributes:
-        nodes: Column by name, in the order of the node keys.
-        edges: Column by name, and src and dst as node keys, in the order of the edge keys.
+        nodes: Node columns by name, in the order of the node keys.
+        edges: Edge columns by name, with src and dst as node keys, in the order of the edge keys.
+        new_id: New ids in the order of the node keys.
     """
 
     nodes: dict[str, list[Any]]
@@ -105,20 +106,20 @@ def _read(path: Path) -> pa.Table:
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> bytes:
-    """Return a table with a few bytes changed, cut, or repeated."""
+def corrupted_tables(draw: st.DrawFn) -> bytes:
+    """Generate tables with a few bytes changed or cut off."""
     columns = draw(st.sampled_from([("new_id",), ("id",), ("src", "dst"), ("edge_key", "dst")]))
     values = draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6))
     made = bytearray(encode(pa.record_batch({n: pa.array(values, pa.int64()) for n in columns})))
-    for place, value in draw(
+    for position, value in draw(
         st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=4)
     ):
-        made[place % len(made)] = value
+        made[position % len(made)] = value
     return bytes(made[: draw(st.integers(0, len(made)))] if draw(st.booleans()) else made)
 
 
 def code_of(answer: Any) -> grpc.StatusCode:
-    """Return what reading an answer comes to."""
+    """Return the status code of an answer."""
     try:
         list(answer)
     except grpc.RpcError as error:

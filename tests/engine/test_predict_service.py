@@ -1,4 +1,4 @@
-"""Predictions over the network are those of `infer`, however requests come together."""
+"""Predictions over the network equal those of `infer`, however requests are batched."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from graphtheta.engine import connect
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.predict_service import PredictService
 from graphtheta.engine.server.server import GraphServer
-from graphtheta.engine.wire.limits import Limits
+from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.inference.whole import infer
 from graphtheta.partition import open_store
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringStub
 from graphtheta.run.run import trained_model
-from tests.engine.world import code_of, make, spoiled, weighted
+from tests.engine.stores import code_of, corrupted_tables, make, weighted
 
 
 @pytest.mark.parametrize(("parts", "method"), [(1, "node-hash"), (3, "dbh")])
@@ -40,16 +40,16 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
     service = PredictService(store, tmp_path / "run", Limits())
     with (
         closing(service),
-        closing(GraphServer(ServerGraph(store), scoring=service)) as server,
+        closing(GraphServer(ServerGraph(store), predict_service=service)) as server,
         connect(f"127.0.0.1:{server.port}") as remote,
         ThreadPoolExecutor(8) as threads,
     ):
         rng = np.random.default_rng(0)
-        asked = [rng.integers(0, remote.num_nodes, size) for size in (0, 1, 5, 40) * 6]
-        before = service.scorer.batches
-        answers = list(threads.map(lambda keys: remote.predict(keys, "node_key"), asked))
-        assert service.scorer.batches - before < len(asked)
-        for keys, found in zip(asked, answers, strict=True):
+        requests = [rng.integers(0, remote.num_nodes, size) for size in (0, 1, 5, 40) * 6]
+        before = service.predictor.num_batches
+        answers = list(threads.map(lambda keys: remote.predict(keys, "node_key"), requests))
+        assert service.predictor.num_batches - before < len(requests)
+        for keys, found in zip(requests, answers, strict=True):
             if len(keys):
                 np.testing.assert_allclose(found["probability"], wanted[keys], rtol=1e-5)
                 np.testing.assert_array_equal(found["prediction"], wanted[keys].argmax(1))
@@ -60,7 +60,7 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
 
 
 @settings(max_examples=40, deadline=None)
-@given(table=spoiled())
+@given(table=corrupted_tables())
 def fuzz(address: str, table: bytes) -> None:
     with grpc.insecure_channel(address) as channel:
         request = messages.PredictRequest(nodes=table)
@@ -68,7 +68,7 @@ def fuzz(address: str, table: bytes) -> None:
     assert code.name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND"), code
 
 
-def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
     store = make(weighted(), tmp_path / "store", 2, "dbh")
     with pytest.raises(ConfigError):
         PredictService(store, tmp_path / "nothing", Limits())

@@ -1,4 +1,4 @@
-"""Every call answers what the store's files say, on any number of servers, however it is cut."""
+"""Queries return the content of the store, for any partitioning and number of servers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 import graphtheta as gt
 from graphtheta import errors
 from graphtheta.engine import AsyncGraph, RemoteGraph, connect
-from graphtheta.engine.server import graph as served
+from graphtheta.engine.server import graph as server_graph
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.server import GraphServer
-from graphtheta.engine.wire.limits import Limits
+from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
 from graphtheta.partition import open_store
 from graphtheta.tgar import Fanout, Neighbourhoods
-from tests.engine.world import Truth, make, serving, weighted
+from tests.engine.stores import Truth, make, serving, weighted
 
 N = 90
 CASES = [
@@ -134,11 +134,9 @@ def test_edge_columns(world: World, data: st.DataObject, with_dst: bool) -> None
         same(found[name], [truth.edges[name][e] for e in edges])
 
 
-def test_all_edges_are_looked_at_in_stretches(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edges_are_scanned_in_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     remote, truth = world
-    monkeypatch.setattr(served, "_SCANNED", 7)
+    monkeypatch.setattr(server_graph, "_SCANNED", 7)
     edges = np.arange(len(truth.edges["src"]))[::-3]
     found = remote.edge_columns(edges, ["weight"])["weight"]
     same(found, [truth.edges["weight"][e] for e in edges])
@@ -168,7 +166,7 @@ DRAWS = [
 
 @cache
 def trained(targets: tuple[int, ...], fanout: Fanout, seed: int, step: int) -> list[Any]:
-    """Return the edges that training draws at each of two layers, and of which nodes."""
+    """Return the nodes and the edges that training draws for them at each of two layers."""
     shard = gt.open_shard(graph())
     rows = np.flatnonzero(np.isin(shard.node_key_L, targets))
     blocks = Neighbourhoods(shard).blocks(rows, [fanout, fanout], seed=seed, step=step)
@@ -198,12 +196,20 @@ def test_draws_are_those_of_training(
         assert (np.diff(row * 10**6 + found.edge_key) >= 0).all()
 
 
-def test_statistics_are_those_of_the_book(world: World) -> None:
+def test_statistics_are_those_of_the_store(world: World) -> None:
     remote, truth = world
     found = remote.statistics()
     assert found["num_nodes"] == N == sum(part["masters"] for part in found["parts"])
     assert found["num_edges"] == len(truth.edges["src"]) == sum(p["edges"] for p in found["parts"])
     assert remote.manifest.node_columns.keys() >= {"features", "label:y", "split:split"}
+
+
+def test_repr_shows_sizes_and_servers(stores: dict[str, tuple[Path, Truth]]) -> None:
+    with serving(stores["dbh"][0], 2) as remote:
+        servers = [part["server"] for part in remote.statistics()["parts"]]
+        sizes = f"90 nodes, {remote.num_edges:,} edges, 5 parts"
+        assert repr(remote) == f"RemoteGraph({sizes} at {servers[0]}, {servers[1]})"
+        assert repr(AsyncGraph(remote)) == repr(remote).replace("Remote", "Async")
 
 
 def test_random_nodes_are_distinct_and_the_same_everywhere(world: World) -> None:
@@ -215,7 +221,7 @@ def test_random_nodes_are_distinct_and_the_same_everywhere(world: World) -> None
     assert drawn.tolist() != remote.random_nodes(50, seed=2, step=1).tolist()
 
 
-def test_a_server_needs_the_files_of_its_part_alone(
+def test_a_server_needs_only_the_files_of_its_part(
     stores: dict[str, tuple[Path, Truth]], tmp_path: Path
 ) -> None:
     path, truth = stores["dbh"]
@@ -236,7 +242,7 @@ def test_a_server_needs_the_files_of_its_part_alone(
         same(remote.columns(None, ["features"])["features"], truth.nodes["features"])
 
 
-def test_a_forked_client_says_so(
+def test_a_forked_client_is_an_error(
     stores: dict[str, tuple[Path, Truth]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(stores["dbh"][0], 1) as remote:
@@ -247,13 +253,13 @@ def test_a_forked_client_says_so(
 
 
 def test_coroutines_answer_the_same(stores: dict[str, tuple[Path, Truth]]) -> None:
-    async def ask(remote: RemoteGraph) -> list[Any]:
+    async def query(remote: RemoteGraph) -> list[Any]:
         graph = AsyncGraph(remote)
         return list(await asyncio.gather(*(graph.neighbours([k], by="node_key") for k in range(N))))
 
     path, truth = stores["dbh"]
     with serving(path, 2) as remote:
-        found = asyncio.run(ask(remote))
+        found = asyncio.run(query(remote))
     assert [one.edge_key.tolist() for one in found] == [truth.in_edges(k) for k in range(N)]
 
 
@@ -285,14 +291,14 @@ def test_subgraph_of_known_nodes_is_the_same(world: World) -> None:
         found = remote.subgraph(ids, [2, None], by="new_id", seed=1, node_keys=known)
         for name in ("new_id", "node_key", "src", "dst", "edge_key"):
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-    with pytest.raises(ConfigError, match="a node key of each of 3"):
+    with pytest.raises(ConfigError, match="a node key for each of 3"):
         remote.subgraph(ids, [2], by="new_id", node_keys=keys[1:])
     with pytest.raises(GraphFormatError, match="node keys"):
         remote.subgraph(ids, [2], by="new_id", node_keys=keys + 0.5)
 
 
 def test_answers_are_the_callers_own(world: World) -> None:
-    """Writing into a subgraph changes nothing that is asked for later."""
+    """Writing into a subgraph does not change later results."""
     remote, truth = world
     found = remote.subgraph(np.array([1, 2]), [None], by="node_key")
     keys = found.node_key.copy()
@@ -336,11 +342,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("ask", "error", "said"), WRONG)
-def test_wrong_requests_say_what_is_wrong(world: World, ask: Any, error: Any, said: str) -> None:
+@pytest.mark.parametrize(("query", "error", "message"), WRONG)
+def test_wrong_queries_are_errors(world: World, query: Any, error: Any, message: str) -> None:
     remote, truth = world
-    with pytest.raises(error, match=said):
-        ask(remote)
+    with pytest.raises(error, match=message):
+        query(remote)
     assert remote.degrees([0], "node_key")[0][0] == len(truth.in_edges(0))
 
 

@@ -1,0 +1,117 @@
+"""Lookup of nodes: from original ids or node keys to new ids, at the servers of the index."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.engine.client.connection import Connection
+from graphtheta.engine.client.server_pool import ServerPool
+from graphtheta.engine.wire.chunks import decode_chunk
+from graphtheta.engine.wire.tables import encode_columns
+from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
+from graphtheta.partition import Manifest
+from graphtheta.partition.store.id_hash import hash_ids
+from graphtheta.partition.store.index import block_of
+from graphtheta.proto.v1 import graph_pb2 as messages
+
+__all__ = ["IdKind", "as_integers", "look_up"]
+
+IdKind = Literal["original_id", "node_key", "new_id"]
+_Ids = NDArray[np.int64]
+
+
+def look_up(pool: ServerPool, ids: Any, by: IdKind) -> _Ids:
+    """Return the new ids of nodes.
+
+    Args:
+        pool: The servers.
+        ids: R ids.
+        by: Kind of the ids.
+
+    Shape:
+        Returns (R,).
+
+    Raises:
+        ConfigError: If `by` is no kind of ids.
+        GraphFormatError: If ids are of another type.
+        UnknownNode: If there is no such node.
+    """
+    manifest = pool.router.manifest
+    if by == "new_id":
+        return _checked(ids, "new ids", manifest)
+    if by == "node_key":
+        keys = pa.array(_checked(ids, "node keys", manifest))
+        bucket = block_of(keys.to_numpy(), max(1, manifest.num_nodes), manifest.num_parts)
+        naming = messages.NAMING_NODE_KEY
+    elif by == "original_id":
+        keys = _original_ids(ids, manifest)
+        bucket = (hash_ids(keys) % np.uint64(manifest.num_parts)).astype(np.int64)
+        naming = messages.NAMING_ORIGINAL_ID
+    else:
+        raise ConfigError(f"by: expected original_id, node_key or new_id, got {by!r}.")
+    mean_bytes = int(keys.nbytes // max(1, len(keys)))
+    jobs = []
+    for connection, rows in pool.split(bucket, max(1, mean_bytes // 8)):
+        data = encode_columns(id=keys.take(pa.array(rows)))
+        jobs.append((connection, messages.LookupRequest(ids=data, naming=naming), rows))
+    new_ids = np.empty(len(keys), np.int64)
+    deadline = pool.deadline()
+
+    def call(connection: Connection, request: messages.LookupRequest, rows: _Ids) -> None:
+        chunks = connection.stream("Lookup", request, deadline)
+        found = [table["new_id"].to_numpy() for table, _ in map(decode_chunk, chunks) if table]
+        new_ids[rows] = np.concatenate([np.zeros(0, np.int64), *found])
+
+    pool.run(call, jobs)
+    return new_ids
+
+
+def as_integers(values: Any, what: str) -> _Ids:
+    """Return a list of integers as an int64 array.
+
+    Args:
+        values: R integers.
+        what: Name of the values in error messages.
+
+    Shape:
+        Returns (R,).
+
+    Raises:
+        GraphFormatError: If the values are not a list of integers.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and len(array)):
+        raise GraphFormatError(
+            f"{what}: expected a list of integers, got {array.dtype} of shape {array.shape}."
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _checked(ids: Any, what: str, manifest: Manifest) -> _Ids:
+    array, num_nodes = as_integers(ids, what), manifest.num_nodes
+    if len(array) and not 0 <= array.min() <= array.max() < num_nodes:
+        unknown = array[(array < 0) | (array >= num_nodes)][0]
+        raise UnknownNode(
+            f"{what}: expected integers in [0, {num_nodes:,}), got {unknown}. Look up nodes of "
+            "this graph."
+        )
+    return array
+
+
+def _original_ids(ids: Any, manifest: Manifest) -> pa.Array:
+    kind = pa.type_for_alias(manifest.id_type)
+    try:
+        array = ids if isinstance(ids, pa.Array) else pa.array(ids)
+        if pa.types.is_null(array.type) and not len(array):
+            return pa.array([], kind)
+        if array.null_count or pa.types.is_string(kind) != pa.types.is_string(array.type):
+            raise TypeError
+        return array.cast(kind)
+    except (pa.ArrowException, TypeError, ValueError):
+        raise GraphFormatError(
+            f"ids: expected values of type {kind}, as in the graph, got others. Convert them."
+        ) from None
