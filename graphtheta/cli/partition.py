@@ -166,7 +166,7 @@ def partition(
     show_rows(expected.rows(), title=f"{title}, an estimate")
     if target is None:
         return
-    resources.need(expected.build_memory, "the job", "Use more parts.")
+    resources.check_memory(expected.build_memory, "the job", "Use more parts.")
     if assignment_only:
         write_assignment(source, target, plan, resources)
         print(f"the assignment is in {target}")

@@ -16,7 +16,7 @@ from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource, TopologySource
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import blocks
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.node_file import NodeFile
@@ -160,7 +160,7 @@ def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:
                 "part": of_edges(first, last, *edges.read(first, last)).astype(np.int32),
             }
         )
-        for first, last in blocks(0, edges.num_edges)
+        for first, last in chunk_ranges(0, edges.num_edges)
     )
     _write(tables, pa.schema([("edge_key", pa.int64()), ("part", pa.int32())]), path)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
-from graphtheta.partition.core.resources import Resources, bytes_text
-from graphtheta.partition.core.stream import BLOCK_EDGES
+from graphtheta.partition.core.resources import Resources, format_bytes
+from graphtheta.partition.core.stream import CHUNK_EDGES
 from graphtheta.partition.ooc.id_table import map_bytes
 from graphtheta.partition.pipeline.part_builder import part_bytes
 from graphtheta.partition.pipeline.pipeline import Plan, named_partitioner, row_bytes
@@ -68,10 +68,10 @@ class Estimate:
         return [
             ("nodes", f"about {self.num_nodes:,}"),
             ("edges", f"{self.num_edges:,}"),
-            ("memory of a rank", bytes_text(self.memory)),
-            ("of it, for the method", bytes_text(self.method_memory)),
-            ("disk for scratch", bytes_text(self.scratch)),
-            ("disk for the store", bytes_text(self.store)),
+            ("memory of a rank", format_bytes(self.memory)),
+            ("of it, for the method", format_bytes(self.method_memory)),
+            ("disk for scratch", format_bytes(self.scratch)),
+            ("disk for the store", format_bytes(self.store)),
             ("time", f"about {self.seconds:,.0f} s"),
         ]
 
@@ -97,7 +97,7 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
     edge_row = row_bytes(source.edge_schema)
     part = part_bytes(num_nodes, part_edges, replicas, part_nodes, edge_row, node_row)
-    chunk = min(BLOCK_EDGES, num_edges)
+    chunk = min(CHUNK_EDGES, num_edges)
     buffers = (resources.threads + 2) * chunk * (_BUFFER + edge_columns)
     ids = 0 if source.keyed else map_bytes(source.edge_schema.field("src").type, num_nodes)
     if resources.memory_limit is not None:

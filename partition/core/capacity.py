@@ -61,13 +61,13 @@ def only_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
     Raises:
         PartitionError: If several limits are asked for.
     """
-    asked = balance.asked()
-    if len(asked) > 1:
+    limits = balance.limits()
+    if len(limits) > 1:
         raise PartitionError(
-            f"partition: expected one limit of balance for {name}, got {len(asked)} "
-            f"({', '.join(asked)}). Leave one, or take ldg, fennel or lpa, which keep several."
+            f"partition: expected one limit of balance for {name}, got {len(limits)} "
+            f"({', '.join(limits)}). Leave one, or take ldg, fennel or lpa, which keep several."
         )
-    return (asked[0], _limit(balance, asked[0])) if asked else ("nodes", None)
+    return next(iter(limits.items()), ("nodes", None))
 
 
 def node_capacities(
@@ -84,20 +84,19 @@ def node_capacities(
     Raises:
         PartitionError: If one node alone is more than a part may hold.
     """
-    asked: list[BalanceOf] = balance.asked() or ["nodes"]
-    limits = [_limit(balance, each) or _DEFAULT_LIMIT for each in asked]
-    num_asked = len(asked)
-    if "nodes" not in asked:
-        asked.append("nodes")
-        limits.append(_LOOSE_LIMIT)
-    columns = [_weights(stream, each, balance, resources) for each in asked]
+    limits = balance.limits() or {"nodes": _DEFAULT_LIMIT}
+    num_asked = len(limits)
+    limits.setdefault("nodes", _LOOSE_LIMIT)
+    columns = [_weights(stream, each, balance, resources) for each in limits]
     heaviest = max(int(column.max()) for column in columns)
-    weight_NC = np.empty((stream.num_nodes, len(asked)), np.int32 if heaviest < 2**31 else np.int64)
+    weight_NC = np.empty(
+        (stream.num_nodes, len(limits)), np.int32 if heaviest < 2**31 else np.int64
+    )
     for c, column in enumerate(columns):
         weight_NC[:, c] = column
     total_C = np.array([column.sum(dtype=np.int64) for column in columns], np.int64)
-    most_C = np.ceil(np.array(limits) * total_C / num_parts - 1e-9).astype(np.int64)
-    for c, (each, limit, column) in enumerate(zip(asked, limits, columns, strict=True)):
+    most_C = np.ceil(np.array(list(limits.values())) * total_C / num_parts - 1e-9).astype(np.int64)
+    for c, ((each, limit), column) in enumerate(zip(limits.items(), columns, strict=True)):
         node = int(column.argmax())
         if column[node] > most_C[c]:
             mean = int(total_C[c]) / num_parts
@@ -108,7 +107,9 @@ def node_capacities(
                 f"{column[node] / mean:.3g}, ask for fewer parts, or take a vertex-cut such as dbh."
             )
     mean_C = np.where(total_C > 0, total_C / stream.num_nodes, 1.0)
-    return Capacities(tuple(asked), tuple(limits), num_asked, weight_NC, total_C, most_C, mean_C)
+    return Capacities(
+        tuple(limits), tuple(limits.values()), num_asked, weight_NC, total_C, most_C, mean_C
+    )
 
 
 def part_loads(
@@ -189,11 +190,6 @@ def add_node(
 
 
 # -- the rest -------------------------------------------------------------------------------------
-
-
-def _limit(balance: Balance, what: BalanceOf) -> float | None:
-    limits = {"nodes": balance.nodes, "edges": balance.edges, "train": balance.train}
-    return limits[what]
 
 
 def _weights(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 
 __all__ = ["count_degrees", "count_keys"]
 
@@ -40,7 +40,7 @@ def count_degrees(
         def count(thread: int) -> NDArray[Any]:
             begin, end = (first + (last - first) * (thread + i) // threads for i in (0, 1))
             count_N = np.zeros(stream.num_nodes, kind)
-            for start, stop in blocks(begin, end):
+            for start, stop in chunk_ranges(begin, end):
                 src, dst = stream.read(start, stop)
                 if ends != "in":
                     count_keys(src, count_N)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.thread_pool import ThreadPool
 
 __all__ = ["NO_CAP", "BlockRule", "EdgeBlocks", "edge_cap", "least_loaded"]
 
@@ -88,7 +88,7 @@ class EdgeBlocks:
         block: The most edges decided against one state.
         lanes: Pieces of a block that are decided at the same time.
         resources: Ranks.
-        workers: Threads.
+        pool: Threads.
         stage: What ranks are doing.
         seen: Edges that the state knows of at first, for the size of the first block.
     """
@@ -102,14 +102,14 @@ class EdgeBlocks:
         block: int,
         lanes: int,
         resources: Resources,
-        workers: Workers,
+        pool: ThreadPool,
         stage: str,
         seen: int = 0,
     ) -> None:
         self._rule, self._loads, self._cap = rule, loads_P, cap
         self._block, self._lanes = block, min(lanes, block)
         self._resources, self._comm = resources, resources.comm
-        self._workers, self._stage = workers, stage
+        self._pool, self._stage = pool, stage
         self._sent = np.dtype(np.int16 if loads_P.shape[0] < 1 << 15 else np.int32)
         self._seen = seen
 
@@ -143,17 +143,17 @@ class EdgeBlocks:
             rows = slice(*cut)
             self._rule.apply(src[rows], dst[rows], parts[rows])
 
-        self._workers.each(decide, self._cuts(first, last, count))
+        self._pool.map(decide, self._cuts(first, last, count))
         if comm.size > 1:
             mine = parts[lanes[first] : lanes[last]].astype(self._sent)
             parts[:] = np.concatenate(comm.all_gather(mine, stage=self._stage))
         _settle(parts, self._loads, self._cap)
-        self._workers.each(apply, self._cuts(0, count, count))
+        self._pool.map(apply, self._cuts(0, count, count))
 
     def _cuts(self, first: int, last: int, edges: int) -> list[tuple[int, int]]:
         # Two pieces a thread: one that is held up does not hold up the others as long.
-        pieces = 1 if edges < _ALONE else min(last - first, 2 * self._workers.threads)
-        if self._workers.threads == 1 or pieces < 2:
+        pieces = 1 if edges < _ALONE else min(last - first, 2 * self._pool.threads)
+        if self._pool.threads == 1 or pieces < 2:
             return [(first, last)]
         ends = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
         return list(pairwise(ends))

@@ -1,4 +1,4 @@
-"""Vertex-cuts by a rule: the part of an edge follows from the edge and a word about each end."""
+"""Base class of vertex-cuts that compute an edge's part from its two endpoints only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 
 __all__ = ["EdgeRule"]
 
 
 class EdgeRule(ABC):
-    """An `EdgePartitioner` that needs no order: an edge can be placed by whom and when it is read.
+    """`EdgePartitioner` whose result does not depend on the order of edges.
 
-    So edges are placed while they move to their parts, and no assignment of them is written.
+    The pipeline therefore assigns edges while it moves them to their parts, without storing an
+    assignment.
 
     Attributes:
         name: Key in `PARTITIONERS`.
@@ -30,31 +30,50 @@ class EdgeRule(ABC):
     cut: Literal["vertex"] = "vertex"
     balances: frozenset[BalanceOf] = frozenset()
 
-    @abstractmethod
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return the bytes that each rank holds over buffers."""
+        return 8 * num_nodes
 
-    @abstractmethod
-    def learn(
+    def node_codes(
         self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
     ) -> NDArray[np.int64]:
-        """Return all that the rule has to know, on every rank; collective.
+        """Return what the rule must know about each node, on every rank; collective.
+
+        Raises:
+            PartitionError: If the codes do not fit the memory limit.
 
         Shape:
-            Returns (N,), a word for each node; or (0,) if it has to know nothing.
+            Returns (N,), or (0,) if the rule needs nothing.
         """
+        resources.check_memory(
+            self.memory(stream.num_nodes, stream.num_edges, num_parts),
+            f"the 8 bytes that {self.name} keeps for each node",
+            "Use the method edge-hash, which needs no memory.",
+        )
+        return self._encode_nodes(stream, num_parts, seed, resources)
+
+    @abstractmethod
+    def _encode_nodes(
+        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
+    ) -> NDArray[np.int64]: ...
 
     @abstractmethod
     def place(
         self,
         src: NDArray[Any],
         dst: NDArray[Any],
-        words: NDArray[np.int64],
+        code_N: NDArray[np.int64],
         num_parts: int,
         *,
         seed: int,
     ) -> NDArray[np.int32]:
-        """Return the parts of edges, without the global lock; `words` are those of `learn`.
+        """Return the parts of edges; most of it without the global interpreter lock.
+
+        Args:
+            src: Sources.
+            dst: Destinations.
+            code_N: Result of `node_codes`.
+            num_parts: Number of parts (P).
+            seed: Random seed.
 
         Shape:
             src, dst: (R,). Returns (R,).
@@ -70,16 +89,13 @@ class EdgeRule(ABC):
         resources: Resources,
     ) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's range of the edges."""
-        words = self.learn(stream, num_parts, seed=seed, resources=resources)
+        code_N = self.node_codes(stream, num_parts, seed=seed, resources=resources)
         first, last = resources.share(0, stream.num_edges)
 
-        def place(block: tuple[int, int]) -> EdgeParts:
-            return block[0], self.place(*stream.read(*block), words, num_parts, seed=seed)
+        def place(edges: tuple[int, int]) -> EdgeParts:
+            return edges[0], self.place(*stream.read(*edges), code_N, num_parts, seed=seed)
 
-        with (
-            resources.progress.phase("place edges", last - first, "edges") as advance,
-            Workers(resources.threads) as workers,
-        ):
-            for start, parts in workers.ahead(place, blocks(first, last)):
+        with resources.progress.phase("place edges", last - first, "edges") as advance:
+            for start, parts in resources.imap(place, chunk_ranges(first, last)):
                 advance(parts.shape[0])
                 yield start, parts

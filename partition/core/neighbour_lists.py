@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 
 __all__ = [
     "SMALLER_METHODS",
@@ -73,12 +73,12 @@ def build_neighbour_lists(
     starts = np.zeros(num_nodes + 2, np.int64)
     wanted = np.empty(0, np.bool_) if rows_N is None else rows_N
     with resources.progress.phase("build topology", 2 * num_edges, "edges") as advance:
-        for first, last in blocks(0, num_edges):
+        for first, last in chunk_ranges(0, num_edges):
             _count(*stream.read(first, last), wanted, starts)
             advance(last - first)
         np.cumsum(starts, out=starts)
         neighbours = np.empty(int(starts[-1]), _key_type(num_nodes))
-        for first, last in blocks(0, num_edges):
+        for first, last in chunk_ranges(0, num_edges):
             _fill(*stream.read(first, last), wanted, starts, neighbours)
             advance(last - first)
     indptr = starts[:-1]
@@ -119,7 +119,7 @@ def place_on_rank_zero(
     """
     comm = resources.comm
     topology_needs = neighbour_list_bytes(stream.num_nodes, stream.num_edges)
-    resources.need(topology_needs, f"the topology for {name}", remedy)
+    resources.check_memory(topology_needs, f"the topology for {name}", remedy)
     pairs = np.zeros(1, np.int64)
     lists = None
     if comm.rank == 0:
@@ -128,7 +128,7 @@ def place_on_rank_zero(
     if comm.size > 1:  # before anything is refused, so that all ranks refuse alike
         comm.broadcast(pairs, stage="broadcast size of topology")
     needs = topology_needs + bytes_an_edge * int(pairs[0]) + 64 * stream.num_nodes
-    resources.need(needs, f"{name} at {pairs[0]:,} pairs of neighbours", remedy)
+    resources.check_memory(needs, f"{name} at {pairs[0]:,} pairs of neighbours", remedy)
     parts_N = np.empty(stream.num_nodes, np.int32)
     if lists is not None:
         parts_N[:] = place(lists)

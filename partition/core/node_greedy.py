@@ -52,7 +52,7 @@ def own_neighbour_lists(
     Raises:
         PartitionError: If they would not fit the memory limit.
     """
-    resources.need(
+    resources.check_memory(
         greedy_bytes(stream.num_nodes, stream.num_edges, resources.comm.size),
         f"the topology that {name} looks at",
         "Take node-hash or dbh, which keep no edges in memory, or use more ranks.",

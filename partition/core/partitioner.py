@@ -1,4 +1,4 @@
-"""What a partitioner is: from a stream of edges to a part for each node or each edge."""
+"""Interfaces of partitioners, which assign each node or each edge of a stream to a part."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ EdgeParts = tuple[int, NDArray[np.int32]]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Largest part over the mean that the user accepts: 1.0 and more; None: as the method likes.
+    """Balance limits: the largest part divided by the mean, 1.0 or more.
+
+    Where a limit is None, the method chooses.
 
     Attributes:
-        nodes: Of masters.
-        edges: Of edges; of an edge-cut, a node weighs its in-degree, as its in-edges live with it.
-        train: Of training nodes' masters.
-        is_train: Which nodes are training nodes; there when `train` is given.
+        nodes: Limit of masters.
+        edges: Limit of edges. In an edge-cut a node weighs its in-degree, as its in-edges are
+            stored with it.
+        train: Limit of masters that are training nodes.
+        is_train: Mask of the training nodes; required with `train`.
 
     Shape:
         is_train: (N,) bool.
@@ -45,31 +48,31 @@ class Balance:
     train: float | None = None
     is_train: NDArray[np.bool_] | None = None
 
-    def asked(self) -> list[BalanceOf]:
-        """Return what a limit is given for."""
+    def limits(self) -> dict[BalanceOf, float]:
+        """Return the limits that are not None."""
         limits: dict[BalanceOf, float | None] = {
             "nodes": self.nodes,
             "edges": self.edges,
             "train": self.train,
         }
-        return [what for what, limit in limits.items() if limit is not None]
+        return {what: limit for what, limit in limits.items() if limit is not None}
 
 
-class _Named(Protocol):
+class _Described(Protocol):
     @property
     def name(self) -> str:
         """Key in `PARTITIONERS`."""
 
     @property
     def balances(self) -> frozenset[BalanceOf]:
-        """Which limits of `Balance` it can keep; the caller refuses others."""
+        """Limits of `Balance` that the method supports; the caller refuses others."""
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return an estimate of the bytes that each rank holds at the peak, over buffers."""
+        """Return an estimate of a rank's peak memory in bytes, not counting buffers."""
 
 
-class NodePartitioner(_Named, Protocol):
-    """Places nodes, an edge follows its destination: an edge-cut."""
+class NodePartitioner(_Described, Protocol):
+    """Partitioner that assigns nodes; edges follow their destination (edge-cut)."""
 
     cut: Literal["edge"]
 
@@ -82,25 +85,27 @@ class NodePartitioner(_Named, Protocol):
         balance: Balance,
         resources: Resources,
     ) -> NDArray[np.int32]:
-        """Return the part of every node, on every rank; the same for any ranks and threads.
+        """Return the part of every node, on every rank; collective.
+
+        The result does not depend on the number of ranks and threads.
 
         Args:
-            stream: The edges.
-            num_parts: Parts (P), at most the number of nodes.
-            seed: Seed of what is random; the same seed gives the same result.
+            stream: Edges of the graph.
+            num_parts: Number of parts (P), at most the number of nodes.
+            seed: Random seed. The same seed gives the same result.
             balance: Limits to keep.
-            resources: Ranks, threads, memory; collective.
+            resources: Ranks, threads and memory.
 
         Raises:
-            PartitionError: If a limit cannot be kept.
+            PartitionError: If a limit cannot be kept, or the memory limit is too low.
 
         Shape:
             Returns (N,) int32.
         """
 
 
-class EdgePartitioner(_Named, Protocol):
-    """Places edges: a vertex-cut."""
+class EdgePartitioner(_Described, Protocol):
+    """Partitioner that assigns edges (vertex-cut)."""
 
     cut: Literal["vertex"]
 
@@ -113,13 +118,14 @@ class EdgePartitioner(_Named, Protocol):
         balance: Balance,
         resources: Resources,
     ) -> Iterator[EdgeParts]:
-        """Yield (first edge, parts of consecutive edges from there); the same for any ranks.
+        """Yield pairs (first edge, parts of that edge and those that follow it); collective.
 
-        What all ranks yield together covers every edge once, in any order. Arguments and errors
-        are those of `NodePartitioner`. Every rank iterates to the end: it is collective.
+        The pairs of all ranks together cover every edge once, in any order; every rank must iterate
+        to the end. The result does not depend on the number of ranks and threads. Arguments and
+        errors are those of `NodePartitioner`.
 
         Shape:
-            Each parts: (R,) int32, R at most some millions.
+            Each array of parts: (R,) int32, R at most a few million.
         """
 
 
@@ -127,7 +133,7 @@ Partitioner = NodePartitioner | EdgePartitioner
 
 
 def part_of_hash(hash_R: NDArray[np.uint64], num_parts: int) -> NDArray[Any]:
-    """Return the part in [0, num_parts) that each 64-bit hash falls into.
+    """Map 64-bit hashes to parts in [0, num_parts).
 
     Shape:
         hash_R: (R,). Returns (R,) int32.

@@ -1,4 +1,4 @@
-"""What a partitioning may use: ranks, threads and memory; and whom it tells how far it is."""
+"""Resources of a partitioning job: ranks, threads, memory limit and progress display."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar, cast
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import PartitionError
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.thread_pool import ThreadPool
 
-__all__ = ["Advance", "NoProgress", "Progress", "Resources", "bytes_text"]
+__all__ = ["Advance", "NoProgress", "Progress", "Resources", "format_bytes"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,30 +21,33 @@ Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """Where the progress of phases is shown."""
+    """Display of the progress of phases."""
 
     def phase(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        """Begin a phase of `total` units of work; call what it gives with units done."""
+        """Begin a phase of `total` units of work.
+
+        Returns:
+            A context manager; call what it returns with the number of units just completed.
+        """
 
 
 class NoProgress:
-    """Progress that nobody sees."""
+    """Progress display that shows nothing."""
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str) -> Iterator[Advance]:
-        """Begin a phase."""
         yield lambda count: None
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a partitioning may use. Nothing here shows in its result.
+    """Resources that a partitioning job may use. They do not affect its result.
 
     Attributes:
-        comm: The ranks.
-        threads: Threads of this rank for compiled kernels and columns.
-        memory_limit: Bytes that this rank may hold at a time; None: as much as there is.
-        progress: Who is told.
+        comm: Communicator of the ranks.
+        threads: Threads of this rank for compiled kernels and for reading columns.
+        memory_limit: Bytes that this rank may hold at a time. If None, there is no limit.
+        progress: Where progress is shown.
     """
 
     comm: Communicator = field(default_factory=SingleCommunicator)
@@ -53,7 +56,7 @@ class Resources:
     progress: Progress = field(default_factory=NoProgress)
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
-        """Return this rank's consecutive share of [start, stop)."""
+        """Return this rank's share of [start, stop), a range."""
         rank, size = self.comm.rank, self.comm.size
         first, last = (start + (stop - start) * (rank + i) // size for i in (0, 1))
         return first, last
@@ -63,20 +66,28 @@ class Resources:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        at_once: int | None = None,
+        max_threads: int | None = None,
     ) -> list[Result]:
-        """Return `function` of each item, in order, on this rank's threads.
+        """Return `function` of each item, in order, computed by this rank's threads.
 
         Args:
-            function: Releases the global lock for most of its time.
-            items: What it is called with.
-            at_once: Items in work at a time, at most `threads`; None: `threads`.
+            function: Should release the global interpreter lock most of the time.
+            items: Arguments of the calls.
+            max_threads: Most items processed at a time, if less than `threads`.
         """
-        with Workers(min(self.threads, at_once or self.threads)) as workers:
-            return workers.each(function, items)
+        with ThreadPool(min(self.threads, max_threads or self.threads)) as pool:
+            return pool.map(function, items)
 
-    def ahead(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items, the next one being made by a thread while this one is worked on."""
+    def imap(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `function` of each item, in order, computed by this rank's threads.
+
+        At most one item more than threads is pending. The calling thread iterates over the items.
+        """
+        with ThreadPool(self.threads) as pool:
+            yield from pool.imap(function, items)
+
+    def prefetch(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items; a thread makes the next one while the caller works on this one."""
         iterator = iter(items)
         end = object()
         with ThreadPoolExecutor(1) as pool:
@@ -85,18 +96,13 @@ class Resources:
                 upcoming = pool.submit(next, iterator, end)
                 yield cast(Item, item)
 
-    def in_order(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Iterator[Result]:
-        """Yield `function` of each item, in order, at most one a thread and one more in flight.
-
-        The items themselves are made in order, by the caller's thread.
-        """
-        with Workers(self.threads) as workers:
-            yield from workers.ahead(function, items)
-
-    def need(self, num_bytes: int, what: str, remedy: str) -> None:
+    def check_memory(self, num_bytes: int, what: str, remedy: str) -> None:
         """Refuse work that does not fit the memory limit.
+
+        Args:
+            num_bytes: Estimate of the bytes needed.
+            what: What needs them, for the error message.
+            remedy: What the user can do, for the error message.
 
         Raises:
             PartitionError: If `num_bytes` is more than the limit.
@@ -104,13 +110,13 @@ class Resources:
         if self.memory_limit is not None and num_bytes > self.memory_limit:
             raise PartitionError(
                 f"partition: expected {what} to fit the memory limit of "
-                f"{bytes_text(self.memory_limit)}, got an estimate of {bytes_text(num_bytes)}. "
+                f"{format_bytes(self.memory_limit)}, got an estimate of {format_bytes(num_bytes)}. "
                 f"{remedy}"
             )
 
 
-def bytes_text(num_bytes: float) -> str:
-    """Return a number of bytes for a person."""
+def format_bytes(num_bytes: float) -> str:
+    """Return a number of bytes as text, for example "1.50 GB"."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"

@@ -1,4 +1,4 @@
-"""The topology as a partitioner sees it: ranges of edges, read as often as it likes."""
+"""Stream of a graph's edges, which a partitioner may read in any ranges and any number of times."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_EDGES", "EdgeBlock", "EdgeStream", "EdgesInMemory", "blocks"]
+__all__ = ["CHUNK_EDGES", "EdgeChunk", "EdgeStream", "EdgesInMemory", "chunk_ranges"]
 
-EdgeBlock = tuple[NDArray[Any], NDArray[Any]]
+EdgeChunk = tuple[NDArray[Any], NDArray[Any]]
 
-BLOCK_EDGES = 1 << 20  # edges that are read at a time where the size does not matter
+CHUNK_EDGES = 1 << 20  # edges read at a time
 
 
 class EdgeStream(Protocol):
     """All edges of a graph in the order of their keys; every rank may read every range.
 
-    Edges that the builder drops are not in it; reverse edges that it adds are.
+    Edges that the pipeline drops are not in the stream; reverse edges that it adds are.
     """
 
     @property
     def num_nodes(self) -> int:
-        """Nodes of the graph (N)."""
+        """Number of nodes of the graph (N)."""
 
     @property
     def num_edges(self) -> int:
-        """Edges of the graph (E)."""
+        """Number of edges of the graph (E)."""
 
-    def read(self, start: int, stop: int) -> EdgeBlock:
-        """Return node keys of the sources and destinations of edges [start, stop).
+    def read(self, start: int, stop: int) -> EdgeChunk:
+        """Return the node keys of the sources and destinations of edges [start, stop).
 
-        Safe to call from several threads at once.
+        Safe to call from several threads at the same time.
 
         Shape:
-            Two (stop - start,) contiguous arrays of one dtype: int32 if N < 2^31, else int64;
-            perhaps read-only.
+            Two (stop - start,) contiguous arrays of the same dtype: int32 if N < 2^31, else int64.
+            They may be read-only.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class EdgesInMemory:
-    """A stream over two arrays.
+    """Edge stream over two arrays.
 
     Shape:
-        src, dst: (E,) of one dtype, int32 or int64, in [0, num_nodes).
+        src, dst: (E,) of the same dtype, int32 or int64, in [0, num_nodes).
     """
 
     num_nodes: int
@@ -54,15 +54,13 @@ class EdgesInMemory:
 
     @property
     def num_edges(self) -> int:
-        """Edges of the graph (E)."""
         return int(self.src.shape[0])
 
-    def read(self, start: int, stop: int) -> EdgeBlock:
-        """Return sources and destinations of edges [start, stop)."""
+    def read(self, start: int, stop: int) -> EdgeChunk:
         return self.src[start:stop], self.dst[start:stop]
 
 
-def blocks(start: int, stop: int, size: int = BLOCK_EDGES) -> Iterator[tuple[int, int]]:
-    """Cut [start, stop) into ranges of `size`, the last one shorter."""
+def chunk_ranges(start: int, stop: int, size: int = CHUNK_EDGES) -> Iterator[tuple[int, int]]:
+    """Split [start, stop) into ranges of `size`; the last one may be shorter."""
     for first in range(start, stop, size):
         yield first, min(first + size, stop)

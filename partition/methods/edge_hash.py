@@ -1,4 +1,4 @@
-"""Vertex-cut by a hash of the edge: balanced in edges, the worst in copies of nodes."""
+"""Vertex-cut by a hash of the edge: balances edges, but makes the most mirrors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["EdgeHash"]
 
 
 class EdgeHash(EdgeRule):
-    """Put each edge into a part drawn at random; parallel edges stay together.
+    """Assign each edge to a random part; parallel edges get the same part.
 
-    Memory: none but buffers. One pass.
+    Memory: buffers only. One pass.
 
     Communication:
         None.
@@ -31,25 +31,22 @@ class EdgeHash(EdgeRule):
     name = "edge-hash"
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return the bytes that each rank holds over buffers: none."""
         return 0
 
-    def learn(
-        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
+    def _encode_nodes(
+        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
     ) -> NDArray[np.int64]:
-        """Return nothing."""
         return np.empty(0, np.int64)
 
     def place(
         self,
         src: NDArray[Any],
         dst: NDArray[Any],
-        words: NDArray[np.int64],
+        code_N: NDArray[np.int64],
         num_parts: int,
         *,
         seed: int,
     ) -> NDArray[np.int32]:
-        """Return the parts of edges."""
         key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
         parts = np.empty(src.shape[0], np.int32)
         _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)

@@ -23,8 +23,8 @@ from graphtheta.partition.core.replica_bitset import (
     words_of,
 )
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["HighDegreeReplicatedFirst", "ReplicaRule", "part_order"]
@@ -83,10 +83,10 @@ class HighDegreeReplicatedFirst:
     ) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's share of each million edges."""
         num_edges = stream.num_edges
-        resources.need(
+        resources.check_memory(
             self.memory(stream.num_nodes, num_edges, num_parts),
             "the degree and the parts of every node",
-            "Take the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
         )
         degree_N = count_degrees(stream, resources)
         cap = edge_cap(balance.edges, num_edges, num_parts)
@@ -96,7 +96,7 @@ class HighDegreeReplicatedFirst:
         order_P = part_order(num_parts, seed)
         with (
             resources.progress.phase("place by replicas", num_edges, "edges") as advance,
-            Workers(resources.threads) as workers,
+            ThreadPool(resources.threads) as pool,
         ):
             lockstep = EdgeBlocks(
                 rule,
@@ -105,10 +105,10 @@ class HighDegreeReplicatedFirst:
                 block=self.block,
                 lanes=self.lanes,
                 resources=resources,
-                workers=workers,
+                pool=pool,
                 stage="hdrf: exchange decisions",
             )
-            for start, stop in blocks(0, num_edges):
+            for start, stop in chunk_ranges(0, num_edges):
                 src, dst = stream.read(start, stop)
                 parts = np.zeros(stop - start, np.int32)
                 lockstep.place(src, dst, parts)

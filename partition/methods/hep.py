@@ -15,8 +15,8 @@ from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes, words_of
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.partition.methods.hdrf import ReplicaRule, part_order
 from graphtheta.rng.philox import Purpose, hash_keys
 
@@ -80,10 +80,10 @@ class HybridEdgePartitioner:
         """Yield the parts of this rank's share of each million edges."""
         num_nodes, num_edges = stream.num_nodes, stream.num_edges
         held = 8 * num_nodes + replica_bytes(num_nodes, num_parts)
-        resources.need(
+        resources.check_memory(
             held + expansion_bytes(num_nodes, 0, 0),
             "the degree and the parts of every node",
-            "Take the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
         )
         degree_N = count_degrees(stream, resources)
         highest = min(
@@ -91,7 +91,7 @@ class HybridEdgePartitioner:
         )
         low_edges = self._low_edges(stream, degree_N, highest, resources)
         entries = int(degree_N.sum(where=degree_N <= highest))
-        resources.need(
+        resources.check_memory(
             held + expansion_bytes(num_nodes, low_edges, entries),
             f"{low_edges} edges of nodes of low degree",
             f"Lower tau, which is {self.tau}, or take hdrf, which holds no edges.",
@@ -104,7 +104,7 @@ class HybridEdgePartitioner:
         if resources.comm.rank == 0:
             lists = UnassignedEdges(degree_N, highest, low_edges)
             with resources.progress.phase("read small nodes", num_edges, "edges") as advance:
-                for start, stop in blocks(0, num_edges):
+                for start, stop in chunk_ranges(0, num_edges):
                     lists.add(*stream.read(start, stop))
                     advance(stop - start)
             with resources.progress.phase("grow parts", low_edges, "edges") as advance:
@@ -118,7 +118,7 @@ class HybridEdgePartitioner:
         order_P = part_order(num_parts, seed)
         with (
             resources.progress.phase("place hubs", num_edges, "edges") as advance,
-            Workers(resources.threads) as workers,
+            ThreadPool(resources.threads) as pool,
         ):
             lockstep = EdgeBlocks(
                 rule,
@@ -127,12 +127,12 @@ class HybridEdgePartitioner:
                 block=self.block,
                 lanes=self.lanes,
                 resources=resources,
-                workers=workers,
+                pool=pool,
                 stage="hep: exchange decisions",
                 seen=low_edges,
             )
             taken = 0
-            for start, stop in blocks(0, num_edges):
+            for start, stop in chunk_ranges(0, num_edges):
                 src, dst = stream.read(start, stop)
                 parts = np.empty(stop - start, np.int32)
                 if resources.comm.rank == 0:
@@ -153,7 +153,7 @@ class HybridEdgePartitioner:
     ) -> int:
         count = 0
         with resources.progress.phase("count small nodes", stream.num_edges, "edges") as advance:
-            for start, stop in blocks(0, stream.num_edges):
+            for start, stop in chunk_ranges(0, stream.num_edges):
                 count += _count_low(*stream.read(start, stop), degree_N, highest)
                 advance(stop - start)
         return count

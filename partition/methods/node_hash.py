@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, part_of_hash
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["NodeHash"]
@@ -53,5 +53,5 @@ class NodeHash:
                 parts_N[slice(*nodes)] = part_of_hash(hashes, num_parts)
                 advance(keys.shape[0])
 
-            resources.map(place, blocks(0, num_nodes))
+            resources.map(place, chunk_ranges(0, num_nodes))
         return parts_N

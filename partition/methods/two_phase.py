@@ -23,9 +23,9 @@ from graphtheta.partition.core.replica_bitset import (
     words_of,
 )
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, blocks
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 from graphtheta.partition.core.stream_clusters import join_clusters, pack
-from graphtheta.partition.core.workers import Workers
+from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.partition.methods.hdrf import part_order
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
@@ -94,20 +94,20 @@ class TwoPhaseStreaming:
     ) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's share of each million edges."""
         num_edges = stream.num_edges
-        resources.need(
+        resources.check_memory(
             self.memory(stream.num_nodes, num_edges, num_parts),
             "clusters, degrees and parts of every node",
-            "Take the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
         )
         degree_N = count_degrees(stream, resources)
         self._add_homes(stream, degree_N, num_parts, resources)
         limit = self.alpha if balance.edges is None else balance.edges
         cap = edge_cap(limit, num_edges, num_parts)
         order_P = part_order(num_parts, seed)
-        with Workers(resources.threads) as workers:
-            rule = _TwoCandidates(degree_N, num_parts, cap, seed, workers)
+        with ThreadPool(resources.threads) as pool:
+            rule = _TwoCandidates(degree_N, num_parts, cap, seed, pool)
             with resources.progress.phase("edges within parts", num_edges, "edges") as advance:
-                for start, stop in blocks(0, num_edges):
+                for start, stop in chunk_ranges(0, num_edges):
                     rule.count_within(*stream.read(start, stop))
                     advance(stop - start)
             lockstep = EdgeBlocks(
@@ -117,11 +117,11 @@ class TwoPhaseStreaming:
                 block=self.block,
                 lanes=self.lanes,
                 resources=resources,
-                workers=workers,
+                pool=pool,
                 stage="2ps-l: exchange decisions",
             )
             with resources.progress.phase("place by clusters", num_edges, "edges") as advance:
-                for start, stop in blocks(0, num_edges):
+                for start, stop in chunk_ranges(0, num_edges):
                     src, dst = stream.read(start, stop)
                     parts = rule.within(src, dst)
                     lockstep.place(src, dst, parts)
@@ -142,7 +142,7 @@ class TwoPhaseStreaming:
         cluster_N = np.arange(num_nodes, dtype=np.int32 if num_nodes < 1 << 31 else np.int64)
         largest = int(self.cluster_volume * 2 * num_edges / num_parts)
         with resources.progress.phase("cluster", num_edges, "edges") as advance:
-            for start, stop in blocks(0, num_edges):
+            for start, stop in chunk_ranges(0, num_edges):
                 src, dst = stream.read(start, stop)
                 join_clusters(src, dst, degree_N, cluster_N, volume_N, largest)
                 advance(stop - start)
@@ -163,16 +163,16 @@ class _TwoCandidates:
         num_parts: int,
         cap: int,
         seed: int,
-        workers: Workers,
+        pool: ThreadPool,
     ) -> None:
-        self._word, self._cap, self._workers = word_N, cap, workers
+        self._word, self._cap, self._pool = word_N, cap, pool
         self._words = np.uint64(words_of(num_parts))
         self._replicas = new_replicas(word_N.shape[0], num_parts)
         self._within_P = np.zeros(num_parts, np.int64)
         self._key_2, self._purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
 
     def _pieces(self, src: NDArray[Any], dst: NDArray[Any]) -> list[Ends]:
-        pieces = self._workers.threads
+        pieces = self._pool.threads
         return list(zip(np.array_split(src, pieces), np.array_split(dst, pieces), strict=True))
 
     def count_within(self, src: NDArray[Any], dst: NDArray[Any]) -> None:
@@ -183,7 +183,7 @@ class _TwoCandidates:
             _count_within(*piece, self._word, self._replicas, self._words, counts_P)
             return counts_P
 
-        for counts_P in self._workers.each(count, self._pieces(src, dst)):
+        for counts_P in self._pool.map(count, self._pieces(src, dst)):
             self._within_P += counts_P
 
     def keep_within(self) -> NDArray[np.int64]:
@@ -202,7 +202,7 @@ class _TwoCandidates:
             _mark_within(*piece, self._word, self._kept_P, parts)
             return parts
 
-        return np.concatenate(self._workers.each(mark, self._pieces(src, dst)))
+        return np.concatenate(self._pool.map(mark, self._pieces(src, dst)))
 
     def decide(
         self,

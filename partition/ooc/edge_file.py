@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.partition.core.stream import EdgeBlock
+from graphtheta.partition.core.stream import EdgeChunk
 from graphtheta.runtime.atomic import atomic_file
 
 __all__ = [
@@ -164,7 +164,7 @@ class EdgeFile:
             self.pieces.append(Piece(segment, self.num_edges))
             self.num_edges += segment.num_edges
 
-    def read(self, start: int, stop: int) -> EdgeBlock:
+    def read(self, start: int, stop: int) -> EdgeChunk:
         """Return node keys of edges [start, stop), as `EdgeStream.read`."""
         kind = key_type(self.num_nodes)
         return self._array("src", kind, start, stop), self._array("dst", kind, start, stop)

@@ -40,7 +40,7 @@ def assign(
     Raises:
         PartitionError: If its state does not fit the memory limit, or it cannot keep the balance.
     """
-    refused = [what for what in balance.asked() if what not in partitioner.balances]
+    refused = [what for what in balance.limits() if what not in partitioner.balances]
     if refused:
         raise PartitionError(
             f"partition: expected a method that can balance {' and '.join(refused)}, got "
@@ -52,9 +52,9 @@ def assign(
         if comm.rank == 0:
             part_N.tofile(path)
     elif isinstance(partitioner, EdgeRule):
-        words = partitioner.learn(stream, num_parts, seed=seed, resources=resources)
+        code_N = partitioner.node_codes(stream, num_parts, seed=seed, resources=resources)
         if comm.rank == 0:
-            words.tofile(path)
+            code_N.tofile(path)
     else:
         kind = _type(num_parts)
         if comm.rank == 0:
@@ -106,8 +106,8 @@ class Assignment:
             part_N = of_nodes
             return lambda start, stop, src, dst: part_N.take(dst)
         if isinstance(rule, EdgeRule):
-            words = np.fromfile(self._path, np.int64)
-            place = partial(rule.place, words=words, num_parts=self._num_parts, seed=self._seed)
+            code_N = np.fromfile(self._path, np.int64)
+            place = partial(rule.place, code_N=code_N, num_parts=self._num_parts, seed=self._seed)
             return lambda start, stop, src, dst: place(src, dst)
         return lambda start, stop, src, dst: read_array(self._path, kind, start, stop)
 

@@ -43,7 +43,7 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
     runs = _Runs(folder, comm.rank)
     with resources.progress.phase("collect ids", last - first, "edges") as advance:
         collector: _Collector | None = None
-        for chunk in resources.ahead(source.edge_chunks(first, last, ends_only=True)):
+        for chunk in resources.prefetch(source.edge_chunks(first, last, ends_only=True)):
             src, dst = chunk["src"], chunk["dst"]
             if src.type != dst.type:
                 raise refuse(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import blocks
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.bitmap import BitMap
 from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
@@ -40,7 +40,7 @@ def drop_duplicates(folder: Path, resources: Resources) -> dict[str, Any]:
         resources.progress.phase("find repeats", last - first, "edges") as advance,
         SpillWriter(folder, _SPILL, comm.rank) as writer,
     ):
-        for start, stop in blocks(first, last):
+        for start, stop in chunk_ranges(first, last):
             src, dst = edges.read(start, stop)
             order, starts = bucket_order(_bucket(dst, num_buckets), num_buckets)
             place = np.arange(start, stop, dtype=np.int64)
@@ -97,7 +97,7 @@ def _without(
 ) -> Segment:
     # Segments keep their half and rank, under a name of their own until the index names it.
     with SegmentWriter(folder, f"once-{segment.name}", edges.num_nodes, keyed=True) as writer:
-        for start, stop in blocks(first, first + segment.num_edges):
+        for start, stop in chunk_ranges(first, first + segment.num_edges):
             kept = _kept(start, stop, dropped)
             src, dst = edges.read(start, stop)
             writer.append(src[kept], dst[kept], edges.keys(start, stop)[kept])

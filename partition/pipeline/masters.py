@@ -98,7 +98,7 @@ def choose_masters(
         resources.progress.phase("choose masters", last - first, "nodes") as advance,
         SpillWriter(folder, NODES_SPILL, comm.rank) as writer,
     ):
-        for start, rows, starts in resources.in_order(sort, stretches()):
+        for start, rows, starts in resources.imap(sort, stretches()):
             writer.append(start, rows, starts)
             advance(rows.num_rows)
     comm.barrier(stage="choose masters")

@@ -129,7 +129,7 @@ def order_masters(
         resources.progress.phase("order masters", len(parts), "parts") as advance,
         SpillWriter(folder, MIRRORS_SPILL, comm.rank) as writer,
     ):
-        for part, rows, starts in resources.in_order(order, parts):
+        for part, rows, starts in resources.imap(order, parts):
             writer.append(part, rows, starts)
             advance(1)
     return counts.total(comm)

@@ -263,7 +263,7 @@ class Pipeline:
                     _write_part(drafts, part, int(counts.interior[part]), path)
                     advance(1)
 
-                self._resources.map(write, mine, at_once=at_once)
+                self._resources.map(write, mine, max_threads=at_once)
             return {}
 
         def index() -> dict[str, Any]:
@@ -348,7 +348,7 @@ class Pipeline:
         largest = int(
             part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
         )
-        self._resources.need(largest, "the largest part", "Use more parts.")
+        self._resources.check_memory(largest, "the largest part", "Use more parts.")
         limit = self._resources.memory_limit
         return self._resources.threads if limit is None else max(1, limit // largest)
 

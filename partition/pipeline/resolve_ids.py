@@ -115,7 +115,7 @@ class _Writer:
         """Yield (first row, src and dst) of this rank's rows, checked."""
         row = self.first
         chunks = self._source.edge_chunks(self.first, self.last, ends_only=True)
-        for chunk in self._resources.ahead(chunks):
+        for chunk in self._resources.prefetch(chunks):
             validate_edges(chunk, "edges", row)
             yield row, chunk
             row += chunk.num_rows
@@ -131,7 +131,7 @@ class _Writer:
 
         rows = self.last - self.first
         with self._resources.progress.phase("name nodes", rows, "edges") as advance:
-            for row, src, dst in self._resources.in_order(mapped, self.chunks(advance)):
+            for row, src, dst in self._resources.imap(mapped, self.chunks(advance)):
                 self.append(row, src, dst)
 
     def append(self, row: int, src: NDArray[Any], dst: NDArray[Any]) -> None:

@@ -17,7 +17,7 @@ from graphtheta.data.schema import validate_edges, whole
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.degrees import count_keys
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import blocks
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.edge_file import EdgeFile, Piece, key_type
 from graphtheta.partition.ooc.record_spill import RecordWriter
@@ -134,7 +134,7 @@ def shuffle_edges(
             records.write(sorted_, chunk.row)
             return _Moved(chunk.first, starts, _sorted_columns(chunk.columns, part, num_parts))
 
-        for moved in resources.in_order(move, chunks()):
+        for moved in resources.imap(move, chunks()):
             records.append(moved.first, moved.starts)
             if moved.columns is not None:
                 columns.append(moved.first, moved.columns, moved.starts)
@@ -145,7 +145,7 @@ def shuffle_edges(
 
 
 def _ranges(edges: EdgeFile, piece: Piece) -> Iterator[tuple[int, int, None]]:
-    for first, last in blocks(piece.first, piece.first + piece.segment.num_edges):
+    for first, last in chunk_ranges(piece.first, piece.first + piece.segment.num_edges):
         yield first, last, None
 
 
@@ -188,7 +188,7 @@ class _Counter:
         if self._comm.size > 1:
             for half, piece in enumerate(mine):
                 count = np.zeros_like(self._count)
-                for first, last in blocks(piece.first, piece.first + piece.segment.num_edges):
+                for first, last in chunk_ranges(piece.first, piece.first + piece.segment.num_edges):
                     count_keys(edges.read(first, last)[1], count)
                 write_arrays(self._path(half, self._comm.rank), count=count)
             self._comm.barrier(stage="count in-edges")

@@ -158,7 +158,7 @@ def test_edges_are_balanced(name: str) -> None:
 def test_what_does_not_fit_the_memory_is_refused(name: str) -> None:
     stream = EdgesInMemory(1000, *np.zeros((2, 10), np.int32))
     resources = Resources(memory_limit=100)
-    with pytest.raises(PartitionError, match=r"memory limit .* Take the method"):
+    with pytest.raises(PartitionError, match=r"memory limit .* Use the method"):
         list(METHODS[name]()(stream, 2, seed=0, balance=Balance(), resources=resources))
 
 

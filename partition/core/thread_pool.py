@@ -1,4 +1,4 @@
-"""Threads for compiled kernels that last for a whole pass over the edges."""
+"""Pool of threads that call functions which release the global interpreter lock."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-__all__ = ["Workers"]
+__all__ = ["ThreadPool"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Workers:
-    """A pool that is made once; without one where a single thread does the work."""
+class ThreadPool:
+    """Thread pool that returns results in the order of the items; a context manager.
+
+    With one thread, the calling thread does the work.
+
+    Args:
+        threads: Number of threads.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> ThreadPool:
         return self
 
     def __exit__(
@@ -33,22 +39,25 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return `function` of each item, in order, when all are done."""
         if self._pool is None:
             return [function(item) for item in items]
         futures = [self._pool.submit(function, item) for item in items]
         return [future.result() for future in futures]
 
-    def ahead(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield `function` of each item, in order, some items ahead of the caller."""
+    def imap(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `function` of each item, in order; at most one item more than threads is pending.
+
+        The calling thread iterates over the items.
+        """
         if self._pool is None:
             yield from map(function, items)
             return
-        waiting: deque[Future[Result]] = deque()
+        pending: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(self._pool.submit(function, item))
-            if len(waiting) > self.threads:  # so that no thread waits for the caller
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(self._pool.submit(function, item))
+            if len(pending) > self.threads:  # so that no thread waits for the caller
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
