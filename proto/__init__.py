@@ -1,4 +1,4 @@
-"""Protocol buffers of the engine, and their stubs: `make proto` writes these anew.
+"""Protocol buffers of the engine and their generated Python stubs (`make proto`).
 
-A package a version of the protocol; a change that old clients would misread is a new version.
+Each version of the protocol is a package. A change that old clients would misread needs a new one.
 """

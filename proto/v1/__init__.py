@@ -1,1 +1,1 @@
-"""Version 1 of the protocol: the graph service, and scoring."""
+"""Version 1 of the protocol: the graph service and the prediction service."""

@@ -70,43 +70,46 @@ class GraphServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Handshake(self, request, context):
-        """What is served, and whether caller and server fit.
+        """Returns what the server serves, and checks that client and server are compatible.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
-        """From original ids or node keys to new ids: asks the server of their bucket of the index.
+        """Converts original ids or node keys to new ids. Call the server of the part with the same number as
+        the ids' bucket of the index. Rows, in the order of the request: new_id int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NodeColumns(self, request, context):
-        """Columns of nodes that the server's parts own. Rows: row int32, the columns.
+        """Returns columns of nodes that the served parts own. Rows: row int32, the columns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Neighbours(self, request, context):
-        """In- or out-edges of nodes, all or drawn. Rows: row int32, node int64 (the other end's new id),
-        node_key int64, edge_key int64; rank float64 and draw int32 where drawn by weight; the columns.
+        """Returns in-edges or out-edges of nodes, all or drawn. Rows: row int32, node int64 (new id of the
+        other end), node_key int64 (of the other end), edge_key int64, the columns; in weighted draws also
+        rank float64 and draw int32.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindEdges(self, request, context):
-        """The lowest key of the edges between two nodes. Rows, of pairs with an edge: row int32, edge_key.
+        """Returns the lowest edge key of pairs of nodes. Rows, for pairs with an edge: row int32, edge_key
+        int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EdgeColumns(self, request, context):
-        """Columns of edges. Rows, of edges found here: row int32, the columns.
+        """Returns columns of edges. Rows, for edges that the served parts hold: row int32, the columns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -320,7 +323,7 @@ class Graph:
 
 
 class ScoringStub:
-    """A trained model's predictions.
+    """Predictions of a trained model.
     """
 
     def __init__(self, channel):
@@ -337,7 +340,7 @@ class ScoringStub:
 
 
 class ScoringServicer:
-    """A trained model's predictions.
+    """Predictions of a trained model.
     """
 
     def Predict(self, request, context):
@@ -364,7 +367,7 @@ def add_ScoringServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Scoring:
-    """A trained model's predictions.
+    """Predictions of a trained model.
     """
 
     @staticmethod
