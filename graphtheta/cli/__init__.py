@@ -1,6 +1,6 @@
-"""The command line: thin, one file a sub-command.
+"""The command line: one file per command.
 
-Libraries are imported inside the commands: `graphtheta --help` is there at once, and partitioning
+Commands import the library when they run, so that help is printed immediately and partitioning
 never loads torch.
 """
 
@@ -22,8 +22,8 @@ from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.explain import explain
 from graphtheta.cli.export import export
+from graphtheta.cli.help import Command, command_group
 from graphtheta.cli.info import info
-from graphtheta.cli.names import NamesInHelp
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.serve import serve
@@ -34,14 +34,14 @@ from graphtheta.train.signals import Stopped
 
 __all__ = ["app", "main"]
 
-# Every error of the command line's own; typer does not export it.
+# Base class of typer's errors about arguments, which typer does not export.
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
-_BROKEN_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+_BROKEN_PIPE = 141  # exit code that a shell reports after SIGPIPE
 
-app = typer.Typer(add_completion=False)
+app = command_group(add_completion=False)
 for _command in (partition, communities, info, export, train, predict, serve, explain, doctor):
-    app.command(cls=NamesInHelp)(_command)
+    app.command(cls=Command)(_command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(bench, name="bench")
 
@@ -55,38 +55,39 @@ def _graphtheta(
 
     The same commands run under mpiexec, srun and torchrun.
 
-    Example: mpiexec -n 2 graphtheta train cora --run-dir runs/gcn
+    Example:
+      mpiexec -n 2 graphtheta train cora --run-dir runs/gcn
     """
     if version:
         print(graphtheta.__version__)
     elif context.invoked_subcommand is None:
-        context.get_help()
+        print(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line as this worker of the job, and return its exit code.
+    """Run a command line in this worker of the job, and return the exit code.
 
-    2 is the user's mistake, said in one line; 1 is ours, with a traceback; 130 is Ctrl-C; 143 is a
-    run that SIGTERM ended after a checkpoint; 141 is output that nobody reads. No failure of one
-    worker leaves others waiting.
+    0: success. 1: an internal error, printed with a traceback. 2: a mistake of the user, printed
+    in one line. 130: Ctrl-C. 141: the output was closed. 143: training was stopped by SIGTERM,
+    after a checkpoint. If one worker fails, the job ends.
 
     Args:
-        arguments: Without the program's name; None: those of this process.
+        arguments: Arguments without the program's name. If None, those of this process.
     """
     stopped = 0
 
     def run() -> int | None:
         nonlocal stopped
         with contextlib.ExitStack() as stack:
-            if communicator().rank > 0:  # results and help are printed once
+            if communicator().rank > 0:  # only rank 0 prints results and help
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             try:
                 return _run(sys.argv[1:] if arguments is None else arguments)
             except Stopped as stop:
                 stopped = int(stop.code or 0)
-                return 0  # all ranks end here: no reason to abort the job
-            except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+                return 0  # all ranks stop here, so that the job needs no abort
+            except BrokenPipeError:  # the reader closed the output, as `head` does
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _BROKEN_PIPE
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int | None:
-    # As typer's own main, but for errors: its boxes are neither one line nor for several workers.
+    # Like typer's own main, except that an error is one line and is printed once per job.
     command = get_command(app)
     try:
         with command.make_context("graphtheta", list(arguments)) as context:

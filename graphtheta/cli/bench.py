@@ -1,14 +1,15 @@
-"""`graphtheta bench`: measure kernels, epochs, partitioners and several workers; compare runs."""
+"""`graphtheta bench`: time kernels, epochs, partitioners and scaling, and compare two runs."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphtheta.cli.names import NamesInHelp
+from graphtheta.cli.help import Command, argument, command_group, flag, option
+from graphtheta.cli.names import names
 from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
@@ -18,46 +19,82 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-bench = typer.Typer()
+bench = command_group()
+
+_RMAT = "Generated graph"
+_CORES = "cores of the host divided by its workers"
 
 _Input = Annotated[
     str | None,
-    typer.Argument(help="A store, a data set ({datasets}) or a path or URI; none: generate RMAT."),
+    argument(
+        "INPUT",
+        f"Store, name of a bundled data set ({names('datasets')}), or path or URI of a graph. If "
+        "left out, an RMAT graph is generated.",
+    ),
 ]
-_Scale = Annotated[int, typer.Option(min=1, help="Of RMAT: binary logarithm of the nodes.")]
-_EdgeFactor = Annotated[int, typer.Option(min=1, help="Of RMAT: edges for each node.")]
-_Features = Annotated[int, typer.Option(min=1, help="Of RMAT: columns of a node.")]
-_Method = Annotated[str, typer.Option(help="Partitioner of what is no store: one of {methods}.")]
-_Runs = Annotated[int, typer.Option(min=1, help="Runs that count, after warm-up.")]
-_Threads = Annotated[
-    int | None, typer.Option(min=1, help="Of a worker; by default the host's cores over its own.")
+_Scale = Annotated[
+    int, option("INTEGER", "Binary logarithm of the number of nodes.", panel=_RMAT, min=1)
 ]
-_Json = Annotated[Path | None, typer.Option(help="A file to add a line of JSON a record to.")]
-_Model = Annotated[str, typer.Option(help="One of {models}.")]
-_Hidden = Annotated[int, typer.Option(min=1, help="Columns of a hidden layer; of a head.")]
-_Layers = Annotated[int, typer.Option(min=1, help="Graph layers.")]
-_Heads = Annotated[int, typer.Option(min=1, help="Attention heads, in models that have them.")]
-_Dropout = Annotated[float, typer.Option(min=0, max=0.99, help="Of nodes and of attention.")]
+_EdgeFactor = Annotated[int, option("INTEGER", "Edges per node.", panel=_RMAT, min=1)]
+_Features = Annotated[int, option("INTEGER", "Number of node features.", panel=_RMAT, min=1)]
+_Method = Annotated[
+    str,
+    option("NAME", f"Partitioner of an input that is not a store: {names('methods')}."),
+]
+_Runs = Annotated[int, option("INTEGER", "Timed runs, after warm-up.", min=1)]
+_Threads = Annotated[int | None, option("INTEGER", "Threads per worker.", default=_CORES, min=1)]
+_Json = Annotated[Path | None, option("FILE", "File to append the records to, as lines of JSON.")]
+_Model = Annotated[str, option("NAME", f"Model: {names('models')}.", panel="Model")]
+_Hidden = Annotated[
+    int,
+    option(
+        "INTEGER",
+        "Features of a hidden layer, per head in models with attention.",
+        panel="Model",
+        min=1,
+    ),
+]
+_Layers = Annotated[int, option("INTEGER", "Number of graph layers.", panel="Model", min=1)]
+_Heads = Annotated[
+    int,
+    option("INTEGER", "Number of attention heads, in models with attention.", panel="Model", min=1),
+]
+_Dropout = Annotated[
+    float,
+    option(
+        "FLOAT",
+        "Dropout probability of node features and attention weights.",
+        panel="Model",
+        min=0,
+        max=0.99,
+    ),
+]
 _AllowChunked = Annotated[
-    bool, typer.Option("--allow-chunked", help="Do not fail where a layer did not run fused.")
+    bool, flag("--allow-chunked", "Do not fail if a layer has no fused kernel.")
 ]
 
 
 @bench.callback(invoke_without_command=True)
 def _bench(context: typer.Context) -> None:
-    """Measure this machine and your graph, and compare two runs.
+    """Time kernels, epochs, partitioners and scaling; compare runs.
 
-    Example: graphtheta bench kernels --scale 18
+    Example:
+      graphtheta bench kernels --scale 18
     """
     if context.invoked_subcommand is None:
-        context.get_help()
+        print(context.get_help())
 
 
-@bench.command("kernels", cls=NamesInHelp)
+@bench.command("kernels", cls=Command)
 def _kernels(
     input: _Input = None,
-    kernels: Annotated[str | None, typer.Option(help="Of {kernels}; by default all.")] = None,
-    widths: Annotated[str, typer.Option(help="Columns of plain sums.")] = "16,64,128,256",
+    kernels: Annotated[
+        str | None,
+        option("NAME,NAME,...", f"Kernels to time: {names('kernels')}.", default="all"),
+    ] = None,
+    widths: Annotated[
+        str, option("N,N,...", "Numbers of features of the kernels without attention.")
+    ] = "16,64,128,256",
     scale: _Scale = 18,
     edge_factor: _EdgeFactor = 16,
     runs: _Runs = 7,
@@ -65,15 +102,17 @@ def _kernels(
     allow_chunked: _AllowChunked = False,
     json: _Json = None,
 ) -> None:
-    """Time Gather and Sum, forward and backward, beside torch's CSR product and a memory stream.
+    """Time Gather and Sum, forward and backward, on one worker.
 
-    GB/s are the rows gathered, once an edge; the share is of what the memory streams (triad).
+    They are compared with torch's sparse product and with the memory bandwidth of this machine
+    (STREAM triad). GB/s counts one row of features per edge.
 
-    A layer that does not run fused is an error.
-
-    Example: graphtheta bench kernels --scale 19 --kernels sum,gat-e --json kernels.jsonl
+    Example:
+      graphtheta bench kernels --scale 19 --kernels sum,gat-e --json kernels.jsonl
     """
-    comm, count = _worker(threads)
+    from graphtheta.cli.worker import start_worker
+
+    comm, count = start_worker(threads)
     from graphtheta.bench.graphs import described, shard_to_measure
     from graphtheta.bench.kernels import KERNELS, kernel_records, num_records
     from graphtheta.bench.record import append
@@ -108,7 +147,7 @@ def _kernels(
     )
 
 
-@bench.command("epoch", cls=NamesInHelp)
+@bench.command("epoch", cls=Command)
 def _epoch(
     input: _Input = None,
     model: _Model = "gcn",
@@ -116,8 +155,13 @@ def _epoch(
     layers: _Layers = 2,
     heads: _Heads = 4,
     dropout: _Dropout = 0.0,
-    label: Annotated[str | None, typer.Option(help="What to learn, if several.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which split, if several.")] = None,
+    label: Annotated[
+        str | None, option("NAME", "Label to predict, if the graph has several.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        option("NAME", "Split into training, validation and test, if the graph has several."),
+    ] = None,
     scale: _Scale = 17,
     edge_factor: _EdgeFactor = 16,
     features: _Features = 128,
@@ -126,11 +170,16 @@ def _epoch(
     threads: _Threads = None,
     json: _Json = None,
 ) -> None:
-    """Time training epochs and their stages, and see the memory they need; also under mpiexec.
+    """Time training epochs and their stages, and measure memory.
 
-    Example: graphtheta bench epoch store --model gat-e --json epochs.jsonl
+    Under mpiexec all workers train together.
+
+    Example:
+      graphtheta bench epoch store --model gat-e --json epochs.jsonl
     """
-    comm, count = _worker(threads)
+    from graphtheta.cli.worker import start_worker
+
+    comm, count = start_worker(threads)
     from graphtheta.bench.epoch import ModelOptions, epoch_record
     from graphtheta.bench.graphs import described, shard_to_measure
     from graphtheta.bench.record import append
@@ -151,26 +200,38 @@ def _epoch(
     )
 
 
-@bench.command("partition", cls=NamesInHelp)
+@bench.command("partition", cls=Command)
 def _partition(
     input: _Input = None,
-    methods: Annotated[str, typer.Option(help="Of {methods}.")] = "dbh,2ps-l,hdrf",
-    parts: Annotated[str, typer.Option(help="Numbers of parts.")] = "32",
+    methods: Annotated[
+        str, option("NAME,NAME,...", f"Partitioners to time: {names('methods')}.")
+    ] = "dbh,2ps-l,hdrf",
+    parts: Annotated[str, option("N,N,...", "Numbers of parts.")] = "32",
     scale: _Scale = 20,
     edge_factor: _EdgeFactor = 16,
-    ids: Annotated[str, typer.Option(help="Of RMAT: dense, int64 or string.")] = "dense",
+    ids: Annotated[
+        str, option("[dense|int64|string]", "Type of the node ids.", panel=_RMAT)
+    ] = "dense",
     folder: Annotated[
-        Path | None, typer.Option(help="Where graph and stores are written and deleted.")
+        Path | None,
+        option(
+            "PATH",
+            "Directory for the graph and the stores, which are deleted again.",
+            default="the system's temporary directory",
+        ),
     ] = None,
     runs: _Runs = 1,
     threads: _Threads = None,
     json: _Json = None,
 ) -> None:
-    """Time partitioning, from tables to a store, and see how good the parts are.
+    """Time partitioning from tables to a store, and its quality.
 
-    Example: graphtheta bench partition graph/ --methods dbh,hdrf --parts 8,32
+    Example:
+      graphtheta bench partition graph/ --methods dbh,hdrf --parts 8,32
     """
-    _, count = _worker(threads)
+    from graphtheta.cli.worker import start_worker
+
+    _, count = start_worker(threads)
     from graphtheta.bench.partition import Job, partition_record, unknown_method
     from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import PARTITION_HEAD, partition_row
@@ -203,10 +264,12 @@ def _partition(
     )
 
 
-@bench.command("scaling", cls=NamesInHelp)
+@bench.command("scaling", cls=Command)
 def _scaling(
     input: _Input = None,
-    ranks: Annotated[str, typer.Option(help="Numbers of workers, the base first.")] = "1,2",
+    ranks: Annotated[
+        str, option("N,N,...", "Numbers of workers. The first is the base of the speed-up.")
+    ] = "1,2",
     model: _Model = "gcn",
     hidden: _Hidden = 16,
     layers: _Layers = 2,
@@ -217,19 +280,21 @@ def _scaling(
     features: _Features = 128,
     method: _Method = "node-hash",
     runs: _Runs = 7,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of a worker; by default the cores over the workers.")
-    ] = None,
+    threads: _Threads = None,
     json: _Json = None,
 ) -> None:
-    """Time epochs with more and more workers of this host, which it starts by mpiexec.
+    """Time epochs with several numbers of workers on this host.
 
-    Efficiency is the speed-up over the growth of the cores in use: by default all are in use
-    however many workers there are, and 1 is as good as one worker with threads.
+    The workers are started with mpiexec. Efficiency is the speed-up divided by the growth of the
+    number of cores in use. By default all cores are in use in each case, so that an efficiency of
+    1 means that processes are as fast as threads.
 
-    Example: graphtheta bench scaling store --ranks 1,2,4 --model gat-e
+    Example:
+      graphtheta bench scaling store --ranks 1,2,4 --model gat-e
     """
-    comm, cores = _worker(None)
+    from graphtheta.cli.worker import start_worker
+
+    comm, cores = start_worker()
     from graphtheta.bench.epoch import ModelOptions
     from graphtheta.bench.record import append
     from graphtheta.bench.scaling import scaling_records, store_to_scale
@@ -269,19 +334,21 @@ def _scaling(
     show_rows(list(scaling_rows(records)), title=title, head=scaling_head(records))
 
 
-@bench.command("compare")
+@bench.command("compare", cls=Command)
 def _compare(
-    before: Annotated[Path, typer.Argument(metavar="A", help="Records of before.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Records of after.")],
+    before: Annotated[Path, argument("A", "Records of an earlier run, written with --json.")],
+    after: Annotated[Path, argument("B", "Records of a later run.")],
     fail: Annotated[
-        bool, typer.Option("--fail", help="Exit code 1 if anything got worse beyond the noise.")
+        bool, flag("--fail", "Exit with code 1 if a measurement is worse by more than the noise.")
     ] = False,
 ) -> int:
-    """Compare what two files have in common: the ratio of medians, B over A, and its noise.
+    """Compare the measurements that two files of records share.
 
-    The noise is half the distance from p10 to p90 over the median, of both together.
+    Prints the ratio of the medians, B over A, and its noise: half the distance from the 10th to
+    the 90th percentile, over the median, of both files together.
 
-    Example: graphtheta bench compare before.jsonl after.jsonl --fail
+    Example:
+      graphtheta bench compare before.jsonl after.jsonl --fail
     """
     from graphtheta.bench.compare import compare, differences
     from graphtheta.bench.record import load
@@ -295,16 +362,6 @@ def _compare(
         head=("measured", "A", "B", "B / A", "B is"),
     )
     return int(fail and any(pair.is_worse for pair in pairs))
-
-
-def _worker(threads: int | None) -> tuple[Any, int]:
-    """Return the communicator and the threads of this worker, which are set."""
-    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
-
-    comm = communicator()
-    count = threads or threads_per_rank()
-    set_threads(count)
-    return comm, count
 
 
 def _integers(text: str, option: str) -> list[int]:

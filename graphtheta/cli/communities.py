@@ -1,12 +1,12 @@
-"""`graphtheta communities`: find communities of a store's nodes, for batches of clusters."""
+"""`graphtheta communities`: detect communities of a store's nodes, for cluster-batches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from graphtheta.cli.help import argument, option
+from graphtheta.cli.names import names
 from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 
@@ -14,25 +14,41 @@ __all__ = ["communities"]
 
 
 def communities(
-    store: Annotated[Path, typer.Argument(help="The store; nothing of the graph is changed.")],
-    method: Annotated[str, typer.Option(help="One of {communities}.")] = "leiden",
+    store: Annotated[
+        Path, argument("STORE", "Store to add the communities to. The graph is not changed.")
+    ],
+    method: Annotated[
+        str,
+        option(
+            "NAME",
+            f"Detection method: {names('communities')}. multilevel makes communities of equal "
+            "size.",
+        ),
+    ] = "leiden",
     name: Annotated[
-        str | None, typer.Option(help="What they are called there; by default as the method.")
+        str | None,
+        option("NAME", "Name of the communities in the store.", default="name of the method"),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(help="How many, of multilevel; it makes them of equal size.")
+        int | None, option("INTEGER", "Number of communities; multilevel only, required there.")
     ] = None,
     resolution: Annotated[
         float | None,
-        typer.Option(help="How fine, of louvain and leiden; more makes more; by default 1."),
+        option(
+            "FLOAT",
+            "Resolution; louvain and leiden only. Higher values give more communities.",
+            default="1",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the method.")] = 0,
+    seed: Annotated[int, option("INTEGER", "Random seed of the method.")] = 0,
 ) -> None:
-    """Find communities of a store's nodes, and keep them in its folder communities/NAME.
+    """Detect communities of a store's nodes, for cluster-batches.
 
-    The whole topology is in memory meanwhile.
+    They are written to communities/NAME in the store. All edges are in memory while they are
+    detected.
 
-    Example: graphtheta communities store --method multilevel --count 1500 --name clusters
+    Example:
+      graphtheta communities store --method multilevel --count 1500 --name clusters
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""`graphtheta datasets`: make graphs of any size, and list the data sets by name."""
+"""`graphtheta datasets`: generate graphs, and list the bundled data sets."""
 
 from __future__ import annotations
 
@@ -9,80 +9,93 @@ from typing import Annotated, Any
 
 import typer
 
+from graphtheta.cli.help import Command, argument, command_group, flag, option
 from graphtheta.cli.show import show_rows
 
 __all__ = ["datasets"]
 
-datasets = typer.Typer()
-_make = typer.Typer()
+datasets = command_group()
+_make = command_group()
 datasets.add_typer(_make, name="make")
 
-_Out = Annotated[Path, typer.Argument(help="The directory to write; new, or empty.")]
-_Nodes = Annotated[int, typer.Option(help="Number of nodes.")]
-_EdgeFactor = Annotated[int, typer.Option(help="Edges for each node.")]
-_Seed = Annotated[int, typer.Option(help="Which graph.")]
+_Out = Annotated[Path, argument("OUT", "Directory to write the graph to; new or empty.")]
+_Nodes = Annotated[int, option("INTEGER", "Number of nodes.")]
+_EdgeFactor = Annotated[int, option("INTEGER", "Edges per node, on average.")]
+_Seed = Annotated[int, option("INTEGER", "Random seed.")]
 
 
 @datasets.callback(invoke_without_command=True)
 def _datasets(context: typer.Context) -> None:
-    """Make graphs, and list the data sets there are.
+    """Generate graphs, and list the bundled data sets.
 
-    Example: graphtheta datasets list
+    Example:
+      graphtheta datasets list
     """
     if context.invoked_subcommand is None:
-        context.get_help()
+        print(context.get_help())
 
 
-@datasets.command("list")
+@datasets.command("list", cls=Command)
 def _list() -> None:
-    """List the data sets by name.
+    """List the bundled data sets, the generators and the file formats.
 
-    Example: graphtheta datasets list
+    Example:
+      graphtheta datasets list
     """
     from graphtheta.datasets import DATASETS, READERS
     from graphtheta.datasets.generate import GENERATORS
 
     rows: dict[str, Iterable[str]] = {
-        "bundled": DATASETS,
-        "made by datasets make": GENERATORS,
-        "read from files": READERS,
+        "bundled data sets": DATASETS,
+        "generators (graphtheta datasets make)": GENERATORS,
+        "file formats": READERS,
     }
     show_rows([(kind, ", ".join(names)) for kind, names in rows.items()])
 
 
 @_make.callback(invoke_without_command=True)
 def _made(context: typer.Context) -> None:
-    """Make a graph, as Parquet tables: the same for a seed, on any number of workers.
+    """Generate a graph, as Parquet tables of nodes and edges.
 
-    Example: graphtheta datasets make rmat graph --scale 20
+    The same seed gives the same graph, on any number of workers.
+
+    Example:
+      graphtheta datasets make rmat graph --scale 20
     """
     if context.invoked_subcommand is None:
-        context.get_help()
+        print(context.get_help())
 
 
-@_make.command("rmat")
+@_make.command("rmat", cls=Command)
 def _rmat(
     out: _Out,
-    scale: Annotated[int, typer.Option(help="Binary logarithm of the vertices.")] = 20,
+    scale: Annotated[int, option("INTEGER", "Binary logarithm of the number of nodes.")] = 20,
     edge_factor: _EdgeFactor = 16,
     ids: Annotated[
         str,
-        typer.Option(
-            help="dense: 0 to 2^scale - 1. int64: the same shuffled over 63 bits. string: these "
-            "in hexadecimal."
+        option(
+            "[dense|int64|string]",
+            "Node ids: dense is 0 to 2^scale - 1, int64 random 63-bit integers, string these "
+            "in hexadecimal.",
         ),
     ] = "dense",
     scramble: Annotated[
-        bool, typer.Option(help="Shuffle the vertices, as Graph500 does; else 0 is the hub.")
+        bool,
+        typer.Option(
+            help="Shuffle the nodes, as Graph500 does. Otherwise node 0 has the most edges."
+        ),
     ] = True,
     nodes: Annotated[
-        bool, typer.Option("--nodes", help="Write a table of all vertices, edges or none.")
+        bool, flag("--nodes", "Also write a table of all nodes, including those without edges.")
     ] = False,
     seed: _Seed = 0,
 ) -> None:
-    """Make the graph of Graph500: a few hubs, most vertices with few edges or none.
+    """Generate an RMAT graph, as in the Graph500 benchmark.
 
-    Example: graphtheta datasets make rmat graph --scale 20 --edge-factor 16
+    A few nodes have very many edges; most have few or none.
+
+    Example:
+      graphtheta datasets make rmat graph --scale 20 --edge-factor 16
     """
     from graphtheta.datasets.generate import rmat
 
@@ -98,21 +111,28 @@ def _rmat(
     )
 
 
-@_make.command("communities")
+@_make.command("communities", cls=Command)
 def _communities(
     out: _Out,
     nodes: _Nodes = 100_000,
     edge_factor: _EdgeFactor = 16,
-    features: Annotated[int, typer.Option(help="Features of a node.")] = 64,
-    classes: Annotated[int, typer.Option(help="Classes of nodes.")] = 16,
-    group_size: Annotated[int, typer.Option(help="Nodes of a group.")] = 256,
-    inside: Annotated[float, typer.Option(help="Fraction of edges inside groups.")] = 0.8,
-    degrees: Annotated[str, typer.Option(help="power-law or uniform.")] = "power-law",
+    features: Annotated[int, option("INTEGER", "Number of node features.")] = 64,
+    classes: Annotated[int, option("INTEGER", "Number of node classes.")] = 16,
+    group_size: Annotated[int, option("INTEGER", "Nodes per community.")] = 256,
+    inside: Annotated[
+        float, option("FLOAT", "Fraction of edges between nodes of the same community.")
+    ] = 0.8,
+    degrees: Annotated[
+        str, option("[power-law|uniform]", "Distribution of the node degrees.")
+    ] = "power-law",
     seed: _Seed = 0,
 ) -> None:
-    """Make planted communities, with features and labels that can be learned.
+    """Generate a graph with planted communities.
 
-    Example: graphtheta datasets make communities graph --nodes 100000 --inside 0.9
+    Nodes have features and a label that can be learned from them.
+
+    Example:
+      graphtheta datasets make communities graph --nodes 100000 --inside 0.9
     """
     from graphtheta.datasets.generate import communities
 
@@ -130,18 +150,21 @@ def _communities(
     )
 
 
-@_make.command("attributed")
+@_make.command("attributed", cls=Command)
 def _attributed(
     out: _Out,
     nodes: _Nodes = 100_000,
     edge_factor: _EdgeFactor = 3,
-    node_attributes: Annotated[int, typer.Option(help="Attributes of a node.")] = 575,
-    edge_attributes: Annotated[int, typer.Option(help="Attributes of an edge.")] = 57,
+    node_attributes: Annotated[int, option("INTEGER", "Number of node features.")] = 575,
+    edge_attributes: Annotated[int, option("INTEGER", "Number of edge features.")] = 57,
     seed: _Seed = 0,
 ) -> None:
-    """Make a power-law graph with many attributes on nodes and edges, and labels of both.
+    """Generate a power-law graph with many node and edge features.
 
-    Example: graphtheta datasets make attributed graph --nodes 100000
+    Nodes have a binary label.
+
+    Example:
+      graphtheta datasets make attributed graph --nodes 100000
     """
     from graphtheta.datasets.generate import attributed
 
@@ -157,18 +180,17 @@ def _attributed(
 
 
 def _write(generate: Callable[..., Path], out: Path, **arguments: Any) -> None:
-    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
+    from graphtheta.cli.worker import start_worker
 
-    comm = communicator()
-    set_threads(threads_per_rank())
+    comm, threads = start_worker()
     with _bar(shown=comm.rank == 0) as progress:
-        generate(out, comm=comm, threads=threads_per_rank(), progress=progress, **arguments)
-    print(f"the graph is in {out}; go on with: graphtheta partition {out} STORE --parts 8")
+        generate(out, comm=comm, threads=threads, progress=progress, **arguments)
+    print(f"the graph is in {out}; next: graphtheta partition {out} STORE --parts 8")
 
 
 @contextmanager
 def _bar(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show the rows that this rank has written, on a terminal."""
+    """Show a progress bar of the rows written by this rank, if on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 

@@ -1,34 +1,38 @@
-"""`graphtheta export`: from a store to the folder of another system."""
+"""`graphtheta export`: convert a store for another system."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from graphtheta.cli.help import argument, option
+from graphtheta.cli.names import names
 
 __all__ = ["export"]
 
 
 def export(
-    form: Annotated[str, typer.Argument(help="One of {exporters}.")],
-    store: Annotated[Path, typer.Argument(help="The store.")],
-    out: Annotated[Path, typer.Argument(help="The directory to write.")],
+    form: Annotated[str, argument("FORMAT", f"Format to write: {names('exporters')}.")],
+    store: Annotated[Path, argument("STORE", "Store to convert.")],
+    out: Annotated[Path, argument("OUT", "Directory to write to; new or empty.")],
     name: Annotated[
-        str, typer.Option(help="Name of the graph in DGL's forms; by default the store's folder.")
+        str,
+        option("NAME", "Name of the graph (DGL formats).", default="name of the store's directory"),
     ] = "",
 ) -> None:
-    """Write a store as the partition folder of DGL or PyG, with the same parts and columns.
+    """Convert a store to a partitioned graph of DGL or PyG.
 
-    dgl and pyg keep an edge with its destination, and take no store of a vertex-cut.
+    Parts and columns stay the same. The formats dgl and pyg keep an edge with its destination, so
+    that they cannot hold a vertex-cut; dgl-chunked can.
 
-    Example: graphtheta export pyg store pyg-folder
+    Example:
+      graphtheta export pyg store pyg-folder
     """
     from graphtheta.comm.launch import communicator
     from graphtheta.export import export as write
     from graphtheta.partition import open_store
 
     opened = open_store(store)
-    if communicator().rank == 0:  # the other ranks of a job wait at its end
+    if communicator().rank == 0:  # the other ranks wait for it when the job ends
         write(form, opened, out, name=name)
     print(f"{opened.num_parts:,} parts of {opened.manifest.num_nodes:,} nodes are in {out}")

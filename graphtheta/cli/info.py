@@ -1,4 +1,4 @@
-"""`graphtheta info`: what a store holds, and whether it is whole."""
+"""`graphtheta info`: describe a store, and verify its files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from graphtheta.cli.help import argument, flag, option
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 
@@ -19,29 +18,37 @@ if TYPE_CHECKING:
 __all__ = ["info"]
 
 _PARTS_SHOWN = 16
+_TRAFFIC = "Predicted traffic"
+_ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def info(
-    store: Annotated[Path, typer.Argument(help="The directory.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON.")] = False,
+    store: Annotated[Path, argument("STORE", "Directory of the store.")],
+    verify: Annotated[
+        bool, flag("--verify", "Check the content of every file against its hash.")
+    ] = False,
+    as_json: Annotated[bool, flag("--json", "Print everything as JSON.")] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Read every part; count sizes, traffic and degrees.")
+        bool,
+        flag("--report", "Read every part; report its size, predicted traffic and node degrees."),
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw that report, as FILE.png and FILE.svg.")
+        Path | None, option("FILE", "Plot the report, to FILE.png and FILE.svg.")
     ] = None,
     width: Annotated[
-        int, typer.Option(min=1, help="Values a node that layers send, in the prediction.")
+        int, option("INTEGER", "Values per node that a layer sends.", panel=_TRAFFIC, min=1)
     ] = 128,
-    dtype: Annotated[str, typer.Option(help="Their type: float32, float64, ...")] = "float32",
-    layers: Annotated[int, typer.Option(min=1, help="Layers, in the prediction.")] = 2,
+    dtype: Annotated[
+        str,
+        option("NAME", f"Type of these values: {', '.join(_ITEMSIZES)}.", panel=_TRAFFIC),
+    ] = "float32",
+    layers: Annotated[int, option("INTEGER", "Number of graph layers.", panel=_TRAFFIC, min=1)] = 2,
 ) -> None:
-    """Say what a store holds, check that it is whole, and report on its parts.
+    """Describe a store, verify its files, and report on its parts.
 
-    Example: graphtheta info store --verify
-
-    Example: graphtheta info store --report --picture store.png
+    Example:
+      graphtheta info store --verify
+      graphtheta info store --report --picture store.png
     """
     from graphtheta.partition import open_store
     from graphtheta.partition.analysis.plot import refuse_without_matplotlib
@@ -85,12 +92,11 @@ def _draw(store: Store, found: Report, picture: Path) -> list[str]:
 
 
 def _itemsize(dtype: str) -> int:
-    sizes = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-    if dtype not in sizes:
+    if dtype not in _ITEMSIZES:
         raise ConfigError(
-            f"info: expected --dtype to be one of {', '.join(sizes)}, got {dtype!r}. Choose one."
+            f"--dtype: expected one of {', '.join(_ITEMSIZES)}, got {dtype!r}. Choose one."
         )
-    return sizes[dtype]
+    return _ITEMSIZES[dtype]
 
 
 def _show(store: Store, verified: bool, *, parts: bool) -> None:

@@ -1,42 +1,31 @@
-"""Names from registries in help: importing them takes seconds, so only when help is printed."""
+"""Names in the registries, for help texts.
+
+The registries import torch or Numba, which takes seconds; help is printed without them. A test
+checks that the names are those of the registries.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+__all__ = ["NAMES", "names"]
 
-from typer.core import TyperCommand
-
-__all__ = ["NamesInHelp"]
-
-_REGISTRIES = {
-    "communities": ("graphtheta.partition.analysis.detect_communities", "COMMUNITIES"),
-    "datasets": ("graphtheta.datasets", "DATASETS"),
-    "kernels": ("graphtheta.bench.kernels", "KERNELS"),
-    "decoders": ("graphtheta.nn", "DECODERS"),
-    "exporters": ("graphtheta.export", "EXPORTERS"),
-    "forms": ("graphtheta.datasets", "READERS"),
-    "methods": ("graphtheta.partition", "PARTITIONERS"),
-    "models": ("graphtheta.nn", "MODELS"),
-    "optimizers": ("graphtheta.train.trainer", "OPTIMIZERS"),
-    "strategies": ("graphtheta.strategy", "STRATEGIES"),
-    "tasks": ("graphtheta.task", "TASKS"),
+NAMES: dict[str, tuple[str, ...]] = {
+    "communities": ("louvain", "leiden", "multilevel"),
+    "datasets": ("cora",),
+    "decoders": ("dot", "mlp", "distmult", "bilinear"),
+    "exporters": ("dgl", "dgl-chunked", "pyg"),
+    "kernels": ("sum", "weighted-sum", "mean", "max", "gat", "gatv2", "gat-e"),
+    "methods": (
+        *("node-hash", "range", "ldg", "fennel", "lpa", "kaminpar", "metis"),
+        *("edge-hash", "grid", "dbh", "hdrf", "2ps-l", "hep"),
+    ),
+    "models": ("gcn", "sage", "gat", "gatv2", "gin", "gat-e", "rgcn", "transformer", "gipa"),
+    "optimizers": ("sgd", "adam", "adamw"),
+    "readers": ("planetoid", "bitcoin-otc", "wordnet", "npz", "tables", "edge-list"),
+    "strategies": ("global", "mini", "cluster"),
+    "tasks": ("node", "edge", "link"),
 }
 
 
-class NamesInHelp(TyperCommand):
-    """A command whose help may say `{models}` and the like."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Fill the names in, then print."""
-        for parameter in self.params:
-            text = getattr(parameter, "help", None)
-            if text and "{" in text:
-                parameter.help = text.format_map(_Names())  # type: ignore[attr-defined]
-        super().format_help(ctx, formatter)
-
-
-class _Names(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        module, registry = _REGISTRIES[name]
-        return ", ".join(getattr(import_module(module), registry))
+def names(registry: str) -> str:
+    """Return the names in a registry, separated by commas."""
+    return ", ".join(NAMES[registry])

@@ -1,12 +1,12 @@
-"""`graphtheta partition`: from an input, or tables of nodes and edges, to a store."""
+"""`graphtheta partition`: partition an input, or tables of nodes and edges, into a store."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from graphtheta.cli.help import Threads, argument, flag, option
+from graphtheta.cli.names import names
 from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
@@ -16,103 +16,161 @@ if TYPE_CHECKING:
 
 __all__ = ["partition"]
 
-
-def _column(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel="Columns of tables")
+_GRAPH, _METHOD, _COLUMNS, _MACHINE = "Graph", "Partitioner", "Columns of the tables", "Machine"
 
 
-def _limit(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel="Limits", metavar="FLOAT")
+def _balance(counted: str) -> Any:
+    help = f"Largest number of {counted} in a part, over the mean, such as 1.05."
+    return option("FLOAT", help, panel=_METHOD, default="up to the partitioner")
+
+
+def _column(metavar: str, help: str, default: str | bool) -> Any:
+    return option(metavar, help, panel=_COLUMNS, default=default)
 
 
 def partition(
-    parts: Annotated[int, typer.Option(help="A multiple of the workers of later runs.")],
+    parts: Annotated[
+        int, option("INTEGER", "Number of parts: a multiple of the workers of later runs.")
+    ],
     input: Annotated[
         str | None,
-        typer.Argument(
-            help="A data set ({datasets}) or a path or URI ({forms}). Left out with --edges."
+        argument(
+            "INPUT",
+            f"Name of a bundled data set ({names('datasets')}), or path or URI of a graph "
+            f"({names('readers')}). Leave it out with --edges.",
         ),
     ] = None,
-    store: Annotated[str | None, typer.Argument(help="The directory to write.")] = None,
-    nodes: Annotated[
-        str | None, typer.Option(help="Node table, with --edges; none: the ids of the edges.")
-    ] = None,
-    edges: Annotated[
-        str | None,
-        typer.Option(help="Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a folder."),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="One of {methods}. The default cuts the fewest edges, but needs all of them in "
-            "the memory of one host; --compare says how others do on your graph."
-        ),
-    ] = "kaminpar",
-    seed: Annotated[int, typer.Option(help="Seed of the method.")] = 0,
-    undirected: Annotated[
-        bool, typer.Option("--undirected", help="Add the reverse of every edge.")
-    ] = False,
-    drop_self_loops: Annotated[
-        bool, typer.Option("--drop-self-loops", help="Leave out edges from a node to itself.")
-    ] = False,
-    drop_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--drop-duplicates", help="Of edges with the same ends keep the first, reverses too."
-        ),
-    ] = False,
+    store: Annotated[str | None, argument("STORE", "Directory to write the store to.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate memory, disk and time; do nothing.")
+        bool, flag("--dry-run", "Print an estimate of memory, disk space and time, and stop.")
     ] = False,
     compare: Annotated[
         str | None,
-        typer.Option(help="Methods, as dbh,hdrf: print how good each is; write nothing."),
+        option(
+            "NAME,NAME,...",
+            "Partitioners to compare, such as dbh,hdrf: print how well and how fast each of them "
+            "divides the graph, and write nothing.",
+        ),
     ] = None,
     assignment_only: Annotated[
         bool,
-        typer.Option(
-            "--assignment-only", help="Write only the parts of nodes and edges, as Parquet."
+        flag(
+            "--assignment-only",
+            "Write only which part each node and edge belongs to, as Parquet, instead of a store.",
         ),
     ] = False,
-    memory_limit: Annotated[
-        str | None, _limit("Memory of a worker, as 8GB; what would not fit is refused.")
+    nodes: Annotated[
+        str | None,
+        option(
+            "PATH",
+            "Node table, with --edges: a Parquet, Arrow or CSV file, or a directory of them.",
+            panel=_GRAPH,
+            default="the ids in the edge table",
+        ),
     ] = None,
-    threads: Annotated[
-        int | None, _limit("Threads of a worker; by default its share of the host's cores.")
+    edges: Annotated[
+        str | None,
+        option(
+            "PATH",
+            "Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a directory of them.",
+            panel=_GRAPH,
+        ),
     ] = None,
-    scratch: Annotated[
-        Path | None, _limit("Where spill files go; by default beside the store.")
+    undirected: Annotated[
+        bool, flag("--undirected", "Add the reverse of every edge.", panel=_GRAPH)
+    ] = False,
+    drop_self_loops: Annotated[
+        bool, flag("--drop-self-loops", "Drop edges from a node to itself.", panel=_GRAPH)
+    ] = False,
+    drop_duplicates: Annotated[
+        bool,
+        flag(
+            "--drop-duplicates",
+            "Keep only the first of the edges with the same source and destination.",
+            panel=_GRAPH,
+        ),
+    ] = False,
+    id: Annotated[str | None, _column("COLUMN", "Node column of ids.", "id")] = None,
+    src: Annotated[str | None, _column("COLUMN", "Edge column of source ids.", "src")] = None,
+    dst: Annotated[str | None, _column("COLUMN", "Edge column of destination ids.", "dst")] = None,
+    features: Annotated[
+        list[str] | None,
+        _column(
+            "COLUMN",
+            "Node column of features: a list column, or numbers, by name or as a pattern such as "
+            "'f_*'. Repeat the option for several.",
+            "features, if there is one",
+        ),
     ] = None,
-    balance_nodes: Annotated[
-        float | None, _limit("Masters of the largest part over the mean, as 1.05.")
+    label: Annotated[
+        list[str] | None,
+        _column(
+            "[NAME=]COLUMN",
+            "Node column of a label, and a name for it. Repeat the option for several.",
+            "columns called label:NAME",
+        ),
     ] = None,
-    balance_edges: Annotated[float | None, _limit("Likewise, of edges.")] = None,
-    balance_train: Annotated[float | None, _limit("Likewise, of training nodes.")] = None,
-    balance_split: Annotated[str, _limit("The split that says which nodes those are.")] = "split",
-    id: Annotated[str | None, _column("Original ids of nodes; by default id.")] = None,
-    src: Annotated[str | None, _column("Sources of edges; by default src.")] = None,
-    dst: Annotated[str | None, _column("Destinations of edges; by default dst.")] = None,
-    features: Annotated[list[str] | None, _column("Features: a column or 'f_*'.")] = None,
-    label: Annotated[list[str] | None, _column("A label: COLUMN or NAME=COLUMN.")] = None,
     split: Annotated[
-        list[str] | None, _column("A split: COLUMN, NAME=COLUMN or NAME=TRAIN,VAL,TEST.")
+        list[str] | None,
+        _column(
+            "[NAME=]COLUMN",
+            "Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for three "
+            "columns of booleans. Repeat the option for several.",
+            "columns called split:NAME",
+        ),
     ] = None,
-    edge_features: Annotated[list[str] | None, _column("As --features, of edges.")] = None,
-    edge_type: Annotated[str | None, _column("Types of edges.")] = None,
-    edge_weight: Annotated[str | None, _column("Weights of edges.")] = None,
+    edge_features: Annotated[
+        list[str] | None,
+        _column("COLUMN", "Edge column of features, as --features.", "attr, if there is one"),
+    ] = None,
+    edge_type: Annotated[
+        str | None,
+        _column("COLUMN", "Edge column of types, integers from 0.", "type, if there is one"),
+    ] = None,
+    edge_weight: Annotated[
+        str | None, _column("COLUMN", "Edge column of weights.", "weight, if there is one")
+    ] = None,
+    method: Annotated[
+        str,
+        option(
+            "NAME",
+            f"Partitioner: {names('methods')}. kaminpar cuts the fewest edges, but holds all of "
+            "them in the memory of one host. Measure others on your graph with --compare.",
+            panel=_METHOD,
+        ),
+    ] = "kaminpar",
+    seed: Annotated[int, option("INTEGER", "Random seed of the partitioner.", panel=_METHOD)] = 0,
+    balance_nodes: Annotated[float | None, _balance("masters")] = None,
+    balance_edges: Annotated[float | None, _balance("edges")] = None,
+    balance_train: Annotated[float | None, _balance("training nodes")] = None,
+    balance_split: Annotated[
+        str, option("NAME", "Split of the nodes that --balance-train counts.", panel=_METHOD)
+    ] = "split",
+    memory_limit: Annotated[
+        str | None,
+        option(
+            "SIZE",
+            "Memory of a worker, such as 8GB or 500MiB. A job that needs more is refused.",
+            panel=_MACHINE,
+            default="no limit",
+        ),
+    ] = None,
+    threads: Threads = None,
+    scratch: Annotated[
+        Path | None,
+        option("PATH", "Directory for temporary files.", panel=_MACHINE, default="next to STORE"),
+    ] = None,
 ) -> None:
-    """Partition a graph into parts, and write them as a store.
+    """Partition a graph and write it as a store.
 
-    A run that was killed goes on where it was when it is started again.
+    A job that was interrupted continues where it stopped when it is started again.
 
-    Example: graphtheta partition cora store --parts 2
-
-    Example: graphtheta partition --nodes nodes.parquet --edges edges/ store --parts 8
-    --features 'f_*' --label y --split split=train,val,test
-
-    Example: graphtheta partition --edges edges/ --parts 32 --compare dbh,hdrf,2ps-l
+    Example:
+      graphtheta partition cora store --parts 2
+      graphtheta partition --nodes nodes.csv --edges edges/ store --parts 8 --features 'f_*'
+      graphtheta partition --edges edges/ --parts 32 --compare dbh,hdrf,2ps-l
     """
-    from graphtheta.comm.launch import communicator
+    from graphtheta.cli.worker import start_worker
     from graphtheta.partition import (
         Balance,
         Plan,
@@ -142,9 +200,9 @@ def partition(
     path, target = _input_and_store(input, store, nodes, edges, writes)
     if target is not None:
         refuse_occupied(target)
-    comm = communicator()
+    comm, count = start_worker(threads)
     phases = Phases(shown=not comm.rank)
-    resources = Resources(comm, _threads(threads), _bytes(memory_limit), phases)
+    resources = Resources(comm, count, _bytes(memory_limit), phases)
     plan = Plan(
         num_parts=parts,
         method=methods[0],
@@ -155,7 +213,7 @@ def partition(
         balance=Balance(balance_nodes, balance_edges, balance_train),
         balance_split=balance_split,
     )
-    source = _tables(nodes, edges, columns) if path is None else _input(path, columns)
+    source = _source(path, nodes, edges, columns)
     title = f"{path or edges} in {parts} {'part' if parts == 1 else 'parts'}"
     if compare is not None:
         found = compared(source, plan, methods, resources)
@@ -196,16 +254,6 @@ def _compared_row(one: Assessment) -> tuple[str, ...]:
     return one.method, *values, f"{one.seconds:.1f}"
 
 
-def _threads(given: int | None) -> int:
-    from graphtheta.comm.launch import set_threads, threads_per_rank
-
-    if given is not None and given < 1:
-        raise ConfigError(f"partition: expected --threads of at least 1, got {given}. Name more.")
-    count = given or threads_per_rank()
-    set_threads(count)
-    return count
-
-
 def _bytes(text: str | None) -> int | None:
     if text is None:
         return None
@@ -215,44 +263,42 @@ def _bytes(text: str | None) -> int | None:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
         raise ConfigError(
-            f"partition: expected --memory-limit as 8GB or 500MiB, got {text!r}. Correct it."
+            f"--memory-limit: expected a size such as 8GB or 500MiB, got {text!r}. Correct it."
         ) from None
 
 
 def _input_and_store(
     first: str | None, second: str | None, nodes: str | None, edges: str | None, writes: bool
 ) -> tuple[str | None, Path | None]:
-    """Return the input, None with --edges, and the store, None if none is written."""
+    """Return the input (None with --edges) and the store (None if none is written)."""
     if nodes and not edges:
-        raise ConfigError("partition: expected --edges beside --nodes, got none. Name the edges.")
+        raise ConfigError("partition: expected --edges with --nodes, got none. Add --edges.")
     path, store, extra = (None, first, second) if edges else (first, second, None)
     if extra is not None or (path is None and not edges) or (store is None and writes):
-        expected = "STORE alone beside --edges" if edges else "INPUT and STORE"
-        given = " ".join(filter(None, (first, second))) or "neither"
+        expected = "only STORE with --edges" if edges else "INPUT and STORE"
+        given = " ".join(filter(None, (first, second))) or "no arguments"
         raise ConfigError(
             f"partition: expected {expected}, got {given}. Try: graphtheta partition --help"
         )
     return path, Path(store) if writes and store is not None else None
 
 
-def _tables(nodes: str | None, edges: str | None, columns: dict[str, Any]) -> GraphSource:
+def _source(
+    path: str | None, nodes: str | None, edges: str | None, columns: dict[str, Any]
+) -> GraphSource:
+    from graphtheta.datasets import read
     from graphtheta.datasets.tables import TableSource
 
+    if path is not None:
+        return read(path, **columns)
     assert edges is not None, "without --edges there is an input"
-    homeless = sorted({"id", "features", "labels", "splits"} & columns.keys())
-    if nodes is None and homeless:
-        option = homeless[0].removesuffix("s") if homeless[0] != "features" else homeless[0]
+    options = {"id": "id", "features": "features", "labels": "label", "splits": "split"}
+    if nodes is None and (named := [options[name] for name in columns if name in options]):
         raise ConfigError(
-            f"partition: expected --nodes with --{option}, which is a column of theirs, got none. "
-            "Name the node table."
+            f"partition: expected --nodes with --{named[0]}, which names a column of the node "
+            "table, got none. Add --nodes."
         )
     return TableSource(nodes, edges, **columns)
-
-
-def _input(path: str, columns: dict[str, Any]) -> GraphSource:
-    from graphtheta.datasets import read
-
-    return read(path, **columns)
 
 
 def _one_or_more(values: list[str] | None) -> str | list[str] | None:

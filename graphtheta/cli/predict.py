@@ -1,50 +1,75 @@
-"""`graphtheta predict`: predictions for nodes or edges, with the best weights of a run."""
+"""`graphtheta predict`: predict nodes or edges with the best weights of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from graphtheta.cli.help import Threads, argument, flag, option
 
 __all__ = ["predict"]
 
 
 def predict(
-    run_dir: Annotated[Path, typer.Argument(help="The --run-dir of a run that is over.")],
-    input: Annotated[str, typer.Argument(help="A store or another input, as for train.")],
-    out: Annotated[Path, typer.Option(help="New folder of the Parquet files, one a worker.")],
+    run_dir: Annotated[Path, argument("RUN_DIR", "The --run-dir of a finished run.")],
+    input: Annotated[
+        str,
+        argument("INPUT", "Store, name of a bundled data set, or path or URI of a graph."),
+    ],
+    out: Annotated[
+        Path,
+        option("PATH", "Directory for the Parquet files, one per worker; new or empty."),
+    ],
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Add what the last layer reads.")
+        bool, flag("--embeddings", "Also write the input of the last layer (node prediction).")
     ] = False,
     nodes: Annotated[
         str | None,
-        typer.Option(help="Table of the ids to predict, in a column id; by default all nodes."),
+        option(
+            "PATH",
+            "Table of the nodes to predict, with their ids in a column id (node prediction).",
+            default="all nodes",
+        ),
     ] = None,
     edges: Annotated[
         str | None,
-        typer.Option(
-            help="Of --task edge or link: table of the pairs to predict, in columns src and dst, "
-            "and the relation under its name."
+        option(
+            "PATH",
+            "Table of the pairs of nodes to predict, with columns src and dst, and the relation "
+            "column of the run if it has one (edge and link prediction).",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda, as for train.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="Threads a worker, as for train.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds a worker waits for another.")] = 1800.0,
+    device: Annotated[
+        str,
+        option(
+            "[cpu|cuda]",
+            "Device. With cuda, each worker of a host takes one of its GPUs.",
+            panel="Machine",
+        ),
+    ] = "cpu",
+    threads: Threads = None,
+    timeout: Annotated[
+        float,
+        option(
+            "FLOAT",
+            "Seconds to wait for another worker before the job is aborted.",
+            panel="Machine",
+        ),
+    ] = 1800.0,
 ) -> None:
-    """Predict every node of a graph, or those of --nodes by what they reach alone, or --edges.
+    """Predict nodes or edges of a graph with a trained model.
 
-    Columns: id (the original one), prediction, probability and, if asked for, embedding; of edges
-    src, dst, the relation, prediction and probability: of a link, that it is there.
+    The files have the columns id (as in the input), prediction, probability and, on request,
+    embedding. For pairs of nodes: src, dst, the relation column, prediction, probability; in link
+    prediction this is the probability that the edge exists.
 
-    Example: mpiexec -n 2 graphtheta predict runs/gat store --out predictions
-
-    Example: graphtheta predict runs/link store --edges pairs.parquet --out predictions
+    Example:
+      mpiexec -n 2 graphtheta predict runs/gat store --out predictions
+      graphtheta predict runs/link store --edges pairs.parquet --out predictions
     """
-    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
+    from graphtheta.cli.worker import start_worker
 
-    comm = communicator(timeout)
-    set_threads(threads or threads_per_rank())
+    comm, _ = start_worker(threads, timeout=timeout)
 
     from graphtheta.run.run import predict_run
 

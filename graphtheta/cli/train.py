@@ -8,101 +8,56 @@ from typing import Annotated, Any
 
 import typer
 
+from graphtheta.cli.run_options import with_run_options
 from graphtheta.cli.show import show_rows
-from graphtheta.run.config import RunConfig, resolve
+from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phases
 from graphtheta.train.signals import Stopped
 
 __all__ = ["train"]
 
 
-def _option(name: str) -> Any:
-    return typer.Option(help=_help(name))
-
-
-def _help(name: str) -> str:
-    field = RunConfig.model_fields[name]
-    default = field.default
-    shown = not field.is_required() and default is not None and not isinstance(default, bool)
-    return f"{field.description}{f' By default {default}.' if shown else ''}"
-
-
+@with_run_options
 def train(
-    context: typer.Context,
-    input: Annotated[str | None, typer.Argument(help=_help("input"))] = None,
-    run_dir: Annotated[Path | None, _option("run_dir")] = None,
-    model: Annotated[str | None, _option("model")] = None,
-    task: Annotated[str | None, _option("task")] = None,
-    decoder: Annotated[str | None, _option("decoder")] = None,
-    relation_column: Annotated[str | None, _option("relation_column")] = None,
-    negatives: Annotated[int | None, _option("negatives")] = None,
-    corrupt: Annotated[str | None, _option("corrupt")] = None,
-    exclude_targets: Annotated[bool | None, _option("exclude_targets")] = None,
-    validation_messages: Annotated[bool | None, _option("validation_messages")] = None,
-    ranking: Annotated[bool | None, _option("ranking")] = None,
-    embedding: Annotated[int | None, _option("embedding")] = None,
-    strategy: Annotated[str | None, _option("strategy")] = None,
-    batch_size: Annotated[int | None, _option("batch_size")] = None,
-    fanouts: Annotated[str | None, _option("fanouts")] = None,
-    replace: Annotated[bool | None, _option("replace")] = None,
-    edge_weight: Annotated[str | None, _option("edge_weight")] = None,
-    clusters_per_batch: Annotated[int | None, _option("clusters_per_batch")] = None,
-    communities: Annotated[str | None, _option("communities")] = None,
-    only: Annotated[str | None, _option("only")] = None,
-    boundary_hops: Annotated[int | None, _option("boundary_hops")] = None,
-    renormalise: Annotated[bool | None, _option("renormalise")] = None,
-    prefetch: Annotated[int | None, _option("prefetch")] = None,
-    groups: Annotated[int | None, _option("groups")] = None,
-    micro_batches: Annotated[int | None, _option("micro_batches")] = None,
-    epochs: Annotated[int | None, _option("epochs")] = None,
-    evaluate_every: Annotated[int | None, _option("evaluate_every")] = None,
-    hidden: Annotated[int | None, _option("hidden")] = None,
-    layers: Annotated[int | None, _option("layers")] = None,
-    heads: Annotated[int | None, _option("heads")] = None,
-    dropout: Annotated[float | None, _option("dropout")] = None,
-    batch_norm: Annotated[bool | None, _option("batch_norm")] = None,
-    num_bases: Annotated[int | None, _option("num_bases")] = None,
-    optimizer: Annotated[str | None, _option("optimizer")] = None,
-    lr: Annotated[float | None, _option("lr")] = None,
-    weight_decay: Annotated[float | None, _option("weight_decay")] = None,
-    seed: Annotated[int | None, _option("seed")] = None,
-    patience: Annotated[int | None, _option("patience")] = None,
-    label: Annotated[str | None, _option("label")] = None,
-    split: Annotated[str | None, _option("split")] = None,
-    checkpoint_every: Annotated[int | None, _option("checkpoint_every")] = None,
-    method: Annotated[str | None, _option("method")] = None,
-    undirected: Annotated[bool | None, _option("undirected")] = None,
-    device: Annotated[str | None, _option("device")] = None,
-    threads: Annotated[int | None, _option("threads")] = None,
-    timeout: Annotated[float | None, _option("timeout")] = None,
+    options: dict[str, Any],
+    *,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file of options, such as another run's config.toml.")
+        Path | None,
+        typer.Option(
+            help="TOML file of these options, such as the config.toml of another run. Options on "
+            "the command line take precedence.",
+            metavar="FILE",
+            rich_help_panel="Run",
+        ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the last checkpoint in --run-dir, if any."),
+        typer.Option(
+            "--resume",
+            help="Continue the run in --run-dir from its last checkpoint, if there is one.",
+            rich_help_panel="Run",
+        ),
     ] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Draw no bar.")] = False,
+    no_progress: Annotated[
+        bool,
+        typer.Option("--no-progress", help="Show no progress bar.", rich_help_panel="Run"),
+    ] = False,
 ) -> None:
-    """Train a model; under mpiexec or torchrun, on the graph as the workers share it.
+    """Train a model on one worker, or on all workers of a job.
 
-    Options come before --config, and that before the defaults.
+    Under mpiexec, srun or torchrun the workers train together, each on its share of the graph.
 
-    Example: mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
-
-    Example: graphtheta train store --task link --negatives 8 --strategy mini --run-dir runs/link
+    Example:
+      mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
+      graphtheta train store --task link --negatives 8 --strategy mini --run-dir runs/link
     """
-    # The parameters above are for typer; by name they are the fields of RunConfig.
-    fields = RunConfig.model_fields.keys()
-    options = {n: v for n, v in context.params.items() if n in fields and v is not None}
     run = resolve(options, file=config, resume=resume)
 
-    from graphtheta.comm.launch import communicator, set_threads, threads_per_rank
+    from graphtheta.cli.worker import start_worker
 
-    comm = communicator(run.timeout)
-    set_threads(run.threads or threads_per_rank())
+    comm, _ = start_worker(run.threads, timeout=run.timeout)
 
-    from graphtheta.run.run import start_run  # with torch, which reads the number of threads
+    from graphtheta.run.run import start_run  # imports torch
 
     trainer = start_run(run, comm, resume=resume, progress=not no_progress)
     manifest = trainer.shard.manifest

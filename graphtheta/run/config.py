@@ -1,266 +1,323 @@
-"""RunConfig: everything that `graphtheta train` takes, from a TOML file and the command line."""
+"""Options of a training run: names, types, ranges, defaults and help, declared once."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from graphtheta.errors import ConfigError
-from graphtheta.train.run_dir import RunDirectory
+__all__ = ["RunConfig", "option_details"]
 
-__all__ = ["RunConfig", "load_run", "resolve"]
+_MINI = {"strategy": ["mini"]}
+_CLUSTER = {"strategy": ["cluster"]}
+_LINK = {"task": ["link"]}
+_PAIRS = {"task": ["edge", "link"]}
 
-# A resumed run may be given these anew: they change how long it goes on, not what it computes.
-_FREE = {
-    *("checkpoint_every", "device", "epochs", "groups", "input", "micro_batches", "patience"),
-    *("prefetch", "run_dir", "threads", "timeout"),
-}
 
-_MOST = 1 << 31  # above every count
+def _option(
+    default: Any,
+    panel: str,
+    help: str,
+    *,
+    metavar: str = "NAME",
+    without: str = "",
+    requires: Mapping[str, list[str]] | None = None,
+    resumable: bool = False,
+    **constraints: Any,
+) -> Any:
+    """Declare a field of `RunConfig`, which is also an option of `graphtheta train`.
 
-# Options that say nothing but beside some values of another one.
-_BESIDE = {
-    **dict.fromkeys(("batch_size", "fanouts", "replace", "edge_weight"), ("strategy", ("mini",))),
-    **dict.fromkeys(
-        ("clusters_per_batch", "communities", "only", "boundary_hops", "renormalise"),
-        ("strategy", ("cluster",)),
-    ),
-    **dict.fromkeys(
-        ("negatives", "corrupt", "validation_messages", "ranking"), ("task", ("link",))
-    ),
-    **dict.fromkeys(("decoder", "relation_column", "exclude_targets"), ("task", ("edge", "link"))),
-}
+    Args:
+        default: Value if the option is omitted; `...` if there is none.
+        panel: Heading of the option in the help.
+        help: What the option does. `{models}` and the like stand for the names in a registry.
+        metavar: Placeholder of a text value in the help.
+        without: Describes a default that is not a value.
+        requires: Another option, and the values of it that this option has an effect with.
+        resumable: Whether a resumed run may have another value: one that changes how long or
+            where the run computes, not what it computes.
+        constraints: Range of the value, as for `pydantic.Field`.
+    """
+    details: dict[str, Any] = {
+        "panel": panel,
+        "metavar": metavar,
+        "without": without,
+        "requires": dict(requires or {}),
+        "resumable": resumable,
+    }
+    return Field(default, description=help, json_schema_extra=details, **constraints)
 
 
 class RunConfig(BaseModel):
-    """One run; the names are those of the options, and of the keys of a TOML file.
+    """Configuration of one run. Field names are the keys of the TOML file.
 
-    Descriptions are the options' help; `{models}` and the like stand for names of a registry.
+    The command line makes its options from these fields: `batch_size` is `--batch-size`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input: str = Field(description="A store, a data set's name, or a path or URI of a graph.")
-    run_dir: Path = Field(description="Folder the run is written to.")
-    model: str = Field("gcn", description="One of {models}.")
-    task: str = Field(
-        "node",
-        description="What is learned: {tasks}: a label of nodes or of edges, "
-        "or which edges there are.",
+    input: str = _option(
+        ...,
+        "Input",
+        "Store, name of a bundled data set ({datasets}), or path or URI of a graph.",
+        metavar="INPUT",
+        resumable=True,
     )
-    decoder: str | None = Field(
-        None,
-        description="Of edge and link: one of {decoders}; by default mlp of edge; of link dot, or "
-        "distmult with a relation.",
-    )
-    relation_column: str | None = Field(
-        None, description="Of edge and link: edge column of integers that the decoder reads."
-    )
-    negatives: int = Field(1, ge=1, description="Of link: negatives drawn for each edge.")
-    corrupt: Literal["both", "dst", "src"] = Field(
-        "both", description="Of link: the end of a negative that is drawn: dst, src, or both."
-    )
-    exclude_targets: bool | None = Field(
-        None,
-        description="Of edge and link: pass no messages along a step's targets, nor along other "
-        "edges between the same nodes; by default in link alone.",
-    )
-    validation_messages: bool = Field(
-        False, description="Of link: pass messages along validation edges when tested."
-    )
-    ranking: bool = Field(
-        True, description="Of link: rank all nodes for each edge of validation and test."
-    )
-    embedding: int = Field(
-        0, ge=0, description="Learned columns of each node, beside its features; 0: none."
-    )
-    strategy: str = Field("global", description="What makes a batch: {strategies}.")
-    batch_size: int = Field(
-        1024, ge=1, description="Of mini-batches: targets a step, over all workers."
-    )
-    fanouts: str = Field(
-        "all", description="Of mini-batches: in-edges to draw, a layer each, as in 15,10,5; or all."
-    )
-    replace: bool = Field(False, description="Of mini-batches: draw an edge more than once.")
-    edge_weight: str | None = Field(
-        None, description="Of mini-batches: edge column that edges are drawn in proportion to."
-    )
-    clusters_per_batch: int = Field(20, ge=1, description="Of cluster-batches: communities a step.")
-    communities: str = Field(
-        "louvain",
-        description="Of cluster-batches: a name in the store; or hanp: found at the start.",
-    )
-    only: str | None = Field(
-        None,
-        description="Of cluster-batches: the communities to train on, as in 3,7; by default all.",
-    )
-    boundary_hops: int = Field(
-        0, ge=0, description="Of cluster-batches: in-hops around communities that are read, too."
-    )
-    renormalise: bool = Field(
-        False, description="Of cluster-batches: take degrees of the batch, not of the graph."
-    )
-    prefetch: int = Field(
-        0, ge=0, description="Batches prepared ahead, in the background; changes no result."
-    )
-    groups: int = Field(
-        1, ge=1, description="Groups of workers, each with the whole graph; changes no result."
-    )
-    micro_batches: int = Field(
-        1, ge=1, description="Parts a step is computed in, by whichever group is free."
-    )
-    epochs: int = Field(200, ge=1, description="Epochs in all, those of a resumed run included.")
-    evaluate_every: int = Field(1, ge=1, description="Epochs between evaluations.")
-    hidden: int = Field(
+
+    model: str = _option("gcn", "Model", "Model: {models}.")
+    hidden: int = _option(
         16,
+        "Model",
+        "Features of a hidden layer, per head in models with attention; also the size of the "
+        "node vectors that a decoder reads.",
         ge=1,
-        description="Columns of a hidden layer; of a head, with heads; of what a decoder reads.",
     )
-    layers: int = Field(2, ge=1, description="Graph layers.")
-    heads: int = Field(8, ge=1, description="Attention heads, in models that have them.")
-    dropout: float = Field(0.5, ge=0, lt=1, description="Probability, of nodes and of attention.")
-    batch_norm: bool = Field(False, description="Normalise hidden layers over all workers.")
-    num_bases: int | None = Field(
-        None, ge=1, description="Matrices that R-GCN's relations combine; by default each has one."
+    layers: int = _option(2, "Model", "Number of graph layers.", ge=1)
+    heads: int = _option(8, "Model", "Number of attention heads, in models with attention.", ge=1)
+    dropout: float = _option(
+        0.5, "Model", "Dropout probability of node features and attention weights.", ge=0, lt=1
     )
-    optimizer: str = Field("adam", description="One of {optimizers}.")
-    lr: float = Field(0.01, gt=0, description="Learning rate.")
-    weight_decay: float = Field(5e-4, ge=0, description="Of all parameters.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Of the first weights and all that is drawn.")
-    patience: int | None = Field(
-        None, ge=0, description="End after so many epochs without a better validation."
+    batch_norm: bool = _option(
+        False, "Model", "Apply batch normalisation to hidden layers, over all workers."
     )
-    label: str | None = Field(None, description="What to learn, if there are several labels.")
-    split: str | None = Field(None, description="Which split, if there are several.")
-    checkpoint_every: int = Field(
-        0, ge=0, description="Epochs between checkpoints; 0: on SIGTERM, SIGUSR1 and at the end."
+    num_bases: int | None = _option(
+        None,
+        "Model",
+        "Number of basis matrices that the relations of R-GCN share.",
+        without="a matrix per relation",
+        ge=1,
     )
-    method: str | None = Field(
-        None, description="How an input that is no store is partitioned: {methods}."
+    embedding: int = _option(
+        0,
+        "Model",
+        "Size of a learned vector of each node, concatenated to its features; 0 for none.",
+        ge=0,
     )
-    undirected: bool = Field(False, description="Add the reverse of every edge of such an input.")
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="cpu, or cuda: a host's GPUs, one a worker."
+
+    task: str = _option(
+        "node",
+        "Task",
+        "Prediction task: {tasks}. node and edge predict a label, link whether an edge exists.",
     )
-    threads: int | None = Field(
-        None, ge=1, description="Threads a worker; by default the host's cores over its workers."
+    label: str | None = _option(None, "Task", "Label to predict, if the graph has several.")
+    split: str | None = _option(
+        None, "Task", "Split into training, validation and test, if the graph has several."
     )
-    timeout: float = Field(1800.0, gt=0, description="Seconds a worker waits for another.")
+    decoder: str | None = _option(
+        None,
+        "Task",
+        "Decoder that scores a pair of nodes (edge and link prediction): {decoders}.",
+        without="mlp for edge; dot for link, or distmult if there is a relation column",
+        requires=_PAIRS,
+    )
+    relation_column: str | None = _option(
+        None,
+        "Task",
+        "Integer edge column of relations, for the decoder (edge and link prediction).",
+        metavar="COLUMN",
+        requires=_PAIRS,
+    )
+    negatives: int = _option(
+        1, "Task", "Negative samples per positive edge (link prediction).", ge=1, requires=_LINK
+    )
+    corrupt: Literal["both", "dst", "src"] = _option(
+        "both",
+        "Task",
+        "End of an edge that a negative sample replaces (link prediction); with both, one of the "
+        "two, chosen at random.",
+        requires=_LINK,
+    )
+    exclude_targets: bool | None = _option(
+        None,
+        "Task",
+        "Pass no messages along the edges that a mini- or cluster-batch predicts, or along other "
+        "edges between the same nodes (edge and link prediction).",
+        without="only for link",
+        requires=_PAIRS,
+    )
+    validation_messages: bool = _option(
+        False,
+        "Task",
+        "Pass messages along validation edges when testing (link prediction).",
+        requires=_LINK,
+    )
+    ranking: bool = _option(
+        True,
+        "Task",
+        "Rank each validation and test edge among all nodes, for MRR and hits@k (link prediction).",
+        requires=_LINK,
+    )
+
+    strategy: str = _option(
+        "global",
+        "Batches",
+        "Batching strategy: {strategies}. A step trains on the whole graph, on some of its "
+        "training nodes or edges, or on some communities.",
+    )
+    batch_size: int = _option(
+        1024,
+        "Batches",
+        "Training nodes or edges in a mini-batch, over all workers.",
+        ge=1,
+        requires=_MINI,
+    )
+    fanouts: str = _option(
+        "all",
+        "Batches",
+        "In-edges to sample per node (mini-batches): a number or all for each layer, first the "
+        "layer next to the input, such as 15,10,5; or all for no sampling.",
+        metavar="N,N,...",
+        requires=_MINI,
+    )
+    replace: bool = _option(
+        False, "Batches", "Sample edges with replacement (mini-batches).", requires=_MINI
+    )
+    edge_weight: str | None = _option(
+        None,
+        "Batches",
+        "Edge column of sampling weights (mini-batches).",
+        metavar="COLUMN",
+        without="sample uniformly",
+        requires=_MINI,
+    )
+    clusters_per_batch: int = _option(
+        20, "Batches", "Communities in a batch (cluster-batches).", ge=1, requires=_CLUSTER
+    )
+    communities: str = _option(
+        "louvain",
+        "Batches",
+        "Name of communities in the store, or hanp to detect them before training "
+        "(cluster-batches).",
+        requires=_CLUSTER,
+    )
+    only: str | None = _option(
+        None,
+        "Batches",
+        "Numbers of the communities to train on, such as 3,7 (cluster-batches).",
+        metavar="N,N,...",
+        without="all",
+        requires=_CLUSTER,
+    )
+    boundary_hops: int = _option(
+        0,
+        "Batches",
+        "Hops of in-neighbours to add to the communities (cluster-batches). As many as there are "
+        "layers is exact.",
+        ge=0,
+        requires=_CLUSTER,
+    )
+    renormalise: bool = _option(
+        False,
+        "Batches",
+        "Normalise by the degrees in the batch instead of the graph (cluster-batches).",
+        requires=_CLUSTER,
+    )
+    micro_batches: int = _option(
+        1,
+        "Batches",
+        "Micro-batches that a step is divided into. Groups of workers take them from a queue.",
+        ge=1,
+        resumable=True,
+    )
+    prefetch: int = _option(
+        0,
+        "Batches",
+        "Batches to prepare in the background. Does not change the result.",
+        ge=0,
+        resumable=True,
+    )
+
+    epochs: int = _option(
+        200,
+        "Training",
+        "Number of epochs, including those before a resume.",
+        ge=1,
+        resumable=True,
+    )
+    optimizer: str = _option("adam", "Training", "Optimiser: {optimizers}.")
+    lr: float = _option(0.01, "Training", "Learning rate.", gt=0)
+    weight_decay: float = _option(5e-4, "Training", "Weight decay of all parameters.", ge=0)
+    seed: int = _option(
+        0,
+        "Training",
+        "Random seed for initial weights, dropout and sampling.",
+        ge=0,
+        lt=2**63,
+    )
+    evaluate_every: int = _option(
+        1, "Training", "Epochs between evaluations on validation and test.", ge=1
+    )
+    patience: int | None = _option(
+        None,
+        "Training",
+        "Epochs without a better validation metric after which to stop.",
+        without="never stop early",
+        ge=0,
+        resumable=True,
+    )
+
+    method: str | None = _option(
+        None,
+        "Input",
+        "Partitioner of an input that is not a store: {methods}.",
+        without="node-hash",
+    )
+    undirected: bool = _option(
+        False, "Input", "Add the reverse of every edge of an input that is not a store."
+    )
+
+    run_dir: Path = _option(
+        ...,
+        "Run",
+        "Directory to write the run to: configuration, metrics, checkpoints, weights.",
+        resumable=True,
+    )
+    checkpoint_every: int = _option(
+        0,
+        "Run",
+        "Epochs between checkpoints; 0 for a checkpoint only at the end, and on SIGTERM or "
+        "SIGUSR1.",
+        ge=0,
+        resumable=True,
+    )
+
+    device: Literal["cpu", "cuda"] = _option(
+        "cpu",
+        "Machine",
+        "Device. With cuda, each worker of a host takes one of its GPUs.",
+        resumable=True,
+    )
+    threads: int | None = _option(
+        None,
+        "Machine",
+        "Threads per worker.",
+        without="cores of the host divided by its workers",
+        ge=1,
+        resumable=True,
+    )
+    groups: int = _option(
+        1,
+        "Machine",
+        "Groups that the workers are divided into, each with the whole graph. Does not change the "
+        "result.",
+        ge=1,
+        resumable=True,
+    )
+    timeout: float = _option(
+        1800.0,
+        "Machine",
+        "Seconds to wait for another worker before the job is aborted.",
+        gt=0,
+        resumable=True,
+    )
 
     def record(self) -> dict[str, Any]:
-        """Return what `config.toml` holds: all but the place, so that a run can be moved."""
+        """Return the content of `config.toml`: all but the run directory, which may be moved."""
         return self.model_dump(mode="json", exclude={"run_dir"}, exclude_none=True)
 
 
-def resolve(
-    options: Mapping[str, Any], *, file: Path | None = None, resume: bool = False
-) -> RunConfig:
-    """Return the configuration of a run.
-
-    Options come before the file, the file before the defaults. To resume is to take the
-    configuration that the run was started with, which options and file may not contradict.
-
-    Args:
-        options: Those that were given on the command line, by name.
-        file: A TOML file with some of the others.
-        resume: Whether to go on with the run in `run_dir`, if one was started there.
-
-    Raises:
-        ConfigError: If a key is unknown, a value is wrong, something is missing, an option says
-            nothing beside the others, or a resumed run was started with another value.
-    """
-    given = {**(_read(file) if file else {}), **options}
-    names = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
-    run_dir = Path(given["run_dir"]) if resume and "run_dir" in given else None
-    if run_dir is None or not RunDirectory(run_dir, resume=True).holds_run:
-        config = _checked(given, names)
-        _refuse_idle(options, config)
-        return config
-    started = _started(run_dir)
-    config = _checked({**started.record(), **given}, names)
-    for key in RunConfig.model_fields:
-        old, new = getattr(started, key), getattr(config, key)
-        if key not in _FREE and old != new:
-            raise ConfigError(
-                f"{names.get(key, _option(key))}: the run in {run_dir} was started with {old}, "
-                f"got {new}. Leave it out to resume, or start another run in a new --run-dir."
-            )
-    return config
-
-
-def _refuse_idle(options: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise a ConfigError if an option was given that says nothing in this run."""
-    for key in options:
-        other, values = _BESIDE.get(key, ("", ()))
-        if other and getattr(config, other) not in values:
-            raise ConfigError(
-                f"{_option(key)}: expected {_option(other)} {' or '.join(values)} beside it, got "
-                f"{getattr(config, other)}. Give {_option(other)}, or leave it out."
-            )
-
-
-def load_run(run_dir: Path) -> RunConfig:
-    """Return the configuration that a run was started with.
-
-    Raises:
-        ConfigError: If there is no run, or its `config.toml` is damaged.
-    """
-    if not RunDirectory(run_dir, resume=True).holds_run:
-        raise ConfigError(
-            f"{run_dir}: expected the folder of a run (with config.toml), got "
-            f"{'a folder without one' if run_dir.exists() else 'none'}. "
-            "Name the --run-dir of a run."
-        )
-    return _started(run_dir)
-
-
-def _started(run_dir: Path) -> RunConfig:
-    path = RunDirectory(run_dir, resume=True).config
-    values = _read(path)
-    return _checked({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML, got an error: {error}. Correct it.") from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: expected a TOML file, got {error.strerror}. Check the path."
-        ) from None
-
-
-def _checked(values: Mapping[str, Any], names: Mapping[str, str]) -> RunConfig:
-    """Check values; `names` says where those come from that were not given as options."""
-    for key, value in values.items():
-        if isinstance(value, int) and value >= _MOST and key != "seed":
-            raise ConfigError(
-                f"{names.get(key, _option(key))}: expected less than {_MOST:,}, got {value:,}. "
-                "Correct it."
-            )
-    try:
-        return RunConfig.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        where = names.get(key, _option(key))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(RunConfig.model_fields)
-            raise ConfigError(f"{where}: unknown key. Choose among {known}.") from None
-        if first["type"] == "missing":
-            raise ConfigError(
-                f"train: expected {where}, got none. Give it, or set '{key}' in --config."
-            ) from None
-        wanted = first["msg"].removeprefix("Input should be ")
-        raise ConfigError(
-            f"{where}: expected {wanted}, got {first['input']!r}. Correct it."
-        ) from None
-
-
-def _option(key: str) -> str:
-    return "INPUT" if key == "input" else f"--{key.replace('_', '-')}"
+def option_details(name: str) -> Mapping[str, Any]:
+    """Return what `_option` declares of a field apart from its type, range and default."""
+    return cast(dict[str, Any], RunConfig.model_fields[name].json_schema_extra)

@@ -16,7 +16,7 @@ from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.partition import LabelSpec
 from graphtheta.run.build import check_names, model_of, strategy_of, task_of
-from graphtheta.run.config import RunConfig, load_run
+from graphtheta.run.config import RunConfig
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
     outputs_as_columns,
@@ -24,6 +24,7 @@ from graphtheta.run.prediction_writer import (
     write_columns,
     write_predictions,
 )
+from graphtheta.run.resolve import load_run
 from graphtheta.shard.open import open_shard, pick_device
 from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction

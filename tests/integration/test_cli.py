@@ -18,9 +18,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from graphtheta.bench.kernels import KERNELS
+from graphtheta.cli.names import NAMES
+from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
-from graphtheta.nn import MODELS
+from graphtheta.export import EXPORTERS
+from graphtheta.nn import DECODERS, MODELS
 from graphtheta.partition import PARTITIONERS
+from graphtheta.partition.analysis.detect_communities import COMMUNITIES
+from graphtheta.run.config import RunConfig
+from graphtheta.strategy import STRATEGIES
+from graphtheta.task import TASKS
+from graphtheta.train.trainer import OPTIMIZERS
 from tests.integration.cli import (  # noqa: F401
     COLUMNS,
     EDGES,
@@ -68,9 +77,37 @@ def test_explain_of_an_unknown_model(command: Run) -> None:
     assert "unknown 'cnn'" in said.err
 
 
-def test_help_lists_the_registries(command: Run) -> None:
-    listed = command("train", "--help").out
-    assert all(re.search(rf"\b{re.escape(name)}\b", listed) for name in [*MODELS, *PARTITIONERS])
+def test_names_in_help_are_those_of_the_registries() -> None:
+    registries = {
+        "communities": COMMUNITIES,
+        "datasets": DATASETS,
+        "decoders": DECODERS,
+        "exporters": EXPORTERS,
+        "kernels": KERNELS,
+        "methods": PARTITIONERS,
+        "models": MODELS,
+        "optimizers": OPTIMIZERS,
+        "readers": READERS,
+        "strategies": STRATEGIES,
+        "tasks": TASKS,
+    }
+    assert {name: tuple(registry) for name, registry in registries.items()} == NAMES
+
+
+def test_help_of_train_shows_every_option_with_choices_range_and_default(command: Run) -> None:
+    listed = " ".join(command("train", "--help").out.split())
+    assert all(f"--{name.replace('_', '-')} " in listed for name in RunConfig.model_fields
+               if name != "input")  # fmt: skip
+    for text in (
+        "Model: gcn, sage, gat,",
+        "--corrupt [both|dst|src]",
+        "Learning rate. [default: 0.01; x>0]",
+        "[default: 0.5; 0<=x<1]",
+        "[default: (node-hash)]",
+    ):
+        assert text in listed, text
+    for panel in ("Model:", "Task:", "Batches:", "Training:", "Input:", "Run:", "Machine:"):
+        assert panel in listed
 
 
 def test_version_and_help_of_all(command: Run) -> None:
@@ -98,8 +135,8 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("train cora --run-dir r --config none.toml", "none.toml: expected a TOML file"),
         ("partition cora s", "Missing option '--parts'"),
         ("partition cora --parts 2", "expected INPUT and STORE, got cora"),
-        ("partition --edges e.csv --parts 2", "expected STORE alone beside --edges"),
-        ("partition --nodes n.csv s --parts 2", "expected --edges beside --nodes"),
+        ("partition --edges e.csv --parts 2", "expected only STORE with --edges"),
+        ("partition --nodes n.csv s --parts 2", "expected --edges with --nodes"),
         ("partition nothing s --parts 2", "got 'nothing'. Check that the path exists"),
         ("partition cora s --parts 2 --method x", "unknown method 'x'"),
         ("partition cora s --parts 0", "at least one part, got 0"),
@@ -109,7 +146,7 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("datasets make communities g --inside 2", "communities: inside: expected a fraction"),
         ("datasets make nothing g", "No such command 'nothing'"),
         ("export x nothing out", "nothing: expected a store"),
-        ("predict nothing cora --out p", "expected the folder of a run"),
+        ("predict nothing cora --out p", "expected the directory of a run"),
     ],
 )
 def test_wrong_arguments_are_one_line(command: Run, words: str, message: str) -> None:
@@ -125,9 +162,13 @@ def test_partition_never_imports_torch() -> None:
     )
     job = run([sys.executable, "-c", program, Path("store").absolute()])
     assert job.code == 0, job.output
-    job = run([sys.executable, "-X", "importtime", "-m", "graphtheta", "--help"])
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "partition --help", "bench --help"])
+def test_help_imports_no_large_library(words: str) -> None:
+    job = run([sys.executable, "-X", "importtime", "-m", "graphtheta", *words.split()])
     assert job.code == 0, job.output
-    assert not re.search(r"\| +(torch|numba|pyarrow)$", job.output, re.MULTILINE)
+    assert not re.search(r"\| +(torch|numba|pyarrow|scipy)$", job.output, re.MULTILINE)
 
 
 # -- train and predict ----------------------------------------------------------------------------

@@ -103,7 +103,10 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
     [
         ("--task edges", "--task: unknown name 'edges'. Choose among edge, link, node"),
         ("--task link --decoder x", "--decoder: unknown name 'x'. Choose among bilinear, dist"),
-        ("--decoder dot", "--decoder: expected --task edge or link beside it, got node"),
+        (
+            "--decoder dot",
+            "--decoder: expected --task edge or --task link with this option",
+        ),
         ("--task link --label sign", "--label: links have no label, got 'sign'"),
         ("--task link --decoder distmult", "expected edges with a relation, got none"),
         ("--task link --relation-column x", "an edge column 'x' of relations, got"),

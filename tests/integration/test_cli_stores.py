@@ -234,9 +234,9 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--memory-limit 8XB", r"expected --memory-limit as 8GB or 500MiB, got '8XB'"),
+        ("--memory-limit 8XB", r"--memory-limit: expected a size such as 8GB or 500MiB, got '8XB'"),
         ("--memory-limit 100kB", r"to fit the memory limit of 100\.00 kB, got an estimate"),
-        ("--threads 0", "expected --threads of at least 1, got 0"),
+        ("--threads 0", "Invalid value for '--threads': 0 is not in the range x>=1"),
         ("--method dbh --balance-nodes 1.1", "expected a method that can balance nodes, got dbh"),
         ("--method ldg --balance-train 1.1 --balance-split x", "a node column 'split:x'"),
     ],

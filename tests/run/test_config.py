@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from graphtheta.errors import ConfigError
-from graphtheta.run.config import RunConfig, load_run, resolve
+from graphtheta.run.config import RunConfig
+from graphtheta.run.resolve import load_run, resolve
 from graphtheta.train.run_dir import RunDirectory
 
 NEEDED = {"input": "cora", "run_dir": "run"}
@@ -60,9 +61,15 @@ def test_moved_run_is_found_where_it_is(tmp_path: Path) -> None:
         ({"seed": -1}, "^--seed: expected greater than or equal to 0, got -1"),
         ({"threads": 0}, "^--threads: expected greater than or equal to 1, got 0"),
         ({"batch_size": 10**20}, "^--batch-size: expected less than 2,147,483,648, got 100,000,"),
-        ({"fanouts": "3,3"}, "^--fanouts: expected --strategy mini beside it, got global"),
+        (
+            {"fanouts": "3,3"},
+            "^--fanouts: expected --strategy mini with this option, got --strategy",
+        ),
         ({"boundary_hops": 0, "strategy": "mini"}, "^--boundary-hops: expected --strategy cluster"),
-        ({"negatives": 2, "task": "edge"}, "^--negatives: expected --task link beside it, got"),
+        (
+            {"negatives": 2, "task": "edge"},
+            "^--negatives: expected --task link with this option, got --task",
+        ),
     ],
 )
 def test_resolve_raises_config_error_on_a_wrong_option(
@@ -132,7 +139,7 @@ def test_resume_refuses_another_value(tmp_path: Path) -> None:
 
 
 def test_load_run_raises_config_error_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"expected the folder of a run .*got a folder without"):
+    with pytest.raises(ConfigError, match=r"expected the directory of a run, .*got a directory"):
         load_run(tmp_path)
     (tmp_path / "config.toml").write_text('input = "cora"\nversion = 9\n')
     with pytest.raises(ConfigError, match=r"config.toml: version: unknown key"):

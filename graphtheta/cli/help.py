@@ -1,0 +1,90 @@
+"""Commands, their arguments and options, and their help: plain text, with options in sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["Command", "Group", "Threads", "argument", "command_group", "flag", "option"]
+
+
+def argument(metavar: str, help: str) -> Any:
+    """Declare a positional argument, for `typing.Annotated`."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+def option(
+    metavar: str, help: str, *, panel: str | None = None, default: str | bool = True, **limits: Any
+) -> Any:
+    """Declare an option that takes a value, for `typing.Annotated`.
+
+    Args:
+        metavar: Placeholder of the value in the help.
+        help: What the option does.
+        panel: Section of the help.
+        default: Describes a default that is not a value; False to show none.
+        limits: `min` and `max` of a number.
+    """
+    return typer.Option(
+        metavar=metavar, help=help, rich_help_panel=panel, show_default=default, **limits
+    )
+
+
+def flag(name: str, help: str, *, panel: str | None = None) -> Any:
+    """Declare an option that takes no value, for `typing.Annotated`."""
+    return typer.Option(name, help=help, rich_help_panel=panel)
+
+
+def command_group(**options: Any) -> typer.Typer:
+    """Return a `typer.Typer` whose help is that of `Group`."""
+    return typer.Typer(
+        cls=Group, rich_markup_mode=None, context_settings={"max_content_width": 100}, **options
+    )
+
+
+Threads = Annotated[
+    int | None,
+    option(
+        "INTEGER",
+        "Threads per worker.",
+        panel="Machine",
+        default="cores of the host divided by its workers",
+        min=1,
+    ),
+]
+
+
+class Group(TyperGroup):
+    """Group of commands whose help keeps the lines of its examples."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        self.help = _with_examples(self.help)
+        super().format_help_text(ctx, formatter)
+
+
+class Command(TyperCommand):
+    """Command whose help has a section for each `rich_help_panel` of its options."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        self.help = _with_examples(self.help)
+        super().format_help_text(ctx, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            name, text = parameter.get_help_record(ctx) or ("", "")
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            if parameter.param_type_name == "argument":
+                name, title = parameter.metavar or parameter.name.upper(), "Arguments"
+            sections.setdefault(title, []).append((name, text))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _with_examples(text: str | None) -> str:
+    """Mark the examples of a docstring, so that the formatter does not wrap their lines."""
+    return (text or "").replace("\n\nExample:", "\n\n\b\nExample:")

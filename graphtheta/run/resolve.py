@@ -1,0 +1,134 @@
+"""The configuration of a run, resolved from the command line, a TOML file and an earlier start."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from graphtheta.errors import ConfigError
+from graphtheta.run.config import RunConfig, option_details
+from graphtheta.train.run_dir import RunDirectory
+
+__all__ = ["load_run", "resolve"]
+
+_LIMIT = 1 << 31  # counts are smaller than this
+
+
+def resolve(
+    options: Mapping[str, Any], *, file: Path | None = None, resume: bool = False
+) -> RunConfig:
+    """Return the configuration of a run.
+
+    Options take precedence over the file, and the file over the defaults. A resumed run has the
+    configuration that it was started with, which options and file may not contradict.
+
+    Args:
+        options: Options given on the command line, by field name.
+        file: TOML file of further options.
+        resume: Whether to continue the run in `run_dir`, if there is one.
+
+    Raises:
+        ConfigError: If a key is unknown, a value is invalid or missing, an option has no effect
+            with the others, or differs from what a resumed run was started with.
+    """
+    given = {**(_read(file) if file else {}), **options}
+    sources = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
+    run_dir = Path(given["run_dir"]) if resume and "run_dir" in given else None
+    if run_dir is None or not RunDirectory(run_dir, resume=True).holds_run:
+        config = _validate(given, sources)
+        _check_effects(options, config)
+        return config
+    started = _started_with(run_dir)
+    config = _validate({**started.record(), **given}, sources)
+    for key in RunConfig.model_fields:
+        old, new = getattr(started, key), getattr(config, key)
+        if not option_details(key)["resumable"] and old != new:
+            raise ConfigError(
+                f"{sources.get(key, _flag(key))}: the run in {run_dir} was started with {old}, "
+                f"got {new}. Leave it out to resume, or start another run in a new --run-dir."
+            )
+    return config
+
+
+def _check_effects(options: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise a ConfigError if a given option has no effect in this run."""
+    for key in options:
+        for other, values in option_details(key)["requires"].items():
+            if (value := getattr(config, other)) not in values:
+                expected = " or ".join(f"{_flag(other)} {value}" for value in values)
+                raise ConfigError(
+                    f"{_flag(key)}: expected {expected} with this option, got {_flag(other)} "
+                    f"{value}. Change {_flag(other)}, or leave {_flag(key)} out."
+                )
+
+
+def load_run(run_dir: Path) -> RunConfig:
+    """Return the configuration that a run was started with.
+
+    Raises:
+        ConfigError: If the directory holds no run, or its `config.toml` is damaged.
+    """
+    if not RunDirectory(run_dir, resume=True).holds_run:
+        found = "a directory without it" if run_dir.exists() else "no such directory"
+        raise ConfigError(
+            f"{run_dir}: expected the directory of a run, with config.toml, got {found}. "
+            "Use the --run-dir of graphtheta train."
+        )
+    return _started_with(run_dir)
+
+
+def _started_with(run_dir: Path) -> RunConfig:
+    path = RunDirectory(run_dir, resume=True).config
+    values = _read(path)
+    return _validate({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, got an error: {error}. Correct it.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a TOML file, got {error.strerror}. Check the path."
+        ) from None
+
+
+def _validate(values: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfig:
+    """Return the configuration of some values.
+
+    Args:
+        values: By field name.
+        sources: Where the values come from that were not given as options, for error messages.
+    """
+    for key, value in values.items():
+        if isinstance(value, int) and value >= _LIMIT and key != "seed":
+            raise ConfigError(
+                f"{sources.get(key, _flag(key))}: expected less than {_LIMIT:,}, got {value:,}. "
+                "Correct it."
+            )
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = sources.get(key, _flag(key))
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(RunConfig.model_fields)
+            raise ConfigError(f"{where}: unknown key. Choose among {known}.") from None
+        if first["type"] == "missing":
+            raise ConfigError(
+                f"train: expected {where}, got none. Give it, or set '{key}' in --config."
+            ) from None
+        expected = first["msg"].removeprefix("Input should be ")
+        raise ConfigError(
+            f"{where}: expected {expected}, got {first['input']!r}. Correct it."
+        ) from None
+
+
+def _flag(key: str) -> str:
+    return "INPUT" if key == "input" else f"--{key.replace('_', '-')}"
