@@ -356,7 +356,7 @@ def _compare(
 
     pairs = compare(load(before), load(after))
     for line in differences(pairs):
-        print(f"not alike: {line}")
+        print(f"warning: the machines differ in {line}")
     show_rows(
         [comparison_row(pair) for pair in pairs],
         head=("measured", "A", "B", "B / A", "B is"),

@@ -185,7 +185,7 @@ def _write(generate: Callable[..., Path], out: Path, **arguments: Any) -> None:
     comm, threads = start_worker()
     with _bar(shown=comm.rank == 0) as progress:
         generate(out, comm=comm, threads=threads, progress=progress, **arguments)
-    print(f"the graph is in {out}; next: graphtheta partition {out} STORE --parts 8")
+    print(f"wrote the graph to {out}; next: graphtheta partition {out} STORE --parts 8")
 
 
 @contextmanager

@@ -35,4 +35,4 @@ def export(
     opened = open_store(store)
     if communicator().rank == 0:  # the other ranks wait for it when the job ends
         write(form, opened, out, name=name)
-    print(f"{opened.num_parts:,} parts of {opened.manifest.num_nodes:,} nodes are in {out}")
+    print(f"wrote {opened.num_parts:,} parts of {opened.manifest.num_nodes:,} nodes to {out}")

@@ -14,10 +14,11 @@ from graphtheta.errors import ConfigError
 if TYPE_CHECKING:
     from graphtheta.partition import ColumnSpec, Store
     from graphtheta.partition.analysis.report import Report
+    from graphtheta.partition.analysis.traffic import LayerBytes
 
 __all__ = ["info"]
 
-_PARTS_SHOWN = 16
+_MAX_ROWS = 16
 _TRAFFIC = "Predicted traffic"
 _ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -55,7 +56,10 @@ def info(
     from graphtheta.partition.analysis.report import report as report_on
     from graphtheta.partition.analysis.traffic import predict_bytes
 
-    itemsize = _itemsize(dtype)
+    if dtype not in _ITEMSIZES:
+        raise ConfigError(
+            f"--dtype: expected one of {', '.join(_ITEMSIZES)}, got {dtype!r}. Choose one."
+        )
     if picture is not None:
         refuse_without_matplotlib()
     opened = open_store(store)
@@ -66,17 +70,18 @@ def info(
     if not as_json:
         _show(opened, verify, parts=not report)
     if found is not None and report:
-        predicted = predict_bytes(found.traffic, width, itemsize=itemsize, layers=layers)
+        predicted = predict_bytes(found.traffic, width, itemsize=_ITEMSIZES[dtype], layers=layers)
         described["report"] = {**found.as_json(), "predicted_bytes": asdict(predicted)}
         if not as_json:
-            from graphtheta.cli.show_report import show_report
-
+            _show_parts(found)
+            _show_pairs(found)
             what = f"{layers} {'layer' if layers == 1 else 'layers'} of {width} {dtype} values"
-            show_report(found, predicted, what)
+            _show_bytes(predicted, what)
+            _show_degrees(found)
     if found is not None and picture is not None:
         described["pictures"] = _draw(opened, found, picture)
         if not as_json:
-            print(f"drawn in {' and '.join(described['pictures'])}")
+            print(f"plotted in {' and '.join(described['pictures'])}")
     if as_json:
         print(json.dumps(described, indent=2))
 
@@ -85,18 +90,10 @@ def _draw(store: Store, found: Report, picture: Path) -> list[str]:
     from graphtheta.comm.launch import communicator
     from graphtheta.partition.analysis.plot import draw
 
-    if communicator().rank > 0:  # one worker draws
+    if communicator().rank > 0:  # only rank 0 writes files
         return []
     title = f"{store.path}: {store.num_parts} parts by {store.manifest.method}"
     return [str(file) for file in draw(found, picture, title=title)]
-
-
-def _itemsize(dtype: str) -> int:
-    if dtype not in _ITEMSIZES:
-        raise ConfigError(
-            f"--dtype: expected one of {', '.join(_ITEMSIZES)}, got {dtype!r}. Choose one."
-        )
-    return _ITEMSIZES[dtype]
 
 
 def _show(store: Store, verified: bool, *, parts: bool) -> None:
@@ -107,7 +104,7 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
     method = f"{manifest.method} ({manifest.cut}-cut)"
     rows = [
         ("nodes", f"{manifest.num_nodes:,}, ids of type {manifest.id_type}"),
-        ("edges", f"{manifest.num_edges:,}{', with reverses' * manifest.undirected}"),
+        ("edges", f"{manifest.num_edges:,}{', with reverse edges' * manifest.undirected}"),
         ("node columns", _columns(manifest.node_columns)),
         ("edge columns", _columns(manifest.edge_columns)),
         ("labels", ", ".join(labels) or "none"),
@@ -121,16 +118,86 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
     if not parts:
         return
     book = store.book
-    counts = zip(range(_PARTS_SHOWN), book.masters, book.mirrors, book.edges, strict=False)
-    more = f"; the first {_PARTS_SHOWN} of {store.num_parts}"
+    counts = zip(range(_MAX_ROWS), book.masters, book.mirrors, book.edges, strict=False)
     show_rows(
         [[f"{count:,}" for count in row] for row in counts],
-        title=f"parts{more if store.num_parts > _PARTS_SHOWN else ''}",
+        title=_title("parts", store.num_parts, "first"),
         head=("part", "masters", "mirrors", "edges"),
     )
 
 
 def _columns(columns: dict[str, ColumnSpec]) -> str:
-    free = {n: c for n, c in columns.items() if not n.startswith(("label:", "split:"))}
-    texts = [f"{n} {c.dtype}{'' if c.width is None else f'[{c.width}]'}" for n, c in free.items()]
+    features = {n: c for n, c in columns.items() if not n.startswith(("label:", "split:"))}
+    texts = [
+        f"{n} {c.dtype}{'' if c.width is None else f'[{c.width}]'}" for n, c in features.items()
+    ]
     return ", ".join(texts) or "none"
+
+
+def _title(what: str, count: int, shown: str) -> str:
+    return f"{what}: the {shown} {_MAX_ROWS} of {count:,}" if count > _MAX_ROWS else what
+
+
+def _show_parts(found: Report) -> None:
+    import numpy as np
+
+    columns = {
+        "masters": found.masters,
+        "interior": found.interior,
+        "mirrors": found.mirrors,
+        "edges": found.edges,
+        **{f"train ({name})": counts_P4[:, 1] for name, counts_P4 in found.splits.items()},
+    }
+    counts = np.stack(list(columns.values()))
+    order = np.argsort(-found.edges, kind="stable")[:_MAX_ROWS]
+    rows = [[f"{part}", *(f"{n:,}" for n in counts[:, part])] for part in order]
+    for name, value in (("mean", counts.mean(axis=1)), ("largest", counts.max(axis=1))):
+        rows.append([name, *(f"{n:,.0f}" for n in value)])
+    title = _title("parts by number of edges", found.num_parts, "largest")
+    show_rows(rows, title=title, head=("part", *columns))
+
+
+def _show_pairs(found: Report) -> None:
+    import numpy as np
+
+    traffic = found.traffic
+    order = np.argsort(-(traffic.sync + traffic.merge), kind="stable")[:_MAX_ROWS]
+    columns = (traffic.owner, traffic.holder, traffic.mirrors, traffic.sync, traffic.merge)
+    show_rows(
+        [[f"{column[pair]:,}" for column in columns] for pair in order],
+        title=_title("mirrors by owner and holder, by traffic", len(traffic.owner), "largest"),
+        head=("owner", "holder", "mirrors", "sync", "merge"),
+    )
+
+
+def _show_bytes(predicted: LayerBytes, what: str) -> None:
+    each = (
+        ("sync, masters to mirrors", predicted.sync),
+        ("merge, mirrors to masters", predicted.merge),
+        ("sent by the busiest part", predicted.busiest),
+        ("total of a layer, forward and backward", predicted.layer),
+        ("total of a training epoch", predicted.epoch),
+    )
+    rows = [
+        (name, f"{num_bytes:,} bytes", f"{num_bytes / 2**20:,.2f} MiB") for name, num_bytes in each
+    ]
+    show_rows(rows, title=f"predicted traffic of {what}, one worker per part")
+
+
+def _show_degrees(found: Report) -> None:
+    from graphtheta.partition.analysis.report import degree_bounds
+
+    bounds = degree_bounds(len(found.in_degrees)).tolist()
+    rows = [
+        (f"{low:,}" if high - low <= 1 else f"{low:,} to {high - 1:,}", f"{ins:,}", f"{outs:,}")
+        for low, high, ins, outs in zip(
+            bounds[:-1],
+            bounds[1:],
+            found.in_degrees.tolist(),
+            found.out_degrees.tolist(),
+            strict=True,
+        )
+    ]
+    largest_in, largest_out = found.largest_degrees
+    rows.append(("largest", f"{largest_in:,}", f"{largest_out:,}"))
+    show_rows(rows, title="nodes by degree", head=("degree", "in", "out"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,17 +222,22 @@ def partition(
         return
     title += f" by {method}"
     expected = estimate(source, plan, resources)
-    show_rows(expected.rows(), title=f"{title}, an estimate")
+    show_rows(expected.rows(), title=f"estimate for {title}")
     if target is None:
         return
     resources.check_memory(expected.build_memory, "the job", "Use more parts.")
     if assignment_only:
         write_assignment(source, target, plan, resources)
-        print(f"the assignment is in {target}")
+        print(f"wrote the assignment to {target}")
         return
-    manifest = make_store(source, target, plan, resources, scratch=scratch).manifest
+    try:
+        manifest = make_store(source, target, plan, resources, scratch=scratch).manifest
+    except KeyboardInterrupt:
+        if comm.rank == 0:
+            print("to continue, run the same command again", file=sys.stderr)
+        raise
     show_rows(quality_rows(manifest.quality), title=title)
-    print(f"{manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges are in {target}")
+    print(f"wrote {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges to {target}")
 
 
 _COMPARED = (

@@ -77,4 +77,4 @@ def predict(
         run_dir, input, out, comm, embeddings=embeddings, nodes=nodes, edges=edges, device=device
     )
     what = "nodes" if edges is None else "edges"
-    print(f"predictions for {predicted:,} {what} are in {out}")
+    print(f"wrote predictions of {predicted:,} {what} to {out}")

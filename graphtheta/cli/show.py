@@ -1,35 +1,35 @@
-"""Printing: a table on a terminal, plain lines anywhere else."""
+"""Tables of text on standard output."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 __all__ = ["show_rows"]
 
 
 def show_rows(rows: Sequence[Sequence[str]], *, title: str = "", head: Sequence[str] = ()) -> None:
-    """Print rows of equal length in columns.
+    """Print rows in aligned columns, without wrapping, so that paths can be copied.
+
+    Columns of numbers are aligned to the right.
 
     Args:
-        rows: Text.
-        title: Stands above.
-        head: Names of the columns; none if empty.
+        rows: Cells, as many in each row.
+        title: Line above the table.
+        head: Names of the columns, if any.
     """
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*head, title=title or None, title_justify="left", show_header=bool(head))
-        for row in rows:
-            table.add_row(*row)
-        Console(markup=False, highlight=False).print(table)
-        return
-    lines = [head, *rows] if head else list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if title:
         print(title)
+    lines = [head, *rows] if head else list(rows)
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(_is_number(cell) for cell in column[bool(head) :]) for column in columns]
     for line in lines:
-        print(
-            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        )
+        cells = [
+            cell.rjust(width) if is_numeric else cell.ljust(width)
+            for cell, width, is_numeric in zip(line, widths, numeric, strict=True)
+        ]
+        print(("  " * bool(title) + "  ".join(cells)).rstrip())
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or cell[0] == "-"

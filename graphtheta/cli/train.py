@@ -1,46 +1,126 @@
-"""`graphtheta train`: train a model on a store or another input, and write a run's folder."""
+"""`graphtheta train`: train a model, with options made from the fields of `RunConfig`."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from annotated_types import Ge, Gt, Lt
+from pydantic.fields import FieldInfo
 
-from graphtheta.cli.run_options import with_run_options
+from graphtheta.cli.help import flag, option
+from graphtheta.cli.names import NAMES, names
 from graphtheta.cli.show import show_rows
+from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phases
 from graphtheta.train.signals import Stopped
 
 __all__ = ["train"]
 
+_METAVARS = {int: "INTEGER", float: "FLOAT", Path: "PATH"}
 
-@with_run_options
+
+def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that also has an option for each field of `RunConfig`.
+
+    Args:
+        command: Called with a dictionary of the `RunConfig` options that were given, and its own
+            options as keyword arguments.
+    """
+
+    def run(**values: Any) -> None:
+        options = {name: values.pop(name) for name in RunConfig.model_fields}
+        command({n: v for n, v in options.items() if v is not None}, **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [
+        *(
+            inspect.Parameter(name, keyword, default=None, annotation=_annotation(name, field))
+            for name, field in RunConfig.model_fields.items()
+        ),
+        *(parameter.replace(kind=keyword) for parameter in own),
+    ]
+    # typer finds the parameters of a function by these two attributes.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _annotation(name: str, field: FieldInfo) -> Any:
+    """Return the type of an option, which is None if it is omitted, and its help."""
+    details = option_details(name)
+    kind = next(kind for kind in _members(field.annotation) if kind is not NoneType)
+    if get_origin(kind) is Literal:
+        kind, metavar = str, f"[{'|'.join(get_args(kind))}]"
+    else:
+        metavar = _METAVARS.get(kind, details["metavar"])
+    description = (field.description or "").format_map({key: names(key) for key in NAMES})
+    notes = "; ".join([*_default(field, details["without"]), *_range(field)])
+    text = f"{description}  [{notes}]" if notes else description
+    if name == "input":
+        return Annotated[kind | None, typer.Argument(help=text, metavar=metavar)]
+    option = typer.Option(help=text, metavar=metavar, rich_help_panel=details["panel"])
+    return Annotated[kind | None, option]
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if is_union else (annotation,)
+
+
+def _default(field: FieldInfo, without: str) -> Iterator[str]:
+    if without:
+        yield f"default: ({without})"
+    elif field.is_required():
+        yield "required here or in --config"
+    elif field.default is True:
+        yield "default: on"
+    elif field.default is not None and field.default is not False:
+        yield f"default: {field.default}"
+
+
+def _range(field: FieldInfo) -> Iterator[str]:
+    """Yield the range of a number, as `x>=1` or `0<=x<1`."""
+    limits = {type(limit): limit for limit in field.metadata}
+    if Gt in limits:
+        yield f"x>{limits[Gt].gt}"
+    elif Lt in limits and limits[Lt].lt <= 1:
+        yield f"{limits[Ge].ge}<=x<{limits[Lt].lt}"
+    elif Ge in limits:
+        yield f"x>={limits[Ge].ge}"
+
+
+@_with_run_options
 def train(
     options: dict[str, Any],
     *,
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="TOML file of these options, such as the config.toml of another run. Options on "
-            "the command line take precedence.",
-            metavar="FILE",
-            rich_help_panel="Run",
+        option(
+            "FILE",
+            "TOML file of these options, such as the config.toml of another run. Options on the "
+            "command line take precedence.",
+            panel="Run",
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--resume",
-            help="Continue the run in --run-dir from its last checkpoint, if there is one.",
-            rich_help_panel="Run",
+            "Continue the run in --run-dir from its last checkpoint, if there is one.",
+            panel="Run",
         ),
     ] = False,
     no_progress: Annotated[
-        bool,
-        typer.Option("--no-progress", help="Show no progress bar.", rich_help_panel="Run"),
+        bool, flag("--no-progress", "Show no progress bar.", panel="Run")
     ] = False,
 ) -> None:
     """Train a model on one worker, or on all workers of a job.
@@ -69,39 +149,54 @@ def train(
     )
     try:
         summary = trainer.fit(run.epochs)
-    except Stopped as stop:
+    except (Stopped, KeyboardInterrupt) as stop:
         if comm.rank == 0:
-            print(
-                f"stopped after epoch {stop.epochs} of {run.epochs}, with a checkpoint; "
-                "go on with --resume",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(_continuation(stop, run), file=sys.stderr, flush=True)
         raise
     if comm.rank == 0:
-        if run.groups > 1:
-            taken = ", ".join(f"{number:,}" for number in summary["micro_batches_by_group"])
-            print(f"micro-batches by group: {taken}")
-        rows = [
-            (name, f"{seconds:.2f}", f"{100 * share:.0f} %")
-            for name, (seconds, share) in phases(summary["phase_seconds"]).items()
-        ]
-        show_rows(rows, head=("phase", "seconds", "share"))
-        if ahead := summary["prepared_ahead_seconds"]:
-            waited = min(summary["phase_seconds"].get("forward prepare", 0.0), ahead)
-            print(f"prepared in the background: {ahead:.2f} s, {1 - waited / ahead:.0%} hidden")
-    print(_result(summary, run.run_dir))
+        _show_times(summary, run.groups)
+        print(_result(summary))
+        print(f"wrote the run to {run.run_dir}")
 
 
-def _result(summary: dict[str, Any], run_dir: Path) -> str:
+def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:
+    """Return how a run that was stopped can be continued."""
+    from graphtheta.train.checkpoint import latest_checkpoint
+    from graphtheta.train.run_dir import RunDirectory
+
+    if isinstance(stop, Stopped):
+        what = f"stopped after epoch {stop.epochs} of {run.epochs} and saved a checkpoint"
+    elif path := latest_checkpoint(RunDirectory(run.run_dir, resume=True).checkpoints):
+        what = f"the last checkpoint is {path}"
+    else:
+        return "no checkpoint was saved; --checkpoint-every N saves one every N epochs"
+    return f"{what}; to continue, add --resume"
+
+
+def _show_times(summary: dict[str, Any], groups: int) -> None:
+    if groups > 1:
+        counts = ", ".join(f"{count:,}" for count in summary["micro_batches_by_group"])
+        print(f"micro-batches per group: {counts}")
+    rows = [
+        (name, f"{seconds:.2f}", f"{100 * share:.0f} %")
+        for name, (seconds, share) in phases(summary["phase_seconds"]).items()
+    ]
+    show_rows(rows, head=("phase", "seconds", "share"))
+    if prepared := summary["prepared_ahead_seconds"]:
+        waited = min(summary["phase_seconds"].get("forward prepare", 0.0), prepared)
+        print(
+            f"batches prepared in the background: {prepared:.2f} s, of which training waited for "
+            f"{waited / prepared:.0%}"
+        )
+
+
+def _result(summary: dict[str, Any]) -> str:
     metric = summary["metric"]
     reached = [
         f"{name} {metric} {summary[key]:.4f}"
-        for name, key in (("test", f"test_{metric}"), ("validation", f"val_{metric}"))
+        for name, key in (("validation", f"val_{metric}"), ("test", f"test_{metric}"))
         if key in summary
     ] or [f"loss {summary['loss_history'][-1]:.4f}"]
     seconds = summary["epoch_seconds"]["median"]
-    return (
-        f"{', '.join(reached)} at epoch {summary['best_epoch'] + 1} of {summary['epochs']}, "
-        f"{1000 * seconds:.1f} ms an epoch; the run is in {run_dir}"
-    )
+    epoch = f"epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
+    return f"best {epoch}: {', '.join(reached)}; {1000 * seconds:.1f} ms per epoch"

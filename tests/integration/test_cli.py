@@ -243,7 +243,7 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
     train(command, "store", "--run-dir", "run", "--epochs", 2, "--hidden", 3)
     said = command("predict", "run", "store", "--out", "out", "--embeddings")
     assert said.code == 0, said.err
-    assert "predictions for 4 nodes are in out" in said.out
+    assert "wrote predictions of 4 nodes to out" in said.out
     table = pq.read_table("out")
     assert sorted(table["id"].to_pylist()) == NODES["name"]
     assert table["embedding"].type.list_size == 3
@@ -356,7 +356,7 @@ def test_signals_save_a_checkpoint_and_sigterm_ends_the_job(tmp_path: Path, cora
         assert process.returncode == 143, output
     epochs = epochs_of(run_dir)
     assert saved()[-1] == f"epoch-{epochs:06d}"
-    assert output.count(f"stopped after epoch {epochs} of 100000, with a checkpoint") == 1
+    assert output.count(f"stopped after epoch {epochs} of 100000 and saved a checkpoint") == 1
     assert "error" not in output
 
 

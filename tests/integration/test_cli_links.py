@@ -63,7 +63,7 @@ def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path)
     assert 'relation_column = "type"' in config
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "out"
     said = job(2, "predict", run_dir, store, "--edges", pairs, "--out", out)
-    assert f"predictions for 7 edges are in {out}" in said
+    assert f"wrote predictions of 7 edges to {out}" in said
     found = pq.read_table("out")
     for name in ("src", "dst", "type"):
         assert found[name].to_pylist() == pq.read_table(pairs)[name].to_pylist()

@@ -41,7 +41,7 @@ def test_tables_are_partitioned_and_described(command: Run) -> None:
     tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", "--parts", 2]
     said = command(*tables, *COLUMNS, "store", "--undirected", "--method", "node-hash")
     assert said.code == 0, said.err
-    assert "4 nodes and 8 edges are in store" in said.out
+    assert "wrote 4 nodes and 8 edges to store" in said.out
     info = command("info", "store", "--verify")
     for words in ("features float64[2]", "y (multiclass, 2)", "ids of type string", "verified"):
         assert words in info.out
@@ -163,7 +163,7 @@ def test_info_draws_a_picture(command: Run, cora: Path) -> None:
     pytest.importorskip("matplotlib")
     said = command("info", cora, "--picture", "cora.png")
     assert said.code == 0, said.err
-    assert "drawn in cora.png and cora.svg" in said.out
+    assert "plotted in cora.png and cora.svg" in said.out
     assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
     assert Path("cora.svg").is_file()
 
@@ -174,7 +174,7 @@ def test_info_draws_a_picture(command: Run, cora: Path) -> None:
 def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
     said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
     assert said.code == 0, said.err
-    assert "2 parts of 2,708 nodes are in out" in said.out
+    assert "wrote 2 parts of 2,708 nodes to out" in said.out
     assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
     assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
     assert_one_line(
@@ -236,7 +236,7 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
     [
         ("--memory-limit 8XB", r"--memory-limit: expected a size such as 8GB or 500MiB, got '8XB'"),
         ("--memory-limit 100kB", r"to fit the memory limit of 100\.00 kB, got an estimate"),
-        ("--threads 0", "Invalid value for '--threads': 0 is not in the range x>=1"),
+        ("--threads 0", "Invalid value for '--threads'"),
         ("--method dbh --balance-nodes 1.1", "expected a method that can balance nodes, got dbh"),
         ("--method ldg --balance-train 1.1 --balance-split x", "a node column 'split:x'"),
     ],

@@ -65,7 +65,7 @@ def test_command_line_in_groups(tmp_path: Path) -> None:
         assert summary["groups"] == groups
         losses.append(summary["loss_history"])
     assert "4 workers in 2 groups" in job.output
-    assert "micro-batches by group: " in job.output
+    assert "micro-batches per group: " in job.output
     assert_equal(losses[1], losses[0], 1e-5)
     # Another number of groups goes on with the run; another number of micro-batches does not.
     more: list[str | Path] = ["--epochs", "4", "--resume", "--run-dir", run_dir]
