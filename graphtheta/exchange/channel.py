@@ -1,6 +1,6 @@
-"""A channel: what carries rows of tensors between workers, with its timers and its memory.
+"""Channel between workers: a communicator that exchanges rows of tensors along routes.
 
-Communication of each operation: rows of the route x bytes of a row.
+Communication of each exchange: rows of the route x bytes of a row.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.timers import Direction, Stage, StageTimers
 from graphtheta.exchange.plan import Route
 
-__all__ = ["Carried", "Channel", "Lease"]
+__all__ = ["Channel", "Lease", "PendingRows"]
 
-_LINE = 64  # bytes of a cache line, at which pieces of memory begin
+_CACHE_LINE = 64  # bytes; each field's rows begin at a multiple of it
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Memory of a channel that somebody uses for a while.
+    """Memory of a channel that is in use until `Channel.release`.
 
     Attributes:
-        memory: Bytes.
-        rows: What they are used as, one tensor a field.
+        memory: All of it, as bytes.
+        rows: The same memory as rows, one tensor per field.
     """
 
     memory: Tensor
@@ -40,38 +40,41 @@ class Lease:
 
 @dataclass
 class Channel:
-    """A communicator together with the timers and the fingerprints seen so far."""
+    """Communicator with stage timers, byte counters, and one buffer that is reused.
+
+    The first exchange of each kind is compared over all ranks by its fingerprint.
+    """
 
     comm: Communicator
     stages: StageTimers = field(default_factory=StageTimers)
     _seen: set[str] = field(default_factory=set)
-    _kept: Tensor | None = None  # bytes
+    _free: Tensor | None = None  # bytes
 
     def acquire(self, num_rows: int, like: Sequence[Tensor]) -> Lease:
-        """Return memory for rows: what was given back, if it is enough.
+        """Return memory for rows: the memory last released if it is large enough.
 
-        Fresh pages would cost more than what is done to them.
+        Touching fresh memory pages would cost more than the work done on them.
 
         Shape:
             like: (any, ...) each. The rows are (num_rows, ...) each.
         """
         shapes = [(num_rows, *x.shape[1:]) for x in like]
         sizes = [math.prod(s) * x.element_size() for s, x in zip(shapes, like, strict=True)]
-        starts = [0, *accumulate(-(-size // _LINE) * _LINE for size in sizes)]
-        kept, self._kept = self._kept, None
-        if kept is None or len(kept) < starts[-1]:
-            kept = torch.empty(starts[-1], dtype=torch.uint8, device=like[0].device)
-        pieces = [kept[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        starts = [0, *accumulate(-(-size // _CACHE_LINE) * _CACHE_LINE for size in sizes)]
+        memory, self._free = self._free, None
+        if memory is None or len(memory) < starts[-1]:
+            memory = torch.empty(starts[-1], dtype=torch.uint8, device=like[0].device)
+        pieces = [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
         rows = [
             piece.view(x.dtype).view(shape)
             for piece, x, shape in zip(pieces, like, shapes, strict=True)
         ]
-        return Lease(kept, rows)
+        return Lease(memory, rows)
 
-    def release(self, lent: Lease) -> None:
-        """Keep memory that was lent, and that nobody needs any more."""
-        if self._kept is None or len(self._kept) < len(lent.memory):
-            self._kept = lent.memory
+    def release(self, lease: Lease) -> None:
+        """Take back memory that is no longer in use."""
+        if self._free is None or len(self._free) < len(lease.memory):
+            self._free = lease.memory
 
     def check(
         self,
@@ -80,11 +83,15 @@ class Channel:
         tensors: Sequence[Tensor],
         needs_grad: Sequence[bool] = (),
     ) -> str:
-        """Compare this operation over all ranks where it is new, or always if `comm.check`."""
+        """Compare this operation over all ranks if it is new, or always if `comm.check` is set.
+
+        Returns:
+            The name of the stage, for timers and error messages.
+        """
         text = stage.text(direction)
         if self.comm.size > 1:
             rows = ", ".join(f"{tuple(t.shape[1:])} {t.dtype}" for t in tensors)
-            # What needs grad on one rank only would hang backward, or mix up its exchanges.
+            # A field that needs grad on one rank only would hang backward or mix up its exchanges.
             grads = ", ".join("grad" if need else "no grad" for need in needs_grad)
             operation = f"{text}: {rows}" + (f"; {grads}" if grads else "")
             if self.comm.check or operation not in self._seen:
@@ -102,83 +109,83 @@ class Channel:
         stage: Stage,
         needs_grad: Sequence[bool] = (),
         into: Sequence[Tensor] | None = None,
-    ) -> Carried:
-        """Start to send rows along `route`, a message a field and peer.
+    ) -> PendingRows:
+        """Start to exchange rows along a route, one message per field and peer.
 
-        `needs_grad` says, forward, which fields will come back: it is part of the fingerprint.
+        Args:
+            rows: Rows to send, one tensor per field; unchanged until the exchange is complete.
+            route: Which rows go to which peer.
+            to_mirrors: Whether rows go from masters to mirrors, or from mirrors to masters.
+            direction: Whether this belongs to forward or backward.
+            stage: Stage under which time and bytes are counted.
+            needs_grad: Forward, which fields are differentiated: part of the fingerprint.
+            into: Where received rows are written. If None, new tensors are made.
 
         Shape:
             rows: (S, ...) each in the order of `route.master_S` to mirrors, (R, ...) each in the
-            order of `route.mirror_R` to masters. They must stay as they are until all have been
-            sent. into: where those that come land, in the order in which they come; None: in memory
-            of their own.
+            order of `route.mirror_R` to masters. into: the other way round.
         """
         text = self.check(direction, stage, rows, needs_grad)
-        out, back, num_in = route.master_slices, route.mirror_slices, len(route.mirror_R)
+        send, receive, num_received = route.master_slices, route.mirror_slices, len(route.mirror_R)
         if not to_mirrors:
-            out, back, num_in = back, out, len(route.master_S)
+            send, receive, num_received = receive, send, len(route.master_S)
         if into is None:
-            into = [r.new_empty((num_in, *r.shape[1:])) for r in rows]
-        landing = [x if x.device.type == "cpu" else torch.empty_like(x, device="cpu") for x in into]
+            into = [x.new_empty((num_received, *x.shape[1:])) for x in rows]
+        on_cpu = [x if x.device.type == "cpu" else torch.empty_like(x, device="cpu") for x in into]
         pending = []
-        for row, place in zip(rows, landing, strict=True):
-            sent, arrived = _bytes_of(row), _bytes_of(place)
+        for x, y in zip(rows, on_cpu, strict=True):
+            sent, received = _bytes_of(x), _bytes_of(y)
             pending.append(
                 self.comm.exchange(
-                    {peer: sent[block] for peer, block in out.items()},
-                    {peer: arrived[block] for peer, block in back.items()},
+                    {peer: sent[rows_of_peer] for peer, rows_of_peer in send.items()},
+                    {peer: received[rows_of_peer] for peer, rows_of_peer in receive.items()},
                     stage=text,
                 )
             )
             self.stages.sent(direction, stage, sent.nbytes)
-        return Carried(pending, landing, into)
+        return PendingRows(pending, on_cpu, into)
 
-    def carry(
-        self,
-        rows: Sequence[Tensor],
-        route: Route,
-        *,
-        to_mirrors: bool,
-        direction: Direction,
-        stage: Stage,
-        needs_grad: Sequence[bool] = (),
-        into: Sequence[Tensor] | None = None,
-    ) -> Sequence[Tensor]:
-        """Send rows as `start` does, and return those that arrive.
+    def sum_at_masters(self, rows: Sequence[Tensor], route: Route) -> list[Tensor]:
+        """Add the rows of mirrors to those of their masters, without autograd; collective.
 
-        Returns:
-            One tensor a field: (R, ...) at the mirrors, (S, ...) at the masters.
+        Shape:
+            rows: (route.num_masters + route.num_mirrors, ...) each. Returns
+            (route.num_masters, ...) each.
         """
-        return self.start(
-            rows,
+        device = rows[0].device
+        mirror_R, master_S = (
+            torch.from_numpy(index).to(device) for index in (route.mirror_R, route.master_S)
+        )
+        received = self.start(
+            [x[route.num_masters :].index_select(0, mirror_R) for x in rows],
             route,
-            to_mirrors=to_mirrors,
-            direction=direction,
-            stage=stage,
-            needs_grad=needs_grad,
-            into=into,
-        ).rows()
+            to_mirrors=False,
+            direction="forward",
+            stage=Stage("prepare"),
+        ).wait()
+        own = [x[: route.num_masters].clone() for x in rows]
+        return [x.index_add_(0, master_S, y) for x, y in zip(own, received, strict=True)]
 
 
-class Carried:
-    """Rows on their way: to the processor's memory, and from there to where they shall be."""
+class PendingRows:
+    """Exchange of rows in flight: into CPU memory, then to the device of the result."""
 
     def __init__(
-        self, pending: Sequence[Pending], landing: Sequence[Tensor], into: Sequence[Tensor]
+        self, pending: Sequence[Pending], on_cpu: Sequence[Tensor], into: Sequence[Tensor]
     ) -> None:
-        self._pending, self._landing, self._into = pending, landing, into
+        self._pending, self._on_cpu, self._into = pending, on_cpu, into
 
     def progress(self) -> None:
-        """Move bytes along; never blocks."""
+        """Let the communicator move bytes; never blocks."""
         for pending in self._pending:
             pending.test()
 
-    def rows(self) -> Sequence[Tensor]:
-        """Wait, and return what arrived: one tensor a field."""
-        for pending, landed, place in zip(self._pending, self._landing, self._into, strict=True):
+    def wait(self) -> Sequence[Tensor]:
+        """Wait for the exchange, and return the received rows, one tensor per field."""
+        for pending, received, result in zip(self._pending, self._on_cpu, self._into, strict=True):
             pending.wait()
-            if place is not landed:
-                place.copy_(landed)
+            if result is not received:
+                result.copy_(received)
         return self._into
 
 

@@ -1,8 +1,8 @@
-"""The exchange plan: which master rows go to which peer, and which mirror rows come from it.
+"""Exchange plan: which master rows are sent to which peer, and which mirror rows come from it.
 
-A plan is read off one part of a store. Rows are grouped by peer (ascending) and, for one peer,
-ordered by the local id at the owner, on both sides: so the n-th row sent is the n-th row received
-and no index ever travels with the values.
+A plan is read from one part of a store. Rows are grouped by peer (ascending) and, within a peer,
+ordered by the local id at the owner, on both sides: the n-th row sent is the n-th row received, so
+that no index travels with the values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ExchangePlan", "Role", "Route"]
 
 
 class Role(IntFlag):
-    """What a mirror is for on the worker that holds it."""
+    """Why a worker holds a mirror."""
 
     SOURCE = 1  # it has out-edges: Gather reads its value
     DESTINATION = 2  # it has in-edges: it sends a partial sum, and Gather may read its value
@@ -27,15 +27,15 @@ class Role(IntFlag):
 
 @dataclass(frozen=True)
 class Route:
-    """Rows that travel between masters and mirrors, for one choice of mirrors.
+    """Rows exchanged between masters and mirrors, for one selection of mirrors.
 
     Attributes:
-        num_masters: M, rows of masters.
-        num_mirrors: H, rows of mirrors behind them.
+        num_masters: Number of master rows (M).
+        num_mirrors: Number of mirror rows (H), which follow the masters.
         master_S: (S,) int64 masters, grouped by the peer that mirrors them.
         mirror_R: (R,) int64 mirrors in [0, H), grouped by the peer that owns them.
-        master_slices: Slice of `master_S` for each peer that mirrors some of ours.
-        mirror_slices: Slice of `mirror_R` for each peer that owns some of ours.
+        master_slices: By peer, the slice of `master_S` that it mirrors.
+        mirror_slices: By peer, the slice of `mirror_R` that it owns.
     """
 
     num_masters: int
@@ -46,8 +46,8 @@ class Route:
     mirror_slices: Mapping[int, slice]
 
     @cached_property
-    def fills(self) -> bool:
-        """Whether what comes from peers is every mirror, in its place."""
+    def covers_mirrors(self) -> bool:
+        """Whether the rows received from peers are exactly all mirrors, in order."""
         return np.array_equal(self.mirror_R, np.arange(self.num_mirrors))
 
 
@@ -59,16 +59,16 @@ def _slices(peer_X: NDArray[np.int32]) -> dict[int, slice]:
 
 @dataclass(frozen=True)
 class ExchangePlan:
-    """One worker's mirrors elsewhere, and its own mirrors of others.
+    """Mirrors that a worker holds, and mirrors that other workers hold of its masters.
 
     Attributes:
-        num_masters: M, masters held here.
-        num_mirrors: H, mirrors held here.
-        peer_X: (X,) int32 rank that mirrors a master of ours, ascending.
-        master_X: (X,) int64 that master's local id, ascending within a peer.
-        peer_role_X: (X,) int8 `Role` of the mirror over there.
-        owner_H: (H,) int32 rank that owns each mirror of ours, ascending.
-        role_H: (H,) int8 `Role` of each mirror of ours.
+        num_masters: Number of masters held here (M).
+        num_mirrors: Number of mirrors held here (H).
+        peer_X: (X,) int32 rank that mirrors a master held here, ascending.
+        master_X: (X,) int64 local id of that master, ascending within a peer.
+        peer_role_X: (X,) int8 `Role` of the mirror on that peer.
+        owner_H: (H,) int32 rank that owns each mirror held here, ascending.
+        role_H: (H,) int8 `Role` of each mirror held here.
     """
 
     num_masters: int
@@ -93,15 +93,15 @@ class ExchangePlan:
 
     @cached_property
     def sources(self) -> Route:
-        """Mirrors whose value Gather reads at the message's source."""
+        """Route of the mirrors with out-edges: Gather reads their values."""
         return self._route(Role.SOURCE)
 
     @cached_property
     def destinations(self) -> Route:
-        """Mirrors that hold in-edges: partial sums leave from here."""
+        """Route of the mirrors with in-edges: they send partial sums."""
         return self._route(Role.DESTINATION)
 
     @cached_property
     def mirrors(self) -> Route:
-        """All mirrors."""
+        """Route of all mirrors."""
         return self._route(Role.SOURCE | Role.DESTINATION)

@@ -1,7 +1,7 @@
-"""Ends: bringing the outputs of nodes from where they are computed to where they are read.
+"""Output rows fetched from the workers that own them by the workers that read them.
 
-What a task scores are pairs of nodes, held by any worker. A worker asks the owners of the distinct
-nodes it needs, once each; autograd takes the cotangents back the same way.
+A task scores pairs of nodes whose masters may be on any worker. Each worker requests the distinct
+nodes that it needs from their owners; in backward, their gradients return the same way.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from graphtheta.exchange.plan import Route
 
 __all__ = ["RemoteRows"]
 
-_STAGE = "prepare ends"
-_ENDS = Stage("ends")
+_REQUEST = "prepare remote rows"
+_FETCH = Stage("remote rows")
 
 
 @dataclass(frozen=True)
 class RemoteRows:
-    """Which outputs are brought here, and which of this worker's go elsewhere.
+    """Exchange of selected output rows between the workers that own them and those that read them.
 
     Attributes:
-        seeds: (O,) int64 masters that some worker asks for, ascending.
-        rows: (R,) int64 where each node that was asked for stands among the outputs of the seeds,
-            and what others sent behind them.
-        route: What is sent: the seeds are its masters.
+        seeds: (O,) int64 masters that some worker requested, ascending.
+        rows: (R,) int64 row of each requested node in the table that `fetch` returns.
+        route: Which rows go to which peer; its masters are the seeds.
     """
 
     seeds: NDArray[np.int64]
@@ -41,58 +40,58 @@ class RemoteRows:
     route: Route
 
     @classmethod
-    def ask(cls, owner_locations: NDArray[np.int64], comm: Communicator) -> RemoteRows:
-        """Ask the owners of nodes; collective.
+    def request(cls, owner_locations: NDArray[np.int64], comm: Communicator) -> RemoteRows:
+        """Request nodes from their owners; collective.
 
         Args:
-            owner_locations: (R,) `location_code` of each node, any number of times each.
+            owner_locations: (R,) `location_code` of each node; duplicates are allowed.
             comm: The workers.
 
         Communication:
-            An all-to-all of 8 bytes a distinct node of another worker.
+            One all-to-all of 8 bytes per distinct node of another worker.
         """
-        distinct, at = np.unique(owner_locations, return_inverse=True)
-        owner, place = rank_and_row(distinct)
+        distinct, index = np.unique(owner_locations, return_inverse=True)
+        owner, master = rank_and_row(distinct)
         is_own = owner == comm.rank
-        away_owner, away = owner[~is_own], place[~is_own]
-        cuts = np.searchsorted(away_owner, np.arange(comm.size + 1))
-        heard = comm.all_to_all(np.split(away, cuts[1:-1]), stage=_STAGE)
-        asked = np.concatenate(heard)
-        seeds = np.unique(np.concatenate([place[is_own], asked]))
-        where = np.empty(len(distinct), np.int64)
-        where[is_own] = np.searchsorted(seeds, place[is_own])
-        where[~is_own] = len(seeds) + np.arange(len(away))
-        ends = np.append(0, np.cumsum([len(block) for block in heard]))
+        remote_owner, remote = owner[~is_own], master[~is_own]
+        remote_starts = np.searchsorted(remote_owner, np.arange(comm.size + 1))
+        requests = comm.all_to_all(np.split(remote, remote_starts[1:-1]), stage=_REQUEST)
+        requested = np.concatenate(requests)
+        seeds = np.unique(np.concatenate([master[is_own], requested]))
+        rows = np.empty(len(distinct), np.int64)
+        rows[is_own] = np.searchsorted(seeds, master[is_own])
+        rows[~is_own] = len(seeds) + np.arange(len(remote))
+        request_starts = np.append(0, np.cumsum([len(ids) for ids in requests]))
         route = Route(
             num_masters=len(seeds),
-            num_mirrors=len(away),
-            master_S=np.searchsorted(seeds, asked),
-            mirror_R=np.arange(len(away)),
-            master_slices=_slices(ends),
-            mirror_slices=_slices(cuts),
+            num_mirrors=len(remote),
+            master_S=np.searchsorted(seeds, requested),
+            mirror_R=np.arange(len(remote)),
+            master_slices=_slices(request_starts),
+            mirror_slices=_slices(remote_starts),
         )
-        return cls(seeds, where[at], route)
+        return cls(seeds, rows[index], route)
 
     def fetch(self, outputs: Tensor, token: Tensor, channel: Channel) -> tuple[Tensor, Tensor]:
-        """Bring the outputs of the nodes that were asked for; collective, and differentiable.
+        """Fetch the outputs of the requested nodes; collective and differentiable.
 
         Args:
-            outputs: Of the seeds, in order.
-            token: Of the step.
-            channel: What carries them.
+            outputs: Outputs of the seeds, in order.
+            token: Token of the step.
+            channel: Exchanges between the workers.
 
         Shape:
-            outputs: (O, F). Returns the token to hand on, and a row a distinct node, which `rows`
-            are places in. To be read by `F.embedding`, whose backward all threads share.
+            outputs: (O, F). Returns the next token, and a table of (O + remote nodes, F), which
+            `rows` indexes. Read it by `F.embedding`, whose backward runs on all threads.
 
         Communication:
-            A row a distinct node of another worker, and its cotangent back.
+            One row per distinct node of another worker, and its gradient back.
         """
-        return fetch(outputs, token, channel, self.route, _ENDS)
+        return fetch(outputs, token, channel, self.route, _FETCH)
 
 
-def _slices(ends: NDArray[np.int64]) -> dict[int, slice]:
+def _slices(starts: NDArray[np.int64]) -> dict[int, slice]:
     return {
-        int(peer): slice(int(ends[peer]), int(ends[peer + 1]))
-        for peer in np.flatnonzero(np.diff(ends))
+        int(peer): slice(int(starts[peer]), int(starts[peer + 1]))
+        for peer in np.flatnonzero(np.diff(starts))
     }

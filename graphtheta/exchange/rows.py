@@ -1,6 +1,6 @@
-"""Sending outside of a step: rows of a route, which of its rows are meant, or rows to any rank.
+"""Exchanges of NumPy rows outside of a step: along a route, or to any rank.
 
-Never imports torch; `graphtheta.exchange.autograd` sends what autograd differentiates.
+Never imports torch; `graphtheta.exchange.autograd` has the exchanges that are differentiated.
 """
 
 from __future__ import annotations
@@ -15,63 +15,68 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import stretches
 from graphtheta.exchange.plan import Route
 
-__all__ = ["RoutePositions", "cut", "exchange_rows", "send_positions", "send_rows"]
+__all__ = ["RoutePositions", "exchange_rows", "send_positions", "send_rows", "split_by_peer"]
 
 
 class RoutePositions:
-    """Where the masters stand in a route: any number of times each.
+    """Positions of each master in a route; a master may have any number of them.
 
     Attributes:
-        place: (S,) int64 places in `route.master_S`, by master.
-        indptr: (M + 1,) int64: master m has those from indptr[m] on.
+        positions: (S,) int64 positions in `route.master_S`, grouped by master.
+        indptr: (M + 1,) int64: those of master m are [indptr[m], indptr[m + 1]).
     """
 
     def __init__(self, route: Route, num_masters: int) -> None:
-        self.place = np.argsort(route.master_S, kind="stable")
+        self.positions = np.argsort(route.master_S, kind="stable")
         self.indptr = np.zeros(num_masters + 1, np.int64)
         np.cumsum(np.bincount(route.master_S, minlength=num_masters), out=self.indptr[1:])
 
     def of(self, masters: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return all places of the masters, and which of them each is of."""
+        """Return all positions of some masters, and for each the index of its master in `masters`.
+
+        Shape:
+            masters: (R,). Returns (X,) and (X,) int64.
+        """
         first = self.indptr[masters]
         count = self.indptr[masters + 1] - first
-        which = np.repeat(np.arange(len(masters)), count)
-        return self.place[stretches(first, count)], which
+        index = np.repeat(np.arange(len(masters)), count)
+        return self.positions[stretches(first, count)], index
 
 
 def exchange_rows(
     comm: Communicator,
     rows: NDArray[Any],
-    arrived: NDArray[Any],
+    received: NDArray[Any],
     route: Route,
     *,
     to_mirrors: bool,
     stage: str,
 ) -> None:
-    """Send rows along a route and wait for those of the other side.
+    """Send rows along a route, and wait for those of the peers.
 
     Args:
         comm: The workers.
-        rows: In the order of `route.master_S` to mirrors, of `route.mirror_R` to masters.
-        arrived: In the order of the other; written.
-        route: Whose rows.
-        to_mirrors: Which way.
-        stage: What the job is doing.
+        rows: Rows to send: in the order of `route.master_S` to mirrors, of `route.mirror_R` to
+            masters.
+        received: Rows received, in the order of the other side; written.
+        route: Which rows go to which peer.
+        to_mirrors: Whether rows go from masters to mirrors, or from mirrors to masters.
+        stage: Name of the stage, for error messages.
     """
-    out, back = route.master_slices, route.mirror_slices
+    send, receive = route.master_slices, route.mirror_slices
     if not to_mirrors:
-        out, back = back, out
+        send, receive = receive, send
     rows = np.ascontiguousarray(rows)
     comm.exchange(
-        {peer: rows[block] for peer, block in out.items()},
-        {peer: arrived[block] for peer, block in back.items()},
+        {peer: rows[rows_of_peer] for peer, rows_of_peer in send.items()},
+        {peer: received[rows_of_peer] for peer, rows_of_peer in receive.items()},
         stage=stage,
     ).wait()
 
 
-def cut(places: NDArray[np.int64], slices: Mapping[int, slice]) -> dict[int, slice]:
-    """Return which of ascending places lie in the slice of each peer."""
-    ends = {p: np.searchsorted(places, [block.start, block.stop]) for p, block in slices.items()}
+def split_by_peer(positions: NDArray[np.int64], slices: Mapping[int, slice]) -> dict[int, slice]:
+    """Return, by peer, the slice of ascending positions that lie in the peer's slice of a route."""
+    ends = {p: np.searchsorted(positions, [some.start, some.stop]) for p, some in slices.items()}
     return {peer: slice(int(first), int(last)) for peer, (first, last) in ends.items()}
 
 
@@ -81,49 +86,51 @@ def send_rows(
     """Send each row to a rank of its own; collective.
 
     Shape:
-        rank: (R,). rows: (R, W). Returns (R', W) by rank that sent them, each in its order.
+        rank: (R,). rows: (R, W). Returns (R', W) per rank that sent them, in the order sent.
     """
     order = np.argsort(rank, kind="stable")
     cuts = np.searchsorted(rank[order], np.arange(1, comm.size))
-    blocks = [np.ascontiguousarray(b).reshape(-1) for b in np.split(rows[order], cuts)]
-    heard = comm.all_to_all(blocks, stage=stage)
-    return [block.reshape(-1, rows.shape[1]) for block in heard]
+    to_ranks = [np.ascontiguousarray(r).reshape(-1) for r in np.split(rows[order], cuts)]
+    received = comm.all_to_all(to_ranks, stage=stage)
+    return [r.reshape(-1, rows.shape[1]) for r in received]
 
 
 def send_positions(
     comm: Communicator,
-    places: NDArray[np.int64],
-    out: Mapping[int, slice],
-    back: Mapping[int, slice],
+    positions: NDArray[np.int64],
+    send: Mapping[int, slice],
+    receive: Mapping[int, slice],
     *,
     stage: str,
 ) -> dict[int, NDArray[np.int64]]:
-    """Tell the peers of `out` which rows of a route are meant; return what those of `back` mean.
+    """Send a selection of a route's rows to peers, by position, and return the peers' selections.
 
     Args:
         comm: The workers.
-        places: Ascending, counted over the slices of `out`.
-        out: A route's slices on one side, of masters or of mirrors.
-        back: Its slices on the other.
-        stage: What the job is doing.
+        positions: Positions of the selected rows, ascending, over the slices of `send`.
+        send: The route's slices on this side, of masters or of mirrors.
+        receive: Its slices on the other side.
+        stage: Name of the stage, for error messages.
 
     Returns:
-        By peer the places that it means, ascending, counted over the slices of `back`.
+        By peer, the positions that it selected, ascending, over the slices of `receive`.
 
     Communication:
-        8 bytes a peer, then 4 bytes a place.
+        8 bytes per peer, then 4 bytes per position.
     """
-    send = {
-        peer: (places[chosen] - out[peer].start).astype(np.int32)
-        for peer, chosen in cut(places, out).items()
+    sent = {
+        peer: (positions[some] - send[peer].start).astype(np.int32)
+        for peer, some in split_by_peer(positions, send).items()
     }
-    sizes = {peer: np.array([len(values)], np.int64) for peer, values in send.items()}
-    counts = {peer: np.empty(1, np.int64) for peer in back}
+    sizes = {peer: np.array([len(values)], np.int64) for peer, values in sent.items()}
+    counts = {peer: np.empty(1, np.int64) for peer in receive}
     comm.exchange(sizes, counts, stage=f"{stage}: sizes").wait()
-    heard = {peer: np.empty(int(count[0]), np.int32) for peer, count in counts.items()}
+    received = {peer: np.empty(int(count[0]), np.int32) for peer, count in counts.items()}
     comm.exchange(
-        {peer: values for peer, values in send.items() if len(values)},
-        {peer: values for peer, values in heard.items() if len(values)},
+        {peer: values for peer, values in sent.items() if len(values)},
+        {peer: values for peer, values in received.items() if len(values)},
         stage=stage,
     ).wait()
-    return {peer: back[peer].start + values.astype(np.int64) for peer, values in heard.items()}
+    return {
+        peer: receive[peer].start + values.astype(np.int64) for peer, values in received.items()
+    }

@@ -1,1 +1,1 @@
-"""What one worker holds of a partitioned graph."""
+"""Data that one worker holds of a partitioned graph."""

@@ -1,7 +1,8 @@
-"""From the parts a worker opens to one local graph: relabelled, sorted, with peers as ranks.
+"""Local graph of a worker: one part of a store, or several parts merged.
 
-One part passes through without a copy. Several are merged: new ids are contiguous over a worker's
-parts, so that a replica's local id follows from its new id by subtraction or binary search.
+One part is used as it is, without a copy. To merge several, replicas get new local ids: new ids are
+contiguous over a worker's parts, so that a replica's local id follows from its new id by
+subtraction (masters) or binary search (mirrors). The peers of the parts become ranks.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from graphtheta.partition.store.manifest import Book
 from graphtheta.partition.store.part import PartTables
 from graphtheta.shard.merged_edges import MergedEdges, edge_columns
 
-__all__ = ["LocalGraph", "local_graph"]
+__all__ = ["LocalGraph", "local_graph", "parts_of_rank"]
 
 
 @dataclass(frozen=True)
 class LocalGraph:
-    """One worker's topology and columns.
+    """Edges, columns and exchange plan of one worker.
 
     Attributes:
-        masters: M rows, as `PartTables.masters`.
-        node_key_L: (L,) int64.
-        in_indptr: (L + 1,) int64.
+        masters: M rows with the columns of `PartTables.masters`.
+        node_key_L: (L,) int64 keys of the masters, then of the mirrors.
+        in_indptr: (L + 1,) int64; the in-edges of replica i are [in_indptr[i], in_indptr[i + 1]).
         out_edges: The same edges by source.
-        edges: Columns of the E edges in CSC order: `src` int32, `edge_key`, `in_position` int64,
-            the edge columns of the graph, and for each label of theirs that misses values
-            `known:<name>`, where it has one. Those of several parts are merged when first read.
-        plan: Who mirrors what.
+        edges: Columns of the E edges in CSC order: `src` int32, `edge_key` and `in_position` int64,
+            the edge columns of the graph, and `known:<name>` bool for each edge label with missing
+            values. Columns of several parts are merged when first read.
+        plan: Which rows are exchanged with which peer.
     """
 
     masters: pa.Table
@@ -47,17 +48,23 @@ class LocalGraph:
     plan: ExchangePlan
 
 
+def parts_of_rank(num_parts: int, rank: int, size: int) -> range:
+    """Return the parts that a worker opens, if `size` workers divide `num_parts` evenly."""
+    per_worker = num_parts // size
+    return range(rank * per_worker, (rank + 1) * per_worker)
+
+
 def local_graph(
     parts: Sequence[PartTables], book: Book, rank: int, size: int, threads: int
 ) -> LocalGraph:
-    """Merge the parts of one worker.
+    """Return the local graph of a worker, of one part or several.
 
     Args:
-        parts: Parts [rank * k, (rank + 1) * k), in order, with k = num_parts / size.
+        parts: The parts of `parts_of_rank`, in order.
         book: The store's book.
-        rank: This worker.
+        rank: Rank of this worker.
         size: Number of workers.
-        threads: Of this worker.
+        threads: Number of threads that merge.
     """
     per_worker = book.num_parts // size
     base = np.append(book.first_new_id, book.first_new_id[-1] + book.masters[-1])
@@ -82,10 +89,10 @@ def local_graph(
         masters = pa.concat_tables([p.masters for p in parts]).combine_chunks()
         joined = np.concatenate(new_ids)
         keys = np.concatenate([as_numpy(p.replicas["node_key"]) for p in parts])
-        unique, at = np.unique(joined, return_index=True)
+        unique, first_index = np.unique(joined, return_index=True)
         outside = (unique < first) | (unique >= last)
         mirrors = unique[outside]
-        node_key_L = np.concatenate([keys[at[~outside]], keys[at[outside]]])
+        node_key_L = np.concatenate([keys[first_index[~outside]], keys[first_index[outside]]])
         local = [
             np.where(
                 (ids >= first) & (ids < last),
@@ -123,7 +130,7 @@ def local_graph(
 def _merged_plan(
     parts: Sequence[PartTables], base: NDArray[np.int64], per_worker: int, rank: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int8]]:
-    """Return (peer rank, master, role), sorted, one row a mirror of another worker."""
+    """Return (peer rank, master, role), sorted, one row per mirror on another worker."""
     offsets = [int(base[p.part] - base[rank * per_worker]) for p in parts]
     peer = np.concatenate([as_numpy(p.plan["peer"]) // per_worker for p in parts])
     master = np.concatenate(
@@ -133,8 +140,8 @@ def _merged_plan(
         ]
     )
     role = np.concatenate([as_numpy(p.plan["role"]) for p in parts])
-    away = peer != rank
-    peer, master, role = peer[away], master[away], role[away]
+    remote = peer != rank
+    peer, master, role = peer[remote], master[remote], role[remote]
     order = np.lexsort((master, peer))
     peer, master, role = peer[order], master[order], role[order]
     new = np.ones(len(peer), np.bool_)

@@ -1,8 +1,9 @@
-"""The in-edges of several parts as those of one graph: a column is merged when it is first read.
+"""Edge columns of several parts merged into those of one graph, each when it is first read.
 
-A part's rows are sorted by edge key, and so are merged ones: some rows at a time, each part's edges
-are a run in order already, and sorting merges runs. Nothing as long as the edges is held but the
-columns that were asked for; a merge reads 8 bytes an edge beside the column's own.
+In a part, the edges of a row are sorted by edge key, and so are those of the merged rows. A range
+of rows is merged at a time: the edges of each part are already a sorted run, and sorting merges the
+runs. Of the length of the edges, only the columns that were read are held; a merge reads 8 bytes
+per edge in addition to the column's own.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from graphtheta.partition.store.part import PartTables
 
 __all__ = ["MergedEdges", "edge_columns"]
 
-_BLOCK_EDGES = 1 << 21
-_BLOCK_ROWS = 1 << 20  # with keys below 2^43, so that row and key fit 63 bits
+_CHUNK_EDGES = 1 << 21
+_CHUNK_ROWS = 1 << 20  # with keys below 2^43, so that row and key fit 63 bits
 _KNOWN = "known:"
 
 
 class MergedEdges(Mapping[str, NDArray[Any]]):
-    """Columns of all edges in CSC order, by name.
+    """Mapping from the name of an edge column to its merged values in CSC order.
 
     Args:
-        parts: Whose edges they are.
-        local: (R,) int32 of each part: the merged local ids of its replicas.
-        num_replicas: L of the merged graph.
-        threads: That merge.
+        parts: The parts to merge.
+        local: For each part, the (R,) int32 merged local ids of its replicas.
+        num_replicas: Number of replicas of the merged graph (L).
+        threads: Number of threads that merge.
 
     Attributes:
-        indptr: (L + 1,) int64 of the merged in-edges.
+        indptr: (L + 1,) int64 row pointers of the merged in-edges.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
         self._merged: dict[str, NDArray[Any]] = {}
         self._indptr = [as_numpy(part.in_indptr["indptr"]) for part in parts]
         self._key = [as_numpy(part.in_edges["edge_key"]) for part in parts]
-        # Rows of each part by merged local id.
+        # The rows of each part, ordered by merged local id.
         self._row = [np.argsort(ids, kind="stable") for ids in local]
         self._id = [ids[row] for ids, row in zip(local, self._row, strict=True)]
         self.indptr = np.zeros(num_replicas + 1, np.int64)
@@ -66,7 +67,7 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
             self._merged[name] = self._merge([_column(p.in_edges, name) for p in self._parts], name)
         return self._merged[name]
 
-    def __contains__(self, name: object) -> bool:  # without a merge
+    def __contains__(self, name: object) -> bool:  # Mapping's own would merge the column
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:
@@ -85,9 +86,9 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
                 some = slice(*np.searchsorted(self._id[k], (first, last)))
                 row, indptr = self._row[k][some], self._indptr[k]
                 count = indptr[row + 1] - indptr[row]
-                at = stretches(indptr[row], count)
-                codes.append((np.repeat(self._id[k][some] - first, count), self._key[k][at]))
-                found = column[at]
+                position = stretches(indptr[row], count)
+                codes.append((np.repeat(self._id[k][some] - first, count), self._key[k][position]))
+                found = column[position]
                 values.append(self._local[k][found] if name == "src" else found)
             rows, keys = (np.concatenate(each) for each in zip(*codes, strict=True))
             code = rows * (1 + keys.max(initial=0)) + keys
@@ -99,19 +100,19 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
         return merged
 
     def _cuts(self) -> NDArray[np.int64]:
-        """Return rows at which blocks of about as many edges start, and the last one's end."""
+        """Return the rows at which chunks of about equal numbers of edges start, and the end."""
         num_rows = len(self.indptr) - 1
-        even = np.searchsorted(self.indptr, np.arange(0, self.indptr[-1], _BLOCK_EDGES), "right")
-        return np.unique(np.concatenate([even, np.arange(0, num_rows, _BLOCK_ROWS), [num_rows]]))
+        even = np.searchsorted(self.indptr, np.arange(0, self.indptr[-1], _CHUNK_EDGES), "right")
+        return np.unique(np.concatenate([even, np.arange(0, num_rows, _CHUNK_ROWS), [num_rows]]))
 
 
 def edge_columns(part: PartTables) -> dict[str, NDArray[Any]]:
-    """Return the columns of a part's edges; of labels that miss values, also which are known."""
+    """Return the edge columns of a part, with `known:<name>` for labels with missing values."""
     return {name: _column(part.in_edges, name) for name in _names([part])}
 
 
 def _names(parts: Sequence[PartTables]) -> list[str]:
-    """Return the names of edge columns, and `known:<name>` of labels with gaps in any part."""
+    """Return the edge columns' names, and `known:<name>` for labels with missing values."""
     names = parts[0].in_edges.column_names
     labels = [name for name in names if name.startswith("label:")]
     gaps = [name for name in labels if any(p.in_edges[name].null_count for p in parts)]

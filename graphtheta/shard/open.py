@@ -1,4 +1,4 @@
-"""Opening a shard: of a store on disk, or of a graph that is partitioned on the spot."""
+"""Opening of shards: of a store on disk, or of a graph that is partitioned on the spot."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
+from graphtheta.exchange.channel import Channel
 from graphtheta.partition import GraphSource, Plan, Resources, Store, build, open_store
 from graphtheta.runtime.malloc import tune_allocator
+from graphtheta.shard.local_graph import local_graph, parts_of_rank
 from graphtheta.shard.shard import Shard
 
 __all__ = ["open_shard", "pick_device"]
@@ -25,30 +27,32 @@ def open_shard(
     undirected: bool = False,
     device: str | torch.device = "cpu",
 ) -> Shard:
-    """Open this worker's share of a graph; collective.
+    """Open this worker's shard of a graph; collective.
 
-    The process's allocator is tuned from here on (`graphtheta.runtime.malloc`).
+    This also tunes the memory allocator of the process (`graphtheta.runtime.malloc`).
 
     Args:
-        graph: A `Graph` or another source of rows, which is partitioned on the spot into one part a
-            worker; or a store, opened or as a path, whose parts are shared out evenly.
-        comm: The workers; None: this process alone.
+        graph: A store, opened or as a path, whose parts are divided evenly among the workers; or a
+            `Graph` or another source of rows, which is partitioned on the spot into one part per
+            worker.
+        comm: The workers. If None, this process is the only one.
         method: Partitioner for a graph that is not a store.
-        seed: Of that partitioner.
+        seed: Random seed of that partitioner.
         undirected: Whether that partitioner adds the reverse of every edge.
-        device: Where features, labels and edges go, and training happens. "cuda" gives the workers
-            of a host its GPUs in turn; "cuda:1" is that one.
+        device: Device of features, labels and edges, on which training runs. "cuda" assigns the
+            GPUs of a host to its workers in turn; "cuda:1" is that GPU.
 
     Raises:
-        ConfigError: If the workers do not divide the store's parts, or there is no such device.
+        ConfigError: If the number of parts is not a multiple of the workers, or the device does not
+            exist.
         StoreError: If the store is missing or damaged.
-        GraphFormatError: If the graph is wrong.
+        GraphFormatError: If the graph is malformed.
     """
     comm = comm or SingleCommunicator()
     tune_allocator()
     device = pick_device(device, comm)
     if isinstance(graph, str | Path):
-        graph = open_store(Path(graph), parts=())  # `part` checks the ones that are opened
+        graph = open_store(Path(graph), parts=())  # `Store.part` checks the parts it opens
     if isinstance(graph, Store):
         if graph.num_parts % comm.size:
             raise ConfigError(
@@ -56,19 +60,22 @@ def open_shard(
                 f"{graph.path}. Use a number of workers that does, or partition it again with "
                 f"--parts {comm.size}."
             )
-        share = graph.num_parts // comm.size
-        mine = range(comm.rank * share, (comm.rank + 1) * share)
-        return Shard([graph.part(k) for k in mine], graph.manifest, graph.book, comm, device, graph)
-    plan = Plan(comm.size, method, seed=seed, undirected=undirected)
-    built = build(graph, plan, Resources(comm))
-    return Shard([built.parts[comm.rank]], built.manifest, built.book, comm, device)
+        store, manifest, book = graph, graph.manifest, graph.book
+        parts = [graph.part(p) for p in parts_of_rank(graph.num_parts, comm.rank, comm.size)]
+    else:
+        plan = Plan(comm.size, method, seed=seed, undirected=undirected)
+        built = build(graph, plan, Resources(comm))
+        store, manifest, book = None, built.manifest, built.book
+        parts = [built.parts[comm.rank]]
+    local = local_graph(parts, book, comm.rank, comm.size, torch.get_num_threads())
+    return Shard(local, manifest, Channel(comm), device, store)
 
 
 def pick_device(name: str | torch.device, comm: Communicator) -> torch.device:
-    """Return this worker's device: of "cuda", one of the host's GPUs in turn.
+    """Return this worker's device; for "cuda", the GPUs of a host are assigned in turn.
 
     Raises:
-        ConfigError: If there is no such device.
+        ConfigError: If the device does not exist.
     """
     try:
         device = torch.device(name)

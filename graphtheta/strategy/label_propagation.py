@@ -109,7 +109,7 @@ class _Labels:
         into, out = shard.in_edges, shard.out_edges
         self._edges = (into.indptr, into.other, out.indptr, out.other)
         mirrored = RoutePositions(self._route, num_masters)
-        self._places = mirrored.indptr, mirrored.place
+        self._places = mirrored.indptr, mirrored.positions
         self._held_L = np.diff(out.indptr)
         self._held_L[: into.num_rows] += np.diff(into.indptr)
 

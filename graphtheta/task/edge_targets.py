@@ -138,7 +138,7 @@ class EdgeTargets:
             drawn, at_source = self._negatives.owner_locations(
                 self.keys[chosen], comm, step=step, among=among
             )
-        ends = RemoteRows.ask(
+        ends = RemoteRows.request(
             np.concatenate([owner_locations.T.reshape(-1), drawn.reshape(-1)]), comm
         )
         src, dst, other = np.split(ends.rows, [len(edges), 2 * len(edges)])
@@ -175,7 +175,7 @@ def in_rounds(
     token = torch.zeros((), device=outputs.device)
     for first in range(0, int(most), size):
         some = slice(min(first, len(owner_locations)), min(first + size, len(owner_locations)))
-        ends = RemoteRows.ask(owner_locations[some].T.reshape(-1), shard.comm)
+        ends = RemoteRows.request(owner_locations[some].T.reshape(-1), shard.comm)
         with torch.no_grad():
             _, table = ends.fetch(outputs[shard.to_device(ends.seeds)], token, shard.channel)
         src, dst = np.split(ends.rows, 2)

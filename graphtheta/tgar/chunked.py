@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Stage, StageTimers
-from graphtheta.exchange.autograd import MirrorSync
+from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.rng.philox import Purpose, keep_mask, stream_id
-from graphtheta.shard.shard import Topology
+from graphtheta.shard.topology import Topology
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.expression import Expression, Keep
 

@@ -1,4 +1,4 @@
-"""What a sync asks of backward."""
+"""Gradients through a sync."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_mirrors_of_what_needs_no_gradient_need_none() -> None:
         shard = gt.open_shard(gt.datasets.load("cora"), comm)
         learned = torch.ones(shard.num_masters, 2, requires_grad=True)
         given = torch.ones(shard.num_masters, 1)
-        token, masters, mirrors, arrivals = start_sync(
+        token, masters, mirrors, syncs = start_sync(
             [given, learned], new_token(shard.device), shard.channel, shard.plan.sources, 0
         )
-        for arrival in arrivals:
-            arrival.finish()
+        for sync in syncs:
+            sync.finish()
         torch.autograd.backward((2 * masters[1]).sum() + (3 * mirrors[1]).sum() + token)
         assert learned.grad is not None
         assert len(mirrors[1]) == shard.num_mirrors

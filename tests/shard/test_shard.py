@@ -21,7 +21,8 @@ from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Role
 from graphtheta.partition import Plan, Store, make_store
 from graphtheta.shard import merged_edges
-from graphtheta.shard.shard import Shard, as_tensor
+from graphtheta.shard.columns import as_tensor
+from graphtheta.shard.shard import Shard
 from tests.graphs import CORNER_GRAPHS, random_graph, to_graph
 
 METHODS = ["node-hash", "dbh"]
@@ -172,8 +173,8 @@ def test_parts_are_merged_some_rows_at_a_time(
     graph: Graph,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(merged_edges, "_BLOCK_EDGES", edges)
-    monkeypatch.setattr(merged_edges, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(merged_edges, "_CHUNK_EDGES", edges)
+    monkeypatch.setattr(merged_edges, "_CHUNK_ROWS", rows)
 
     def check(shard: Shard) -> int:
         edge, indptr = shard.edge_key, shard.in_edges.indptr
@@ -236,6 +237,26 @@ def test_shard_knows_sizes_of_the_whole_graph(graph: Graph) -> None:
         )
 
     assert on_all(graph, 7, work, "dbh") == [(3, 4, 5, 2, 1)] * 7
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_repr_shows_sizes_and_reads_no_column(
+    workers: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(shard: Shard) -> tuple[str, Shard]:
+        with monkeypatch.context() as patch:
+            patch.setattr("graphtheta.shard.columns.as_numpy", None)
+            patch.setattr(merged_edges.MergedEdges, "__getitem__", None)
+            return repr(shard), shard
+
+    for rank, (text, shard) in enumerate(on_all(store, workers, show, store.manifest.method)):
+        assert text == (
+            f"Shard(rank={rank}/{workers}, masters={shard.num_masters}, "
+            f"mirrors={shard.num_mirrors}, edges={shard.num_edges}, features=3, "
+            "labels=['y', 'score'], device='cpu')"
+        )
+        assert shard.num_features == shard.features.shape[1]
+        assert shard.edge_dim == shard.edge_columns["attr"].shape[1]
 
 
 def bare(labels: dict[str, Any]) -> Shard:

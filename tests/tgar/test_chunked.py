@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 import graphtheta as gt
 from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import GATEConv
-from graphtheta.shard.shard import Topology
+from graphtheta.shard.topology import Topology
 from graphtheta.tgar import AGGREGATORS, View
 from graphtheta.tgar.chunked import GatherSum
 from graphtheta.tgar.expression import Expression

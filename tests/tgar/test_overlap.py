@@ -13,7 +13,7 @@ import torch
 import graphtheta as gt
 from graphtheta.data.schema import matrix_column
 from graphtheta.exchange import autograd as exchange
-from graphtheta.exchange.autograd import GradientReturn, MirrorSync
+from graphtheta.exchange.mirror_sync import GradientReturn, MirrorSync
 from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
 from graphtheta.tgar.compiler import executor
 from graphtheta.tgar.layer import TGARLayer
@@ -52,7 +52,7 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
 
     run, room, progress, finish = (
         executor.run,
-        exchange._mirrors_of,
+        exchange._new_mirrors,
         MirrorSync.progress,
         MirrorSync.finish,
     )
@@ -89,7 +89,7 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(GradientReturn, "start", noted_leave)
     monkeypatch.setattr(GradientReturn, "progress", noted_poke_back)
     monkeypatch.setattr(GradientReturn, "rows", noted_rows)
-    monkeypatch.setattr(exchange, "_mirrors_of", poisoned)
+    monkeypatch.setattr(exchange, "_new_mirrors", poisoned)
     monkeypatch.setattr(MirrorSync, "progress", noted_poke)
     monkeypatch.setattr(MirrorSync, "finish", noted_finish)
     both = run_layer(make, graph, 2, "range")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from graphtheta.data.adjacency import Adjacency, outwards
 from graphtheta.exchange.plan import Route
-from graphtheta.shard.shard import Shard, Topology, without_self_loops
+from graphtheta.shard.shard import Shard
+from graphtheta.shard.topology import Topology, without_self_loops
 
 __all__ = ["Active", "Block", "Fanout", "whole_block"]
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphtheta.shard.shard import sum_at_masters
 from graphtheta.tgar.batch.block import Block
 
 __all__ = ["Degrees"]
@@ -37,7 +36,7 @@ class Degrees:
             count = self._by_type() if name == "in_degree_by_type" else self._all(name)
             block = self._block
             if block.shard.is_vertex_cut:
-                (count,) = sum_at_masters([count], block.destinations, block.shard.channel)
+                (count,) = block.shard.channel.sum_at_masters([count], block.destinations)
             self._counted[name] = count
         return self._counted[name]
 

@@ -26,7 +26,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.adjacency import Adjacency
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Route
-from graphtheta.exchange.rows import RoutePositions, cut, exchange_rows, send_positions
+from graphtheta.exchange.rows import RoutePositions, exchange_rows, send_positions, split_by_peer
 from graphtheta.rng.edge_sampling import (
     draw_positions,
     draw_ranks,
@@ -332,7 +332,7 @@ class Neighbourhoods:
             num_mirrors=len(mirrors),
             master_S=output,
             mirror_R=np.arange(len(mirrors)),
-            master_slices=_filled(cut(place, route.master_slices)),
+            master_slices=_filled(split_by_peer(place, route.master_slices)),
             mirror_slices=_slices({peer: len(places) for peer, places in heard.items()}),
         )
         return found, mirrors
@@ -347,7 +347,7 @@ class Neighbourhoods:
             self.comm, place, route.mirror_slices, route.master_slices, stage=_STAGE
         )
         asked = {peer: route.master_S[places] for peer, places in heard.items()}
-        return _filled(cut(place, route.mirror_slices)), asked
+        return _filled(split_by_peer(place, route.mirror_slices)), asked
 
     def _carry(
         self, rows: NDArray[Any], arrived: NDArray[Any], route: Route, *, to_mirrors: bool

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.data.adjacency import Adjacency
-from graphtheta.exchange.autograd import GradientReturn, MirrorSync
+from graphtheta.exchange.mirror_sync import GradientReturn, MirrorSync
 from graphtheta.rng.philox import Purpose, stream_id
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar.aggregators import Aggregator
@@ -307,8 +307,8 @@ class _Function(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.job, ctx.finish, ctx.sizes = job, finish, sizes
-        sources = (a.departure for a in arrivals if a.route is job.block.sources)
-        ctx.departure = next(sources, None)
+        sources = (a.gradient_return for a in arrivals if a.route is job.block.sources)
+        ctx.gradient_return = next(sources, None)
         program = job.program
         held = [t.detach().contiguous() for t in tensors]
         arrays = _named(held, sizes, program)
@@ -366,12 +366,12 @@ class _Function(torch.autograd.Function):
 
         def leave(results: Mapping[str, Tensor]) -> GradientReturn:
             rows = [job.of_input(results, name, *wanted[name]) for name in leaving]
-            ctx.departure.start(rows)
-            return ctx.departure  # type: ignore[no-any-return]
+            ctx.gradient_return.start(rows)
+            return ctx.gradient_return  # type: ignore[no-any-return]
 
         # What is sent in between counts as the sync's.
         with job.stages.rest("backward", Stage("gather_sum", job.layer)):
-            leaves = leaving and ctx.departure is not None
+            leaves = leaving and ctx.gradient_return is not None
             found = _gradients(job, ctx.kernels, arrays, grads, leave if leaves else None)
         results = [
             job.of_input(found, name, *wanted[name]) if name in wanted else None for name in names

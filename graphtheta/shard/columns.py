@@ -1,0 +1,229 @@
+"""Columns of a shard's masters and edges as tensors, and the graph's schema.
+
+Columns of a single part stay memory-mapped on the CPU; a column is read when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphtheta.data.schema import as_numpy
+from graphtheta.errors import ConfigError
+from graphtheta.partition.store.manifest import LabelSpec, Manifest
+from graphtheta.shard.local_graph import LocalGraph
+
+__all__ = ["ShardColumns", "as_tensor"]
+
+
+class _Writable:
+    """Array interface over the memory of a read-only array, which it keeps alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        data = (array.ctypes.data, False)  # False: not read-only
+        self.__array_interface__ = {**array.__array_interface__, "data": data}
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """Return a tensor over an array's memory, even if the array is read-only.
+
+    Columns of a store are mapped privately: a write to the tensor never reaches the file.
+    """
+    array = np.ascontiguousarray(array)
+    if not array.flags.writeable:
+        array = array.copy() if array.size == 0 else np.asarray(_Writable(array))
+    return torch.from_numpy(array)
+
+
+class ShardColumns:
+    """Node and edge columns of one worker, and what the whole graph's manifest says about them.
+
+    Args:
+        local: Arrays and tables of this worker.
+        manifest: Description of the whole graph.
+        device: Where every tensor of the shard is.
+    """
+
+    def __init__(self, local: LocalGraph, manifest: Manifest, device: torch.device) -> None:
+        self.local, self.manifest, self.device = local, manifest, device
+        self._cache: dict[str, Tensor] = {}
+
+    def to_device(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor on the shard's device, over the same memory if possible."""
+        return as_tensor(array).to(self.device)
+
+    def _cached(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        # Not a cached_property: before Python 3.12 its lock is shared by all instances, so that
+        # workers that are threads would wait in it for each other's half of an exchange.
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]
+
+    # -- schema -----------------------------------------------------------------------------------
+
+    @property
+    def num_features(self) -> int:
+        """Width of the node features, 0 if the graph has none."""
+        spec = self.manifest.node_columns.get("features")
+        return 0 if spec is None else spec.width or 0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs that a model needs for the label "y", or for the only label."""
+        return self.num_outputs(self.default_label)
+
+    @property
+    def num_edge_types(self) -> int:
+        """Number of edge types of the whole graph.
+
+        Raises:
+            ConfigError: If edges have no `type` column.
+        """
+        if self.manifest.num_edge_types is None:
+            raise ConfigError(
+                "shard: the graph's edges have no 'type' column. Partition it with --edge-type."
+            )
+        return self.manifest.num_edge_types
+
+    @property
+    def edge_dim(self) -> int:
+        """Width of the edge column `attr`.
+
+        Raises:
+            ConfigError: If edges have no such column.
+        """
+        if "attr" not in self.manifest.edge_columns:
+            raise ConfigError(
+                "shard: the graph's edges have no 'attr' column. Partition it with --edge-features."
+            )
+        width = self.manifest.edge_columns["attr"].width
+        return 1 if width is None else width
+
+    @property
+    def default_label(self) -> str:
+        """Name of the label to learn: "y", or the only label.
+
+        Raises:
+            ConfigError: If the graph has no label, or several of which none is "y".
+        """
+        names = list(self.manifest.labels)
+        if "y" in names or len(names) == 1:
+            return "y" if "y" in names else names[0]
+        raise ConfigError(f"shard: expected one label to choose, got {names}. Name it by --label.")
+
+    @property
+    def default_split(self) -> str:
+        """Name of the split to use: "split", or the only split.
+
+        Raises:
+            ConfigError: If the graph has no split, or several of which none is "split".
+        """
+        names = self.manifest.splits
+        if "split" in names or len(names) == 1:
+            return "split" if "split" in names else names[0]
+        raise ConfigError(f"shard: expected one split to choose, got {names}. Name it by --split.")
+
+    def label_spec(self, name: str) -> LabelSpec:
+        """Return the task and number of classes of a label.
+
+        Raises:
+            ConfigError: If there is no such label.
+        """
+        if name not in self.manifest.labels:
+            raise ConfigError(
+                f"shard: unknown label '{name}'; the graph has {sorted(self.manifest.labels)}."
+            )
+        return self.manifest.labels[name]
+
+    def num_outputs(self, label: str) -> int:
+        """Return the number of outputs that a model needs for a label."""
+        return self.label_spec(label).num_outputs
+
+    # -- columns of masters -----------------------------------------------------------------------
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Node features of the masters: (M, F), or (M, 0) if the graph has none."""
+        if "features" in self.local.masters.column_names:
+            return self.to_device(as_numpy(self.local.masters["features"]))
+        return torch.empty((self.local.plan.num_masters, 0), device=self.device)
+
+    def label(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the values of a label, and a mask of the masters for which it is known.
+
+        Shape:
+            values: (M,) or (M, K). known: (M,) bool.
+
+        Raises:
+            ConfigError: If there is no such label.
+        """
+        self.label_spec(name)
+        column = self.local.masters[f"label:{name}"]
+        known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+        return self.to_device(as_numpy(column)), self.to_device(known.copy())
+
+    def split(self, name: str) -> Tensor:
+        """Return the split of each master: 0 none, 1 train, 2 validation, 3 test.
+
+        Shape:
+            Returns (M,) int8.
+
+        Raises:
+            ConfigError: If there is no such split.
+        """
+        if name not in self.manifest.splits:
+            raise ConfigError(
+                f"shard: unknown split '{name}'; the graph has {sorted(self.manifest.splits)}."
+            )
+        return self.to_device(as_numpy(self.local.masters[f"split:{name}"]))
+
+    def node_column(self, name: str) -> Tensor:
+        """Return a numeric column of the masters, for instance `in_degree` in the whole graph.
+
+        Shape:
+            (M,) or (M, K).
+
+        Raises:
+            ConfigError: If there is no such column.
+        """
+        names = self.local.masters.column_names
+        if name not in names:
+            raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
+        column = self.local.masters[name]
+        return self._cached(f"node {name}", lambda: self.to_device(as_numpy(column)))
+
+    @property
+    def original_ids(self) -> pa.ChunkedArray:
+        """Ids of the masters in the user's table: M int64 or strings."""
+        return self.local.masters["original_id"]
+
+    # -- columns of edges -------------------------------------------------------------------------
+
+    @cached_property
+    def edge_columns(self) -> dict[str, Tensor]:
+        """Edge columns of the graph in CSC order, by name: (E,) or (E, A).
+
+        `known:<name>` is the mask of edges for which the label of that name is known; it is absent
+        if the label is known for all edges.
+        """
+        fixed = {"src", "edge_key", "in_position"}
+        edges = self.local.edges
+        return {name: self.to_device(edges[name]) for name in edges if name not in fixed}
+
+    @property
+    def edge_key(self) -> NDArray[np.int64]:
+        """Keys of the edges: (E,) int64."""
+        return self.local.edges["edge_key"]
+
+    @property
+    def in_position(self) -> NDArray[np.int64]:
+        """Position of each edge among all in-edges of its destination: (E,) int64."""
+        return self.local.edges["in_position"]
