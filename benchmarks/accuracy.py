@@ -224,7 +224,7 @@ def main() -> None:
     # Small graphs gain little from a second thread, and lose much when another job wants its core.
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    gt.tune(threads=options.threads)
     print("| model | data | GraphTheta | PyG | difference | bar | seeds |")
     print("|---|---|---|---|---|---|---|")
     for name in options.only or CASES:

@@ -25,7 +25,7 @@ from typing import Any
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
+from graphtheta.comm.launch import guarded, threads_per_rank, tune_rank
 from graphtheta.nn import Stack
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to add records to")
     options = parser.parse_args()
     comm = gt.communicator()
-    set_threads(threads_per_rank())
+    tune_rank()
     if comm.rank == 0:
         print("| case | test | epoch (median) | workers | sent an epoch | peak memory of a rank |")
         print("|---|---|---|---|---|---|")

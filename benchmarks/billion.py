@@ -27,7 +27,7 @@ from graphtheta.bench.executors import executors, refuse_chunked
 from graphtheta.bench.graphs import described
 from graphtheta.bench.memory import anonymous_bytes, forget_peak, peak_bytes
 from graphtheta.bench.record import append, new_record
-from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
+from graphtheta.comm.launch import guarded, tune_rank
 from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import GCN
 from graphtheta.tgar import View
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to add a record to")
     parser.add_argument("--allow-chunked", action="store_true")
     options = parser.parse_args()
-    comm, threads = gt.communicator(), threads_per_rank()
-    set_threads(threads)
+    comm, threads = gt.communicator(), tune_rank()
     start = time.perf_counter()
     shard = gt.open_shard(options.store, comm)
     keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())

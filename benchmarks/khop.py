@@ -30,7 +30,7 @@ from graphtheta.bench.graphs import described
 from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.launch import guarded, set_threads, threads_per_rank
+from graphtheta.comm.launch import guarded, threads_per_rank, tune_rank
 from graphtheta.datasets import read
 from graphtheta.datasets.generate import communities, rmat
 from graphtheta.nn import GraphSAGE
@@ -115,7 +115,7 @@ def launch(size: int, store: Path, options: argparse.Namespace) -> None:
 def work(options: argparse.Namespace) -> None:
     """Open the store, and measure every number of layers; collective."""
     comm = gt.communicator()
-    set_threads(threads_per_rank())
+    tune_rank()
     shard = gt.open_shard(options.store, comm)
     for layers in map(int, options.layers.split(",")):
         record = measure(shard, layers, options)

@@ -52,7 +52,7 @@ NAMES = ("mrr", "hits@1", "hits@3", "hits@10")
 def main() -> None:
     """Run the chosen parts and print a table of each."""
     options = _options()
-    torch.set_num_threads(options.threads)
+    gt.tune(threads=options.threads)
     if "fb15k237" in options.parts:
         _fb15k237(options)
     if "bitcoin-otc" in options.parts:

@@ -23,7 +23,7 @@ import graphtheta as gt
 from graphtheta.bench.executors import executors, refuse_chunked
 from graphtheta.bench.kernels import Aggregate
 from graphtheta.bench.timing import Clock
-from graphtheta.comm.launch import set_threads, threads_per_rank
+from graphtheta.comm.launch import tune_rank
 from graphtheta.nn import GAT, GATE, GCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
 from graphtheta.nn.models import Stack
 from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
@@ -238,7 +238,7 @@ class Steps(Contender):
 
 
 if __name__ == "__main__":
-    set_threads(threads_per_rank())
+    tune_rank()
     works: dict[str, Any] = {"gather": Gather, "attention": Attention, "epoch": Epoch}
     works |= {"sample": Sample, "steps": Steps}
     serve(works[sys.argv[1]]())

@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     comm = gt.communicator()
-    torch.set_num_threads(1)
+    gt.tune(threads=1)
     shard = gt.open_shard(banded(arguments.nodes, arguments.degree), comm, method="range")
     link = Delayed(comm, arguments.delay)
     shard.channel.comm = link  # type: ignore[assignment]

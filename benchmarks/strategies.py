@@ -331,7 +331,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    gt.tune(threads=options.threads)
     known = {}
     if options.json is not None and options.json.exists():
         for line in options.json.read_text().splitlines():

@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=120, help="seconds a wait may take")
     parser.add_argument("--json", help="a file that a line is added to for each configuration")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    gt.tune(threads=1)
     only = arguments.only
     numbers = range(arguments.configurations) if only is None else [only]
     failed = []

@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphtheta.runtime.malloc import ask_for_huge_pages
-
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
     from graphtheta.comm.groups import Groups
     from graphtheta.comm.launch import communicator, guarded
     from graphtheta.comm.threads import run_local
     from graphtheta.data.graph import Graph
+    from graphtheta.runtime.tuning import tune
     from graphtheta.shard.open import open_shard
     from graphtheta.shard.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
-
-ask_for_huge_pages()  # before torch makes its first tensor
 
 __all__ = [
     "ClusterBatch",
@@ -46,6 +43,7 @@ __all__ = [
     "partition",
     "run_local",
     "tgar",
+    "tune",
 ]
 
 _HOME = {
@@ -63,6 +61,7 @@ _HOME = {
     "guarded": "graphtheta.comm.launch",
     "open_shard": "graphtheta.shard.open",
     "run_local": "graphtheta.comm.threads",
+    "tune": "graphtheta.runtime.tuning",
 }
 
 

@@ -24,14 +24,11 @@ from graphtheta.errors import ConfigError
 from graphtheta.partition import Manifest
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
-from graphtheta.runtime.malloc import tune_allocator
 
 __all__ = ["RemoteGraph", "connect"]
 
 _Ids = NDArray[np.int64]
 _MAX_CACHED = 1 << 20  # nodes of the cached subgraph; 16 bytes each
-# Memory of answers below this size is reused: fresh pages would take a third of the fetching time.
-_MAPPED = 32 << 20  # bytes
 
 
 def connect(
@@ -39,7 +36,7 @@ def connect(
 ) -> RemoteGraph:
     """Connect to the servers of a store.
 
-    This tunes the memory allocator of the process (`graphtheta.runtime.malloc`).
+    A process that fetches much is faster after `graphtheta.tune(allocator="client")`.
 
     Args:
         addresses: `host:port` of each server. Servers of the same part share the load.
@@ -51,7 +48,6 @@ def connect(
         Unreachable: If a server does not answer.
         WrongServer: If servers serve different stores or use another version of the protocol.
     """
-    tune_allocator(_MAPPED)
     given = [addresses] if isinstance(addresses, str) else list(addresses)
     return RemoteGraph(given, tls, timeout_s)
 

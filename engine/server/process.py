@@ -10,20 +10,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.logs import log_as_json
 from graphtheta.engine.server.server import GraphServer, ServerTls
 from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError
 from graphtheta.partition import open_store
-from graphtheta.runtime.malloc import tune_allocator
+from graphtheta.runtime.tuning import tune
 
 __all__ = ["serve_until_stopped"]
 
 _log = logging.getLogger("graphtheta.engine")
-_ARENAS = 2
 
 
 def serve_until_stopped(
@@ -57,10 +54,7 @@ def serve_until_stopped(
         ConfigError: If an option is wrong, or a port is in use.
         StoreError: If the store is missing or damaged.
     """
-    # Chunks of answers are large buffers, allocated and freed in turn by whichever thread is free.
-    # With a heap for each thread, every heap would grow to the size of the largest chunks.
-    if tune_allocator(arenas=_ARENAS):
-        pa.set_memory_pool(pa.system_memory_pool())
+    tune(allocator="server")
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_set_on_signals(stop))

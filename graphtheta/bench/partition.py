@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 from graphtheta import datasets
 from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
 from graphtheta.bench.record import Record, new_record
-from graphtheta.comm.launch import set_threads
 from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, make_store
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
+from graphtheta.runtime.threads import set_threads
 
 __all__ = ["Job", "partition_record", "unknown_method"]
 

@@ -30,6 +30,7 @@ from graphtheta.cli.serve import serve
 from graphtheta.cli.train import train
 from graphtheta.comm.launch import communicator, guarded
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.tuning import tune
 from graphtheta.train.signals import Stopped
 
 __all__ = ["app", "main"]
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _BROKEN_PIPE
 
+    tune(allocator=None)  # huge pages, before torch allocates a tensor
     return guarded(run) or stopped
 
 

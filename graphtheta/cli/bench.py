@@ -112,7 +112,7 @@ def _kernels(
     """
     from graphtheta.cli.worker import start_worker
 
-    comm, count = start_worker(threads)
+    comm, count = start_worker(threads, allocator="training")
     from graphtheta.bench.graphs import described, shard_to_measure
     from graphtheta.bench.kernels import KERNELS, kernel_records, num_records
     from graphtheta.bench.record import append
@@ -179,7 +179,7 @@ def _epoch(
     """
     from graphtheta.cli.worker import start_worker
 
-    comm, count = start_worker(threads)
+    comm, count = start_worker(threads, allocator="training")
     from graphtheta.bench.epoch import ModelOptions, epoch_record
     from graphtheta.bench.graphs import described, shard_to_measure
     from graphtheta.bench.record import append

@@ -15,10 +15,12 @@ def doctor() -> None:
     Example: mpiexec -n 2 graphtheta doctor
     """
     from graphtheta.comm.doctor import diagnose
-    from graphtheta.comm.launch import communicator
+    from graphtheta.comm.launch import communicator, threads_per_rank
     from graphtheta.runtime.paths import cache_folder
+    from graphtheta.runtime.tuning import tune
 
-    findings = diagnose(communicator(), cache_dir=cache_folder())
+    settings = tune(threads=threads_per_rank())  # as training does
+    findings = diagnose(communicator(), settings, cache_dir=cache_folder())
     show_rows([(finding.topic, finding.value) for finding in findings])
     remedies = [(finding.topic, finding.remedy) for finding in findings if finding.remedy]
     if remedies:

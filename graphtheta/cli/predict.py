@@ -69,7 +69,7 @@ def predict(
     """
     from graphtheta.cli.worker import start_worker
 
-    comm, _ = start_worker(threads, timeout=timeout)
+    comm, _ = start_worker(threads, timeout=timeout, allocator="training")
 
     from graphtheta.run.run import predict_run
 

@@ -135,7 +135,7 @@ def train(
 
     from graphtheta.cli.worker import start_worker
 
-    comm, _ = start_worker(run.threads, timeout=run.timeout)
+    comm, _ = start_worker(run.threads, timeout=run.timeout, allocator="training")
 
     from graphtheta.run.run import start_run  # imports torch
 

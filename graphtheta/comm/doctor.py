@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,19 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import launcher, threads_per_rank
 from graphtheta.runtime.threads import core_mask, load_tbb
+from graphtheta.runtime.tuning import Setting
 
 __all__ = ["Finding", "diagnose"]
 
 _PACKAGES = ("graphtheta", "torch", "numba", "numpy", "pyarrow", "mpi4py", "mpich", "tbb")
-_SLURM = ("JOB_ID", "NTASKS", "STEP_NUM_TASKS", "CPUS_PER_TASK", "MPI_TYPE", "MEM_PER_NODE")
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_MPI_TYPE",
+    "SLURM_MEM_PER_NODE",
+)
 _CGROUP_MEMORY = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -47,12 +56,15 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(comm: Communicator, *, cache_dir: Path | None = None) -> list[Finding]:
+def diagnose(
+    comm: Communicator, settings: Iterable[Setting] = (), *, cache_dir: Path | None = None
+) -> list[Finding]:
     """Look at this installation and at the job that `comm` spans.
 
     Args:
         comm: All ranks of the job; each calls this and gets the same lines on what differs
             between ranks, and its own on what does not.
+        settings: What `tune` did to this process.
         cache_dir: Where stores made on the spot are kept; None leaves its disk out.
 
     Communication:
@@ -67,6 +79,10 @@ def diagnose(comm: Communicator, *, cache_dir: Path | None = None) -> list[Findi
         _gpus(),
         *_workers(comm),
         Finding("slurm", _slurm()),
+        *(
+            Finding(f"tuning: {s.topic}", f"{'on' if s.applied else 'off'}: {s.detail}")
+            for s in settings
+        ),
         _numba_layer(),
         _memory(comm),
         *_disks(cache_dir),
@@ -151,9 +167,7 @@ def _threads_remedy(on_host: dict[str, int], cores: NDArray[np.int64]) -> str:
 
 
 def _slurm() -> str:
-    found = [
-        f"{name}={os.environ[f'SLURM_{name}']}" for name in _SLURM if f"SLURM_{name}" in os.environ
-    ]
+    found = [f"{name}={os.environ[name]}" for name in _SLURM if name in os.environ]
     return ", ".join(found) or "none"
 
 

@@ -22,17 +22,18 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, GraphThetaError
 from graphtheta.runtime.threads import core_mask, fair_threads, set_threads
+from graphtheta.runtime.tuning import tune
 
 if TYPE_CHECKING:
     from graphtheta.comm.process import ProcessCommunicator
 
-__all__ = ["Launcher", "communicator", "guarded", "launcher", "set_threads", "threads_per_rank"]
+__all__ = ["Launcher", "communicator", "guarded", "launcher", "threads_per_rank", "tune_rank"]
 
 _TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -142,6 +143,28 @@ def threads_per_rank() -> int:
     if _process is None:
         return fair_threads(mask, mask, 1)
     return fair_threads(mask, _process.job.core_users, _process.job.host_ranks)
+
+
+def tune_rank(
+    threads: int | None = None, *, allocator: Literal["training"] | None = "training"
+) -> int:
+    """Apply the settings of `tune` to this process as one rank of its host.
+
+    Args:
+        threads: Number of threads, set even if tuning is off. If None or 0, `threads_per_rank()`.
+        allocator: As in `tune`.
+
+    Returns:
+        The number of threads this rank should use.
+
+    Communication:
+        Collective if `communicator` has not been called yet.
+    """
+    count = threads or threads_per_rank()
+    tune(allocator=allocator, threads=count)
+    if threads:
+        set_threads(threads)
+    return count
 
 
 def guarded(main: Callable[[], int | None]) -> int:

@@ -1,10 +1,9 @@
-"""The C allocator's settings for training: hold what lives, and do not pay for each page of it.
+"""Settings of the C allocator and of torch's huge pages; `graphtheta.runtime.tuning` applies them.
 
-Left alone, glibc takes large blocks from a heap that it cuts in pieces, so that a step that needs
-110 MB comes to hold 300, or maps them page by page, which costs more than what is computed on them.
-Here every block of 4 MiB or more is a mapping of its own, which goes back to the kernel when it
-is freed, on pages of 2 MiB where the kernel has them: one fault each instead of 512. Smaller
-blocks are kept for the next step.
+By default, glibc takes large blocks from a heap that fragments: a step that needs 110 MB may come
+to hold 300 MB. With the settings here, each block of 4 MiB or more is a mapping of its own, which
+goes back to the kernel when it is freed. Such a block is on pages of 2 MiB where the kernel has
+them, which takes one page fault instead of 512. Smaller blocks are kept for the next step.
 
 Never imports torch.
 """
@@ -15,41 +14,41 @@ import ctypes
 import os
 import sys
 
-__all__ = ["ask_for_huge_pages", "is_left_to_system", "tune_allocator"]
+__all__ = ["chosen_by", "is_left_to_system", "request_huge_pages", "set_malloc"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _NEVER = -1
-_GROWTH = 1 << 20  # bytes by which the heap grows at least
+_GROWTH = 1 << 20  # least bytes by which the heap grows
 _LARGE = 4 << 20
 
 
-def ask_for_huge_pages() -> None:
-    """Let torch ask the kernel for huge pages; it looks when it makes its first tensor.
+def request_huge_pages() -> str:
+    """Make torch request huge pages for large tensors, by an environment variable.
 
-    Nothing is changed where somebody has chosen, as for `tune_allocator`.
-    """
-    if not _has_been_chosen():
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-def tune_allocator(mapped: int = _LARGE, arenas: int | None = None) -> bool:
-    """Tell glibc which blocks to map and which to keep, for the whole process, from now on.
-
-    Nothing is changed where another allocator is preloaded, or where `GLIBC_TUNABLES`, a
-    `MALLOC_...` variable or `GRAPHTHETA_MALLOC=system` says that somebody has chosen.
-
-    Args:
-        mapped: Bytes of the smallest block that is a mapping of its own, at most 32 MiB.
-        arenas: Heaps that threads share: each keeps what it once held. None: eight a core.
+    torch reads the variable when it allocates its first tensor. A value set by the user stays.
 
     Returns:
-        Whether the allocator was told.
+        The value of THP_MEM_ALLOC_ENABLE.
     """
-    if _has_been_chosen() or sys.platform != "linux":
+    return os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def set_malloc(mapped: int = _LARGE, arenas: int | None = None) -> bool:
+    """Set for the whole process which blocks glibc maps and how much freed memory it keeps.
+
+    Args:
+        mapped: Bytes from which on a block is a mapping of its own, at most 32 MiB.
+        arenas: Number of heaps that the threads share. Each heap keeps the memory it once held. If
+            None, glibc's default of eight per core.
+
+    Returns:
+        Whether the allocator took the settings; False if it is not glibc.
+    """
+    if sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # musl has none
+    except (OSError, AttributeError):  # musl has no mallopt
         return False
     settings = {_M_MMAP_THRESHOLD: mapped, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _GROWTH}
     if arenas is not None:
@@ -58,12 +57,18 @@ def tune_allocator(mapped: int = _LARGE, arenas: int | None = None) -> bool:
 
 
 def is_left_to_system() -> bool:
-    """Whether `GRAPHTHETA_MALLOC=system` asks for memory as it comes."""
+    """Return whether `GRAPHTHETA_MALLOC=system` asks for memory without any of our settings."""
     return os.environ.get("GRAPHTHETA_MALLOC") == "system"
 
 
-def _has_been_chosen() -> bool:
-    return is_left_to_system() or any(
-        name in ("GLIBC_TUNABLES", "LD_PRELOAD") or (name.startswith("MALLOC_") and name[-1] == "_")
-        for name in os.environ
-    )
+def chosen_by() -> str:
+    """Return the environment variable by which the user configures the allocator, or "".
+
+    It is GRAPHTHETA_MALLOC=system, LD_PRELOAD (another allocator), GLIBC_TUNABLES or a variable of
+    glibc such as MALLOC_ARENA_MAX_.
+    """
+    if is_left_to_system():
+        return "GRAPHTHETA_MALLOC=system"
+    names = sorted(os.environ)
+    of_glibc = [name for name in names if name.startswith("MALLOC_") and name.endswith("_")]
+    return next((n for n in ("GLIBC_TUNABLES", "LD_PRELOAD", *of_glibc) if n in os.environ), "")

@@ -11,7 +11,6 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.channel import Channel
 from graphtheta.partition import GraphSource, Plan, Resources, Store, build, open_store
-from graphtheta.runtime.malloc import tune_allocator
 from graphtheta.shard.local_graph import local_graph, parts_of_rank
 from graphtheta.shard.shard import Shard
 
@@ -28,8 +27,6 @@ def open_shard(
     device: str | torch.device = "cpu",
 ) -> Shard:
     """Open this worker's shard of a graph; collective.
-
-    This also tunes the memory allocator of the process (`graphtheta.runtime.malloc`).
 
     Args:
         graph: A store, opened or as a path, whose parts are divided evenly among the workers; or a
@@ -49,7 +46,6 @@ def open_shard(
         GraphFormatError: If the graph is malformed.
     """
     comm = comm or SingleCommunicator()
-    tune_allocator()
     device = pick_device(device, comm)
     if isinstance(graph, str | Path):
         graph = open_store(Path(graph), parts=())  # `Store.part` checks the parts it opens

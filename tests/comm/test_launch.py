@@ -202,8 +202,8 @@ def test_threads_are_shared_between_ranks_of_a_host(launcher: str) -> None:
     share = max(1, int(core_mask().sum()) // 2)
     program = (
         "import os; os.environ.pop('OMP_NUM_THREADS', None); "  # torchrun sets it
-        "import numba, torch; from graphtheta.comm.launch import *; n = threads_per_rank(); "
-        f"set_threads(n); assert 1 <= n <= {share}, n; "
+        "import numba, torch; from graphtheta.comm.launch import *; n = tune_rank(); "
+        f"assert 1 <= n <= {share}, n; "
         "assert numba.get_num_threads() == torch.get_num_threads() == n"
     )
     job = run_job(["-c", program], 2, launcher=launcher)
