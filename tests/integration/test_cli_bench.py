@@ -79,6 +79,7 @@ def test_scaling(command: Run) -> None:
     assert [record["case"]["workers"] for record in load("a.jsonl")] == [1, 2]
 
 
+@pytest.mark.slow  # test_scaling starts the same under mpiexec
 @pytest.mark.spawn
 def test_epoch_under_mpiexec(tmp_path: Path, cora: Path) -> None:
     written = tmp_path / "a.jsonl"

@@ -1,4 +1,4 @@
-"""Groups of real processes train as one worker does, and end together."""
+"""The command line in groups of real processes; `test_launchers.py` trains in groups, too."""
 
 from __future__ import annotations
 
@@ -7,37 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import graphtheta as gt
-from tests.integration.groups_job import train
 from tests.jobs import run_job
 from tests.nn.steps import assert_equal
 
 pytestmark = pytest.mark.spawn
-JOB = "tests/integration/groups_job.py"
-
-
-@pytest.mark.parametrize(
-    ("launcher", "ranks", "groups", "prefetch"),
-    [("mpiexec", 2, 2, 0), ("mpiexec", 4, 2, 2), ("torchrun", 2, 2, 2)],
-)
-def test_training_same_as_single(launcher: str, ranks: int, groups: int, prefetch: int) -> None:
-    want = gt.run_local(lambda comm: train(comm, 1, 0), workers=1)
-    words = [JOB, str(groups), str(prefetch)]
-    job = run_job(words, ranks, launcher=launcher, timeout_s=120)
-    assert job.code == 0, job.output
-    (line,) = [line for line in job.output.splitlines() if line.startswith("{")]
-    found = json.loads(line)
-    assert_equal(found["loss_history"], want["loss_history"], 1e-9)
-    taken = found["micro_batches_by_group"]
-    assert len(taken) == groups
-    assert sum(taken) == sum(want["micro_batches_by_group"])
-
-
-def test_a_rank_of_another_group_that_fails_ends_the_job() -> None:
-    job = run_job([JOB, "2", "0", "3"], 4)
-    assert job.code == 1, job.output
-    assert "error: rank 3" in job.output
-    assert "RuntimeError: this rank fails" in job.output
 
 
 @pytest.mark.slow

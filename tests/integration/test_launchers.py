@@ -1,29 +1,60 @@
-"""Training by real processes is that of one worker, whatever starts them."""
+"""Training by real processes is that of one worker, whatever starts them, also in groups."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graphtheta as gt
-from tests.integration.train_job import train
-from tests.jobs import LAUNCHERS, run_job
+from tests.integration.train_job import MODELS, train, train_in_groups
+from tests.jobs import Finished, run_job
 from tests.nn.steps import assert_equal
 
 pytestmark = pytest.mark.spawn
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize(("name", "method"), [("gat_edges", "dbh"), ("sage_max", "node-hash")])
-def test_training_same_as_single(launcher: str, name: str, method: str) -> None:
-    want = gt.run_local(lambda comm: train(comm, name, method), workers=1)
-    job = run_job(["tests/integration/train_job.py", name, method], 2, launcher=launcher)
+@pytest.fixture(scope="module")
+def single() -> dict[str, Any]:
+    """What one worker finds in each case."""
+    found: dict[str, Any] = {
+        name: gt.run_local(lambda comm, case=(name, method): train(comm, *case), workers=1)
+        for name, method in MODELS
+    }
+    found["groups"] = gt.run_local(lambda comm: train_in_groups(comm, 1, 0), workers=1)
+    return found
+
+
+def check(job: Finished, single: dict[str, Any], groups: dict[str, int]) -> None:
+    lines = [line for line in job.output.splitlines() if line.startswith("{")]
+    assert len(lines) == 1, job.output
+    found = json.loads(lines[0])
+    for name, _ in MODELS:
+        for key, values in found[name].items():
+            assert_equal(values, single[name][key], 1e-8)
+    for name, number in groups.items():
+        assert_equal(found[name]["loss_history"], single["groups"]["loss_history"], 1e-9)
+        taken = found[name]["micro_batches_by_group"]
+        assert len(taken) == number
+        assert sum(taken) == sum(single["groups"]["micro_batches_by_group"])
+
+
+def test_torchrun_same_as_single(single: dict[str, Any]) -> None:
+    job = run_job(["tests/integration/train_job.py"], 2, launcher="torchrun", timeout_s=120)
     assert job.code == 0, job.output
-    (line,) = [line for line in job.output.splitlines() if line.startswith("{")]
-    for key, values in json.loads(line).items():
-        assert_equal(values, want[key], 1e-8)
+    check(job, single, {"groups_of_two": 2, "groups_of_one": 2})
+
+
+def test_mpiexec_same_as_single_until_a_rank_of_another_group_fails(
+    single: dict[str, Any],
+) -> None:
+    job = run_job(["tests/integration/train_job.py", "--fail", "3"], 4, timeout_s=120)
+    check(job, single, {"groups_of_two": 2, "groups_of_one": 4})
+    assert job.code == 1, job.output
+    assert "error: rank 3" in job.output
+    assert "RuntimeError: this rank fails" in job.output
 
 
 @pytest.mark.slow
