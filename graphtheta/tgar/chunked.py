@@ -1,9 +1,9 @@
 """The chunked executor: Gather and Sum over a bounded number of edges at a time.
 
 It runs any torch code in `gather`, on any device, and is the reference for every other executor.
-Forward keeps the partial of each row and nothing an edge; backward evaluates each block of edges
-again with autograd on, hands it the cotangents of its rows, and adds what comes out to the node
-gradients. Bytes moved per edge, forward: the source fields read, once as a block and once added.
+Forward keeps the partial of each row and nothing per edge. Backward evaluates each chunk of edges
+again with autograd, from the gradients of its rows, and adds the result to the gradients of nodes
+and parameters. Bytes moved per edge, forward: the source fields, once selected and once added.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class EdgeInputs:
-    """Tensors that enter Gather on edges, grouped as `Expression` names them.
+    """Input tensors of Gather on edges, in the groups of `Expression`.
 
     Attributes:
-        sources: (I, ...) each, indexed by source: those of masters.
-        destinations: (O, ...) each, indexed by destination row: those of masters.
-        parameters: Of any shape, the same for every edge.
-        columns: (E, ...) each, in CSC order.
-        loop_columns: (M, ...) each: the same columns of the layer's own self-loops; empty where
+        sources: (I, ...) each: source fields of masters.
+        destinations: (O, ...) each: destination fields of masters.
+        parameters: Any shape; the same for every edge.
+        columns: (E, ...) each: edge columns in CSC order.
+        loop_columns: (M, ...) each: the same columns of the layer's own self-loops, or empty if
             the layer has none.
-        source_mirrors: (H, ...) each: `sources` goes on here; empty where there are no mirrors.
-        destination_mirrors: The same of `destinations`.
+        source_mirrors: (H, ...) each: source fields of mirrors, or empty if there are none.
+        destination_mirrors: Destination fields of mirrors, or empty if there are none.
     """
 
     sources: Sequence[Tensor]
@@ -56,7 +56,7 @@ class EdgeInputs:
     destination_mirrors: Sequence[Tensor] = ()
 
     def joined(self) -> EdgeInputs:
-        """Return the same with the mirrors' rows behind the masters', in one tensor."""
+        """Return the same inputs with the rows of masters and mirrors in one tensor."""
         return replace(
             self,
             sources=_joined(self.sources, self.source_mirrors),
@@ -66,11 +66,11 @@ class EdgeInputs:
         )
 
     def flat(self) -> list[Tensor]:
-        """Return all tensors, group after group."""
+        """Return all tensors as one list, group by group."""
         return [tensor for group in self._groups() for tensor in group]
 
     def sizes(self) -> list[int]:
-        """Return how many tensors each group has."""
+        """Return the number of tensors in each group."""
         return [len(group) for group in self._groups()]
 
     def _groups(self) -> tuple[Sequence[Tensor], ...]:
@@ -78,19 +78,19 @@ class EdgeInputs:
 
 
 def grouped(values: Sequence[_T], sizes: Sequence[int]) -> list[list[_T]]:
-    """Undo `EdgeInputs.flat`."""
+    """Split a flat list into groups of the given sizes: the inverse of `EdgeInputs.flat`."""
     rest = iter(values)
     return [[next(rest) for _ in range(size)] for size in sizes]
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Some edges whose destination rows are [first, last).
+class _Chunk:
+    """Edges that are processed together; their destination rows are [first, last).
 
     Attributes:
-        row_e: (e,) int64 destination row, counted from `first`.
+        row_e: (e,) int64 destination row, relative to `first`.
         src_e: (e,) int64 local id of the source.
-        edge_e: Where the edges stand among all E, or the loop rows.
+        edge_e: Positions of the edges among all E, or the rows of self-loops.
         key_e: (e,) int64 edge keys; -1 - node_key for the layer's own self-loops.
         is_loop: Whether these are the layer's own self-loops.
     """
@@ -106,18 +106,18 @@ class _Block:
 
 @dataclass(frozen=True)
 class GatherSum:
-    """One layer's Gather and Sum on one worker.
+    """Gather and Sum of one layer on one worker, in chunks of edges.
 
     Attributes:
         expression: The traced gather.
-        aggregator: How messages of a row become one partial.
+        aggregator: The Sum stage.
         topology: In-edges by destination row.
-        node_key: (I,) int64 of the masters, for the keys of self-loops.
-        loop_rows: Rows that get a self-loop of the layer's own: M, or 0.
-        layer: Index of the layer, for draws and timers.
-        step_key: Philox key of the step, or None when not training (masks are ones).
+        node_key: (I,) int64 keys of the masters, from which keys of self-loops are made.
+        loop_rows: Number of rows with a self-loop of the layer's own: M, or 0.
+        layer: Index of the layer, for dropout masks and timers.
+        step_key: Philox key of the step. If None, masks are ones: the layer is not training.
         stages: Timers.
-        chunk_edges: Most edges of a block.
+        chunk_edges: Largest number of edges in a chunk.
     """
 
     expression: Expression
@@ -132,27 +132,27 @@ class GatherSum:
 
     @property
     def device(self) -> torch.device:
-        """Where the edges are, and all that is computed on them."""
+        """Device of the edges and of all intermediate tensors."""
         return self.topology.src.device
 
-    def __call__(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> list[Tensor]:
+    def __call__(self, inputs: EdgeInputs, syncs: Sequence[MirrorSync] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
 
         Args:
-            inputs: What the gather reads.
-            arrivals: Mirror rows of the inputs on their way.
+            inputs: Input tensors of gather.
+            syncs: Syncs in flight that write the mirrors of the inputs.
         """
-        for arrival in arrivals:
-            arrival.finish()
+        for sync in syncs:
+            sync.finish()
         inputs = inputs.joined()
         return list(_Function.apply(self, inputs, *inputs.flat()))  # type: ignore[no-untyped-call]
 
-    def message(self, inputs: EdgeInputs, arrivals: Sequence[MirrorSync] = ()) -> Tensor:
-        """Return the aggregated message of every row: `__call__`, finished."""
-        return self.aggregator.finish(self(inputs, arrivals))
+    def message(self, inputs: EdgeInputs, syncs: Sequence[MirrorSync] = ()) -> Tensor:
+        """Return the aggregated message of every row, from the same arguments."""
+        return self.aggregator.finish(self(inputs, syncs))
 
-    def blocks(self) -> Iterator[_Block]:
-        """Cut the edges into blocks of rows; a row of more than `chunk_edges` is split."""
+    def chunks(self) -> Iterator[_Chunk]:
+        """Yield the edges in chunks of whole rows; a row of more than `chunk_edges` is split."""
         indptr = self.topology.indptr
         num_rows, row = len(indptr) - 1, 0
         while row < num_rows:
@@ -160,45 +160,51 @@ class GatherSum:
             fits = int(np.searchsorted(indptr, start + self.chunk_edges, side="right")) - 1
             last = min(max(fits, row + 1), row + self.chunk_edges, num_rows)
             stop = int(indptr[last])
-            for at in range(start, stop, self.chunk_edges):
-                end = min(at + self.chunk_edges, stop)
-                degrees = np.diff(indptr[row : last + 1].clip(at, end))
+            for first in range(start, stop, self.chunk_edges):
+                end = min(first + self.chunk_edges, stop)
+                degrees = np.diff(indptr[row : last + 1].clip(first, end))
                 row_e = torch.from_numpy(np.repeat(np.arange(last - row), degrees))
-                yield self._edges(row, last, row_e.to(self.device), at, end)
+                yield self._edges(row, last, row_e.to(self.device), first, end)
             row = last
         for first in range(0, self.loop_rows, self.chunk_edges):
             last = min(first + self.chunk_edges, self.loop_rows)
             keys = torch.from_numpy(-1 - self.node_key[first:last]).to(self.device)
             rows = torch.arange(last - first, device=self.device)
-            yield _Block(first, last, rows, rows + first, slice(first, last), keys, True)
+            yield _Chunk(first, last, rows, rows + first, slice(first, last), keys, True)
 
-    def _edges(self, first: int, last: int, row_e: Tensor, start: int, stop: int) -> _Block:
+    def _edges(self, first: int, last: int, row_e: Tensor, start: int, stop: int) -> _Chunk:
         topology, edges = self.topology, slice(start, stop)
         src_e = topology.src[edges].long()
         if topology.position is None:
-            return _Block(first, last, row_e, src_e, edges, topology.edge_key[edges], False)
+            return _Chunk(first, last, row_e, src_e, edges, topology.edge_key[edges], False)
         position = topology.position[edges]
-        return _Block(first, last, row_e, src_e, position, topology.edge_key[position], False)
+        return _Chunk(first, last, row_e, src_e, position, topology.edge_key[position], False)
 
-    def empty_block(self) -> _Block:
-        """Return a block without edges: for the types and shapes of what gather returns."""
+    def empty_chunk(self) -> _Chunk:
+        """Return a chunk without edges, to evaluate dtypes and shapes of the outputs of gather."""
         none = torch.zeros(0, dtype=torch.int64, device=self.device)
-        return _Block(0, 0, none, none, slice(0, 0), none, False)
+        return _Chunk(0, 0, none, none, slice(0, 0), none, False)
 
-    def select(self, block: _Block, inputs: EdgeInputs) -> EdgeInputs:
-        """Return the rows of the inputs that a block reads."""
-        columns = inputs.loop_columns if block.is_loop else inputs.columns
-        edges = block.edge_e
+    def select(self, chunk: _Chunk, inputs: EdgeInputs) -> EdgeInputs:
+        """Return the rows of the inputs that a chunk reads, one row per edge."""
+        columns = inputs.loop_columns if chunk.is_loop else inputs.columns
+        edges = chunk.edge_e
         return EdgeInputs(
-            [_computed(x.index_select(0, block.src_e)) for x in inputs.sources],
-            [x[block.first : block.last].index_select(0, block.row_e) for x in inputs.destinations],
+            [_widened(x.index_select(0, chunk.src_e)) for x in inputs.sources],
+            [x[chunk.first : chunk.last].index_select(0, chunk.row_e) for x in inputs.destinations],
             inputs.parameters,
             [c[edges] if isinstance(edges, slice) else c.index_select(0, edges) for c in columns],
             [],
         )
 
-    def evaluate(self, block: _Block, rows: EdgeInputs, like: Tensor | None) -> Sequence[Tensor]:
-        """Return what gather returns for a block, given the rows it reads."""
+    def evaluate(self, chunk: _Chunk, rows: EdgeInputs, like: Tensor | None) -> Sequence[Tensor]:
+        """Return the outputs of gather for a chunk.
+
+        Args:
+            chunk: The edges.
+            rows: The rows that `select` returned.
+            like: Tensor of the dtype of masks.
+        """
         expression = self.expression
         given: dict[int, Tensor] = {}
         for indices, values in (
@@ -209,19 +215,19 @@ class GatherSum:
         ):
             given.update(zip(indices, values, strict=True))
         for i, spec in expression.keeps:
-            given[i] = self._mask(block, spec, like)
+            given[i] = self._mask(chunk, spec, like)
         return expression.on_edges(given)
 
-    def _mask(self, block: _Block, spec: Keep, like: Tensor | None) -> Tensor:
+    def _mask(self, chunk: _Chunk, spec: Keep, like: Tensor | None) -> Tensor:
         width = 1 if spec.heads is None else spec.heads
-        shape = (len(block.key_e),) if spec.heads is None else (len(block.key_e), width)
+        shape = (len(chunk.key_e),) if spec.heads is None else (len(chunk.key_e), width)
         options: dict[str, Any] = {"device": self.device}
         if like is not None:
             options["dtype"] = like.dtype
         if self.step_key is None or spec.p == 0:
             return torch.ones((), **options).expand(shape)
         stream = stream_id(Purpose.EDGE_DROPOUT, self.layer, spec.call)
-        kept = keep_mask(block.key_e.cpu().numpy(), width, spec.p, self.step_key, stream)
+        kept = keep_mask(chunk.key_e.cpu().numpy(), width, spec.p, self.step_key, stream)
         return torch.from_numpy(kept).reshape(shape).to(**options) / (1 - spec.p)
 
 
@@ -231,12 +237,13 @@ def _joined(masters: Sequence[Tensor], mirrors: Sequence[Tensor]) -> Sequence[Te
     return [torch.cat(pair) for pair in zip(masters, mirrors, strict=True)]
 
 
-def _computed(x: Tensor) -> Tensor:
-    """Return what is computed with: bfloat16 only stores."""
+def _widened(x: Tensor) -> Tensor:
+    """Return bfloat16 as float32: the former is a storage type only."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _float_like(inputs: EdgeInputs) -> Tensor | None:
+    """Return a tensor of the floating-point dtype that gather computes in, or None."""
     floats = [t for t in inputs.flat() if t.is_floating_point()]
     if floats and all(t.dtype == torch.bfloat16 for t in floats):
         return floats[0].new_empty(0, dtype=torch.float32)
@@ -270,63 +277,73 @@ class _Function(torch.autograd.Function):
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
             inputs = EdgeInputs(*grouped(tensors, sizes))
             like = _float_like(inputs)
-            for block in job.blocks():
-                _backward_of(job, block, inputs, grouped(totals, sizes), grads, constants, like)
+            for chunk in job.chunks():
+                _backward(job, chunk, inputs, grouped(totals, sizes), grads, constants, like)
         return None, None, *totals
 
 
 def _forward(job: GatherSum, inputs: EdgeInputs) -> list[Tensor]:
     like = _float_like(inputs)
-    empty = job.empty_block()
+    empty = job.empty_chunk()
     outputs = job.evaluate(empty, job.select(empty, inputs), like)
     columns = job.aggregator.start(len(job.topology.indptr) - 1, outputs)
-    for block in job.blocks():
-        outputs = job.evaluate(block, job.select(block, inputs), like)
-        rows = [c[block.first : block.last] for c in columns]
-        job.aggregator.add(rows, block.row_e, outputs, block.key_e)
+    for chunk in job.chunks():
+        outputs = job.evaluate(chunk, job.select(chunk, inputs), like)
+        rows = [c[chunk.first : chunk.last] for c in columns]
+        job.aggregator.add(rows, chunk.row_e, outputs, chunk.key_e)
     return columns
 
 
-def _backward_of(
+def _backward(
     job: GatherSum,
-    block: _Block,
+    chunk: _Chunk,
     inputs: EdgeInputs,
     totals: Sequence[Sequence[Tensor | None]],
     grads: Sequence[Tensor],
     constants: Sequence[Tensor],
     like: Tensor | None,
 ) -> None:
-    """Differentiate one block of edges and add to the gradients of the inputs, in place."""
-    rows, row_e = slice(block.first, block.last), block.row_e
+    """Differentiate one chunk of edges, and add to the gradients of the inputs in place.
+
+    Args:
+        job: The layer's Gather and Sum.
+        chunk: The edges.
+        inputs: Input tensors of gather.
+        totals: Gradients of the inputs, by group; None where none is needed.
+        grads: Gradients of the partial's columns.
+        constants: The columns of the partial that are not differentiable.
+        like: Tensor of the dtype of masks.
+    """
+    rows, row_e = slice(chunk.first, chunk.last), chunk.row_e
     sources, destinations, parameters, columns, loop_columns, *_ = totals
-    sinks = [
-        *((total, block.src_e) for total in sources),
+    targets = [  # where the gradient of each selected tensor is added, and at which rows
+        *((total, chunk.src_e) for total in sources),
         *((None if total is None else total[rows], row_e) for total in destinations),
         *((total, None) for total in parameters),
-        *((total, block.edge_e) for total in (loop_columns if block.is_loop else columns)),
+        *((total, chunk.edge_e) for total in (loop_columns if chunk.is_loop else columns)),
     ]
-    selected = job.select(block, inputs)
+    selected = job.select(chunk, inputs)
     leaves = [t.detach() for t in selected.flat()]
-    for leaf, (total, _) in zip(leaves, sinks, strict=True):
+    for leaf, (total, _) in zip(leaves, targets, strict=True):
         leaf.requires_grad_(total is not None)
     with torch.enable_grad():
-        outputs = job.evaluate(block, EdgeInputs(*grouped(leaves, selected.sizes())), like)
-        terms = job.aggregator.terms([c[rows] for c in constants], row_e, outputs, block.key_e)
+        outputs = job.evaluate(chunk, EdgeInputs(*grouped(leaves, selected.sizes())), like)
+        terms = job.aggregator.terms([c[rows] for c in constants], row_e, outputs, chunk.key_e)
     pairs = [
         (term, grad[rows].index_select(0, row_e))
         for term, grad in zip(terms, grads[: len(terms)], strict=True)
         if term.requires_grad
     ]
-    wanted = [(leaf, sink) for leaf, sink in zip(leaves, sinks, strict=True) if leaf.requires_grad]
-    if not pairs or not wanted:
+    needed = [(x, to) for x, to in zip(leaves, targets, strict=True) if x.requires_grad]
+    if not pairs or not needed:
         return
     found = torch.autograd.grad(
         [term for term, _ in pairs],
-        [leaf for leaf, _ in wanted],
+        [leaf for leaf, _ in needed],
         [grad for _, grad in pairs],
         allow_unused=True,
     )
-    for grad, (_, (total, index)) in zip(found, wanted, strict=True):
+    for grad, (_, (total, index)) in zip(found, needed, strict=True):
         if grad is None or total is None:
             continue
         if index is None:

@@ -1,10 +1,10 @@
-"""Expressions: what tracing a `gather` yields, and how it is evaluated again.
+"""Expression graph of a traced `gather`, and its evaluation.
 
 An expression is a list of nodes in the order they were recorded. A leaf reads a field of the
 source or the destination, an edge column, a keep mask or a parameter; an operation calls one torch
-function on earlier nodes. Every node knows which endpoints it depends on, which is all that is
-needed to split it: sub-expressions of one endpoint (and parameters) run in node space, those of
-parameters alone run once, and the rest runs on edges.
+function on earlier nodes. Every node records which endpoints it depends on, which decides where it
+runs: sub-expressions of one endpoint (and parameters) run once per node, those of parameters only
+run once, and the rest runs on edges.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Expression", "Keep", "Leaf", "Operation", "Origin", "Ref", "map_stru
 
 
 class Origin(Flag):
-    """Endpoints that a value depends on; a value of none is one of parameters alone."""
+    """Endpoints that a value depends on; NONE for a value of parameters only."""
 
     NONE = 0
     SOURCE = 1
@@ -30,14 +30,20 @@ class Origin(Flag):
 
 @dataclass(frozen=True)
 class Ref:
-    """The value of node `index`, standing in an operation's arguments."""
+    """Reference to the value of node `index`, among an operation's arguments."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class Keep:
-    """A keep mask: drop with probability p, one draw a head (or one an edge)."""
+    """Keep mask of dropout: one draw per edge and head, or one per edge if `heads` is None.
+
+    Attributes:
+        p: Probability of dropping.
+        heads: Number of columns of the mask.
+        call: Index of this call of `keep` in the layer.
+    """
 
     p: float
     heads: int | None
@@ -46,13 +52,13 @@ class Keep:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value that enters the expression.
+    """Input value of an expression.
 
     Attributes:
         origin: SOURCE, DESTINATION or EDGE, or NONE for a parameter.
-        name: Field, column or dotted parameter name.
-        keep: Set for a keep mask.
-        constant: Set for a tensor that is no parameter or buffer of the layer.
+        name: Name of the field, column or (dotted) parameter.
+        keep: The mask, if the leaf is a keep mask.
+        constant: The value, if it is neither a parameter nor a buffer of the layer.
     """
 
     origin: Origin
@@ -63,7 +69,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Operation:
-    """One torch call on earlier nodes (as `Ref`s anywhere in its arguments)."""
+    """Call of a torch function on earlier nodes, which are `Ref`s in its arguments."""
 
     origin: Origin
     function: Callable[..., Any]
@@ -72,8 +78,8 @@ class Operation:
 
 
 def map_structure(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply `change` to everything inside tuples, lists, dicts and slices."""
-    if isinstance(value, tuple):  # named ones too: torch takes them wherever it takes a tuple
+    """Apply `change` to every value inside nested tuples, lists, dicts and slices."""
+    if isinstance(value, tuple):  # also named tuples: torch accepts a tuple in their place
         return tuple(map_structure(v, change) for v in value)
     if isinstance(value, list):
         return [map_structure(v, change) for v in value]
@@ -98,17 +104,17 @@ def _refs(operation: Operation) -> Iterable[int]:
 
 
 class Expression:
-    """A traced `gather`, split by what each part depends on.
+    """Traced `gather`, split by the endpoints that each part depends on.
 
     Attributes:
         nodes: Leaves and operations in recorded order.
-        outputs: Indices of what `gather` returned: (message,) or (score, message).
+        outputs: Indices of the outputs of `gather`: (message,) or (score, message).
         sources: Indices of the maximal sub-expressions of the source that edges read.
-        destinations: The same of the destination.
-        parameters: The same of parameters alone.
-        edge_columns: Names of the edge columns read.
-        keeps: Indices of the keep masks.
-        edge_order: Indices of what is evaluated on edges, in order.
+        destinations: Indices of those of the destination.
+        parameters: Indices of those of parameters only.
+        edge_columns: Index and name of each edge column read.
+        keeps: Index and mask of each call of `keep`.
+        edge_order: Indices of the nodes that are evaluated on edges, in order.
     """
 
     def __init__(self, nodes: Sequence[Leaf | Operation], outputs: Sequence[int]) -> None:
@@ -158,12 +164,12 @@ class Expression:
     def in_node_space(
         self, targets: Sequence[int], layer: nn.Module, fields: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        """Evaluate sub-expressions of one endpoint, or of parameters alone, by plain torch.
+        """Evaluate sub-expressions of one endpoint, or of parameters only, with plain torch.
 
         Args:
-            targets: `sources`, `destinations` or `parameters`.
-            layer: The layer whose parameters and buffers are read by name.
-            fields: What the endpoint offers: one row a node.
+            targets: Indices to evaluate: `sources`, `destinations` or `parameters`.
+            layer: Layer whose parameters and buffers are read by name.
+            fields: Fields of the endpoint, one row per node.
         """
         values: dict[int, Any] = {}
         for i in sorted(self._ancestors(targets, lambda _: True)):
@@ -180,14 +186,14 @@ class Expression:
         return [values[i] for i in targets]
 
     def on_edges(self, given: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
-        """Evaluate what mixes endpoints, on a block of edges.
+        """Evaluate the rest of the expression on a chunk of edges.
 
         Args:
-            given: Values of `sources`, `destinations` (rows selected per edge), `parameters`,
+            given: Values of `sources` and `destinations` (one row per edge), `parameters`,
                 `edge_columns` and `keeps`, by index.
 
         Returns:
-            What `gather` returns for these edges.
+            The outputs of `gather` for these edges.
         """
         values: dict[int, Any] = dict(given)
         for i in self.edge_order:

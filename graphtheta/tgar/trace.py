@@ -1,9 +1,8 @@
-"""Tracing: `gather` is run once on a few rows, every torch call in it is recorded, and a probe
-proves that the record is a function of one edge.
+"""Tracing of `gather`: every torch call is recorded on a few rows, and the record is then tested.
 
-The probe replays the record on other rows and on a selection of them, with repeats: code that
-looks across edges (a softmax over rows, batch norm, a count of rows), draws fresh random numbers,
-or hides a tensor from the record gives other numbers, and is refused.
+The test replays the record on other rows and on a selection of them with repeats. Code that looks
+across edges (a softmax over rows, batch norm, the number of rows), draws random numbers of its own,
+or uses a tensor that was not recorded gives different values, and is refused.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ __all__ = ["Gather", "WorkerIndependent", "keep", "trace"]
 
 Gather = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Any]
 
-_TRACE_ROWS, _PROBE_ROWS = 5, 7  # primes, so that a row count in a shape is seen
-_SELECTION = (4, 1, 6, 1, 3)  # out of order, with a repeat, and not all
+_TRACE_ROWS, _TEST_ROWS = 5, 7  # primes, so that a row count in a shape is noticed
+_SELECTION = (4, 1, 6, 1, 3)  # unordered, with a repeat, and not all rows
 
 _RANDOM = {
     "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "random_",
@@ -71,17 +70,16 @@ def _refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
 
 
 class WorkerIndependent(TorchFunctionMode):
-    """Refuse torch's own random numbers and batch norm, which would differ with the workers."""
+    """Context that refuses torch's random numbers and batch norm: they depend on the workers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Pass every torch call on, but those that are refused."""
         kwargs = kwargs or {}
         _refuse_worker_dependent(_name(func), kwargs)
         return func(*args, **kwargs)
 
 
 class _Recorder(TorchFunctionMode):
-    """Record torch calls on tensors that depend on an endpoint or on a parameter."""
+    """Context that records torch calls on tensors that depend on an endpoint or a parameter."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -89,8 +87,8 @@ class _Recorder(TorchFunctionMode):
         self._parameter_names = {id(t): name for name, t in named}
         self.nodes: list[Leaf | Operation] = []
         self._index: dict[int, int] = {}
-        self._constants: set[int] = set()  # made in gather, of nothing that is recorded
-        self._alive: list[Tensor] = []  # ids stay unique while their tensors live
+        self._constants: set[int] = set()  # made in gather, from nothing that is recorded
+        self._alive: list[Tensor] = []  # keeps ids unique
 
     def add(self, node: Leaf | Operation, value: Tensor) -> int:
         self.nodes.append(node)
@@ -98,23 +96,26 @@ class _Recorder(TorchFunctionMode):
         self._alive.append(value)
         return len(self.nodes) - 1
 
+    def has(self, value: Tensor) -> bool:
+        return id(value) in self._index
+
     def index_of(self, value: Tensor) -> int:
-        """Return the node of a tensor, entering it as a parameter or a constant if it is new."""
-        if id(value) in self._index:
+        """Return the node of a tensor, added as a parameter or a constant if it is new."""
+        if self.has(value):
             return self._index[id(value)]
         name = self._parameter_names.get(id(value))
         if name is not None:
             return self.add(Leaf(Origin.NONE, name), value)
         if id(value) not in self._constants:
             raise TraceError(
-                "gather: it uses a tensor computed elsewhere, which would keep its present values. "
+                "gather: it uses a tensor computed elsewhere, whose present values would be kept. "
                 "Compute it with torch inside gather, return it from transform, or make it a "
                 "parameter or buffer of the layer."
             )
         return self.add(Leaf(Origin.NONE, "", constant=value), value)
 
     def _is_recorded(self, value: Tensor) -> bool:
-        known = id(value) in self._index or id(value) in self._parameter_names
+        known = self.has(value) or id(value) in self._parameter_names
         return known or value.requires_grad
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -130,7 +131,7 @@ class _Recorder(TorchFunctionMode):
             )
         if recorded:
             for value in given:
-                self.index_of(value)  # refuses what comes from elsewhere
+                self.index_of(value)  # raises for a tensor computed elsewhere
         versions = [v._version for v in given]
         result = func(*args, **kwargs)
         if recorded and versions != [v._version for v in given]:
@@ -179,29 +180,29 @@ def _take(results: Any, position: int) -> Any:
 
 
 class _Reads(Mapping[str, Tensor]):
-    """What `gather` sees as src, dst or edge; notes which names it reads."""
+    """Mapping that `gather` gets as src, dst or edge, and that reports each name it reads."""
 
     def __init__(
         self,
-        what: str,
+        kind: str,
         values: Mapping[str, Tensor],
-        note: Callable[[str, Tensor], None] | None = None,
+        on_read: Callable[[str, Tensor], None] | None = None,
     ) -> None:
-        self._what, self._values, self._note = what, values, note
+        self._kind, self._values, self._on_read = kind, values, on_read
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._values:
             raise TraceError(
-                f"gather: {self._what} has no '{name}'; it has {sorted(self._values)}. "
+                f"gather: {self._kind} has no '{name}'; it has {sorted(self._values)}. "
                 + (
                     "Partition the graph with that edge column."
-                    if self._what == "edge"
+                    if self._kind == "edge"
                     else "Return it from transform."
                 )
             )
         value = self._values[name]
-        if self._note is not None:
-            self._note(name, value)
+        if self._on_read is not None:
+            self._on_read(name, value)
         return value
 
     def __iter__(self) -> Iterator[str]:
@@ -212,15 +213,15 @@ class _Reads(Mapping[str, Tensor]):
 
 
 def keep(p: float, heads: int | None = None) -> Tensor:
-    """Return, inside `gather`, the dropout factor of each edge: 0 with probability p, or 1/(1-p).
+    """Return the dropout factor of each edge, inside `gather`: 0 with probability p, else 1/(1-p).
 
-    Drawn by (edge_key, head), so it does not depend on workers or partition; all ones when the
-    layer is not training. A softmax layer multiplies its message by it: dropping an attention
-    coefficient after normalisation is the same.
+    It is drawn by (edge_key, head), so that it depends neither on the workers nor on the partition,
+    and all ones when the layer is not training. A softmax layer multiplies its message by it, which
+    drops the attention coefficient after normalisation.
 
     Args:
         p: Probability of dropping, in [0, 1).
-        heads: Draw so many columns an edge; None draws one scalar.
+        heads: Number of columns drawn per edge. If None, one scalar is drawn.
 
     Shape:
         Returns (edges,) or (edges, heads).
@@ -230,7 +231,7 @@ def keep(p: float, heads: int | None = None) -> Tensor:
     """
     source = getattr(_local, "keeps", None)
     if source is None:
-        raise TraceError("keep: it has a meaning inside gather only. Use graphtheta.nn.Dropout.")
+        raise TraceError("keep: it works inside gather only. Use graphtheta.nn.Dropout elsewhere.")
     if not 0 <= p < 1:
         raise TraceError(f"keep: p must be in [0, 1), got {p}.")
     value: Tensor = source(p, heads)
@@ -254,23 +255,23 @@ def trace(
     *,
     scored: bool,
 ) -> Expression:
-    """Record `gather` and prove that it is a function of one edge.
+    """Record `gather`, and test that it is a function of one edge.
 
     Args:
-        layer: The layer whose parameters `gather` may read.
+        layer: Layer whose parameters `gather` may read.
         gather: Called as gather(src, dst, edge).
-        fields: What `transform` returned; only types, trailing shapes and device are used.
-        edges: Edge columns; a few rows are read as samples.
-        scored: Whether the aggregator wants (score, message).
+        fields: Fields returned by `transform`; only dtypes, trailing shapes and device are used.
+        edges: Edge columns, of which a few rows are used as samples.
+        scored: Whether the aggregator takes (score, message).
 
     Returns:
         The expression, split by endpoint.
 
     Raises:
-        TraceError: If gather reads what is not there, works in place, looks across edges, draws
-            its own random numbers, or returns something else than one row an edge.
+        TraceError: If gather reads a name that does not exist, works in place, looks across edges,
+            draws random numbers of its own, or does not return one row per edge.
     """
-    with torch.inference_mode(False):  # its tensors count no changes, nor can backward use them
+    with torch.inference_mode(False):  # inference tensors have no version counter, nor gradients
         return _trace(layer, gather, _Samples(fields, edges), scored)
 
 
@@ -279,12 +280,12 @@ def _trace(layer: nn.Module, gather: Gather, samples: _Samples, scored: bool) ->
     src, dst, edge = samples.rows(_TRACE_ROWS)
     keeps: list[Keep] = []
 
-    def note(origin: Origin) -> Callable[[str, Tensor], None]:
-        def read(name: str, value: Tensor) -> None:
-            if id(value) not in recorder._index:
+    def record(origin: Origin) -> Callable[[str, Tensor], None]:
+        def on_read(name: str, value: Tensor) -> None:
+            if not recorder.has(value):
                 recorder.add(Leaf(origin, name), value)
 
-        return read
+        return on_read
 
     def symbolic_keep(p: float, heads: int | None) -> Tensor:
         spec = Keep(p, heads, len(keeps))
@@ -295,13 +296,13 @@ def _trace(layer: nn.Module, gather: Gather, samples: _Samples, scored: bool) ->
 
     with _keeps(symbolic_keep), recorder:
         returned = gather(
-            _Reads("src", src, note(Origin.SOURCE)),
-            _Reads("dst", dst, note(Origin.DESTINATION)),
-            _Reads("edge", edge, note(Origin.EDGE)),
+            _Reads("src", src, record(Origin.SOURCE)),
+            _Reads("dst", dst, record(Origin.DESTINATION)),
+            _Reads("edge", edge, record(Origin.EDGE)),
         )
     outputs = _outputs(returned, scored, _TRACE_ROWS)
     expression = Expression(recorder.nodes, [recorder.index_of(t) for t in outputs])
-    _probe(layer, gather, expression, samples, scored)
+    _test_replay(layer, gather, expression, samples, scored)
     return expression
 
 
@@ -310,20 +311,20 @@ def _outputs(returned: Any, scored: bool, rows: int) -> tuple[Tensor, ...]:
     outputs = returned if isinstance(returned, tuple) else (returned,)
     if len(outputs) != (2 if scored else 1) or not all(isinstance(t, Tensor) for t in outputs):
         raise TraceError(
-            f"gather: this aggregator needs {wanted} an edge, got {type(returned).__name__}"
+            f"gather: this aggregator needs {wanted} per edge, got {type(returned).__name__}"
             f" of {len(outputs)}. Return tensors."
         )
     for tensor in outputs:
         if tensor.dim() == 0 or tensor.shape[0] != rows:
             raise TraceError(
-                f"gather: expected one row an edge, got shape {tuple(tensor.shape)} for {rows} "
+                f"gather: expected one row per edge, got shape {tuple(tensor.shape)} for {rows} "
                 "edges. Keep the leading dimension; reduce over the last ones only."
             )
     return outputs
 
 
 class _Samples:
-    """Random rows of the fields, and rows of the edge columns, to trace and probe on."""
+    """Random rows of the fields, and rows of the edge columns, to trace and test on."""
 
     def __init__(self, fields: Mapping[str, Tensor], edges: Mapping[str, Tensor]) -> None:
         self._fields, self._edges = fields, edges
@@ -352,23 +353,24 @@ class _Samples:
         return values.to(**self._mask_options)
 
 
-def _probe(
+def _test_replay(
     layer: nn.Module, gather: Gather, expression: Expression, samples: _Samples, scored: bool
 ) -> None:
-    src, dst, edge = samples.rows(_PROBE_ROWS)
-    masks = {i: samples.keep(spec, _PROBE_ROWS) for i, spec in expression.keeps}
+    """Raise TraceError if replaying the expression on other rows gives other values."""
+    src, dst, edge = samples.rows(_TEST_ROWS)
+    masks = {i: samples.keep(spec, _TEST_ROWS) for i, spec in expression.keeps}
     drawn = iter(masks.values())
     with torch.no_grad():
         try:
             with _keeps(lambda p, heads: next(drawn)):
                 eager = gather(_Reads("src", src), _Reads("dst", dst), _Reads("edge", edge))
-            expected = _outputs(eager, scored, _PROBE_ROWS)
+            expected = _outputs(eager, scored, _TEST_ROWS)
             whole = _replay(layer, expression, src, dst, edge, masks)
         except TraceError:
             raise
         except Exception as error:
             raise TraceError(
-                f"gather: recorded on {_TRACE_ROWS} edges it does not run on {_PROBE_ROWS} "
+                f"gather: what was recorded on {_TRACE_ROWS} edges does not run on {_TEST_ROWS} "
                 f"({error}). Do not use the number of rows, nor tensors made outside."
             ) from error
         pick = torch.tensor(_SELECTION)
@@ -383,7 +385,7 @@ def _probe(
     for want, got, part in zip(expected, whole, selected, strict=True):
         if got.shape != want.shape:
             raise TraceError(
-                f"gather: it depends on the number of edges: {_PROBE_ROWS} of them give shape "
+                f"gather: it depends on the number of edges: {_TEST_ROWS} of them give shape "
                 f"{tuple(want.shape)}, or {tuple(got.shape)} as recorded on {_TRACE_ROWS}."
             )
         if not _close(got, want):
@@ -394,7 +396,7 @@ def _probe(
         if not _close(part, got.index_select(0, pick.to(got.device))):
             raise TraceError(
                 "gather: the value of one edge depends on other edges. It must be a function of "
-                "one edge; sums over edges are the aggregator's."
+                "one edge; the aggregator sums over edges."
             )
 
 

@@ -214,7 +214,7 @@ def test_softmax_takes_a_score_a_column_or_a_head(shape: tuple[int, ...]) -> Non
 
 
 def test_softmax_raises_config_error_when_score_does_not_fit() -> None:
-    with pytest.raises(ConfigError, match=r"message's shape \(2, 3\) or lack .* got \(3,\)"):
+    with pytest.raises(ConfigError, match=r"message's shape \(2, 3\), or .* got \(3,\)"):
         AGGREGATORS["softmax"].start(1, [torch.zeros(4, 3), torch.zeros(4, 2, 3)])
 
 

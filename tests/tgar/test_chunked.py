@@ -1,4 +1,4 @@
-"""Blocks of edges: every edge once, bounded, and memory that does not grow with their number."""
+"""Chunks of edges: every edge once, bounded, and memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from graphtheta.tgar.chunked import GatherSum
 from graphtheta.tgar.expression import Expression
 from tests.graphs import CORNER_GRAPHS, CornerGraph, random_graph, to_graph
 
-BLOCK = 1024
+CHUNK = 1024
 
 
 def job(topology: Topology, chunk: int, loop_rows: int = 0) -> GatherSum:
@@ -45,22 +45,22 @@ def job(topology: Topology, chunk: int, loop_rows: int = 0) -> GatherSum:
 @pytest.mark.parametrize("loopless", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 5, 10**6])
 @pytest.mark.parametrize("name", CORNER_GRAPHS)
-def test_blocks_hold_every_edge_once(name: str, chunk: int, loopless: bool) -> None:
+def test_chunks_hold_every_edge_once(name: str, chunk: int, loopless: bool) -> None:
     shard = gt.open_shard(to_graph(CORNER_GRAPHS[name]))
     topology = shard.loopless_topology if loopless else shard.topology
     rows, sources, keys, loops = [], [], [], []
-    for block in job(topology, chunk, shard.num_masters if loopless else 0).blocks():
-        assert len(block.row_e) == len(block.src_e) == len(block.key_e) <= chunk
-        assert block.last - block.first <= max(chunk, 1)
-        assert (block.row_e < block.last - block.first).all()
-        if block.is_loop:
-            loops += (block.row_e + block.first).tolist()
-            assert (block.row_e + block.first).equal(block.src_e)
-            assert (block.key_e == -1 - 1000 - block.src_e).all()
+    for part in job(topology, chunk, shard.num_masters if loopless else 0).chunks():
+        assert len(part.row_e) == len(part.src_e) == len(part.key_e) <= chunk
+        assert part.last - part.first <= max(chunk, 1)
+        assert (part.row_e < part.last - part.first).all()
+        if part.is_loop:
+            loops += (part.row_e + part.first).tolist()
+            assert (part.row_e + part.first).equal(part.src_e)
+            assert (part.key_e == -1 - 1000 - part.src_e).all()
         else:
-            rows += (block.row_e + block.first).tolist()
-            sources += block.src_e.tolist()
-            keys += block.key_e.tolist()
+            rows += (part.row_e + part.first).tolist()
+            sources += part.src_e.tolist()
+            keys += part.key_e.tolist()
     row_E = np.repeat(np.arange(len(topology.indptr) - 1), np.diff(topology.indptr))
     assert rows == row_E.tolist()
     assert sources == topology.src.tolist()
@@ -94,14 +94,14 @@ def star(num_nodes: int, num_edges: int) -> CornerGraph:
 
 
 @pytest.fixture
-def _small_blocks(chunked_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=BLOCK))
+def _small_chunks(chunked_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=CHUNK))
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_chunks")
 @pytest.mark.parametrize("make", [random_graph, star])
 def test_temporaries_do_not_grow_with_edges(make: Callable[[int, int], CornerGraph]) -> None:
-    num_edges = 40 * BLOCK
+    num_edges = 40 * CHUNK
     shard = gt.open_shard(to_graph(make(50, num_edges), dtype=np.float64))
     layer = GATEConv(3, 8, heads=2, edge_dim=2, dropout=0.5).double()
 
@@ -112,7 +112,7 @@ def test_temporaries_do_not_grow_with_edges(make: Callable[[int, int], CornerGra
     step()  # what is kept with the shard is made here
     with _Largest() as torch_made:
         step()
-    assert torch_made.nbytes <= 8 * BLOCK * 16  # a block of messages
+    assert torch_made.nbytes <= 8 * CHUNK * 16  # a chunk of messages
     tracemalloc.start()  # sees NumPy's arrays
     step()
     numpy_peak = tracemalloc.get_traced_memory()[1]

@@ -21,7 +21,7 @@ from tests.tgar.layers import Written, written
 
 @pytest.fixture(autouse=True)
 def _tiny_chunks(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three edges a block: rows share blocks, and the hub's row is split over several.
+    # Three edges per chunk: rows share chunks, and the hub's row is split over several.
     monkeypatch.setattr("graphtheta.data.adjacency._CHUNK_COST", 3)
     monkeypatch.setattr("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=3))
 

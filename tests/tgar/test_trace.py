@@ -174,7 +174,7 @@ def _twice(x: Tensor) -> Tensor:
 _elsewhere = torch.ones(3, dtype=torch.float64)
 _drawn = "draws random numbers that depend on the worker"
 _alone = "the value of one edge depends on other edges"
-_rows = "expected one row an edge|depends on the number of edges|does not run on 7"
+_rows = "expected one row per edge|depends on the number of edges|does not run on 7"
 
 REFUSED: dict[str, tuple[Gather, str]] = {
     "softmax_over_edges": (lambda s, src, dst, edge: src["h"].softmax(0), _alone),
@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[Gather, str]] = {
         lambda s, src, dst, edge: src["h"] * edge["weight"],
         r"edge has no 'weight'; it has \['attr', 'type'\]. Partition the graph with",
     ),
-    "not_a_tensor": (lambda s, src, dst, edge: 1.0, "needs one message an edge, got float"),
+    "not_a_tensor": (lambda s, src, dst, edge: 1.0, "needs one message per edge, got float"),
     "a_pair": (lambda s, src, dst, edge: (src["h"], dst["h"]), "needs one message .* tuple of 2"),
     "a_list": (lambda s, src, dst, edge: [src["h"]], "needs one message"),
     "a_parameter": (lambda s, src, dst, edge: s.w, _rows),
@@ -274,9 +274,9 @@ def test_gather_raises_trace_error(name: str, shard: Shard) -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (lambda s, src, dst, edge: src["h"], r"needs \(score, message\) an edge, got Tensor of 1"),
+        (lambda s, src, dst, edge: src["h"], r"needs \(score, message\) per edge, got Tensor of 1"),
         (lambda s, src, dst, edge: (src["h"], dst["h"], dst["h"]), "tuple of 3"),
-        (lambda s, src, dst, edge: (src["h"].sum(), src["h"]), "expected one row an edge"),
+        (lambda s, src, dst, edge: (src["h"].sum(), src["h"]), "expected one row per edge"),
         (lambda s, src, dst, edge: (1.0, src["h"]), r"\(score, message\)"),
     ],
 )
