@@ -23,9 +23,9 @@ import torch
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.bench.executors import executors, refuse_chunked
-from graphtheta.bench.graphs import described
-from graphtheta.bench.memory import anonymous_bytes, forget_peak, peak_bytes
+from graphtheta.bench.executors import executors, require_fused
+from graphtheta.bench.graphs import describe_graph
+from graphtheta.bench.memory import anonymous_bytes, peak_bytes, reset_peak
 from graphtheta.bench.record import append, new_record
 from graphtheta.comm.launch import guarded, tune_rank
 from graphtheta.comm.timers import StageTimers
@@ -58,7 +58,7 @@ def main() -> None:
     seconds, losses, anonymous = [], [], 0
     for epoch in range(options.epochs + 1):
         if epoch == 1:
-            forget_peak()
+            reset_peak()
             shard.channel.stages = StageTimers()
             sent = comm.bytes_sent
         comm.barrier(stage="epoch")
@@ -75,7 +75,7 @@ def main() -> None:
         losses.append(float(total[0]))
         anonymous = max(anonymous, anonymous_bytes())
         if not options.allow_chunked:
-            refuse_chunked(model)
+            require_fused(model)
         if comm.rank == 0:
             print(f"epoch {epoch}: {seconds[-1]:.1f} s, loss {losses[-1]:.4f}", flush=True)
     sent = int(comm.all_gather_int(comm.bytes_sent - sent, stage="count bytes").sum())
@@ -87,7 +87,7 @@ def main() -> None:
     case = {"model": "gcn", "columns": COLUMNS, "layers": 2, "threads": threads}
     record = new_record(
         "billion",
-        {**case, "workers": comm.size, **described(options.store.name, shard.manifest)},
+        {**case, "workers": comm.size, **describe_graph(options.store.name, shard.manifest)},
         seconds[1:],
         losses=losses,
         open_seconds=opened,

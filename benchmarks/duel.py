@@ -15,7 +15,7 @@ import numpy as np
 from contender import Contender
 
 from graphtheta import Graph
-from graphtheta.bench.memory import forget_peak, peak_bytes, resident_bytes
+from graphtheta.bench.memory import peak_bytes, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
 from graphtheta.bench.timing import alternate
 from graphtheta.partition import Plan, Resources, make_store
@@ -147,7 +147,7 @@ def memory(contender: Contender, folder: Path, epochs: int, **case: Any) -> int:
     before = resident_bytes(contender.pid)
     contender.ask("run")
     contender.ask("settle")
-    forget_peak(contender.pid)
+    reset_peak(contender.pid)
     for _ in range(epochs):
         contender.ask("run")
     return peak_bytes(contender.pid) - before

@@ -26,8 +26,8 @@ import torch
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.bench.graphs import described
-from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
+from graphtheta.bench.graphs import describe_graph
+from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, threads_per_rank, tune_rank
@@ -144,7 +144,7 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
     samples: list[dict[str, float]] = []
     for number in range(options.steps + 1):
         if number == 1:
-            forget_peak()
+            reset_peak()
         samples.append(one_step(model, steps, x, comm, options.batch_size))
     beyond = comm.all_gather_int(peak_bytes() - resident, stage="count memory")
     per_worker = {
@@ -159,7 +159,7 @@ def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record
             **case,
             "workers": comm.size,
             "threads": threads,
-            **described(options.store.name, shard.manifest),
+            **describe_graph(options.store.name, shard.manifest),
         },
         [s["step"] for s in samples[1:]],
         prepare_seconds=[s["prepare"] for s in samples[1:]],

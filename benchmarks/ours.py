@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.bench.executors import executors, refuse_chunked
+from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.kernels import Aggregate
 from graphtheta.bench.timing import Clock
 from graphtheta.comm.launch import tune_rank
@@ -66,7 +66,7 @@ class Contender:
     def checked(self, seconds: dict[str, float]) -> dict[str, Any]:
         """Refuse what ran chunked, and return the answer."""
         if not self.allow_chunked:
-            refuse_chunked(self.module)
+            require_fused(self.module)
         return {**seconds, "executors": executors(self.module)}
 
     def in_order(self, out: Tensor) -> np.ndarray[Any, Any]:
@@ -107,7 +107,7 @@ class Gather(Contender):
     def run(self) -> dict[str, Any]:
         """Run it once, without gradients."""
         clock = Clock()
-        with torch.no_grad(), clock.part("forward"):
+        with torch.no_grad(), clock.measure("forward"):
             self.out = self.module(View(self.shard)[0], self.x)
         return self.checked(clock.seconds)
 
@@ -137,9 +137,9 @@ class Attention(Contender):
         clock, self.step = Clock(), self.step + 1
         for tensor in (self.x, *self.module.parameters()):
             tensor.grad = None
-        with clock.part("forward"):
+        with clock.measure("forward"):
             self.out = self.module(View(self.shard, step=self.step)[0], self.x)
-        with clock.part("backward"):
+        with clock.measure("backward"):
             self.out.backward(self.grad)
         return self.checked(clock.seconds)
 
@@ -192,7 +192,7 @@ class Sample(Contender):
         """Draw for some batches; say how many edges there were."""
         batches = [self.row.numpy()[seeds] for seeds in seeds_of(self.step, len(self.keys))]
         clock, edges = Clock(), 0
-        with clock.part("draw"):
+        with clock.measure("draw"):
             for n, rows in enumerate(batches):
                 step = self.step * len(batches) + n
                 blocks = self.neighbourhoods.blocks(np.sort(rows), self.fanouts, step=step)

@@ -1,5 +1,5 @@
-"""Measuring: kernels, epochs, partitioners and several workers, and which of two runs was faster.
+"""Measurements of kernels, epochs, partitioners and scaling, for `graphtheta bench`.
 
-What `graphtheta bench` runs, and what `benchmarks/` measures the peers with. A record is a line of
-JSON; see `graphtheta.bench.record`.
+A measurement is a record, which is written as a line of JSON: see `graphtheta.bench.record`. The
+scripts in `benchmarks/`, which compare with other libraries, write records too.
 """

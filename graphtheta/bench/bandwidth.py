@@ -1,4 +1,4 @@
-"""The speed at which this machine streams memory: what kernels bound by memory are held against."""
+"""Memory bandwidth of this machine, the upper bound of kernels that are limited by memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 
 __all__ = ["TRIAD_BYTES", "triad_seconds"]
 
-_FLOATS = 1 << 25  # an array of 128 MiB: three exceed any cache
+_FLOATS = 1 << 25  # 128 MiB per array, more than the caches hold
 TRIAD_BYTES = 3 * 4 * _FLOATS
 
 
 def triad_seconds(runs: int) -> list[float]:
-    """Time a = b + s c over arrays of float32 that no cache holds, `TRIAD_BYTES` a run.
+    """Return the seconds of each run of the STREAM triad, a = b + s c, which moves `TRIAD_BYTES`.
 
     Source: McCalpin, "Memory bandwidth and machine balance in current high performance computers",
     IEEE TCCA Newsletter, 1995.

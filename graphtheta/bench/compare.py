@@ -1,4 +1,4 @@
-"""Two files of records beside each other: what got faster, what slower, and what is noise."""
+"""Comparison of two files of records: which measurements changed by more than their noise."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _BETTER: dict[str, tuple[Verdict, Verdict]] = {
     "seconds": ("faster", "slower"),
     "bytes": ("smaller", "larger"),
 }
-_ALIKE = ("cpu", "cores")
+_MACHINE = ("cpu", "cores")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measurement in both files.
+    """Measurement that is in both files.
 
     Attributes:
-        before: Of the first file.
-        after: Of the second file.
+        before: Record of the first file.
+        after: Record of the second file.
     """
 
     before: Record
@@ -36,18 +36,18 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Median after over median before: below 1 is better."""
+        """Ratio of the medians, after over before; below 1 is better."""
         before, after = float(self.before["median"]), float(self.after["median"])
         return after / before if before else math.nan if not after else math.inf
 
     @property
     def noise(self) -> float:
-        """Half the distance from p10 to p90, as a share of the median, of both runs together."""
+        """Relative noise of the ratio: half of (p90 - p10) / median, combined over both records."""
         return math.hypot(*(_noise(record) for record in (self.before, self.after)))
 
     @property
     def verdict(self) -> Verdict:
-        """What the ratio says: it counts where it is further from 1 than the noise."""
+        """Whether it got better or worse, by more than the noise."""
         better, worse = _BETTER[self.before["unit"]]
         if self.ratio > 1 + self.noise:
             return worse
@@ -55,42 +55,42 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether it got slower, or larger, beyond the noise."""
+        """Whether it got slower or larger by more than the noise."""
         return self.verdict == _BETTER[self.before["unit"]][1]
 
     @property
     def name(self) -> str:
-        """What was measured, in one line."""
+        """Benchmark and case, in one line."""
         shown = [str(v) if isinstance(v, str) else f"{k} {v}" for k, v in self.case.items()]
         return f"{self.before['benchmark']}: {', '.join(shown)}"
 
     @property
     def case(self) -> dict[str, Any]:
-        """What was measured."""
+        """Case that was measured."""
         found: dict[str, Any] = self.before["case"]
         return found
 
 
 def compare(before: Sequence[Record], after: Sequence[Record]) -> list[Comparison]:
-    """Pair the records of equal benchmark, case and unit; of several alike the last counts.
+    """Pair the records of equal benchmark, case and unit. If a file has several, the last counts.
 
     Raises:
-        ConfigError: If the files have nothing in common.
+        ConfigError: If the files have no measurement in common.
     """
     first, second = _by_case(before), _by_case(after)
     pairs = [Comparison(first[key], second[key]) for key in first if key in second]
     if not pairs:
         raise ConfigError(
-            f"compare: expected a measurement that is in both files, got none among "
+            f"bench compare: expected a measurement that is in both files, got none among "
             f"{len(first)} and {len(second)}. Measure the same graph, sizes and threads."
         )
     return pairs
 
 
 def differences(pairs: Sequence[Comparison]) -> list[str]:
-    """Return what else differs between both files and may be the cause, in a line each."""
+    """Return the properties of the machine that differ between the files, in a line each."""
     found = []
-    for name in _ALIKE:
+    for name in _MACHINE:
         before, after = ({str(getattr(p, s).get(name)) for p in pairs} for s in ("before", "after"))
         if before != after:
             found.append(f"{name}: {', '.join(sorted(before))} and {', '.join(sorted(after))}")

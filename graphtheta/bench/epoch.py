@@ -1,4 +1,4 @@
-"""How long a training epoch takes, what its stages take, and how much memory it needs."""
+"""Time and memory of a training epoch and its stages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from graphtheta.bench.executors import chunked_layers, executors, refuse_chunked
-from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
+from graphtheta.bench.executors import chunked_layers, executors, require_fused
+from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import Stack, model_for
@@ -19,7 +19,7 @@ __all__ = ["ModelOptions", "epoch_record"]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A model by name and size; as for `graphtheta train`."""
+    """Name and sizes of a model, as for `graphtheta train`."""
 
     model: str = "gcn"
     hidden: int = 16
@@ -52,42 +52,43 @@ def epoch_record(
     warmup: int = 2,
     allow_chunked: bool = True,
 ) -> Record:
-    """Train some epochs of global batches, without evaluation, and return what they took.
+    """Train for some epochs of global batches, without evaluation, and return their record.
 
     Args:
-        shard: This worker's.
-        graph: What the case says of it.
+        shard: Shard of this worker.
+        graph: Fields of the case that describe the graph.
         options: The model.
-        threads: Of each worker.
-        label: What is learned; the only one, or "y", if None.
-        split: Which split; the only one, or "split", if None.
-        runs: Epochs that count.
-        warmup: Epochs before them, at least 1.
-        allow_chunked: Whether layers may run by the chunked executor.
+        threads: Threads per worker.
+        label: Label to predict. If None, the only one, or "y".
+        split: Split to train on. If None, the only one, or "split".
+        runs: Number of timed epochs.
+        warmup: Number of epochs before them, at least 1.
+        allow_chunked: Whether layers may run on the chunked executor.
 
     Returns:
-        A record; `stages` are seconds an epoch, the largest over workers; `peak_bytes` is the most
-        that any worker held while training, `epoch_bytes` what of it came after features and edge
-        columns were in memory, the topology among it; `bytes_sent` is what all workers sent in an
-        epoch.
+        A record. `stages` holds seconds per epoch, the largest over workers. `peak_bytes` is the
+        largest resident memory of a worker while it trains, and `epoch_bytes` the part of it that
+        was allocated after features and edge columns were read, which includes the topology.
+        `bytes_sent` is the total over workers per epoch.
 
     Raises:
-        ConfigError: If the model does not fit the graph, or a layer ran chunked and may not.
+        ConfigError: If the model does not fit the graph, or a layer ran on the chunked executor
+            and `allow_chunked` is false.
 
     Communication:
-        That of training.
+        As for training.
     """
     comm = shard.comm
     model = options.build(shard, label or shard.default_label)
-    never = warmup + runs + 1
+    never = warmup + runs + 1  # epochs without evaluation
     trainer = Trainer(model, shard, label=label, split=split, evaluate_every=never)
-    _touch(shard)
+    _read_columns(shard)
     release_memory()
     at_start = resident_bytes()
     sent_before = trainer.fit(warmup)["bytes_sent"]
     if not allow_chunked:
-        refuse_chunked(model)
-    forget_peak()
+        require_fused(model)
+    reset_peak()
     trainer.stages = StageTimers()
     summary = trainer.fit(warmup + runs)
     peak = peak_bytes()
@@ -105,7 +106,7 @@ def epoch_record(
     )
 
 
-def _touch(shard: Shard) -> None:
-    """Bring features and edge columns, which may be mapped from a store, into memory."""
+def _read_columns(shard: Shard) -> None:
+    """Read features and edge columns, which may be memory-mapped, into memory."""
     for column in (shard.features, *shard.edge_columns.values()):
         column.sum()

@@ -1,4 +1,4 @@
-"""Which executor ran a model's layers: a fallback to the chunked one spoils a measurement."""
+"""Executors of a model's layers. A fallback to the chunked one would distort a measurement."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from torch import nn
 from graphtheta.errors import ConfigError
 from graphtheta.tgar import TGARLayer
 
-__all__ = ["chunked_layers", "executors", "refuse_chunked"]
+__all__ = ["chunked_layers", "executors", "require_fused"]
 
 
 def executors(model: nn.Module) -> list[str]:
-    """Return the executors that ran the model's layers in its last forward pass, each once."""
+    """Return the executors of the last forward pass, without repeats."""
     return sorted({executor for _, executor, _ in _explained(model)})
 
 
 def chunked_layers(model: nn.Module) -> list[str]:
-    """Return the layers that the last forward pass did not run fused, and why, in a line each."""
+    """Return a line for each layer that the last forward pass did not fuse, with the reason."""
     return [f"{name} ({why})" for name, executor, why in _explained(model) if executor != "fused"]
 
 
-def refuse_chunked(model: nn.Module) -> None:
-    """Raise an error unless the last forward pass ran every layer fused.
+def require_fused(model: nn.Module) -> None:
+    """Check that the last forward pass ran every layer on the fused executor.
 
     Raises:
-        ConfigError: If a layer ran by another executor; it says why.
+        ConfigError: If a layer ran on the chunked executor; the message names the reason.
     """
     if chunked := chunked_layers(model):
         raise ConfigError(
             f"bench: expected fused kernels, got the chunked executor for {'; '.join(chunked)}. "
-            "Pass --allow-chunked to measure it all the same."
+            "Add --allow-chunked to measure it nevertheless."
         )
 
 
@@ -37,6 +37,6 @@ def _explained(model: nn.Module) -> list[tuple[str, str, str]]:
     found = []
     for layer in model.modules():
         if isinstance(layer, TGARLayer):
-            said = layer.explain()
-            found.append((said.layer, said.executor, said.reason))
+            explanation = layer.explain()
+            found.append((explanation.layer, explanation.executor, explanation.reason))
     return found

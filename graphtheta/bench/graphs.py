@@ -1,4 +1,4 @@
-"""Graphs to measure on: generated ones with all that a layer may read, or the user's own."""
+"""Graphs for benchmarks: generated, with all columns that layers can read, or the user's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphtheta.partition import Manifest, Plan, Resources, make_store
 from graphtheta.shard.open import open_shard
 from graphtheta.shard.shard import Shard
 
-__all__ = ["described", "rmat_graph", "rmat_store", "shard_to_measure"]
+__all__ = ["benchmark_shard", "describe_graph", "rmat_graph", "rmat_store"]
 
 
 def rmat_graph(
@@ -36,20 +36,20 @@ def rmat_graph(
     """Return an RMAT graph without self-loops, with random features, labels and edge columns.
 
     Args:
-        scale: Binary logarithm of the nodes.
-        edge_factor: Edges a node, before self-loops are left out.
-        features: Columns of a node.
-        classes: Of the label `y`; every node is in the training split.
-        edge_features: Columns of the edge column `attr`; 0: none.
-        edge_types: Of the edge column `type`; 0: none.
-        seed: Which graph.
+        scale: Binary logarithm of the number of nodes.
+        edge_factor: Edges per node, before self-loops are dropped.
+        features: Number of node features.
+        classes: Number of classes of the label `y`. Every node is in the training split.
+        edge_features: Number of features in the edge column `attr`; 0 for no such column.
+        edge_types: Number of types in the edge column `type`; 0 for no such column.
+        seed: Random seed.
 
     Raises:
         ConfigError: If an argument is out of range.
     """
     num_nodes = 1 << scale
     src, dst = rmat_edges(0, edge_factor * num_nodes, scale=scale, seed=seed)
-    kept = src != dst  # layers treat a node's own edge in more than one way
+    kept = src != dst  # layers differ in what they do with self-loops
     src, dst = src[kept], dst[kept]
     rng = np.random.default_rng(seed)
     nodes = {
@@ -69,13 +69,13 @@ def rmat_graph(
 def rmat_store(
     path: Path, scale: int, edge_factor: int, *, num_parts: int, method: str, **options: Any
 ) -> None:
-    """Write `rmat_graph` as a store; options are as there."""
+    """Write `rmat_graph(scale, edge_factor, **options)` as a store."""
     graph = rmat_graph(scale, edge_factor, **options)
     make_store(graph, path, Plan(num_parts, method), Resources())
 
 
 @contextmanager
-def shard_to_measure(
+def benchmark_shard(
     source: str | None,
     comm: Communicator,
     *,
@@ -84,23 +84,23 @@ def shard_to_measure(
     method: str,
     **options: Any,
 ) -> Iterator[tuple[str, Shard]]:
-    """Open this worker's share of the user's graph, or of a generated one; collective.
+    """Open this worker's shard of the user's graph, or of a generated one; collective.
 
-    A generated graph is a store while it is measured, so that no worker keeps more than its part.
+    A generated graph is written to a temporary store, so that a worker holds only its own part.
 
     Args:
-        source: A store or another input; None: generate.
+        source: A store or another input. If None, an RMAT graph is generated.
         comm: The workers.
-        scale: Of a generated graph.
-        edge_factor: Of a generated graph.
-        method: Partitioner of what is no store yet.
-        options: As of `rmat_graph`.
+        scale: Scale of the generated graph.
+        edge_factor: Edges per node of the generated graph.
+        method: Partitioner of an input that is not a store.
+        options: Further options of `rmat_graph`.
 
     Returns:
-        The graph's name, and the shard.
+        A context manager that gives the graph's name and the shard.
 
     Raises:
-        ConfigError: If the graph cannot be opened or made.
+        ConfigError: If the graph cannot be opened or generated.
     """
     if source is not None:
         store = open_input(source, comm, method=method)
@@ -122,8 +122,8 @@ def shard_to_measure(
         comm.barrier(stage="bench: graph measured")
 
 
-def described(name: str, manifest: Manifest) -> dict[str, Any]:
-    """Return what a case says of its graph."""
+def describe_graph(name: str, manifest: Manifest) -> dict[str, Any]:
+    """Return the fields of a record's case that describe its graph."""
     return {
         "graph": name,
         "nodes": manifest.num_nodes,

@@ -1,4 +1,4 @@
-"""How fast Gather and Sum run on one worker, beside torch's sparse product and a memory stream."""
+"""Time of Gather and Sum on one worker, next to torch's sparse product and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graphtheta.bench.bandwidth import TRIAD_BYTES, triad_seconds
-from graphtheta.bench.executors import executors, refuse_chunked
+from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.record import Record, new_record
 from graphtheta.bench.timing import Clock, Run, alternate
 from graphtheta.errors import ConfigError
@@ -28,11 +28,11 @@ _ATTENTION = {"in_channels": 64, "out_channels": 16, "heads": 4}
 
 
 class Aggregate(TGARLayer):
-    """Nothing but Gather and Sum: neighbours' values, times the edge column `weight` if asked.
+    """Layer of Gather and Sum only: aggregate neighbours' values, optionally weighted.
 
     Args:
         aggregator: "sum", "mean", "max" or "min".
-        weighted: Whether messages are scaled.
+        weighted: Whether to multiply messages by the edge column `weight`.
 
     Shape:
         h: (M, F). Returns (M, F).
@@ -43,20 +43,20 @@ class Aggregate(TGARLayer):
         self.aggregator, self.weighted = aggregator, weighted
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the node's value."""
         message: Tensor = src["h"]
         return message * edge["weight"].unsqueeze(-1) if self.weighted else message
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Something to measure.
+    """Layer to measure.
 
     Attributes:
-        layer: Makes it, given a dropout.
-        width: Columns of its input; None: all that are asked for.
-        dropouts: Of attention.
-        torch_csr: Whether torch's sparse product computes the same: the weights, or ones.
+        layer: Returns the layer for a dropout probability.
+        width: Number of input features. If None, any number.
+        dropouts: Dropout probabilities of attention to measure.
+        torch_csr: Values of the adjacency matrix with which torch's sparse product computes the
+            same: the edge column "weight", or "ones". If None, it computes something else.
     """
 
     layer: Callable[[float], TGARLayer]
@@ -88,7 +88,7 @@ def num_records(kernels: Sequence[str], widths: Sequence[int]) -> int:
     """Return how many records `kernel_records` yields.
 
     Raises:
-        ConfigError: If there is no such kernel.
+        ConfigError: If a kernel is unknown.
     """
     if unknown := [name for name in kernels if name not in KERNELS]:
         raise ConfigError(
@@ -111,23 +111,24 @@ def kernel_records(
     runs: int = 7,
     allow_chunked: bool = False,
 ) -> Iterator[Record]:
-    """Measure the memory's speed, then kernels, forward and backward; yield a record each.
+    """Measure memory bandwidth, then kernels, forward and backward, and yield their records.
 
-    Edge columns are random, whatever the graph has. `gathered_bytes` of a plain sum is what a run
-    reads of neighbours' rows, each edge's counted, caches or not. torch's product and ours take
-    turns.
+    The edge columns `weight` and `attr` are replaced by random values. `gathered_bytes` of a sum
+    is one row of features per edge, whether or not it comes from a cache. Ours and torch's
+    product run in turns.
 
     Args:
-        shard: The whole graph: one worker's.
-        graph: What the case says of it.
-        threads: What they run on.
+        shard: Shard of the whole graph.
+        graph: Fields of the case that describe the graph.
+        threads: Number of threads.
         kernels: Keys of `KERNELS`.
-        widths: Columns of kernels that take any number.
-        runs: Samples of each.
-        allow_chunked: Whether kernels may run by the chunked executor.
+        widths: Numbers of features of kernels that take any.
+        runs: Number of timed runs.
+        allow_chunked: Whether layers may run on the chunked executor.
 
     Raises:
-        ConfigError: If there are several workers, or a kernel did not run fused.
+        ConfigError: If there are several workers, or a layer ran on the chunked executor and
+            `allow_chunked` is false.
     """
     if shard.comm.size > 1:
         raise ConfigError(
@@ -147,12 +148,12 @@ def kernel_records(
                 with seeded(0):
                     layer = kernel.layer(dropout)
                 x = torch.randn(shard.num_masters, width)
-                contenders = {"graphtheta": layer_run(layer, shard, x, allow_chunked=allow_chunked)}
+                functions = {"graphtheta": layer_run(layer, shard, x, allow_chunked=allow_chunked)}
                 if kernel.torch_csr:
-                    contenders["torch-csr"] = _torch_run(shard, x, kernel.torch_csr)
-                for library, parts in alternate(contenders, runs=runs).items():
+                    functions["torch-csr"] = _torch_run(shard, x, kernel.torch_csr)
+                for library, stages in alternate(functions, runs=runs).items():
                     ran = executors(layer) if library == "graphtheta" else ["mkl"]
-                    for direction, samples in parts.items():
+                    for direction, samples in stages.items():
                         case = {
                             "kernel": name,
                             "width": width,
@@ -172,13 +173,13 @@ def kernel_records(
 
 
 def layer_run(layer: TGARLayer, shard: Shard, x: Tensor, *, allow_chunked: bool) -> Run:
-    """Return what runs a layer forward and backward, with gradients of input and parameters.
+    """Return a function that runs a layer forward and backward, to input and parameters.
 
     Args:
-        layer: In training.
-        shard: One worker's.
-        x: (M, F).
-        allow_chunked: Whether it may run by the chunked executor.
+        layer: Layer in training mode.
+        shard: Shard of the whole graph.
+        x: Input, (M, F).
+        allow_chunked: Whether the layer may run on the chunked executor.
     """
     x = x.detach().requires_grad_()
     grads: list[Tensor] = []
@@ -188,15 +189,15 @@ def layer_run(layer: TGARLayer, shard: Shard, x: Tensor, *, allow_chunked: bool)
         nonlocal step
         clock, step = Clock(), step + 1
         view = View(shard, step=step)
-        with clock.part("forward"):
+        with clock.measure("forward"):
             out = layer(view[0], x)
         if not allow_chunked:
-            refuse_chunked(layer)
+            require_fused(layer)
         if not grads:
             grads.append(torch.randn_like(out))
         for tensor in (x, *layer.parameters()):
             tensor.grad = None
-        with clock.part("backward"):
+        with clock.measure("backward"):
             out.backward(grads[0])
         return clock.seconds
 
@@ -204,7 +205,7 @@ def layer_run(layer: TGARLayer, shard: Shard, x: Tensor, *, allow_chunked: bool)
 
 
 def _torch_run(shard: Shard, x: Tensor, values: str) -> Run:
-    """Return what multiplies by the adjacency matrix, and for backward by its transpose."""
+    """Return a function that multiplies by the adjacency matrix, then by its transpose."""
     topology, size = shard.topology, shard.num_masters
     weight = torch.ones(shard.num_edges) if values == "ones" else shard.edge_columns[values]
     indptr = topology.indptr.astype(np.int32)
@@ -213,9 +214,9 @@ def _torch_run(shard: Shard, x: Tensor, values: str) -> Run:
 
     def run() -> Mapping[str, float]:
         clock = Clock()
-        with clock.part("forward"):
+        with clock.measure("forward"):
             out = forward @ x
-        with clock.part("backward"):
+        with clock.measure("backward"):
             backward @ out
         return clock.seconds
 
@@ -225,5 +226,5 @@ def _torch_run(shard: Shard, x: Tensor, values: str) -> Run:
 def _sparse(matrix: Any) -> Tensor:
     indptr, indices, data = map(torch.from_numpy, (matrix.indptr, matrix.indices, matrix.data))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that sparse tensors are new
+        warnings.simplefilter("ignore", UserWarning)  # "Sparse CSR tensor support is in beta state"
         return torch.sparse_csr_tensor(indptr, indices, data, matrix.shape)

@@ -1,6 +1,6 @@
-"""Memory of a process, from the kernel's own books.
+"""Memory of a process, as the kernel counts it.
 
-Never imports torch, whose libraries would count.
+Never imports torch, whose libraries would be counted.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["anonymous_bytes", "forget_peak", "peak_bytes", "release_memory", "resident_bytes"]
+__all__ = ["anonymous_bytes", "peak_bytes", "release_memory", "reset_peak", "resident_bytes"]
 
 
 def release_memory() -> None:
-    """Give what this process has freed back to the system, where the allocator can."""
+    """Return memory that this process has freed to the system, if the allocator can."""
     if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Return what is resident now of a process; None: of this one."""
+    """Return the resident memory of a process. If None, of this one."""
     return _status("VmRSS", pid)
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
-    """Return what is resident now and in no file, which the system cannot take back."""
+    """Return the resident memory that is not backed by files, which the kernel cannot drop."""
     return _status("RssAnon", pid)
 
 
 def peak_bytes(pid: int | None = None) -> int:
-    """Return the most that was resident since the start, or since `forget_peak`."""
+    """Return the largest resident memory since the start or the last `reset_peak`."""
     return _status("VmHWM", pid)
 
 
-def forget_peak(pid: int | None = None) -> None:
-    """Let the peak start anew from what is resident now."""
+def reset_peak(pid: int | None = None) -> None:
+    """Reset the peak to the memory that is resident now."""
     Path(f"/proc/{pid or os.getpid()}/clear_refs").write_text("5")
 
 

@@ -1,8 +1,8 @@
-"""How fast a graph is partitioned, from its tables to a store, and how well.
+"""Time, memory and quality of partitioning a graph, from its tables to a store.
 
-Each measurement is a process of its own, `python -m graphtheta.bench.partition JOB`, whose kernels
-are compiled before the clock starts; peak memory is that of the process while it partitions. Never
-imports torch, which would count.
+Each run is a process of its own, `python -m graphtheta.bench.partition JOB`, which compiles its
+kernels before the clock starts. Peak memory is that of the process while it partitions. Never
+imports torch, whose libraries would be counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta import datasets
-from graphtheta.bench.memory import forget_peak, peak_bytes, release_memory, resident_bytes
+from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, new_record
 from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
@@ -36,15 +36,15 @@ __all__ = ["Job", "partition_record", "unknown_method"]
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement.
+    """Partitioning job to measure.
 
     Attributes:
-        source: What `graphtheta.datasets.read` reads.
-        folder: Where the store is written and deleted.
+        source: Path or URI of the graph, as for `graphtheta.datasets.read`.
+        folder: Directory for the store, which is deleted again.
         method: A key of `PARTITIONERS`.
-        num_parts: Of the store.
-        threads: Of the process.
-        memory_limit: Bytes, as of `Resources`.
+        num_parts: Number of parts.
+        threads: Number of threads.
+        memory_limit: Bytes, as for `Resources`.
     """
 
     source: str
@@ -56,31 +56,31 @@ class Job:
 
 
 def unknown_method(methods: list[str]) -> str | None:
-    """Return the first name that is no partitioner, if any."""
+    """Return the first name that is not in `PARTITIONERS`, or None."""
     return next((name for name in methods if name not in PARTITIONERS), None)
 
 
 def partition_record(job: Job, graph: Mapping[str, Any], *, runs: int = 1) -> Record:
-    """Partition a graph some times, each in a process of its own, and return what it took.
+    """Partition a graph several times, each in a process of its own.
 
     Args:
-        job: What is measured.
-        graph: What the case says of the graph.
-        runs: Samples.
+        job: The job.
+        graph: Fields of the case that describe the graph.
+        runs: Number of runs.
 
     Returns:
-        A record of the last run, with the samples of all; or, with `refused` and nothing measured,
-        why it could not be partitioned.
+        A record of the last run, with the samples of all; or, if the graph cannot be partitioned,
+        a dictionary with the reason in `refused`.
     """
-    found = [_in_a_process(job) for _ in range(runs)]
-    asked = {"method": job.method, "parts": job.num_parts, "memory_limit": job.memory_limit}
-    case = {**graph, **asked, "threads": job.threads, "workers": 1}
+    found = [_run_in_process(job) for _ in range(runs)]
+    options = {"method": job.method, "parts": job.num_parts, "memory_limit": job.memory_limit}
+    case = {**graph, **options, "threads": job.threads, "workers": 1}
     if refusals := [result["refused"] for result in found if "refused" in result]:
         return {"benchmark": "partition", "case": case, "refused": refusals[0]}
     return new_record("partition", case, [result.pop("seconds") for result in found], **found[-1])
 
 
-def _in_a_process(job: Job) -> dict[str, Any]:
+def _run_in_process(job: Job) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", __name__, json.dumps(asdict(job))],
         stdout=subprocess.PIPE,
@@ -113,7 +113,7 @@ def _measure(job: Job) -> dict[str, Any]:
     store = Path(job.folder) / "store"
     release_memory()
     before = resident_bytes()
-    forget_peak()
+    reset_peak()
     start = time.perf_counter()
     try:
         made = make_store(source, store, Plan(job.num_parts, job.method), resources)
@@ -138,8 +138,8 @@ def _measure(job: Job) -> dict[str, Any]:
 
 
 def _compile(ids: pa.DataType, job: Job) -> None:
-    """Partition a small graph with ids of the same type, in memory and of tables."""
-    spread = 1 << 40 if pa.types.is_integer(ids) else 1  # dense ids and others are resolved apart
+    """Compile all kernels: partition a small graph with ids of the same type."""
+    spread = 1 << 40 if pa.types.is_integer(ids) else 1  # other kernels than for dense ids
     ends = np.random.default_rng(0).integers(0, 1000, (2, 20_000))
     with tempfile.TemporaryDirectory(dir=job.folder) as folder:
         for name, factor in (("dense", 1), ("spread", spread)):

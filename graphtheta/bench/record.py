@@ -1,10 +1,10 @@
-"""Records: lines of JSON that say what was measured, how long it took, and on what.
+"""Records of measurements, stored as lines of JSON.
 
-A record holds `benchmark` and `case`, which together say what was measured; `unit`, seconds or
-bytes, so that less is always better; `median`, `p10`, `p90` and all `samples`; what else there is
-to say; and the provenance. `graphtheta.bench.compare` puts those of two files beside each other.
+A record holds `benchmark` and `case`, which identify the measurement; `unit`, seconds or bytes, so
+that less is always better; `median`, `p10`, `p90` and all `samples`; further fields of the
+benchmark; and the provenance: commit, versions, hardware and time.
 
-Never imports torch: processes whose memory is measured write records, too.
+Never imports torch, since processes whose memory is measured also write records.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ def new_record(
     """Return a record of some samples.
 
     Args:
-        benchmark: What kind of measurement it is.
-        case: What was measured, with threads and workers; two records of equal cases compare.
-        samples: One value a run, warm-up left out.
-        unit: Of the samples.
-        more: What else to write down.
+        benchmark: Kind of measurement.
+        case: What was measured, with `threads` and `workers`. Equal cases are comparable.
+        samples: One value per run, without warm-up.
+        unit: Unit of the samples.
+        more: Further fields.
     """
-    whole = {"benchmark": benchmark, "case": dict(case), "unit": unit, **spread(samples)}
-    return {**whole, **more, **provenance(int(case.get("threads", 1)))}
+    record = {"benchmark": benchmark, "case": dict(case), "unit": unit, **spread(samples)}
+    return {**record, **more, **provenance(int(case.get("threads", 1)))}
 
 
 def spread(samples: Sequence[float]) -> dict[str, Any]:
-    """Return `median`, `p10`, `p90` and the samples themselves."""
+    """Return `median`, `p10`, `p90` and `samples` of some samples."""
     low, middle, high = np.percentile(np.asarray(samples, np.float64), [10, 50, 90])
     found = {"median": float(middle), "p10": float(low), "p90": float(high)}
     return {**found, "samples": [float(sample) for sample in samples]}
 
 
 def append(path: Path | str | None, records: Iterable[Record]) -> None:
-    """Add a line a record to a file, made if missing; nothing without a path.
+    """Append records to a file as lines of JSON; without a path, do nothing.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If the file cannot be written.
     """
     if path is None:
         return
@@ -84,15 +84,15 @@ def append(path: Path | str | None, records: Iterable[Record]) -> None:
             file.writelines(json.dumps(record) + "\n" for record in records)
     except OSError as error:
         raise ConfigError(
-            f"{path}: expected a file to add records to, got {error.strerror}. Name another."
+            f"{path}: expected a file to append records to, got {error.strerror}. Choose another."
         ) from None
 
 
 def load(path: Path | str) -> list[Record]:
-    """Return the records of a file in order; lines of another form are left out.
+    """Return the records of a file in order, without lines of other content.
 
     Raises:
-        ConfigError: If there is no such file, it is no JSON, or holds no record.
+        ConfigError: If the file does not exist, is not JSON, or holds no record.
     """
     try:
         lines = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
@@ -102,15 +102,15 @@ def load(path: Path | str) -> list[Record]:
         ) from None
     except ValueError as error:
         raise ConfigError(
-            f"{path}: expected a line of JSON a record, got an error: {error}. Name a file that "
-            "graphtheta bench --json wrote."
+            f"{path}: expected lines of JSON, got an error: {error}. Choose a file written by "
+            "graphtheta bench --json."
         ) from None
     needed = {"benchmark", "case", "unit", "median", "p10", "p90"}
     records = [line for line in lines if isinstance(line, dict) and line.keys() >= needed]
     if not records:
         raise ConfigError(
-            f"{path}: expected records, got none among {len(lines)} lines. Name a file that "
-            "graphtheta bench --json wrote."
+            f"{path}: expected records, got none in {len(lines)} lines. Choose a file written by "
+            "graphtheta bench --json."
         )
     return records
 
@@ -129,7 +129,7 @@ def provenance(threads: int) -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    if _git("rev-parse", "--show-toplevel") != str(_ROOT):  # installed, perhaps within a checkout
+    if _git("rev-parse", "--show-toplevel") != str(_ROOT):  # installed, not a checkout of ours
         return {"commit": None, "dirty": False}
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(changed)}

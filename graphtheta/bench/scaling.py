@@ -1,4 +1,4 @@
-"""The same training on more and more workers: what they gain, and where the rest goes."""
+"""Scaling of training with the number of workers on one host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from graphtheta.partition import Plan, Resources, make_store
 
 __all__ = ["efficiency", "scaling_records", "store_to_scale"]
 
-_LAUNCHERS = ("PMI", "OMPI", "OMP_", "SLURM", "PMIX")  # of a job around this one
+_LAUNCHERS = ("PMI", "OMPI", "OMP_", "SLURM", "PMIX")  # variables of a surrounding job
 
 
 def store_to_scale(
@@ -36,16 +36,16 @@ def store_to_scale(
     edge_factor: int,
     **options: Any,
 ) -> str:
-    """Return a store that every number of workers divides, made in `folder` if need be.
+    """Return a store whose number of parts every number of workers divides.
 
     Args:
-        folder: Where a store may be written.
-        source: A store, or another input; None: generate.
-        ranks: The numbers of workers.
-        method: Partitioner of what is no store yet.
-        scale: Of a generated graph.
-        edge_factor: Of a generated graph.
-        options: As of `rmat_graph`.
+        folder: Directory for a new store.
+        source: A store, which is returned, or another input. If None, an RMAT graph is generated.
+        ranks: Numbers of workers.
+        method: Partitioner of an input that is not a store.
+        scale: Scale of the generated graph.
+        edge_factor: Edges per node of the generated graph.
+        options: Further options of `rmat_graph`.
 
     Raises:
         ConfigError: If the input cannot be opened.
@@ -69,36 +69,36 @@ def scaling_records(
     threads: Callable[[int], int],
     runs: int = 7,
 ) -> Iterator[Record]:
-    """Train on a store with each number of workers; yield the record of each.
+    """Train on a store with each number of workers, and yield a record for each.
 
     Args:
-        store: Whose parts every number divides.
+        store: Path of the store.
         options: The model.
-        ranks: Numbers of workers.
-        threads: Of a worker, by their number.
-        runs: Epochs that count.
+        ranks: Numbers of workers, each a divisor of the number of parts.
+        threads: Returns the threads per worker for a number of workers.
+        runs: Number of timed epochs.
 
     Raises:
-        ConfigError: If mpiexec is missing, or a job failed; the message is its own.
+        ConfigError: If mpiexec is missing, or a job failed; with the message of the job.
     """
     for size in ranks:
         with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
             written = Path(folder) / "records.jsonl"
             given = {**asdict(options), "runs": runs, "threads": threads(size), "json": written}
-            words = [w for name, value in given.items() for w in (f"--{name}", str(value))]
-            _run(size, ["bench", "epoch", store, *words], threads(size))
+            options_given = [w for name, value in given.items() for w in (f"--{name}", str(value))]
+            _run(size, ["bench", "epoch", store, *options_given], threads(size))
             yield load(written)[-1]
 
 
 def efficiency(first: Record, record: Record) -> tuple[float, float]:
-    """Return the speed-up over the first record, and that over the growth in cores used."""
+    """Return the speed-up over the first record, and the speed-up per growth in cores used."""
     speed_up = first["median"] / record["median"]
     cores = [r["case"]["workers"] * r["case"]["threads"] for r in (first, record)]
     return speed_up, speed_up * cores[0] / cores[1]
 
 
-def _run(size: int, words: Sequence[str], threads: int) -> None:
-    command = [sys.executable, "-m", "graphtheta", *words]
+def _run(size: int, arguments: Sequence[str], threads: int) -> None:
+    command = [sys.executable, "-m", "graphtheta", *arguments]
     if size > 1:
         command = [_mpiexec(), "-n", str(size), *command]
     clean = {n: value for n, value in os.environ.items() if not n.startswith(_LAUNCHERS)}
@@ -111,8 +111,8 @@ def _run(size: int, words: Sequence[str], threads: int) -> None:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        error = next((line for line in said if line.startswith("error: ")), said[-1])
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        error = next((line for line in lines if line.startswith("error: ")), lines[-1])
         raise ConfigError(
             f"bench scaling: expected {size} workers to train, got exit code {done.returncode}: "
             f"{error.removeprefix('error: ')}"
@@ -120,8 +120,8 @@ def _run(size: int, words: Sequence[str], threads: int) -> None:
 
 
 def _mpiexec() -> str:
-    beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    in_environment = Path(sys.executable).parent / "mpiexec"
+    found = str(in_environment) if in_environment.exists() else shutil.which("mpiexec")
     if found is None:
         raise ConfigError(
             "bench scaling: expected mpiexec, got none. Run: pip install 'graphtheta[mpi]'"

@@ -1,4 +1,4 @@
-"""Taking times: contenders in turn, so that a machine that drifts treats all alike."""
+"""Timing of several functions in turns, so that a change in machine speed affects all alike."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from contextlib import contextmanager
 __all__ = ["Clock", "Run", "alternate"]
 
 Run = Callable[[], Mapping[str, float]]
-"""Does the work once, and says how long each part of it took, in seconds."""
+"""Function that does the work once and returns the seconds of each of its stages."""
 
 
 class Clock:
-    """Seconds by part of one run.
+    """Clock for the stages of one run.
 
     Attributes:
-        seconds: What `part` has measured.
+        seconds: Seconds of each stage so far.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Measure what is done inside."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Time the body of a `with` statement as a stage."""
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[stage] = time.perf_counter() - start
 
 
 def alternate(
-    contenders: Mapping[str, Run], *, runs: int, warmup: int = 1
+    functions: Mapping[str, Run], *, runs: int, warmup: int = 1
 ) -> dict[str, dict[str, list[float]]]:
-    """Let every contender run once, then again, and so on; return the times by contender and part.
+    """Call every function once, then every function again, and so on.
 
     Args:
-        contenders: By name, in the order of their turns.
-        runs: Turns that count.
-        warmup: Turns before them.
+        functions: Functions by name, in the order of the calls.
+        runs: Number of timed calls of each.
+        warmup: Number of calls before them.
+
+    Returns:
+        For each name and stage, the seconds of each timed call.
     """
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in functions}
     for turn in range(-warmup, runs):
-        for name, run in contenders.items():
+        for name, run in functions.items():
             seconds = run()
             if turn >= 0:
-                for part, value in seconds.items():
-                    found[name].setdefault(part, []).append(value)
+                for stage, value in seconds.items():
+                    found[name].setdefault(stage, []).append(value)
     return found

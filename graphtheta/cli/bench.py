@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphtheta.cli.help import Command, argument, command_group, flag, option
+from graphtheta.cli.help import Command, Threads, argument, command_group, flag, option
 from graphtheta.cli.names import names
 from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
@@ -22,7 +22,6 @@ __all__ = ["bench"]
 bench = command_group()
 
 _RMAT = "Generated graph"
-_CORES = "cores of the host divided by its workers"
 
 _Input = Annotated[
     str | None,
@@ -42,7 +41,6 @@ _Method = Annotated[
     option("NAME", f"Partitioner of an input that is not a store: {names('methods')}."),
 ]
 _Runs = Annotated[int, option("INTEGER", "Timed runs, after warm-up.", min=1)]
-_Threads = Annotated[int | None, option("INTEGER", "Threads per worker.", default=_CORES, min=1)]
 _Json = Annotated[Path | None, option("FILE", "File to append the records to, as lines of JSON.")]
 _Model = Annotated[str, option("NAME", f"Model: {names('models')}.", panel="Model")]
 _Hidden = Annotated[
@@ -98,7 +96,7 @@ def _kernels(
     scale: _Scale = 18,
     edge_factor: _EdgeFactor = 16,
     runs: _Runs = 7,
-    threads: _Threads = None,
+    threads: Threads = None,
     allow_chunked: _AllowChunked = False,
     json: _Json = None,
 ) -> None:
@@ -113,14 +111,14 @@ def _kernels(
     from graphtheta.cli.worker import start_worker
 
     comm, count = start_worker(threads, allocator="training")
-    from graphtheta.bench.graphs import described, shard_to_measure
+    from graphtheta.bench.graphs import benchmark_shard, describe_graph
     from graphtheta.bench.kernels import KERNELS, kernel_records, num_records
     from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import KERNELS_HEAD, graph_title, kernel_rows
 
     generated = {"scale": scale, "edge_factor": edge_factor, "features": 1, "edge_features": 0}
-    with shard_to_measure(input, comm, method="node-hash", **generated) as (name, shard):
-        graph = described(name, shard.manifest)
+    with benchmark_shard(input, comm, method="node-hash", **generated) as (name, shard):
+        graph = describe_graph(name, shard.manifest)
         chosen = kernels.split(",") if kernels else tuple(KERNELS)
         columns = _integers(widths, "--widths")
         found = kernel_records(
@@ -167,7 +165,7 @@ def _epoch(
     features: _Features = 128,
     method: _Method = "node-hash",
     runs: _Runs = 7,
-    threads: _Threads = None,
+    threads: Threads = None,
     json: _Json = None,
 ) -> None:
     """Time training epochs and their stages, and measure memory.
@@ -181,13 +179,13 @@ def _epoch(
 
     comm, count = start_worker(threads, allocator="training")
     from graphtheta.bench.epoch import ModelOptions, epoch_record
-    from graphtheta.bench.graphs import described, shard_to_measure
+    from graphtheta.bench.graphs import benchmark_shard, describe_graph
     from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import epoch_rows, graph_title
 
     generated = {"scale": scale, "edge_factor": edge_factor, "features": features}
-    with shard_to_measure(input, comm, method=method, **generated) as (name, shard):
-        graph = described(name, shard.manifest)
+    with benchmark_shard(input, comm, method=method, **generated) as (name, shard):
+        graph = describe_graph(name, shard.manifest)
         options = ModelOptions(model, hidden, layers, heads, dropout)
         record = epoch_record(
             shard, graph, options, threads=count, label=label, split=split, runs=runs
@@ -221,7 +219,7 @@ def _partition(
         ),
     ] = None,
     runs: _Runs = 1,
-    threads: _Threads = None,
+    threads: Threads = None,
     json: _Json = None,
 ) -> None:
     """Time partitioning from tables to a store, and its quality.
@@ -280,7 +278,7 @@ def _scaling(
     features: _Features = 128,
     method: _Method = "node-hash",
     runs: _Runs = 7,
-    threads: _Threads = None,
+    threads: Threads = None,
     json: _Json = None,
 ) -> None:
     """Time epochs with several numbers of workers on this host.

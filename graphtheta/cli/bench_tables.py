@@ -1,4 +1,4 @@
-"""The tables of `graphtheta bench`: records as rows of text."""
+"""Tables of `graphtheta bench`: records as rows of text."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = [
 ]
 
 KERNELS_HEAD = (
-    *("kernel", "width", "dropout", "direction", "ms", "p10 to p90", "GB/s", "of streaming"),
+    *("kernel", "width", "dropout", "direction", "ms", "p10 to p90", "GB/s", "of bandwidth"),
     *("torch CSR ms", "ratio"),
 )
 PARTITION_HEAD = (
-    *("method", "parts", "seconds", "M edges/s", "to assign", "replication factor", "edge cut"),
-    *("balance nodes / edges", "peak GB"),
+    *("method", "parts", "seconds", "M edges/s", "M edges/s to assign", "replication factor"),
+    *("edge cut", "balance nodes / edges", "peak GB"),
 )
 
 
 def graph_title(graph: dict[str, Any]) -> str:
-    """Return what a case says of its graph."""
+    """Return the name and size of the graph of a case."""
     return f"{graph['graph']} ({graph['nodes']:,} nodes, {graph['edges']:,} edges)"
 
 
@@ -53,36 +53,36 @@ def _value(record: Record) -> str:
 
 
 def epoch_rows(record: Record) -> Iterator[tuple[str, ...]]:
-    """Yield what an epoch and its stages took, the longest first, and the memory."""
-    yield "epoch", f"{_ms(record['median'])}, {_spread(record)}"
+    """Yield rows of the time of an epoch and of its stages, longest first, and of memory."""
+    yield "epoch", f"{_ms(record['median'])} ({_spread(record)} from p10 to p90)"
     for name, spent in sorted(record["stages"].items(), key=lambda item: -item[1]):
         yield name, _ms(spent)
-    yield "peak memory of a worker", f"{record['peak_bytes'] / 1e9:.2f} GB"
-    yield "of it for training", f"{record['epoch_bytes'] / 1e9:.2f} GB"
-    yield "sent an epoch", f"{record['bytes_sent'] / 1e6:.2f} MB"
+    yield "peak memory per worker", f"{record['peak_bytes'] / 1e9:.2f} GB"
+    yield "of which for training", f"{record['epoch_bytes'] / 1e9:.2f} GB"
+    yield "sent per epoch", f"{record['bytes_sent'] / 1e6:.2f} MB"
     yield "executor", ", ".join(record["executors"])
     for layer in record["chunked"]:
-        yield "chunked", layer
+        yield "not fused", layer
 
 
 def comparison_row(pair: Comparison) -> tuple[str, ...]:
-    """Return the row of a measurement that is in two files."""
+    """Return the row of a measurement that is in both files."""
     values = (_value(record) for record in (pair.before, pair.after))
     return pair.name, *values, f"{pair.ratio:.3f} ± {pair.noise:.3f}", pair.verdict
 
 
 def kernel_rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for the memory stream, which comes first, and for each kernel of ours."""
+    """Yield a row for memory bandwidth, the first record, and for each kernel."""
     triad, rest = records[0], records[1:]
-    streaming = triad["moved_bytes"] / triad["median"]
-    peers = {_without_library(r): r for r in rest if r["case"]["library"] != "graphtheta"}
+    bandwidth = triad["moved_bytes"] / triad["median"]
+    others = {_without_library(r): r for r in rest if r["case"]["library"] != "graphtheta"}
     blank = [""] * 4
     yield (
-        "memory stream",
+        "memory (triad)",
         *blank[:3],
         f"{1000 * triad['median']:.2f}",
         _spread(triad),
-        f"{streaming / 1e9:.1f}",
+        f"{bandwidth / 1e9:.1f}",
         "100 %",
         *blank[:2],
     )
@@ -90,7 +90,7 @@ def kernel_rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
         case = record["case"]
         if case["library"] != "graphtheta":
             continue
-        gathered, peer = record["gathered_bytes"], peers.get(_without_library(record))
+        gathered, other = record["gathered_bytes"], others.get(_without_library(record))
         rate = gathered / record["median"] if gathered else 0.0
         yield (
             case["kernel"],
@@ -100,9 +100,9 @@ def kernel_rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
             f"{1000 * record['median']:.2f}",
             _spread(record),
             f"{rate / 1e9:.1f}" if rate else "",
-            f"{100 * rate / streaming:.0f} %" if rate else "",
-            f"{1000 * peer['median']:.2f}" if peer else "",
-            f"{peer['median'] / record['median']:.2f}" if peer else "",
+            f"{100 * rate / bandwidth:.0f} %" if rate else "",
+            f"{1000 * other['median']:.2f}" if other else "",
+            f"{other['median'] / record['median']:.2f}" if other else "",
         )
 
 
@@ -111,12 +111,13 @@ def _without_library(record: Record) -> tuple[Any, ...]:
 
 
 def partition_row(record: Record) -> tuple[str, ...]:
-    """Return the row of a partitioning."""
+    """Return the row of a partitioned graph."""
     case = record["case"]
     if "refused" in record:
         return case["method"], str(case["parts"]), record["refused"], *[""] * 6
     edges, quality = record["num_edges"], record["quality"]
-    rule = isinstance(PARTITIONERS[case["method"]], EdgeRule)  # places edges as they move
+    # An edge rule places edges while they are moved, in no time of its own.
+    rule = isinstance(PARTITIONERS[case["method"]], EdgeRule)
     return (
         case["method"],
         str(case["parts"]),
@@ -131,20 +132,20 @@ def partition_row(record: Record) -> tuple[str, ...]:
 
 
 def scaling_head(records: Sequence[Record]) -> list[str]:
-    """Return the names of the columns of `scaling_rows`."""
+    """Return the head of `scaling_rows`."""
     return ["", *(f"{r['case']['workers']} x {r['case']['threads']} threads" for r in records)]
 
 
 def scaling_rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
-    """Yield rows with a column for each number of workers, the base first."""
+    """Yield rows with a column for each number of workers, in the order of the records."""
     gained = [efficiency(records[0], record) for record in records]
     yield "epoch", *(_ms(record["median"]) for record in records)
     yield "p10 to p90", *(_spread(record) for record in records)
     yield "speed-up", *(f"{speed_up:.2f}" for speed_up, _ in gained)
     yield "efficiency", *(f"{share:.2f}" for _, share in gained)
-    yield "sent an epoch", *(f"{record['bytes_sent'] / 1e6:.2f} MB" for record in records)
+    yield "sent per epoch", *(f"{record['bytes_sent'] / 1e6:.2f} MB" for record in records)
     yield "executor", *(", ".join(record["executors"]) for record in records)
-    yield "peak of a worker", *(f"{record['peak_bytes'] / 1e9:.2f} GB" for record in records)
+    yield "peak memory per worker", *(f"{record['peak_bytes'] / 1e9:.2f} GB" for record in records)
     names = sorted({name for record in records for name in record["stages"]})
     for name in sorted(names, key=lambda n: -max(r["stages"].get(n, 0.0) for r in records)):
         yield name, *(_ms(record["stages"].get(name, 0.0)) for record in records)

@@ -31,8 +31,14 @@ def choose(kind: str, name: str | None, present: Iterable[str], default: str) ->
         return default if default in names else names[0]
     if name is None or name not in names:
         got = "none" if not names else f"{names}" if name is None else f"'{name}' not in {names}"
-        remedy = f"Name one by --{kind}" if names else f"Give edges a column {kind}:<name>"
-        raise ConfigError(f"task: expected a {kind} of edges, got {got}. {remedy}.")
+        values = " of train, val and test" if kind == "split" else ""
+        remedy = (
+            f"Choose one with --{kind}."
+            if names
+            else f"Add a column {kind}:NAME{values} to the edge table, and partition again: "
+            "graphtheta partition --edges EDGES STORE --parts N"
+        )
+        raise ConfigError(f"task: expected a {kind} of edges, got {got}. {remedy}")
     return name
 
 

@@ -10,8 +10,8 @@ import torch
 
 import graphtheta as gt
 from graphtheta.bench.epoch import ModelOptions, epoch_record
-from graphtheta.bench.executors import chunked_layers, executors, refuse_chunked
-from graphtheta.bench.graphs import described, rmat_graph
+from graphtheta.bench.executors import chunked_layers, executors, require_fused
+from graphtheta.bench.graphs import describe_graph, rmat_graph
 from graphtheta.bench.kernels import KERNELS, Aggregate, kernel_records, num_records
 from graphtheta.bench.partition import Job, partition_record
 from graphtheta.bench.scaling import efficiency
@@ -41,7 +41,7 @@ def test_generated_graph_has_all_that_layers_read() -> None:
 
 
 def test_kernels_are_recorded_one_by_one(shard: gt.Shard) -> None:
-    graph = described("small", shard.manifest)
+    graph = describe_graph("small", shard.manifest)
     triad, *records = kernel_records(
         shard, graph, threads=1, widths=(4,), runs=2, allow_chunked=True
     )
@@ -82,17 +82,17 @@ class _Explained(Aggregate):
 
 def test_chunked_layer_fails_with_its_reason() -> None:
     fused, chunked = _Explained("fused"), _Explained("chunked", "gather calls sort")
-    refuse_chunked(torch.nn.ModuleList([fused]))
+    require_fused(torch.nn.ModuleList([fused]))
     both = torch.nn.ModuleList([fused, chunked])
     assert executors(both) == ["chunked", "fused"]
     assert chunked_layers(both) == ["Layer (gather calls sort)"]
     with pytest.raises(ConfigError, match=r"fused kernels, got .* \(gather calls sort\)"):
-        refuse_chunked(both)
+        require_fused(both)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_epochs_of_every_model(shard: gt.Shard, model: str) -> None:
-    graph = described("small", shard.manifest)
+    graph = describe_graph("small", shard.manifest)
     record = epoch_record(shard, graph, ModelOptions(model, hidden=4), threads=1, runs=3, warmup=1)
     assert record["case"]["model"] == model
     assert len(record["samples"]) == 3

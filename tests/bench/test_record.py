@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graphtheta.bench.memory import forget_peak, peak_bytes, resident_bytes
+from graphtheta.bench.memory import peak_bytes, reset_peak, resident_bytes
 from graphtheta.bench.record import append, load, new_record, spread
 from graphtheta.bench.timing import Clock, alternate
 from graphtheta.errors import ConfigError
@@ -55,7 +55,7 @@ def test_file_without_records_is_refused_in_one_line(tmp_path: Path, content: st
     assert "\n" not in str(caught.value)
 
 
-def test_contenders_take_turns_and_warm_up() -> None:
+def test_functions_take_turns_and_warm_up() -> None:
     turns: list[str] = []
 
     def run(name: str) -> dict[str, float]:
@@ -67,16 +67,16 @@ def test_contenders_take_turns_and_warm_up() -> None:
     assert found == {"a": {"forward": [3.0, 5.0]}, "b": {"forward": [4.0, 6.0]}}
 
 
-def test_clock_keeps_parts_apart() -> None:
+def test_clock_keeps_stages_apart() -> None:
     clock = Clock()
-    with clock.part("one"), clock.part("two"):
+    with clock.measure("one"), clock.measure("two"):
         pass
     assert clock.seconds["one"] >= clock.seconds["two"] >= 0
 
 
 def test_peak_remembers_what_is_gone() -> None:
     before = resident_bytes()
-    forget_peak()
+    reset_peak()
     held = bytearray(64 << 20)
     held[::4096] = b"x" * len(held[::4096])
     del held

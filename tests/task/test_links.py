@@ -280,9 +280,9 @@ def without(prefix: str) -> Graph:
 @pytest.mark.parametrize(
     ("task", "model", "graph", "said"),
     [
-        (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Give"),
-        (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Give"),
-        (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Name one"),
+        (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Add"),
+        (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Add"),
+        (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Choose one"),
         (EdgePrediction(), edge_model(), labelled(), "needs 3 outputs, the decoder gives 1"),
         (LinkPrediction(), GCN(3, 4, 5).double(), labelled(), "model with a decoder, got GCN"),
         (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column 'x' of relations"),
