@@ -66,6 +66,7 @@ INSIDE = {
         ("operators",),
         ("lowering", "codegen"),
         ("passes",),
+        ("runner",),
         ("executor",),
     ),
 }

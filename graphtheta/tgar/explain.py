@@ -112,11 +112,11 @@ def explained(
     forward = program.forward(save_score=True, finish=True)
     leaves = [t for t in walk(program.lowered.outputs) if t.op == "leaf"]
     wanted = frozenset(t.leaf.name for t in leaves if t.kind == "float" and t.leaf.space != "edge")
-    backward = program.backward(wanted, saved_score=True, finish=True, wide=False)
+    backward = program.backward(wanted, saved_score=True, finish=True, wide_positions=False)
     kernels = {
         "forward": forward,
-        "backward over in-edges": backward.inwards,
-        "backward over out-edges": backward.outwards,
+        "backward over in-edges": backward.in_kernel,
+        "backward over out-edges": backward.out_kernel,
     }
     commuted = {
         name: tuple(
@@ -128,9 +128,9 @@ def explained(
     saved = {}
     if program.score_size:
         saved["forward"] = f"score ({program.score_size} numbers an edge)"
-    if backward.record:
+    if backward.saved_size:
         texts = "; ".join(said(c) for c in backward.saved)
-        saved["over in-edges"] = f"{backward.record} numbers an edge: {texts}"
+        saved["over in-edges"] = f"{backward.saved_size} numbers an edge: {texts}"
     return Explanation(
         layer,
         aggregator,

@@ -115,7 +115,7 @@ def kernels(layer: TGARLayer) -> tuple[Kernel, Backward]:
     forward = program.forward(save_score=True, finish=True)
     leaves = [t.leaf for t in walk(program.lowered.outputs) if t.op == "leaf"]
     wanted = frozenset(leaf.name for leaf in leaves if leaf.space != "edge")
-    return forward, program.backward(wanted, saved_score=True, finish=True, wide=False)
+    return forward, program.backward(wanted, saved_score=True, finish=True, wide_positions=False)
 
 
 def each_edge(kernel: Kernel) -> list[Term]:
@@ -128,14 +128,14 @@ def each_edge(kernel: Kernel) -> list[Term]:
 @pytest.mark.parametrize(("conv", "moments"), [(GATEConv, 1), (TransformerConv, 2)])
 def test_no_edge_multiplies_by_the_parameter(conv: Any, moments: int) -> None:
     forward, backward = kernels(conv(3, 16, heads=4, edge_dim=2))
-    assert backward.inwards is not None
+    assert backward.in_kernel is not None
     assert [m.shape for m in forward.moments] == [(4, 1, 2)]
-    assert [m.shape for m in backward.inwards.moments] == [(4, 1, 2)] * moments
-    for kernel in (forward, backward.inwards):
+    assert [m.shape for m in backward.in_kernel.moments] == [(4, 1, 2)] * moments
+    for kernel in (forward, backward.in_kernel):
         narrow = {2, 4, 2 * 4, 4 * 16}  # columns of an edge, heads, both, and a message
         assert all(t.size in narrow | {1} for t in each_edge(kernel))
         assert all(t.size <= 4 for t in each_edge(kernel) if t.op == "contract")
-        assert kernel.closing
+        assert kernel.epilogue
     assert not any(m.name in {o.name for o in forward.outputs} for m in forward.moments)
 
 

@@ -83,20 +83,20 @@ def test_code_in_a_folder_of_others_is_not_loaded(
     folder = tmp_path / "kernels"
     folder.mkdir()
     folder.chmod(0o777)
-    assert native.compiled(kernel(7)).address
+    assert native.compile_kernel(kernel(7)).address
     assert not list(folder.iterdir())
     folder.chmod(0o700)
     monkeypatch.setattr(native, "_ready", {})
-    assert native.compiled(kernel(7)).address
+    assert native.compile_kernel(kernel(7)).address
     assert len(list(folder.glob("*.o"))) == 1
 
 
 def test_a_damaged_file_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "_ready", {})
-    assert native.compiled(kernel(9)).address
+    assert native.compile_kernel(kernel(9)).address
     (file,) = (tmp_path / "kernels").glob("*.o")
     file.write_bytes(file.read_bytes()[:100])
     monkeypatch.setattr(native, "_ready", {})
-    assert native.compiled(kernel(9)).address
+    assert native.compile_kernel(kernel(9)).address
     assert np.all(file.stat().st_size > 100)

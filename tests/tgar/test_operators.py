@@ -13,7 +13,7 @@ from graphtheta.tgar.compiler.ir.terms import Leaf, TermFactory
 from graphtheta.tgar.compiler.lowering.rules import RULES, rule_of
 from graphtheta.tgar.compiler.operators import vector_math as vm
 from graphtheta.tgar.compiler.operators.elementwise import OPERATORS, Operator, is_costly
-from graphtheta.tgar.compiler.passes.adjoint import cotangents
+from graphtheta.tgar.compiler.passes.differentiate import cotangents
 from tests.tgar.both import GRAPH, assert_same, run_both
 from tests.tgar.layers import written
 

@@ -15,7 +15,7 @@ from graphtheta.data.schema import matrix_column
 from graphtheta.exchange import autograd as exchange
 from graphtheta.exchange.mirror_sync import GradientReturn, MirrorSync
 from graphtheta.nn import GATConv, GCNConv, SAGEConv, seeded
-from graphtheta.tgar.compiler import executor
+from graphtheta.tgar.compiler import runner
 from graphtheta.tgar.layer import TGARLayer
 from tests.nn.steps import assert_equal, run_layer
 
@@ -51,7 +51,7 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
         events.setdefault(threading.get_ident(), []).append(event)
 
     run, room, progress, finish = (
-        executor.run,
+        runner.run,
         exchange._new_mirrors,
         MirrorSync.progress,
         MirrorSync.finish,
@@ -85,7 +85,7 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
         note("rows")
         return rows(self, cotangents)
 
-    monkeypatch.setattr(executor, "run", noted_run)
+    monkeypatch.setattr(runner, "run", noted_run)
     monkeypatch.setattr(GradientReturn, "start", noted_leave)
     monkeypatch.setattr(GradientReturn, "progress", noted_poke_back)
     monkeypatch.setattr(GradientReturn, "rows", noted_rows)

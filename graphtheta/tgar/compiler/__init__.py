@@ -1,4 +1,4 @@
-"""Compiled Gather and Sum: lowering, differentiation, kernels and their executor."""
+"""Compiler of `gather`: lowers, differentiates and compiles a layer's Gather and Sum."""
 
 from graphtheta.tgar.compiler.executor import FusedGatherSum
 from graphtheta.tgar.compiler.lowering.context import NotLowered

@@ -1,50 +1,80 @@
-"""Launching: a kernel on all threads that torch may use.
+"""Run a kernel on the threads that torch uses.
 
-The kernel is handed to the OpenMP runtime that torch has loaded, so that its threads, and no
-second set beside them, run both. Without one (or with a single thread or chunk) the caller runs
-the kernel alone. The interpreter lock is free meanwhile.
+Torch computes on the threads of an OpenMP runtime. Kernels run on the same threads, by a call of
+`GOMP_parallel` in the runtime that torch has loaded: a second set of threads would compete with
+torch's, which spin for a while after each operation. Without such a runtime, kernels run on Python
+threads instead. Results are the same bit for bit, since kernels take chunks from a shared counter;
+only speed differs. The interpreter lock is released while a kernel runs.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 __all__ = ["run"]
 
-_Run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-@functools.cache
-def _openmp() -> Any:
-    """Return `GOMP_parallel(function, argument, threads, flags)` of torch's runtime, or None."""
-    try:
-        with open("/proc/self/maps") as maps:
-            names = {line.split()[-1] for line in maps if "libgomp" in line or "libiomp" in line}
-        library = ctypes.CDLL(sorted(names)[0])
-        function = library.GOMP_parallel
-    except (OSError, IndexError, AttributeError):
-        return None
-    function.restype = None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    return function
+_RUNTIMES = ("libgomp", "libiomp", "libomp")
+_Parallel = Callable[[int, int, int], None]
+_Kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def run(address: int, pointers: Any, num_chunks: int) -> None:
     """Run a kernel until its chunks are done.
 
     Args:
-        address: Of the machine code.
+        address: Address of the machine code.
         pointers: What `CompiledKernel.bind` returned.
-        num_chunks: Chunks there are.
+        num_chunks: Number of chunks.
     """
     threads = min(torch.get_num_threads(), num_chunks)
     argument = ctypes.addressof(pointers)
-    parallel = _openmp() if threads > 1 else None
-    if parallel is None:
-        _Run(address)(argument)
+    if threads <= 1:
+        _Kernel(address)(argument)
     else:
-        parallel(address, argument, threads, 0)
+        (_openmp() or _python_threads)(address, argument, threads)
+
+
+@functools.cache
+def _openmp() -> _Parallel | None:
+    """Return a function that runs a kernel on OpenMP threads, or None if there is no runtime."""
+    for library in _loaded_runtimes():
+        try:
+            function = ctypes.CDLL(library).GOMP_parallel
+        except (OSError, AttributeError):  # moved since it was loaded, or without this entry point
+            continue
+        function.restype = None
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        return functools.partial(_gomp_parallel, function)
+    return None
+
+
+def _gomp_parallel(function: Any, address: int, argument: int, threads: int) -> None:
+    function(address, argument, threads, 0)
+
+
+def _loaded_runtimes() -> list[str]:
+    """Return the paths of the OpenMP runtimes in this process, torch's own first."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[-1] for line in lines}
+    found = [path for path in paths if Path(path).name.startswith(_RUNTIMES)]
+    return sorted(found, key=lambda path: ("torch" not in path, path))
+
+
+def _python_threads(address: int, argument: int, threads: int) -> None:
+    kernel = _Kernel(address)
+    workers = [threading.Thread(target=kernel, args=(argument,)) for _ in range(threads - 1)]
+    for worker in workers:
+        worker.start()
+    kernel(argument)
+    for worker in workers:
+        worker.join()

@@ -1,1 +1,1 @@
-"""From terms to compiled Numba kernels."""
+"""Code generation: kernels become machine code."""

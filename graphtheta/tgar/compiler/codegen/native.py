@@ -1,9 +1,9 @@
-"""Machine code: kernels compiled by LLVM, once a host.
+"""Machine code: LLVM compiles each kernel once per host, and a cache on disk keeps the result.
 
-Object code is kept in `$GRAPHTHETA_CACHE/kernels`, named by a digest of the kernel, the processor,
-the compiler and the emitter's own sources, so that an edited emitter never meets old code. One
-process compiles a kernel while others wait for it and load. The folder must belong to the user
-alone: code is loaded from it.
+Object code is in `$GRAPHTHETA_CACHE/kernels`, in files named by a digest of the kernel, the
+processor, the version of llvmlite and the sources of the code generator: after a change of these
+sources, old code is not found. One process compiles a kernel while others wait, and then load it.
+The folder is not used if other users may write to it, because code is loaded from it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from graphtheta.runtime.paths import cache_folder
 from graphtheta.tgar.compiler.codegen.emit import emit
 from graphtheta.tgar.compiler.ir.kernel import Kernel
 
-__all__ = ["CompiledKernel", "Statistics", "compiled", "statistics"]
+__all__ = ["CompiledKernel", "Statistics", "compile_kernel", "statistics"]
 
-# What machine code depends on: the intermediate representation and the code generator.
+# Sources that machine code depends on, temporarys the text of the kernel.
 _SOURCES = tuple(Path(__file__).parents[1] / name for name in ("ir", "operators", "codegen"))
 
 
 @dataclass
 class Statistics:
-    """What happened in this process so far.
+    """Counters of this process.
 
     Attributes:
-        compiled: Kernels made by LLVM here.
-        loaded: Kernels read from the cache.
+        compiled: Number of kernels compiled by LLVM.
+        loaded: Number of kernels loaded from the cache.
     """
 
     compiled: int = 0
@@ -53,25 +53,23 @@ statistics = Statistics()
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A function of a pointer to an array of pointers.
+    """Function that takes a pointer to an array of pointers.
 
     Attributes:
-        address: Of the function.
-        arguments: Names of what the pointers point to, in order.
+        address: Address of the function.
+        arguments: Names of the arrays that the pointers point to, in order.
     """
 
     address: int
     arguments: tuple[str, ...]
 
     def bind(self, pointers: Sequence[int]) -> Any:
-        """Return the array of pointers that the function takes."""
+        """Return the array of pointers that is passed to the function."""
         return (ctypes.c_void_p * len(pointers))(*pointers)
 
 
 @dataclass(frozen=True)
 class _Machine:
-    cpu: str
-    features: str
     vector_bytes: int
     target: Any
     fingerprint: str
@@ -92,17 +90,17 @@ def _machine() -> _Machine:
         digest.update(path.read_bytes())
     for text in (cpu, features, target.triple, llvmlite.__version__, str(width)):
         digest.update(text.encode())
-    return _Machine(cpu, features, width, target, digest.hexdigest())
+    return _Machine(width, target, digest.hexdigest())
 
 
 _lock = threading.Lock()
 _ready: dict[str, CompiledKernel] = {}
 _of_kernel: WeakKeyDictionary[Kernel, CompiledKernel] = WeakKeyDictionary()
-_engines: list[Any] = []  # code lives as long as its engine
+_engines: list[Any] = []  # machine code is freed with its engine
 
 
-def compiled(kernel: Kernel) -> CompiledKernel:
-    """Return the machine code of a kernel, from this process, the cache or the compiler."""
+def compile_kernel(kernel: Kernel) -> CompiledKernel:
+    """Return the machine code of a kernel, from memory, the cache on disk or the compiler."""
     with _lock:
         if kernel not in _of_kernel:
             text = kernel.text()
@@ -134,7 +132,7 @@ def _from_cache(kernel: Kernel, digest: str) -> bytes:
         return code
     with open(folder / f"{digest}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code = _read(file)  # another process may have been faster
+        code = _read(file)  # another process may have written it meanwhile
         if code is None:
             code = _compile(kernel)
             with atomic_file(file) as partial:
@@ -144,20 +142,20 @@ def _from_cache(kernel: Kernel, digest: str) -> bytes:
 
 
 def _read(file: Path) -> bytes | None:
-    """Return the code in a file of the cache, or None where there is none or it is damaged."""
+    """Return the code in a file of the cache, or None if it is missing or damaged."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         return None
-    check, code = content[:16], content[16:]
-    if xxhash.xxh3_128_digest(code) != check:
+    checksum, code = content[:16], content[16:]
+    if xxhash.xxh3_128_digest(code) != checksum:
         return None
     statistics.loaded += 1
     return code
 
 
 def _private_folder() -> Path | None:
-    """Return the folder of kernels, or None where it cannot be had to oneself."""
+    """Return the folder of kernels, or None if others may write to it."""
     folder = cache_folder() / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

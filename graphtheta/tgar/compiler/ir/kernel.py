@@ -1,7 +1,7 @@
-"""Kernels: what one pass over the edges of each row computes, still without machine code.
+"""Kernels: what is computed for each row of nodes, still independent of machine code.
 
-A kernel goes over rows, and over the edges of a row once for each of its passes. `in` kernels go
-over destinations and their in-edges (CSC), `out` kernels over sources and their out-edges (CSR).
+A kernel loops over rows, and over the edges of each row once per pass. `in` kernels loop over
+destinations and their in-edges (CSC), `out` kernels over sources and their out-edges (CSR).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphtheta.tgar.compiler.ir.terms import BYTES, Leaf, Shape, Space, Term, w
 __all__ = ["Accumulator", "Gradient", "Kernel", "Orientation", "Output", "Pass", "Save", "Update"]
 
 Orientation = Literal["in", "out"]
-How = Literal["sum", "max", "best_max", "best_min"]
+Reduction = Literal["sum", "max", "argmax", "argmin"]
 
 
 def _sizes(roots: Iterable[Term]) -> dict[Leaf, int]:
@@ -26,33 +26,38 @@ def _sizes(roots: Iterable[Term]) -> dict[Leaf, int]:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """Numbers that a row collects from its edges.
+    """Reduction over the edges of a row.
 
     Attributes:
-        name: Of the row leaf that reads it, and of the array that segments of a row write.
-        shape: Of one row.
-        how: sum; max, which keeps not-a-number; or best_max and best_min, which also write the
-            edge_key of the winner to an array `<name>_winner`, int64.
+        name: Name of the `row` leaf that reads it.
+        shape: Shape of one row.
+        reduction: "sum"; "max", which propagates not-a-number; or "argmax" and "argmin", which
+            also write the edge key of the winner, an int64, to the result `<name>_winner`.
     """
 
     name: str
     shape: Shape
-    how: How = "sum"
+    reduction: Reduction = "sum"
 
     @property
     def size(self) -> int:
-        """Numbers in a row."""
+        """Number of elements in a row."""
         return math.prod(self.shape)
+
+    @property
+    def has_winner(self) -> bool:
+        """Whether the edge that gave the result is recorded."""
+        return self.reduction in ("argmax", "argmin")
 
 
 @dataclass(frozen=True)
 class Output:
-    """What is written of a row when it is done.
+    """Value that is written for each row after its edges.
 
     Attributes:
-        name: Of the array, (rows, *shape).
-        shape: Of one row.
-        value: Of accumulators and of what the row loads.
+        name: Name of the array, (rows, *shape).
+        shape: Shape of one row.
+        value: Function of accumulators and of the row's own leaves.
     """
 
     name: str
@@ -62,12 +67,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of a parameter, summed over the edges of a chunk.
+    """Gradient of a parameter, summed over the edges of a chunk.
 
     Attributes:
         leaf: Name of the parameter's leaf.
-        shape: Of the parameter.
-        offset: Where it starts among the numbers that each chunk writes.
+        shape: Shape of the parameter.
+        offset: Position of its first element in the array that each chunk writes.
     """
 
     leaf: str
@@ -77,71 +82,71 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Update:
-    """What an edge adds to an accumulator or a gradient.
+    """Value that each edge adds to an accumulator or a gradient.
 
     Attributes:
-        target: Name of an accumulator, or of a parameter's leaf.
-        value: Broadcasts to its shape, or to that of a row of it.
-        at: The row, or None for the whole.
+        target: Name of the accumulator, or of the parameter's leaf.
+        value: Broadcasts to the target's shape, or to that of one of its rows.
+        index: Row of the target that is updated, or None to update all of it.
     """
 
     target: str
     value: Term
-    at: Term | None = None
+    index: Term | None = None
 
 
 @dataclass(frozen=True)
 class Save:
-    """What an edge writes to its own row of an array.
+    """Value that each edge writes to its own row of an array.
 
     Attributes:
-        leaf: Where.
-        value: What.
-        at: Which row of the edge's row, or None for the whole.
-        adds: Whether it is added to what stands there.
+        leaf: The array.
+        value: What is written.
+        index: Row within the edge's row, or None to write all of it.
+        accumulate: Whether the value is added to what the array holds.
     """
 
     leaf: Leaf
     value: Term
-    at: Term | None = None
-    adds: bool = False
+    index: Term | None = None
+    accumulate: bool = False
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One walk over the edges of a row."""
+    """Loop over the edges of a row."""
 
     updates: tuple[Update, ...] = ()
     saves: tuple[Save, ...] = ()
 
     def roots(self) -> Iterator[Term]:
-        """Yield every term that is evaluated."""
-        for update in self.updates:
-            yield update.value
-            if update.at is not None:
-                yield update.at
-        for save in self.saves:
-            yield save.value
-            if save.at is not None:
-                yield save.at
+        """Yield the terms that each edge evaluates."""
+        writes: tuple[Update | Save, ...] = (*self.updates, *self.saves)
+        for each in writes:
+            yield each.value
+            if each.index is not None:
+                yield each.index
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """All that machine code is made of; kernels of one text give the same code.
+    """Loop nest over rows and their edges; kernels with the same `text` have the same code.
 
     Attributes:
-        orientation: Whose edges a row has.
+        orientation: "in" if a row has the in-edges of a destination, "out" if it has the out-edges
+            of a source.
         storage: Type of arithmetic, float32 or float64.
-        passes: One after the other, for each row.
-        accumulators: What a row collects; segments of a row write it as it is.
-        outputs: What a whole row writes.
-        gradients: Written at the end of a chunk.
-        moments: What a row collects for `closing` alone; segments do not write it.
-        closing: What a row or a segment that has edges adds, after the last, to accumulators and
-            gradients.
-        self_loops: Whether rows have a self-loop of the layer's own, and the graph's are skipped.
-        wide_positions: Whether CSC positions are int64 (CSR kernels).
+        passes: Run one after the other for each row.
+        accumulators: Results of the passes. A row that is cut into segments writes one partial
+            result for each.
+        outputs: Written once per whole row.
+        gradients: Written once per chunk.
+        moments: Accumulators that only `epilogue` reads; segments do not write them.
+        epilogue: Updates of accumulators and gradients that a row or segment makes once, after
+            its edges, unless it has none.
+        self_loops: Whether the layer adds a self-loop to each row; the graph's own self-loops are
+            then skipped.
+        wide_positions: Whether CSC positions are int64 instead of int32 (`out` kernels).
     """
 
     orientation: Orientation
@@ -151,7 +156,7 @@ class Kernel:
     outputs: tuple[Output, ...]
     gradients: tuple[Gradient, ...] = ()
     moments: tuple[Accumulator, ...] = ()
-    closing: tuple[Update, ...] = ()
+    epilogue: tuple[Update, ...] = ()
     self_loops: bool = False
     wide_positions: bool = False
     leaves: tuple[Term, ...] = field(init=False)
@@ -162,39 +167,49 @@ class Kernel:
 
     @property
     def row_space(self) -> Space:
-        """What a row stands for."""
+        """Space of the leaves that a row loads once."""
         return "destination" if self.orientation == "in" else "source"
 
     @property
+    def other_space(self) -> Space:
+        """Space of the leaves of the edge's other endpoint."""
+        return "source" if self.orientation == "in" else "destination"
+
+    @property
+    def saves(self) -> tuple[Save, ...]:
+        """What edges write, in all passes."""
+        return tuple(save for each in self.passes for save in each.saves)
+
+    @property
     def collected(self) -> tuple[Accumulator, ...]:
-        """All that a row collects."""
+        """All accumulators, moments included."""
         return (*self.accumulators, *self.moments)
 
     @property
     def moment_values(self) -> tuple[Term, ...]:
-        """What an edge adds to moments."""
+        """Terms that each edge adds to moments."""
         names = {moment.name for moment in self.moments}
         return tuple(u.value for p in self.passes for u in p.updates if u.target in names)
 
     @property
     def gradient_size(self) -> int:
-        """Numbers that a chunk writes for parameters."""
+        """Number of elements that a chunk writes for parameters."""
         return sum(math.prod(g.shape) for g in self.gradients)
 
     def terms(self) -> list[Term]:
-        """Return every term, operands first."""
+        """Return all terms, each after its operands."""
         passes = (root for each in self.passes for root in each.roots())
-        return walk([*passes, *self.at_end(), *(o.value for o in self.outputs)])
+        return walk([*passes, *self.epilogue_terms(), *(o.value for o in self.outputs)])
 
-    def at_end(self) -> list[Term]:
-        """Return what is added to accumulators and gradients after the edges."""
-        return [update.value for update in self.closing]
+    def epilogue_terms(self) -> list[Term]:
+        """Return the terms that a row evaluates once, after its edges."""
+        return [update.value for update in self.epilogue]
 
     def invariant(self, order: Iterable[Term]) -> set[Term]:
-        """Return which terms depend on the row alone.
+        """Return the loop-invariant terms: those that are the same for all edges of a row.
 
         Args:
-            order: Terms, operands before what reads them.
+            order: Terms, each after its operands.
         """
         found: set[Term] = set()
         for term in order:
@@ -208,41 +223,41 @@ class Kernel:
 
     @property
     def reads(self) -> frozenset[str]:
-        """Names of the leaves that it loads; a parameter's, where it loads the transpose."""
+        """Names of the leaves that are loaded; a transposed parameter counts as the parameter."""
         return frozenset(t.leaf.name.removesuffix("^T") for t in self.leaves)
 
     @property
     def reads_key(self) -> bool:
-        """Whether edge keys are needed: for draws, or to tell winners."""
-        best = any(a.how.startswith("best") for a in self.accumulators)
-        return best or any(
+        """Whether edge keys are read: to draw dropout masks, or to record winners."""
+        return any(a.has_winner for a in self.accumulators) or any(
             t.op == "keep" or (t.op == "leaf" and t.leaf.name == "key") for t in self.terms()
         )
 
     @cached_property
-    def draw_calls(self) -> tuple[int, ...]:
-        """Which of the layer's keep masks are drawn."""
+    def keep_calls(self) -> tuple[int, ...]:
+        """Numbers of the layer's `keep` calls whose masks are drawn."""
         return tuple(t.detail[1] for t in self.terms() if t.op == "keep")
 
     @property
     def reads_edges(self) -> bool:
-        """Whether anything is read or written by the edge's position."""
-        saves = any(p.saves for p in self.passes)
-        return saves or self.reads_key or any(t.leaf.space == "edge" for t in self.leaves)
+        """Whether arrays with a row per edge are read or written."""
+        return bool(
+            self.saves or self.reads_key or any(t.leaf.space == "edge" for t in self.leaves)
+        )
 
     @property
     def transposes(self) -> set[str]:
-        """Names of leaves that are the transpose of a parameter."""
+        """Names of the leaves that load the transpose of a parameter."""
         return {t.leaf.name for t in self.leaves if t.leaf.name.endswith("^T")}
 
     def arguments(self) -> list[str]:
-        """Return the names of the arrays it takes, in order."""
+        """Return the names of the arrays that the kernel takes, in order."""
         names = ["counter", "sizes", "chunks", "indptr", "other"]
         if self.orientation == "out" and self.reads_edges:
             names.append("position")
         if self.reads_key:
             names += ["key", "node_key"]
-        if self.draw_calls:
+        if self.keep_calls:
             names.append("draws")
         for leaf in self.leaves:
             name = leaf.leaf.name
@@ -255,33 +270,31 @@ class Kernel:
                 names.append(f"loop_{name}")
         names += [f"out_{output.name}" for output in self.outputs]
         for accumulator in self.accumulators:
-            names.append(f"side_{accumulator.name}")
-            if accumulator.how.startswith("best"):
-                names += [f"out_{accumulator.name}_winner", f"side_{accumulator.name}_winner"]
-        for save in (s for p in self.passes for s in p.saves):
-            if f"out_{save.leaf.name}" not in names:
-                names.append(f"out_{save.leaf.name}")
+            names.append(f"partial_{accumulator.name}")
+            if accumulator.has_winner:
+                names += [f"out_{accumulator.name}_winner", f"partial_{accumulator.name}_winner"]
+        names += dict.fromkeys(f"out_{save.leaf.name}" for save in self.saves)
         if self.gradients:
             names.append("gradients")
         return names
 
     def bytes_per_edge(self) -> int:
-        """Return what an edge loads and stores: indices, keys, rows at its far end, columns.
+        """Return the bytes that are loaded and stored for each edge.
 
-        A leaf that two passes read counts twice, though the second finds it in the cache.
+        These are indices, keys, edge columns, and the node fields of the other endpoint. A leaf
+        that two passes read counts twice, although the second pass finds it in the cache.
         """
-        far = "source" if self.orientation == "in" else "destination"
         positions = self.orientation == "out" and self.reads_edges
         total = 4 + (8 if self.wide_positions else 4) * positions + 8 * self.reads_key
         for each in self.passes:
             for leaf, size in _sizes(each.roots()).items():
-                if leaf.space in (far, "edge") and leaf.name != "key":
+                if leaf.space in (self.other_space, "edge") and leaf.name != "key":
                     total += size * BYTES[leaf.storage]
             total += sum(max(1, s.value.size) * BYTES[self.storage] for s in each.saves)
         return total
 
     def text(self) -> str:
-        """Return what tells kernels apart, in a form that is the same in every process."""
+        """Return a text that identifies the kernel, the same in every process."""
         order = {term: n for n, term in enumerate(self.terms())}
         lines = [
             f"{self.orientation} {self.storage} loops={self.self_loops} wide={self.wide_positions}"
@@ -291,12 +304,13 @@ class Kernel:
             lines.append(f"%{n} = {term.op} {term.shape} {term.kind} [{inputs}] {term.detail}")
         for number, each in enumerate(self.passes):
             for u in each.updates:
-                at = "" if u.at is None else f" at %{order[u.at]}"
-                lines.append(f"pass {number}: {u.target} += %{order[u.value]}{at}")
+                index = "" if u.index is None else f"[%{order[u.index]}]"
+                lines.append(f"pass {number}: {u.target}{index} += %{order[u.value]}")
             for s in each.saves:
-                at = "" if s.at is None else f" at %{order[s.at]}"
-                lines.append(f"pass {number}: {s.leaf} {s.adds} %{order[s.value]}{at}")
-        lines += [f"closing: {u.target} += %{order[u.value]}" for u in self.closing]
+                index = "" if s.index is None else f"[%{order[s.index]}]"
+                sign = "+=" if s.accumulate else "="
+                lines.append(f"pass {number}: {s.leaf}{index} {sign} %{order[s.value]}")
+        lines += [f"epilogue: {u.target} += %{order[u.value]}" for u in self.epilogue]
         lines += [f"{o.name} {o.shape} = %{order[o.value]}" for o in self.outputs]
         lines += [str(a) for a in (*self.accumulators, *self.moments, *self.gradients)]
         return "\n".join(lines)

@@ -319,6 +319,13 @@ class TermFactory:
         shape = (*x.shape[:-1], *weight.shape[1:])
         return self._make("contract", shape, "float", (weight, self.as_float(x)))
 
+    def transpose(self, weight: Term) -> Term:
+        """Return the leaf of a parameter's transpose: (A, O) or (A, ...) -> (O, A)."""
+        leaf = weight.leaf
+        name = leaf.name.removesuffix("^T") if leaf.name.endswith("^T") else leaf.name + "^T"
+        shape = (math.prod(weight.shape[1:]), weight.shape[0])
+        return self.leaf(Leaf(leaf.space, name, leaf.storage, leaf.stride), shape)
+
     def lookup(self, table: Term, index: Term) -> Term:
         """Select a row of a leaf by an integer: (T, ...), () -> (...)."""
         if table.op != "leaf" or index.kind != "int" or index.size != 1 or not table.shape:

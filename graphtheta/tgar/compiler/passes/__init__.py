@@ -1,1 +1,1 @@
-"""Transformations of terms: reordering, differentiation, programs."""
+"""Passes over terms and kernels: differentiation, commuting, and programs of kernels."""

@@ -1,15 +1,15 @@
 """Programs: the kernels of one layer's Gather and Sum, from its terms and its aggregator.
 
-Forward is one kernel over in-edges. Backward is at most two: over in-edges for what destinations,
-parameters and edge columns get, and over out-edges for what sources get. What is narrow and costly
-(an attention coefficient, the cotangent of a score) the first saves for the second, a few numbers
-an edge, instead of having it computed again.
+Forward is one kernel over in-edges. Backward has at most two kernels: one over in-edges, for the
+gradients of destinations, parameters and edge columns, and one over out-edges, for the gradients of
+sources. Values that are small but costly (an attention coefficient, the cotangent of a score) are
+computed by the first and saved for the second, a few numbers per edge.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,45 +28,48 @@ from graphtheta.tgar.compiler.ir.terms import Leaf, Shape, Space, Term, walk
 from graphtheta.tgar.compiler.lowering.context import NotLowered
 from graphtheta.tgar.compiler.lowering.lower import Lowered, Signature, lower
 from graphtheta.tgar.compiler.operators.elementwise import is_costly
-from graphtheta.tgar.compiler.passes.adjoint import LeafCotangent, cotangents
-from graphtheta.tgar.compiler.passes.commute import commuted
+from graphtheta.tgar.compiler.passes.commute import commute
+from graphtheta.tgar.compiler.passes.differentiate import LeafCotangent, cotangents
 from graphtheta.tgar.expression import Expression
 
-__all__ = ["SCORE_LIMIT", "Backward", "Program", "program_of"]
+__all__ = ["Backward", "Program", "program_of"]
 
-SCORE_LIMIT = 16  # numbers an edge worth saving: a score or a cotangent a head
+_MAX_SAVED = 16  # elements of a value that may be saved per edge: one per head
 
 
 @dataclass(frozen=True)
 class Backward:
-    """The kernels of backward; either may be missing.
+    """Kernels of backward.
 
     Attributes:
-        inwards: Over in-edges.
-        outwards: Over out-edges.
-        record: Numbers an edge that the first saves for the second.
-        saved: What they are.
+        in_kernel: Kernel over in-edges, or None if not needed.
+        out_kernel: Kernel over out-edges, or None if not needed.
+        saved_size: Number of elements per edge that the first saves for the second.
+        saved: Values that it saves.
     """
 
-    inwards: Kernel | None
-    outwards: Kernel | None
-    record: int
+    in_kernel: Kernel | None
+    out_kernel: Kernel | None
+    saved_size: int
     saved: tuple[Term, ...]
 
     @property
     def reads(self) -> frozenset[str]:
         """Names of the leaves that either kernel loads."""
-        kernels = [k for k in (self.inwards, self.outwards) if k is not None]
+        kernels = [k for k in (self.in_kernel, self.out_kernel) if k is not None]
         return frozenset[str]().union(*(kernel.reads for kernel in kernels))
 
 
 class Program:
-    """The kernels of one `gather` under one aggregator.
+    """Kernels of one `gather` with one aggregator.
 
     Args:
         lowered: The gather as terms.
         aggregator: A key of `AGGREGATORS`.
         self_loops: Whether the layer adds self-loops.
+
+    Attributes:
+        names: Names of values for `explain`, such as "attention".
     """
 
     def __init__(self, lowered: Lowered, aggregator: str, *, self_loops: bool) -> None:
@@ -75,20 +78,20 @@ class Program:
         self.storage = str(lowered.dtype).removeprefix("torch.")
         self.score = lowered.outputs[0] if aggregator == "softmax" else None
         self.message = lowered.outputs[-1]
-        self.names: dict[Term, str] = {}  # of values that people have a word for
+        self.names: dict[Term, str] = {}
         self._forward: dict[Any, Kernel] = {}
         self._backward: dict[Any, Backward] = {}
 
     @property
     def score_size(self) -> int:
-        """Numbers an edge that training keeps from forward to backward: a narrow score, or 0."""
-        if self.score is None or not self._is_narrow(self.score):
+        """Number of elements per edge that forward saves for backward: the score's, or 0."""
+        if self.score is None or not self._is_small(self.score):
             return 0
         return max(1, self.score.size)
 
-    def _is_narrow(self, term: Term) -> bool:
-        """Say whether a value an edge is worth saving: a number or so a head, not the message."""
-        return term.size <= min(SCORE_LIMIT, max(1, self.message.size // 2))
+    def _is_small(self, term: Term) -> bool:
+        """Return whether a value is small enough to be saved per edge: one number per head."""
+        return term.size <= min(_MAX_SAVED, max(1, self.message.size // 2))
 
     def _leaf(self, space: Space, name: str, shape: Shape, storage: str | None = None) -> Term:
         storage = storage or self.storage
@@ -100,11 +103,14 @@ class Program:
         orientation: Orientation,
         passes: Sequence[Pass],
         accumulators: Sequence[Accumulator],
-        outputs: Sequence[Output],
+        outputs: Sequence[Output] | None = None,
         gradients: Sequence[Gradient] = (),
         *,
-        wide: bool = False,
+        wide_positions: bool = False,
     ) -> Kernel:
+        """Return a kernel; its outputs are the accumulators unless given."""
+        if outputs is None:
+            outputs = [self._output_of(a) for a in accumulators]
         kernel = Kernel(
             orientation,
             self.storage,
@@ -113,9 +119,13 @@ class Program:
             tuple(outputs),
             tuple(gradients),
             self_loops=self.self_loops,
-            wide_positions=wide,
+            wide_positions=wide_positions,
         )
-        return commuted(self.terms, kernel)
+        return commute(self.terms, kernel)
+
+    def _output_of(self, accumulator: Accumulator) -> Output:
+        name, shape = accumulator.name, accumulator.shape
+        return Output(name, shape, self._leaf("row", name, shape))
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -123,8 +133,8 @@ class Program:
         """Return the kernel of Gather and Sum.
 
         Args:
-            save_score: Whether a narrow score is written for backward.
-            finish: Whether it gives the aggregated message, or a partial to be merged.
+            save_score: Whether a small score is saved for backward.
+            finish: Whether the result is the aggregated message, or partials to be merged.
         """
         key = (save_score, finish)
         if key not in self._forward:
@@ -134,14 +144,14 @@ class Program:
     def _make_forward(self, save_score: bool, finish: bool) -> Kernel:
         t, shape = self.terms, self.message.shape
         if self.score is None:
-            how: Any = f"best_{self.aggregator}" if self.aggregator in ("max", "min") else "sum"
+            reduction: Any = {"max": "argmax", "min": "argmin"}.get(self.aggregator, "sum")
             value = self._leaf("row", "total", shape)
             if finish and self.aggregator == "mean":
-                value = t.mul(value, self._leaf("destination", "share", ()))
+                value = t.mul(value, self._leaf("destination", "inverse_count", ()))
             return self._kernel(
                 "in",
                 [Pass((Update("total", self.message),))],
-                [Accumulator("total", shape, how)],
+                [Accumulator("total", shape, reduction)],
                 [Output("total", shape, value)],
             )
         narrow = self.score.shape
@@ -162,19 +172,15 @@ class Program:
             Update("total", weight),
             Update("weighted", t.mul(self._widened(weight), self.message)),
         )
-        outputs = [
-            Output("total", narrow, total),
-            Output("weighted", shape, weighted),
-            Output("largest", narrow, largest),
-        ]
+        outputs = [self._output_of(a) for a in accumulators]
         if finish:
             mean = t.mul(weighted, self._widened(self._reciprocal(total)))
             outputs = [Output("message", shape, mean), outputs[0], outputs[2]]
         passes = [Pass((Update("largest", self.score),), saves), Pass(updates)]
         return self._kernel("in", passes, accumulators, outputs)
 
-    def kept(self, *, finish: bool) -> tuple[str, ...]:
-        """Return which outputs of forward backward reads."""
+    def results_for_backward(self, *, finish: bool) -> tuple[str, ...]:
+        """Return the names of forward's results that backward reads."""
         if self.aggregator in ("max", "min"):
             return ("total_winner",)
         if self.score is None:
@@ -182,10 +188,10 @@ class Program:
         return ("message", "total", "largest") if finish else ("largest",)
 
     def _reciprocal(self, total: Term) -> Term:
-        """Return 1 / total, and 1 for a row that has no edge or is masked out."""
+        """Return 1 / total, or 1 for a row that has no edges or only masked ones."""
         t = self.terms
         positive = t.compare("gt", total, 0)
-        missing = t.compare("ne", total, total)  # not-a-number stays
+        missing = t.compare("ne", total, total)  # not-a-number is propagated
         safe = t.select(t.logical("or", positive, missing), total, 1)
         return t.div(1, safe)
 
@@ -194,55 +200,55 @@ class Program:
         return self._leaf("edge", "score", self.score.shape)
 
     def _weight(self, score: Term, largest: Term) -> Term:
-        """Return exp(score - largest); a row of which all is masked out has weights of 0."""
+        """Return exp(score - largest), or 0 in a row whose edges are all masked."""
         t = self.terms
         empty = t.compare("eq", largest, -math.inf)
         return t.apply("exp", t.sub(score, t.select(empty, 0, largest)))
 
     def _widened(self, score: Term) -> Term:
-        """Give a score a head the message's dimensions."""
+        """Append dimensions of size one to a score until it has as many as the message."""
         lacking = len(self.message.shape) - len(score.shape)
         return self.terms.reshape(score, (*score.shape, *(1,) * lacking))
 
     # -- backward ---------------------------------------------------------------------------------
 
     def backward(
-        self, wanted: frozenset[str], *, saved_score: bool, finish: bool, wide: bool
+        self, wanted: frozenset[str], *, saved_score: bool, finish: bool, wide_positions: bool
     ) -> Backward:
-        """Return the kernels that turn cotangents of the columns into those of the inputs.
+        """Return the kernels that compute gradients of the inputs from those of the results.
 
         Args:
-            wanted: Names of the leaves whose gradients are asked for.
-            saved_score: Whether forward wrote the score.
-            finish: Whether forward gave the aggregated message.
-            wide: Whether CSC positions are int64.
+            wanted: Names of the leaves whose gradients are needed.
+            saved_score: Whether forward saved the score.
+            finish: Whether forward's result was the aggregated message.
+            wide_positions: Whether CSC positions are int64.
         """
-        key = (wanted, saved_score, finish, wide)
+        key = (wanted, saved_score, finish, wide_positions)
         if key not in self._backward:
             self._backward[key] = self._make_backward(*key)
         return self._backward[key]
 
     def _make_backward(
-        self, wanted: frozenset[str], saved_score: bool, finish: bool, wide: bool
+        self, wanted: frozenset[str], saved_score: bool, finish: bool, wide_positions: bool
     ) -> Backward:
         found = self._cotangents(lambda term: term.leaf.name in wanted, saved_score, finish)
-        outer = [c for c in found if c.leaf.leaf.space == "source"]
-        inner = [c for c in found if c.leaf.leaf.space != "source"]
-        roots = [c.value for c in outer] + [c.at for c in outer if c.at is not None]
-        cuts = self._cuts(roots)
-        record = sum(max(1, c.size) for c in cuts)
-        places, saves, offset = {}, [], 0
-        for cut in cuts:
-            leaf = Leaf("edge", "record", self.storage, record, offset)
-            places[cut] = self.terms.leaf(leaf, cut.shape)
-            saves.append(Save(leaf, cut))
-            offset += max(1, cut.size)
-        inwards = self._inwards(inner, saves) if inner or saves else None
+        of_sources = [c for c in found if c.leaf.leaf.space == "source"]
+        of_others = [c for c in found if c.leaf.leaf.space != "source"]
+        roots = [c.value for c in of_sources]
+        roots += [c.index for c in of_sources if c.index is not None]
+        saved = self._values_to_save(roots)
+        size = sum(max(1, value.size) for value in saved)
+        loads, saves, offset = {}, [], 0
+        for value in saved:
+            leaf = Leaf("edge", "saved", self.storage, size, offset)
+            loads[value] = self.terms.leaf(leaf, value.shape)
+            saves.append(Save(leaf, value))
+            offset += max(1, value.size)
         return Backward(
-            inwards,
-            self._outwards(outer, places, wide) if outer else None,
-            record,
-            tuple(cuts),
+            self._over_in_edges(of_others, saves) if of_others or saves else None,
+            self._over_out_edges(of_sources, loads, wide_positions) if of_sources else None,
+            size,
+            tuple(saved),
         )
 
     def _cotangents(
@@ -257,13 +263,13 @@ class Program:
             return cotangents(t, [(self.message, t.select(won, upstream, 0))], wanted)
         if self.score is None:
             if finish and self.aggregator == "mean":
-                upstream = t.mul(upstream, self._leaf("destination", "share", ()))
+                upstream = t.mul(upstream, self._leaf("destination", "inverse_count", ()))
             return cotangents(t, [(self.message, upstream)], wanted)
         narrow = self.score.shape
         score = self._saved_score() if saved_score and self.score_size else self.score
         weight = self._weight(score, self._leaf("destination", "largest", narrow))
         if finish:
-            # of_total = -<cotangent, result>: what the weights' normalisation takes back.
+            # The gradient through the normalisation of the weights is -<cotangent, result>.
             total = self._leaf("destination", "total", narrow)
             weight = t.mul(weight, self._reciprocal(total))
             result = self._leaf("destination", "message", shape)
@@ -279,49 +285,55 @@ class Program:
         ]
         found = cotangents(t, pairs, wanted)
         values = t.substitute([c.value for c in found], {self.score: score})
-        return [LeafCotangent(c.leaf, value, c.at) for c, value in zip(found, values, strict=True)]
+        return [
+            LeafCotangent(c.leaf, value, c.index) for c, value in zip(found, values, strict=True)
+        ]
 
-    def _per_score(self, product: Term) -> Term:
-        """Sum over the dimensions that the message has and the score lacks."""
+    def _per_score(self, message: Term) -> Term:
+        """Sum a message over the dimensions that the score lacks."""
         assert self.score is not None
         lacking = range(len(self.score.shape), len(self.message.shape))
-        return self.terms.reshape(self.terms.sum(product, tuple(lacking)), self.score.shape)
+        return self.terms.reshape(self.terms.sum(message, tuple(lacking)), self.score.shape)
 
-    def _cuts(self, roots: Sequence[Term]) -> list[Term]:
-        """Choose what the kernel over out-edges reads back instead of computing it."""
+    def _values_to_save(self, roots: Sequence[Term]) -> list[Term]:
+        """Choose the values that the kernel over out-edges loads instead of computing them.
+
+        These are the largest subexpressions that are small and costly, and that depend on the
+        destination or the edge.
+        """
         depends: set[Term] = set()  # on the destination or the edge
-        heavy: set[Term] = set()
+        costly: set[Term] = set()
         for term in walk(roots):
             far = term.op == "leaf" and term.leaf.space in ("destination", "edge")
             if far or term.op == "keep" or any(i in depends for i in term.inputs):
                 depends.add(term)
-            if is_costly(term) or any(i in heavy for i in term.inputs):
-                heavy.add(term)
-        cuts: list[Term] = []
+            if is_costly(term) or any(i in costly for i in term.inputs):
+                costly.add(term)
+        found: list[Term] = []
         stack, seen = list(roots), set[Term]()
         while stack:
             term = stack.pop()
             if term in seen or term not in depends or term.op == "leaf":
                 continue
             seen.add(term)
-            narrow = self._is_narrow(term) and term.kind == "float"
-            if narrow and term in heavy and term.op not in ("reshape", "expand"):
-                cuts.append(term)
+            small = self._is_small(term) and term.kind == "float"
+            if small and term in costly and term.op not in ("reshape", "expand"):
+                found.append(term)
             else:
                 stack.extend(term.inputs)
         order = {term: n for n, term in enumerate(walk(roots))}
-        return sorted(cuts, key=lambda c: order[c])
+        return sorted(found, key=lambda term: order[term])
 
-    def _inwards(self, found: Sequence[LeafCotangent], saves: Sequence[Save]) -> Kernel:
-        updates, accumulators, gradients, more = [], {}, {}, list(saves)
+    def _over_in_edges(self, found: Sequence[LeafCotangent], saves: Sequence[Save]) -> Kernel:
+        updates, accumulators, gradients, all_saves = [], {}, {}, list(saves)
         offset = 0
         for c in found:
             leaf = c.leaf.leaf
             if leaf.space == "edge":
-                where = Leaf("edge", f"gradient_{leaf.name}", self.storage, leaf.stride)
-                shape = c.leaf.shape if c.at is None else c.leaf.shape[1:]
-                several = c.at is not None or sum(o.leaf is c.leaf for o in found) > 1
-                more.append(Save(where, self.terms.expand(c.value, shape), c.at, several))
+                array = Leaf("edge", f"gradient_{leaf.name}", self.storage, leaf.stride)
+                shape = c.leaf.shape if c.index is None else c.leaf.shape[1:]
+                several = c.index is not None or sum(o.leaf is c.leaf for o in found) > 1
+                all_saves.append(Save(array, self.terms.expand(c.value, shape), c.index, several))
                 continue
             if leaf.space == "parameter":
                 if leaf.name not in gradients:
@@ -329,40 +341,35 @@ class Program:
                     offset += c.leaf.size
                 value, have, want = c.value, c.leaf.shape, gradients[leaf.name].shape
                 if have != want:  # the same parameter in another shape
-                    first = 0 if c.at is None else 1
+                    first = 0 if c.index is None else 1
                     value = self.terms.expand(value, have[first:])
                     value = self.terms.reshape(value, want[first:])
-                updates.append(Update(leaf.name, value, c.at))
+                updates.append(Update(leaf.name, value, c.index))
             else:
                 accumulators[leaf.name] = Accumulator(f"gradient_{leaf.name}", c.leaf.shape)
-                updates.append(Update(f"gradient_{leaf.name}", c.value, c.at))
+                updates.append(Update(f"gradient_{leaf.name}", c.value, c.index))
         return self._kernel(
             "in",
-            [Pass(tuple(updates), tuple(more))],
+            [Pass(tuple(updates), tuple(all_saves))],
             list(accumulators.values()),
-            self._as_collected(accumulators.values()),
-            list(gradients.values()),
+            gradients=list(gradients.values()),
         )
 
-    def _outwards(
-        self, found: Sequence[LeafCotangent], places: dict[Term, Term], wide: bool
+    def _over_out_edges(
+        self, found: Sequence[LeafCotangent], loads: dict[Term, Term], wide_positions: bool
     ) -> Kernel:
-        values = self.terms.substitute([c.value for c in found], places)
+        values = self.terms.substitute([c.value for c in found], loads)
         updates, accumulators = [], {}
         for c, value in zip(found, values, strict=True):
             name = f"gradient_{c.leaf.leaf.name}"
             accumulators[name] = Accumulator(name, c.leaf.shape)
-            updates.append(Update(name, value, c.at))
+            updates.append(Update(name, value, c.index))
         return self._kernel(
             "out",
             [Pass(tuple(updates))],
             list(accumulators.values()),
-            self._as_collected(accumulators.values()),
-            wide=wide,
+            wide_positions=wide_positions,
         )
-
-    def _as_collected(self, accumulators: Iterable[Accumulator]) -> list[Output]:
-        return [Output(a.name, a.shape, self._leaf("row", a.name, a.shape)) for a in accumulators]
 
 
 def program_of(
@@ -373,9 +380,19 @@ def program_of(
     self_loops: bool,
     training: bool,
 ) -> Program | NotLowered:
-    """Return the kernels of a traced gather for inputs of these types, or why there are none."""
-    everything = inputs.flat()
-    if any(t.device.type != "cpu" for t in everything):
+    """Compile a traced gather for inputs of these types.
+
+    Args:
+        expression: The traced gather.
+        inputs: Tensors of the types that it is called with.
+        aggregator: A key of `AGGREGATORS`.
+        self_loops: Whether the layer adds self-loops.
+        training: Whether dropout masks are drawn.
+
+    Returns:
+        The kernels, or the reason why there are none.
+    """
+    if any(t.device.type != "cpu" for t in inputs.flat()):
         return NotLowered("kernels run on processors only")
     rows = [
         tuple((tuple(t.shape[1:]), t.dtype) for t in group)

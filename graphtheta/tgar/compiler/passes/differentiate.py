@@ -1,8 +1,8 @@
-"""Reverse mode on terms: cotangents of what `gather` returns become cotangents of its leaves.
+"""Reverse-mode differentiation: cotangents of outputs become cotangents of leaves, as terms.
 
-Where a derivative can be had from the result of an operation it is (exp, relu, ...), so that a
-score kept from the forward pass replaces all that it was computed from. Cotangents may lack the
-dimensions along which they would only repeat: what is narrow stays narrow.
+Derivatives are computed from the result of an operation where possible (exp, relu, ...), so that a
+score saved in forward replaces everything that it was computed from. A cotangent is not expanded
+along dimensions in which its values would only repeat.
 """
 
 from __future__ import annotations
@@ -15,28 +15,35 @@ from dataclasses import dataclass
 from graphtheta.tgar.compiler.ir.terms import Shape, Term, TermFactory, walk
 from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 
-__all__ = ["LeafCotangent", "cotangents", "transposed"]
+__all__ = ["LeafCotangent", "cotangents"]
 
 
 @dataclass(frozen=True)
 class LeafCotangent:
-    """What one edge adds to the gradient of a leaf.
+    """Value that one edge adds to the gradient of a leaf.
 
     Attributes:
         leaf: The leaf.
-        value: Broadcasts to the leaf's shape, or to that of a row of it.
-        at: The row of the leaf that it goes to, or None for the whole of it.
+        value: Broadcasts to the leaf's shape, or to that of one of its rows.
+        index: Row of the leaf that it is added to, or None to add to all of it.
     """
 
     leaf: Term
     value: Term
-    at: Term | None
+    index: Term | None
 
 
 def _unbroadcast(terms: TermFactory, cotangent: Term, result: Shape, operand: Shape) -> Term:
-    """Sum the cotangent of a broadcast `result` to what `operand` gets.
+    """Sum a cotangent over the dimensions in which an operand was broadcast.
 
-    The returned term broadcasts to `operand`; a cotangent that only repeats is multiplied.
+    Args:
+        terms: Factory of the terms.
+        cotangent: Cotangent of the result; broadcasts to `result`.
+        result: Shape of the result.
+        operand: Shape of the operand.
+
+    Returns:
+        A term that broadcasts to `operand`. Sums over repeated values are products.
     """
     lead = len(result) - len(operand)
     have = (1,) * (len(result) - len(cotangent.shape)) + cotangent.shape
@@ -77,14 +84,14 @@ def _select(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
 
 def _reshape(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
     (x,) = term.inputs
-    narrow = _same_but_units(terms, c, term.shape, x.shape)
+    narrow = _reshape_narrow(terms, c, term.shape, x.shape)
     if narrow is not None:
         return [narrow]
     return [terms.reshape(terms.expand(c, term.shape), x.shape)]
 
 
-def _same_but_units(terms: TermFactory, c: Term, have: Shape, want: Shape) -> Term | None:
-    """Carry a repeating cotangent over a reshape that only adds or drops dimensions of one."""
+def _reshape_narrow(terms: TermFactory, c: Term, have: Shape, want: Shape) -> Term | None:
+    """Reshape a cotangent without expanding it, if only dimensions of size one differ."""
     if [n for n in have if n != 1] != [n for n in want if n != 1]:
         return None
     sizes = (1,) * (len(have) - len(c.shape)) + c.shape
@@ -98,15 +105,7 @@ def _expand(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
 
 
 def _sum(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
-    return [c]  # repeats along the summed dimensions
-
-
-def transposed(terms: TermFactory, weight: Term) -> Term:
-    """Return the leaf of a parameter's transpose, (O, A) for (A, O) or (A, ...)."""
-    leaf = weight.leaf
-    name = leaf.name.removesuffix("^T") if leaf.name.endswith("^T") else leaf.name + "^T"
-    shape = (math.prod(weight.shape[1:]), weight.shape[0])
-    return terms.leaf(type(leaf)(leaf.space, name, leaf.storage, leaf.stride), shape)
+    return [c]  # broadcasts along the summed dimensions
 
 
 def _contract(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
@@ -119,7 +118,7 @@ def _contract(terms: TermFactory, term: Term, c: Term) -> Sequence[Term | None]:
     flat = terms.reshape(c, (*lead, math.prod(out)))
     return [
         _unbroadcast(terms, outer, outer.shape, weight.shape),
-        terms.contract(transposed(terms, weight), flat),
+        terms.contract(terms.transpose(weight), flat),
     ]
 
 
@@ -135,15 +134,15 @@ _RULES: dict[str, Callable[[TermFactory, Term, Term], Sequence[Term | None]]] = 
 def cotangents(
     terms: TermFactory, outputs: Sequence[tuple[Term, Term]], wanted: Callable[[Term], bool]
 ) -> list[LeafCotangent]:
-    """Differentiate.
+    """Differentiate outputs with respect to leaves.
 
     Args:
-        terms: Maker of the terms.
+        terms: Factory of the terms.
         outputs: Pairs of a term and its cotangent.
-        wanted: Whether the cotangent of a leaf is asked for; paths to others are not followed.
+        wanted: Whether the cotangent of a leaf is needed; paths to other leaves are not followed.
 
     Returns:
-        What each edge adds, by leaf; a leaf that is selected from by several indices has several.
+        Cotangents of the leaves. A leaf whose rows are looked up has one for each lookup.
     """
     order = walk(t for t, _ in outputs)
     needed: set[Term] = set()
