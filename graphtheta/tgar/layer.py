@@ -1,18 +1,18 @@
-"""TGARLayer: a graph layer written as naive torch on one node and one edge.
+"""Base class of graph layers, which are written as plain torch on one node and one edge.
 
     class MeanConv(TGARLayer):
         aggregator = "mean"                           # Sum
 
-        def transform(self, h):                       # NN-T, per node
+        def transform(self, h):                       # NN-Transform, per node
             return {"z": self.lin(h)}
 
-        def gather(self, src, dst, edge):             # NN-G, per edge
+        def gather(self, src, dst, edge):             # NN-Gather, per edge
             return src["z"]
 
-        def apply_node(self, n, m):                   # NN-A, per node
+        def apply_node(self, n, m):                   # NN-Apply, per node
             return relu(n["z"] + m)
 
-Reduce, the fifth stage, sums the gradients of its parameters over workers, for any layer.
+Reduce, the fifth stage, sums the gradients of parameters over the workers, for any layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from graphtheta.comm.timers import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import start_sync, to_master
+from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.tgar.aggregators import aggregator
+from graphtheta.tgar.batch.block import Block
 from graphtheta.tgar.batch.view import LayerView
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
 from graphtheta.tgar.compiler import FusedGatherSum, NotLowered, Program, program_of
@@ -40,25 +42,30 @@ __all__ = ["TGARLayer", "count_layers"]
 
 _log = logging.getLogger("graphtheta")
 
+_Fields = dict[str, Tensor]
+
 
 class TGARLayer(nn.Module):
-    """Base of every graph layer; calling it runs the stages on a view.
+    """Base class of graph layers.
+
+    A subclass writes `gather`, and may write `transform` and `apply_node`. Calling the layer on a
+    view runs the stages for all active nodes and edges, on all workers.
 
     Attributes:
         aggregator: Name of the Sum stage, a key of `AGGREGATORS`.
         self_loops: Whether every node also sends a message to itself. The graph's own self-loops
-            are then left out, so that each node has exactly one; its edge columns are the mean of
+            are then left out, so that each node has exactly one. Its edge columns are the mean over
             the node's in-edges.
-        node_columns: Numeric node columns that `transform` gets as a second argument.
-            `in_degree` is that of the whole graph, with the layer's self-loops;
-            `in_degree_by_type` counts in-edges of each type. In a renormalised view both are those
-            of the batch.
-        storage: Type in which float32 fields of sources travel to mirrors and are gathered, None
-            for their own. With bfloat16 half as many bytes move; sums stay float32.
+        node_columns: Names of numeric node columns that `transform` gets as a second argument.
+            `in_degree` counts in-edges in the whole graph, with the layer's self-loops;
+            `in_degree_by_type` counts those of each type. In a renormalised view both count the
+            edges of the batch.
+        storage: Dtype in which float32 source fields are sent to mirrors and gathered. If None,
+            they keep theirs. bfloat16 halves the bytes moved; sums stay float32.
 
     Communication:
-        Forward, the fields that `gather` reads, once a mirror that needs them, and in a
-        vertex-cut one partial a mirror with in-edges; backward the cotangents of the same.
+        Forward, the fields that `gather` reads, once per mirror that needs them, and in a
+        vertex-cut one partial per mirror with in-edges; backward the gradients of the same.
     """
 
     aggregator: str = "sum"
@@ -71,127 +78,64 @@ class TGARLayer(nn.Module):
         self._expressions: dict[Any, Expression] = {}
         self._programs: dict[Any, Program | NotLowered] = {}
         self._last: tuple[Expression, Program | NotLowered] | None = None
-        self._seen_modes: set[bool] = set()
+        self._checked_modes: set[bool] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies trace again: an expression holds functions that can be neither copied nor pickled.
-        return {
-            **self.__dict__,
-            "_expressions": {},
-            "_programs": {},
-            "_last": None,
-            "_seen_modes": set(),
-        }
+        # A copy traces again: an expression holds functions that cannot be copied or pickled.
+        caches: dict[str, Any] = {"_expressions": {}, "_programs": {}, "_last": None}
+        return {**self.__dict__, **caches, "_checked_modes": set()}
+
+    # -- what a subclass writes -------------------------------------------------------------------
 
     def transform(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """NN-Transform: return the fields of each node. Written as `transform(self, h)`.
 
         Args:
-            args: h, what the layer below returned, one row a node; then, where `node_columns` is
-                not empty, a mapping of those columns (`transform(self, h, node)`).
-            kwargs: None; an override names the arguments it takes.
+            args: h, the output of the layer below, one row per node. If `node_columns` is not
+                empty, a mapping of those columns follows: `transform(self, h, node)`.
+            kwargs: Not passed; an override names the arguments it takes.
         """
         return {"h": args[0]}
 
     def gather(
         self, src: Mapping[str, Tensor], dst: Mapping[str, Tensor], edge: Mapping[str, Tensor]
     ) -> Any:
-        """NN-Gather: the message of one edge, or (score, message) for a scored aggregator.
+        """NN-Gather: return the message of one edge, or (score, message) for a scored aggregator.
 
-        Written with torch functions on the last dimensions; the leading one is the edge. Called
-        once to be recorded, so it must not branch on values.
+        Written with torch functions on the last dimensions; the leading dimension is the edge. It
+        is called once to be recorded, so that it must not branch on values.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a gather(src, dst, edge).")
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Any:
-        """NN-Apply: the new value of each node from its fields and its aggregated message."""
+        """NN-Apply: return the new value of each node from its fields and aggregated message."""
         return m
 
+    # -- how it runs ------------------------------------------------------------------------------
+
     def forward(self, view: LayerView, h: Any) -> Any:
-        """Run the stages on the active nodes of `view`.
+        """Run the stages on the active nodes of a view; collective.
 
         Args:
             view: `view[k]` for the k-th graph layer of a model.
-            h: (I, F) rows of the inputs of `view.block`: of all masters in a batch of everything.
+            h: (I, F) rows of the inputs of `view.block`; (M, F) if every node is active.
 
         Raises:
-            ConfigError: If `transform` does not return one row a node.
+            ConfigError: If `transform` does not return one row per node.
             TraceError: If `gather` is not a function of one edge.
         """
-        shard, block, channel, k = view.shard, view.block, view.channel, view.layer
-        stages, route = channel.stages, block.destinations
-        reduce = aggregator(self.aggregator)
-
-        with stages.timed("forward", Stage("transform", k)), self._watched():
-            fields = self._transform(view, h)
-            outputs = fields
-            if block.num_outputs < block.num_inputs:
-                outputs = {name: field[: block.num_outputs] for name, field in fields.items()}
-        expression = self._expression(view, fields)
-        with stages.timed("forward", Stage("transform", k)):
-            sources = expression.in_node_space(expression.sources, self, fields)
-            destinations = expression.in_node_space(expression.destinations, self, outputs)
-            parameters = expression.in_node_space(expression.parameters, self, {})
-            if self.storage is not None:
-                sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]
-
-        columns = [view.edge_columns[name] for _, name in expression.edge_columns]
-        if reduce.picks and block.distinct is not None:
-            block, first = block.distinct
-            columns = [column.index_select(0, first) for column in columns]
-        loops = (
-            [view.loop_column(name) for _, name in expression.edge_columns]
-            if self.self_loops
-            else []
-        )
-        token = view.view.token
-        token, *near, arrivals = start_sync(sources, token, channel, block.sources, k)
-        far: list[list[Tensor]] = [destinations, []]
-        if shard.is_vertex_cut:
-            token, *far, more = start_sync(destinations, token, channel, route, k)
-            arrivals += more
-
-        inputs = EdgeInputs(near[0], far[0], parameters, columns, loops, near[1], far[1])
-        program = self._program(expression, inputs, warn=shard.comm.rank == 0)
-        self._last = (expression, program)
-        gather_sum: GatherSum | FusedGatherSum
-        if isinstance(program, Program):
-            gather_sum = FusedGatherSum(
-                program=program,
-                aggregator=reduce,
-                block=block,
-                layer=k,
-                step_key=view.view.step_key if self.training else None,
-                stages=stages,
-            )
+        fields, output_fields = self._run_transform(view, h)
+        expression = self._trace(view, fields)
+        inputs, syncs = self._start_sync(view, expression, fields, output_fields)
+        gather_sum = self._gather_sum(view, expression, inputs)
+        if view.shard.is_vertex_cut:
+            message = self._merge(view, gather_sum(inputs, syncs))
         else:
-            gather_sum = GatherSum(
-                expression=expression,
-                aggregator=reduce,
-                topology=block.loopless_topology if self.self_loops else block.topology,
-                node_key=block.node_key,
-                loop_rows=block.num_outputs if self.self_loops else 0,
-                layer=k,
-                step_key=view.view.step_key if self.training else None,
-                stages=stages,
-            )
-        if shard.is_vertex_cut:
-            partial = gather_sum(inputs, arrivals)
-            token, arrived = to_master(partial, token, channel, route, k)
-            own = [column[: block.num_outputs] for column in partial]
-            merged = reduce.merge(own, arrived, shard.to_device(route.master_S))
-            message = reduce.finish(merged)
-        else:
-            message = gather_sum.message(inputs, arrivals)
-        view.view.token = token
-
-        with stages.timed("forward", Stage("apply", k)), self._watched():
-            out = self.apply_node(outputs, message)
-        self._seen_modes.add(self.training)
-        return out
+            message = gather_sum.message(inputs, syncs)
+        return self._run_apply(view, output_fields, message)
 
     def explain(self) -> Explanation:
-        """Return what became of `gather` when the layer ran last: hoisted, folded, fused, saved.
+        """Return how the last call of the layer ran `gather`: what is hoisted, fused and saved.
 
         Raises:
             ConfigError: If the layer has not run yet.
@@ -202,10 +146,147 @@ class TGARLayer(nn.Module):
             )
         return explained(type(self).__name__, self.aggregator, self.self_loops, *self._last)
 
+    def _run_transform(self, view: LayerView, h: Any) -> tuple[_Fields, _Fields]:
+        """Run NN-Transform; return the fields of the inputs, and those of the outputs."""
+        block = view.block
+        with view.channel.stages.timed("forward", Stage("transform", view.layer)), self._checked():
+            if self.node_columns:
+                node = {
+                    n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns
+                }
+                fields = self.transform(h, node)
+            else:
+                fields = self.transform(h)
+            rows = block.num_inputs
+            if not isinstance(fields, dict) or not all(
+                isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
+            ):
+                raise ConfigError(
+                    f"{type(self).__name__}.transform: expected a dict of tensors with one row per "
+                    f"node ({rows} here), got {_described(fields)}."
+                )
+            if block.num_outputs == rows:
+                return fields, fields
+            return fields, {name: field[: block.num_outputs] for name, field in fields.items()}
+
+    def _trace(self, view: LayerView, fields: _Fields) -> Expression:
+        """Return the traced gather; tracing happens once for each mode and set of field types."""
+        columns = view.edge_columns.whole
+        key = (
+            self.training,
+            tuple((n, f.dtype, f.shape[1:], f.device) for n, f in fields.items()),
+            tuple((n, c.dtype, c.shape[1:]) for n, c in columns.items()),
+        )
+        if key not in self._expressions:
+            scored = aggregator(self.aggregator).scored
+            self._expressions[key] = trace(self, self.gather, fields, columns, scored=scored)
+        return self._expressions[key]
+
+    def _start_sync(
+        self,
+        view: LayerView,
+        expression: Expression,
+        fields: _Fields,
+        output_fields: _Fields,
+    ) -> tuple[EdgeInputs, list[MirrorSync]]:
+        """Compute what gather reads of nodes, and start to send it to the mirrors."""
+        block, channel, k = view.block, view.channel, view.layer
+        with channel.stages.timed("forward", Stage("transform", k)):
+            sources = expression.in_node_space(expression.sources, self, fields)
+            destinations = expression.in_node_space(expression.destinations, self, output_fields)
+            parameters = expression.in_node_space(expression.parameters, self, {})
+            if self.storage is not None:
+                sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]
+        names = [name for _, name in expression.edge_columns]
+        columns = [view.edge_columns[name] for name in names]
+        _, first_copy = self._without_copies(block)
+        if first_copy is not None:
+            columns = [column.index_select(0, first_copy) for column in columns]
+        loop_columns = [view.loop_column(name) for name in names] if self.self_loops else []
+        token, sources, source_mirrors, syncs = start_sync(
+            sources, view.view.token, channel, block.sources, k
+        )
+        destination_mirrors: list[Tensor] = []
+        if view.shard.is_vertex_cut:
+            token, destinations, destination_mirrors, others = start_sync(
+                destinations, token, channel, block.destinations, k
+            )
+            syncs += others
+        view.view.token = token
+        inputs = EdgeInputs(
+            sources,
+            destinations,
+            parameters,
+            columns,
+            loop_columns,
+            source_mirrors,
+            destination_mirrors,
+        )
+        return inputs, syncs
+
+    def _gather_sum(
+        self, view: LayerView, expression: Expression, inputs: EdgeInputs
+    ) -> GatherSum | FusedGatherSum:
+        """Return the executor of Gather and Sum: fused kernels if there are some, else chunked."""
+        program = self._program(expression, inputs, warn=view.shard.comm.rank == 0)
+        self._last = (expression, program)
+        reduce, stages = aggregator(self.aggregator), view.channel.stages
+        block, _ = self._without_copies(view.block)
+        step_key = view.view.step_key if self.training else None
+        if isinstance(program, Program):
+            return FusedGatherSum(
+                program=program,
+                aggregator=reduce,
+                block=block,
+                layer=view.layer,
+                step_key=step_key,
+                stages=stages,
+            )
+        return GatherSum(
+            expression=expression,
+            aggregator=reduce,
+            topology=block.loopless_topology if self.self_loops else block.topology,
+            node_key=block.node_key,
+            loop_rows=block.num_outputs if self.self_loops else 0,
+            layer=view.layer,
+            step_key=step_key,
+            stages=stages,
+        )
+
+    def _merge(self, view: LayerView, partial: list[Tensor]) -> Tensor:
+        """Merge the partials of mirrors into those of their masters; return the messages."""
+        block, reduce = view.block, aggregator(self.aggregator)
+        view.view.token, received = to_master(
+            partial, view.view.token, view.channel, block.destinations, view.layer
+        )
+        own = [column[: block.num_outputs] for column in partial]
+        master_S = view.shard.to_device(block.destinations.master_S)
+        return reduce.finish(reduce.merge(own, received, master_S))
+
+    def _run_apply(self, view: LayerView, fields: _Fields, message: Tensor) -> Any:
+        """Run NN-Apply on the outputs."""
+        with view.channel.stages.timed("forward", Stage("apply", view.layer)), self._checked():
+            out = self.apply_node(fields, message)
+        self._checked_modes.add(self.training)
+        return out
+
+    def _checked(self) -> AbstractContextManager[Any]:
+        # The check costs microseconds per torch call, so that only the first pass has it.
+        return nullcontext() if self.training in self._checked_modes else WorkerIndependent()
+
+    def _without_copies(self, block: Block) -> tuple[Block, Tensor | None]:
+        """Return the block that gather runs on, and which of the edges it has (None for all).
+
+        Where one message wins, a copy of its edge must not get the gradient again.
+        """
+        if aggregator(self.aggregator).picks and block.distinct is not None:
+            return block.distinct
+        return block, None
+
     def _program(
         self, expression: Expression, inputs: EdgeInputs, *, warn: bool
     ) -> Program | NotLowered:
-        """Return the kernels of a traced gather, or why there are none, which is said once."""
+        """Return the kernels of a traced gather, or the reason why it has none."""
         key = (expression, self.storage)
         if key not in self._programs:
             program = program_of(
@@ -216,41 +297,19 @@ class TGARLayer(nn.Module):
                 training=self.training,
             )
             if isinstance(program, NotLowered) and warn:
-                _log.warning("%s runs chunked: %s.", type(self).__name__, program)
+                _warn_chunked(type(self), str(program))
             self._programs[key] = program
         return self._programs[key]
 
-    def _watched(self) -> AbstractContextManager[Any]:
-        # Every torch call costs microseconds more under the watch, so only the first pass has it.
-        return nullcontext() if self.training in self._seen_modes else WorkerIndependent()
 
-    def _transform(self, view: LayerView, h: Any) -> dict[str, Tensor]:
-        if not self.node_columns:
-            return self.transform(h)
-        node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}
-        return self.transform(h, node)
+_warned: set[tuple[type[TGARLayer], str]] = set()
 
-    def _expression(self, view: LayerView, fields: Any) -> Expression:
-        """Return the traced gather for these field types; tracing happens once for each."""
-        rows = view.block.num_inputs
-        if not isinstance(fields, dict) or not all(
-            isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
-        ):
-            raise ConfigError(
-                f"{type(self).__name__}.transform: expected a dict of tensors with one row a node "
-                f"({rows} here), got {_described(fields)}."
-            )
-        key = (
-            self.training,
-            tuple((n, f.dtype, f.shape[1:], f.device) for n, f in fields.items()),
-            tuple((n, c.dtype, c.shape[1:]) for n, c in view.edge_columns.whole.items()),
-        )
-        if key not in self._expressions:
-            scored = aggregator(self.aggregator).scored
-            self._expressions[key] = trace(
-                self, self.gather, fields, view.edge_columns.whole, scored=scored
-            )
-        return self._expressions[key]
+
+def _warn_chunked(layer: type[TGARLayer], reason: str) -> None:
+    """Warn that a layer runs chunked, once per process for each layer class and reason."""
+    if (layer, reason) not in _warned:
+        _warned.add((layer, reason))
+        _log.warning("%s runs chunked: %s.", layer.__name__, reason)
 
 
 def _described(fields: Any) -> str:
@@ -265,6 +324,6 @@ def _described(fields: Any) -> str:
 
 
 def count_layers(model: nn.Module) -> int:
-    """Return how many graph layers a model runs: its `num_layers`, or the layers that it holds."""
+    """Return the number of graph layers of a model: its `num_layers`, or the layers in it."""
     given = getattr(model, "num_layers", None)
     return int(given) if given else sum(isinstance(m, TGARLayer) for m in model.modules())

@@ -1,4 +1,4 @@
-"""What tests of both executors share."""
+"""Fixtures for tests of both executors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import logging
 import pytest
 
 from graphtheta.tgar.compiler import NotLowered
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test see the first warning about a layer."""
+    monkeypatch.setattr("graphtheta.tgar.layer._warned", set())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import graphtheta as gt
+from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import GATEConv
 from graphtheta.shard.topology import Topology
@@ -24,6 +26,7 @@ from graphtheta.tgar import AGGREGATORS, View
 from graphtheta.tgar.chunked import GatherSum
 from graphtheta.tgar.expression import Expression
 from tests.graphs import CORNER_GRAPHS, CornerGraph, random_graph, to_graph
+from tests.tgar.layers import Written
 
 CHUNK = 1024
 
@@ -69,6 +72,36 @@ def test_chunks_hold_every_edge_once(name: str, chunk: int, loopless: bool) -> N
     assert loops == (list(range(shard.num_masters)) if loopless else [])
     if loopless:
         assert all(r != s for r, s in zip(rows, sources, strict=True))
+
+
+def test_warning_comes_once_for_each_class_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    class Other(Written):
+        pass
+
+    def sine(layer: Any, src: Any, dst: Any, edge: Any) -> Any:
+        return torch.sin(src["h"] + dst["h"])
+
+    def cosine(layer: Any, src: Any, dst: Any, edge: Any) -> Any:
+        return torch.cos(src["h"] + dst["h"])
+
+    graph = to_graph(CORNER_GRAPHS["random"], dtype=np.float64)
+
+    def job(comm: Communicator) -> None:
+        shard = gt.open_shard(graph, comm)
+        for make in (Written, Other):
+            for gather in (sine, cosine):
+                for _ in range(2):
+                    layer = make(gather, None, None, "sum", False).double()
+                    for training in (True, False):
+                        layer.train(training)(View(shard)[0], shard.features)
+
+    with caplog.at_level(logging.WARNING, "graphtheta"):
+        gt.run_local(job, workers=3)
+    assert [record.message for record in caplog.records] == [
+        f"{name} runs chunked: {function}() has no kernel."
+        for name in ("Written", "Other")
+        for function in ("sin", "cos")
+    ]
 
 
 class _Largest(TorchDispatchMode):

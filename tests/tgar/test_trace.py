@@ -350,7 +350,7 @@ def test_transform_raises_config_error_when_rows_are_missing(shard: Shard) -> No
         (lambda s, h: {"h": h.sum()}, r"got \{'h': \(\)\}"),
         (lambda s, h: {"h": 1}, r"got \{'h': 'int'\}"),
     ):
-        with pytest.raises(ConfigError, match=f"dict of tensors with one row a node.*{got}"):
+        with pytest.raises(ConfigError, match=f"dict of tensors with one row per node.*{got}"):
             run(written(ACCEPTED["field"], transform=transform), shard)
 
 
