@@ -20,7 +20,7 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import EngineError
-from graphtheta.inference.nodes import infer_chosen
+from graphtheta.inference.nodes import infer_nodes
 from graphtheta.partition import LabelSpec, Store
 from graphtheta.run.run import trained_model
 from graphtheta.shard.open import open_shard
@@ -148,4 +148,4 @@ class Predictor:
         first = int(self._store.book.first_new_id[comm.rank])
         while (new_ids := self._work[comm.rank].get()) is not None:
             owned = new_ids[(new_ids >= first) & (new_ids < first + shard.num_masters)]
-            self._results.put((owned, infer_chosen(model, shard, owned - first)))
+            self._results.put((owned, infer_nodes(model, shard, owned - first)))

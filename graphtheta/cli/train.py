@@ -18,7 +18,7 @@ from graphtheta.cli.names import NAMES, names
 from graphtheta.cli.show import show_rows
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
-from graphtheta.train.phase_times import phases
+from graphtheta.train.phase_times import phase_times
 from graphtheta.train.signals import Stopped
 
 __all__ = ["train"]
@@ -179,7 +179,7 @@ def _show_times(summary: dict[str, Any], groups: int) -> None:
         print(f"micro-batches per group: {counts}")
     rows = [
         (name, f"{seconds:.2f}", f"{100 * share:.0f} %")
-        for name, (seconds, share) in phases(summary["phase_seconds"]).items()
+        for name, (seconds, share) in phase_times(summary["phase_seconds"]).items()
     ]
     show_rows(rows, head=("phase", "seconds", "share"))
     if prepared := summary["prepared_ahead_seconds"]:

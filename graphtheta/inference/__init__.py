@@ -1,1 +1,1 @@
-"""Run a trained model over the whole graph or over chosen nodes."""
+"""Inference: outputs of a trained model for all nodes, or for some of them."""

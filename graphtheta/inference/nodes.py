@@ -1,4 +1,4 @@
-"""Prediction of chosen nodes, by their exact neighbourhoods."""
+"""Model outputs for some nodes, from their exact neighbourhoods."""
 
 from __future__ import annotations
 
@@ -13,58 +13,65 @@ from graphtheta.data.schema import refuse, some, whole
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Neighbourhoods, View, count_layers
 
-__all__ = ["chosen_rows", "ids_like", "infer_chosen"]
+__all__ = ["cast_ids", "infer_nodes", "masters_in_table"]
 
 _ID_KINDS = (
     *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
 )
-_BATCH = 1024  # nodes at a time, over all workers
+_BATCH_SIZE = 1024  # nodes that are computed at a time, over all workers
 
 
-def chosen_rows(shard: Shard, uri: str) -> NDArray[np.int64]:
-    """Return which of this worker's masters a table of original ids names; collective.
+def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
+    """Return the masters of this worker whose original ids are in a table; collective.
 
     Args:
-        shard: Original ids.
-        uri: Table with a column `id`, or of one column.
+        shard: Graph of the nodes.
+        uri: Table with a column `id`, or with one column only.
 
     Shape:
-        Returns (T,) int64 local ids, ascending; an id that stands twice counts once.
+        Returns (T,) int64 local ids, ascending, without repeats.
 
     Raises:
         ConfigError: If there is no such table.
-        GraphFormatError: If it has no such column, or an id is not in the graph.
+        GraphFormatError: If the table has no column of ids, or an id is not in the graph.
     """
     files = TableFiles(uri, ["id"])
     if "id" not in files.names and len(files.names) > 1:
         raise GraphFormatError(
-            f"{uri}: expected a column 'id', got {files.names}. Name the column of original ids id."
+            f"{uri}: expected a column 'id', got {files.names}. Rename the column of original ids "
+            "to id."
         )
     column = "id" if "id" in files.names else files.names[0]
     table = pa.concat_tables(files.stream(0, files.num_rows, [column]))
     known = shard.original_ids
-    ids = pc.unique(ids_like(table[column], known.type, uri))
+    ids = pc.unique(cast_ids(table[column], known.type, uri))
     here = pc.is_in(ids, value_set=known.combine_chunks()).to_numpy(zero_copy_only=False)
-    held = here.astype(np.int8)
-    shard.comm.all_reduce(held, "max", stage="chosen nodes")
-    if not held.all():
-        missing = ids.filter(pa.array(held == 0)).to_pylist()
+    found = here.astype(np.int8)
+    shard.comm.all_reduce(found, "max", stage="find nodes")
+    if not found.all():
+        missing = ids.filter(pa.array(found == 0)).to_pylist()
         raise GraphFormatError(
-            f"{uri}: expected ids of the graph's nodes, got {len(missing):,} that are none: "
+            f"{uri}: expected ids of the graph's nodes, got {len(missing):,} unknown ids: "
             f"{some(missing, 3)}. Correct them."
         )
     return np.flatnonzero(pc.is_in(known, value_set=ids).to_numpy().astype(np.bool_))
 
 
-def ids_like(column: pa.ChunkedArray, kind: pa.DataType, uri: str) -> pa.Array:
-    """Return a column of ids with the type of the graph's.
+def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, uri: str) -> pa.Array:
+    """Return a column of ids, cast to the type of the graph's ids.
+
+    Args:
+        column: Ids.
+        kind: Type of the graph's original ids.
+        uri: Name of the table, for error messages.
 
     Raises:
-        GraphFormatError: If it holds neither numbers nor text, or something that is no such id.
+        GraphFormatError: If the column holds neither numbers nor strings, or a value cannot be
+            cast.
     """
     ids, expected = whole(column), f"ids of type {kind}, as the graph's"
     if not any(is_kind(ids.type) for is_kind in _ID_KINDS):
@@ -76,32 +83,32 @@ def ids_like(column: pa.ChunkedArray, kind: pa.DataType, uri: str) -> pa.Array:
         raise refuse(uri, expected, f"{ids.type}: {reason}", "Correct the ids.") from None
 
 
-def infer_chosen(
+def infer_nodes(
     model: nn.Module, shard: Shard, rows: NDArray[np.int64], *, embeddings: bool = False
 ) -> Tensor:
     """Return the model's outputs for some of this worker's masters, dropout off; collective.
 
-    Equal to the rows of `infer`, at the cost of what these nodes reach in as many hops as the model
-    has layers, a batch of them at a time.
+    The outputs equal the rows of `infer`, but only what these nodes reach in as many hops as the
+    model has layers is computed, for a batch of them at a time.
 
     Args:
-        model: As for `infer`.
-        shard: Storage.
+        model: Called as model(view, x); has a method embed(view, x) if embeddings are requested.
+        shard: Graph to compute on.
         rows: (T,) int64 local ids of masters; some workers may have none.
-        embeddings: Whether to return what the last layer reads.
+        embeddings: Whether to return the inputs of the last layer instead of the outputs.
 
     Shape:
         Returns (T, outputs), or (T, hidden) with `embeddings`.
     """
     comm = shard.comm
-    ranks, total = dense_ranks(shard.node_key_L[rows], shard.manifest.num_nodes, comm)
+    ids, total = dense_ids(shard.node_key_L[rows], shard.manifest.num_nodes, comm)
     neighbourhoods, layers = Neighbourhoods(shard), count_layers(model)
     dtype = next(model.parameters()).dtype
     was_training = model.training
     model.eval()
     found: list[Tensor] = []
-    order = np.argsort(ranks)
-    cuts = np.searchsorted(ranks[order], np.arange(_BATCH, max(total, 1), _BATCH))
+    order = np.argsort(ids)
+    cuts = np.searchsorted(ids[order], np.arange(_BATCH_SIZE, max(total, 1), _BATCH_SIZE))
     try:
         with torch.no_grad():
             for batch in np.split(order, cuts):

@@ -1,4 +1,4 @@
-"""Outputs of a model for every node of the graph."""
+"""Model outputs for all nodes of the graph."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ __all__ = ["gather_rows", "infer"]
 
 
 def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor:
-    """Return the model's outputs for this worker's masters, dropout off; collective.
+    """Return the model's outputs for this worker's masters, with dropout off; collective.
+
+    Args:
+        model: Called as model(view, x); has a method embed(view, x) if embeddings are requested.
+        shard: Graph to compute on.
+        embeddings: Whether to return the inputs of the last layer instead of the outputs.
 
     Shape:
         Returns (M, outputs), or (M, hidden) with `embeddings`.
+
+    Raises:
+        ConfigError: If embeddings are requested of a model without `embed`.
     """
     was_training = model.training
     model.eval()
@@ -27,8 +35,8 @@ def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor
             x = view.inputs(next(model.parameters()).dtype)
             if embeddings and not hasattr(model, "embed"):
                 raise ConfigError(
-                    f"predict: {type(model).__name__} has no embed(view, x). Add one that returns "
-                    "the rows to keep."
+                    f"predict: expected a model with embed(view, x), got {type(model).__name__}. "
+                    "Add a method that returns the embeddings."
                 )
             out: Tensor = (model.embed if embeddings else model)(view, x)  # type: ignore[operator]
             return out
@@ -37,9 +45,9 @@ def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor
 
 
 def gather_rows(rows_M: Tensor, shard: Shard) -> Tensor | None:
-    """Bring every worker's rows to rank 0, in the order of the input nodes; collective.
+    """Gather the rows of all workers on rank 0, in the order of the input nodes; collective.
 
-    For results that fit one worker; `write_predictions` never brings them together.
+    Use it for results that fit in the memory of one worker; `write_predictions` has no such limit.
 
     Returns:
         (N, ...) on rank 0, None elsewhere.

@@ -1,4 +1,4 @@
-"""Layers and models written in NN-TGAR, decoders, losses, normalisation and dropout."""
+"""Graph layers, models, decoders, losses, normalisation and dropout."""
 
 from graphtheta.nn.conv import (
     LAYERS,

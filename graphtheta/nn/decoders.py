@@ -1,7 +1,7 @@
-"""Decoders: what scores a pair of nodes by their embeddings, and a model of both.
+"""Decoders, which score pairs of nodes by their embeddings, and models with a decoder.
 
-Single-worker mathematics on rows that were brought together. A new decoder is a class here and a
-line in `DECODERS`.
+A decoder computes on rows of one worker and never communicates. To add one, write a class here and
+add it to `DECODERS`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ __all__ = [
     "decoder_for",
 ]
 
-_ROWS = 1 << 15  # pairs that are scored at a time where nothing faster is known
+Endpoint = Literal["src", "dst"]
+
+_PAIRS = 1 << 15  # pairs that `Decoder.table` scores at a time
 
 
 class Decoder(nn.Module):
-    """Scores pairs of nodes.
+    """Base class of decoders.
 
     Args:
-        channels: Columns of an embedding.
+        channels: Columns of the embeddings.
         hidden_channels: Columns of a hidden layer, in decoders that have one.
-        outputs: Numbers a pair.
-        num_relations: Relations that a pair can be of; 0: there is only one, which has no name.
-        seed: Of the initial weights.
+        outputs: Number of scores for each pair.
+        num_relations: Number of relations, or 0 if pairs have no relation.
+        seed: Random seed for the initial weights.
 
     Attributes:
-        needs_relations: Whether it refuses pairs without a relation.
-        reads_relations: Whether a relation changes the score.
-        many_outputs: Whether it can give more than one number a pair.
+        needs_relations: Whether pairs must have a relation.
+        reads_relations: Whether the score depends on the relation.
+        many_outputs: Whether a pair can have more than one score.
 
     Raises:
-        ConfigError: If it cannot do what is asked.
+        ConfigError: If a number is out of range, or the decoder does not support it.
     """
 
     needs_relations: ClassVar[bool] = False
@@ -72,89 +74,78 @@ class Decoder(nn.Module):
         if outputs > 1 and not self.many_outputs:
             several = ", ".join(n for n, kind in DECODERS.items() if kind.many_outputs)
             raise ConfigError(
-                f"{name}: expected one output a pair, got {outputs}. Use a decoder among {several}."
+                f"{name}: expected one output a pair, got {outputs}. Use one of the decoders "
+                f"{several}."
             )
         if self.needs_relations and num_relations < 1:
             raise ConfigError(
-                f"{name}: expected edges with a relation, got none. Name the edge column of it by "
+                f"{name}: expected edges with a relation, got none. Name its edge column with "
                 "--relation-column, or use another decoder."
             )
         if num_relations and not self.reads_relations:
-            named = ", ".join(n for n, kind in DECODERS.items() if kind.reads_relations)
+            readers = ", ".join(n for n, kind in DECODERS.items() if kind.reads_relations)
             raise ConfigError(
-                f"{name}: a relation does not change its score. Use a decoder among {named}, or "
-                "name no relation."
+                f"{name}: expected edges without a relation, got {num_relations} relations. Use "
+                f"one of the decoders {readers}, or name no relation."
             )
         self.channels, self.outputs, self.num_relations = channels, outputs, num_relations
         with seeded(seed):
             self.make(channels, hidden_channels, outputs, num_relations)
 
     def make(self, channels: int, hidden: int, outputs: int, num_relations: int) -> None:
-        """Make the parameters."""
+        """Create the parameters."""
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
         """Return the scores (logits) of pairs.
 
         Shape:
-            src, dst: (..., channels). relation: (...) int64, or None. Dimensions before the last
-            broadcast. Returns (..., outputs).
+            src, dst: (..., channels). relation: (...) int64, or None. Leading dimensions broadcast.
+            Returns (..., outputs).
         """
         raise NotImplementedError
 
     def table(
-        self,
-        query: Tensor,
-        candidate: Tensor,
-        relation: Tensor | None,
-        *,
-        candidate_is: Literal["src", "dst"],
+        self, query: Tensor, candidate: Tensor, relation: Tensor | None, candidate_is: Endpoint
     ) -> Tensor:
-        """Return the scores of every query with every candidate; of decoders with one output.
+        """Return the score of every query with every candidate, for decoders with one output.
 
         Args:
-            query: The known end of each pair.
-            candidate: What may be at the other end.
-            relation: Of each query.
-            candidate_is: Which end that is.
+            query: Embeddings of the known endpoint of each edge.
+            candidate: Embeddings of the nodes that may be the other endpoint.
+            relation: Relation of each query, or None.
+            candidate_is: Which endpoint the candidates are.
 
         Shape:
             query: (Q, channels). candidate: (C, channels). relation: (Q,). Returns (Q, C).
         """
-        size = max(1, _ROWS // max(1, len(candidate)))
+        size = max(1, _PAIRS // max(1, len(candidate)))
         rows = []
         for first in range(0, len(query), size):
             some = query[first : first + size]
             known = some.repeat_interleave(len(candidate), 0)
             other = candidate.repeat(len(some), 1)
-            of = None
+            relations = None
             if relation is not None:
-                of = relation[first : first + size].repeat_interleave(len(candidate))
-            ends = (other, known) if candidate_is == "src" else (known, other)
-            rows.append(self(*ends, of).reshape(len(some), len(candidate)))
+                relations = relation[first : first + size].repeat_interleave(len(candidate))
+            pairs = (other, known) if candidate_is == "src" else (known, other)
+            rows.append(self(*pairs, relations).reshape(len(some), len(candidate)))
         return torch.cat(rows) if rows else query.new_zeros((0, len(candidate)))
 
 
 class Dot(Decoder):
-    """The inner product of both ends (Kipf, Welling, "Variational graph auto-encoders", 2016)."""
+    """Inner product of both embeddings (Kipf, Welling, "Variational graph auto-encoders", 2016)."""
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
-        """See `Decoder.forward`."""
         return (src * dst).sum(-1, keepdim=True)
 
     def table(
-        self,
-        query: Tensor,
-        candidate: Tensor,
-        relation: Tensor | None,
-        *,
-        candidate_is: Literal["src", "dst"],
+        self, query: Tensor, candidate: Tensor, relation: Tensor | None, candidate_is: Endpoint
     ) -> Tensor:
-        """See `Decoder.table`."""
         return query @ candidate.T
 
 
 class DistMult(Decoder):
-    """The inner product of both ends and a vector a relation.
+    """Trilinear product of both embeddings and a vector for the relation.
 
     Source: Yang, Yih, He, Gao, Deng, "Embedding entities and relations for learning and inference
     in knowledge bases", ICLR 2015.
@@ -164,37 +155,28 @@ class DistMult(Decoder):
     reads_relations = True
 
     def make(self, channels: int, hidden: int, outputs: int, num_relations: int) -> None:
-        """See `Decoder.make`."""
         self.relation = nn.Parameter(torch.empty(num_relations, channels))
         nn.init.normal_(self.relation)
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
-        """See `Decoder.forward`."""
         assert relation is not None
-        # Not by indexing, whose backward is slow.
+        # F.embedding, since the backward of indexing is slow.
         return (src * F.embedding(relation, self.relation) * dst).sum(-1, keepdim=True)
 
     def table(
-        self,
-        query: Tensor,
-        candidate: Tensor,
-        relation: Tensor | None,
-        *,
-        candidate_is: Literal["src", "dst"],
+        self, query: Tensor, candidate: Tensor, relation: Tensor | None, candidate_is: Endpoint
     ) -> Tensor:
-        """See `Decoder.table`."""
         assert relation is not None
         return (query * F.embedding(relation, self.relation)) @ candidate.T
 
 
 class MLP(Decoder):
-    """Two linear maps of both ends side by side, and of a vector a relation where there are any."""
+    """Perceptron with one hidden layer over both embeddings and the relation, if there is one."""
 
     reads_relations = True
     many_outputs = True
 
     def make(self, channels: int, hidden: int, outputs: int, num_relations: int) -> None:
-        """See `Decoder.make`."""
         self.lin_src = nn.Linear(channels, hidden)
         self.lin_dst = nn.Linear(channels, hidden, bias=False)
         self.lin_out = nn.Linear(hidden, outputs)
@@ -204,7 +186,6 @@ class MLP(Decoder):
             glorot(self.relation)
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
-        """See `Decoder.forward`."""
         hidden = self.lin_src(src) + self.lin_dst(dst)
         if self.relation is not None:
             assert relation is not None
@@ -214,7 +195,7 @@ class MLP(Decoder):
 
 
 class Bilinear(Decoder):
-    """A bilinear form of both ends for each output; unlike `Dot`, an edge differs from its reverse.
+    """Bilinear form of both embeddings for each output; unlike `Dot`, it is not symmetric.
 
     Source: Nickel, Tresp, Kriegel, "A three-way model for collective learning on multi-relational
     data", ICML 2011.
@@ -223,25 +204,17 @@ class Bilinear(Decoder):
     many_outputs = True
 
     def make(self, channels: int, hidden: int, outputs: int, num_relations: int) -> None:
-        """See `Decoder.make`."""
         self.weight = nn.Parameter(torch.empty(outputs, channels, channels))
         self.bias = nn.Parameter(torch.zeros(outputs))
         glorot(self.weight)
 
     def forward(self, src: Tensor, dst: Tensor, relation: Tensor | None = None) -> Tensor:
-        """See `Decoder.forward`."""
         mapped = torch.einsum("...f,ofg->...og", src, self.weight)
         return torch.einsum("...og,...g->...o", mapped, dst) + self.bias
 
     def table(
-        self,
-        query: Tensor,
-        candidate: Tensor,
-        relation: Tensor | None,
-        *,
-        candidate_is: Literal["src", "dst"],
+        self, query: Tensor, candidate: Tensor, relation: Tensor | None, candidate_is: Endpoint
     ) -> Tensor:
-        """See `Decoder.table`."""
         weight = self.weight[0].T if candidate_is == "src" else self.weight[0]
         return query @ weight @ candidate.T + self.bias
 
@@ -254,37 +227,28 @@ DECODERS: dict[str, type[Decoder]] = {
 }
 
 
-def decoder_for(
-    name: str,
-    channels: int,
-    *,
-    hidden_channels: int = 64,
-    outputs: int = 1,
-    num_relations: int = 0,
-    seed: int = 0,
-) -> Decoder:
-    """Build a decoder by name; arguments of `Decoder`.
+def decoder_for(name: str, channels: int, **options: int) -> Decoder:
+    """Return a decoder by name.
+
+    Args:
+        name: A key of `DECODERS`.
+        channels: Columns of the embeddings.
+        options: hidden_channels, outputs, num_relations and seed, as for `Decoder`.
 
     Raises:
-        ConfigError: If there is no such decoder, or it cannot do what is asked.
+        ConfigError: If the decoder is unknown, or does not support the options.
     """
     if name not in DECODERS:
         raise ConfigError(f"decoder: unknown '{name}'; choose one of {sorted(DECODERS)}.")
-    return DECODERS[name](
-        channels,
-        hidden_channels=hidden_channels,
-        outputs=outputs,
-        num_relations=num_relations,
-        seed=seed,
-    )
+    return DECODERS[name](channels, **options)
 
 
 class EdgeModel(nn.Module):
-    """What gives nodes their embeddings, and what scores two of them.
+    """Model of an encoder, which embeds nodes, and a decoder, which scores pairs of embeddings.
 
     Args:
-        encoder: Called as encoder(view, x).
-        decoder: Scores pairs of what it returns.
+        encoder: Model called as encoder(view, x).
+        decoder: Decoder of pairs.
     """
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
@@ -293,7 +257,7 @@ class EdgeModel(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Graph layers of the encoder."""
+        """Number of graph layers of the encoder."""
         return count_layers(self.encoder)
 
     def forward(self, view: View, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dropout of nodes, drawn by (node_key, column): the same mask on any number of workers."""
+"""Node dropout, drawn by (node_key, column): the same mask on any number of workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graphtheta.tgar import LayerView
 
 __all__ = ["Dropout"]
 
-_LEAST = 1 << 18  # columns of all rows together that are worth a thread: a third of a millisecond
+_PER_THREAD = 1 << 18  # least number of values for each thread: a third of a millisecond
 
 
 class _Dropout(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _Dropout(torch.autograd.Function):
 
 
 class _Draw:
-    """A mask that is drawn again whenever it is needed, never stored."""
+    """Dropout mask, drawn again whenever it is applied rather than stored."""
 
     def __init__(
         self, keys_R: NDArray[np.int64], p: float, key_2: NDArray[np.uint32], stream: np.uint32
@@ -47,16 +47,16 @@ class _Draw:
         self._keys_R, self._arguments = keys_R, (p, key_2, stream)
 
     def apply(self, x: Tensor, *, in_place: bool = False) -> Tensor:
-        """Return x with the mask applied, by as many threads as torch may use."""
+        """Return x with the mask applied, on as many threads as torch uses."""
         rows = x.detach().cpu().contiguous().reshape(len(x), math.prod(x.shape[1:]))
         out = rows if in_place else empty(rows.shape, rows.dtype)
-        given, written = rows.numpy(), out.numpy()
+        source, target = rows.numpy(), out.numpy()
 
         def work(first: int, last: int) -> None:
             some = slice(first, last)
-            dropout(given[some], self._keys_R[some], *self._arguments, written[some])
+            dropout(source[some], self._keys_R[some], *self._arguments, target[some])
 
-        threads = min(torch.get_num_threads(), -(-rows.numel() // _LEAST))
+        threads = min(torch.get_num_threads(), -(-rows.numel() // _PER_THREAD))
         if threads > 1:
             bounds = [len(x) * n // threads for n in range(threads + 1)]
             list(_threads().map(work, bounds[:-1], bounds[1:]))
@@ -74,10 +74,10 @@ class Dropout(nn.Module):
     """Zero each column of each node with probability p, and scale the others by 1 / (1 - p).
 
     Args:
-        p: Probability of dropping, in [0, 1).
+        p: Dropout probability, in [0, 1).
 
     Shape:
-        forward(view, x): x (M, ...) float32 or float64, rows of `view`'s nodes; returns the same.
+        forward(view, x): x (M, ...) float32 or float64, rows of the view's nodes; returns the same.
 
     Raises:
         ConfigError: If p is out of range.
@@ -90,7 +90,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, view: LayerView, x: Tensor) -> Tensor:
-        """Drop columns while training; return `x` itself otherwise."""
+        """Drop columns in training mode; return `x` itself otherwise."""
         if not self.training or self.p == 0:
             return x
         stream = view.next_stream(Purpose.NODE_DROPOUT)
@@ -99,5 +99,4 @@ class Dropout(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        """Return what `print(model)` shows."""
         return f"p={self.p}"

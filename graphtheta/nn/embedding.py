@@ -1,4 +1,4 @@
-"""Learned vectors of nodes: what a graph without features, or one of known nodes, starts from."""
+"""Learned node embeddings, as input in addition to features or instead of them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from graphtheta.rng.philox import Purpose, philox4x32, step_key, stream_id
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, count_layers
 
-__all__ = ["NodeEmbedding", "is_of_masters"]
+__all__ = ["NodeEmbedding", "ShardedParameter", "is_sharded"]
 
 
-class _OfMasters(nn.Parameter):
-    """A parameter of a type of its own, which a copy of the model keeps."""
+class ShardedParameter(nn.Parameter):
+    """Parameter with one row per master, of which each worker holds its own.
+
+    It is a class, rather than an attribute, so that copies of a model keep the distinction.
+    """
 
 
-def is_of_masters(parameter: Tensor) -> bool:
-    """Return whether a parameter has a row a master, of which no other worker knows."""
-    return isinstance(parameter, _OfMasters)
+def is_sharded(parameter: Tensor) -> bool:
+    """Return whether a parameter is sharded: its rows are this worker's masters."""
+    return isinstance(parameter, ShardedParameter)
 
 
 class NodeEmbedding(nn.Module):
-    """A vector for each node, learned with the rest, and an encoder that reads it.
+    """Learned vector for each node, and an encoder that reads it.
 
-    A worker holds the vectors of its masters, and the optimiser's numbers for them: nobody holds
-    all. First values are drawn by node_key, so that they do not depend on the workers. What is
-    learned is of these nodes: a model with it says nothing of another graph.
+    Each worker holds the vectors of its masters and their optimiser state. Initial values are drawn
+    by node_key, so that they do not depend on the number of workers. A model with node embeddings
+    cannot be applied to another graph.
 
     Args:
-        shard: Whose masters.
+        shard: Graph of the nodes.
         channels: Columns of a vector.
-        encoder: Called as encoder(view, x), with the node's features before the vector where the
-            graph has some; None returns x itself.
-        seed: Of the first values: uniform, with variance 1 / channels.
+        encoder: Called as encoder(view, x), where x holds the features of the graph, if it has
+            any, followed by the vectors. If None, x is returned.
+        seed: Random seed for the initial values: uniform, with variance 1 / channels.
 
     Raises:
         ConfigError: If channels is below 1.
@@ -48,16 +51,16 @@ class NodeEmbedding(nn.Module):
         super().__init__()
         if channels < 1:
             raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
-        self.weight = _OfMasters(_uniform(shard, channels, seed) * math.sqrt(3 / channels))
+        self.weight = ShardedParameter(_uniform(shard, channels, seed) * math.sqrt(3 / channels))
         self.encoder = encoder
 
     @property
     def num_layers(self) -> int:
-        """Graph layers of the encoder."""
+        """Number of graph layers of the encoder."""
         return 0 if self.encoder is None else count_layers(self.encoder)
 
     def forward(self, view: View, x: Tensor) -> Tensor:
-        """Return what the encoder makes of the vectors.
+        """Return the encoder's outputs.
 
         Shape:
             x: (I, F) features of the view's input nodes. Returns (O, out_channels).

@@ -1,4 +1,4 @@
-"""Initial weights that are the same on every worker and in every thread."""
+"""Initial weights that are the same on all workers and in all threads."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 __all__ = ["glorot", "seeded"]
 
-# torch's default generator belongs to the process: workers that are threads take turns.
-_turn = threading.RLock()
+# Workers that are threads share torch's default generator, so that only one may use it at a time.
+_generator_lock = threading.RLock()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Build modules inside with torch's generator at `seed`, and leave it as it was.
+    """Context in which torch's default generator starts from `seed`; its state is restored after.
 
     Args:
-        seed: The same on all workers; so are then the weights.
+        seed: Random seed. Weights are the same on all workers if the seed is.
     """
-    with _turn, torch.random.fork_rng(devices=[]):
+    with _generator_lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def glorot(parameter: Tensor) -> None:
-    """Fill with U(-b, b), b = sqrt(6 / (fan_in + fan_out)) of the last two dimensions.
+    """Fill in place with U(-b, b), b = sqrt(6 / (fan_in + fan_out)) of the last two dimensions.
 
     Source:
         Glorot, Bengio, AISTATS 2010.

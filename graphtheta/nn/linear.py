@@ -1,4 +1,4 @@
-"""Dense products, biases and activations whose large results are in memory that steps share."""
+"""Linear maps, biases and activations whose results use the pool of reusable tensor memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from graphtheta.runtime.tensor_pool import empty
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
 _aten = torch.ops.aten
-_Apply = Callable[[Tensor], Tensor]  # in place; returns its argument
-_Derive = Callable[[Tensor, Tensor, Tensor], None]  # of the result and its gradient, into the last
+_Apply = Callable[[Tensor], Tensor]  # works in place; returns its argument
+_Derive = Callable[[Tensor, Tensor, Tensor], None]  # (gradient, result, gradient of x: written)
 
 
 class _Product(torch.autograd.Function):
@@ -69,42 +69,42 @@ class _Activation(torch.autograd.Function):
         return of_x, None, None
 
 
-def _is_ours(x: Tensor, *others: Tensor) -> bool:
-    """Whether results of x are in host memory, of rows, and of one type."""
+def _is_supported(x: Tensor, *others: Tensor) -> bool:
+    """Return whether the functions here support x: a CPU matrix, of the others' dtype."""
     return x.dim() == 2 and x.device.type == "cpu" and all(o.dtype == x.dtype for o in others)
 
 
 def linear(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
-    """Return x W^T, added in place to `onto` where that is given.
+    """Return x W^T; if `onto` is given, add to it in place.
 
     Shape:
         x: (R, in). weight: (out, in). onto: (R, out). Returns (R, out).
     """
-    if not _is_ours(x, weight):
+    if not _is_supported(x, weight):
         return F.linear(x, weight) if onto is None else onto.addmm_(x, weight.t())
     result: Tensor = _Product.apply(x, weight, onto)  # type: ignore[no-untyped-call]
     return result
 
 
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Return x + b, leaving x as it is.
+    """Return x + b in new memory.
 
     Shape:
         x: (R, F). bias: (F,). Returns (R, F).
     """
-    if not _is_ours(x, bias):
+    if not _is_supported(x, bias):
         return x + bias
     result: Tensor = _Bias.apply(x, bias)  # type: ignore[no-untyped-call]
     return result
 
 
 def relu(x: Tensor) -> Tensor:
-    """Apply relu to x in place, and return it: for values that nobody else has."""
+    """Apply ReLU to x in place, and return it; no other code may use the values of x."""
     return _activated(x, torch.relu_, _relu_gradient)
 
 
 def elu(x: Tensor) -> Tensor:
-    """Apply elu to x in place, and return it: for values that nobody else has."""
+    """Apply ELU to x in place, and return it; no other code may use the values of x."""
     return _activated(x, F.elu_, _elu_gradient)
 
 
@@ -117,16 +117,15 @@ def _elu_gradient(grad: Tensor, y: Tensor, of_x: Tensor) -> None:
 
 
 def _activated(x: Tensor, apply: _Apply, derive: _Derive) -> Tensor:
-    if not _is_ours(x):
+    if not _is_supported(x):
         return apply(x)
     result: Tensor = _Activation.apply(x, apply, derive)  # type: ignore[no-untyped-call]
     return result
 
 
 class Linear(nn.Linear):
-    """torch's `Linear`, by `linear`."""
+    """Linear layer like `torch.nn.Linear`, computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T + b."""
         out = linear(x, self.weight)
         return out if self.bias is None else out.add_(self.bias)

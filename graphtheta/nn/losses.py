@@ -1,7 +1,7 @@
-"""Losses as (sum, count), never a mean of this worker's nodes alone.
+"""Loss functions that return (sum, count) over this worker's targets.
 
 The loss of a step is the sum over all workers divided by the count over all workers, so that it
-does not depend on how targets are spread.
+does not depend on how targets are distributed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["LOSSES", "binary_cross_entropy", "cross_entropy", "mean_squared_erro
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    """Return the summed cross-entropy of classes.
+    """Return the summed cross-entropy of classes, and the number of targets.
 
     Shape:
         logits: (T, C). target: (T,) int64.
@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    """Return the summed cross-entropy of yes-or-no labels.
+    """Return the summed cross-entropy of binary labels, and the number of labels.
 
     Shape:
         logits: (T, K), or (T, 1) for one label. target: (T, K) or (T,) bool.
@@ -37,7 +37,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
 
 
 def mean_squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    """Return the summed squared error.
+    """Return the summed squared error, and the number of values.
 
     Shape:
         outputs: (T, K). target: (T, K), or (T,) for one output.

@@ -13,21 +13,22 @@ __all__ = ["BatchNorm"]
 
 
 class BatchNorm(nn.Module):
-    """Normalise each column by the mean and variance over all active nodes, masters only.
+    """Batch normalisation by mean and variance over all active nodes of all workers.
 
-    Sums are float64 and shifted by the running mean, which is the same on every worker: one pass
-    that does not cancel. Parameters are named as in `torch.nn.BatchNorm1d`.
+    Sums are computed in float64 and shifted by the running mean, which is the same on every worker,
+    so that one pass suffices without cancellation. Parameters are named as in
+    `torch.nn.BatchNorm1d`.
 
     Args:
-        num_features: Columns (F).
-        eps: Added to the variance.
-        momentum: Weight of the new statistics in the running ones.
+        num_features: Number of columns (F).
+        eps: Constant added to the variance.
+        momentum: Weight of a batch's statistics in the running statistics.
 
     Shape:
         forward(view, x): x (M, F); returns (M, F).
 
     Communication:
-        One all-reduce of 2 F + 1 float64 forward, and one backward.
+        One all-reduce of 2 F + 1 float64 numbers forward, and one backward.
 
     Source:
         Ioffe, Szegedy, ICML 2015.
@@ -47,7 +48,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
 
     def forward(self, view: LayerView, x: Tensor) -> Tensor:
-        """Normalise by this batch's statistics while training, by the running ones otherwise."""
+        """Normalise by the batch's statistics in training mode, else by the running ones."""
         if self.training:
             mean, variance = self._statistics(view, x)
         else:
@@ -56,7 +57,7 @@ class BatchNorm(nn.Module):
         return (x - mean) * scale + self.bias
 
     def _statistics(self, view: LayerView, x: Tensor) -> tuple[Tensor, Tensor]:
-        # A copy: the buffer changes below, while backward still needs the shift.
+        # A copy: backward needs the shift, and the buffer changes below.
         shift = self.running_mean.clone()
         shifted = (x - shift).double()
         sums = torch.cat(
@@ -80,5 +81,4 @@ class BatchNorm(nn.Module):
         return (shift + mean).to(x.dtype), variance.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Return what `print(model)` shows."""
         return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"

@@ -15,11 +15,11 @@ from graphtheta.data.schema import need_column, some
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.exchange.directory import location_code
-from graphtheta.inference.nodes import ids_like
+from graphtheta.inference.nodes import cast_ids
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.shard.shard import Shard
-from graphtheta.task.edge_targets import in_rounds
+from graphtheta.task.edge_targets import fetch_endpoints
 
 __all__ = ["Pairs", "read_pairs", "score_pairs"]
 
@@ -65,7 +65,7 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
         need_column(name, files.names, uri)
     table = pa.concat_tables(files.stream(0, files.num_rows, names)).combine_chunks()
     known, comm = shard.original_ids, shard.comm
-    ends = [ids_like(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
+    ends = [cast_ids(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
     ids = pc.unique(pa.concat_arrays(ends))
     place = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
     home = np.where(place < 0, -1, location_code(comm.rank, place))
@@ -114,7 +114,7 @@ def score_pairs(model: EdgeModel, messages: Shard, pairs: Pairs) -> Tensor:
     """
     outputs = infer(model, messages)
     scores = outputs.new_empty((len(pairs.owner_locations), model.decoder.outputs))
-    for part, src, dst in in_rounds(pairs.owner_locations, outputs, messages, _ROUND):
+    for part, src, dst in fetch_endpoints(pairs.owner_locations, outputs, messages, _ROUND):
         of = None if pairs.relation is None else messages.to_device(pairs.relation[part])
         with torch.no_grad():
             scores[part] = model.decoder(src, dst, of)

@@ -11,7 +11,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.datasets.store_cache import open_input
 from graphtheta.errors import ConfigError
-from graphtheta.inference.nodes import chosen_rows, infer_chosen
+from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.partition import LabelSpec
@@ -87,7 +87,7 @@ def start_run(
         # What was left to the graph to say is said: the run may be repeated on another.
         found = {
             "undirected": shard.manifest.undirected,
-            **trainer.task.chosen,
+            **trainer.task.resolved,
         }
         run_dir.write_config(config.model_copy(update=found).record())
         run_dir.write_label(trainer.task.spec.model_dump())
@@ -135,12 +135,12 @@ def predict_run(
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
-    rows = None if nodes is None else chosen_rows(shard, nodes)
+    rows = None if nodes is None else masters_in_table(shard, nodes)
 
     def outputs(*, embeddings: bool) -> Tensor:
         if rows is None:
             return infer(model, shard, embeddings=embeddings)
-        return infer_chosen(model, shard, rows, embeddings=embeddings)
+        return infer_nodes(model, shard, rows, embeddings=embeddings)
 
     predicted = outputs(embeddings=False)
     write_predictions(
@@ -225,7 +225,7 @@ def _predict_edges(
 ) -> int:
     task, bound = task_of(config), model.decoder.num_relations
     pairs = read_pairs(shard, edges, config.relation_column, bound)
-    messages = task.messages(shard) if isinstance(task, LinkPrediction) else shard
-    scores = score_pairs(model, messages, pairs)
+    with_messages = task.message_shard(shard) if isinstance(task, LinkPrediction) else shard
+    scores = score_pairs(model, with_messages, pairs)
     write_columns({**pairs.columns, **outputs_as_columns(scores, spec.task)}, out, shard.comm)
     return int(shard.comm.all_gather_int(len(scores), stage="predicted").sum())

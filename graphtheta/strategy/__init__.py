@@ -1,4 +1,4 @@
-"""Strategies: what the targets of a step are, and which nodes are active at each layer."""
+"""Strategies: which targets make up a step, and which nodes each layer computes for them."""
 
 from typing import Any
 

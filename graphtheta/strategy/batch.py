@@ -22,12 +22,12 @@ __all__ = ["Batch", "Step", "Steps", "Strategy", "check_count", "in_micro_batch"
 
 @dataclass(frozen=True)
 class Batch:
-    """View of one step, or of one part of it, and what it is about.
+    """Input of the model and of the loss, for one step or one micro-batch of it.
 
     Attributes:
-        view: What the layers compute on.
-        aim: The targets, and the loss.
-        rows: (O,) int64 where the seeds of the aim stand in the model's output.
+        view: Blocks that the layers compute on.
+        step_targets: Targets and loss.
+        rows: (O,) int64 rows of the model's output that belong to `step_targets.seeds`.
     """
 
     view: View
@@ -36,7 +36,7 @@ class Batch:
 
     @classmethod
     def of(cls, view: View, step_targets: StepTargets) -> Batch:
-        """Return the batch of a view whose outputs begin with the seeds, or are those of all."""
+        """Return the batch of a view whose outputs begin with the seeds, or are all masters."""
         shard = view.shard
         if view.blocks:
             return cls(
@@ -46,37 +46,47 @@ class Batch:
 
 
 class Step(Protocol):
-    """One step, whose batch is yet to be made: of all its targets, or of a part of them."""
+    """One optimiser update; calling it prepares its batch, whole or one micro-batch at a time."""
 
-    def __call__(self, part: int = 0, parts: int = 1) -> Batch:
-        """Return the batch of one of so many equal parts; collective.
+    def __call__(self, micro_batch: int = 0, num_micro_batches: int = 1) -> Batch:
+        """Return the batch of one micro-batch of the step; collective.
 
-        A target is in one part, whatever the number of workers and wherever it lives. What is drawn
-        is the step's, so that the losses of all parts add up to that of the whole.
+        A target belongs to the same micro-batch on any number of workers and wherever it is stored.
+        Random draws depend on the step only, so that the losses of all micro-batches add up to that
+        of the whole step.
+
+        Args:
+            micro_batch: Number of the micro-batch, in [0, num_micro_batches).
+            num_micro_batches: Micro-batches that the step is divided into; 1 is the whole step.
         """
 
 
-# The steps of an epoch, counted from 0: as many on every worker; collective.
+# The steps of an epoch, which is counted from 0: as many on every worker; collective.
 Steps = Callable[[int], Iterator[Step]]
 
 
-def in_micro_batch(place: NDArray[np.int64], size: int, part: int, parts: int) -> NDArray[np.int64]:
-    """Return which targets are in one of so many equal parts of a step.
+def in_micro_batch(
+    position: NDArray[np.int64], size: int, micro_batch: int, num_micro_batches: int
+) -> NDArray[np.int64]:
+    """Return which targets of a step belong to one of its equally large micro-batches.
 
     Args:
-        place: (T,) of each target of this worker in the step, in [0, size).
-        size: Places in the step.
-        part: In [0, parts).
-        parts: At least 1.
+        position: (T,) position of each target of this worker in the step, in [0, size).
+        size: Number of positions in the step.
+        micro_batch: Number of the micro-batch, in [0, num_micro_batches).
+        num_micro_batches: Micro-batches of the step, at least 1.
 
     Shape:
-        Returns (S,) int64 indices of `place`, ascending.
+        Returns (S,) int64 indices into `position`, ascending.
     """
-    return np.flatnonzero(place * parts // size == part)
+    return np.flatnonzero(position * num_micro_batches // size == micro_batch)
 
 
 class Strategy(Protocol):
-    """Which targets make a step: options alone, so that one can serve any number of trainers."""
+    """Rule that divides the targets of an epoch into steps.
+
+    A strategy holds options only, so that one object can serve any number of trainers.
+    """
 
     def schedule(
         self,
@@ -87,14 +97,14 @@ class Strategy(Protocol):
         seed: int,
         comm: Communicator | None = None,
     ) -> Steps:
-        """Return what gives the steps of each epoch; collective.
+        """Return a function that yields the steps of an epoch; collective.
 
         Args:
-            shard: Storage, whose edges carry messages.
-            targets: What is trained on; this worker may have none.
-            layers: Graph layers of the model.
-            seed: Of everything that is drawn.
-            comm: What preparation talks through; the shard's own if None.
+            shard: Graph whose edges carry messages.
+            targets: What the model is trained on; this worker may have none.
+            layers: Number of graph layers of the model.
+            seed: Random seed for the order of targets and for sampling.
+            comm: Communicator that steps are prepared with; if None, the shard's own.
 
         Raises:
             ConfigError: If the options do not fit the graph or the model.
@@ -102,12 +112,12 @@ class Strategy(Protocol):
 
 
 def is_count(value: object, least: int) -> bool:
-    """Return whether an option is an integer of at least `least`, of 64 bits."""
+    """Return whether an option is an integer of at least `least` that fits 64 bits."""
     is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return is_integer and least <= int(value) < 1 << 63  # type: ignore[call-overload]
 
 
 def check_count(value: object, least: int, name: str, where: str) -> None:
-    """Raise a ConfigError if an option is no integer of at least `least`."""
+    """Raise a ConfigError unless an option is an integer of at least `least`."""
     if not is_count(value, least):
         raise ConfigError(f"{where}: expected {name} >= {least}, got {value!r}. Give an integer.")

@@ -1,6 +1,6 @@
-"""Cluster-batch: a few communities a step, alone or with what is around them.
+"""Cluster-batch: the targets of a few communities per step.
 
-Source: Chiang et al., "Cluster-GCN", KDD 2019: communities alone, `boundary_hops` = 0.
+Source: Chiang et al., "Cluster-GCN", KDD 2019, which is `boundary_hops` = 0.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_micro_batch, is_count
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.label_propagation import LabelPropagation
-from graphtheta.strategy.ranks import dense_ranks
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Boundary, Degrees, Neighbourhoods, View
 
@@ -32,27 +32,26 @@ _STAGE = "prepare clusters"
 
 
 class ClusterBatch:
-    """The targets of communities, in an order that is drawn anew each epoch.
+    """Strategy with the targets of a few communities per step, in a new random order each epoch.
 
-    An edge is a target of a step where both of its ends are in the step's communities. Only
-    communities with a target of their own count. A node is computed from the in-edges whose sources
-    are in the step's communities, or within `boundary_hops` in-hops of them.
-
-    Parts of a step are whole communities, so that little is computed for two of them.
+    An edge is a target of a step if both of its endpoints are in communities of the step.
+    Communities without a target are left out. A node is computed from those in-edges whose sources
+    are in communities of the step, or within `boundary_hops` in-hops of them. Micro-batches are
+    whole communities, so that they share few nodes.
 
     Args:
-        clusters_per_batch: Communities of a step at most; all steps of an epoch have as many, or
-            one less.
+        clusters_per_batch: Communities per step. If they do not divide evenly, some steps of an
+            epoch have one less.
         communities: Name of communities in the store; "hanp" or a `LabelPropagation`, which finds
-            them before training; or an array of one number a node, in node_key order.
-        boundary_hops: 0 reads the communities' nodes alone, as Cluster-GCN does; as many as the
-            model has graph layers is exact.
-        only: The communities to train on, by number; None: all.
-        renormalise: Whether degrees and the columns of self-loops are those of the step's subgraph,
-            as Cluster-GCN has them, and not of the whole graph.
+            them before training; or an array with a number for each node, in node_key order.
+        boundary_hops: In-hops around the communities whose nodes are read. 0 is Cluster-GCN; the
+            number of graph layers of the model is exact.
+        only: Numbers of the communities to train on; if None, all.
+        renormalise: Whether degrees and the edge columns of self-loops are those of the step's
+            subgraph, as in Cluster-GCN, rather than those of the whole graph.
 
     Raises:
-        ConfigError: If a number is none or too small, or `only` holds none.
+        ConfigError: If a number is not an integer or is too small, or `only` is empty.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class ClusterBatch:
             none = isinstance(only, Collection) and not len(only)
             raise ConfigError(
                 f"cluster-batch: expected communities in only, got {'none' if none else only}. "
-                "Name some, by number."
+                "Give a list of their numbers."
             )
         self.clusters_per_batch, self.boundary_hops = clusters_per_batch, boundary_hops
         self.communities = LabelPropagation() if _is_hanp(communities) else communities
@@ -86,35 +85,38 @@ class ClusterBatch:
         seed: int,
         comm: Communicator | None = None,
     ) -> Steps:
-        """Return the steps of each epoch; see `Strategy`.
+        """Return a function that yields the steps of an epoch; collective.
 
         Raises:
-            ConfigError: If the communities or `only` do not fit the graph, or none of them has a
+            ConfigError: If the communities or `only` do not fit the graph, or no community has a
                 target.
             StoreError: If the store's communities are damaged.
         """
         neighbourhoods = Neighbourhoods(shard, comm)
         comm = neighbourhoods.comm
         clusters = _Clusters(shard, comm, self._labels(shard, comm, seed), targets, self.only)
-        marks = Boundary(shard, comm)
-        steps = -(-clusters.number // self.clusters_per_batch)
+        boundary = Boundary(shard, comm)
+        num_steps = -(-clusters.number // self.clusters_per_batch)
         fanouts = [None] * (layers + self.renormalise)
 
-        def batch(step: int, ranks: NDArray[np.int64], part: int = 0, parts: int = 1) -> Batch:
-            members = clusters.members.of(ranks)
-            places = np.arange(len(ranks))
-            every = chosen = clusters.targets(ranks, places)
-            if parts > 1:
-                chosen = clusters.targets(ranks, in_micro_batch(places, len(ranks), part, parts))
+        def batch(
+            step: int, ids: NDArray[np.int64], micro_batch: int = 0, num_micro_batches: int = 1
+        ) -> Batch:
+            members = clusters.members.of(ids)
+            positions = np.arange(len(ids))
+            every = chosen = clusters.targets(ids, positions)
+            if num_micro_batches > 1:
+                mine = in_micro_batch(positions, len(ids), micro_batch, num_micro_batches)
+                chosen = clusters.targets(ids, mine)
             step_targets = targets.of_step(
                 chosen,
                 seed=seed,
                 step=step,
                 comm=comm,
-                among=members[members < shard.num_masters],
-                masked_edges=every,
+                candidates=members[members < shard.num_masters],
+                masked=every,
             )
-            with marks.around(members, self.boundary_hops) as allowed:
+            with boundary.around(members, self.boundary_hops) as allowed:
                 blocks = neighbourhoods.blocks(
                     step_targets.seeds,
                     fanouts,
@@ -130,11 +132,11 @@ class ClusterBatch:
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
             order = Permutation(clusters.number, seed, Purpose.BATCH, step=epoch)
-            for number in range(steps):
-                # Of even sizes: a last step of one community is as large for Adam as any other.
-                first, end = (n * clusters.number // steps for n in (number, number + 1))
-                chosen = np.arange(first, end)
-                yield partial(batch, epoch * steps + number, order.inverse(chosen))
+            for number in range(num_steps):
+                # Even sizes: to Adam, a small last step would count as much as any other step.
+                first, end = (n * clusters.number // num_steps for n in (number, number + 1))
+                ids = order.inverse(np.arange(first, end))
+                yield partial(batch, epoch * num_steps + number, ids)
 
         return epoch_steps
 
@@ -165,30 +167,30 @@ def _is_hanp(communities: Any) -> bool:
     return isinstance(communities, str) and communities == "hanp"
 
 
-class _ByRank:
-    """What has which rank; ranks below 0 are left out."""
+class _ItemsById:
+    """Index of the items with a given dense id; items with a negative id are left out."""
 
-    def __init__(self, ranks: NDArray[np.int64]) -> None:
-        self._order = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0) :]
-        self._ranks = ranks[self._order]
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self._order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
+        self._ids = ids[self._order]
 
-    def of(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places of what has some ranks."""
-        first = np.searchsorted(self._ranks, ranks)
-        count = np.searchsorted(self._ranks, ranks, side="right") - first
-        places: NDArray[np.int64] = self._order[stretches(first, count)]
-        return places
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of the items with one of `ids`."""
+        first = np.searchsorted(self._ids, ids)
+        count = np.searchsorted(self._ids, ids, side="right") - first
+        positions: NDArray[np.int64] = self._order[stretches(first, count)]
+        return positions
 
 
 class _Clusters:
-    """The communities with targets of their own, by dense rank, and what is in each.
+    """Communities that have targets, by dense id, with their nodes and targets.
 
     Attributes:
-        number: How many there are, over all workers.
-        members: The local ids of all replicas of their nodes.
+        number: Number of communities, over all workers.
+        members: Local ids of all replicas of a community's nodes.
 
     Communication:
-        As of `dense_ranks`, and 17 bytes a mirror.
+        That of `dense_ids`, and 17 bytes a mirror.
     """
 
     def __init__(
@@ -207,33 +209,33 @@ class _Clusters:
         if only is not None:
             _refuse_unknown(only, labels, comm)
             counted &= np.isin(label_L, only)
-        told = np.empty(len(route.master_S), np.bool_)
+        counted_S = np.empty(len(route.master_S), np.bool_)
         mirrors = counted[shard.num_masters :]
-        exchange_rows(comm, mirrors, told, route, to_mirrors=False, stage=_STAGE)
-        counted[route.master_S[told]] = True
+        exchange_rows(comm, mirrors, counted_S, route, to_mirrors=False, stage=_STAGE)
+        counted[route.master_S[counted_S]] = True
         bound = np.array([labels.max(initial=-1) + 1])
         comm.all_reduce(bound, "max", stage=_STAGE)
-        rank_M, self.number = dense_ranks(labels, int(bound[0]), comm, counted[: shard.num_masters])
+        id_M, self.number = dense_ids(labels, int(bound[0]), comm, counted[: shard.num_masters])
         if not self.number:
             where = "any" if only is None else "only"
             raise ConfigError(
                 f"cluster-batch: expected a training target in {where} of the communities, got "
-                "none. Choose others, or mark more as train."
+                "none. Choose other communities, or add targets to the training split."
             )
-        rank_L = _with_mirrors(rank_M, route, comm)
-        self.members = _ByRank(rank_L)
-        self._rank_TJ = rank_L[nodes]
-        self._targets = _ByRank(self._rank_TJ[:, 0])
+        id_L = _with_mirrors(id_M, route, comm)
+        self.members = _ItemsById(id_L)
+        self._id_TJ = id_L[nodes]
+        self._targets = _ItemsById(self._id_TJ[:, 0])
 
-    def targets(self, ranks: NDArray[np.int64], part: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which targets lie in some communities with all of their nodes, ascending.
+    def targets(self, ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the targets whose nodes are all in some communities, ascending.
 
         Args:
-            ranks: (C,) of the communities.
-            part: Which of `ranks` a target's first node is to be in.
+            ids: (C,) dense ids of the communities.
+            some: Indices into `ids` of the communities that a target's first node must be in.
         """
-        found = self._targets.of(ranks[part])
-        return np.sort(found[np.isin(self._rank_TJ[found], ranks).all(axis=1)])
+        found = self._targets.of(ids[some])
+        return np.sort(found[np.isin(self._id_TJ[found], ids).all(axis=1)])
 
 
 def _with_mirrors(rows_M: NDArray[np.int64], route: Route, comm: Communicator) -> NDArray[np.int64]:
@@ -248,5 +250,5 @@ def _refuse_unknown(only: NDArray[np.int64], labels: NDArray[np.int64], comm: Co
     if not present.all():
         raise ConfigError(
             f"cluster-batch: expected communities of the graph in only, got "
-            f"{only[present == 0].tolist()}, which have no node. Leave them out."
+            f"{only[present == 0].tolist()}, which have no nodes. Leave them out."
         )

@@ -1,4 +1,4 @@
-"""Global-batch: one step an epoch, every node active at every layer."""
+"""Global-batch: one step per epoch, with all targets and all nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, in_micro_batch
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Block, Neighbourhoods, View
 
@@ -22,15 +22,15 @@ _STAGE = "prune"
 
 
 class GlobalBatch:
-    """All targets make the one step of an epoch.
+    """Strategy with one step per epoch, which computes all targets.
 
-    Every edge carries messages: were the targets of link prediction to carry none, none would.
-    A part of the step is some of them, and what they reach in as many in-hops as there are layers.
+    All edges carry messages, also if they are targets: a link prediction model would otherwise see
+    no edges. A micro-batch computes the exact k-hop in-neighbourhood of its share of the targets.
 
     Args:
-        prune: Whether to compute only what targets reach, where that is less than `PRUNE_BELOW` of
-            the work; it takes about 20 bytes an edge that is reached. Not for models with
-            statistics over all nodes, such as batch normalisation, which it would change.
+        prune: Whether to compute only what targets reach, if that is less than `PRUNE_BELOW` of
+            the work. Takes about 20 bytes for each edge that is reached. Do not use it with models
+            that compute statistics over all nodes, such as batch normalisation: it changes them.
     """
 
     def __init__(self, *, prune: bool = False) -> None:
@@ -45,25 +45,24 @@ class GlobalBatch:
         seed: int,
         comm: Communicator | None = None,
     ) -> Steps:
-        """Return the steps of each epoch; see `Strategy`."""
-        talk, exact = comm or shard.comm, [None] * layers
-        pruned = _Pruned(shard, talk, layers) if self.prune else None
+        workers, exact = comm or shard.comm, [None] * layers
+        pruned = _PrunedBlocks(shard, workers, layers) if self.prune else None
 
         @cache
-        def neighbourhoods() -> tuple[Neighbourhoods, NDArray[np.int64], int]:
-            return Neighbourhoods(shard, talk), *dense_ranks(targets.keys, targets.bound, talk)
+        def dense_targets() -> tuple[Neighbourhoods, NDArray[np.int64], int]:
+            return Neighbourhoods(shard, workers), *dense_ids(targets.keys, targets.bound, workers)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
-            def batch(part: int = 0, parts: int = 1) -> Batch:
+            def batch(micro_batch: int = 0, num_micro_batches: int = 1) -> Batch:
                 chosen, blocks = np.arange(len(targets.keys)), None
-                if parts > 1:
-                    found, ranks, total = neighbourhoods()
-                    chosen = in_micro_batch(ranks, total, part, parts)
-                step_targets = targets.of_step(chosen, seed=seed, step=epoch, comm=talk)
-                if parts > 1:
-                    blocks = found.blocks(step_targets.seeds, exact)
+                if num_micro_batches > 1:
+                    neighbourhoods, position, total = dense_targets()
+                    chosen = in_micro_batch(position, total, micro_batch, num_micro_batches)
+                step_targets = targets.of_step(chosen, seed=seed, step=epoch, comm=workers)
+                if num_micro_batches > 1:
+                    blocks = neighbourhoods.blocks(step_targets.seeds, exact)
                 elif pruned is not None:
-                    blocks = pruned.blocks(step_targets.seeds)
+                    blocks = pruned.of(step_targets.seeds)
                 return Batch.of(View(shard, seed=seed, step=epoch, blocks=blocks), step_targets)
 
             yield batch
@@ -71,24 +70,24 @@ class GlobalBatch:
         return epoch_steps
 
 
-class _Pruned:
-    """The blocks that some seeds reach, kept while the seeds are the same."""
+class _PrunedBlocks:
+    """Cache of the blocks that some seeds reach, for as long as the seeds stay the same."""
 
     def __init__(self, shard: Shard, comm: Communicator, layers: int) -> None:
         self._shard, self._comm, self._layers = shard, comm, layers
         self._seeds: NDArray[np.int64] | None = None
         self._blocks: list[Block] | None = None
 
-    def blocks(self, seeds: NDArray[np.int64]) -> list[Block] | None:
-        """Return the blocks, or None if the whole graph is hardly more; collective."""
+    def of(self, seeds: NDArray[np.int64]) -> list[Block] | None:
+        """Return the blocks, or None if they are hardly smaller than the graph; collective."""
         same = self._seeds is not None and np.array_equal(seeds, self._seeds)
         changed = np.array([not same], np.int8)
         self._comm.all_reduce(changed, "max", stage=_STAGE)
         if changed[0]:
-            self._seeds, self._blocks = seeds, self._found(seeds)
+            self._seeds, self._blocks = seeds, self._find(seeds)
         return self._blocks
 
-    def _found(self, seeds: NDArray[np.int64]) -> list[Block] | None:
+    def _find(self, seeds: NDArray[np.int64]) -> list[Block] | None:
         blocks = Neighbourhoods(self._shard, self._comm).blocks(seeds, [None] * self._layers)
         work = sum(block.active.edges for block in blocks)
         whole = self._layers * self._shard.manifest.num_edges

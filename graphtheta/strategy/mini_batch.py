@@ -1,4 +1,4 @@
-"""Mini-batch: some targets a step, and what they reach, exactly or by drawn edges."""
+"""Mini-batch: a number of targets per step, and their neighbourhoods, exact or sampled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_micro_batch, is_count
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 
@@ -22,20 +22,21 @@ __all__ = ["MiniBatch"]
 
 
 class MiniBatch:
-    """Targets in an order that is drawn anew each epoch, `batch_size` of all workers a step.
+    """Strategy with `batch_size` targets per step, in a new random order each epoch.
 
-    What a step reaches is computed by all workers together: a batch's targets live where they live,
-    and no neighbourhood is copied to one worker.
+    All workers compute a batch together: each computes the nodes it owns, and no worker receives
+    a copy of a neighbourhood.
 
     Args:
-        batch_size: Targets of a step, over all workers; the last step of an epoch has what is left.
-        fanouts: In-edges to draw of each destination, of each layer from the input; None, or None
-            for a layer: all of them.
-        replace: Whether an edge can be drawn more than once.
-        weight: Name of an edge column that edges are drawn in proportion to.
+        batch_size: Targets per step, over all workers. The last step of an epoch may have fewer.
+        fanouts: In-edges to sample for each destination, per layer from the input layer on; None
+            for a layer takes all in-edges. If None, all layers take all in-edges.
+        replace: Whether to sample with replacement.
+        weight: Name of an edge column; edges are sampled in proportion to it. If None, uniformly.
 
     Raises:
-        ConfigError: If a number is none or below 1, or nothing is drawn and yet said how.
+        ConfigError: If a number is not an integer of at least 1, or replace or weight is given
+            without fanouts.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class MiniBatch:
         check_count(batch_size, 1, "batch_size", "mini-batch")
         if fanouts is not None and not _are_fanouts(fanouts):
             raise ConfigError(
-                f"mini-batch: expected fanouts >= 1 or None, got {fanouts}. Give a list of them, "
-                "one a graph layer."
+                f"mini-batch: expected fanouts >= 1 or None, got {fanouts}. Give a list with one "
+                "fanout for each graph layer."
             )
         if fanouts is None and (replace or weight is not None):
             raise ConfigError(
-                "mini-batch: replace and weight say how edges are drawn, and without fanouts all "
-                "are taken. Give fanouts."
+                "mini-batch: expected fanouts, since replace or weight is given, got none. Give "
+                "fanouts, or leave out replace and weight."
             )
         self.batch_size = batch_size
         self.fanouts = None if fanouts is None else tuple(f and int(f) for f in fanouts)
@@ -70,30 +71,31 @@ class MiniBatch:
         seed: int,
         comm: Communicator | None = None,
     ) -> Steps:
-        """Return the steps of each epoch; see `Strategy`.
+        """Return a function that yields the steps of an epoch; collective.
 
         Raises:
-            ConfigError: If there are not as many fanouts as layers, or no such weights.
+            ConfigError: If the number of fanouts differs from that of layers, or the edge column
+                of weights is missing or wrong.
         """
         fanouts, neighbourhoods = self._fanouts(layers), Neighbourhoods(shard, comm)
         if self.weight is not None:
-            neighbourhoods.weight(self.weight)  # before the first step
-        talk = neighbourhoods.comm
-        ranks, total = dense_ranks(targets.keys, targets.bound, talk)
+            neighbourhoods.weight(self.weight)  # raises before the first step
+        workers = neighbourhoods.comm
+        ids, total = dense_ids(targets.keys, targets.bound, workers)
         batch_size = min(self.batch_size, max(total, 1))
-        steps = -(-total // batch_size)
+        num_steps = -(-total // batch_size)
 
         def batch(
             step: int,
             chosen: NDArray[np.int64],
-            place: NDArray[np.int64],
+            position: NDArray[np.int64],
             size: int,
-            part: int = 0,
-            parts: int = 1,
+            micro_batch: int = 0,
+            num_micro_batches: int = 1,
         ) -> Batch:
-            some = np.sort(chosen[in_micro_batch(place, size, part, parts)])
+            some = chosen[in_micro_batch(position, size, micro_batch, num_micro_batches)]
             step_targets = targets.of_step(
-                some, seed=seed, step=step, comm=talk, masked_edges=chosen
+                np.sort(some), seed=seed, step=step, comm=workers, masked=chosen
             )
             blocks = neighbourhoods.blocks(
                 step_targets.seeds,
@@ -105,14 +107,14 @@ class MiniBatch:
             return Batch.of(View(shard, seed=seed, step=step, blocks=blocks), step_targets)
 
         def epoch_steps(epoch: int) -> Iterator[Step]:
-            place = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ranks)
-            order = np.argsort(place)
-            first = batch_size * np.arange(steps)
-            cuts = np.searchsorted(place[order], first[1:])
+            position = Permutation(total, seed, Purpose.BATCH, step=epoch).forward(ids)
+            order = np.argsort(position)
+            first = batch_size * np.arange(num_steps)
+            cuts = np.searchsorted(position[order], first[1:])
             for number, chosen in enumerate(np.split(order, cuts)):
-                within = place[chosen] - first[number]
+                within = position[chosen] - first[number]
                 size = min(batch_size, total - int(first[number]))
-                yield partial(batch, epoch * steps + number, chosen, within, size)
+                yield partial(batch, epoch * num_steps + number, chosen, within, size)
 
         return epoch_steps
 
@@ -121,8 +123,8 @@ class MiniBatch:
             return [None] * layers
         if len(self.fanouts) != layers:
             raise ConfigError(
-                f"mini-batch: expected {layers} fanouts, one a graph layer, got "
-                f"{len(self.fanouts)}: {list(self.fanouts)}."
+                f"mini-batch: expected {layers} fanouts, one for each graph layer, got "
+                f"{len(self.fanouts)}: {list(self.fanouts)}. Correct fanouts."
             )
         return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]
 

@@ -1,4 +1,4 @@
-"""Preparing the next batches while one is computed on."""
+"""Preparation of the next batches in the background."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import TypeVar
 from graphtheta.comm.timers import StageTimers
 from graphtheta.strategy.batch import Batch
 
-__all__ = ["prefetched"]
+__all__ = ["prefetch_batches"]
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 T = TypeVar("T")
 
 
-def prefetched(batches: Iterator[T], depth: int, stages: StageTimers) -> Iterator[T]:
-    """Yield the same batches, up to `depth` of them prepared ahead by a thread of their own.
+def prefetch_batches(batches: Iterator[T], depth: int, timers: StageTimers) -> Iterator[T]:
+    """Yield the same items, up to `depth` of them prepared ahead by a background thread.
 
-    What stands between batches is handed on as it is. They must talk through a communicator that
-    nobody else uses meanwhile. An error of the thread is raised here. When the iterator is closed
-    early, so is the thread, after its batch. What preparing takes there is `stages.ahead`.
+    Items that are not a `Batch` pass through unchanged. `batches` must communicate through a
+    communicator that is not used elsewhere meanwhile. An error in the thread is raised here. When
+    this iterator is closed early, the thread ends after the batch it is working on. The time spent
+    in the thread is added to `timers.ahead`.
     """
     if depth < 1:
         yield from batches
@@ -38,10 +39,10 @@ def prefetched(batches: Iterator[T], depth: int, stages: StageTimers) -> Iterato
                 batch = next(batches, None)
                 if isinstance(batch, Batch):
                     batch.view.prepare()
-                stages.ahead += time.perf_counter() - start
+                timers.ahead += time.perf_counter() - start
                 if batch is None or not _put(ready, batch, closed):
                     break
-        except BaseException as error:  # whatever it is, the step's thread must hear of it
+        except BaseException as error:  # every error must reach the training thread
             last = error
         _put(ready, last, closed)
 
@@ -62,9 +63,10 @@ def _put(
     item: T | BaseException | None,
     closed: threading.Event,
 ) -> bool:
+    """Wait until the queue has room; return False if the reader is gone."""
     while not closed.is_set():
         try:
-            ready.put(item, timeout=_LOOK_S)
+            ready.put(item, timeout=_POLL_S)
         except queue.Full:
             continue
         return True

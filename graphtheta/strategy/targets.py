@@ -1,4 +1,4 @@
-"""Targets: what a strategy cuts into steps, nodes or edges, and what a step of them needs."""
+"""Targets of training, nodes or edges, and what one step of them needs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from graphtheta.tgar import View
 
 __all__ = ["Loss", "NodeTargets", "StepTargets", "Targets"]
 
-# Of a step's view and the outputs of its seeds: the summed loss of this worker and its count.
+# From a view and the outputs of a step's seeds to this worker's summed loss and number of terms.
 Loss = Callable[[View, Tensor], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
 class StepTargets:
-    """What a step is about; some workers may have no part in it.
+    """Targets of one step on this worker, which may have none, and their loss.
 
     Attributes:
-        targets: (T,) int64 local ids of masters, or places of edges, that count in the loss.
+        targets: (T,) int64 local ids of masters, or positions of edges, that the loss is computed
+            on.
         seeds: (O,) int64 local ids of the masters whose outputs the loss reads, ascending.
-        masked_edges: (X,) int64 places of edges that carry no message in this step.
-        loss: What is optimised; collective if targets are edges.
+        masked_edges: (X,) int64 positions of edges that carry no message in this step.
+        loss: Loss function; collective if targets are edges.
     """
 
     targets: NDArray[np.int64]
@@ -38,19 +39,19 @@ class StepTargets:
 
 
 class Targets(Protocol):
-    """What a task trains on, as far as this worker holds it."""
+    """All training targets that this worker holds."""
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """(T,) a number for each target, its own on all workers together."""
+        """(T,) key of each target, unique over all workers."""
 
     @property
     def bound(self) -> int:
-        """Above every key."""
+        """Exclusive upper bound of the keys."""
 
     @property
     def nodes(self) -> NDArray[np.int64]:
-        """(T, J) local ids of the replicas that a target joins: it is where all of them are."""
+        """(T, J) local ids of the nodes of each target: the node itself, or an edge's endpoints."""
 
     def of_step(
         self,
@@ -59,29 +60,30 @@ class Targets(Protocol):
         seed: int,
         step: int,
         comm: Communicator,
-        among: NDArray[np.int64] | None = None,
-        masked_edges: NDArray[np.int64] | None = None,
+        candidates: NDArray[np.int64] | None = None,
+        masked: NDArray[np.int64] | None = None,
     ) -> StepTargets:
-        """Return what a step of some targets, or a part of one, needs; collective.
+        """Return what a step, or a micro-batch of it, needs; collective.
 
         Args:
-            chosen: (T',) which of them, ascending.
-            seed: Of what is drawn.
-            step: The same.
-            comm: What the workers talk through.
-            among: Masters of this worker that nodes may be drawn from; None: any node of the graph.
-            masked_edges: (S,) which targets, if they are edges, may be kept from carrying
-                messages: those of the whole step; None: none.
+            chosen: (T',) indices of its targets, ascending.
+            seed: Random seed.
+            step: Number of the step, for random draws.
+            comm: The workers.
+            candidates: Masters of this worker that negatives are drawn from; if None, from all
+                nodes of the graph.
+            masked: (S,) indices of all targets of the step. If they are edges, the task may keep
+                them from carrying messages. If None, all edges carry messages.
         """
 
 
 class NodeTargets:
-    """Nodes, each of which is computed where it lives.
+    """Nodes as targets, each computed by its owner.
 
     Args:
-        shard: Storage.
+        shard: Graph of the nodes.
         rows: (T,) int64 local ids of masters.
-        loss: Of outputs and the tensor of local ids that they are of: the sum and the count.
+        loss: Function of outputs and the local ids they belong to that returns sum and count.
     """
 
     def __init__(
@@ -102,10 +104,9 @@ class NodeTargets:
         seed: int,
         step: int,
         comm: Communicator,
-        among: NDArray[np.int64] | None = None,
-        masked_edges: NDArray[np.int64] | None = None,
+        candidates: NDArray[np.int64] | None = None,
+        masked: NDArray[np.int64] | None = None,
     ) -> StepTargets:
-        """Return the nodes themselves; talks to nobody."""
         rows = self._rows[chosen]
         index = self._shard.to_device(rows)
         return StepTargets(rows, rows, rows[:0], lambda view, outputs: self._loss(outputs, index))

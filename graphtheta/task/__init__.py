@@ -1,4 +1,4 @@
-"""Tasks: what a model learns, of nodes, of edges, or which edges there are."""
+"""Tasks: node prediction, edge prediction and link prediction."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The area under the ROC curve, exactly, of scores that no worker holds together."""
+"""Exact area under the ROC curve of scores that are distributed over the workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.exchange.rows import send_rows
 
-__all__ = ["area_under_curve", "settled"]
+__all__ = ["area_under_curve", "round_scores"]
 
 _STAGE = "area under curve"
 _SAMPLES = 256
 
 
-def settled(scores: Tensor) -> NDArray[np.float64]:
-    """Return scores without their last 6 bits (of 1, below 1), where rounding is all they hold.
+def round_scores(scores: Tensor) -> NDArray[np.float64]:
+    """Round scores to multiples of 64 units in the last place, of 1 for scores below 1.
 
-    What is equal but for the order of a sum is then a tie, on any number of workers.
+    Scores that differ only by the rounding of sums are then equal, so that ties are the same on
+    any number of workers.
 
     Shape:
         scores: (R,). Returns (R,) float64.
@@ -34,33 +35,35 @@ def settled(scores: Tensor) -> NDArray[np.float64]:
 def area_under_curve(
     positive: NDArray[np.float64], negative: NDArray[np.float64], comm: Communicator
 ) -> float:
-    """Return how often a positive scores higher than a negative, a tie counting half; collective.
+    """Return the area under the ROC curve; collective.
 
-    Scores are sorted by ranges of equal size, one a worker; equal ones meet at one of them.
+    It is the share of pairs in which a positive scores higher than a negative, where a tie counts
+    half. Each worker sorts one range of the scores, chosen so that the ranges are about equally
+    large.
 
     Args:
-        positive: Scores of this worker.
-        negative: The same.
+        positive: Scores of this worker's positives.
+        negative: Scores of this worker's negatives.
         comm: The workers.
 
     Returns:
-        In [0, 1]; NaN without a positive or a negative on any worker.
+        A number in [0, 1], or NaN if there are no positives or no negatives on any worker.
 
     Communication:
-        256 numbers of each worker to all, and every score once to one.
+        256 numbers from each worker to all, and every score to one worker.
     """
-    scores = np.concatenate([positive, negative]) + 0.0  # so that -0 equals 0 in every bit
+    scores = np.concatenate([positive, negative]) + 0.0  # turns -0 into 0
     is_positive = np.arange(len(scores)) < len(positive)
     at = np.linspace(0, max(len(scores) - 1, 0), min(_SAMPLES, len(scores))).astype(np.int64)
     samples = np.sort(np.concatenate(comm.all_gather(np.sort(scores)[at], stage=_STAGE)))
     cuts = samples[np.arange(1, comm.size) * len(samples) // comm.size if len(samples) else []]
     rows = np.stack([scores.view(np.int64), is_positive.astype(np.int64)], axis=1)
-    heard = send_rows(comm, np.searchsorted(cuts, scores, side="right"), rows, stage=_STAGE)
-    bits, classes = np.concatenate(heard).T
+    received = send_rows(comm, np.searchsorted(cuts, scores, side="right"), rows, stage=_STAGE)
+    bits, classes = np.concatenate(received).T
     mine = np.ascontiguousarray(bits).view(np.float64)
-    values, which = np.unique(mine, return_inverse=True)
-    positives = np.bincount(which, classes, len(values)).astype(np.int64)
-    negatives = np.bincount(which, minlength=len(values)) - positives
+    values, inverse = np.unique(mine, return_inverse=True)
+    positives = np.bincount(inverse, classes, len(values)).astype(np.int64)
+    negatives = np.bincount(inverse, minlength=len(values)) - positives
     totals = comm.all_gather(np.array([positives.sum(), negatives.sum()]), stage=_STAGE)
     before = sum(int(total[1]) for total in totals[: comm.rank])
     below = before + np.cumsum(negatives) - negatives

@@ -1,4 +1,4 @@
-"""What the trainer asks of a task."""
+"""Interface between the trainer and a task."""
 
 from __future__ import annotations
 
@@ -18,56 +18,59 @@ __all__ = ["SPLITS", "BoundTask", "Task", "count_splits"]
 SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
-def count_splits(held: Mapping[str, Sized], comm: Communicator) -> dict[str, int]:
-    """Return how much all workers together hold of each split; collective."""
+def count_splits(splits: Mapping[str, Sized], comm: Communicator) -> dict[str, int]:
+    """Return the number of targets in each split, over all workers; collective."""
     return {
         name: int(comm.all_gather_int(len(rows), stage="count targets").sum())
-        for name, rows in held.items()
+        for name, rows in splits.items()
     }
 
 
 class BoundTask(Protocol):
-    """A task of one model on one shard."""
+    """Task of one model on one shard."""
 
     @property
-    def messages(self) -> Shard:
-        """The shard whose edges carry messages while training."""
+    def message_shard(self) -> Shard:
+        """Shard whose edges carry messages during training."""
 
     @property
     def targets(self) -> Targets:
-        """What is trained on."""
+        """Training targets."""
 
     @property
     def spec(self) -> LabelSpec:
-        """What a model that has learned it predicts."""
+        """Kind and size of the label that the model predicts."""
 
     @property
     def metric(self) -> MainMetric:
-        """What early stopping and the best epoch go by."""
+        """Metric for early stopping and for the choice of the best epoch."""
 
     @property
-    def chosen(self) -> dict[str, str]:
-        """What was left to the graph to say, by the name of its option: label and split."""
+    def resolved(self) -> dict[str, str]:
+        """Names of the columns in use, by option (label, split), also if the user gave none."""
 
     def check(self, outputs: Tensor) -> None:
-        """Raise a ConfigError if the model's outputs do not fit; (M, F) or (O, F)."""
+        """Raise a ConfigError if the model's outputs, (M, F) or (O, F), do not fit the task."""
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of the splits, dropout off; collective."""
+        """Return loss and metrics of all splits, with dropout off; collective."""
 
 
 class Task(Protocol):
-    """What is learned: options alone, so that one can serve any number of trainers."""
+    """Objective of training.
+
+    A task holds options only, so that one object can serve any number of trainers.
+    """
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundTask:
         """Return the task of a model on a shard; collective.
 
         Args:
-            model: What learns it.
-            shard: Storage.
-            seed: Of what is drawn for evaluation.
+            model: Model to train.
+            shard: Graph to train on.
+            seed: Random seed for negatives.
 
         Raises:
             ConfigError: If an option does not fit the graph or the model.
-            GraphFormatError: If there is nothing to train on.
+            GraphFormatError: If there are no training targets.
         """

@@ -1,4 +1,4 @@
-"""Edge prediction: classes, yes or no, or numbers of edges that are there."""
+"""Edge prediction: classification or regression of existing edges."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.edge_columns import (
-    choose,
     edge_label,
     edge_split,
     num_relations,
     relation_column,
+    resolve_name,
 )
-from graphtheta.task.edge_targets import EdgeTargets, ends_of, in_rounds
-from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
+from graphtheta.task.edge_targets import EdgeTargets, endpoints, fetch_endpoints
+from graphtheta.task.metrics import MAIN_METRIC, mean_loss, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
 
 __all__ = ["BoundEdgeTask", "EdgePrediction"]
 
-_ROUND = 1 << 15  # edges at a time, of each worker
+_CHUNK = 1 << 15  # edges of each worker that are scored at a time
 
 
 class EdgePrediction:
-    """Learn a label of edges, with an `EdgeModel`.
+    """Task of predicting a label of edges, with an `EdgeModel`.
 
-    Every edge carries messages, those of validation and test as well: what is hidden is the label,
-    not the edge. No layer reads a label; a column that tells it, such as a rating whose sign is
-    the label, must not be among the graph's `attr` or `weight`.
+    All edges carry messages, also those of the validation and test splits: only their labels are
+    hidden. Layers never read labels, but do not use a column that determines the label (such as a
+    rating whose sign is the label) as `attr` or `weight`.
 
     Args:
-        label: Which label of edges; the only one, or "y", if None.
-        split: Which split of edges; the only one, or "split", if None.
-        relation: Edge column that the decoder reads, of integers from 0; None: none.
-        exclude_targets: Whether a mini- or cluster-batch passes no messages along its targets and
-            all other edges between the same two nodes.
+        label: Name of the edge label. If None, "y" or the only label.
+        split: Name of the edge split. If None, "split" or the only one.
+        relation: Name of an edge column of integers from 0 that the decoder reads. If None, none.
+        exclude_targets: Whether the targets of a mini-batch or cluster-batch, and all other edges
+            between the same two nodes, carry no messages in it.
     """
 
     def __init__(
@@ -55,34 +55,33 @@ class EdgePrediction:
         self.relation, self.exclude_targets = relation, exclude_targets
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundEdgeTask:
-        """See `Task.bind`."""
         return BoundEdgeTask(self, model, shard)
 
     def num_outputs(self, shard: Shard) -> int:
-        """Return how many outputs a decoder needs."""
-        label = choose("label", self.label, shard.manifest.edge_labels, "y")
+        """Return the number of outputs that the decoder needs."""
+        label = resolve_name("label", self.label, shard.manifest.edge_labels, "y")
         return shard.manifest.edge_labels[label].num_outputs
 
 
 class BoundEdgeTask:
-    """Learning a label of one graph's edges; see `BoundTask`.
+    """Prediction of a label of one graph's edges.
 
     Args:
-        task: Its options.
+        task: Options.
         model: An `EdgeModel`.
-        shard: Storage.
+        shard: Graph to train on.
 
     Attributes:
-        spec: What the label holds.
+        spec: Kind and size of the label.
     """
 
     def __init__(self, task: EdgePrediction, model: nn.Module, shard: Shard) -> None:
         manifest = shard.manifest
-        label = choose("label", task.label, manifest.edge_labels, "y")
-        split = choose("split", task.split, manifest.edge_splits, "split")
-        self.chosen = {"label": label, "split": split}
+        label = resolve_name("label", task.label, manifest.edge_labels, "y")
+        split = resolve_name("split", task.split, manifest.edge_splits, "split")
+        self.resolved = {"label": label, "split": split}
         self.spec = manifest.edge_labels[label]
-        self._model, self.messages = model, shard
+        self._model, self.message_shard = model, shard
         self._target, known = edge_label(shard, label)
         self._relation = None
         if task.relation is not None:
@@ -92,8 +91,9 @@ class BoundEdgeTask:
         outputs = task.num_outputs(shard)
         if self._scorer.decoder.outputs != outputs:
             raise ConfigError(
-                f"task: label '{label}' ({self.spec.task}) of edges needs {outputs} outputs, the "
-                f"decoder gives {self._scorer.decoder.outputs}. Make it with outputs={outputs}."
+                f"task: expected a decoder with {outputs} outputs, as edge label '{label}' "
+                f"({self.spec.task}) needs, got {self._scorer.decoder.outputs}. Give it "
+                f"outputs={outputs}."
             )
         column = edge_split(shard, split)
         self._edges = {
@@ -103,43 +103,41 @@ class BoundEdgeTask:
         self._counts = count_splits(self._edges, shard.comm)
         if not self._counts["train"]:
             raise GraphFormatError(
-                f"trainer: no edge with a '{label}' label is in the training split. Mark some as "
-                "train."
+                f"trainer: expected edges with a label '{label}' in the training split '{split}', "
+                "got none. Put some of them in it."
             )
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
         self.targets = EdgeTargets(
-            shard, self._edges["train"], self._loss_of, masked_edges=task.exclude_targets
+            shard, self._edges["train"], self._loss_of, mask_targets=task.exclude_targets
         )
 
     def _scores(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> Tensor:
-        at = self.messages.to_device(edges)
-        return self._scorer(src, dst, None if self._relation is None else self._relation[at])
+        index = self.message_shard.to_device(edges)
+        return self._scorer(src, dst, None if self._relation is None else self._relation[index])
 
     def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
         scores = self._scores(edges, src[:, 0], dst[:, 0])
-        return self._loss(scores, self._target[self.messages.to_device(edges)])
+        return self._loss(scores, self._target[self.message_shard.to_device(edges)])
 
     def check(self, outputs: Tensor) -> None:
-        """See `BoundTask.check`."""
         self._scorer.check(outputs)
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of every split that has edges; see `BoundTask.evaluate`."""
-        shard = self.messages
+        shard = self.message_shard
         outputs = infer(self._model, shard)
         result = {}
         for name, edges in self._edges.items():
             if not self._counts[name]:
                 continue
             scores = outputs.new_empty((len(edges), self._scorer.decoder.outputs))
-            owner_locations = shard.owner_locations[ends_of(shard, edges)]
-            for some, src, dst in in_rounds(owner_locations, outputs, shard, _ROUND):
+            owner_locations = shard.owner_locations[endpoints(shard, edges)]
+            for some, src, dst in fetch_endpoints(owner_locations, outputs, shard, _CHUNK):
                 with torch.no_grad():
                     scores[some] = self._scores(edges[some], src, dst)
             target = self._target[shard.to_device(edges)]
-            result[f"{name}_loss"] = summed(*self._loss(scores, target), shard.comm)
+            result[f"{name}_loss"] = mean_loss(*self._loss(scores, target), shard.comm)
             for metric, value in self._metrics(scores, target).items():
                 result[f"{name}_{metric}"] = value
         return result

@@ -1,4 +1,4 @@
-"""The edge columns that a task reads, chosen by name or because there is no other."""
+"""Edge columns of a task: label, split and relation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
 
-__all__ = ["choose", "edge_label", "edge_split", "num_relations", "relation_column"]
+__all__ = ["edge_label", "edge_split", "num_relations", "relation_column", "resolve_name"]
 
 
-def choose(kind: str, name: str | None, present: Iterable[str], default: str) -> str:
-    """Return `name`, or the only one of those that are present, or the default among them.
+def resolve_name(kind: str, name: str | None, present: Iterable[str], default: str) -> str:
+    """Return the name of the column to use; if `name` is None, the default or the only one.
 
     Args:
-        kind: "label" or "split" of edges, for messages and for the name of the option.
-        name: What was asked for.
-        present: What the graph has.
-        default: What stands out.
+        kind: "label" or "split", for error messages.
+        name: Name that the user gave, or None.
+        present: Names of the graph's columns of this kind.
+        default: Name that is used if several columns are present.
 
     Raises:
-        ConfigError: If the graph has none, or not that one, or several and none was named.
+        ConfigError: If the graph has no such column, or several and `name` is None.
     """
     names = sorted(present)
     if name is None and (default in names or len(names) == 1):
@@ -43,7 +43,7 @@ def choose(kind: str, name: str | None, present: Iterable[str], default: str) ->
 
 
 def edge_label(shard: Shard, name: str) -> tuple[Tensor, Tensor]:
-    """Return the values of an edge label, in CSC order, and where it is known.
+    """Return the values of an edge label, in CSC order, and whether each is known.
 
     Shape:
         values: (E,) or (E, K). known: (E,) bool.
@@ -54,7 +54,7 @@ def edge_label(shard: Shard, name: str) -> tuple[Tensor, Tensor]:
 
 
 def edge_split(shard: Shard, name: str) -> Tensor:
-    """Return which split each edge is in: (E,) int8, 0 none, 1 train, 2 validation, 3 test."""
+    """Return the split of each edge: (E,) int8, 0 none, 1 training, 2 validation, 3 test."""
     return shard.edge_columns[f"split:{name}"]
 
 
@@ -65,12 +65,12 @@ def relation_column(shard: Shard, name: str) -> Tensor:
         Returns (E,) int64.
 
     Raises:
-        ConfigError: If there is no such column, or it is not of integers, one an edge.
+        ConfigError: If there is no such column, or it does not hold one integer per edge.
     """
     if name not in shard.edge_columns:
         raise ConfigError(
             f"task: expected an edge column '{name}' of relations, got "
-            f"{sorted(shard.edge_columns)}. Name one of these by --relation-column."
+            f"{sorted(shard.edge_columns)}. Choose one of these with --relation-column."
         )
     column = shard.edge_columns[name]
     if column.dim() != 1 or column.is_floating_point() or column.dtype == torch.bool:
@@ -85,16 +85,16 @@ def num_relations(shard: Shard, name: str) -> int:
     """Return the largest relation of the whole graph plus one; collective.
 
     Raises:
-        ConfigError: As of `relation_column`, or a relation is negative.
+        ConfigError: If the column is missing or wrong, or a relation is negative.
     """
     column = relation_column(shard, name)
-    ends = np.array([-1, 0], np.int64)
+    extremes = np.array([-1, 0], np.int64)
     if len(column):
-        ends[:] = int(column.max()), -int(column.min())
-    shard.comm.all_reduce(ends, "max", stage="count relations")
-    if ends[1] > 0:
+        extremes[:] = int(column.max()), -int(column.min())
+    shard.comm.all_reduce(extremes, "max", stage="count relations")
+    if extremes[1] > 0:
         raise ConfigError(
-            f"task: expected integers from 0 in the relation column '{name}', got {-ends[1]}. "
+            f"task: expected integers from 0 in the relation column '{name}', got {-extremes[1]}. "
             "Number the relations."
         )
-    return int(ends[0]) + 1
+    return int(extremes[0]) + 1

@@ -1,4 +1,4 @@
-"""Edges as targets: a step of some of them, and the embeddings of their ends brought together."""
+"""Edges as training targets, and the embeddings of their endpoints."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.exchange.directory import Directory
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import StepTargets
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.task.negatives import Corrupted, draw_negatives
 from graphtheta.tgar import ParallelEdges, RemoteRows, View
 
-__all__ = ["EdgeTargets", "Negatives", "PairLoss", "ends_of", "in_rounds"]
+__all__ = ["EdgeTargets", "Negatives", "PairLoss", "endpoints", "fetch_endpoints"]
 
-# Of edges (T,) and the embeddings of the ends of each and of its K negatives, (T, 1 + K, F) twice:
-# the summed loss of this worker and its count.
+# From edges (T,) and the embeddings of the sources and destinations of each edge and its K
+# negatives, (T, 1 + K, F) twice, to this worker's summed loss and number of terms.
 PairLoss = Callable[[NDArray[np.int64], Tensor, Tensor], tuple[Tensor, int]]
 
 _NONE = np.zeros(0, np.int64)
 
 
-def ends_of(shard: Shard, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the local ids of both ends of edges, source and destination: (T, 2)."""
+def endpoints(shard: Shard, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the local ids of the source and destination of edges: (T, 2)."""
     dst = np.searchsorted(shard.topology.indptr, edges, side="right") - 1
     return np.stack([shard.in_edges.other[edges].astype(np.int64), dst], axis=1)
 
 
 class Negatives:
-    """Negatives of a shard's edges, and where the nodes that are drawn live.
+    """Negative samples of a shard's edges; construction is collective.
 
     Args:
-        shard: Storage; making one is collective.
-        number: Of each edge.
-        corrupt: Which end is drawn.
-        seed: Of the draws.
+        shard: Graph of the edges.
+        number: Negatives for each edge.
+        corrupt: Endpoint that is replaced.
+        seed: Random seed.
     """
 
     def __init__(self, shard: Shard, number: int, corrupt: Corrupted, seed: int) -> None:
@@ -48,33 +48,33 @@ class Negatives:
         self.number, self._corrupt = number, corrupt
         self._bound = shard.manifest.num_nodes
         masters = np.arange(shard.num_masters)
-        self._every = Directory(shard.node_key_L[masters], masters, self._bound, shard.comm)
+        self._all_nodes = Directory(shard.node_key_L[masters], masters, self._bound, shard.comm)
 
-    def owner_locations(
+    def draw(
         self,
         keys: NDArray[np.int64],
         comm: Communicator,
         *,
         step: int,
-        among: NDArray[np.int64] | None = None,
+        candidates: NDArray[np.int64] | None = None,
         evaluation: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return where the nodes that are drawn live; collective.
+        """Draw the negatives of edges, and look up the owners of the nodes drawn; collective.
 
         Args:
-            keys: (T,) of the edges.
+            keys: (T,) keys of the edges.
             comm: The workers.
-            step: Of the draws.
-            among: Masters of this worker that are drawn from; None: any node of the graph.
-            evaluation: Draw one of each edge, as of `draw_negatives`.
+            step: Number of the step.
+            candidates: Masters of this worker to draw from; if None, from all nodes of the graph.
+            evaluation: Whether to draw one negative for each edge, from a separate random stream.
 
         Shape:
-            Returns (T, number) `location_code`, and whether each is at the source.
+            Returns (T, number) `location_code` of the nodes, and whether each replaces the source.
         """
-        directory, bound = self._every, self._bound
-        if among is not None:  # by rank, so that it is the same of whoever holds them
-            ranks, bound = dense_ranks(self._shard.node_key_L[among], bound, comm)
-            directory = Directory(ranks, among, bound, comm)
+        directory, bound = self._all_nodes, self._bound
+        if candidates is not None:  # dense ids make draws independent of where nodes are stored
+            ids, bound = dense_ids(self._shard.node_key_L[candidates], bound, comm)
+            directory = Directory(ids, candidates, bound, comm)
         drawn, at_source = draw_negatives(
             keys,
             1 if evaluation else self.number,
@@ -88,15 +88,15 @@ class Negatives:
 
 
 class EdgeTargets:
-    """Edges, each of which is scored where it is held; see `Targets`.
+    """Edges as targets, each scored by the worker that stores it; construction is collective.
 
     Args:
-        shard: Storage, whose edges carry messages; making one is collective.
-        edges: (T,) int64 places of the edges, ascending.
-        loss: What is optimised.
-        negatives: What is drawn beside them, if anything.
-        masked_edges: Whether a step's targets, and all edges between the same two nodes, carry no
-            message in it.
+        shard: Graph whose edges carry messages.
+        edges: (T,) int64 positions of the target edges, ascending.
+        loss: Loss function.
+        negatives: Negative samples that are scored with each target; if None, none.
+        mask_targets: Whether the targets of a step, and all edges between the same two nodes, carry
+            no message in it.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class EdgeTargets:
         loss: PairLoss,
         *,
         negatives: Negatives | None = None,
-        masked_edges: bool = False,
+        mask_targets: bool = False,
     ) -> None:
         self._shard, self._edges, self._loss = shard, edges, loss
         self._negatives = negatives
@@ -114,9 +114,9 @@ class EdgeTargets:
         largest = np.array([self.keys.max(initial=-1)])
         shard.comm.all_reduce(largest, "max", stage="count targets")
         self.bound = int(largest[0]) + 1
-        self.nodes = ends_of(shard, edges)
-        self._homes = shard.owner_locations[self.nodes]
-        self._between = ParallelEdges(shard, shard.comm) if masked_edges else None
+        self.nodes = endpoints(shard, edges)
+        self._owner_locations = shard.owner_locations[self.nodes]
+        self._parallel_edges = ParallelEdges(shard, shard.comm) if mask_targets else None
 
     def of_step(
         self,
@@ -125,23 +125,20 @@ class EdgeTargets:
         seed: int,
         step: int,
         comm: Communicator,
-        among: NDArray[np.int64] | None = None,
-        masked_edges: NDArray[np.int64] | None = None,
+        candidates: NDArray[np.int64] | None = None,
+        masked: NDArray[np.int64] | None = None,
     ) -> StepTargets:
-        """Return what a step of some edges needs: their ends, and those of their negatives."""
-        edges, owner_locations = self._edges[chosen], self._homes[chosen]
-        quiet = _NONE
-        if masked_edges is not None and self._between is not None:
-            quiet = self._between.of(self._edges[masked_edges], comm)
+        edges, masked_edges = self._edges[chosen], _NONE
+        if masked is not None and self._parallel_edges is not None:
+            masked_edges = self._parallel_edges.of(self._edges[masked], comm)
         drawn, at_source = np.zeros((len(edges), 0), np.int64), np.zeros((len(edges), 0), np.bool_)
         if self._negatives is not None:
-            drawn, at_source = self._negatives.owner_locations(
-                self.keys[chosen], comm, step=step, among=among
+            drawn, at_source = self._negatives.draw(
+                self.keys[chosen], comm, step=step, candidates=candidates
             )
-        ends = RemoteRows.request(
-            np.concatenate([owner_locations.T.reshape(-1), drawn.reshape(-1)]), comm
-        )
-        src, dst, other = np.split(ends.rows, [len(edges), 2 * len(edges)])
+        known = self._owner_locations[chosen].T.reshape(-1)
+        remote = RemoteRows.request(np.concatenate([known, drawn.reshape(-1)]), comm)
+        src, dst, other = np.split(remote.rows, [len(edges), 2 * len(edges)])
         src, dst, other = src[:, None], dst[:, None], other.reshape(drawn.shape)
         pairs = [
             np.concatenate([src, np.where(at_source, other, src)], axis=1),
@@ -149,34 +146,34 @@ class EdgeTargets:
         ]
 
         def loss(view: View, outputs: Tensor) -> tuple[Tensor, int]:
-            view.token, table = ends.fetch(outputs, view.token, self._shard.channel)
+            view.token, table = remote.fetch(outputs, view.token, self._shard.channel)
             of_src, of_dst = (F.embedding(self._shard.to_device(rows), table) for rows in pairs)
             return self._loss(edges, of_src, of_dst)
 
-        return StepTargets(edges, ends.seeds, quiet, loss)
+        return StepTargets(edges, remote.seeds, masked_edges, loss)
 
 
-def in_rounds(
+def fetch_endpoints(
     owner_locations: NDArray[np.int64], outputs: Tensor, shard: Shard, size: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Bring the embeddings of pairs' ends, some at a time, without gradients; collective.
+    """Yield the embeddings of pairs' endpoints in chunks, without gradients; collective.
 
     Args:
-        owner_locations: (R, 2) `location_code` of the ends; workers may have any number.
-        outputs: (M, F) of all masters.
-        shard: Whose they are.
-        size: Pairs at a time, of each worker.
+        owner_locations: (R, 2) `location_code` of the endpoints; R may differ between workers.
+        outputs: (M, F) embeddings of all masters.
+        shard: Graph of the nodes.
+        size: Pairs of this worker in a chunk.
 
     Yields:
-        Which of the pairs, and the embeddings of their sources and destinations; as often on every
-        worker.
+        The slice of the pairs, and the embeddings of their sources and destinations; as many times
+        on every worker.
     """
     most = shard.comm.all_gather_int(len(owner_locations), stage="count pairs").max()
     token = torch.zeros((), device=outputs.device)
     for first in range(0, int(most), size):
         some = slice(min(first, len(owner_locations)), min(first + size, len(owner_locations)))
-        ends = RemoteRows.request(owner_locations[some].T.reshape(-1), shard.comm)
+        remote = RemoteRows.request(owner_locations[some].T.reshape(-1), shard.comm)
         with torch.no_grad():
-            _, table = ends.fetch(outputs[shard.to_device(ends.seeds)], token, shard.channel)
-        src, dst = np.split(ends.rows, 2)
+            _, table = remote.fetch(outputs[shard.to_device(remote.seeds)], token, shard.channel)
+        src, dst = np.split(remote.rows, 2)
         yield some, table[shard.to_device(src)], table[shard.to_device(dst)]

@@ -1,4 +1,4 @@
-"""Metrics by task: of torchmetrics, and AUROC of scores that no worker holds together."""
+"""Losses and metrics of labels, computed over all workers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
-from graphtheta.task.auroc import area_under_curve, settled
+from graphtheta.task.auroc import area_under_curve, round_scores
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-__all__ = ["MAIN_METRIC", "MainMetric", "metrics_for", "summed"]
+__all__ = ["MAIN_METRIC", "MainMetric", "mean_loss", "metrics_for"]
 
 
 _IGNORED = -1
@@ -26,7 +26,7 @@ _IGNORED = -1
 
 @dataclass(frozen=True)
 class MainMetric:
-    """What early stopping and the best epoch go by."""
+    """Metric for early stopping and for the choice of the best epoch."""
 
     name: str
     higher_is_better: bool = True
@@ -40,8 +40,8 @@ MAIN_METRIC: dict[LabelKind, MainMetric] = {
 }
 
 
-# torchmetrics is imported where it is used: it loads scipy and matplotlib where they are installed,
-# and takes as long as torch.
+# torchmetrics is imported only when it is used: it takes as long to load as torch, since it also
+# loads scipy and matplotlib if they are installed.
 
 
 def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
@@ -82,8 +82,8 @@ _METRICS: dict[LabelKind, Callable[..., dict[str, Metric]]] = {
 }
 
 
-def summed(loss: Tensor, count: int, comm: Communicator) -> float:
-    """Return the mean loss over all workers of this worker's sum and count; collective."""
+def mean_loss(loss: Tensor, count: int, comm: Communicator) -> float:
+    """Return the mean loss over all workers from this worker's sum and count; collective."""
     sums = np.array([float(loss), count], np.float64)
     comm.all_reduce(sums, stage="evaluate loss")
     return float(sums[0] / sums[1])
@@ -92,13 +92,16 @@ def summed(loss: Tensor, count: int, comm: Communicator) -> float:
 def metrics_for(
     spec: LabelSpec, comm: Communicator
 ) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    """Return a function of this worker's (outputs, targets) that gives metrics over all workers.
+    """Return a function from this worker's (outputs, targets) to the metrics of all workers.
 
-    Collective: every worker calls it, also with no rows. AUROC is left out without a row of each
-    class, and exchanged as `area_under_curve` says; other metrics cost a few counters a class.
+    The function is collective: every worker calls it, also with no rows. AUROC is left out if a
+    class has no rows.
 
     Shape:
-        outputs: (T, C) logits, (T, 1) for binary. targets: (T,) or (T, K).
+        outputs: (T, C) logits, (T, 1) for binary labels. targets: (T,) or (T, K).
+
+    Communication:
+        That of `area_under_curve` for AUROC, and a few counters per class for other metrics.
     """
 
     def gather(state: Tensor, group: Any = None) -> list[Tensor]:
@@ -117,16 +120,18 @@ def metrics_for(
             outputs = outputs.reshape(targets.shape)
         result = {}
         if spec.task == "binary":
-            yes = targets.bool()
-            area = area_under_curve(settled(outputs[yes]), settled(outputs[~yes]), comm)
+            positive = targets.bool()
+            area = area_under_curve(
+                round_scores(outputs[positive]), round_scores(outputs[~positive]), comm
+            )
             if not math.isnan(area):
                 result["auroc"] = area
         if spec.task in ("binary", "multilabel"):
-            # Decided here: torchmetrics takes logits for probabilities where all are in [0, 1].
+            # torchmetrics would take logits for probabilities if all of them were in [0, 1].
             outputs = (outputs > 0).long()
         labels = targets if spec.task == "regression" else targets.long()
         if spec.task != "regression" and not len(labels):
-            # torchmetrics refuses empty updates; one row that it ignores stands in for none.
+            # torchmetrics refuses empty updates, so update it with a row that it ignores.
             outputs = outputs.new_zeros((1, *outputs.shape[1:]))
             labels = labels.new_full((1, *labels.shape[1:]), _IGNORED)
         for name, metric in metrics.items():

@@ -1,8 +1,8 @@
-"""Negatives: edges that are probably none, made of an edge by drawing another node for one end.
+"""Negative samples: edges in which a random node replaces one endpoint.
 
-A draw is keyed by (seed, step), edge_key and its number, so that it does not depend on the workers.
-What is drawn may be an edge of the graph after all, or the very edge: among many nodes that is
-rare, and to look it up would cost more than it is worth.
+A draw depends on seed, step, edge_key and number of the negative, so that it is the same on any
+number of workers. A negative may happen to be an edge of the graph, even the original one. With
+many nodes this is rare, and looking it up would cost more than it gains.
 
 Source: Bordes, Usunier, Garcia-Duran, Weston, Yakhnenko, "Translating embeddings for modeling
 multi-relational data", NeurIPS 2013.
@@ -24,7 +24,7 @@ Corrupted = Literal["dst", "src", "both"]
 
 
 def check_negatives(number: int, corrupt: str) -> None:
-    """Raise a ConfigError if these are no options of negatives."""
+    """Raise a ConfigError if the options of negatives are wrong."""
     if number < 1:
         raise ConfigError(f"link prediction: expected negatives >= 1, got {number}.")
     if corrupt not in get_args(Corrupted):
@@ -47,16 +47,17 @@ def draw_negatives(
     """Draw `number` nodes for each edge.
 
     Args:
-        edge_keys: Of the edges.
-        number: At least 1.
-        corrupt: Which end they take the place of; "both" draws which.
-        bound: Nodes to draw from.
-        seed: Of the draws.
-        step: The same.
-        evaluation: Draws of a kind of their own, that training never sees.
+        edge_keys: Keys of the edges.
+        number: Negatives for each edge, at least 1.
+        corrupt: Endpoint that is replaced; "both" replaces one of them at random.
+        bound: Number of nodes to draw from.
+        seed: Random seed.
+        step: Number of the step.
+        evaluation: Whether to draw from a random stream that training does not use.
 
     Shape:
-        edge_keys: (T,). Returns (T, number) int64 in [0, bound), and whether it is at the source.
+        edge_keys: (T,). Returns (T, number) int64 in [0, bound), and (T, number) bool: whether the
+        node replaces the source.
     """
     blocks = -(-number // 2)
     counters = np.empty((len(edge_keys), blocks, 4), np.uint32)
@@ -66,7 +67,7 @@ def draw_negatives(
     counters[..., 3] = stream_id(Purpose.NEGATIVE, layer=int(evaluation))
     bits = philox4x32(counters.reshape(-1, 4), step_key(seed, step)).view(np.uint64)
     bits = bits.reshape(len(edge_keys), 2 * blocks)[:, :number]
-    # Of 63 bits, and below 2^31 nodes no node is likelier than another by more than 2^-32.
+    # 63 bits: for fewer than 2^31 nodes, probabilities differ by a factor of at most 1 + 2^-32.
     nodes = ((bits >> np.uint64(1)) % np.uint64(max(bound, 1))).astype(np.int64)
     if corrupt == "both":
         return nodes, (bits & np.uint64(1)).astype(np.bool_)

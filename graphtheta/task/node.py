@@ -1,4 +1,4 @@
-"""Node prediction: classes, yes or no, several labels at once, or numbers of nodes."""
+"""Node prediction: classification, multi-label classification or regression of nodes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,44 @@ from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.metrics import MAIN_METRIC, metrics_for, summed
+from graphtheta.task.metrics import MAIN_METRIC, mean_loss, metrics_for
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
 
 
 class NodePrediction:
-    """Learn a label of nodes.
+    """Task of predicting a label of nodes.
 
     Args:
-        label: Which label; the only one, or "y", if None.
-        split: Which split column; the only one, or "split", if None.
+        label: Name of the label. If None, "y" or the only label.
+        split: Name of the split column. If None, "split" or the only one.
     """
 
     def __init__(self, label: str | None = None, split: str | None = None) -> None:
         self.label, self.split = label, split
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
-        """See `Task.bind`."""
         return BoundNodeTask(
             model, shard, self.label or shard.default_label, self.split or shard.default_split
         )
 
 
 class BoundNodeTask:
-    """Learning a label of one graph's nodes; see `BoundTask`.
+    """Prediction of a label of one graph's nodes.
 
     Args:
-        model: Gives an output a class, or what the label needs.
-        shard: Storage.
-        label: Which label.
-        split: Which split column.
+        model: Model with the number of outputs that the label needs.
+        shard: Graph to train on.
+        label: Name of the label.
+        split: Name of the split column.
 
     Attributes:
-        spec: What the label holds.
+        spec: Kind and size of the label.
     """
 
     def __init__(self, model: nn.Module, shard: Shard, label: str, split: str) -> None:
-        self._model, self.messages = model, shard
-        self.chosen = {"label": label, "split": split}
+        self._model, self.message_shard = model, shard
+        self.resolved = {"label": label, "split": split}
         self.spec = shard.label_spec(label)
         self._outputs = shard.num_outputs(label)
         self._target, known = shard.label(label)
@@ -60,8 +59,8 @@ class BoundNodeTask:
         self._counts = count_splits(self._rows, shard.comm)
         if not self._counts["train"]:
             raise GraphFormatError(
-                f"trainer: no node with a '{label}' label is in the training split. Mark some "
-                "as train."
+                f"trainer: expected nodes with a label '{label}' in the training split '{split}', "
+                "got none. Put some of them in it."
             )
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
@@ -72,22 +71,21 @@ class BoundNodeTask:
         return self._loss(outputs, self._target[rows])
 
     def check(self, outputs: Tensor) -> None:
-        """See `BoundTask.check`."""
         if outputs.dim() != 2 or outputs.shape[1] != self._outputs:
             raise ConfigError(
-                f"trainer: label '{self.chosen['label']}' ({self.spec.task}) needs {self._outputs} "
-                f"outputs a node, the model gives {tuple(outputs.shape[1:])}."
+                f"trainer: expected {self._outputs} outputs for each node, as label "
+                f"'{self.resolved['label']}' ({self.spec.task}) needs, got "
+                f"{tuple(outputs.shape[1:])}. Change out_channels of the model."
             )
 
     def evaluate(self) -> dict[str, float]:
-        """Return loss and metrics of every split that has nodes; see `BoundTask.evaluate`."""
-        outputs = infer(self._model, self.messages)
+        outputs = infer(self._model, self.message_shard)
         result = {}
         for name, rows in self._rows.items():
             if not self._counts[name]:
                 continue
             out, target = outputs[rows], self._target[rows]
-            result[f"{name}_loss"] = summed(*self._loss(out, target), self.messages.comm)
+            result[f"{name}_loss"] = mean_loss(*self._loss(out, target), self.message_shard.comm)
             for metric, value in self._metrics(out, target).items():
                 result[f"{name}_{metric}"] = value
         return result

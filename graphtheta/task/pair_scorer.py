@@ -1,4 +1,4 @@
-"""The decoder of an edge model, checked against what it is asked to score."""
+"""Decoder of an edge model, with checks that it fits the task."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["PairScorer"]
 
 
 class PairScorer:
-    """Scores pairs with the decoder of a model.
+    """Scores pairs of nodes with the decoder of a model.
 
     Args:
         model: An `EdgeModel`.
-        num_relations: That its pairs are of; 0: of none.
+        num_relations: Number of relations of the pairs; 0 if they have none.
 
     Attributes:
-        decoder: The model's.
+        decoder: The model's decoder.
 
     Raises:
-        ConfigError: If the model has no decoder, or one of fewer relations.
+        ConfigError: If the model has no decoder, or one for fewer relations.
     """
 
     def __init__(self, model: nn.Module, num_relations: int) -> None:
@@ -34,8 +34,8 @@ class PairScorer:
         known = self.decoder.num_relations
         if num_relations > known or (known and not num_relations):
             raise ConfigError(
-                f"task: expected a decoder of {num_relations} relations, got one of {known}. Make "
-                "it with that num_relations, and name the task's relation."
+                f"task: expected a decoder of {num_relations} relations, got one of {known}. Give "
+                "the decoder that num_relations, and the task its relation."
             )
 
     def __call__(self, src: Tensor, dst: Tensor, relation: Tensor | None) -> Tensor:
@@ -44,10 +44,10 @@ class PairScorer:
         return scores
 
     def check(self, outputs: Tensor) -> None:
-        """Raise a ConfigError if embeddings do not fit the decoder; (M, F)."""
+        """Raise a ConfigError if embeddings, (M, F), do not fit the decoder."""
         wanted = self.decoder.channels
         if outputs.dim() != 2 or outputs.shape[1] != wanted:
             raise ConfigError(
-                f"trainer: the decoder scores embeddings of {wanted} columns, the encoder gives "
-                f"{tuple(outputs.shape[1:])}."
+                f"trainer: expected embeddings of {wanted} columns, as the decoder reads, got "
+                f"{tuple(outputs.shape[1:])} from the encoder. Make their channels equal."
             )

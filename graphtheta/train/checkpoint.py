@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import is_of_masters
+from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import atomic_file, partial_path
 from graphtheta.shard.shard import Shard
 
@@ -48,7 +48,7 @@ def save_weights(
         path: The file; those of masters go beside it.
         state: The weights, where they are not the model's present ones.
     """
-    rows = {name for name, parameter in model.named_parameters() if is_of_masters(parameter)}
+    rows = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
     _save(model.state_dict() if state is None else state, rows, shard, path)
 
 
@@ -152,7 +152,7 @@ def save_checkpoint(
             key = f"{index}.{name}"
             if isinstance(value, Tensor):
                 tensors[key] = value
-                if is_of_masters(parameters[index]) and value.dim():
+                if is_sharded(parameters[index]) and value.dim():
                     rows.add(key)
             else:
                 numbers[key] = value

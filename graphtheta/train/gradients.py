@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.fingerprint import compare_fingerprints
-from graphtheta.nn.embedding import is_of_masters
+from graphtheta.nn.embedding import is_sharded
 
-__all__ = ["BUCKET_BYTES", "broadcast_model", "buckets", "flat", "reduce_gradients", "spread"]
+__all__ = [
+    "BUCKET_BYTES",
+    "assign_gradients",
+    "broadcast_model",
+    "flatten_gradients",
+    "gradient_buckets",
+    "reduce_gradients",
+]
 
 BUCKET_BYTES = 32 << 20
 
@@ -29,18 +36,18 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
     Communication:
         One all-reduce a bucket of at most 32 MiB of one type; bytes of all parameters in total.
     """
-    for bucket in buckets(parameters):
+    for bucket in gradient_buckets(parameters):
         if comm.size == 1:
             for parameter in bucket:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             continue
-        gradient = flat(bucket)
+        gradient = flatten_gradients(bucket)
         comm.all_reduce(gradient.numpy(), stage="reduce gradients")
-        spread(gradient, bucket)
+        assign_gradients(gradient, bucket)
 
 
-def buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def gradient_buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Yield what is reduced in order, at most 32 MiB of one type at a time.
 
     Frozen parameters are left out, and those of masters.
@@ -48,7 +55,7 @@ def buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
-        if not parameter.requires_grad or is_of_masters(parameter):
+        if not parameter.requires_grad or is_sharded(parameter):
             continue
         num_bytes = parameter.numel() * parameter.element_size()
         if bucket and (parameter.dtype != bucket[0].dtype or size + num_bytes > BUCKET_BYTES):
@@ -60,14 +67,14 @@ def buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         yield bucket
 
 
-def flat(bucket: Sequence[nn.Parameter]) -> Tensor:
+def flatten_gradients(bucket: Sequence[nn.Parameter]) -> Tensor:
     """Return the gradients of parameters, zero where there is none, in one tensor on the CPU."""
     return torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
     )
 
 
-def spread(gradient: Tensor, bucket: Sequence[nn.Parameter]) -> None:
+def assign_gradients(gradient: Tensor, bucket: Sequence[nn.Parameter]) -> None:
     """Give parameters their gradients out of one tensor."""
     parts = torch.split(gradient, [p.numel() for p in bucket])
     for parameter, part in zip(bucket, parts, strict=True):
@@ -83,7 +90,7 @@ def broadcast_model(model: nn.Module, comm: Communicator) -> None:
     if comm.size == 1:
         return
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    state = {name: tensor for name, tensor in state.items() if not is_of_masters(tensor)}
+    state = {name: tensor for name, tensor in state.items() if not is_sharded(tensor)}
     compare_fingerprints(
         comm, "model " + ", ".join(f"{n} {tuple(t.shape)} {t.dtype}" for n, t in state.items())
     )

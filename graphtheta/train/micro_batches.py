@@ -16,10 +16,10 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import is_of_masters
+from graphtheta.nn.embedding import is_sharded
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
-from graphtheta.train.gradients import buckets, flat, spread
+from graphtheta.train.gradients import assign_gradients, flatten_gradients, gradient_buckets
 
 __all__ = ["MicroBatch", "MicroBatches", "StepEnd"]
 
@@ -91,14 +91,14 @@ class MicroBatches:
                 "trainer: batch normalisation is over all nodes of a step, and micro-batches are "
                 "computed one by one. Leave out micro_batches and groups, or batch normalisation."
             )
-        if any(is_of_masters(parameter) for parameter in model.parameters()):
+        if any(is_sharded(parameter) for parameter in model.parameters()):
             raise ConfigError(
                 "trainer: learned vectors of nodes have no sum over groups yet, and the model has "
                 "some. Leave out micro_batches and groups, or give the nodes features."
             )
         self.number, self.taken = number, 0
         self._groups, self._stages = groups, stages
-        self._buckets = list(buckets(model.parameters()))
+        self._buckets = list(gradient_buckets(model.parameters()))
         self._queue = BatchQueue(
             number,
             groups.world.counter(),
@@ -136,7 +136,7 @@ class MicroBatches:
         """
         comm, self.taken = self._groups.comm, self.taken + 1
         self._sums[number] = loss, count
-        share = [_summed_share(flat(bucket).numpy(), comm) for bucket in self._buckets]
+        share = [_summed_share(flatten_gradients(bucket).numpy(), comm) for bucket in self._buckets]
         before = self._numbers[-1] if self._numbers else -1
         self._is_prefix &= before == number - 1
         if self._is_prefix and self._kept:
@@ -167,7 +167,7 @@ class MicroBatches:
             total /= count
             for part in (across, comm):
                 total = np.concatenate(part.all_gather(total, stage="gather gradients"))
-            spread(torch.from_numpy(total), bucket)
+            assign_gradients(torch.from_numpy(total), bucket)
         self._begin()
         return loss / count, int(count)
 

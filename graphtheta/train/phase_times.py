@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-__all__ = ["phases"]
+__all__ = ["phase_times"]
 
 _LAYER = re.compile(r"(forward|backward) layer (\d+) ")
 _NAMES = {
@@ -20,7 +20,7 @@ _NAMES = {
 }
 
 
-def phases(stage_seconds: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def phase_times(stage_seconds: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Return seconds and share of each phase, in the order of a step.
 
     What backward spends on plain torch is not told apart by layer. Preparation in the background

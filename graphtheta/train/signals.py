@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Requests", "Stopped", "listening"]
+__all__ = ["SignalRequests", "Stopped", "catch_signals"]
 
 
 class Stopped(SystemExit):
@@ -24,7 +24,7 @@ class Stopped(SystemExit):
         self.epochs = epochs
 
 
-class Requests:
+class SignalRequests:
     """What signals have asked of this process."""
 
     def __init__(self) -> None:
@@ -46,9 +46,9 @@ class Requests:
 
 
 @contextmanager
-def listening() -> Iterator[Requests]:
+def catch_signals() -> Iterator[SignalRequests]:
     """Catch SIGUSR1 and SIGTERM inside, in the main thread; elsewhere nothing is caught."""
-    requests = Requests()
+    requests = SignalRequests()
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return

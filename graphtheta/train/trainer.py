@@ -17,7 +17,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import gather_rows, infer
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
-from graphtheta.strategy.prefetch import prefetched
+from graphtheta.strategy.prefetch import prefetch_batches
 from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.checkpoint import (
@@ -32,7 +32,7 @@ from graphtheta.train.history import History
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
 from graphtheta.train.progress import ProgressBar
 from graphtheta.train.run_dir import RunDirectory
-from graphtheta.train.signals import Requests, Stopped, listening
+from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
 from graphtheta.train.summary import summarise
 
 __all__ = ["OPTIMIZERS", "Trainer"]
@@ -140,7 +140,7 @@ class Trainer:
         if self.groups.number > 1 or micro_batches != 1:
             self._micro = MicroBatches(micro_batches, self.groups, model, self.stages, preparing)
         self._steps = self.strategy.schedule(
-            self.task.messages,
+            self.task.message_shard,
             self.task.targets,
             layers=count_layers(model),
             seed=seed,
@@ -163,7 +163,7 @@ class Trainer:
         last = len(self.history.loss) - 1
         self._leave_best_weights()
         with (
-            listening() as requests,
+            catch_signals() as requests,
             ProgressBar(epochs, len(self.history.loss), self._progress) as progress,
             EventWriter(self._run_dir if self.world.rank == 0 else None) as events,
         ):
@@ -226,7 +226,7 @@ class Trainer:
         total, count = 0.0, 0
         steps = self._steps(epoch)
         made = (step() for step in steps) if self._micro is None else self._micro.pulled(steps)
-        batches = prefetched(made, self.prefetch, self.stages)
+        batches = prefetch_batches(made, self.prefetch, self.stages)
         with self.stages.rest("forward", Stage("other")):
             while (batch := self._prepared(batches)) is not None:
                 loss, targets = self._step(batch)
@@ -305,7 +305,7 @@ class Trainer:
         Returns:
             (N, outputs) on rank 0 (of every group), None elsewhere.
         """
-        return gather_rows(infer(self.model, self.task.messages), self.shard)
+        return gather_rows(infer(self.model, self.task.message_shard), self.shard)
 
     def _remember_best(self, epoch: int, metrics: dict[str, float]) -> None:
         main = self.task.metric
@@ -324,7 +324,7 @@ class Trainer:
 
     # -- checkpoints and files --------------------------------------------------------------------
 
-    def _agreed(self, requests: Requests) -> tuple[bool, bool]:
+    def _agreed(self, requests: SignalRequests) -> tuple[bool, bool]:
         """Whether any rank was asked to save, and to stop; a signal need not reach them all."""
         flags = np.array(requests.take(), np.int8)
         self.world.all_reduce(flags, "max", stage="signals")

@@ -12,7 +12,7 @@ import pytest
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import GraphFormatError
-from graphtheta.inference.nodes import chosen_rows, infer_chosen
+from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
@@ -26,7 +26,7 @@ IDS = GRAPH.nodes["id"]
 def test_chosen_nodes_same_as_all(
     name: str, workers: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphtheta.inference.nodes._BATCH", 4)
+    monkeypatch.setattr("graphtheta.inference.nodes._BATCH_SIZE", 4)
     table = tmp_path / "ids.parquet"
     wanted = [3, 50, 17, 3, 0, 29, 30, 31, 32]
     pq.write_table(pa.table({"id": IDS.take(wanted)}), table)
@@ -34,10 +34,10 @@ def test_chosen_nodes_same_as_all(
     def job(comm: Communicator) -> int:
         shard = gt.open_shard(GRAPH, comm, method=method)
         model = CASES[name](dropout=0.5).double()
-        rows = chosen_rows(shard, str(table))
+        rows = masters_in_table(shard, str(table))
         assert set(shard.node_key_L[rows]) <= set(wanted)
         for embeddings in (False, True):
-            some = infer_chosen(model, shard, rows, embeddings=embeddings)
+            some = infer_nodes(model, shard, rows, embeddings=embeddings)
             assert_equal(some, infer(model, shard, embeddings=embeddings)[rows], 1e-12)
         return int(comm.all_gather_int(len(rows), stage="rows").sum())
 
@@ -47,12 +47,12 @@ def test_chosen_nodes_same_as_all(
 def test_wrong_tables_raise_graph_format_error(tmp_path: Path) -> None:
     shard = gt.open_shard(GRAPH)
     for columns, said in (
-        ({"id": ["nobody", "node-7x"]}, "got 2 that are none: 'nobody', 'node-7x'"),
+        ({"id": ["nobody", "node-7x"]}, "got 2 unknown ids: 'nobody', 'node-7x'"),
         ({"a": ["x"], "b": ["y"]}, r"expected a column 'id', got \['a', 'b'\]"),
     ):
         pq.write_table(pa.table(columns), tmp_path / "ids.parquet")
         with pytest.raises(GraphFormatError, match=said):
-            chosen_rows(shard, str(tmp_path / "ids.parquet"))
+            masters_in_table(shard, str(tmp_path / "ids.parquet"))
     pq.write_table(pa.table({"id": ["nobody"]}), tmp_path / "ids.parquet")
     numbers = gt.open_shard(to_graph(random_graph(10, 20)))
     for ids in (
@@ -65,11 +65,11 @@ def test_wrong_tables_raise_graph_format_error(tmp_path: Path) -> None:
     ):
         pq.write_table(pa.table({"id": ids}), tmp_path / "ids.parquet")
         with pytest.raises(GraphFormatError, match="expected ids of type int64, as the graph's"):
-            chosen_rows(numbers, str(tmp_path / "ids.parquet"))
+            masters_in_table(numbers, str(tmp_path / "ids.parquet"))
 
 
 def test_no_node_is_no_prediction(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": pa.array([], pa.string())}), tmp_path / "ids.parquet")
     shard = gt.open_shard(GRAPH)
-    rows = chosen_rows(shard, str(tmp_path / "ids.parquet"))
-    assert infer_chosen(CASES["gcn"]().double(), shard, rows).shape == (0, 4)
+    rows = masters_in_table(shard, str(tmp_path / "ids.parquet"))
+    assert infer_nodes(CASES["gcn"]().double(), shard, rows).shape == (0, 4)

@@ -196,7 +196,7 @@ def test_graph_without_training_nodes_is_refused(command: Run) -> None:
     tables = "partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split()
     assert command(*tables, *COLUMNS).code == 0
     said = command("train", "store", "--run-dir", "run")
-    assert_one_line(said, "no node with a 'y' label is in the training split")
+    assert_one_line(said, "expected nodes with a label 'y' in the training split")
     assert not Path("run").exists()
 
 

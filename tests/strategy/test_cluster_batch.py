@@ -23,7 +23,7 @@ from graphtheta.partition import Plan, make_store
 from graphtheta.partition.store.communities import write_communities
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, Batch, ClusterBatch, GlobalBatch, NodeTargets
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Neighbourhoods, View
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import assert_equal
@@ -257,7 +257,7 @@ def test_ranks_of_repeated_keys_and_those_that_do_not_count() -> None:
 
     def work(comm: Communicator) -> Any:
         mine = np.arange(comm.rank, len(keys), comm.size)
-        ranks, number = dense_ranks(keys[mine], 1000, comm, counted[mine])
+        ranks, number = dense_ids(keys[mine], 1000, comm, counted[mine])
         out = np.zeros(len(keys), np.int64)
         out[mine] = ranks
         comm.all_reduce(out, stage="test")

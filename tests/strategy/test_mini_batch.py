@@ -16,7 +16,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.strategy import GlobalBatch, MiniBatch, NodeTargets, Strategy
-from graphtheta.strategy.ranks import dense_ranks
+from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
@@ -179,7 +179,7 @@ def test_dense_ranks_of_keys_anywhere() -> None:
 
     def job(comm: Communicator) -> Any:
         mine = np.split(keys, [50, 50, 120])[comm.rank]  # one has none
-        ranks, total = dense_ranks(mine, 1000, comm)
+        ranks, total = dense_ids(mine, 1000, comm)
         return np.concatenate(comm.all_gather(ranks, stage="ranks")), total
 
     ranks, total = gt.run_local(job, workers=4)
@@ -196,7 +196,7 @@ def test_dense_ranks_of_keys_anywhere() -> None:
         (lambda: MiniBatch(8, 10), "fanouts >= 1 or None, got 10. Give a list"),  # type: ignore
         (lambda: MiniBatch(8, [2.5, 3]), "fanouts >= 1 or None"),  # type: ignore
         (lambda: MiniBatch(4, replace=True), "Give fanouts"),
-        (lambda: trainer(MiniBatch(4, [3])), "expected 2 fanouts, one a graph layer, got 1"),
+        (lambda: trainer(MiniBatch(4, [3])), "expected 2 fanouts, one for each graph layer, got 1"),
         (lambda: trainer(MiniBatch(4, [3, 3], weight="x")), "unknown edge column 'x'"),
         (lambda: weighted(np.full(5, -1.0)), "expected weights of at least 0, got -1.0 in"),
     ],

@@ -17,7 +17,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.nn import GCN, EdgeModel, GraphSAGE, NodeEmbedding, decoder_for
-from graphtheta.nn.embedding import is_of_masters
+from graphtheta.nn.embedding import is_sharded
 from graphtheta.shard.subset import with_edges
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import EdgePrediction, LinkPrediction
@@ -65,7 +65,7 @@ def scored(strategy: Strategy, workers: int, method: str) -> list[Any]:
         seen: list[Any] = []
         bound.targets._loss = lambda edges, src, dst: seen.append((src, dst))  # type: ignore
         steps = []
-        for step in strategy.schedule(bound.messages, bound.targets, layers=2, seed=0)(1):
+        for step in strategy.schedule(bound.message_shard, bound.targets, layers=2, seed=0)(1):
             batch = step()
             batch.step_targets.loss(batch.view, mine[batch.step_targets.seeds])
             pairs = np.rint(torch.cat(seen.pop(), 2).reshape(-1, 2).numpy()).astype(np.int64)
@@ -130,11 +130,11 @@ def rows_of(
     encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
     made = EdgeModel(encoder, decoder_for("dot", 5)).double()
     bound = task.bind(made, shard, 0)
-    steps = strategy.schedule(bound.messages, bound.targets, layers=2, seed=0)(0)
+    steps = strategy.schedule(bound.message_shard, bound.targets, layers=2, seed=0)(0)
     batch = next(make for number, make in enumerate(steps) if number == step)(**part)
     outputs = made(batch.view, batch.view.inputs())[batch.rows].detach().numpy()
     keys = shard.node_key_L[batch.step_targets.seeds]
-    targets = bound.messages.edge_key[batch.step_targets.targets]
+    targets = bound.message_shard.edge_key[batch.step_targets.targets]
     return dict(zip(keys.tolist(), outputs, strict=True)), targets
 
 
@@ -233,7 +233,7 @@ def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, meth
 
 def test_a_copied_embedding_stays_of_its_masters() -> None:
     model = copy.deepcopy(NodeEmbedding(gt.open_shard(labelled()), 4)).double()
-    assert [is_of_masters(parameter) for parameter in model.parameters()] == [True]
+    assert [is_sharded(parameter) for parameter in model.parameters()] == [True]
 
 
 # -- what is learned ------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def without(prefix: str) -> Graph:
         (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Add"),
         (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Add"),
         (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Choose one"),
-        (EdgePrediction(), edge_model(), labelled(), "needs 3 outputs, the decoder gives 1"),
+        (EdgePrediction(), edge_model(), labelled(), "with 3 outputs, .* needs, got 1"),
         (LinkPrediction(), GCN(3, 4, 5).double(), labelled(), "model with a decoder, got GCN"),
         (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column 'x' of relations"),
         (LinkPrediction(relation="attr"), edge_model(), labelled(), "integers from 0 in the rela"),
@@ -299,7 +299,7 @@ def test_what_does_not_fit_raises_config_error(
 
 def test_wrong_widths_and_options_raise_config_error() -> None:
     wide = EdgeModel(GCN(3, 4, 6), decoder_for("dot", 5)).double()
-    with pytest.raises(ConfigError, match="embeddings of 5 columns, the encoder gives"):
+    with pytest.raises(ConfigError, match="embeddings of 5 columns, as the decoder reads, got"):
         gt.Trainer(wide, gt.open_shard(labelled()), task=LinkPrediction()).fit(1)
     with pytest.raises(ConfigError, match="negatives >= 1, got 0"):
         LinkPrediction(negatives=0)

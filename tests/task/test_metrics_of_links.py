@@ -14,7 +14,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.nn import DECODERS, EdgeModel, NodeEmbedding, decoder_for
 from graphtheta.task import LinkPrediction, ranking
-from graphtheta.task.auroc import area_under_curve, settled
+from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 from tests.task.graphs import N, labelled
@@ -123,7 +123,7 @@ def test_known_areas(positive: list[float], negative: list[float], wanted: float
 
 def test_rounding_does_not_part_equal_scores() -> None:
     scores = torch.tensor([0.3, 0.3 + 1e-16, 0.31, -1e9, 0.0], dtype=torch.float64)
-    found = settled(scores)
+    found = round_scores(scores)
     assert found[0] == found[1] < found[2]
     np.testing.assert_allclose(found, scores.numpy(), rtol=1e-13)
 

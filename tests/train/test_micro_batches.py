@@ -47,13 +47,13 @@ def test_sum_is_in_order_whoever_has_it(
         for step in range(2):
             for number in TAKEN[taken][groups.index]:
                 model.zero_grad()
-                reduce.spread(
+                reduce.assign_gradients(
                     gradient(step, number, groups.comm.rank), list(model.parameters())[:4]
                 )
                 micro.add(number, 0.5 * number, number + groups.comm.rank)
             mean = micro.finish()
             everyone = comm.all_gather(
-                reduce.flat(list(model.parameters())[:4]).numpy(), stage="gradients"
+                reduce.flatten_gradients(list(model.parameters())[:4]).numpy(), stage="gradients"
             )
             assert all(np.array_equal(theirs, everyone[0]) for theirs in everyone)
             found.append((mean, everyone[0]))

@@ -6,7 +6,7 @@ import pytest
 
 import graphtheta as gt
 from graphtheta.strategy import MiniBatch
-from graphtheta.train.phase_times import phases
+from graphtheta.train.phase_times import phase_times
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -17,7 +17,7 @@ def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out(micro_batches
         model, shard, strategy=MiniBatch(64), evaluate_every=9, micro_batches=micro_batches
     )
     summary = trainer.fit(2)
-    found = phases(summary["phase_seconds"])
+    found = phase_times(summary["phase_seconds"])
     waits = {"waiting for the queue", "waiting for groups"} if micro_batches > 1 else set()
     assert list(found) == [
         phase for phase in (

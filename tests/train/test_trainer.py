@@ -314,7 +314,7 @@ def test_trainer_raises_on_wrong_options(options: dict[str, Any], words: str) ->
 
 def test_trainer_raises_when_the_outputs_do_not_fit_the_label() -> None:
     shard = gt.open_shard(GRAPH)
-    with pytest.raises(ConfigError, match="needs 3 outputs"):
+    with pytest.raises(ConfigError, match="expected 3 outputs"):
         gt.Trainer(gt.nn.GCN(6, 4, 2), shard).fit(1)
 
 

@@ -1,4 +1,4 @@
-"""Graph layers written in NN-TGAR: single-worker mathematics only."""
+"""Graph layers written in NN-TGAR, whose code describes one node and one edge."""
 
 from graphtheta.nn.conv.gat import GATConv
 from graphtheta.nn.conv.gat_e import GATEConv

@@ -1,4 +1,4 @@
-"""GAT: graph attention (Velickovic et al., ICLR 2018); edge attributes in the score if asked."""
+"""GAT: graph attention (Velickovic et al., ICLR 2018), optionally with edge attributes."""
 
 from __future__ import annotations
 
@@ -8,36 +8,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.nn.conv.attention import AttentionLayer
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import Linear, add_bias, linear
-from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GATConv"]
 
 
-class GATConv(TGARLayer):
+class GATConv(AttentionLayer):
     """h_i = sum over j of softmax_j(leaky_relu(a_s W h_j + a_d W h_i + a_e V e_ij)) W h_j.
 
-    j runs over N(i) and i itself.
+    j runs over N(i) and i itself. The edge attributes of a self-loop are the mean of those of the
+    node's in-edges. Parameter names equal PyG's `GATConv`.
 
-    Parameter names equal PyG's `GATConv`. A self-loop's edge attributes are the mean of the node's
-    in-edges. The score is written as the equation is: since a_e . (V e) = (a_e V) . e, a compiler
-    of `gather` can fold V into a_e, and no edge then needs K C numbers.
+    The score is written as in the equation. Since a_e . (V e) = (a_e V) . e, the compiler of
+    `gather` can fold V into a_e, and then computes no K C numbers for each edge.
 
     Args:
         in_channels: Columns of h.
-        out_channels: Columns a head (C).
-        heads: K.
-        concat: Concatenate heads, or else average them.
-        negative_slope: Of leaky_relu.
+        out_channels: Columns of each head (C).
+        heads: Number of heads (K).
+        concat: Whether to concatenate the heads; if False, they are averaged.
+        negative_slope: Slope of leaky_relu for negative scores.
         dropout: Probability of dropping an attention coefficient.
-        edge_dim: Columns of the edge column `attr`; None leaves edge attributes out.
+        edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
     """
 
-    aggregator = "softmax"
     self_loops = True
 
     def __init__(
@@ -51,9 +50,10 @@ class GATConv(TGARLayer):
         dropout: float = 0.0,
         edge_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        self.heads, self.channels, self.concat = heads, out_channels, concat
-        self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
+        super().__init__(
+            out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
+        )
+        self.negative_slope = negative_slope
         self.lin = Linear(in_channels, heads * out_channels, bias=False)
         self.att_src = nn.Parameter(torch.empty(1, heads, out_channels))
         self.att_dst = nn.Parameter(torch.empty(1, heads, out_channels))
@@ -68,38 +68,29 @@ class GATConv(TGARLayer):
         self.bias = nn.Parameter(torch.zeros(heads * out_channels if concat else out_channels))
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project, and reduce to what a node adds to a score as source and as destination."""
         z = self.lin(h)
-        a, b = torch.split(linear(z, self._to_scores()), self.heads, dim=1)
-        return {"z": z.view(-1, self.heads, self.channels), "a": a, "b": b}
+        a, b = torch.split(linear(z, self._score_weight()), self.heads, dim=1)
+        return {"z": self.by_head(z), "a": a, "b": b}
 
-    def _to_scores(self) -> Tensor:
+    def _score_weight(self) -> Tensor:
         """Return both attention vectors as one matrix, (2 K, K C), zero across heads.
 
-        One product reads z once, where two products and sums an element would walk it six times.
+        One matrix product reads z once, where two products and two sums would read it six times.
         """
-        ends = torch.cat([self.att_src, self.att_dst])  # (2, K, C)
-        own = torch.eye(self.heads, dtype=ends.dtype, device=ends.device)
-        return (ends.unsqueeze(1) * own.unsqueeze(-1)).reshape(2 * self.heads, -1)
+        vectors = torch.cat([self.att_src, self.att_dst])  # (2, K, C)
+        own = torch.eye(self.heads, dtype=vectors.dtype, device=vectors.device)
+        return (vectors.unsqueeze(1) * own.unsqueeze(-1)).reshape(2 * self.heads, -1)
 
     def score(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Return the unnormalised attention of an edge, a head: (E, K)."""
+        """Return the attention scores of an edge before the softmax: (E, K)."""
         score = src["a"] + dst["b"]
         if self.edge_dim is not None:
-            projected = self.lin_edge(edge["attr"]).view(-1, self.heads, self.channels)
+            projected = self.by_head(self.lin_edge(edge["attr"]))
             score = score + (projected * self.att_edge).sum(-1)
         return F.leaky_relu(score, self.negative_slope)
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
-        """Send the projection, weighted by attention."""
-        return self.score(src, dst, edge), self.dropped(src["z"])
-
-    def dropped(self, message: Tensor) -> Tensor:
-        """Drop attention coefficients, which after the softmax are factors of the message."""
-        if not self.dropout:
-            return message
-        return message * keep(self.dropout, self.heads).unsqueeze(-1)
+        return self.score(src, dst, edge), self.drop_coefficients(src["z"])
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Join the heads and add the bias."""
-        return add_bias(m.flatten(1) if self.concat else m.mean(1), self.bias)
+        return add_bias(self.join_heads(m), self.bias)

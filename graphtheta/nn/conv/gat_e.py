@@ -1,7 +1,7 @@
 """GAT-E: graph attention with edge attributes in score and message.
 
-GraphTheta's in-house layer for edge-attributed graphs; the paper names it without an equation, so
-this is the natural extension of GAT (design, reference notes section 7).
+The GraphTheta paper names this layer for edge-attributed graphs without giving an equation; this is
+the natural extension of GAT.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["GATEConv"]
 
 
 class GATEConv(GATConv):
-    """GAT whose message from j over edge e is W h_j + U e, and whose score reads e as well.
+    """GAT in which the message from j over edge e is W h_j + U e, and the score reads e as well.
 
     Args:
         in_channels: Columns of h.
-        out_channels: Columns a head (C).
+        out_channels: Columns of each head (C).
         edge_dim: Columns of the edge column `attr`.
-        options: As of `GATConv`.
+        options: Other arguments of `GATConv`.
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
@@ -37,6 +37,5 @@ class GATEConv(GATConv):
         glorot(self.lin_message.weight)
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
-        """Send the projections of the source and of the edge, weighted by attention."""
-        from_edge = self.lin_message(edge["attr"]).view(-1, self.heads, self.channels)
-        return self.score(src, dst, edge), self.dropped(src["z"] + from_edge)
+        message = src["z"] + self.by_head(self.lin_message(edge["attr"]))
+        return self.score(src, dst, edge), self.drop_coefficients(message)

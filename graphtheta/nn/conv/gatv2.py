@@ -1,4 +1,4 @@
-"""GATv2: attention that ranks neighbours by the node that asks (Brody, Alon, Yahav, ICLR 2022)."""
+"""GATv2: attention whose order of neighbours depends on the node (Brody et al., ICLR 2022)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.nn.conv.attention import AttentionLayer
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import Linear, add_bias
-from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["GATv2Conv"]
 
 
-class GATv2Conv(TGARLayer):
+class GATv2Conv(AttentionLayer):
     """h_i = sum over j of softmax_j(a . leaky_relu(W_l h_j + W_r h_i + V e)) W_l h_j.
 
-    Parameter names equal PyG's `GATv2Conv`. Arguments and shapes as of `GATConv`.
+    j runs over N(i) and i itself. Parameter names equal PyG's `GATv2Conv`. Arguments and shapes are
+    those of `GATConv`.
     """
 
-    aggregator = "softmax"
     self_loops = True
 
     def __init__(
@@ -35,9 +35,10 @@ class GATv2Conv(TGARLayer):
         dropout: float = 0.0,
         edge_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        self.heads, self.channels, self.concat = heads, out_channels, concat
-        self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
+        super().__init__(
+            out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
+        )
+        self.negative_slope = negative_slope
         self.lin_l = Linear(in_channels, heads * out_channels)
         self.lin_r = Linear(in_channels, heads * out_channels)
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
@@ -51,21 +52,14 @@ class GATv2Conv(TGARLayer):
             glorot(self.lin_edge.weight)
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project as a source and as a destination."""
-        shape = (-1, self.heads, self.channels)
-        return {"l": self.lin_l(h).view(shape), "r": self.lin_r(h).view(shape)}
+        return {"l": self.by_head(self.lin_l(h)), "r": self.by_head(self.lin_r(h))}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
-        """Send the source's projection, weighted by attention."""
         both = src["l"] + dst["r"]
         if self.edge_dim is not None:
-            both = both + self.lin_edge(edge["attr"]).view(-1, self.heads, self.channels)
+            both = both + self.by_head(self.lin_edge(edge["attr"]))
         score = (F.leaky_relu(both, self.negative_slope) * self.att).sum(-1)
-        message = src["l"]
-        if self.dropout:
-            message = message * keep(self.dropout, self.heads).unsqueeze(-1)
-        return score, message
+        return score, self.drop_coefficients(src["l"])
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Join the heads and add the bias."""
-        return add_bias(m.flatten(1) if self.concat else m.mean(1), self.bias)
+        return add_bias(self.join_heads(m), self.bias)

@@ -19,10 +19,15 @@ __all__ = ["GCNConv"]
 class GCNConv(TGARLayer):
     """h_i = sum over j in N(i) and i itself of W h_j / sqrt(d_i d_j), plus a bias.
 
-    d is the in-degree in the whole graph, the self-loop included, whatever the view, unless that is
-    renormalised. Where in-edges are drawn, each counts for as many as it stands for, so that the
-    sum's expectation is that over all. W is applied before or after the sum, whichever costs less.
-    Parameter names equal PyG's `GCNConv`.
+    d is the in-degree in the whole graph plus one for the self-loop, in any batch that is not
+    renormalised. If in-edges are sampled, each is weighted by in-degree / fan-out, so that the
+    expectation of the sum is that over all in-edges. W is applied before or after the sum,
+    whichever costs less. Parameter names equal PyG's `GCNConv`.
+
+    Args:
+        in_channels: Columns of h.
+        out_channels: Columns of the result.
+        bias: Whether to add a bias.
 
     Shape:
         h: (M, in_channels). Returns (M, out_channels).
@@ -41,7 +46,6 @@ class GCNConv(TGARLayer):
         glorot(self.lin.weight)
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
-        """Choose the order of multiplication, and run the stages."""
         wide = (self.lin.in_features, self.lin.out_features)
         self._project_first = projects_first(view, *wide)
         self._edges_per_draw = view.edges_per_draw()
@@ -49,20 +53,18 @@ class GCNConv(TGARLayer):
         return out
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project first where that costs less, and give 1 / sqrt(d)."""
         scale = node["in_degree"].to(h.dtype).rsqrt().unsqueeze(-1)
         return {"z": self.lin(h) if self._project_first else h, "scale": scale}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the value scaled for both ends: a number an edge, no walk over all nodes."""
+        # Scaled per edge: scaling rows of z would need another pass over all nodes.
         message: Tensor = src["z"] * (src["scale"] * dst["scale"])
         return message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Project if not done, and add the bias."""
         if self._edges_per_draw is not None:
             weight = self._edges_per_draw.to(m.dtype).unsqueeze(-1)
-            # The node's own message is among the summed, but is never drawn: it counts once.
+            # The self-loop is part of the sum but is never sampled, so its weight stays 1.
             m = m * weight - n["z"] * (n["scale"].square() * (weight - 1))
         h = m if self._project_first else self.lin(m)
-        return h if self.bias is None else h.add_(self.bias)  # nobody else has it, nobody saved it
+        return h if self.bias is None else h.add_(self.bias)  # not saved for backward

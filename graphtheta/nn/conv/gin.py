@@ -18,12 +18,12 @@ class GINConv(TGARLayer):
     Parameter names equal PyG's `GINConv`.
 
     Args:
-        mlp: A module on (M, F), without dropout or batch norm of torch's own.
-        eps: Initial weight of the node itself, beyond 1.
-        train_eps: Whether eps is a parameter.
+        mlp: Module on (M, F), without torch's dropout and batch normalisation.
+        eps: Initial value of eps.
+        train_eps: Whether eps is learned.
 
     Shape:
-        h: (M, F). Returns what `mlp` returns.
+        h: (M, F). Returns (M, O), the output of `mlp`.
     """
 
     eps: Tensor
@@ -37,11 +37,9 @@ class GINConv(TGARLayer):
             self.register_buffer("eps", torch.full((1,), eps))
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the node's value."""
         message: Tensor = src["h"]
         return message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Combine and transform."""
         result: Tensor = self.nn((1 + self.eps) * n["h"] + m)
         return result

@@ -1,7 +1,7 @@
 """GIPA: general information propagation, with bit-wise attention.
 
-Zheng et al., arXiv 2105.06035; bit-wise attention, a coefficient a channel: Li et al., arXiv
-2301.08209.
+Source: Zheng et al., arXiv 2105.06035; bit-wise attention (one coefficient per channel): Li et al.,
+arXiv 2301.08209.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ class GIPAConv(TGARLayer):
     """h_i = W_agg norm(sum over j in N(i) of a_ij * p_j) + W_dst h_i + b, where p_j = W_src h_j.
 
     The coefficients a_ij are softmax_j(leaky_relu(A_src h_j + A_dst h_i + A_edge u_ij)) with the
-    encoded edge u_ij = relu(W_edge e_ij + b_edge): one a channel, K C in all, where bit-wise, and
-    else one a head. Each head is normalised over its channels, then scaled and shifted.
+    encoded edge u_ij = relu(W_edge e_ij + b_edge). With bit-wise attention there is one for each of
+    the K C channels, else one for each head. norm normalises each head over its channels, then
+    scales and shifts it.
 
     Args:
         in_channels: Columns of h.
         out_channels: Columns of the result (O).
         edge_dim: Columns of the edge column `attr` (e).
-        channels: Columns a head (C) of what is propagated.
-        heads: K.
+        channels: Columns of each head (C) of a message.
+        heads: Number of heads (K).
         edge_channels: Columns of an encoded edge (u).
-        bitwise: Weigh each channel by itself, or else each head.
-        softmax: Whether a node's coefficients sum to 1; else messages are weighted as they are.
-        norm: Whether heads are normalised.
-        negative_slope: Of leaky_relu.
+        bitwise: Whether each channel has its own coefficient, or each head.
+        softmax: Whether coefficients are normalised by a softmax, so that those of a node sum to 1.
+        norm: Whether to normalise the heads.
+        negative_slope: Slope of leaky_relu for negative scores.
         dropout: Probability of dropping a head's coefficients on an edge.
 
     Shape:
         h: (M, in_channels). Returns (M, O).
 
     Raises:
-        ConfigError: If heads of one channel are to be normalised, which leaves nothing of them.
+        ConfigError: If norm is set and heads have one channel, which would become zero.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class GIPAConv(TGARLayer):
         super().__init__()
         if norm and channels < 2:
             raise ConfigError(
-                f"GIPAConv: expected channels >= 2 to normalise a head, got {channels}. Give more, "
-                "or norm=False."
+                f"GIPAConv: expected channels >= 2 to normalise a head, got {channels}. Use more "
+                "channels, or norm=False."
             )
         self.aggregator = "softmax" if softmax else "sum"
         self.heads, self.channels, self.bitwise, self.norm = heads, channels, bitwise, norm
@@ -88,12 +89,10 @@ class GIPAConv(TGARLayer):
             glorot(module.weight)
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project, and give what a node adds to a score as source and as destination."""
         z = self.lin_src(h).view(-1, self.heads, self.channels)
         return {"h": h, "z": z, "a": self.att_src(h), "b": self.att_dst(h)}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Any:
-        """Propagate the projection, weighted channel by channel or head by head."""
         encoded = F.relu(self.lin_edge(edge["attr"]))
         score = F.leaky_relu(src["a"] + dst["b"] + self.att_edge(encoded), self.negative_slope)
         if self.bitwise:
@@ -106,7 +105,6 @@ class GIPAConv(TGARLayer):
         return message * (score if self.bitwise else score.unsqueeze(-1))
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Aggregate the heads, and add the node itself."""
         if self.norm:
             m = F.layer_norm(m, (self.channels,)) * self.scale + self.shift
         return linear(n["h"], self.lin_dst.weight, self.lin_agg(m.flatten(1)))

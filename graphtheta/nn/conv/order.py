@@ -1,4 +1,4 @@
-"""Whether a layer applies its linear map before messages are summed or after: both are equal."""
+"""Choice whether a layer applies its linear map before or after messages are summed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from graphtheta.tgar import LayerView
 
 __all__ = ["projects_first"]
 
-# Gathering one column of one edge takes about as long as so many multiply-adds.
-_GATHERED = 4
+_GATHER_COST = 4  # of one column of one edge, in multiply-adds
 
 
 def projects_first(view: LayerView, in_channels: int, out_channels: int) -> bool:
-    """Return whether mapping the inputs costs less than mapping the sums.
+    """Return whether applying the linear map first costs less than summing first.
 
-    A layer that is drawn has far fewer outputs than inputs, and projects what it has summed; one
-    of all nodes sums, and sends, the fewer columns. Where both cost the same it sums first: below
-    the first layer nothing wants a gradient, and so it gathers none. Only the batch counts, so that
-    every worker says the same, and so does any number of them.
+    A layer with sampled edges has far fewer outputs than inputs and should sum first; a layer of
+    all nodes should sum, and send, the smaller number of columns. If both cost the same it sums
+    first: the inputs of the first layer need no gradient, which then need not be gathered. The
+    choice depends on the whole batch only, so that it is the same on all workers and for any number
+    of them.
 
     Args:
-        view: What the layer computes on.
-        in_channels: Columns before the map.
-        out_channels: Columns behind it.
+        view: Blocks that the layer computes on.
+        in_channels: Columns of the input of the linear map.
+        out_channels: Columns of its output.
     """
     active, products = view.block.active, in_channels * out_channels
-    first = products * active.inputs + _GATHERED * active.edges * out_channels
-    later = products * active.outputs + _GATHERED * active.edges * in_channels
+    first = products * active.inputs + _GATHER_COST * active.edges * out_channels
+    later = products * active.outputs + _GATHER_COST * active.edges * in_channels
     return first < later

@@ -1,4 +1,4 @@
-"""R-GCN: one projection a relation (Schlichtkrull et al., ESWC 2018)."""
+"""R-GCN: a weight matrix for each relation (Schlichtkrull et al., ESWC 2018)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ __all__ = ["RGCNConv"]
 class RGCNConv(TGARLayer):
     """h_i = root h_i + sum over relations r of the mean of W_r h_j over j in N_r(i), plus a bias.
 
-    The relation is the edge column `type`. The mean is over the in-edges of the whole graph; where
-    some are drawn, over those.
-    Parameter names equal PyG's `RGCNConv`. Messages are projected per node, so that a mirror gets
-    B out_channels (with bases) or R out_channels (without) numbers and an edge only selects.
+    The relation is the edge column `type`. The mean is over the in-edges of the whole graph or, if
+    in-edges are sampled, over the sampled ones. Parameter names equal PyG's `RGCNConv`. Messages
+    are projected per node, so that a mirror receives B out_channels numbers (with bases) or
+    R out_channels numbers (without), and an edge only selects among them.
 
     Args:
         in_channels: Columns of h.
         out_channels: Columns of the result (O).
-        num_relations: R.
-        num_bases: B: W_r is a combination of B matrices; None gives each relation its own.
+        num_relations: Number of relations (R).
+        num_bases: Number of matrices (B) that the W_r are combinations of; if None, each relation
+            has its own matrix.
 
     Raises:
         ConfigError: If an edge of the graph has a type of R or more.
@@ -60,7 +61,6 @@ class RGCNConv(TGARLayer):
         glorot(self.root)
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Project by every matrix, and invert the counts of in-edges by type."""
         counts = node["in_degree_by_type"]
         if counts.shape[1] > self.num_relations:
             raise ConfigError(
@@ -72,16 +72,14 @@ class RGCNConv(TGARLayer):
         return {"h": h, "z": z, "share": share}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the projection of the edge's relation, divided by its count at the destination."""
-        kind = edge["type"].long().unsqueeze(-1)
+        relation = edge["type"].long().unsqueeze(-1)
         if self.num_bases is None:
-            picked = kind.unsqueeze(-1).expand(-1, 1, src["z"].shape[-1])
-            message = src["z"].gather(1, picked).squeeze(1)
+            index = relation.unsqueeze(-1).expand(-1, 1, src["z"].shape[-1])
+            message = src["z"].gather(1, index).squeeze(1)
         else:
-            message = (src["z"] * self.comp[kind.squeeze(-1)].unsqueeze(-1)).sum(1)
-        result: Tensor = message * dst["share"].gather(1, kind)
+            message = (src["z"] * self.comp[relation.squeeze(-1)].unsqueeze(-1)).sum(1)
+        result: Tensor = message * dst["share"].gather(1, relation)
         return result
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Add the node itself and the bias."""
         return m + n["h"] @ self.root + self.bias

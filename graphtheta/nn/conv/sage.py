@@ -16,8 +16,8 @@ __all__ = ["SAGEConv"]
 class SAGEConv(TGARLayer):
     """h_i = W_l aggregate of h_j over j in N(i), plus W_r h_i.
 
-    Parameter names equal PyG's `SAGEConv`. Where the aggregator is linear, W_l is applied before or
-    after it, whichever costs less.
+    Parameter names equal PyG's `SAGEConv`. With the aggregators "mean" and "sum", W_l is applied
+    before or after aggregation, whichever costs less.
 
     Args:
         in_channels: Columns of h.
@@ -36,22 +36,18 @@ class SAGEConv(TGARLayer):
         self._project_first = False
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
-        """Choose the order of multiplication, and run the stages."""
         wide = (self.lin_l.in_features, self.lin_l.out_features)
         self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, *wide)
         out: Tensor = super().forward(view, h)
         return out
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project first where that costs less."""
         return {"h": h, "z": linear(h, self.lin_l.weight) if self._project_first else h}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        """Send the node's value."""
         message: Tensor = src["z"]
         return message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Combine the neighbours and the node itself."""
         neighbours: Tensor = m.add_(self.lin_l.bias) if self._project_first else self.lin_l(m)
-        return linear(n["h"], self.lin_r.weight, neighbours)  # in place: the executor gives m away
+        return linear(n["h"], self.lin_r.weight, neighbours)  # m may be overwritten

@@ -1,4 +1,4 @@
-"""Graph transformer: attention by dot products (Shi et al., IJCAI 2021; arXiv 2009.03509)."""
+"""Graph transformer: dot-product attention (Shi et al., IJCAI 2021; arXiv 2009.03509)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphtheta.nn.conv.attention import AttentionLayer
 from graphtheta.nn.linear import Linear
-from graphtheta.tgar import TGARLayer, keep
 
 __all__ = ["TransformerConv"]
 
 
-class TransformerConv(TGARLayer):
+class TransformerConv(AttentionLayer):
     """h_i = W_1 h_i + sum over j in N(i) of softmax_j(q_i . (k_j + W_6 e) / sqrt(C)) (v_j + W_6 e).
 
-    Query, key and value are q = W_3 h, k = W_4 h and v = W_2 h, a head. With m_i the sum and
-    r_i = W_1 h_i, beta gives instead b r_i + (1 - b) m_i, b = sigmoid(w_5 . [m_i, r_i, m_i - r_i]).
-    Parameter names equal PyG's `TransformerConv`, which keeps W_1 without root_weight as well.
+    Query, key and value of each head are q = W_3 h, k = W_4 h and v = W_2 h. With m_i the sum and
+    r_i = W_1 h_i, beta gives b r_i + (1 - b) m_i instead, b = sigmoid(w_5 . [m_i, r_i, m_i - r_i]).
+    Parameter names equal PyG's `TransformerConv`, which has W_1 also without root_weight.
 
     Args:
         in_channels: Columns of h.
-        out_channels: Columns a head (C).
-        heads: K.
-        concat: Concatenate heads, or else average them.
-        beta: Weigh the node itself against its neighbours by a gate; without root_weight nothing.
+        out_channels: Columns of each head (C).
+        heads: Number of heads (K).
+        concat: Whether to concatenate the heads; if False, they are averaged.
+        beta: Whether a gate weighs the node itself against its neighbours; needs root_weight.
         dropout: Probability of dropping an attention coefficient.
-        edge_dim: Columns of the edge column `attr` (e); None leaves edge attributes out.
-        bias: Whether the linear maps of nodes add one.
-        root_weight: Whether the node itself is added.
+        edge_dim: Columns of the edge column `attr` (e); if None, edge attributes are not read.
+        bias: Whether the linear maps of nodes have a bias.
+        root_weight: Whether to add the node itself, W_1 h_i.
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
     """
-
-    aggregator = "softmax"
 
     def __init__(
         self,
@@ -51,10 +49,10 @@ class TransformerConv(TGARLayer):
         bias: bool = True,
         root_weight: bool = True,
     ) -> None:
-        super().__init__()
-        self.heads, self.channels, self.concat = heads, out_channels, concat
+        super().__init__(
+            out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
+        )
         self.beta, self.root_weight = beta and root_weight, root_weight
-        self.dropout, self.edge_dim = dropout, edge_dim
         width = heads * out_channels
         self.lin_key = Linear(in_channels, width, bias=bias)
         self.lin_query = Linear(in_channels, width, bias=bias)
@@ -67,28 +65,22 @@ class TransformerConv(TGARLayer):
             self.lin_beta = nn.Linear(3 * out_width, 1, bias=False)
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        """Project to query (divided by sqrt(C)), key and value, a head."""
-        shape = (-1, self.heads, self.channels)
         return {
             "h": h,
-            "query": self.lin_query(h).view(shape) / math.sqrt(self.channels),
-            "key": self.lin_key(h).view(shape),
-            "value": self.lin_value(h).view(shape),
+            "query": self.by_head(self.lin_query(h)) / math.sqrt(self.channels),
+            "key": self.by_head(self.lin_key(h)),
+            "value": self.by_head(self.lin_value(h)),
         }
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
-        """Send the value, weighted by how well the key answers the query."""
         key, message = src["key"], src["value"]
         if self.edge_dim is not None:
-            from_edge = self.lin_edge(edge["attr"]).view(-1, self.heads, self.channels)
+            from_edge = self.by_head(self.lin_edge(edge["attr"]))
             key, message = key + from_edge, message + from_edge
-        if self.dropout:
-            message = message * keep(self.dropout, self.heads).unsqueeze(-1)
-        return (dst["query"] * key).sum(-1), message
+        return (dst["query"] * key).sum(-1), self.drop_coefficients(message)
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        """Join the heads, and add the node itself or weigh it by the gate."""
-        m = m.flatten(1) if self.concat else m.mean(1)
+        m = self.join_heads(m)
         if not self.root_weight:
             return m
         root: Tensor = self.lin_skip(n["h"])
