@@ -1,1 +1,1 @@
-"""From a configuration to a finished training run, and its predictions."""
+"""Training runs: from a configuration to a trained model and its predictions."""

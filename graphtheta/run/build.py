@@ -1,4 +1,4 @@
-"""From a configuration to what a trainer is made of: strategy, task and model."""
+"""Strategy, task and model of a run, built from its configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["check_names", "model_of", "strategy_of", "task_of"]
 
 
 def check_names(config: RunConfig) -> None:
-    """Raise a ConfigError if a name is in no registry, or options contradict each other."""
+    """Raise a ConfigError if a name is not in its registry, or options contradict each other."""
     for option, name, registry in (
         ("--model", config.model, MODELS),
         ("--strategy", config.strategy, STRATEGIES),
@@ -34,7 +34,8 @@ def check_names(config: RunConfig) -> None:
             )
     if config.task == "link" and config.label is not None:
         raise ConfigError(
-            f"--label: links have no label, got '{config.label}'. Leave it out, or use --task edge."
+            f"--label: expected none with --task link, got '{config.label}'. Leave it out, or use "
+            "--task edge."
         )
 
 
@@ -52,12 +53,12 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
     """Return the model of a run, with a decoder where its task needs one; collective.
 
     Args:
-        config: Of the run.
-        shard: Its features, edge columns and label give the sizes.
-        spec: What is predicted, of a graph that need not have the label; None: what it says.
+        config: Configuration of the run.
+        shard: Graph whose features, edge columns and label determine the sizes of the layers.
+        spec: Label that the model predicts, for a graph without it. If None, the graph's label.
     """
     task = task_of(config)
-    of_edges = isinstance(task, EdgePrediction | LinkPrediction)
+    is_pair_task = isinstance(task, EdgePrediction | LinkPrediction)
     outputs = None if spec is None else spec.num_outputs
     model: nn.Module = model_for(
         config.model,
@@ -70,7 +71,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         batch_norm=config.batch_norm,
         num_bases=config.num_bases,
         more_channels=config.embedding,
-        out_channels=config.hidden if of_edges else outputs,
+        out_channels=config.hidden if is_pair_task else outputs,
         seed=config.seed,
     )
     if config.embedding:
@@ -78,9 +79,9 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
     if not isinstance(task, EdgePrediction | LinkPrediction):
         return model
     column = config.relation_column
-    usual = "mlp" if config.task == "edge" else "dot" if column is None else "distmult"
+    default = "mlp" if config.task == "edge" else "dot" if column is None else "distmult"
     decoder = decoder_for(
-        config.decoder or usual,
+        config.decoder or default,
         config.hidden,
         hidden_channels=config.hidden,
         outputs=task.num_outputs(shard) if outputs is None else outputs,
@@ -91,7 +92,8 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
 
 
 def _global(config: RunConfig) -> GlobalBatch:
-    # The nodes to train on stay the same, those that links are compared with do not.
+    # Targets of nodes are the same in each step, so that the view can be pruned once. Negative
+    # samples of links are not.
     return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
 
 
@@ -148,24 +150,24 @@ _TASKS: dict[str, Callable[[RunConfig], Task]] = {
 
 
 def _communities(text: str) -> list[int]:
-    """Return the numbers of communities."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    """Parse the numbers of communities."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(item.isdecimal() for item in items):
         raise ConfigError(
-            f"--only: expected numbers of communities, as in 3,7, got '{text}'. Correct it."
+            f"--only: expected numbers of communities such as 3,7, got '{text}'. Correct it."
         )
-    return [int(word) for word in words]
+    return [int(item) for item in items]
 
 
 def _fanouts(text: str, layers: int) -> list[int | None] | None:
-    """Return the fanouts of each layer, or None for all in-edges."""
+    """Parse the fanout of each layer; None for all in-edges."""
     if text == "all":
         return None
-    words = [word.strip() for word in text.split(",")]
-    right = all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words)
-    if not right or len(words) != layers:
+    items = [item.strip() for item in text.split(",")]
+    valid = all(item == "all" or (item.isdecimal() and int(item) > 0) for item in items)
+    if not valid or len(items) != layers:
         raise ConfigError(
-            f"--fanouts: expected all, or a number (or all) for each of {layers} layers, as in "
-            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or --layers."
+            f"--fanouts: expected all, or a number or all for each of {layers} layers, such as "
+            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or change --layers."
         )
-    return [None if word == "all" else int(word) for word in words]
+    return [None if item == "all" else int(item) for item in items]

@@ -1,4 +1,4 @@
-"""Prediction of chosen pairs of nodes: the label of an edge between them, or if there is one."""
+"""Prediction of pairs of nodes: the label of an edge between them, or whether there is one."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from graphtheta.task.edge_targets import fetch_endpoints
 
 __all__ = ["Pairs", "read_pairs", "score_pairs"]
 
-_ROUND = 1 << 15  # pairs at a time, of each worker
+_ROUND = 1 << 15  # pairs per worker at a time
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some pairs of a table, as many as this worker scores.
+    """This worker's share of a table of pairs.
 
     Attributes:
-        columns: `src` and `dst`, original ids, and the relation under its name, if there is one.
-        homes: (R, 2) `location_code` of the nodes.
-        relation: (R,) int64, or None.
+        columns: Columns `src` and `dst` (original ids) and the relation column, if any.
+        owner_locations: `location_code` of the two nodes.
+        relation: Relation of each pair, or None.
+
+    Shape:
+        owner_locations: (R, 2) int64. relation: (R,) int64.
     """
 
     columns: dict[str, pa.ChunkedArray]
@@ -42,22 +45,22 @@ class Pairs:
 
 
 def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int) -> Pairs:
-    """Read a table of pairs, and find where their nodes are; collective.
+    """Read a table of pairs, and locate the masters of their nodes; collective.
 
-    Every worker reads the table, and takes an equal share of its rows.
+    Every worker reads the whole table and returns an equal share of its rows.
 
     Args:
-        shard: Original ids.
+        shard: Shard with the original ids.
         uri: Table with columns `src` and `dst`.
-        relation: A further column of it, of integers.
-        num_relations: Above every one of these.
+        relation: Name of a further column of integers, if any.
+        num_relations: Number of relations of the model.
 
     Raises:
-        ConfigError: If there is no such table or column.
-        GraphFormatError: If an id is not in the graph, or a relation out of range.
+        ConfigError: If the table or a column does not exist.
+        GraphFormatError: If an id is not in the graph, or a relation is out of range.
 
     Communication:
-        8 bytes a distinct id of the table, to all workers.
+        All-reduce of 8 bytes per distinct id in the table.
     """
     names = ["src", "dst", *([] if relation is None else [relation])]
     files = TableFiles(uri, names)
@@ -67,13 +70,13 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
     known, comm = shard.original_ids, shard.comm
     ends = [cast_ids(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
     ids = pc.unique(pa.concat_arrays(ends))
-    place = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
-    home = np.where(place < 0, -1, location_code(comm.rank, place))
-    comm.all_reduce(home, "max", stage="chosen pairs")
-    if (home < 0).any():
-        missing = ids.filter(pa.array(home < 0)).to_pylist()
+    local = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
+    location = np.where(local < 0, -1, location_code(comm.rank, local))
+    comm.all_reduce(location, "max", stage="chosen pairs")
+    if (location < 0).any():
+        missing = ids.filter(pa.array(location < 0)).to_pylist()
         raise GraphFormatError(
-            f"{uri}: expected ids of the graph's nodes, got {len(missing):,} that are none: "
+            f"{uri}: expected ids of nodes in the graph, got {len(missing):,} unknown: "
             f"{some(missing, 3)}. Correct them."
         )
     first, last = (table.num_rows * r // comm.size for r in (comm.rank, comm.rank + 1))
@@ -81,7 +84,7 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
     at = [pc.index_in(end.slice(first, last - first), value_set=ids).to_numpy() for end in ends]
     return Pairs(
         columns,
-        home[np.stack(at, axis=1)],
+        location[np.stack(at, axis=1)],
         None if relation is None else _relations(table[relation], uri, num_relations)[first:last],
     )
 
@@ -90,7 +93,7 @@ def _relations(column: pa.ChunkedArray, uri: str, bound: int) -> NDArray[np.int6
     if not pa.types.is_integer(column.type) or column.null_count:
         raise GraphFormatError(
             f"{uri}: expected integers as relations, got {column.type}"
-            f"{' with nulls' if column.null_count else ''}. Number the relations."
+            f"{' with nulls' if column.null_count else ''}. Use integers from 0."
         )
     relation: NDArray[np.int64] = column.to_numpy().astype(np.int64)
     if len(relation) and not 0 <= relation.min() <= relation.max() < bound:
@@ -102,12 +105,12 @@ def _relations(column: pa.ChunkedArray, uri: str, bound: int) -> NDArray[np.int6
 
 
 def score_pairs(model: EdgeModel, messages: Shard, pairs: Pairs) -> Tensor:
-    """Return the scores of this worker's pairs, dropout off; collective.
+    """Return the scores of this worker's pairs, without dropout; collective.
 
     Args:
-        model: What scores them.
-        messages: The shard whose edges carry messages.
-        pairs: Which ones; some workers may have none.
+        model: Model with a decoder.
+        messages: Shard whose edges carry messages.
+        pairs: Pairs to score; a worker may have none.
 
     Shape:
         Returns (R, outputs).

@@ -1,4 +1,4 @@
-"""Write predictions as Parquet, keyed by original id."""
+"""Writing of predictions to Parquet files, by original id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from graphtheta.shard.shard import Shard
 
 __all__ = [
     "outputs_as_columns",
-    "refuse_occupied",
+    "require_empty",
     "write_columns",
     "write_predictions",
 ]
@@ -65,17 +65,17 @@ _COLUMNS: dict[LabelKind, Callable[[Tensor], dict[str, pa.Array]]] = {
 }
 
 
-def refuse_occupied(folder: Path, comm: Communicator) -> None:
-    """Refuse a folder that predictions cannot go to, before they are made; collective.
+def require_empty(folder: Path, comm: Communicator) -> None:
+    """Check that a directory for predictions is new or empty; collective.
 
     Raises:
-        ConfigError: If there is a file, or a folder that is not empty.
+        ConfigError: If it is not empty, or a file.
     """
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if comm.all_gather_int(int(taken), stage="predictions folder").any():
         raise ConfigError(
-            f"{folder}: expected a new or empty folder for predictions, got one in use. "
-            "Empty it or name another."
+            f"{folder}: expected a new or empty directory for predictions, got "
+            f"{'one that is not empty' if folder.is_dir() else 'a file'}. Choose another --out."
         )
 
 
@@ -88,20 +88,25 @@ def write_predictions(
     *,
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Write a Parquet dataset, one file a rank, renamed when whole; collective.
+    """Write predictions of nodes as a Parquet dataset of one file per rank; collective.
 
-    Columns: `id` (original), `prediction`, `probability` (all classes), and `embedding` if given.
+    The columns are `id` (original), `prediction`, `probability` (of all classes), and `embedding`
+    if given.
 
     Args:
-        outputs_M: (M, outputs) of this worker's masters.
-        shard: Original ids.
-        spec: The label's task.
-        folder: Made if missing.
-        embeddings_M: (M, F), or None to leave them out.
-        rows: (T,) int64 local ids of the masters that outputs and embeddings are of; None: all.
+        outputs_M: Outputs of the model for this worker's masters.
+        shard: Shard with the original ids.
+        spec: Label that was predicted.
+        folder: Directory for the files; made if missing.
+        embeddings_M: Embeddings of the masters, if any.
+        rows: Local ids of the masters that outputs and embeddings are for. If None, all.
+
+    Shape:
+        outputs_M: (M, outputs). embeddings_M: (M, F). rows: (T,) int64; then outputs and
+        embeddings have T rows.
 
     Raises:
-        ConfigError: If the folder is not empty.
+        ConfigError: If the directory is not empty.
     """
     ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
     columns = {"id": ids, **outputs_as_columns(outputs_M, spec.task)}
@@ -111,26 +116,28 @@ def write_predictions(
 
 
 def outputs_as_columns(outputs: Tensor, task: LabelKind) -> dict[str, pa.Array]:
-    """Return `prediction`, and `probability` unless a number is predicted.
+    """Return the column `prediction` and, unless the label is a number, `probability`.
 
     Shape:
-        outputs: (R, outputs), as of a model.
+        outputs: (R, outputs), the outputs of a model.
     """
     return _COLUMNS[task](outputs.detach().cpu())
 
 
 def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) -> None:
-    """Write a Parquet dataset, one file a rank, renamed when whole; collective.
+    """Write a Parquet dataset of one file per rank; collective.
+
+    A file gets its name once all ranks have written theirs.
 
     Args:
-        columns: Of this worker, by name.
-        folder: Made if missing.
+        columns: Columns of this worker, by name.
+        folder: Directory for the files; made if missing.
         comm: The workers.
 
     Raises:
-        ConfigError: If the folder is not empty.
+        ConfigError: If the directory is not empty or cannot be written.
     """
-    refuse_occupied(folder, comm)
+    require_empty(folder, comm)
     target = folder / f"part-{comm.rank:05d}.parquet"
     with atomic_file(target) as partial:
         with disk_errors(folder, "predictions", ConfigError):

@@ -1,4 +1,4 @@
-"""From a configuration to a trainer, and from a run's folder back to its model."""
+"""Trainer of a run from its configuration, and predictions from the directory of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphtheta.run.config import RunConfig
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
     outputs_as_columns,
-    refuse_occupied,
+    require_empty,
     write_columns,
     write_predictions,
 )
@@ -40,26 +40,26 @@ def start_run(
 ) -> Trainer:
     """Return the trainer of a run, ready to `fit`; collective.
 
-    Nothing is written before all arguments and the graph have been found to be right.
+    Nothing is written before the arguments and the graph have been checked.
 
     Args:
-        config: What to train.
+        config: Configuration of the run.
         comm: The workers.
-        resume: Whether to go on from the last checkpoint in the run's folder.
-        progress: Whether rank 0 draws a progress bar.
+        resume: Whether to continue from the last checkpoint in the run's directory.
+        progress: Whether rank 0 shows a progress bar.
 
     Raises:
-        ConfigError: If a name or number is wrong, or the folder holds another run.
-        GraphFormatError: If the graph is wrong, or no node is in the training split.
+        ConfigError: If an option is invalid, or the directory holds another run.
+        GraphFormatError: If the graph is invalid, or no node is in the training split.
         StoreError: If the store is damaged.
     """
     check_names(config)
     strategy, task = strategy_of(config), task_of(config)
-    # Rank 0 alone looks whether the folder is free: for the others it may have begun to fill it.
+    # Only rank 0 checks that the directory is free: it may already write to it when others check.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
     groups = Groups(comm, config.groups)
     if groups.index:
-        comm.barrier(stage="input of the first group")  # which may have to partition it
+        comm.barrier(stage="input of the first group")  # which may partition it
     shard = _open(config, config.input, groups.comm, config.device)
     if not groups.index and groups.number > 1:
         comm.barrier(stage="input of the first group")
@@ -84,7 +84,7 @@ def start_run(
     if resume:
         trainer.resume()
     if comm.rank == 0:
-        # What was left to the graph to say is said: the run may be repeated on another.
+        # Record the choices that depend on the graph, to repeat the run on another graph.
         found = {
             "undirected": shard.manifest.undirected,
             **trainer.task.resolved,
@@ -105,33 +105,33 @@ def predict_run(
     edges: str | None = None,
     device: str = "cpu",
 ) -> int:
-    """Predict nodes, or edges, of a graph with the best weights of a run; collective.
+    """Predict nodes or pairs of nodes with the best weights of a run; collective.
 
     Args:
-        run_dir: The run.
-        source: A store, or another input; an unpartitioned one is partitioned as in the run.
-        out: New or empty folder of the Parquet dataset, see `write_predictions`.
+        run_dir: Directory of the run.
+        source: A store, or another input, which is partitioned by the method of the run.
+        out: New or empty directory for the Parquet files, see `write_predictions`.
         comm: The workers.
-        embeddings: Whether to add what the last layer reads.
-        nodes: Table of the original ids of those to predict; None: all nodes.
-        edges: Table of the pairs to predict, of a run of the task edge or link.
-        device: As of `open_shard`, wherever the run was trained.
+        embeddings: Whether to write the input of the last layer, too.
+        nodes: Table of the original ids of the nodes to predict. If None, all nodes.
+        edges: Table of the pairs to predict, for a run of edge or link prediction.
+        device: Device, as for `open_shard`.
 
     Returns:
-        How many nodes or edges were predicted.
+        Number of nodes or pairs predicted.
 
     Raises:
-        ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
-            `out` is in use, or the run is of another task.
-        GraphFormatError: If `nodes` or `edges` names nodes that are not there.
+        ConfigError: If the run does not exist, has no weights yet, does not fit the graph or has
+            another task, or `out` is not empty.
+        GraphFormatError: If `nodes` or `edges` has ids that are not in the graph.
         StoreError: If the store is damaged.
     """
     config = load_run(run_dir)
     _weights(run_dir)
-    refuse_occupied(out, comm)
+    require_empty(out, comm)
     _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
-    model, spec = _loaded(config, run_dir, shard)
+    model, spec = _load_model(config, run_dir, shard)
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
@@ -155,39 +155,39 @@ def predict_run(
 
 
 def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
-    """Return the model of a run with its best weights, and what it predicts of nodes; collective.
+    """Return the model of a node prediction run with its best weights, and its label; collective.
 
     Args:
-        run_dir: The run.
+        run_dir: Directory of the run.
         shard: The graph to predict on.
 
     Raises:
-        ConfigError: If there is no such run, it has no weights yet, they do not fit the graph, or
-            it learned of edges.
+        ConfigError: If the run does not exist, has no weights yet, does not fit the graph or has
+            another task.
     """
     config = load_run(run_dir)
     if config.task != "node":
         raise ConfigError(
-            f"{run_dir}: expected a run of --task node, got {config.task}. Name another run."
+            f"{run_dir}: expected a run of --task node, got {config.task}. Choose another run."
         )
-    return _loaded(config, run_dir, shard)
+    return _load_model(config, run_dir, shard)
 
 
-def _loaded(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
-    spec = _learned(RunDirectory(run_dir, resume=True).label)
+def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
+    spec = _read_label(RunDirectory(run_dir, resume=True).label)
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
     return model, spec
 
 
-def _learned(path: Path) -> LabelSpec:
+def _read_label(path: Path) -> LabelSpec:
     try:
         return LabelSpec.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise ConfigError(
-            f"{path}: expected what the run learned, got "
-            f"{'something else' if path.exists() else 'no file'}. Write it again: "
-            "graphtheta train --resume."
+            f"{path}: expected the label of the run, got "
+            f"{'an invalid file' if path.exists() else 'no file'}. To write it again: graphtheta "
+            f"train --resume --run-dir {path.parent}"
         ) from None
 
 
@@ -195,28 +195,29 @@ def _weights(run_dir: Path) -> Path:
     weights = RunDirectory(run_dir, resume=True).weights
     if not weights.exists():
         raise ConfigError(
-            f"{weights}: expected the weights of a run, got none: it has not come to its end. "
-            "Go on with it: graphtheta train --resume."
+            f"{weights}: expected the weights of a finished run, got no file. To finish it: "
+            f"graphtheta train --resume --run-dir {run_dir}"
         )
     return weights
 
 
 def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:
-    place = pick_device(device, comm)  # before the input is partitioned, which may take long
+    chosen = pick_device(device, comm)  # may fail, so before the input is partitioned
     store = open_input(source, comm, method=config.method, undirected=config.undirected)
-    return open_shard(store, comm, device=place)
+    return open_shard(store, comm, device=chosen)
 
 
 def _check_kind(config: RunConfig, nodes: str | None, edges: str | None, embeddings: bool) -> None:
-    of_nodes = config.task == "node"
-    if of_nodes and edges is not None:
+    is_node_task = config.task == "node"
+    if is_node_task and edges is not None:
         raise ConfigError(
-            "--edges: the run learned a label of nodes. Name nodes by --nodes, or leave it out."
+            "--edges: expected a run of --task edge or link, got --task node. Leave --edges out, "
+            "or choose nodes with --nodes."
         )
-    if not of_nodes and (edges is None or nodes is not None or embeddings):
+    if not is_node_task and (edges is None or nodes is not None or embeddings):
         raise ConfigError(
-            f"predict: the run is of --task {config.task}, which predicts pairs of nodes. Name a "
-            "table with columns src and dst by --edges, without --nodes and --embeddings."
+            f"predict: expected --edges, without --nodes and --embeddings, for a run of --task "
+            f"{config.task}, which predicts pairs of nodes. Give a table with columns src and dst."
         )
 
 

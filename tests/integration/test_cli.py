@@ -256,10 +256,14 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
     assert_one_line(command("predict", "run", "store", "--out", "out"), "out: expected a new")
     assert_one_line(command("predict", "run", "cora", "--out", "new"), "weights of another model")
     Path("run/label.json").rename("label.json")
-    assert_one_line(command("predict", "run", "store", "--out", "new"), "the run learned, got no f")
+    assert_one_line(
+        command("predict", "run", "store", "--out", "new"), "label of the run, got no f"
+    )
     Path("label.json").rename("run/label.json")
     Path("run/weights.safetensors").unlink()
-    assert_one_line(command("predict", "run", "store", "--out", "new"), "not come to its end")
+    assert_one_line(
+        command("predict", "run", "store", "--out", "new"), "of a finished run, got no file"
+    )
     assert not Path("new").exists()
 
 

@@ -89,12 +89,12 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
     assert np.mean(np.array(found["prediction"].to_pylist()) == wanted) > 0.7
     assert_one_line(
         command("predict", "runs/b", "store", "--out", "elsewhere"),
-        "the run is of --task edge, which predicts pairs of nodes. Name a table",
+        "for a run of --task edge, which predicts pairs of nodes. Give a table",
     )
     pq.write_table(pa.table({"src": ["nobody"], "dst": ["user-1"]}), "odd.parquet")
     assert_one_line(
         command("predict", "runs/b", "store", "--edges", "odd.parquet", "--out", "elsewhere"),
-        "1 that are none: 'nobody'",
+        "1 unknown: 'nobody'",
     )
 
 
@@ -107,7 +107,7 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
             "--decoder dot",
             "--decoder: expected --task edge or --task link with this option",
         ),
-        ("--task link --label sign", "--label: links have no label, got 'sign'"),
+        ("--task link --label sign", "--label: expected none with --task link, got 'sign'"),
         ("--task link --decoder distmult", "expected edges with a relation, got none"),
         ("--task link --relation-column x", "an edge column 'x' of relations, got"),
         ("--task link --relation-column label:sign", "expected integers from 0 in the relation"),
