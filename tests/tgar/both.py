@@ -1,4 +1,4 @@
-"""A layer run by both executors, and places to run it at."""
+"""Comparison of a layer run by both executors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_both(
     method: str = "node-hash",
     **options: Any,
 ) -> tuple[LayerRun, LayerRun]:
-    """Run a layer fused, and again chunked."""
+    """Run a layer fused, then chunked."""
     made: list[TGARLayer] = []
 
     def remembered() -> TGARLayer:
@@ -56,6 +56,6 @@ def assert_same(fused: LayerRun, chunked: LayerRun, tolerance: float) -> None:
         close(fused.edge_grads[name], grad)
 
 
-PLACES = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
+PARTITIONS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
 
 GRAPH = to_graph(power_law(60, 500), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What edges add up is multiplied once a row: the same values from fewer operations an edge."""
+"""Commuting: products moved out of sums over edges give the same values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from graphtheta.tgar.compiler.passes.program import Backward
 from graphtheta.tgar.layer import TGARLayer
 from tests.graphs import power_law, to_graph
 from tests.tgar.layers import written
-from tests.tgar.test_compiler import PLACES, assert_same, run_both
+from tests.tgar.test_compiler import PARTITIONS, assert_same, run_both
 
 GRAPH = to_graph(power_law(30, 900), dtype=np.float64)
 
@@ -79,23 +79,23 @@ def test_same_as_chunked(
         monkeypatch.setattr(adjacency, "_CHUNK_COST", 16)
         assert len(gt.open_shard(GRAPH).in_edges.chunks.segment_row) > 3
     number = sorted(MESSAGES).index(name) + segments
-    place, wanted = PLACES[number % 3], ["attr"] if number % 2 else []
+    partition, wanted = PARTITIONS[number % 3], ["attr"] if number % 2 else []
     gather = scored(name) if aggregator == "softmax" else MESSAGES[name]
     both = run_both(
         monkeypatch,
         lambda: written(gather, aggregator=aggregator, self_loops=aggregator != "mean"),
         GRAPH,
-        *place,
+        *partition,
         edge_inputs=wanted,
     )
     assert_same(*both, 1e-11)
 
 
 @pytest.mark.parametrize("wanted", [[], ["attr"]], ids=["", "edges"])
-@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
 @pytest.mark.parametrize("conv", [GATEConv, TransformerConv])
 def test_layers_in_segments(
-    conv: Any, place: tuple[int, str], wanted: list[str], monkeypatch: pytest.MonkeyPatch
+    conv: Any, partition: tuple[int, str], wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adjacency, "_CHUNK_COST", 16)
 
@@ -103,11 +103,11 @@ def test_layers_in_segments(
         with seeded(0):
             return conv(3, 8, heads=2, edge_dim=2, dropout=0.3).double()
 
-    assert_same(*run_both(monkeypatch, make, GRAPH, *place, edge_inputs=wanted), 1e-11)
+    assert_same(*run_both(monkeypatch, make, GRAPH, *partition, edge_inputs=wanted), 1e-11)
 
 
 def kernels(layer: TGARLayer) -> tuple[Kernel, Backward]:
-    """Return the kernels of a layer, no gradient of edge columns asked for."""
+    """Return the kernels of a layer, for all gradients but those of edge columns."""
     shard = gt.open_shard(to_graph(power_law(30, 90)))
     layer(View(shard)[0], shard.features)
     (program,) = layer._programs.values()
@@ -119,7 +119,7 @@ def kernels(layer: TGARLayer) -> tuple[Kernel, Backward]:
 
 
 def each_edge(kernel: Kernel) -> list[Term]:
-    """Return what every edge computes."""
+    """Return the terms that every edge computes."""
     terms = walk(root for each in kernel.passes for root in each.roots())
     invariant = kernel.invariant(terms)
     return [t for t in terms if t not in invariant]
@@ -139,14 +139,14 @@ def test_no_edge_multiplies_by_the_parameter(conv: Any, moments: int) -> None:
     assert not any(m.name in {o.name for o in forward.outputs} for m in forward.moments)
 
 
-def test_what_is_wide_on_edges_is_not_commuted() -> None:
+def test_products_of_wide_edge_values_are_not_commuted() -> None:
     def gather(layer: Any, s: Any, d: Any, e: Any) -> Any:
         return s["h"] * F.linear(e["attr"], layer.table[:3, :2])
 
     assert not kernels(written(gather, dtype=torch.float32))[0].moments
 
 
-def test_a_row_without_edges_is_zero_whatever_the_parameter() -> None:
+def test_a_row_without_edges_is_zero_for_any_parameter() -> None:
     graph = to_graph(power_law(30, 90), dtype=np.float64)
     shard = gt.open_shard(graph)
     layer = written(MESSAGES["added"])

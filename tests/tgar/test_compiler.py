@@ -1,4 +1,4 @@
-"""Fused Gather and Sum gives what the chunked one gives, for any layer, graph, cut and type."""
+"""Fused Gather and Sum equals chunked, for every layer, graph, partition and dtype."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from graphtheta.tgar.layer import TGARLayer
 from tests.contracts.test_layers import MAKERS
 from tests.graphs import CORNER_GRAPHS, power_law, random_graph, to_graph
 from tests.nn.steps import run_layer
-from tests.tgar.both import GRAPH, PLACES, Gather, assert_same, run_both
+from tests.tgar.both import GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
-# Every layer meets every graph, and every place; `test_layers.py` has their product, fused.
+# Every layer with every graph, the partitions in turn; `test_layers.py` has all combinations.
 CASES = [
-    (name, graph, PLACES[(i + j) % len(PLACES)])
+    (name, graph, PARTITIONS[(i + j) % len(PARTITIONS)])
     for i, name in enumerate(MAKERS)
     for j, graph in enumerate(CORNER_GRAPHS)
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "graph", "place"), CASES, ids=[f"{n}-{g}-{w}-{m}" for n, g, (w, m) in CASES]
+    ("name", "graph", "partition"), CASES, ids=[f"{n}-{g}-{w}-{m}" for n, g, (w, m) in CASES]
 )
 def test_layer_same_as_chunked(
-    name: str, graph: str, place: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+    name: str, graph: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corner = to_graph(CORNER_GRAPHS[graph], dtype=np.float64)
-    if corner.num_nodes < place[0]:
+    if corner.num_nodes < partition[0]:
         pytest.skip("more workers than nodes")
 
     def make() -> TGARLayer:
@@ -50,7 +50,7 @@ def test_layer_same_as_chunked(
 
     reads_attr = name in ("gatv2", "gat-e")
     fused, chunked = run_both(
-        monkeypatch, make, corner, *place, edge_inputs=["attr"] if reads_attr else []
+        monkeypatch, make, corner, *partition, edge_inputs=["attr"] if reads_attr else []
     )
     assert_same(fused, chunked, 1e-11)
 
@@ -96,10 +96,10 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_chunks")
-@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 def test_hubs_in_segments(
-    aggregator: str, place: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+    aggregator: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = to_graph(power_law(30, 900), dtype=np.float64)
     shard = gt.open_shard(graph)
@@ -115,7 +115,7 @@ def test_hubs_in_segments(
             monkeypatch,
             lambda: written(gather, aggregator=aggregator, self_loops=self_loops),  # noqa: B023
             graph,
-            *place,
+            *partition,
         )
         assert_same(*both, 1e-11)
 
@@ -143,7 +143,7 @@ def test_same_bits_for_any_number_of_threads(name: str) -> None:
 
 
 def _gather_only(layer: TGARLayer, graph: Graph) -> list[Any]:
-    """Return what Gather and Sum gives forward and backward, torch's products left out."""
+    """Return the results of all kernels, without torch's products, which depend on threads."""
     shard = gt.open_shard(graph)
     found: list[Any] = []
     launch = FusedGatherSum.launch
@@ -164,7 +164,7 @@ def _gather_only(layer: TGARLayer, graph: Graph) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_backward_twice_where_the_graph_is_kept(name: str) -> None:
+def test_backward_twice_if_the_graph_is_retained(name: str) -> None:
     shard = gt.open_shard(GRAPH)
     with seeded(0):
         layer = MAKERS[name]().double()
@@ -195,10 +195,10 @@ def test_backward_frees_what_only_its_first_kernel_reads(monkeypatch: pytest.Mon
         return results
 
     monkeypatch.setattr(FusedGatherSum, "launch", spy)
-    for kept in (True, False):
+    for retained in (True, False):
         view = View(shard, seed=3)
         loss = layer(view[0], shard.features.clone().requires_grad_()).sum() + view.token
-        loss.backward(retain_graph=kept)
+        loss.backward(retain_graph=retained)
         messages.clear()
     assert alive == [True, False]
 
@@ -227,14 +227,14 @@ def test_not_a_number_and_infinity_as_in_torch(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_allclose(fused.out_NO, chunked.out_NO, rtol=1e-12)
 
 
-def test_rows_masked_out_give_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masked_rows_give_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(layer: Any, s: Any, d: Any, e: Any) -> Any:
         score = torch.where(d["h"].sum(-1) > 0, s["h"].sum(-1), float("-inf"))
         return score, s["h"]
 
-    for place in PLACES:
+    for partition in PARTITIONS:
         fused, chunked = run_both(
-            monkeypatch, lambda: written(gather, aggregator="softmax"), GRAPH, *place
+            monkeypatch, lambda: written(gather, aggregator="softmax"), GRAPH, *partition
         )
         assert np.isfinite(fused.x_grad_NF).all()
         assert (fused.out_NO == 0).any()
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[Gather, str]] = {
     "cube": (lambda y, s, d, e: (s["h"] + d["h"]) ** 3, "pow"),
     "wide": (
         lambda y, s, d, e: d["h"].unsqueeze(-1) * s["h"].unsqueeze(-1).expand(-1, 3, 6000),
-        "too wide",
+        "does not fit on the stack",
     ),
     "constant": (
         lambda y, s, d, e: (s["h"] + d["h"]) * torch.full((3,), 2.0, dtype=torch.float64).sin(),
@@ -261,7 +261,7 @@ REFUSED: dict[str, tuple[Gather, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_kernel_runs_chunked_and_says_why_once(
+def test_unsupported_gathers_run_chunked_and_warn_once(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gather, reason = REFUSED[name]
@@ -281,7 +281,7 @@ def test_what_has_no_kernel_runs_chunked_and_says_why_once(
 
 
 @pytest.mark.parametrize("bytes_", [16, 64])
-def test_machines_with_other_vectors(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_with_other_vector_widths(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = dataclasses.replace(
         native._machine(), vector_bytes=bytes_, fingerprint=f"test {bytes_}"
     )
@@ -301,7 +301,7 @@ def test_machines_with_other_vectors(bytes_: int, monkeypatch: pytest.MonkeyPatc
         assert_same(*run_both(monkeypatch, seeded_layer, graph), 1e-5)
 
 
-def test_positions_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = Shard.out_edges.func  # type: ignore[attr-defined]
 
     def widened(self: Shard) -> adjacency.Adjacency:
@@ -317,10 +317,10 @@ def test_positions_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*run_both(monkeypatch, make, GRAPH), 1e-11)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
 @pytest.mark.parametrize("name", ["gcn", "gat-e", "sage"])
 def test_bfloat16_storage(
-    name: str, place: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+    name: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = to_graph(power_law(60, 500))
 
@@ -330,10 +330,10 @@ def test_bfloat16_storage(
         layer.storage = storage
         return layer
 
-    fused, chunked = run_both(monkeypatch, lambda: make(torch.bfloat16), graph, *place)
-    assert_same(fused, chunked, 1e-2)  # a cotangent may round to the next bfloat16
+    fused, chunked = run_both(monkeypatch, lambda: make(torch.bfloat16), graph, *partition)
+    assert_same(fused, chunked, 1e-2)  # gradients may round to the next bfloat16
     np.testing.assert_allclose(fused.out_NO, chunked.out_NO, rtol=0, atol=1e-5)
-    full = run_layer(lambda: make(None), graph, *place)
+    full = run_layer(lambda: make(None), graph, *partition)
     assert_same(fused, full, 3e-2)
     for rank, sent in full.bytes_sent.items():
         for stage in ("forward layer 0 sync", "backward layer 0 sync"):

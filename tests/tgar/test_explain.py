@@ -26,7 +26,9 @@ def explain(layer: TGARLayer) -> Explanation:
 
 def test_a_product_that_is_summed_away_is_folded() -> None:
     about = explain(GATConv(3, 8, heads=4, edge_dim=2))
-    assert about.folded == ("att_edge . (lin_edge.weight edge.attr): 64 products an edge became 8",)
+    assert about.folded == (
+        "att_edge . (lin_edge.weight edge.attr): 8 products per edge instead of 64",
+    )
     assert about.fused["score"] == "leaky_relu(((src.a + dst.b) + (W3 @ edge.attr)), 0.2)"
 
 

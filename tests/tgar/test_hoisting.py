@@ -1,4 +1,4 @@
-"""What is computed per node, what travels, and what is left on edges."""
+"""Which expressions are computed per node, which are sent, and which remain on edges."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_gatv2_sends_one_field_each_way() -> None:
     assert leaves(expression, expression.parameters) == ["att"]
 
 
-def test_attention_dropout_is_left_on_edges() -> None:
+def test_attention_dropout_remains_on_edges() -> None:
     expression = expression_of(GATConv(3, C, heads=K, dropout=0.5))
     assert [(spec.p, spec.heads) for _, spec in expression.keeps] == [(0.5, K)]
 
 
-def test_gather_of_one_field_leaves_nothing_on_edges() -> None:
+def test_gather_of_one_field_has_no_operations_on_edges() -> None:
     for layer in (SAGEConv(3, C), SAGEConv(3, C, aggregator="max")):
         expression = expression_of(layer)
         assert leaves(expression, expression.sources) == ["z"]
@@ -78,7 +78,7 @@ def test_whole_expression_of_one_endpoint_is_computed_per_node() -> None:
     assert expression.edge_order == []
 
 
-def test_fields_that_gather_does_not_read_do_not_travel() -> None:
+def test_fields_that_gather_does_not_read_are_not_sent() -> None:
     layer = written(
         lambda s, src, dst, edge: src["a"] + dst["b"],
         transform=lambda s, h: {"a": h[:, :1], "b": h[:, 1:2], "unread": torch.cat([h] * 50, 1)},
@@ -88,8 +88,8 @@ def test_fields_that_gather_does_not_read_do_not_travel() -> None:
     assert leaves(expression, expression.destinations) == ["b"]
 
 
-# Layer, columns that sync sends from a source and from a destination, columns of a partial
-# forward, and those of its cotangent; all in numbers of 8 bytes.
+# Layer; then the number of columns that sync sends for a source and for a destination, that merge
+# sends for a partial, and that its backward returns: 8 bytes each.
 WIDTHS = {
     "gcn": (lambda: GCNConv(3, C), 3 + 1, 1, 3, 3),
     "gcn_narrow": (lambda: GCNConv(3, 2), 2 + 1, 1, 2, 2),
@@ -114,7 +114,7 @@ def test_bytes_sent_are_active_mirrors_times_width(name: str, method: str) -> No
     plans = {rank: shard.plan for rank, shard in run.shards.items()}
     for rank, sent in run.bytes_sent.items():
         plan = plans[rank]
-        # What others mirror of ours, counted on their side, and what we mirror of theirs.
+        # Roles of the mirrors that other ranks hold of our masters.
         away = [p.role_H[p.owner_H == rank] for other, p in plans.items() if other != rank]
         there = np.concatenate(away)
         sources, here = there & Role.SOURCE, plan.role_H & Role.SOURCE

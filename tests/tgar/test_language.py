@@ -1,4 +1,4 @@
-"""Every word of the language of `gather`, with every aggregator: fused as chunked."""
+"""Every supported operation, and every aggregator, gives the same fused as chunked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from graphtheta.tgar import AGGREGATORS, keep
-from tests.tgar.both import GRAPH, PLACES, Gather, assert_same, run_both
+from tests.tgar.both import GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
-# One entry for every word of the language, and for what broadcasts, folds or repeats; y is the
-# layer.
+# One entry for every supported operation, and for broadcasting, folding and repetition.
+# Arguments: the layer, source, destination and edge.
 GATHERS: dict[str, Gather] = {
     "add": lambda y, s, d, e: s["h"] + d["h"] + 1.5,
     "add function": lambda y, s, d, e: torch.add(s["h"], d["h"]),
@@ -92,14 +92,14 @@ def _deep(x: Any, y: Any) -> Any:
 
 @pytest.mark.parametrize("name", GATHERS)
 def test_language(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = PLACES[sorted(GATHERS).index(name) % len(PLACES)]
+    partition = PARTITIONS[sorted(GATHERS).index(name) % len(PARTITIONS)]
     fused, chunked = run_both(
-        monkeypatch, lambda: written(GATHERS[name]), GRAPH, *place, edge_inputs=["attr"]
+        monkeypatch, lambda: written(GATHERS[name]), GRAPH, *partition, edge_inputs=["attr"]
     )
     assert_same(fused, chunked, 1e-11)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
 @pytest.mark.parametrize("self_loops", [False, True])
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 @pytest.mark.parametrize("name", ["source alone", "tanh", "dot a head", "keep", "one attribute"])
@@ -107,7 +107,7 @@ def test_aggregators(
     name: str,
     aggregator: str,
     self_loops: bool,
-    place: tuple[int, str],
+    partition: tuple[int, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     message = GATHERS[name]
@@ -121,7 +121,7 @@ def test_aggregators(
         monkeypatch,
         lambda: written(gather, aggregator=aggregator, self_loops=self_loops),
         GRAPH,
-        *place,
+        *partition,
         edge_inputs=["attr"],
     )
     assert_same(fused, chunked, 1e-11)
@@ -141,13 +141,13 @@ def widened(layer: Any, h: Any) -> Any:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("place", PLACES, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
 def test_scores_of_any_width(
-    place: tuple[int, str], training: bool, monkeypatch: pytest.MonkeyPatch
+    partition: tuple[int, str], training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for make in (
         lambda: written(bitwise, aggregator="softmax"),
         lambda: written(wide, transform=widened, aggregator="softmax", self_loops=True),
     ):
-        both = run_both(monkeypatch, make, GRAPH, *place, training=training)
+        both = run_both(monkeypatch, make, GRAPH, *partition, training=training)
         assert_same(*both, 1e-11)

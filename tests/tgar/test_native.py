@@ -1,4 +1,4 @@
-"""The cache of kernels: one process compiles, others load; nobody loads another's code."""
+"""Cache of machine code: one process compiles and others load; writable folders are not used."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def kernel(width: int) -> Kernel:
     )
 
 
-def test_equal_kernels_have_one_text_and_others_have_not() -> None:
+def test_only_equal_kernels_have_equal_texts() -> None:
     assert kernel(5).text() == kernel(5).text()
     assert kernel(5).text() != kernel(6).text()
 
 
-def test_code_in_a_folder_of_others_is_not_loaded(
+def test_a_folder_that_others_may_write_to_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path))

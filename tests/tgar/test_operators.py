@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_names_of_torch_belong_to_one_operator() -> None:
     assert len(names) == len(set(names))
 
 
-def test_one_entry_adds_an_operator(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_entry_adds_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "_ready", {})
 
@@ -87,3 +88,34 @@ def test_one_entry_adds_an_operator(tmp_path: Any, monkeypatch: pytest.MonkeyPat
     fused, chunked = run_both(monkeypatch, make, GRAPH)  # asserts that the first is fused
     assert_same(fused, chunked, 1e-11)
     assert fused.x_grad_NF.any()
+
+
+def tables() -> tuple[str, str]:
+    """Return the tables of supported operations as docs/kernels.md should show them."""
+
+    def code(names: str) -> str:
+        shown = [n for n in names.split() if not n.startswith("__")]
+        return ", ".join(f"`{name}`" for name in shown)
+
+    def torch_of(operator: Operator) -> str:
+        symbol = f"`{operator.symbol.replace('|', chr(92) + '|')}`" if operator.symbol else ""
+        return ", ".join(filter(None, (symbol, code(f"{operator.torch} {operator.reflected}"))))
+
+    yes = {True: "yes", False: "no"}
+    operators = [
+        "| operator | in torch | differentiable | costly |",
+        "|---|---|---|---|",
+        *(
+            f"| `{o.name}` | {torch_of(o)} | {yes[o.gradient is not None]} | {yes[o.costly]} |"
+            for o in OPERATORS.values()
+        ),
+    ]
+    names = sorted(name.strip("_") for name in RULES if name != "__matmul__" and name != "__pow__")
+    rules = [", ".join(f"`{n}`" for n in names if n != "getitem") + ", and indexing with `[]`."]
+    return "\n".join(operators), "\n".join(rules)
+
+
+def test_documentation_lists_all_operations() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kernels.md").read_text()
+    for table in tables():
+        assert table in page, f"docs/kernels.md: replace the table by this one:\n{table}"

@@ -1,4 +1,4 @@
-"""Rows are computed while those of mirrors travel, and no row reads a mirror too early."""
+"""Rows are computed while mirror rows are in flight, and no row reads a mirror too early."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = {
 
 
 def ring(num_nodes: int) -> gt.Graph:
-    """Every node hears from those before it: a range of nodes has few mirrors."""
+    """Return a graph with edges from the three nodes before each: ranges have few mirrors."""
     dst = np.repeat(np.arange(num_nodes), 3)
     src = (dst - np.tile([1, 2, 3], num_nodes)) % num_nodes
     features = np.random.default_rng(0).standard_normal((num_nodes, 3))
@@ -37,7 +37,7 @@ def ring(num_nodes: int) -> gt.Graph:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_run_while_mirrors_are_in_flight(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> TGARLayer:
         with seeded(0):
             return LAYERS[name]().double()
@@ -45,64 +45,41 @@ def test_rows_run_while_those_of_mirrors_travel(name: str, monkeypatch: pytest.M
     graph = ring(200)
     alone = run_layer(make, graph)
     monkeypatch.setattr("graphtheta.data.adjacency._CHUNK_COST", 64)
-    events: dict[int, list[str]] = {}
+    events: dict[int, list[str]] = {}  # by thread
 
-    def note(event: str) -> None:
-        events.setdefault(threading.get_ident(), []).append(event)
+    def record(owner: Any, name: str, event: str) -> None:
+        """Record the calls of a function or method."""
+        function = getattr(owner, name)
 
-    run, room, progress, finish = (
-        runner.run,
-        exchange._new_mirrors,
-        MirrorSync.progress,
-        MirrorSync.finish,
-    )
-    leave, poke_back, rows = GradientReturn.start, GradientReturn.progress, GradientReturn.rows
+        def recorded(*args: Any) -> Any:
+            events.setdefault(threading.get_ident(), []).append(event)
+            return function(*args)
 
-    def noted_run(*given: Any) -> None:
-        note("run")
-        run(*given)
+        monkeypatch.setattr(owner, name, recorded)
 
-    def poisoned(*given: Any) -> torch.Tensor:
-        return room(*given).fill_(float("nan"))
+    new_mirrors = exchange._new_mirrors
 
-    def noted_poke(self: MirrorSync) -> None:
-        note("progress")
-        progress(self)
+    def poisoned(*args: Any) -> torch.Tensor:
+        return new_mirrors(*args).fill_(float("nan"))
 
-    def noted_finish(self: MirrorSync) -> None:
-        note("finish")
-        finish(self)
-
-    def noted_leave(self: GradientReturn, cotangents: Any) -> None:
-        note("leave")
-        leave(self, cotangents)
-
-    def noted_poke_back(self: GradientReturn) -> None:
-        note("poke back")
-        poke_back(self)
-
-    def noted_rows(self: GradientReturn, cotangents: Any) -> Any:
-        note("rows")
-        return rows(self, cotangents)
-
-    monkeypatch.setattr(runner, "run", noted_run)
-    monkeypatch.setattr(GradientReturn, "start", noted_leave)
-    monkeypatch.setattr(GradientReturn, "progress", noted_poke_back)
-    monkeypatch.setattr(GradientReturn, "rows", noted_rows)
     monkeypatch.setattr(exchange, "_new_mirrors", poisoned)
-    monkeypatch.setattr(MirrorSync, "progress", noted_poke)
-    monkeypatch.setattr(MirrorSync, "finish", noted_finish)
+    record(runner, "run", "run")
+    record(MirrorSync, "progress", "sync progress")
+    record(MirrorSync, "finish", "sync finish")
+    record(GradientReturn, "start", "return start")
+    record(GradientReturn, "progress", "return progress")
+    record(GradientReturn, "rows", "return rows")
     both = run_layer(make, graph, 2, "range")
     assert_equal(both.out_NO, alone.out_NO, 1e-12)
     assert_equal(both.x_grad_NF, alone.x_grad_NF, 1e-12)
     assert len(events) == 2
     for seen in events.values():
-        assert seen[:2] == ["run", "progress"]
-        at = seen.index("finish")
-        assert seen[:at].count("progress") == seen[:at].count("run") >= 1
-        assert seen[at + 1] == "run"  # the rows that wait for mirrors
-        left, back = seen.index("leave"), seen.index("rows")
-        assert seen[left - 1] == "run"  # the rows of mirrors
-        between = seen[left + 1 : back]
-        assert between.count("run") == between.count("poke back") >= 1
-        assert seen.count("leave") == 1
+        assert seen[:2] == ["run", "sync progress"]
+        finish = seen.index("sync finish")
+        assert seen[:finish].count("sync progress") == seen[:finish].count("run") >= 1
+        assert seen[finish + 1] == "run"  # the rows that read mirrors
+        start, rows = seen.index("return start"), seen.index("return rows")
+        assert seen[start - 1] == "run"  # the rows of mirrors
+        between = seen[start + 1 : rows]
+        assert between.count("run") == between.count("return progress") >= 1
+        assert seen.count("return start") == 1

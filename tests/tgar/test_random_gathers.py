@@ -1,4 +1,4 @@
-"""Random gather expressions: traced, hoisted and run by chunks, they equal eager evaluation."""
+"""Random gather expressions, chunked and fused, equal eager evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.nn.steps import LayerRun, assert_equal, cotangent, run_layer
 from tests.tgar.layers import WIDTH, Written, written
 
 # An expression is a function of the environment; every value has shape (edges, 3), or (3,) where
-# it depends on parameters alone.
+# it depends on parameters only.
 Term = Callable[[dict[str, Any]], Tensor]
 
 LEAVES: dict[str, Term] = {
@@ -68,7 +68,7 @@ def linear(x: Term) -> Term:
     return lambda e: torch.tanh(e["layer"].lin(x(e)))
 
 
-# What has no kernel: an expression without any of these runs fused.
+# Not supported by the compiler: an expression without any of these runs fused.
 CHUNKED = {"edge attr", "0.5", "sin", "softmax", "reverse", "halves", "largest", "column"}
 
 
@@ -89,7 +89,7 @@ GRAPH = to_graph(random_graph(12, 40), dtype=np.float64)
 
 def gather_of(term: Term) -> Callable[..., Tensor]:
     def gather(layer: Written, src: Any, dst: Any, edge: Any) -> Tensor:
-        # Adding a field gives every value a row an edge.
+        # Adding a field gives every value a row per edge.
         env = {"src": src, "dst": dst, "edge": edge, "layer": layer}
         return term(env) + src["h"]
 
@@ -97,7 +97,7 @@ def gather_of(term: Term) -> Callable[..., Tensor]:
 
 
 def eager(gather: Callable[..., Tensor]) -> LayerRun:
-    """Evaluate over all edges at once, by autograd alone."""
+    """Evaluate on all edges in one tensor, with autograd only."""
     layer = written(gather)
     x = torch.from_numpy(GRAPH.features.copy()).requires_grad_()
     attr = torch.from_numpy(GRAPH.column("attr").copy()).requires_grad_()
@@ -126,16 +126,16 @@ def eager(gather: Callable[..., Tensor]) -> LayerRun:
     )
 
 
-PLACES = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
+PARTITIONS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
 
 
-@given(term=terms(), place=st.sampled_from(PLACES))
+@given(term=terms(), partition=st.sampled_from(PARTITIONS))
 @settings(max_examples=40, deadline=None)
-def test_random_gather_same_as_eager(term: Term, place: tuple[int, str]) -> None:
+def test_random_gather_same_as_eager(term: Term, partition: tuple[int, str]) -> None:
     gather = gather_of(term)
     want = eager(gather)
     with mock.patch("graphtheta.tgar.layer.GatherSum", partial(GatherSum, chunk_edges=7)):
-        got = run_layer(lambda: written(gather), GRAPH, *place, edge_inputs=["attr"])
+        got = run_layer(lambda: written(gather), GRAPH, *partition, edge_inputs=["attr"])
     assert_equal(got.out_NO, want.out_NO, 1e-10, terms=1)
     assert_equal(got.x_grad_NF, want.x_grad_NF, 1e-10, terms=1)
     np.testing.assert_allclose(got.edge_grads["attr"], want.edge_grads["attr"], atol=1e-10)
@@ -143,9 +143,9 @@ def test_random_gather_same_as_eager(term: Term, place: tuple[int, str]) -> None
         np.testing.assert_allclose(got.parameter_grads[name], grad, rtol=1e-9, atol=1e-9)
 
 
-@given(term=terms(without=CHUNKED), place=st.sampled_from(PLACES))
+@given(term=terms(without=CHUNKED), partition=st.sampled_from(PARTITIONS))
 @settings(max_examples=60, deadline=None)
-def test_random_gather_fused_same_as_eager(term: Term, place: tuple[int, str]) -> None:
+def test_random_gather_fused_same_as_eager(term: Term, partition: tuple[int, str]) -> None:
     gather = gather_of(term)
     want = eager(gather)
     made: list[Written] = []
@@ -155,7 +155,7 @@ def test_random_gather_fused_same_as_eager(term: Term, place: tuple[int, str]) -
         return made[-1]
 
     with mock.patch("graphtheta.data.adjacency._CHUNK_COST", 7):
-        got = run_layer(make, GRAPH, *place, edge_inputs=["attr"])
+        got = run_layer(make, GRAPH, *partition, edge_inputs=["attr"])
     assert {layer.explain().executor for layer in made} == {"fused"}
     assert_equal(got.out_NO, want.out_NO, 1e-10, terms=1)
     assert_equal(got.x_grad_NF, want.x_grad_NF, 1e-10, terms=1)

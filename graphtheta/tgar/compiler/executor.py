@@ -33,12 +33,7 @@ class FusedGatherSum(KernelRunner):
     """Gather and Sum of one layer on one worker.
 
     Attributes:
-        program: Kernels of the layer.
-        aggregator: Columns of the partials, and how they are merged.
-        block: Active nodes and edges.
-        layer: Index of the layer, for draws and timers.
-        step_key: Philox key of the step, or None when not training.
-        stages: Timers.
+        stages: Timers, in addition to the attributes of `KernelRunner`.
     """
 
     stages: StageTimers

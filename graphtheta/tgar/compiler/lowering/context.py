@@ -78,12 +78,12 @@ class LoweringContext:
         elif floats == {torch.float64}:
             self.dtype = torch.float64
         else:
-            raise NotLowered(f"it mixes {', '.join(sorted(map(str, floats)))}")
+            raise NotLowered(f"its inputs mix {', '.join(sorted(map(str, floats)))}")
 
     def leaf(self, space: Space, name: str, shape: Shape, dtype: torch.dtype) -> Term:
         """Return the term that loads an argument."""
         if dtype not in _STORAGE:
-            raise NotLowered(f"it reads {dtype}")
+            raise NotLowered(f"{dtype} is not supported")
         storage, kind = _STORAGE[dtype]
         return self.terms.leaf(Leaf(space, name, storage, math.prod(shape)), shape, kind)
 
@@ -124,7 +124,7 @@ class LoweringContext:
         for value in values:
             term = value.term
             if value.per_edge and value.dims != dims:
-                raise NotLowered(f"values of {value.dims} and {dims} dimensions do not align")
+                raise NotLowered(f"values of {value.dims} and {dims} dimensions do not broadcast")
             if per_edge and not value.per_edge and value.dims >= dims:
                 lead = value.dims - dims + 1
                 if value.dims > dims or term.shape[:lead] != (1,) * lead:
@@ -140,13 +140,13 @@ def as_value(ctx: LoweringContext, item: Any) -> Value:
         return item
     if isinstance(item, bool | int | float):
         return Value(ctx.terms.const(item), False)
-    raise NotLowered(f"it takes {type(item).__name__}")
+    raise NotLowered(f"an argument of type {type(item).__name__} is not supported")
 
 
 def axis_of(value: Value, dim: Any) -> int:
     """Return the axis of the term that is dimension `dim` of the torch tensor."""
     if not isinstance(dim, int):
-        raise NotLowered(f"dimension {dim}")
+        raise NotLowered(f"dimension {dim} is not supported")
     axis = dim % value.dims - int(value.per_edge)
     if axis < 0:
         raise NotLowered("it works along the dimension of edges")

@@ -61,6 +61,7 @@ def _folded(
         ctx.dtype,
     )
     ctx.folded.append(
-        f"{parameter!r} . ({weight!r} {x!r}): {weight.size} products an edge became {folded.size}"
+        f"{parameter!r} . ({weight!r} {x!r}): "
+        f"{folded.size} products per edge instead of {weight.size}"
     )
     return ctx.terms.reshape(ctx.terms.contract(folded, x), narrow)

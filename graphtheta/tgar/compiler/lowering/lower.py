@@ -107,7 +107,7 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
     order = walk(outputs)
     largest = max(t.size for t in order)
     if largest > _MAX_SIZE:
-        raise NotLowered(f"a value of {largest:,} numbers an edge is too wide for a kernel's stack")
+        raise NotLowered(f"a value of {largest:,} elements per edge does not fit on the stack")
     read = [t.leaf.name for t in order if t.op == "leaf" if t.leaf.space == "parameter"]
     parameters = {name: ctx.makers[name] for name in read}
     return Lowered(ctx.terms, ctx.dtype, outputs, parameters, ctx.layouts, tuple(ctx.folded))

@@ -50,7 +50,7 @@ def _elementwise(
         rest = rest[1:]
     options.pop("inplace", None)  # of activations in torch.nn.functional
     if len(operands) < operator.arity or rest or options.pop("alpha", 1) != 1 or options:
-        raise NotLowered("these arguments")
+        raise NotLowered("these arguments are not supported")
     terms, per_edge = ctx.aligned(*(reversed(operands) if reflected else operands))
     return Value(operator.apply(ctx.terms, *terms, parameter=parameter), per_edge)
 
@@ -75,7 +75,7 @@ def _operator(name: str, ctx: LoweringContext, *operands: Any) -> Value:
 @_rule("max")
 def _max(ctx: LoweringContext, a: Value, b: Any, *, name: str = "max") -> Value:
     if not isinstance(b, Value):
-        raise NotLowered("an extreme along a dimension")
+        raise NotLowered(f"a {name} along a dimension is not supported")
     return _operator(name, ctx, a, b)
 
 
@@ -103,7 +103,7 @@ def _silu(ctx: LoweringContext, x: Value, inplace: bool = False) -> Value:
 @_rule("softplus")
 def _softplus(ctx: LoweringContext, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
     if beta != 1 or threshold != 20:
-        raise NotLowered("beta or threshold")
+        raise NotLowered("only the default beta and threshold are supported")
     t = ctx.terms
     soft = t.apply("log1p", t.apply("exp", t.apply("min", x.term, 20)))
     return Value(t.select(t.compare("gt", x.term, 20), x.term, soft), x.per_edge)
@@ -131,7 +131,7 @@ def _pow(ctx: LoweringContext, x: Value, exponent: Any) -> Value:
     rules: dict[Any, Rule] = {2: _square, -1: _reciprocal, -0.5: _rsqrt}
     rules[0.5] = partial(_operator, "sqrt")
     if isinstance(exponent, Value) or exponent not in rules:
-        raise NotLowered("this exponent")
+        raise NotLowered("only the exponents 2, 1, 0.5, -0.5 and -1 are supported")
     return rules[exponent](ctx, x)
 
 
@@ -155,7 +155,7 @@ _rule("clamp_max")(lambda ctx, x, max: _clamp(ctx, x, max=max))
 
 def _axes(value: Value, dim: Any) -> list[int]:
     if dim is None:
-        raise NotLowered("it sums over the edges")
+        raise NotLowered("it sums over edges")
     return [axis_of(value, d) for d in (dim if isinstance(dim, tuple | list) else (dim,))]
 
 
@@ -164,7 +164,7 @@ def _sum(
     ctx: LoweringContext, x: Value, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Value:
     if dtype is not None and dtype != ctx.dtype:
-        raise NotLowered(f"{dtype}")
+        raise NotLowered(f"a sum in {dtype} is not supported")
     axes = _axes(x, dim)
     folded = fold(ctx, x.term) if axes == [len(x.term.shape) - 1] else None
     if folded is not None:
@@ -185,7 +185,7 @@ def _mean(ctx: LoweringContext, x: Value, dim: Any = None, keepdim: bool = False
 
 def _matrix(x: Value, weight: Value) -> Term:
     if not x.per_edge or weight.per_edge or weight.term.op != "leaf" or weight.dims != 2:
-        raise NotLowered("only a parameter of two dimensions can multiply the last one")
+        raise NotLowered("it multiplies by something else than a parameter of two dimensions")
     return weight.term
 
 
@@ -198,7 +198,7 @@ def _linear(ctx: LoweringContext, x: Value, weight: Value, bias: Value | None = 
 @_rule("matmul __matmul__ mm")
 def _matmul(ctx: LoweringContext, x: Value, weight: Value) -> Value:
     if x.dims < 2:
-        raise NotLowered("it multiplies a vector of edges")
+        raise NotLowered("it multiplies along the dimension of edges")
     return Value(ctx.terms.contract(_matrix(x, weight), x.term), True)
 
 
@@ -218,7 +218,7 @@ def _sizes(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
 def _view(ctx: LoweringContext, x: Value, *shape: Any) -> Value:
     sizes = _sizes(shape)
     if not x.per_edge or not all(isinstance(s, int) for s in sizes):
-        raise NotLowered("this view")
+        raise NotLowered("the sizes are not integers, or the value is a parameter")
     known = math.prod(s for s in sizes[1:] if s != -1)
     return _reshaped(ctx, x, [x.term.size // known if s == -1 else s for s in sizes[1:]])
 
@@ -235,7 +235,7 @@ def _flatten(ctx: LoweringContext, x: Value, start_dim: int = 0, end_dim: int = 
 def _unsqueeze(ctx: LoweringContext, x: Value, dim: int) -> Value:
     axis = dim % (x.dims + 1) - x.per_edge
     if axis < 0:
-        raise NotLowered("a dimension before the edges")
+        raise NotLowered("it adds a dimension before that of edges")
     return _reshaped(ctx, x, (*x.term.shape[:axis], 1, *x.term.shape[axis:]))
 
 
@@ -249,7 +249,7 @@ def _squeeze(ctx: LoweringContext, x: Value, dim: int) -> Value:
 def _expand(ctx: LoweringContext, x: Value, *shape: Any) -> Value:
     sizes = _sizes(shape)
     if not x.per_edge or len(sizes) != x.dims:
-        raise NotLowered("this expansion")
+        raise NotLowered("it adds dimensions, or the value is a parameter")
     wanted = tuple(n if s == -1 else s for s, n in zip(sizes[1:], x.term.shape, strict=True))
     return Value(ctx.terms.expand(x.term, wanted), True)
 
@@ -276,7 +276,7 @@ def _getitem(ctx: LoweringContext, x: Value, index: Any) -> Value:
         items[at : at + 1] = [slice(None)] * missing
     items += [slice(None)] * (x.dims - sum(i is not None for i in items))
     if x.per_edge and items.pop(0) != slice(None):
-        raise NotLowered("a selection of edges")
+        raise NotLowered("it selects edges")
     term, rest = x.term, list(x.term.shape)  # of the dimensions that no item has consumed yet
     shape: list[int] = []
     for item in items:
@@ -285,12 +285,12 @@ def _getitem(ctx: LoweringContext, x: Value, index: Any) -> Value:
         elif isinstance(item, int) and not shape and len(rest) == len(term.shape):
             size = rest.pop(0)
             if not -size <= item < size:
-                raise NotLowered(f"no index {item}")
+                raise NotLowered(f"index {item} is out of range")
             term = ctx.terms.lookup(term, ctx.terms.index(item % size))
         elif item == slice(None):
             shape.append(rest.pop(0))
         else:
-            raise NotLowered("this index")
+            raise NotLowered("this kind of index is not supported")
     return Value(ctx.terms.reshape(term, tuple(shape)), x.per_edge)
 
 
@@ -303,7 +303,7 @@ def _gather(ctx: LoweringContext, x: Value, dim: int, index: Value) -> Value:
     while number.op == "expand" and number.size != 1:
         number = number.inputs[0]
     if number.size != 1 or index.term.shape != wanted:
-        raise NotLowered("an index of several numbers an edge")
+        raise NotLowered("the index has several numbers per edge")
     return Value(ctx.terms.reshape(ctx.terms.lookup(x.term, number), wanted), True)
 
 
@@ -322,7 +322,7 @@ def _embedding(
     defaults |= {"scale_grad_by_freq": False, "sparse": False}
     given = dict(zip(defaults, args, strict=False)) | options
     if any(value != defaults[name] for name, value in given.items()):
-        raise NotLowered("these options")
+        raise NotLowered("its options are not supported")
     return _getitem(ctx, weight, index)
 
 
@@ -333,12 +333,12 @@ def _embedding(
 def _cast(ctx: LoweringContext, x: Value, *args: Any, **options: Any) -> Value:
     dtype = options.get("dtype", args[0] if args else None)
     if not isinstance(dtype, torch.dtype) or len(args) + len(options) != 1:
-        raise NotLowered("this conversion")
+        raise NotLowered("only a dtype is supported as its argument")
     if dtype == ctx.dtype:
         return Value(ctx.terms.as_float(x.term), x.per_edge)
     if dtype in (torch.int64, torch.int32) and x.term.kind == "int":
         return x
-    raise NotLowered(f"a conversion to {dtype}")
+    raise NotLowered(f"a conversion to {dtype} is not supported")
 
 
 _rule("float")(lambda ctx, x: _cast(ctx, x, torch.float32))

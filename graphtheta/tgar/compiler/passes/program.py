@@ -393,7 +393,7 @@ def program_of(
         The kernels, or the reason why there are none.
     """
     if any(t.device.type != "cpu" for t in inputs.flat()):
-        return NotLowered("kernels run on processors only")
+        return NotLowered("kernels run on CPUs only")
     rows = [
         tuple((tuple(t.shape[1:]), t.dtype) for t in group)
         for group in (inputs.sources, inputs.destinations, inputs.columns)
