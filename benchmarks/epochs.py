@@ -4,7 +4,7 @@
 
 On RMAT 2^17 x 16 with 128 features and 16 classes, and on Amazon Computers. Two layers, 64 columns
 between them; attention has 4 heads of 16 and averages one head in the end; edges have 16 random
-attributes. Dropout is 0, every contender starts with the same weights, and outputs and gradients
+attributes. Dropout is 0, every worker starts with the same weights, and outputs and gradients
 are compared before the clock starts. GAT-E reads edge attributes in score and message, as DGL's
 EdgeGATConv does; PyG's nearest, GATConv with edge_dim, reads them in the score alone, and so does
 GAT with edge attributes (`gat-edge`) of ours and PyG's.
@@ -24,7 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from duel import TOLERANCE, Duel, arguments, better, largest_difference, memory, written
+from peers.compare import (
+    TOLERANCE,
+    PeerComparison,
+    arguments,
+    better,
+    largest_difference,
+    memory,
+    written,
+)
 
 import graphtheta as gt
 from graphtheta.bench.graphs import rmat_graph
@@ -53,7 +61,7 @@ class Row:
 
 
 def main() -> int:
-    """Run all, print the table, and return 1 if a contender computed something else."""
+    """Run all, print the table, and return 1 if a worker computed something else."""
     options = _options()
     peers = tuple(filter(None, options.peers.split(",")))
     rows: list[Row] = []
@@ -64,13 +72,13 @@ def main() -> int:
     for name, graph in _graphs(options):
         about = {"graph": name, "nodes": graph.num_nodes, "edges": graph.num_edges}
         with written(graph) as folder:
-            duel = Duel("epoch", folder, options, ("graphtheta", *peers))
+            comparison = PeerComparison("epoch", folder, options, ("graphtheta", *peers))
             for model in options.models.split(","):
-                row = _measure(duel, about, model)
+                row = _measure(comparison, about, model)
                 rows.append(row)
-                print(f"| {' | '.join(_cells(row, duel.libraries))} |", flush=True)
+                print(f"| {' | '.join(_cells(row, comparison.libraries))} |", flush=True)
     if options.plot:
-        from picture import draw_epochs
+        from peers.plots import draw_epochs
 
         draw_epochs([(row.time, row.memory) for row in rows], options.plot)
     return int(any(row.differs for row in rows))
@@ -98,37 +106,37 @@ def _graphs(options: argparse.Namespace) -> Iterator[tuple[str, gt.Graph]]:
         yield "Amazon Computers", gt.Graph(graph.nodes, edges)
 
 
-def _measure(duel: Duel, about: dict[str, Any], model: str) -> Row:
+def _measure(comparison: PeerComparison, about: dict[str, Any], model: str) -> Row:
     row = Row(about, model)
-    names = [name for name in duel.libraries if (model, name) not in MISSING]
-    weights, allowed = str(duel.folder / "weights.npz"), duel.options.allow_chunked
-    with duel.started(*names) as contenders:
+    names = [name for name in comparison.libraries if (model, name) not in MISSING]
+    weights, allowed = str(comparison.folder / "weights.npz"), comparison.options.allow_chunked
+    with comparison.started(*names) as workers:
         built = {}
-        for name, contender in contenders.items():
-            loaded = contender.ask("load", folder=str(duel.folder))
+        for name, worker in workers.items():
+            loaded = worker.request("load", folder=str(comparison.folder))
             case = {"model": model, "weights": weights}
-            built[name] = duel.build(contender, loaded, **case)
+            built[name] = comparison.build(worker, loaded, **case)
             if name != "graphtheta" and name not in SAME[model]:
                 continue
             if (model, name) in SAME_FORM:
-                contender.ask("build", form=SAME_FORM[model, name], **case)
-            contender.ask("save", path=str(duel.folder / f"{name}.npz"))
-            contender.ask("build", form=built[name]["form"], allow_chunked=allowed, **case)
-            ours, theirs = (duel.folder / f"{n}.npz" for n in ("graphtheta", name))
+                worker.request("build", form=SAME_FORM[model, name], **case)
+            worker.request("save", path=str(comparison.folder / f"{name}.npz"))
+            worker.request("build", form=built[name]["form"], allow_chunked=allowed, **case)
+            ours, theirs = (comparison.folder / f"{n}.npz" for n in ("graphtheta", name))
             error, what = largest_difference(ours, theirs)
             built[name] |= {"difference": error}
             if error > TOLERANCE:
                 row.differs[name] = f"{what} of {name} by {error:.1e}"
-        for name, parts in duel.time(contenders).items():
+        for name, parts in comparison.time(workers).items():
             case = {"model": model, "library": name, **about}
-            row.time[name] = duel.record("epochs", case, parts["epoch"], **built[name])
-    for name in () if duel.options.no_memory else names:
-        with duel.started(name) as alone:
+            row.time[name] = comparison.record("epochs", case, parts["epoch"], **built[name])
+    for name in () if comparison.options.no_memory else names:
+        with comparison.started(name) as alone:
             form = built[name]["form"]
             case = {"model": model, "weights": weights, "form": form, "allow_chunked": allowed}
-            taken = memory(alone[name], duel.folder, MEMORY_EPOCHS, **case)
+            taken = memory(alone[name], comparison.folder, MEMORY_EPOCHS, **case)
         what = {"model": model, "library": name, **about}
-        row.memory[name] = duel.record("epochs", what, [taken], unit="bytes", form=form)
+        row.memory[name] = comparison.record("epochs", what, [taken], unit="bytes", form=form)
     return row
 
 

@@ -8,7 +8,7 @@
   2^17 x 16. GAT-E reads attributes in score and message, as DGL's EdgeGATConv does; GATConv, PyG's
   and ours, in the score alone.
 
-Contenders take turns, run by run. What they compute is compared, without dropout.
+Workers take turns, run by run. What they compute is compared, without dropout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from duel import TOLERANCE, Duel, arguments, better, largest_difference, written
+from peers.compare import TOLERANCE, PeerComparison, arguments, better, largest_difference, written
 
 from graphtheta import Graph
 from graphtheta.bench.bandwidth import TRIAD_BYTES, triad_seconds
@@ -36,7 +36,7 @@ SAME = {"gat-edge": "pyg", "gat-e": "dgl"}
 
 
 def main() -> int:
-    """Run both, print the tables, and return 1 if a contender computed something else."""
+    """Run both, print the tables, and return 1 if a worker computed something else."""
     options = _options()
     torch.set_num_threads(options.threads)
     peers = tuple(filter(None, options.peers.split(",")))
@@ -47,17 +47,17 @@ def main() -> int:
         weight = np.random.default_rng(0).random(graph.num_edges, np.float32)
         weighted = Graph(graph.nodes, graph.edges.append_column("weight", pa.array(weight)))
         with written(weighted, weight=True) as folder:
-            duel = Duel("gather", folder, options, ("graphtheta", "torch", *peers))
-            found, same = _sums(duel, weighted)
+            comparison = PeerComparison("gather", folder, options, ("graphtheta", "torch", *peers))
+            found, same = _sums(comparison, weighted)
         records, agreed = [*records, *found], agreed and same
     if "attention" in options.parts:
         graph = rmat_graph(options.attention_scale, 16, features=0, edge_types=0)
         with written(graph) as folder:
-            duel = Duel("attention", folder, options, ("graphtheta", *peers))
-            found, same = _attention(duel, graph)
+            comparison = PeerComparison("attention", folder, options, ("graphtheta", *peers))
+            found, same = _attention(comparison, graph)
         records, agreed = [*records, *found], agreed and same
     if options.plot:
-        from picture import draw_gather
+        from peers.plots import draw_gather
 
         draw_gather(records, options.plot)
     return 0 if agreed else 1
@@ -82,32 +82,32 @@ def _about(graph: Graph, scale: int) -> dict[str, Any]:
 # -- Gather+Sum -----------------------------------------------------------------------------------
 
 
-def _sums(duel: Duel, graph: Graph) -> tuple[list[Record], bool]:
-    options = duel.options
+def _sums(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], bool]:
+    options = comparison.options
     triad = triad_seconds(options.runs)
     streaming = TRIAD_BYTES / spread(triad)["median"]
     about = _about(graph, options.scale)
-    records = [duel.record("triad", {"kernel": "triad"}, triad, moved_bytes=TRIAD_BYTES)]
+    records = [comparison.record("triad", {"kernel": "triad"}, triad, moved_bytes=TRIAD_BYTES)]
     print(f"Gather+Sum, {_title(graph, options)}; the memory streams {streaming / 1e9:.1f} GB/s.\n")
-    names = ("ms", "GB/s", "of streaming", *(f"{name} ms" for name in duel.libraries[1:]))
+    names = ("ms", "GB/s", "of streaming", *(f"{name} ms" for name in comparison.libraries[1:]))
     _head(("F", "message", *names, "x torch (bar)", "x DGL (bar)"))
     agreed = True
-    with duel.started() as contenders:
-        loaded = {n: c.ask("load", folder=str(duel.folder)) for n, c in contenders.items()}
+    with comparison.started() as workers:
+        loaded = {n: c.request("load", folder=str(comparison.folder)) for n, c in workers.items()}
         for width in map(int, options.widths.split(",")):
             gathered = 4 * width * graph.num_edges
             for weighted in (True, False):
                 playing = {
-                    name: contender
-                    for name, contender in contenders.items()
+                    name: worker
+                    for name, worker in workers.items()
                     if name != "pyg" or gathered <= options.largest
                 }
                 case = {"width": width, "weighted": weighted}
-                built = {n: duel.build(c, loaded[n], **case) for n, c in playing.items()}
-                times = duel.time(playing)
-                agreed &= _compared(playing, duel.folder)
+                built = {n: comparison.build(c, loaded[n], **case) for n, c in playing.items()}
+                times = comparison.time(playing)
+                agreed &= _compared(playing, comparison.folder)
                 row = {
-                    name: duel.record(
+                    name: comparison.record(
                         "gather",
                         {"kernel": "sum", **case, "library": name, **about},
                         parts["forward"],
@@ -118,7 +118,7 @@ def _sums(duel: Duel, graph: Graph) -> tuple[list[Record], bool]:
                     for name, parts in times.items()
                 }
                 records += row.values()
-                _row(_sum_cells(row, duel.libraries, width, weighted))
+                _row(_sum_cells(row, comparison.libraries, width, weighted))
     print()
     return records, agreed
 
@@ -139,34 +139,38 @@ def _sum_cells(
 # -- attention ------------------------------------------------------------------------------------
 
 
-def _attention(duel: Duel, graph: Graph) -> tuple[list[Record], bool]:
-    options, about = duel.options, _about(graph, duel.options.attention_scale)
+def _attention(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], bool]:
+    options, about = comparison.options, _about(graph, comparison.options.attention_scale)
     print(f"Attention, 64 to 4 x 16, 16 edge attributes, {_title(graph, options)}.\n")
-    names = (f"{name} ms" for name in duel.libraries[1:])
+    names = (f"{name} ms" for name in comparison.libraries[1:])
     _head(("layer", "dropout", "forward", "backward", "both, ms", *names, "x the faster (bar)"))
     records: list[Record] = []
     agreed = True
-    with duel.started() as contenders:
-        loaded = {n: c.ask("load", folder=str(duel.folder)) for n, c in contenders.items()}
+    with comparison.started() as workers:
+        loaded = {n: c.request("load", folder=str(comparison.folder)) for n, c in workers.items()}
         for layer, same in SAME.items():
             for dropout in (0.0, 0.6):
-                weights = str(duel.folder / "weights.npz")
+                weights = str(comparison.folder / "weights.npz")
                 case = {"layer": layer, "dropout": dropout}
                 built = {
-                    n: duel.build(c, loaded[n], weights=weights, **case)
-                    for n, c in contenders.items()
+                    n: comparison.build(c, loaded[n], weights=weights, **case)
+                    for n, c in workers.items()
                 }
-                times = duel.time(contenders)
-                if not dropout and same in contenders:
-                    ours = contenders["graphtheta"]
-                    agreed &= _compared({"graphtheta": ours, same: contenders[same]}, duel.folder)
+                times = comparison.time(workers)
+                if not dropout and same in workers:
+                    ours = workers["graphtheta"]
+                    agreed &= _compared(
+                        {"graphtheta": ours, same: workers[same]}, comparison.folder
+                    )
                 row = {}
                 for name, parts in times.items():
                     both = [f + b for f, b in zip(parts["forward"], parts["backward"], strict=True)]
                     whole = {**case, "library": name, **about}
-                    row[name] = duel.record("attention", whole, both, parts=parts, **built[name])
+                    row[name] = comparison.record(
+                        "attention", whole, both, parts=parts, **built[name]
+                    )
                 records += row.values()
-                _row(_attention_cells(row, duel.libraries, layer, dropout))
+                _row(_attention_cells(row, comparison.libraries, layer, dropout))
     print()
     return records, agreed
 
@@ -187,11 +191,11 @@ def _attention_cells(
 # -- both -----------------------------------------------------------------------------------------
 
 
-def _compared(contenders: Mapping[str, Any], folder: Path) -> bool:
+def _compared(workers: Mapping[str, Any], folder: Path) -> bool:
     """Whether all have computed the same; says what differs."""
-    paths = {name: folder / f"{name}.npz" for name in contenders}
-    for name, contender in contenders.items():
-        contender.ask("save", path=str(paths[name]))
+    paths = {name: folder / f"{name}.npz" for name in workers}
+    for name, worker in workers.items():
+        worker.request("save", path=str(paths[name]))
     agreed = True
     for name in paths.keys() - {"graphtheta"}:
         error, what = largest_difference(paths["graphtheta"], paths[name])

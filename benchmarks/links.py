@@ -2,8 +2,8 @@
 
     python benchmarks/links.py --data ../shared/data --peers-python PEERS/bin/python --seconds 1200
 
-Three contenders train for the same time on the same threads: R-GCN + DistMult of ours, DistMult of
-ours alone, and PyG's R-GCN + DistMult (`peer_links.py`). All learn a vector an entity and have two
+Three systems train for the same time on the same threads: our R-GCN + DistMult, our DistMult alone,
+and PyG's R-GCN + DistMult (`peers/pyg_links.py`). All learn a vector for each entity and have two
 layers with the same bases; the reverse of every training edge carries messages as a relation of its
 own. The time is that of training alone, and the weights are those at its end. What each has learned
 is ranked by the same code: filtered, both ends, ties sharing the mean of their ranks.
@@ -68,12 +68,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
     parser.add_argument("--channels", type=int, default=100, help="of a vector")
     parser.add_argument("--bases", type=int, default=2, help="matrices that relations combine")
-    parser.add_argument("--lr", type=float, default=0.01, help="of every contender")
+    parser.add_argument("--lr", type=float, default=0.01, help="of every system")
     parser.add_argument("--batch-size", type=int, default=4096, help="of ours; 0: global batches")
     parser.add_argument("--fanouts", default="all", help="of R-GCN's mini-batches, as in 10,10")
     parser.add_argument("--negatives", type=int, default=10, help="of each edge, of ours")
     parser.add_argument("--seeds", type=int, default=5, help="of Bitcoin OTC")
-    parser.add_argument("--threads", type=int, default=2, help="of every contender")
+    parser.add_argument("--threads", type=int, default=2, help="of every system")
     parser.add_argument("--json", type=Path, help="file to add records to")
     return parser.parse_args()
 
@@ -155,7 +155,7 @@ def _peer(
         given = {key: vars(options)[key] for key in ("channels", "bases", "lr", "seconds")}
         train = triples[triples[:, 3] == 1, :3]
         np.savez(Path(folder) / "given.npz", train=train, **sizes, **given)
-        script = Path(__file__).parent / "peer_links.py"
+        script = Path(__file__).parent / "peers" / "pyg_links.py"
         command = [options.peers_python, str(script), folder, str(options.threads)]
         subprocess.run(command, check=True)
         learned = dict(np.load(Path(folder) / "learned.npz"))

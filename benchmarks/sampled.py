@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from contender import Contender
-from duel import Duel, arguments, better, written
+from peers.compare import PeerComparison, arguments, better, written
+from peers.worker import Worker
 
 from graphtheta import Graph
 from graphtheta.bench.graphs import rmat_graph
@@ -40,17 +40,19 @@ def main() -> None:
     head = ("model", "fanouts, from the input", *libraries, "x the faster", "hidden")
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     with written(graph) as folder:
-        duel = Duel("steps", folder, options, libraries)
+        comparison = PeerComparison("steps", folder, options, libraries)
         for model, fanouts in CASES:
             records, built = {}, {}
-            with duel.started() as contenders:
-                for name, contender in contenders.items():
-                    loaded = contender.ask("load", folder=str(folder))
-                    built[name] = duel.build(contender, loaded, model=model, fanouts=fanouts)
-                for name, parts in duel.time(contenders).items():
+            with comparison.started() as workers:
+                for name, worker in workers.items():
+                    loaded = worker.request("load", folder=str(folder))
+                    built[name] = comparison.build(worker, loaded, model=model, fanouts=fanouts)
+                for name, parts in comparison.time(workers).items():
                     case = {"library": name, "model": model, "fanouts": fanouts, **about}
-                    records[name] = duel.record("sampled", case, parts["steps"], **built[name])
-                ours = contenders["graphtheta"]
+                    records[name] = comparison.record(
+                        "sampled", case, parts["steps"], **built[name]
+                    )
+                ours = workers["graphtheta"]
                 hidden = share_hidden(ours, options.runs, model=model, fanouts=fanouts)
             speeds = [f"{STEPS / records[name]['median']:.1f}" for name in libraries]
             times = "{} {:.2f}".format(*better(records)) if peers else "-"
@@ -58,12 +60,12 @@ def main() -> None:
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def share_hidden(ours: Contender, runs: int, **case: object) -> float:
+def share_hidden(ours: Worker, runs: int, **case: object) -> float:
     """Return how much less steps wait where batches are prepared beside them."""
     waited = []
     for form in ("prefetch 0", "prefetch 2"):
-        ours.ask("build", form=form, allow_chunked=False, **case)
-        found = [ours.ask("run")["waited"] for _ in range(runs + 1)]
+        ours.request("build", form=form, allow_chunked=False, **case)
+        found = [ours.request("run")["waited"] for _ in range(runs + 1)]
         waited.append(float(np.median(found[1:])))
     return 1 - waited[1] / waited[0]
 

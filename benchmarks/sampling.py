@@ -10,7 +10,7 @@ edges, so that speed is in drawn edges per second.
 from __future__ import annotations
 
 import numpy as np
-from duel import Duel, arguments, written
+from peers.compare import PeerComparison, arguments, written
 
 from graphtheta.bench.graphs import rmat_graph
 
@@ -29,21 +29,21 @@ def main() -> None:
     head = "| fanouts, from the input | M edges/s | of DGL | ms a batch | of DGL | x DGL (bar) |"
     print(f"{head}\n{'|---' * 6}|", flush=True)
     with written(graph) as folder:
-        duel = Duel("sample", folder, options, ("graphtheta", "dgl"))
+        comparison = PeerComparison("sample", folder, options, ("graphtheta", "dgl"))
         for fanouts in FANOUTS:
             rates, times = {}, {}
-            with duel.started() as contenders:
+            with comparison.started() as workers:
                 built = {}
-                for name, contender in contenders.items():
-                    loaded = contender.ask("load", folder=str(folder))
-                    built[name] = duel.build(contender, loaded, fanouts=fanouts)
-                for name, parts in duel.time(contenders).items():
+                for name, worker in workers.items():
+                    loaded = worker.request("load", folder=str(folder))
+                    built[name] = comparison.build(worker, loaded, fanouts=fanouts)
+                for name, parts in comparison.time(workers).items():
                     seconds = np.array(parts["draw"])
                     edges = np.array(parts["edges"])
                     rates[name] = float(np.median(edges / seconds)) / 1e6
                     times[name] = 1000 * float(np.median(seconds)) / 20
                     case = {"library": name, "fanouts": fanouts, **about}
-                    duel.record(
+                    comparison.record(
                         "sampling", case, seconds.tolist(), edges=edges.tolist(), **built[name]
                     )
             ours, theirs = rates["graphtheta"], rates["dgl"]

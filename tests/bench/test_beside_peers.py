@@ -1,6 +1,6 @@
 """The benchmarks beside peers run from end to end, on tiny graphs; peers where they are installed.
 
-What contenders compute is compared by the scripts themselves, which exit with 1 if it differs.
+What workers compute is compared by the scripts themselves, which exit with 1 if it differs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PyG's R-GCN + DistMult, trained for a given time: what `links.py` runs in the peers' environment.
 
-    PEERS/bin/python benchmarks/peer_links.py FOLDER THREADS
+    PEERS/bin/python benchmarks/peers/pyg_links.py FOLDER THREADS
 
 As PyG's own example (examples/rgcn_link_pred.py) does it: full batches along all training edges and
 their reverses, one negative an edge, half of them with another source, binary cross-entropy, a

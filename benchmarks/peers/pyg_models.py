@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch_geometric
-from peer_torch import adjacency
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric import EdgeIndex
@@ -24,6 +23,8 @@ from torch_geometric.loader import NeighborLoader
 from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, SAGEConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import scatter, trim_to_layer
+
+from peers.torch_csr import adjacency
 
 VERSION = torch_geometric.__version__
 FORMS = {

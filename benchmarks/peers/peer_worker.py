@@ -1,6 +1,6 @@
-"""The peers as contenders: see contender.py for what they are asked.
+"""The peers as workers: see peers/worker.py for what they are asked.
 
-    python benchmarks/peers.py pyg|dgl|torch gather|attention|epoch|sample|steps
+    python -m peers.peer_worker pyg|dgl|torch gather|attention|epoch|sample|steps
 
 Runs in an environment of its own, with torch, torch_geometric and dgl alone. Weights come by the
 names of PyG. `build` takes a `form`: the representation of the graph, of those that `load` names.
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from contender import seeds_of, serve
 from torch import Tensor
 from torch.nn import functional as F
+
+from peers.worker import seeds_of, serve
 
 
 class Arrays:
@@ -56,12 +57,12 @@ class Arrays:
         return src[order], dst[order], attr
 
     def rows(self, width: int) -> Tensor:
-        """Return the random input that all contenders take."""
+        """Return the random input that all workers take."""
         shape = (self.num_nodes, width)
         return torch.from_numpy(np.random.default_rng(width).standard_normal(shape, np.float32))
 
 
-class Contender:
+class Worker:
     """What all pieces of work share.
 
     Args:
@@ -95,7 +96,7 @@ class Contender:
         self.library.take_weights(self.module, given)
 
 
-class Gather(Contender):
+class Gather(Worker):
     """The sum over in-edges, weighted or not."""
 
     names = ("weight",)
@@ -117,7 +118,7 @@ class Gather(Contender):
         np.savez(path, out=self.out.numpy())
 
 
-class Attention(Contender):
+class Attention(Worker):
     """One layer of attention with edge attributes."""
 
     names = ("attr",)
@@ -145,7 +146,7 @@ class Attention(Contender):
         self.write(path, self.out, self.x)
 
 
-class Epoch(Contender):
+class Epoch(Worker):
     """Training."""
 
     names = ("x", "y", "train")
@@ -184,7 +185,7 @@ class Epoch(Contender):
         self.write(path, out)
 
 
-class Sample(Contender):
+class Sample(Worker):
     """Drawing in-edges for batches of seeds."""
 
     def build(self, fanouts: list[int], form: str, **_: Any) -> None:
@@ -200,7 +201,7 @@ class Sample(Contender):
         return {"draw": time.perf_counter() - start, "edges": edges}
 
 
-class Steps(Contender):
+class Steps(Worker):
     """Training on drawn neighbourhoods, by the library's own loader."""
 
     names = ("x", "y", "train")
@@ -222,9 +223,11 @@ class Steps(Contender):
         return {"steps": time.perf_counter() - start}
 
 
+MODULES = {"pyg": "peers.pyg_models", "dgl": "peers.dgl_models", "torch": "peers.torch_csr"}
+
+
 if __name__ == "__main__":
     library, work = sys.argv[1:]
     works = {"gather": Gather, "attention": Attention, "epoch": Epoch}
     works |= {"sample": Sample, "steps": Steps}
-    contender = works[work]
-    serve(contender(importlib.import_module(f"peer_{library}"), work))
+    serve(works[work](importlib.import_module(MODULES[library]), work))

@@ -1,4 +1,4 @@
-"""Contenders are processes that do one piece of work when asked, so that they can take turns.
+"""Workers are processes that do one piece of work when asked, so that they can take turns.
 
 A line of JSON on stdin asks, `{"do": "run"}`; a line of JSON on stdout answers. Whatever else a
 library prints goes to stderr. Imports the standard library alone: every environment runs it.
@@ -16,25 +16,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Contender", "seeds_of", "serve"]
+__all__ = ["Worker", "seeds_of", "serve"]
+
+_BENCHMARKS = str(Path(__file__).parents[1])
 
 
-def serve(contender: Any) -> None:
-    """Answer with what the contender's methods return, until stdin ends."""
+def serve(worker: Any) -> None:
+    """Answer with what the worker's methods return, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     handlers: Mapping[str, Callable[..., Any] | None] = {
-        "load": contender.load,
-        "build": contender.build,
-        "run": contender.run,
-        "save": getattr(contender, "save", None),  # what draws has nothing to compare
+        "load": worker.load,
+        "build": worker.build,
+        "run": worker.run,
+        "save": getattr(worker, "save", None),  # what draws has nothing to compare
         "settle": _settle,
     }
     for line in sys.stdin:
         request = json.loads(line)
         try:
             do = handlers[request.pop("do")]
-            assert do is not None, "this contender saves nothing"
+            assert do is not None, "this worker saves nothing"
             answer = do(**request) or {}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
@@ -49,20 +51,20 @@ def _settle() -> None:
 
 
 def seeds_of(step: int, num_nodes: int, batches: int = 20, size: int = 1024) -> list[Any]:
-    """Return the seeds that all contenders draw for: (size,) int64 each, ascending."""
+    """Return the seeds that all workers draw for: (size,) int64 each, ascending."""
     import numpy as np  # in every environment that draws
 
     rng = np.random.default_rng(step)
     return [np.sort(rng.choice(num_nodes, size, replace=False)) for _ in range(batches)]
 
 
-class Contender:
+class Worker:
     """A process of a library, which loads a graph, builds work on it, and runs that.
 
     Args:
         name: What records call it.
         python: The interpreter of its environment.
-        script: The file to run, beside this one.
+        module: The module of this package to run.
         threads: Of all its libraries.
         arguments: Of the script.
 
@@ -71,20 +73,25 @@ class Contender:
         pid: Of the process.
     """
 
-    def __init__(self, name: str, python: str, script: str, *arguments: str, threads: int) -> None:
+    def __init__(self, name: str, python: str, module: str, *arguments: str, threads: int) -> None:
         self.name = name
         count = str(threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name(script)), *arguments],
+            [python, "-m", f"peers.{module}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **dict.fromkeys(names, count), "DGLBACKEND": "pytorch"},
+            env={
+                **os.environ,
+                **dict.fromkeys(names, count),
+                "DGLBACKEND": "pytorch",
+                "PYTHONPATH": os.pathsep.join([_BENCHMARKS, os.environ.get("PYTHONPATH", "")]),
+            },
         )
         self.pid = self._process.pid
 
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+    def request(self, do: str, **request: Any) -> dict[str, Any]:
         """Return the answer.
 
         Raises:
@@ -103,7 +110,7 @@ class Contender:
             raise RuntimeError(f"{self.name}: {do}: {answer['error']}")
         return answer
 
-    def __enter__(self) -> Contender:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:

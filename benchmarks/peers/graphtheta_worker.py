@@ -1,6 +1,6 @@
-"""GraphTheta as a contender: see contender.py for what it is asked.
+"""GraphTheta as a worker: see peers/worker.py for what it is asked.
 
-    python benchmarks/ours.py gather|attention|epoch|sample|steps
+    python -m peers.graphtheta_worker gather|attention|epoch|sample|steps
 
 `gather` is Gather and Sum alone, `attention` one layer forward and backward, `epoch` an epoch of
 training. Rows and gradients are saved in the order of the input, by the names of PyG.
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from contender import seeds_of, serve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from graphtheta.nn import GAT, GATE, GCN, GATConv, GATEConv, GATv2, GraphSAGE, s
 from graphtheta.nn.models import Stack
 from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
 from graphtheta.train.trainer import Trainer
+from peers.worker import seeds_of, serve
 
 HEADS, EDGE_FEATURES = 4, 16
 
@@ -44,7 +44,7 @@ MODELS: dict[str, Callable[..., Stack]] = {
 }
 
 
-class Contender:
+class Worker:
     """What all pieces of work share."""
 
     module: nn.Module
@@ -58,7 +58,7 @@ class Contender:
         return {"version": gt.__version__, "forms": ["store"]}
 
     def rows(self, width: int) -> Tensor:
-        """Return the random input that all contenders take, in the shard's order."""
+        """Return the random input that all workers take, in the shard's order."""
         shape = (self.shard.num_masters, width)
         x = np.random.default_rng(width).standard_normal(shape, np.float32)
         return torch.from_numpy(x)[self.keys]
@@ -95,7 +95,7 @@ class Contender:
         np.savez(path, out=self.in_order(out), **found)
 
 
-class Gather(Contender):
+class Gather(Worker):
     """Gather and Sum."""
 
     def build(self, width: int, weighted: bool, allow_chunked: bool, **_: Any) -> None:
@@ -116,7 +116,7 @@ class Gather(Contender):
         np.savez(path, out=self.in_order(self.out))
 
 
-class Attention(Contender):
+class Attention(Worker):
     """One layer of attention with edge attributes."""
 
     def build(
@@ -148,7 +148,7 @@ class Attention(Contender):
         self.write(path, self.out, self.x)
 
 
-class Epoch(Contender):
+class Epoch(Worker):
     """Training."""
 
     def build(self, model: str, weights: str | None, allow_chunked: bool, **_: Any) -> None:
@@ -178,7 +178,7 @@ class Epoch(Contender):
         self.write(path, out)
 
 
-class Sample(Contender):
+class Sample(Worker):
     """Drawing in-edges for batches of seeds: the same nodes, found in our order."""
 
     def build(self, fanouts: list[int], **_: Any) -> None:
@@ -201,7 +201,7 @@ class Sample(Contender):
         return {**clock.seconds, "edges": edges}
 
 
-class Steps(Contender):
+class Steps(Worker):
     """Training on drawn neighbourhoods."""
 
     def load(self, folder: str) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contender import Contender
 
 from graphtheta import Graph
 from graphtheta.bench.memory import peak_bytes, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, append, new_record
 from graphtheta.bench.timing import alternate
 from graphtheta.partition import Plan, Resources, make_store
+from peers.worker import Worker
 
-__all__ = ["Duel", "arguments", "better", "largest_difference", "memory", "written"]
+__all__ = ["PeerComparison", "arguments", "better", "largest_difference", "memory", "written"]
 
 TOLERANCE = 1e-5
 
@@ -43,7 +43,7 @@ def arguments(about: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
-    """Write a graph for all contenders: arrays of the same edges for the peers, a store for us."""
+    """Write a graph for all workers: arrays of the same edges for the peers, a store for us."""
     with tempfile.TemporaryDirectory(prefix="graphtheta-benchmark-") as name:
         folder = Path(name)
         order = np.argsort(graph.dst, kind="stable")
@@ -63,8 +63,8 @@ def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Contenders, each with a process of its own, on one graph.
+class PeerComparison:
+    """Workers, each with a process of its own, on one graph.
 
     Attributes:
         work: "gather", "attention", "epoch", "sample" or "steps".
@@ -79,7 +79,7 @@ class Duel:
     libraries: tuple[str, ...]
 
     @contextmanager
-    def started(self, *libraries: str) -> Iterator[dict[str, Contender]]:
+    def started(self, *libraries: str) -> Iterator[dict[str, Worker]]:
         """Start processes, of all libraries or of those named."""
         with ExitStack() as stack:
             yield {
@@ -87,22 +87,22 @@ class Duel:
                 for name in libraries or self.libraries
             }
 
-    def _process(self, library: str) -> Contender:
+    def _process(self, library: str) -> Worker:
         threads = self.options.threads
         if library == "graphtheta":
-            return Contender(library, sys.executable, "ours.py", self.work, threads=threads)
+            return Worker(library, sys.executable, "graphtheta_worker", self.work, threads=threads)
         python = self.options.peers_python or sys.executable
-        return Contender(library, python, "peers.py", library, self.work, threads=threads)
+        return Worker(library, python, "peer_worker", library, self.work, threads=threads)
 
-    def build(self, contender: Contender, loaded: Mapping[str, Any], **case: Any) -> dict[str, Any]:
-        """Build a case in the contender's fastest form, run once; say which form that is."""
+    def build(self, worker: Worker, loaded: Mapping[str, Any], **case: Any) -> dict[str, Any]:
+        """Build a case in the worker's fastest form, run once; say which form that is."""
         allowed = {"allow_chunked": self.options.allow_chunked}
         found: dict[str, float] = {}
         refused = ""
         for form in loaded["forms"] if len(loaded["forms"]) > 1 else ():
             try:
-                contender.ask("build", form=form, **case, **allowed)
-                times = [_whole(contender.ask("run")) for _ in range(3)]
+                worker.request("build", form=form, **case, **allowed)
+                times = [_whole(worker.request("run")) for _ in range(3)]
             except RuntimeError as error:
                 refused = str(error)
                 continue
@@ -110,17 +110,17 @@ class Duel:
         if refused and not found:
             raise RuntimeError(refused)
         form = min(found, key=found.__getitem__) if found else loaded["forms"][0]
-        contender.ask("build", form=form, **case, **allowed)
+        worker.request("build", form=form, **case, **allowed)
         return {"form": form, "forms_seconds": found, "version": loaded["version"]}
 
-    def time(self, contenders: Mapping[str, Contender]) -> dict[str, dict[str, list[float]]]:
+    def time(self, workers: Mapping[str, Worker]) -> dict[str, dict[str, list[float]]]:
         """Let what is built run in turns."""
 
-        def run(contender: Contender) -> Callable[[], dict[str, float]]:
-            return lambda: _seconds(contender.ask("run"))
+        def run(worker: Worker) -> Callable[[], dict[str, float]]:
+            return lambda: _seconds(worker.request("run"))
 
         return alternate(
-            {name: run(contender) for name, contender in contenders.items()},
+            {name: run(worker) for name, worker in workers.items()},
             runs=self.options.runs,
             warmup=self.options.warmup,
         )
@@ -135,22 +135,22 @@ class Duel:
         return record
 
 
-def memory(contender: Contender, folder: Path, epochs: int, **case: Any) -> int:
+def memory(worker: Worker, folder: Path, epochs: int, **case: Any) -> int:
     """Return what training needs beyond libraries, graph, model and optimiser, in bytes.
 
     Building makes the peers' graph in the form that they train on; of ours it touches features and
     edge columns alone, so that in- and out-edges count.
     """
-    contender.ask("load", folder=str(folder))
-    contender.ask("build", **case)
-    contender.ask("settle")
-    before = resident_bytes(contender.pid)
-    contender.ask("run")
-    contender.ask("settle")
-    reset_peak(contender.pid)
+    worker.request("load", folder=str(folder))
+    worker.request("build", **case)
+    worker.request("settle")
+    before = resident_bytes(worker.pid)
+    worker.request("run")
+    worker.request("settle")
+    reset_peak(worker.pid)
     for _ in range(epochs):
-        contender.ask("run")
-    return peak_bytes(contender.pid) - before
+        worker.request("run")
+    return peak_bytes(worker.pid) - before
 
 
 def largest_difference(ours: Path, theirs: Path) -> tuple[float, str]:
