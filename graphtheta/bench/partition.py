@@ -27,11 +27,11 @@ from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resi
 from graphtheta.bench.record import Record, new_record
 from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
-from graphtheta.partition import PARTITIONERS, Plan, Resources, make_store
+from graphtheta.partition import Plan, Resources, make_store
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.runtime.threads import set_threads
 
-__all__ = ["Job", "partition_record", "unknown_method"]
+__all__ = ["Job", "partition_record"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,6 @@ class Job:
     num_parts: int
     threads: int
     memory_limit: int | None = None
-
-
-def unknown_method(methods: list[str]) -> str | None:
-    """Return the first name that is not in `PARTITIONERS`, or None."""
-    return next((name for name in methods if name not in PARTITIONERS), None)
 
 
 def partition_record(job: Job, graph: Mapping[str, Any], *, runs: int = 1) -> Record:

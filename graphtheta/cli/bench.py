@@ -10,7 +10,6 @@ import typer
 
 from graphtheta.cli.help import Command, Threads, argument, command_group, flag, option
 from graphtheta.cli.names import names
-from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 
@@ -115,6 +114,7 @@ def _kernels(
     from graphtheta.bench.kernels import KERNELS, kernel_records, num_records
     from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import KERNELS_HEAD, graph_title, kernel_rows
+    from graphtheta.cli.progress import PhaseProgress
 
     generated = {"scale": scale, "edge_factor": edge_factor, "features": 1, "edge_features": 0}
     with benchmark_shard(input, comm, method="node-hash", **generated) as (name, shard):
@@ -131,7 +131,7 @@ def _kernels(
             allow_chunked=allow_chunked,
         )
         records = []
-        with Phases(shown=True).phase(
+        with PhaseProgress(shown=True).phase(
             "kernels", num_records(chosen, columns), "records"
         ) as advance:
             for record in found:
@@ -230,14 +230,16 @@ def _partition(
     from graphtheta.cli.worker import start_worker
 
     _, count = start_worker(threads)
-    from graphtheta.bench.partition import Job, partition_record, unknown_method
+    from graphtheta.bench.partition import Job, partition_record
     from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import PARTITION_HEAD, partition_row
+    from graphtheta.cli.progress import PhaseProgress
     from graphtheta.datasets.generate import rmat
+    from graphtheta.partition.pipeline.pipeline import named_partitioner
 
     named = [name.strip() for name in methods.split(",")]
-    if unknown := unknown_method(named):
-        raise ConfigError(f"bench partition: unknown method '{unknown}'. See --help.")
+    for name in named:
+        named_partitioner(name)  # raises an error if it is unknown
     numbers = _integers(parts, "--parts")
     rows = []
     with tempfile.TemporaryDirectory(dir=folder, prefix="graphtheta-bench-") as made:
@@ -247,7 +249,8 @@ def _partition(
             graph = {"graph": f"rmat {scale} x {edge_factor}", "ids": ids}
         else:
             source, graph = Path(input), {"graph": Path(input).name}
-        with Phases(shown=True).phase("partition", len(named) * len(numbers), "stores") as advance:
+        total = len(named) * len(numbers)
+        with PhaseProgress(shown=True).phase("partition", total, "stores") as advance:
             for number in numbers:
                 for name in named:
                     job = Job(str(source), made, name, number, count)
@@ -297,17 +300,18 @@ def _scaling(
     from graphtheta.bench.record import append
     from graphtheta.bench.scaling import scaling_records, store_to_scale
     from graphtheta.cli.bench_tables import graph_title, scaling_head, scaling_rows
+    from graphtheta.cli.progress import PhaseProgress
 
     if comm.size > 1:
         raise ConfigError(
-            f"bench scaling: expected one worker, got {comm.size}: it starts others itself. Run it "
-            "without mpiexec."
+            f"bench scaling: expected one worker, which starts the others, got {comm.size}. Run "
+            "it without mpiexec."
         )
     numbers = _integers(ranks, "--ranks")
     records: list[Record] = []
     with (
         tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder,
-        Phases(shown=True).phase("scaling", len(numbers), "jobs") as advance,
+        PhaseProgress(shown=True).phase("scaling", len(numbers), "jobs") as advance,
     ):
         store = store_to_scale(
             Path(folder),
@@ -364,9 +368,11 @@ def _compare(
 
 def _integers(text: str, option: str) -> list[int]:
     try:
-        found = [int(word) for word in text.split(",")]
+        found = [int(item) for item in text.split(",")]
     except ValueError:
         found = [0]
     if min(found) < 1:
-        raise ConfigError(f"{option}: expected numbers >= 1, as 1,2,4, got {text!r}. Correct it.")
+        raise ConfigError(
+            f"{option}: expected numbers of at least 1 such as 1,2,4, got {text!r}. Correct it."
+        )
     return found

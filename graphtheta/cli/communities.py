@@ -7,7 +7,6 @@ from typing import Annotated
 
 from graphtheta.cli.help import argument, option
 from graphtheta.cli.names import names
-from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 
 __all__ = ["communities"]
@@ -52,6 +51,7 @@ def communities(
     """
     import numpy as np
 
+    from graphtheta.cli.progress import PhaseProgress
     from graphtheta.comm.launch import communicator
     from graphtheta.partition import Resources, open_store
     from graphtheta.partition.analysis.detect_communities import detect
@@ -68,7 +68,7 @@ def communities(
         num_communities=count,
         resolution=resolution,
         seed=seed,
-        resources=Resources(comm, progress=Phases(shown=not comm.rank)),
+        resources=Resources(comm, progress=PhaseProgress(shown=not comm.rank)),
     )
     if comm.rank == 0:
         write_communities(opened, called, found, method=method)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from graphtheta.cli.help import Threads, argument, flag, option
 from graphtheta.cli.names import names
-from graphtheta.cli.phases import Phases
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 
@@ -171,6 +170,7 @@ def partition(
       graphtheta partition --nodes nodes.csv --edges edges/ store --parts 8 --features 'f_*'
       graphtheta partition --edges edges/ --parts 32 --compare dbh,hdrf,2ps-l
     """
+    from graphtheta.cli.progress import PhaseProgress
     from graphtheta.cli.worker import start_worker
     from graphtheta.partition import (
         Balance,
@@ -202,7 +202,7 @@ def partition(
     if target is not None:
         refuse_occupied(target)
     comm, count = start_worker(threads)
-    phases = Phases(shown=not comm.rank)
+    phases = PhaseProgress(shown=not comm.rank)
     resources = Resources(comm, count, _bytes(memory_limit), phases)
     plan = Plan(
         num_parts=parts,

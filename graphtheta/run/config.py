@@ -32,7 +32,8 @@ def _option(
     Args:
         default: Value if the option is omitted; `...` if there is none.
         panel: Heading of the option in the help.
-        help: What the option does. `{models}` and the like stand for the names in a registry.
+        help: What the option does. Placeholders such as `{models}` are replaced by names in
+            a registry.
         metavar: Placeholder of a text value in the help.
         without: Describes a default that is not a value.
         requires: Another option, and the values of it that this option has an effect with.

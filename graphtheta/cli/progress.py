@@ -1,4 +1,4 @@
-"""The progress of a long job's phases, on rank 0: bars on a terminal, else a line a phase."""
+"""Progress of the phases of a long job on standard error: bars on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
-__all__ = ["Phases"]
+__all__ = ["PhaseProgress"]
 
-_PLAIN_EVERY_S = 10.0
-_PLAIN_FROM_S = 1.0
+_INTERVAL_S = 10.0  # between lines
+_SHORT_S = 1.0  # a phase that is shorter prints no line
 
 
-class Phases:
-    """Shows phases on stderr, one after the other.
+class PhaseProgress:
+    """Display of the phases of a job, one after the other.
 
     Args:
         shown: Whether this process shows anything.
@@ -39,7 +40,12 @@ class Phases:
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """Show a phase of `total` units; call what it gives with units done, from any thread."""
+        """Show a phase of `total` units of work.
+
+        Returns:
+            A context manager; call what it returns with the number of units just completed, from
+            any thread.
+        """
         if not self._shown:
             yield lambda count: None
         elif self._console.is_terminal:
@@ -47,16 +53,16 @@ class Phases:
                 task = bar.add_task(title, total=total, unit=unit)
                 yield lambda count: bar.advance(task, count)
         else:
-            plain = _Plain(self._console, title, total, unit)
-            yield plain.advance
-            plain.end()
+            lines = _Lines(self._console, title, total, unit)
+            yield lines.advance
+            lines.end()
 
     def _bar(self) -> Progress:
         return Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(),
             TaskProgressColumn(),
-            _Rate(),
+            _Rate(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -64,32 +70,32 @@ class Phases:
         )
 
 
-class _Plain:
-    """Lines, now and then and at the end of a phase that took its time."""
+class _Lines:
+    """Progress as a line every ten seconds, and one at the end of a phase of a second or more."""
 
     def __init__(self, console: Console, title: str, total: int, unit: str) -> None:
         self._console, self._title, self._total, self._unit = console, title, total, unit
         self._done, self._start = 0, time.monotonic()
-        self._said, self._lock = self._start, threading.Lock()
+        self._printed, self._lock = self._start, threading.Lock()
 
     def advance(self, count: int) -> None:
         with self._lock:
             self._done += count
             now = time.monotonic()
-            if now - self._said < _PLAIN_EVERY_S:
+            if now - self._printed < _INTERVAL_S:
                 return
-            self._said = now
+            self._printed = now
             passed = now - self._start
             left = passed * (self._total - self._done) / max(self._done, 1)
-            self._say(f"{self._done:,} of {self._total:,} {self._unit}, {left:,.0f} s left")
+            self._print(f"{self._done:,} of {self._total:,} {self._unit}, {left:,.0f} s left")
 
     def end(self) -> None:
         passed = time.monotonic() - self._start
         rate = self._total / max(passed, 1e-9)
-        if passed >= _PLAIN_FROM_S:
-            self._say(f"{self._total:,} {self._unit} in {passed:.1f} s, {_short(rate)} a second")
+        if passed >= _SHORT_S:
+            self._print(f"{self._total:,} {self._unit} in {passed:.1f} s ({_short(rate)}/s)")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         line = f"{self._title}: {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
