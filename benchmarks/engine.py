@@ -1,13 +1,13 @@
-"""The engine under load: 8 clients on loopback, batches of 1,024 seeds at fan-outs (10, 10).
+"""Measure the engine under load: batches per second and latency, or memory over time.
 
     python benchmarks/engine.py --json FILE
     python benchmarks/engine.py --soak 600
 
-A batch is a drawn subgraph and the 128 float32 features of its nodes. Seeds are of a pool of nodes
-that each client looks up once, as the loader for PyG does with its input nodes. In the same run
-bare gRPC servers, as many, stream the same number of bytes a batch to as many clients, who throw
-them away: bytes made beforehand, in messages of 2 MiB, and no protobuf. Bytes are those of the
-servers' own counters.
+Eight clients on loopback fetch batches: a subgraph of 1,024 seed nodes with fan-outs 10 and 10, and
+the 128 float32 features of its nodes. Each client draws its seeds from a pool of nodes that it has
+looked up once, as the PyG loader does with its input nodes. In the same run, the same number of
+bare gRPC servers stream as many bytes for each batch to the same number of clients: constant bytes
+in messages of 2 MiB, without protobuf. Bytes are taken from the servers' metrics.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from graphtheta.engine.wire.protocol import MESSAGE_BYTES
 from graphtheta.partition import Plan, make_store
 
 SEEDS, FANOUTS, FEATURES = 1024, [10, 10], 128
-MESSAGE = 1 << 21
-POOL = 1 << 16
-BAR = 0.5
+MESSAGE = 1 << 21  # bytes
+POOL = 1 << 16  # nodes from which a client draws its seeds
+GOAL = 0.5  # share of the bare stream's rate
 SPAWN = multiprocessing.get_context("spawn")
 OPTIONS = [("grpc.max_receive_message_length", MESSAGE_BYTES)]
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Run the benchmark and print its table."""
     options = arguments()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         graph = rmat_graph(options.scale, 16, features=FEATURES, edge_features=0, edge_types=0)
@@ -58,19 +58,19 @@ def main() -> None:
             "method": options.method,
         }
         del graph
-        servers = [stack.enter_context(served(store.path, k)) for k in range(options.servers)]
+        servers = [stack.enter_context(serve(store.path, k)) for k in range(options.servers)]
         addresses = [server.address for server in servers]
-        run(ask, addresses, options.clients, batches=2)  # warm: kernels, page cache
+        run(fetch_batches, addresses, options.clients, batches=2)  # warm-up: kernels, page cache
         if options.soak:
             soak(servers, addresses, case, options)
             return
-        before = sum(server.sent() for server in servers)
-        times, wall = run(ask, addresses, options.clients, batches=options.batches)
-        per_batch = (sum(server.sent() for server in servers) - before) // len(times)
+        before = sum(server.sent_bytes() for server in servers)
+        times, wall = run(fetch_batches, addresses, options.clients, batches=options.batches)
+        per_batch = (sum(server.sent_bytes() for server in servers) - before) // len(times)
         bare = [stack.enter_context(bare_server()) for _ in servers]
         share = per_batch // len(bare)
         bare_times, bare_wall = run(
-            pull, bare, options.clients, batches=options.batches, size=share
+            read_bytes, bare, options.clients, batches=options.batches, size=share
         )
     rows = {"graphtheta": (times, wall), "bare gRPC": (bare_times, bare_wall)}
     print(f"{case}, {per_batch / 2**20:.1f} MiB a batch\n")
@@ -88,27 +88,32 @@ def main() -> None:
             )
             append(options.json, [record])
     share_of_bare = (len(times) / wall) / (len(bare_times) / bare_wall)
-    print(f"\n{share_of_bare:.0%} of the bare stream (bar: {BAR:.0%})")
+    print(f"\n{share_of_bare:.0%} of the bare stream (goal: {GOAL:.0%})")
 
 
 def arguments() -> argparse.Namespace:
-    """Return the options."""
+    """Return the command-line options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=int, default=18, help="of RMAT")
-    parser.add_argument("--servers", type=int, default=2, help="each serves a part")
-    parser.add_argument("--clients", type=int, default=8, help="processes, each one batch a time")
-    parser.add_argument("--batches", type=int, default=30, help="of each client")
+    parser.add_argument("--scale", type=int, default=18, help="RMAT scale")
+    parser.add_argument("--servers", type=int, default=2, help="servers, one for each part")
+    parser.add_argument("--clients", type=int, default=8, help="client processes")
+    parser.add_argument("--batches", type=int, default=30, help="batches of each client")
     parser.add_argument("--method", default="node-hash", help="partitioner")
-    parser.add_argument("--soak", type=float, default=0, help="seconds of load, to see growth")
-    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument(
+        "--soak",
+        type=float,
+        default=0,
+        help="measure memory under this many seconds of load instead",
+    )
+    parser.add_argument("--json", type=Path, help="file to append records to")
     return parser.parse_args()
 
 
 # -- clients --------------------------------------------------------------------------------------
 
 
-def ask(addresses: list[str], number: int) -> Callable[[int], int]:
-    """Return what fetches one batch from the engine."""
+def fetch_batches(addresses: list[str], number: int) -> Callable[[int], int]:
+    """Return a function that fetches the batch of a step from the engine."""
     graph = connect(addresses, timeout_s=600)
     keys = graph.random_nodes(min(POOL, graph.num_nodes), seed=number)
     new_ids = graph.new_ids(keys, "node_key")
@@ -123,13 +128,13 @@ def ask(addresses: list[str], number: int) -> Callable[[int], int]:
     return batch
 
 
-def pull(addresses: list[str], number: int, size: int) -> Callable[[int], int]:
-    """Return what reads as many bytes from bare servers, from all at once."""
+def read_bytes(addresses: list[str], number: int, size: int) -> Callable[[int], int]:
+    """Return a function that reads `size` bytes from each bare server, in parallel."""
     calls = [grpc.insecure_channel(a, OPTIONS).unary_stream("/bare/Stream") for a in addresses]
     pool = ThreadPoolExecutor(len(calls))
 
     def read(call: Any) -> int:
-        return sum(len(piece) for piece in call(size.to_bytes(8, "little"), timeout=600))
+        return sum(len(message) for message in call(size.to_bytes(8, "little"), timeout=600))
 
     return lambda step: sum(pool.map(read, calls))
 
@@ -143,7 +148,17 @@ def run(
     seconds: float = 0.0,
     **more: Any,
 ) -> tuple[list[float], float]:
-    """Return the times of all clients' batches, and how long it took from first to last."""
+    """Return the durations of all clients' batches, and of the whole run, in seconds.
+
+    Args:
+        make: Called in each client with the addresses, its number and `more`; returns a function
+            that fetches the batch of a step.
+        addresses: Servers.
+        clients: Number of client processes.
+        batches: Batches of each client.
+        seconds: Shortest duration of the run.
+        more: Further arguments of `make`.
+    """
     barrier, queue = SPAWN.Barrier(clients + 1), SPAWN.Queue()
     processes = [
         SPAWN.Process(
@@ -172,7 +187,7 @@ def client(
     barrier: Any,
     queue: Any,
 ) -> None:
-    """Fetch batches one after another, in a process of its own."""
+    """Fetch batches one after another, in a client process."""
     batch = make(addresses, number, **more)
     batch(10**6 + number)
     barrier.wait(300)
@@ -188,7 +203,7 @@ def client(
 
 
 class Server:
-    """A `graphtheta serve` of one part."""
+    """A process of `graphtheta serve` for one part."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -197,8 +212,8 @@ class Server:
         self._metrics = json.loads(process.stderr.readline())["metrics_port"]
         self._process = psutil.Process(process.pid)
 
-    def sent(self) -> int:
-        """Return the bytes of all answers so far."""
+    def sent_bytes(self) -> int:
+        """Return the bytes of all answers so far, from the metrics."""
         url = f"http://127.0.0.1:{self._metrics}/metrics"
         with urllib.request.urlopen(url, timeout=30) as page:
             lines = page.read().decode().splitlines()
@@ -206,7 +221,7 @@ class Server:
         return int(sum(map(float, counts)))
 
     def resources(self) -> tuple[float, int, int]:
-        """Return private MiB (the mapped store left out), file handles and threads."""
+        """Return private MiB (without the mapped store), file handles and threads."""
         memory = self._process.memory_info()
         return (
             (memory.rss - memory.shared) / 2**20,
@@ -216,8 +231,8 @@ class Server:
 
 
 @contextmanager
-def served(store: Path, part: int) -> Iterator[Server]:
-    """Serve a part from a process of its own."""
+def serve(store: Path, part: int) -> Iterator[Server]:
+    """Serve a part from another process while the context is active."""
     command = [sys.executable, "-m", "graphtheta", "serve", store, "--part", part]
     process = subprocess.Popen(
         [*map(str, command), "--metrics-port", "0"],
@@ -234,7 +249,7 @@ def served(store: Path, part: int) -> Iterator[Server]:
 
 @contextmanager
 def bare_server() -> Iterator[str]:
-    """Stream bytes from a process of its own."""
+    """Run a bare gRPC server in another process; yield its address."""
     queue = SPAWN.Queue()
     process = SPAWN.Process(target=stream_bytes, args=(queue, os.getpid()), daemon=True)
     process.start()
@@ -246,13 +261,13 @@ def bare_server() -> Iterator[str]:
 
 
 def stream_bytes(queue: Any, parent: int) -> None:
-    """Serve `/bare/Stream`: as many bytes as the request says."""
-    made = bytes(MESSAGE)
+    """Serve `/bare/Stream`, which streams as many bytes as requested, until the parent exits."""
+    message = bytes(MESSAGE)
 
     def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         left = int.from_bytes(request, "little")
         while left > 0:
-            yield made if left >= MESSAGE else made[:left]
+            yield message if left >= MESSAGE else message[:left]
             left -= MESSAGE
 
     handler = grpc.unary_stream_rpc_method_handler(stream)
@@ -269,20 +284,20 @@ def stream_bytes(queue: Any, parent: int) -> None:
 def soak(
     servers: list[Server], addresses: list[str], case: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    """Load the servers for long, in ten stretches, and say what each holds after each."""
+    """Load the servers in ten intervals, and print the resources of each server after each."""
     print(f"| seconds | batches/s | MiB | handles | threads |\n{'|---' * 5}|")
     started, rows = time.perf_counter(), []
     for _ in range(10):
-        times, wall = run(ask, addresses, options.clients, seconds=options.soak / 10)
-        held = [server.resources() for server in servers]
-        columns = list(zip(*held, strict=True))
+        times, wall = run(fetch_batches, addresses, options.clients, seconds=options.soak / 10)
+        columns = list(zip(*(server.resources() for server in servers), strict=True))
         memory, handles, threads = (" + ".join(f"{x:.0f}" for x in each) for each in columns)
         passed, rate = time.perf_counter() - started, len(times) / wall
         print(f"| {passed:.0f} | {rate:.1f} | {memory} | {handles} | {threads} |", flush=True)
-        found = dict(zip(("mebibytes", "handles", "threads"), columns, strict=True))
-        rows.append({"seconds": passed, "batches_per_second": rate, **found})
-    record = {"benchmark": "engine soak", "case": case, "stretches": rows, **provenance(1)}
-    append(options.json, [record])
+        resources = dict(zip(("mebibytes", "handles", "threads"), columns, strict=True))
+        rows.append({"seconds": passed, "batches_per_second": rate, **resources})
+    if options.json:
+        record = {"benchmark": "engine soak", "case": case, "stretches": rows, **provenance(1)}
+        append(options.json, [record])
 
 
 if __name__ == "__main__":
