@@ -213,7 +213,7 @@ class Server:
         self._process = psutil.Process(process.pid)
 
     def sent_bytes(self) -> int:
-        """Return the bytes of all answers so far, from the metrics."""
+        """Return the bytes of all responses so far, from the metrics."""
         url = f"http://127.0.0.1:{self._metrics}/metrics"
         with urllib.request.urlopen(url, timeout=30) as page:
             lines = page.read().decode().splitlines()

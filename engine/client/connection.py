@@ -2,7 +2,7 @@
 
 All calls are read-only, so it is safe to repeat them. A call is retried, with growing pauses, while
 the server is unreachable, busy or stopping, until the call's deadline. A call that fails in the
-middle of an answer starts again from the beginning.
+middle of a response starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.use_local_subchannel_pool", 1),
-    # The calling thread reads the answer itself, at half the cost of passing it between threads.
+    # The calling thread reads the response itself, at half the cost of passing it between threads.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
 
@@ -102,12 +102,12 @@ class Connection:
         Args:
             method: Name of the method.
             request: Message to send.
-            deadline: `time.monotonic()` by which the answer must have arrived.
+            deadline: `time.monotonic()` by which the response must have arrived.
 
         Raises:
             GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
         """
-        return self._retry(getattr(self._stub, method), request, deadline, lambda answer: answer)
+        return self._retry(getattr(self._stub, method), request, deadline, lambda message: message)
 
     def stream(self, method: str, request: Any, deadline: float) -> list[bytes]:
         """Call a method that returns a stream of messages, and return their bytes.
@@ -126,7 +126,7 @@ class Connection:
             try:
                 timeout = deadline - time.monotonic()
                 if timeout <= 0:
-                    raise CallTimeout(f"{self.address}: expected an answer in time, got none.")
+                    raise CallTimeout(f"{self.address}: expected a response in time, got none.")
                 metadata = ((STORE_KEY, self.store),) if self.store else ()
                 return read(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:

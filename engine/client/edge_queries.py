@@ -63,11 +63,11 @@ def neighbours(
             nodes=nodes, direction=direction, draw=draw, columns=columns
         )
 
-    answers = pool.call_edge_holders("Neighbours", new_ids, request)
+    responses = pool.call_edge_holders("Neighbours", new_ids, request)
     # In an edge-cut the in-edges of a node are in one part, which sends them sorted.
     is_sorted = not out and pool.router.manifest.cut == "edge"
     types = {name: pool.router.edge_type(name) for name in columns}
-    return Neighbours.collect(answers, len(new_ids), types, draw, is_sorted=is_sorted)
+    return Neighbours.collect(responses, len(new_ids), types, draw, is_sorted=is_sorted)
 
 
 def find_edges(pool: ServerPool, src: _Ids, dst: _Ids) -> _Ids:
@@ -81,10 +81,10 @@ def find_edges(pool: ServerPool, src: _Ids, dst: _Ids) -> _Ids:
         pairs = encode_columns(src=src[rows], dst=dst[rows], **part)
         return messages.FindEdgesRequest(pairs=pairs)
 
-    answers = pool.call_edge_holders("FindEdges", dst, request)
+    responses = pool.call_edge_holders("FindEdges", dst, request)
     highest = np.iinfo(np.int64).max
     found = np.full(len(src), highest)
-    np.minimum.at(found, answers.rows, answers.numbers("edge_key", np.int64))
+    np.minimum.at(found, responses.rows, responses.numbers("edge_key", np.int64))
     return np.where(found == highest, -1, found)
 
 
@@ -113,15 +113,15 @@ def edge_columns(
     if dst is None:
         chunks = list(pool.chunks(np.arange(len(keys))))
         servers = dict.fromkeys(pool.router.connections)
-        answers = pool.call(
+        responses = pool.call(
             "EdgeColumns", [(c, request(rows), rows) for c in servers for rows in chunks]
         )
     else:
-        answers = pool.call_edge_holders("EdgeColumns", dst, request)
-    missing = np.setdiff1d(np.arange(len(keys)), answers.rows)
+        responses = pool.call_edge_holders("EdgeColumns", dst, request)
+    missing = np.setdiff1d(np.arange(len(keys)), responses.rows)
     if len(missing) and names:
         raise GraphFormatError(
             f"edge columns: expected keys of edges of the graph, got {keys[missing[0]]}"
             f"{' to that destination' if dst is not None else ''}. Look up other edges."
         )
-    return {n: answers.by_row(n, len(keys), pool.router.edge_type(n)) for n in names}
+    return {n: responses.by_row(n, len(keys), pool.router.edge_type(n)) for n in names}

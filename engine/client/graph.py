@@ -41,7 +41,7 @@ def connect(
     Args:
         addresses: `host:port` of each server. Servers of the same part share the load.
         tls: Certificates. If None, connections are plain text.
-        timeout_s: Longest wait for an answer in seconds, retries included.
+        timeout_s: Longest wait for a response in seconds, retries included.
 
     Raises:
         ConfigError: If a part has no server.
@@ -65,7 +65,7 @@ class RemoteGraph:
 
     Attributes:
         manifest: Description of the graph: its sizes and columns.
-        timeout_s: Longest wait for an answer, in seconds.
+        timeout_s: Longest wait for a response, in seconds.
     """
 
     def __init__(self, addresses: list[str], tls: Tls | None, timeout_s: float) -> None:

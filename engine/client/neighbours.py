@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.engine.client.answers import Answers, fill_missing
+from graphtheta.engine.client.responses import Responses, fill_missing
 from graphtheta.proto.v1 import graph_pb2 as messages
 
 __all__ = ["Neighbours"]
@@ -34,25 +34,25 @@ class Neighbours:
     @classmethod
     def collect(
         cls,
-        answers: Answers,
+        responses: Responses,
         num_rows: int,
         types: Mapping[str, pa.DataType],
         draw: messages.Draw | None,
         *,
         is_sorted: bool,
     ) -> Neighbours:
-        """Combine the answers of all servers.
+        """Combine the responses of all servers.
 
         Args:
-            answers: Answers to the method `Neighbours`.
+            responses: Responses to the method `Neighbours`.
             num_rows: Number of nodes in the query (R).
-            types: Type of each edge column in the answers.
+            types: Type of each edge column in the responses.
             draw: How edges were drawn. If None, all edges were requested.
             is_sorted: Whether each list comes from one part, which sent it sorted.
         """
-        row, edge_key = answers.rows, answers.numbers("edge_key", np.int64)
+        row, edge_key = responses.rows, responses.numbers("edge_key", np.int64)
         if draw is not None and draw.weight and len(row):
-            rank, number = answers.numbers("rank", float), answers.numbers("draw", np.int32)
+            rank, number = responses.numbers("rank", float), responses.numbers("draw", np.int32)
             order = _lowest_ranks(row, rank, number, draw.fanout, replace=draw.replace)
             order = order[np.lexsort((edge_key[order], row[order]))]
         elif is_sorted:
@@ -62,10 +62,10 @@ class Neighbours:
         taken = pa.array(order)
         return cls(
             np.append(0, np.cumsum(np.bincount(row[order], minlength=num_rows))),
-            answers.numbers("node", np.int64)[order],
-            answers.numbers("node_key", np.int64)[order],
+            responses.numbers("node", np.int64)[order],
+            responses.numbers("node_key", np.int64)[order],
             edge_key[order],
-            {n: fill_missing(answers.graph_column(n, t).take(taken)) for n, t in types.items()},
+            {n: fill_missing(responses.graph_column(n, t).take(taken)) for n, t in types.items()},
         )
 
 

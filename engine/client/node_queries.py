@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
-from graphtheta.engine.client.answers import Answers
+from graphtheta.engine.client.responses import Responses
 from graphtheta.engine.client.server_pool import ServerPool
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.engine.wire.tables import encode_columns
@@ -32,8 +32,8 @@ def columns_of(
     for connection, rows in pool.split(pool.router.owners(new_ids)):
         nodes = encode_columns(new_id=new_ids[rows])
         jobs.append((connection, messages.NodeColumnsRequest(nodes=nodes, columns=names), rows))
-    answers = pool.call("NodeColumns", jobs)
-    return {n: answers.by_row(n, len(new_ids), pool.router.node_type(n)) for n in names}
+    responses = pool.call("NodeColumns", jobs)
+    return {n: responses.by_row(n, len(new_ids), pool.router.node_type(n)) for n in names}
 
 
 def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -52,9 +52,9 @@ def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[
             ids = messages.Range(first=first, count=count)
             request = messages.NodeColumnsRequest(range=ids, columns=requested)
             jobs.append((connection, request, np.arange(first, first + count)))
-    answers = pool.call("NodeColumns", jobs)
-    tables = [(as_numpy(table[COLUMN + "node_key"]), table) for _, table in answers.tables]
-    by_key = Answers(tables, [])
+    responses = pool.call("NodeColumns", jobs)
+    tables = [(as_numpy(table[COLUMN + "node_key"]), table) for _, table in responses.tables]
+    by_key = Responses(tables, [])
     return {n: by_key.by_row(n, router.manifest.num_nodes, router.node_type(n)) for n in names}
 
 
@@ -74,7 +74,7 @@ def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[A
     for rows in pool.chunks(np.arange(len(new_ids))):
         request = messages.PredictRequest(nodes=encode_columns(new_id=new_ids[rows]))
         jobs.append((server, request, rows))
-    answers = pool.call("Predict", jobs)
-    columns = answers.tables[0][1].schema.names if jobs else []
+    responses = pool.call("Predict", jobs)
+    columns = responses.tables[0][1].schema.names if jobs else []
     names = [name.removeprefix(COLUMN) for name in columns if name != "row"]
-    return {n: answers.by_row(n, len(new_ids), pa.float32()) for n in names}
+    return {n: responses.by_row(n, len(new_ids), pa.float32()) for n in names}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.engine.client.answers import Answers
 from graphtheta.engine.client.connection import Connection, Tls
+from graphtheta.engine.client.responses import Responses
 from graphtheta.engine.client.routing import Router, open_router
 from graphtheta.errors import ConfigError
 
@@ -29,7 +29,7 @@ class ServerPool:
     Args:
         addresses: `host:port` of each server.
         tls: Certificates. If None, connections are plain text.
-        timeout_s: Longest wait for an answer, in seconds.
+        timeout_s: Longest wait for a response, in seconds.
 
     Attributes:
         router: Which server serves which part.
@@ -69,8 +69,8 @@ class ServerPool:
         futures = [self._threads.submit(function, *job) for job in jobs[1:]]
         return [function(*job) for job in jobs[:1]] + [future.result() for future in futures]
 
-    def call(self, method: str, jobs: Sequence[_Job], deadline: float | None = None) -> Answers:
-        """Send requests in parallel and collect their answers.
+    def call(self, method: str, jobs: Sequence[_Job], deadline: float | None = None) -> Responses:
+        """Send requests in parallel and collect their responses.
 
         Args:
             method: Method of the service.
@@ -79,21 +79,21 @@ class ServerPool:
         """
         latest = self.deadline() if deadline is None else deadline
 
-        def call(connection: Connection, request: Any, rows: _Ids) -> Answers:
-            return Answers.decode(connection.stream(method, request, latest), rows)
+        def call(connection: Connection, request: Any, rows: _Ids) -> Responses:
+            return Responses.decode(connection.stream(method, request, latest), rows)
 
-        answers = Answers([], [])
-        for answer in self.run(call, jobs):
-            answers.extend(answer)
-        return answers
+        responses = Responses([], [])
+        for response in self.run(call, jobs):
+            responses.extend(response)
+        return responses
 
     def call_edge_holders(
         self, method: str, nodes: _Ids, make_request: Callable[..., Any]
-    ) -> Answers:
+    ) -> Responses:
         """Query edges of nodes at every server that holds some of them.
 
         The servers of the owners are called first. If other parts, on other servers, hold edges of
-        a node too, the owner's answer names them, and they are called next.
+        a node too, the owner's response names them, and they are called next.
 
         Args:
             method: Method of the service.
@@ -103,14 +103,14 @@ class ServerPool:
         """
         deadline = self.deadline()
         jobs = [(c, make_request(rows), rows) for c, rows in self.split(self.router.owners(nodes))]
-        answers = self.call(method, jobs, deadline)
-        row, part, in_degree = answers.joined_elsewhere()
+        responses = self.call(method, jobs, deadline)
+        row, part, in_degree = responses.joined_other_parts()
         more = [
             (c, make_request(row[some], part=part[some], in_degree=in_degree[some]), row[some])
             for c, some in self.split(part)
         ]
-        answers.extend(self.call(method, more, deadline))
-        return answers
+        responses.extend(self.call(method, more, deadline))
+        return responses
 
     def split(self, parts: NDArray[Any], ids_per_row: int = 1) -> Iterator[tuple[Connection, _Ids]]:
         """Yield servers and the rows whose part they serve, at most a request's worth at a time."""

@@ -1,13 +1,13 @@
-"""The parts of a store that one server serves, and the answers computed from them.
+"""The parts of a store that one server serves, and the responses computed from them.
 
-Answers are generated in chunks of bounded size while they are sent, so a request takes the memory
+Responses are generated in chunks of bounded size while they are sent, so a request takes the memory
 of its ids and of one chunk, however many edges it returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,33 +22,21 @@ from graphtheta.engine.kernels import (
     find_edges_in_rows,
 )
 from graphtheta.engine.server.part import Draw, Edges, OpenPart
+from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
 
-__all__ = ["AnswerChunk", "ServerGraph", "check_columns"]
+__all__ = ["ServerGraph"]
 
-_CHUNK_BYTES = 1 << 21  # approximate size of a chunk of an answer
+_CHUNK_BYTES = 1 << 21  # approximate size of a chunk of a response
 _SCANNED = 1 << 26  # edges to scan before checking whether the caller is still there
 _Ids = NDArray[np.int64]
 
 
-class AnswerChunk(NamedTuple):
-    """A chunk of an answer.
-
-    Attributes:
-        table: Rows of the answer, if any.
-        elsewhere: Rows of the request whose edges continue at parts that this server does not
-            serve, if any: row, part, in_degree.
-    """
-
-    table: pa.RecordBatch | None = None
-    elsewhere: pa.RecordBatch | None = None
-
-
 # Reads edges of nodes at one part, given the rows of the request, the nodes' local ids, and their
 # in-degrees in the whole graph if they are known.
-_Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], Iterator[AnswerChunk]]
+_Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], Iterator[ResponseChunk]]
 
 
 class ServerGraph:
@@ -81,7 +69,7 @@ class ServerGraph:
 
     # -- nodes ------------------------------------------------------------------------------------
 
-    def lookup(self, ids: pa.Array, *, by_key: bool) -> Iterator[AnswerChunk]:
+    def lookup(self, ids: pa.Array, *, by_key: bool) -> Iterator[ResponseChunk]:
         """Yield the new ids of nodes given by original ids or by node keys, in order.
 
         Raises:
@@ -91,9 +79,9 @@ class ServerGraph:
         index = self.store.index
         new_ids = index.new_ids_of_keys(ids.to_numpy()) if by_key else index.new_ids(ids)
         for span in _spans(len(new_ids), 8):
-            yield AnswerChunk(pa.record_batch({"new_id": new_ids[span]}))
+            yield ResponseChunk(pa.record_batch({"new_id": new_ids[span]}))
 
-    def node_columns(self, new_ids: _Ids, names: list[str]) -> Iterator[AnswerChunk]:
+    def node_columns(self, new_ids: _Ids, names: list[str]) -> Iterator[ResponseChunk]:
         """Yield columns of nodes that the served parts own, with the rows of the request.
 
         Raises:
@@ -101,7 +89,7 @@ class ServerGraph:
             UnknownNode: If there is no such node.
         """
         for part in self.parts.values():
-            check_columns("node columns", part.tables.masters.column_names, names)
+            _check_columns("node columns", part.tables.masters.column_names, names)
         owner, local = self._locate(new_ids)
         self._check_open(owner)
         for part, rows in self._by_part(owner):
@@ -118,7 +106,7 @@ class ServerGraph:
         columns: list[str],
         parts: NDArray[np.int32] | None = None,
         degrees: _Ids | None = None,
-    ) -> Iterator[AnswerChunk]:
+    ) -> Iterator[ResponseChunk]:
         """Yield the edges of nodes: all, or the in-edges that are drawn.
 
         The edges of a node at one part are sorted by edge key.
@@ -142,7 +130,7 @@ class ServerGraph:
 
         def read(
             part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[AnswerChunk]:
+        ) -> Iterator[ResponseChunk]:
             table = part.tables.in_edges.select(columns)
             size = max(1, _CHUNK_BYTES // (32 + _row_bytes(table)))
             if draw is None:
@@ -151,13 +139,13 @@ class ServerGraph:
                 assert degree is not None
                 chunks = part.draw_edges(local, degree, draw, chunk=size)
             for edges in chunks:
-                yield AnswerChunk(_edge_table(part, rows, edges, table))
+                yield ResponseChunk(_edge_table(part, rows, edges, table))
 
         yield from self._read_edges(new_ids, parts, degrees, read, out=out)
 
     def find_edges(
         self, src: _Ids, dst: _Ids, parts: NDArray[np.int32] | None = None
-    ) -> Iterator[AnswerChunk]:
+    ) -> Iterator[ResponseChunk]:
         """Yield the lowest edge key of each pair of nodes with an edge, with the row of the pair.
 
         Args:
@@ -173,7 +161,7 @@ class ServerGraph:
 
         def read(
             part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[AnswerChunk]:
+        ) -> Iterator[ResponseChunk]:
             position = np.empty(len(rows), np.int64)
             find_edges_between(
                 part.local_ids(src_owner[rows], src_local[rows]),
@@ -188,7 +176,7 @@ class ServerGraph:
             found = np.flatnonzero(position >= 0)
             key = part.edge_key[position[found]]
             columns = {"row": rows[found].astype(np.int32), "edge_key": key}
-            yield AnswerChunk(pa.record_batch(columns))
+            yield ResponseChunk(pa.record_batch(columns))
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
@@ -198,7 +186,7 @@ class ServerGraph:
         names: list[str],
         dst: _Ids | None = None,
         parts: NDArray[np.int32] | None = None,
-    ) -> Iterator[AnswerChunk]:
+    ) -> Iterator[ResponseChunk]:
         """Yield columns of the edges that the served parts hold, with the rows of the request.
 
         Args:
@@ -219,7 +207,7 @@ class ServerGraph:
 
         def read(
             part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[AnswerChunk]:
+        ) -> Iterator[ResponseChunk]:
             position = np.empty(len(rows), np.int64)
             find_edges_in_rows(keys[rows], local, part.in_indptr, part.edge_key, position)
             found = position >= 0
@@ -228,7 +216,7 @@ class ServerGraph:
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
-    def _scan_edges(self, keys: _Ids, names: list[str]) -> Iterator[AnswerChunk]:
+    def _scan_edges(self, keys: _Ids, names: list[str]) -> Iterator[ResponseChunk]:
         distinct, index = np.unique(keys, return_inverse=True)
         table = empty_table(len(distinct))
         fill_table(distinct, table)
@@ -236,7 +224,7 @@ class ServerGraph:
             positions = np.full(len(distinct), -1, np.int64)
             for first in range(0, len(part.edge_key), _SCANNED):
                 if first:
-                    yield AnswerChunk()  # lets the interceptor stop if the caller is gone
+                    yield ResponseChunk()  # lets the interceptor stop if the caller is gone
                 scanned = part.edge_key[first : first + _SCANNED]
                 find_edges_by_key(distinct, table, scanned, first, positions)
             position = positions[index]
@@ -253,7 +241,7 @@ class ServerGraph:
         read: _Read,
         *,
         out: bool,
-    ) -> Iterator[AnswerChunk]:
+    ) -> Iterator[ResponseChunk]:
         """Read edges of nodes at the parts given for them, or else at all open parts that have any.
 
         In the second case, also yield the other parts that hold edges of the nodes.
@@ -275,16 +263,16 @@ class ServerGraph:
                     some_rows = rows[which[index]]
                     ids = other.local_ids(owner[some_rows], local[some_rows])
                     yield from read(other, some_rows, ids, degree[which[index]])
-                yield from self._elsewhere(rows[which], holder, degree[which])
+                yield from self._other_parts(rows[which], holder, degree[which])
 
-    def _elsewhere(
+    def _other_parts(
         self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids
-    ) -> Iterator[AnswerChunk]:
+    ) -> Iterator[ResponseChunk]:
         away = ~np.isin(parts, list(self.parts))
         if away.any():
             row = rows[away].astype(np.int32)
             columns = {"row": row, "part": parts[away], "in_degree": degrees[away]}
-            yield AnswerChunk(elsewhere=pa.record_batch(columns))
+            yield ResponseChunk(other_parts=pa.record_batch(columns))
 
     def _locate(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
         """Return the owners of nodes, and the nodes' local ids there."""
@@ -316,7 +304,7 @@ class ServerGraph:
                 yield self.parts[part], np.flatnonzero(parts == part)
 
     def _check_edge_columns(self, names: list[str]) -> None:
-        check_columns("edge columns", list(self.store.manifest.edge_columns), names)
+        _check_columns("edge columns", list(self.store.manifest.edge_columns), names)
 
     def _check_draw(self, draw: Draw, out: bool) -> None:
         if out:
@@ -328,7 +316,7 @@ class ServerGraph:
             )
         if draw.weight is not None:
             columns = self.store.manifest.edge_columns
-            check_columns("draw", list(columns), [draw.weight])
+            _check_columns("draw", list(columns), [draw.weight])
             spec = columns[draw.weight]
             if spec.width is not None or not spec.dtype.startswith(("int", "float", "double")):
                 raise ConfigError(
@@ -337,7 +325,7 @@ class ServerGraph:
                 )
 
 
-def check_columns(where: str, known: Iterable[str], names: list[str]) -> None:
+def _check_columns(where: str, known: Iterable[str], names: list[str]) -> None:
     """Raise ConfigError for names of columns that are unknown or repeated."""
     known = list(known)
     if set(names) - set(known) or len(set(names)) < len(names):
@@ -360,11 +348,11 @@ def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa
     return pa.record_batch(columns | _take(table, edges.position))
 
 
-def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> Iterator[AnswerChunk]:
+def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> Iterator[ResponseChunk]:
     """Yield rows of a table by position, with the rows of the request."""
     for span in _spans(len(rows), 4 + _row_bytes(table)):
         row = rows[span].astype(np.int32)
-        yield AnswerChunk(pa.record_batch({"row": row} | _take(table, positions[span])))
+        yield ResponseChunk(pa.record_batch({"row": row} | _take(table, positions[span])))
 
 
 def _take(table: pa.Table, positions: _Ids) -> dict[str, pa.Array]:

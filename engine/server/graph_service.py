@@ -1,8 +1,8 @@
-"""The gRPC graph service: translates messages to calls of `ServerGraph`, and answers to chunks."""
+"""gRPC graph service: translates requests to calls of `ServerGraph`, and results to messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import graphtheta
-from graphtheta.engine.server.graph import AnswerChunk, ServerGraph
+from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.part import Draw
 from graphtheta.engine.wire.chunks import encode_chunk
 from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, Limits
@@ -88,7 +88,7 @@ class GraphService(GraphServicer):
             )
         is_key = by_key[request.naming]
         ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
-        yield from _chunks(self._graph.lookup(ids, by_key=is_key))
+        yield from map(encode_chunk, self._graph.lookup(ids, by_key=is_key))
 
     def NodeColumns(  # noqa: N802
         self, request: messages.NodeColumnsRequest, context: grpc.ServicerContext
@@ -109,7 +109,7 @@ class GraphService(GraphServicer):
             new_ids = np.arange(first, first + count)
         else:
             new_ids = column(self._decode(request.nodes, "node columns: nodes", NODES), "new_id")
-        yield from _chunks(self._graph.node_columns(new_ids, list(request.columns)))
+        yield from map(encode_chunk, self._graph.node_columns(new_ids, list(request.columns)))
 
     def Neighbours(  # noqa: N802
         self, request: messages.NeighboursRequest, context: grpc.ServicerContext
@@ -118,7 +118,7 @@ class GraphService(GraphServicer):
         if request.direction not in directions:
             raise ConfigError("neighbours: expected a direction, got none. Specify in or out.")
         nodes = self._decode(request.nodes, "neighbours: nodes", NODES, _NODES_AT_PART)
-        answers = self._graph.neighbours(
+        chunks = self._graph.neighbours(
             column(nodes, "new_id"),
             out=directions[request.direction],
             draw=self._draw(request.draw) if request.HasField("draw") else None,
@@ -126,27 +126,27 @@ class GraphService(GraphServicer):
             parts=_optional(nodes, "part"),
             degrees=_degrees(nodes),
         )
-        yield from _chunks(answers)
+        yield from map(encode_chunk, chunks)
 
     def FindEdges(  # noqa: N802
         self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _PAIRS_AT_PART)
         ends = column(pairs, "src"), column(pairs, "dst")
-        yield from _chunks(self._graph.find_edges(*ends, _optional(pairs, "part")))
+        yield from map(encode_chunk, self._graph.find_edges(*ends, _optional(pairs, "part")))
 
     def EdgeColumns(  # noqa: N802
         self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         accepted = (_EDGE_KEYS, _EDGES, _EDGES_AT_PART)
         edges = self._decode(request.edges, "edge columns: edges", *accepted)
-        answers = self._graph.edge_columns(
+        chunks = self._graph.edge_columns(
             column(edges, "edge_key"),
             list(request.columns),
             _optional(edges, "dst"),
             _optional(edges, "part"),
         )
-        yield from _chunks(answers)
+        yield from map(encode_chunk, chunks)
 
     def _decode(self, data: bytes, where: str, *schemas: pa.Schema) -> pa.RecordBatch:
         return decode(data, where, *schemas, max_rows=self._limits.max_ids)
@@ -178,7 +178,3 @@ def _degrees(nodes: pa.RecordBatch) -> Any:
             "neighbours: expected in-degrees in [0, 2^32). Pass the ones that the owner returned."
         )
     return degrees
-
-
-def _chunks(answer: Iterable[AnswerChunk]) -> Iterator[bytes]:
-    return (encode_chunk(chunk.table, chunk.elsewhere) for chunk in answer)

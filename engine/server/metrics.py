@@ -37,7 +37,7 @@ class Metrics:
             registry=self.registry,
         )
         self._bytes = Counter(
-            "graphtheta_sent_bytes", "Bytes of answers.", ["method"], registry=self.registry
+            "graphtheta_sent_bytes", "Bytes of responses.", ["method"], registry=self.registry
         )
 
     def count(self, method: str, status: str, seconds: float, sent: int) -> None:
@@ -47,7 +47,7 @@ class Metrics:
             method: Method of the call.
             status: Name of the call's status.
             seconds: Duration of the call.
-            sent: Bytes of the answer.
+            sent: Bytes of the response.
         """
         self._calls.labels(method, status).inc()
         self._seconds.labels(method).observe(seconds)

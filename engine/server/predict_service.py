@@ -1,4 +1,4 @@
-"""The gRPC prediction service: translates messages to calls of `Predictor`, and back."""
+"""gRPC prediction service: translates requests to calls of `Predictor`, results to messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from graphtheta.engine.server.graph_service import NODES
 from graphtheta.engine.server.predictor import Predictor
-from graphtheta.engine.wire.chunks import encode_chunk
+from graphtheta.engine.wire.chunks import ResponseChunk, encode_chunk
 from graphtheta.engine.wire.protocol import COLUMN, Limits
 from graphtheta.engine.wire.tables import column, decode
 from graphtheta.errors import CallTimeout, UnknownNode
@@ -64,7 +64,7 @@ class PredictService(ScoringServicer):
             row = pa.array(np.arange(first, first + len(chunk)), pa.int32())
             columns = outputs_as_columns(chunk, self.predictor.spec.task)
             table = {"row": row} | {COLUMN + name: values for name, values in columns.items()}
-            yield encode_chunk(pa.record_batch(table))
+            yield encode_chunk(ResponseChunk(pa.record_batch(table)))
 
     def close(self) -> None:
         """Stop the predictor."""

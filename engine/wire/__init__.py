@@ -1,1 +1,1 @@
-"""Messages of the engine: the protocol's constants, Arrow tables, and chunks of answers."""
+"""Messages of the engine: the protocol's constants, Arrow tables, and chunks of responses."""

@@ -1,4 +1,4 @@
-"""Encoding of the protobuf message `Chunk`, a bounded number of rows of an answer.
+"""Chunks of a response, and their encoding as the protobuf message `Chunk`.
 
 The message is written with one copy of its tables and read with none. protobuf's own classes would
 copy megabytes into the message and again into its bytes, and do the same on arrival. The bytes are
@@ -7,6 +7,8 @@ the ones that protobuf would write.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
@@ -14,32 +16,40 @@ from graphtheta.engine.wire.tables import decode_any
 from graphtheta.errors import EngineError
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["decode_chunk", "encode_chunk"]
+__all__ = ["ResponseChunk", "decode_chunk", "encode_chunk"]
 
 # Tags of the fields `table` and `elsewhere`: their number, and the type "length-delimited".
 _TAGS = (b"\x0a", b"\x12")
 
 
-def encode_chunk(table: pa.RecordBatch | None, elsewhere: pa.RecordBatch | None = None) -> bytes:
-    """Return the bytes of a `Chunk`.
+class ResponseChunk(NamedTuple):
+    """A bounded number of rows of a response.
 
-    Args:
-        table: Rows of the answer.
-        elsewhere: Rows of the request that other parts can add to.
+    Attributes:
+        table: Rows of the response, if any.
+        other_parts: Rows of the request whose edges continue at parts that the server does not
+            serve, if any: row, part, in_degree. It is the message's field `elsewhere`.
     """
+
+    table: pa.RecordBatch | None = None
+    other_parts: pa.RecordBatch | None = None
+
+
+def encode_chunk(chunk: ResponseChunk) -> bytes:
+    """Return the bytes of a `Chunk` message."""
     fields: list[bytes | pa.Buffer] = []
-    for tag, batch in zip(_TAGS, (table, elsewhere), strict=True):
+    for tag, batch in zip(_TAGS, chunk, strict=True):
         if batch is not None:
             stream = [batch.schema.serialize(), batch.serialize()]
             fields += [tag, _varint(sum(buffer.size for buffer in stream)), *stream]
     return b"".join(fields)
 
 
-def decode_chunk(data: bytes) -> tuple[pa.RecordBatch | None, pa.RecordBatch | None]:
-    """Return the `table` and `elsewhere` of a `Chunk`, as views of its bytes.
+def decode_chunk(data: bytes) -> ResponseChunk:
+    """Return the tables of a `Chunk` message, as views of its bytes.
 
     Raises:
-        EngineError: If the bytes are no `Chunk`.
+        EngineError: If the bytes are no `Chunk` message.
         GraphFormatError: If a field is not one complete, valid, uncompressed record batch.
     """
     fields = _split_fields(data)
@@ -47,13 +57,12 @@ def decode_chunk(data: bytes) -> tuple[pa.RecordBatch | None, pa.RecordBatch | N
         try:
             chunk = messages.Chunk.FromString(data)
         except DecodeError:
-            raise EngineError("answer: expected a Chunk, got other bytes.") from None
+            raise EngineError("response: expected a Chunk, got other bytes.") from None
         values = zip(_TAGS, (chunk.table, chunk.elsewhere), strict=True)
         fields = {tag: pa.py_buffer(value) for tag, value in values if value}
-    table, elsewhere = (
-        decode_any(fields[tag], "answer") if tag in fields else None for tag in _TAGS
+    return ResponseChunk(
+        *(decode_any(fields[tag], "response") if tag in fields else None for tag in _TAGS)
     )
-    return table, elsewhere
 
 
 def _split_fields(data: bytes) -> dict[bytes, pa.Buffer] | None:

@@ -32,7 +32,7 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 STORE_KEY = "graphtheta-store"  # metadata key: checksum of the store that a call expects
-COLUMN = "column:"  # prefix of the graph's own columns in answers
+COLUMN = "column:"  # prefix of the graph's own columns in responses
 MESSAGE_BYTES = 64 << 20  # largest message in either direction
 
 _Code = grpc.StatusCode
@@ -55,7 +55,7 @@ STATUSES: dict[type[GraphThetaError], grpc.StatusCode] = {
 class Limits:
     """Request limits of a server.
 
-    A request in flight takes the memory of its ids and of about 2 MiB of its answer.
+    A request in flight takes the memory of its ids and of about 2 MiB of its response.
 
     Attributes:
         max_ids: Largest number of ids in a request.

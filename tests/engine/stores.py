@@ -34,7 +34,7 @@ def weighted(num_nodes: int = 90, num_edges: int = 700, *, text_ids: bool = True
     known = np.random.default_rng(1).random(n + 3) < 0.6
     flag = pa.array(np.arange(n + 3) % 2 == 0, mask=~known)
     nodes = made.nodes.append_column("label:flag", flag)
-    nodes = nodes.append_column("row", pa.array(np.arange(n + 3) * 2))  # also a name in answers
+    nodes = nodes.append_column("row", pa.array(np.arange(n + 3) * 2))  # also a name in responses
     edges = made.edges.append_column("weight", pa.array(weight))
     return gt.Graph(nodes, edges.append_column("rank", pa.array(np.arange(len(src)) * 3)))
 
@@ -118,10 +118,10 @@ def corrupted_tables(draw: st.DrawFn) -> bytes:
     return bytes(made[: draw(st.integers(0, len(made)))] if draw(st.booleans()) else made)
 
 
-def code_of(answer: Any) -> grpc.StatusCode:
-    """Return the status code of an answer."""
+def code_of(response: Any) -> grpc.StatusCode:
+    """Return the status code of a response."""
     try:
-        list(answer)
+        list(response)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK

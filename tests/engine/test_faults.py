@@ -46,7 +46,7 @@ from tests.jobs import run
 
 pytestmark = pytest.mark.spawn
 Code = grpc.StatusCode
-WIDE = 2000  # features, so that answers are large
+WIDE = 2000  # features, so that responses are large
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,9 @@ def status(stub: GraphStub, method: str, request: Any, **options: Any) -> grpc.R
     """Return the error of a call that fails."""
 
     def call() -> None:
-        answer = getattr(stub, method)(request, timeout=30, **options)
+        response = getattr(stub, method)(request, timeout=30, **options)
         if method != "Handshake":
-            list(answer)
+            list(response)
 
     with pytest.raises(grpc.RpcError) as caught:
         call()
@@ -251,16 +251,16 @@ def test_no_message_breaks_the_server(
 
 
 def test_nothing_leaks_from_broken_calls(server: ServerProcess, stub: GraphStub) -> None:
-    """Clients that disappear in the middle of an answer, slow readers, and wrong requests."""
+    """Clients that disappear in the middle of a response, slow readers, and wrong requests."""
     everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
 
     def round_of_faults() -> None:
         for _ in range(5):
             with grpc.insecure_channel(server.address) as channel:
-                answer = GraphStub(channel).NodeColumns(everything, timeout=20)
-                next(answer)  # and the channel closes
-            answer = stub.NodeColumns(everything, timeout=0.3)
-            assert code_of(slowly(answer)) == Code.DEADLINE_EXCEEDED
+                response = GraphStub(channel).NodeColumns(everything, timeout=20)
+                next(response)  # and the channel closes
+            response = stub.NodeColumns(everything, timeout=0.3)
+            assert code_of(slowly(response)) == Code.DEADLINE_EXCEEDED
             status(stub, "NodeColumns", Columns(nodes=b"x"))
 
     round_of_faults()
@@ -276,8 +276,8 @@ def test_nothing_leaks_from_broken_calls(server: ServerProcess, stub: GraphStub)
     assert works(stub)
 
 
-def slowly(answer: Iterable[Any]) -> Iterator[Any]:
-    for chunk in answer:
+def slowly(response: Iterable[Any]) -> Iterator[Any]:
+    for chunk in response:
         time.sleep(0.2)
         yield chunk
 
@@ -301,11 +301,11 @@ def scraped(server: ServerProcess) -> str:
 def test_more_calls_than_allowed_are_unavailable(server: ServerProcess) -> None:
     everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
     channels = [grpc.insecure_channel(server.address) for _ in range(12)]
-    answers = [GraphStub(channel).NodeColumns(everything, timeout=20) for channel in channels]
+    responses = [GraphStub(channel).NodeColumns(everything, timeout=20) for channel in channels]
     codes = []
-    for answer in answers:
+    for response in responses:
         try:
-            next(answer)
+            next(response)
         except grpc.RpcError as error:
             codes.append(error.code())
     assert codes.count(Code.UNAVAILABLE) == 4
@@ -360,10 +360,10 @@ def test_wrong_options_are_refused(options: tuple[str, ...], message: str, path:
 def test_sigterm_drains(path: Path) -> None:
     everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
     with serve(path / "store") as server, grpc.insecure_channel(server.address) as channel:
-        answer = GraphStub(channel).NodeColumns(everything, timeout=60)
-        size = len(next(answer).table)
+        response = GraphStub(channel).NodeColumns(everything, timeout=60)
+        size = len(next(response).table)
         server.process.send_signal(signal.SIGTERM)
-        for chunk in answer:
+        for chunk in response:
             time.sleep(0.05)
             size += len(chunk.table)
         assert size > 5000 * WIDE * 4
@@ -383,7 +383,7 @@ def test_a_client_survives_a_restart(path: Path) -> None:
 
         thread = threading.Thread(target=query)
         thread.start()
-        first.process.send_signal(signal.SIGKILL)  # most likely in the middle of an answer
+        first.process.send_signal(signal.SIGKILL)  # most likely in the middle of a response
         first.process.wait()
         with serve(path / "store", "--bind", first.address) as second:
             assert second.address == first.address

@@ -47,9 +47,9 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
         rng = np.random.default_rng(0)
         requests = [rng.integers(0, remote.num_nodes, size) for size in (0, 1, 5, 40) * 6]
         before = service.predictor.num_batches
-        answers = list(threads.map(lambda keys: remote.predict(keys, "node_key"), requests))
+        responses = list(threads.map(lambda keys: remote.predict(keys, "node_key"), requests))
         assert service.predictor.num_batches - before < len(requests)
-        for keys, found in zip(requests, answers, strict=True):
+        for keys, found in zip(requests, responses, strict=True):
             if len(keys):
                 np.testing.assert_allclose(found["probability"], wanted[keys], rtol=1e-5)
                 np.testing.assert_array_equal(found["prediction"], wanted[keys].argmax(1))

@@ -122,7 +122,7 @@ def test_sage_reaches_the_accuracy_of_local_training(cora: RemoteGraph) -> None:
 
 
 def planted(num_nodes: int = 300) -> gt.Graph:
-    """Return a graph whose labels only the edges' attributes tell."""
+    """Return a graph whose labels can only be predicted from the edge attributes."""
     rng = np.random.default_rng(0)
     src, dst = rng.integers(0, num_nodes, (2, 6 * num_nodes))
     attr = rng.standard_normal((len(src), 2)).astype(np.float32)
@@ -224,7 +224,7 @@ def test_batches_of_known_nodes_are_not_looked_up(
             RemoteNodeLoader(stores, [3], torch.tensor([90]))
 
 
-def test_stores_answer_as_local_tensors(tmp_path: Path) -> None:
+def test_stores_return_the_local_tensors(tmp_path: Path) -> None:
     graph = weighted()
     make(graph, tmp_path / "store", 3, "node-hash")
     data = graph.to_pyg()

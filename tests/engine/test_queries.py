@@ -252,7 +252,7 @@ def test_a_forked_client_is_an_error(
         monkeypatch.undo()
 
 
-def test_coroutines_answer_the_same(stores: dict[str, tuple[Path, Truth]]) -> None:
+def test_coroutines_return_the_same(stores: dict[str, tuple[Path, Truth]]) -> None:
     async def query(remote: RemoteGraph) -> list[Any]:
         graph = AsyncGraph(remote)
         return list(await asyncio.gather(*(graph.neighbours([k], by="node_key") for k in range(N))))
@@ -297,7 +297,7 @@ def test_subgraph_of_known_nodes_is_the_same(world: World) -> None:
         remote.subgraph(ids, [2], by="new_id", node_keys=keys + 0.5)
 
 
-def test_answers_are_the_callers_own(world: World) -> None:
+def test_results_belong_to_the_caller(world: World) -> None:
     """Writing into a subgraph does not change later results."""
     remote, truth = world
     found = remote.subgraph(np.array([1, 2]), [None], by="node_key")
@@ -313,7 +313,7 @@ def test_answers_are_the_callers_own(world: World) -> None:
 
 WRONG = [
     (lambda g: g.new_ids([10**9], "node_key"), UnknownNode, "node keys"),
-    (lambda g: g.new_ids(["nobody"]), UnknownNode, "nobody"),
+    (lambda g: g.new_ids(["missing"]), UnknownNode, "missing"),
     (lambda g: g.new_ids([3]), GraphFormatError, "type string"),
     (lambda g: g.new_ids(["a", None]), GraphFormatError, "type string"),
     (lambda g: g.new_ids([-1], "new_id"), UnknownNode, "-1"),

@@ -1,4 +1,4 @@
-"""Answers of several servers, combined into arrays in the order of the query."""
+"""Responses of several servers, combined into arrays in the order of the query."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from graphtheta.engine.wire.chunks import decode_chunk
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import EngineError
 
-__all__ = ["Answers", "fill_missing"]
+__all__ = ["Responses", "fill_missing"]
 
 
 @dataclass
-class Answers:
+class Responses:
     """Tables that together answer a query.
 
     Attributes:
         tables: Each table with the rows of the query that its rows belong to.
-        elsewhere: Rows whose edges continue at parts of other servers: (row, part, in_degree).
+        other_parts: Rows whose edges continue at parts of other servers: (row, part, in_degree).
     """
 
     tables: list[tuple[NDArray[np.int64], pa.RecordBatch]]
-    elsewhere: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]]
+    other_parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]]
 
     @classmethod
-    def decode(cls, chunks: list[bytes], rows: NDArray[np.int64]) -> Answers:
-        """Decode the answer of one server.
+    def decode(cls, chunks: list[bytes], rows: NDArray[np.int64]) -> Responses:
+        """Decode the response of one server.
 
         Args:
             chunks: `Chunk` messages, whose `row` counts the rows of the request.
             rows: (R,) rows of the query that the request covers.
         """
-        answers = cls([], [])
+        responses = cls([], [])
         for chunk in chunks:
-            table, elsewhere = decode_chunk(chunk)
+            table, other_parts = decode_chunk(chunk)
             if table is not None:
-                answers.tables.append((rows[as_numpy(table["row"])], table))
-            if elsewhere is not None:
-                row, part, degree = (as_numpy(elsewhere[n]) for n in ("row", "part", "in_degree"))
-                answers.elsewhere.append((rows[row], part, degree))
-        return answers
+                responses.tables.append((rows[as_numpy(table["row"])], table))
+            if other_parts is not None:
+                row, part, degree = (as_numpy(other_parts[n]) for n in ("row", "part", "in_degree"))
+                responses.other_parts.append((rows[row], part, degree))
+        return responses
 
-    def extend(self, others: Answers) -> None:
-        """Append the tables of other answers."""
+    def extend(self, others: Responses) -> None:
+        """Append the tables of other responses."""
         self.tables += others.tables
-        self.elsewhere += others.elsewhere
+        self.other_parts += others.other_parts
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -83,7 +83,7 @@ class Answers:
         arrays = self._arrays(name)
         count = sum(len(array) for array in arrays)
         if count != num_rows:
-            raise EngineError(f"answer: expected {num_rows:,} rows of '{name}', got {count:,}.")
+            raise EngineError(f"response: expected {num_rows:,} rows of '{name}', got {count:,}.")
         if not arrays or not all(_is_plain(array) for array in arrays):
             order = np.empty(num_rows, np.int64)
             order[self.rows] = np.arange(num_rows)
@@ -94,16 +94,14 @@ class Answers:
             values[rows] = as_numpy(array)
         return values
 
-    def joined_elsewhere(
+    def joined_other_parts(
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-        """Return `elsewhere` as three arrays: rows, parts and in-degrees."""
-        row, part, degree = zip(*self.elsewhere, strict=True) if self.elsewhere else ((), (), ())
-        return (
-            np.concatenate([np.zeros(0, np.int64), *row]),
-            np.concatenate([np.zeros(0, np.int32), *part]),
-            np.concatenate([np.zeros(0, np.int64), *degree]),
-        )
+        """Return `other_parts` as three arrays: rows, parts and in-degrees."""
+        empty = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+        columns = zip(empty, *self.other_parts, strict=True)
+        row, part, degree = (np.concatenate(column) for column in columns)
+        return row, part, degree
 
     def _arrays(self, name: str) -> list[pa.Array]:
         return [table[COLUMN + name] for _, table in self.tables]
