@@ -75,7 +75,8 @@ class ServerPool:
         Args:
             method: Method of the service.
             jobs: Each request: the server, the message, and which rows of the query it covers.
-            deadline: `time.monotonic()` by which all must be answered. If None, `deadline()`.
+            deadline: `time.monotonic()` by which all must be answered. If None, `timeout_s` from
+                now.
         """
         latest = self.deadline() if deadline is None else deadline
 

@@ -33,7 +33,6 @@ _CHUNK_BYTES = 1 << 21  # approximate size of a chunk of a response
 _SCANNED = 1 << 26  # edges to scan before checking whether the caller is still there
 _Ids = NDArray[np.int64]
 
-
 # Reads edges of nodes at one part, given the rows of the request, the nodes' local ids, and their
 # in-degrees in the whole graph if they are known.
 _Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], Iterator[ResponseChunk]]
