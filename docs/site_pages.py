@@ -65,4 +65,9 @@ def command_line_reference() -> str:
         [*command, "graphtheta"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     text = html.unescape(done.stdout).replace("# `graphtheta`", "# Command line", 1)
-    return re.sub(r"^(Example: )(.+(?:\n[^\n]+)*)", r"```console\n$ \2\n```", text, flags=re.M)
+
+    def console(match: re.Match[str]) -> str:
+        commands = [line.strip() for line in match[1].strip().splitlines()]
+        return "\n".join(["```console", *(f"$ {command}" for command in commands), "```"])
+
+    return re.sub(r"^Example:((?:(?: |\n +)\S[^\n]*)+)", console, text, flags=re.M)

@@ -15,7 +15,7 @@ from graphtheta.cli import main
 from tests.jobs import run_job
 
 GRAPHTHETA = ["-m", "graphtheta"]
-Run = Callable[..., "Said"]
+Run = Callable[..., "Result"]
 NODES: dict[str, Any] = {
     "name": ["a", "b", "c", "d"],
     "f_0": [0.0, 1.0, 2.0, 3.0],
@@ -27,7 +27,7 @@ EDGES: dict[str, Any] = {"from": ["a", "b", "c", "d"], "to": ["b", "c", "d", "a"
 COLUMNS = "--id name --src from --dst to --features f_* --label y --split split=part".split()
 
 
-class Said(tuple[int, str, str]):
+class Result(tuple[int, str, str]):
     """What a command came to: exit code, stdout and stderr."""
 
     code = property(lambda self: self[0])
@@ -46,10 +46,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def command(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process."""
 
-    def run_it(*words: object) -> Said:
+    def run_it(*words: object) -> Result:
         capfd.readouterr()
         code = main([str(word) for word in words])
-        return Said((code, *capfd.readouterr()))
+        return Result((code, *capfd.readouterr()))
 
     return run_it
 
@@ -71,9 +71,9 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def assert_one_line(said: Said, pattern: str) -> None:
-    assert said.code == 2, said
-    assert re.fullmatch(rf"error: [^\n]*{pattern}[^\n]*\n", said.err), said.err
+def assert_one_line(result: Result, pattern: str) -> None:
+    assert result.code == 2, result
+    assert re.fullmatch(rf"error: [^\n]*{pattern}[^\n]*\n", result.err), result.err
 
 
 def job(ranks: int, *words: object) -> str:

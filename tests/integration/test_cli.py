@@ -35,8 +35,8 @@ from tests.integration.cli import (  # noqa: F401
     EDGES,
     GRAPHTHETA,
     NODES,
+    Result,
     Run,
-    Said,
     assert_one_line,
     command,
     cora,
@@ -58,23 +58,23 @@ OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name i
 
 @pytest.mark.parametrize("name", [*COMMANDS, *OF_DATASETS])
 def test_help_has_an_example(command: Run, name: str) -> None:
-    said = command(*name.split(), "--help")
-    assert said.code == 0
-    assert f"graphtheta {name}" in said.out.partition("Example:")[2]
+    result = command(*name.split(), "--help")
+    assert result.code == 0
+    assert f"graphtheta {name}" in result.out.partition("Example:")[2]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_explain_says_that_every_model_is_fused(command: Run, name: str) -> None:
-    said = command("explain", "--model", name, "--layers", "2", "--hidden", "8")
-    assert said.code == 0
-    assert said.out.count("bytes an edge, forward") == 2
-    assert "chunked" not in said.out
+    result = command("explain", "--model", name, "--layers", "2", "--hidden", "8")
+    assert result.code == 0
+    assert result.out.count("bytes an edge, forward") == 2
+    assert "chunked" not in result.out
 
 
 def test_explain_of_an_unknown_model(command: Run) -> None:
-    said = command("explain", "--model", "cnn")
-    assert said.code == 2
-    assert "unknown 'cnn'" in said.err
+    result = command("explain", "--model", "cnn")
+    assert result.code == 2
+    assert "unknown 'cnn'" in result.err
 
 
 def test_names_in_help_are_those_of_the_registries() -> None:
@@ -175,16 +175,16 @@ def test_help_imports_no_large_library(words: str) -> None:
 
 
 def train(command: Run, *words: object) -> dict[str, Any]:
-    said = command("train", *words, "--no-progress")
-    assert said.code == 0, said.err
+    result = command("train", *words, "--no-progress")
+    assert result.code == 0, result.err
     folder = Path(str(words[words.index("--run-dir") + 1]))
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
 
 def test_made_graph_trains(command: Run) -> None:
-    said = command("datasets", "make", "communities", "graph", "--nodes", 500, "--features", 4)
-    assert said.code == 0, said.err
+    result = command("datasets", "make", "communities", "graph", "--nodes", 500, "--features", 4)
+    assert result.code == 0, result.err
     assert command("partition", "graph", "store", "--parts", 2, "--method", "dbh").code == 0
     assert train(command, "store", "--run-dir", "run", "--epochs", 2)["epochs"] == 2
     listed = command("datasets", "list").out
@@ -195,8 +195,8 @@ def test_graph_without_training_nodes_is_refused(command: Run) -> None:
     write_tables({"part": ["val", "val", "test", "test"]})
     tables = "partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split()
     assert command(*tables, *COLUMNS).code == 0
-    said = command("train", "store", "--run-dir", "run")
-    assert_one_line(said, "expected nodes with a label 'y' in the training split")
+    result = command("train", "store", "--run-dir", "run")
+    assert_one_line(result, "expected nodes with a label 'y' in the training split")
     assert not Path("run").exists()
 
 
@@ -208,8 +208,8 @@ def test_file_and_options_make_the_run(command: Run, cora: Path) -> None:
     assert again["loss_history"] == summary["loss_history"]
     assert 'model = "gat"' in Path("again/config.toml").read_text()
 
-    said = command("train", "--config", "run.toml", "--run-dir", "run")
-    assert_one_line(said, "run: it holds a run already. Add --resume")
+    result = command("train", "--config", "run.toml", "--run-dir", "run")
+    assert_one_line(result, "run: it holds a run already. Add --resume")
     Path("run.toml").write_text("width = 4\n")
     assert_one_line(
         command("train", cora, "--config", "run.toml", "--run-dir", "new"), "width: unknown key"
@@ -227,13 +227,13 @@ def test_resume_goes_on_to_more_epochs_and_refuses_other_options(command: Run, c
     over = train(command, "--run-dir", "run", "--resume")
     assert over["loss_history"] == whole["loss_history"]
 
-    said = command("train", "--run-dir", "run", "--resume", "--hidden", 8)
-    assert_one_line(said, "--hidden: the run in run was started with 4, got 8")
+    result = command("train", "--run-dir", "run", "--resume", "--hidden", 8)
+    assert_one_line(result, "--hidden: the run in run was started with 4, got 8")
     write_tables()
     tables = "partition --nodes nodes.parquet --edges edges.parquet other --parts 1".split()
     assert command(*tables, *COLUMNS).code == 0
-    said = command("train", "other", "--run-dir", "run", "--resume")
-    assert_one_line(said, "weights of another model")
+    result = command("train", "other", "--run-dir", "run", "--resume")
+    assert_one_line(result, "weights of another model")
 
 
 def test_predictions_are_keyed_by_original_id(command: Run) -> None:
@@ -241,9 +241,9 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
     tables = "partition --nodes nodes.parquet --edges edges.parquet store --parts 2".split()
     assert command(*tables, *COLUMNS, "--method", "node-hash").code == 0
     train(command, "store", "--run-dir", "run", "--epochs", 2, "--hidden", 3)
-    said = command("predict", "run", "store", "--out", "out", "--embeddings")
-    assert said.code == 0, said.err
-    assert "wrote predictions of 4 nodes to out" in said.out
+    result = command("predict", "run", "store", "--out", "out", "--embeddings")
+    assert result.code == 0, result.err
+    assert "wrote predictions of 4 nodes to out" in result.out
     table = pq.read_table("out")
     assert sorted(table["id"].to_pylist()) == NODES["name"]
     assert table["embedding"].type.list_size == 3
@@ -268,10 +268,10 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
 
 
 def test_doctor_reports(command: Run, tmp_path: Path) -> None:
-    said = command("doctor")
-    assert said.code == 0
-    assert "threads per rank" in said.out
-    assert str(tmp_path / "cache") in said.out
+    result = command("doctor")
+    assert result.code == 0
+    assert "threads per rank" in result.out
+    assert str(tmp_path / "cache") in result.out
 
 
 # -- real jobs ------------------------------------------------------------------------------------

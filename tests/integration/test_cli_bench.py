@@ -21,20 +21,20 @@ RMAT = ("--scale", 6, "--edge-factor", 4)
 
 @pytest.mark.parametrize("name", ["", "kernels", "epoch", "partition", "scaling", "compare"])
 def test_help_has_an_example(command: Run, name: str) -> None:
-    said = command("bench", *name.split(), "--help")
-    assert said.code == 0
-    assert "graphtheta bench" in said.out.partition("Example:")[2]
+    result = command("bench", *name.split(), "--help")
+    assert result.code == 0
+    assert "graphtheta bench" in result.out.partition("Example:")[2]
 
 
 def test_kernels_then_compare(command: Run) -> None:
     words = ("bench", "kernels", *RMAT, "--kernels", "sum,gat-e", "--widths", 4, "--runs", 2)
     for file in ("a.jsonl", "b.jsonl"):
-        said = command(*words, "--allow-chunked", "--json", file)
-        assert said.code == 0, said
-        assert all(word in said.out for word in ("memory (triad)", "sum", "gat-e", "backward"))
-    said = command("bench", "compare", "a.jsonl", "b.jsonl")
-    assert said.code == 0, said
-    assert said.out.count("kernels: gat-e") == 4
+        result = command(*words, "--allow-chunked", "--json", file)
+        assert result.code == 0, result
+        assert all(word in result.out for word in ("memory (triad)", "sum", "gat-e", "backward"))
+    result = command("bench", "compare", "a.jsonl", "b.jsonl")
+    assert result.code == 0, result
+    assert result.out.count("kernels: gat-e") == 4
 
 
 def test_compare_fails_when_asked(command: Run) -> None:
@@ -44,17 +44,17 @@ def test_compare_fails_when_asked(command: Run) -> None:
     times = ("median", "p10", "p90")
     slower = dict.fromkeys(times, 100 * (record["p90"] + record["median"]))
     append("b.jsonl", [record | slower])
-    said = command("bench", "compare", "a.jsonl", "b.jsonl")
-    assert (said.code, "slower" in said.out) == (0, True), said
+    result = command("bench", "compare", "a.jsonl", "b.jsonl")
+    assert (result.code, "slower" in result.out) == (0, True), result
     assert command("bench", "compare", "a.jsonl", "b.jsonl", "--fail").code == 1
-    said = command("bench", "compare", "b.jsonl", "a.jsonl", "--fail")
-    assert (said.code, "faster" in said.out) == (0, True), said
+    result = command("bench", "compare", "b.jsonl", "a.jsonl", "--fail")
+    assert (result.code, "faster" in result.out) == (0, True), result
 
 
 def test_epoch_of_a_store(command: Run, cora: Path) -> None:
-    said = command("bench", "epoch", cora, "--model", "gat", "--runs", 2, "--json", "a.jsonl")
-    assert said.code == 0, said
-    assert "gather_sum" in said.out
+    result = command("bench", "epoch", cora, "--model", "gat", "--runs", 2, "--json", "a.jsonl")
+    assert result.code == 0, result
+    assert "gather_sum" in result.out
     (record,) = load("a.jsonl")
     assert (record["case"]["model"], record["case"]["nodes"]) == ("gat", 2708)
 
@@ -62,20 +62,20 @@ def test_epoch_of_a_store(command: Run, cora: Path) -> None:
 @pytest.mark.spawn
 def test_partition(command: Run) -> None:
     words = ("bench", "partition", *RMAT, "--methods", "dbh,node-hash", "--parts", "2")
-    said = command(*words, "--json", "a.jsonl")
-    assert said.code == 0, said
+    result = command(*words, "--json", "a.jsonl")
+    assert result.code == 0, result
     assert [record["case"]["method"] for record in load("a.jsonl")] == ["dbh", "node-hash"]
-    assert said.out.count("rmat 6 x 4") == 1
+    assert result.out.count("rmat 6 x 4") == 1
 
 
 @pytest.mark.spawn
 def test_scaling(command: Run) -> None:
     words = ("bench", "scaling", *RMAT, "--features", 4, "--hidden", 4, "--runs", 2)
-    said = command(*words, "--threads", 1, "--json", "a.jsonl")
-    if "expected mpiexec" in said.err:
+    result = command(*words, "--threads", 1, "--json", "a.jsonl")
+    if "expected mpiexec" in result.err:
         pytest.skip("no mpiexec")
-    assert said.code == 0, said
-    assert all(word in said.out for word in ("speed-up", "efficiency", "sync", "sent per epoch"))
+    assert result.code == 0, result
+    assert all(word in result.out for word in ("speed-up", "efficiency", "sync", "sent per epoch"))
     assert [record["case"]["workers"] for record in load("a.jsonl")] == [1, 2]
 
 
@@ -102,5 +102,5 @@ def test_epoch_under_mpiexec(tmp_path: Path, cora: Path) -> None:
     ],
 )
 def test_mistake_is_one_line(command: Run, words: tuple[object, ...], pattern: str) -> None:
-    said = command("bench", *words)
-    assert_one_line(said, pattern)
+    result = command("bench", *words)
+    assert_one_line(result, pattern)

@@ -50,9 +50,9 @@ def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path)
     options = "--task link --relation-column type --negatives 3 --strategy mini --embedding 4"
     store, run_dir = tmp_path / "store", tmp_path / "runs/a"
     words = [*options.split(), "--batch-size", "64", "--evaluate-every", "2", "--run-dir", run_dir]
-    said = job(2, "train", store, *TRAIN[2:], "2", *words)
-    assert "test mrr" in said
-    assert "validation mrr" in said
+    result = job(2, "train", store, *TRAIN[2:], "2", *words)
+    assert "test mrr" in result
+    assert "validation mrr" in result
     again = command("train", store, *TRAIN[2:], "4", *words, "--resume")
     assert again.code == 0, again
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -62,8 +62,8 @@ def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path)
     assert 'split = "split"' in config
     assert 'relation_column = "type"' in config
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "out"
-    said = job(2, "predict", run_dir, store, "--edges", pairs, "--out", out)
-    assert f"wrote predictions of 7 edges to {out}" in said
+    result = job(2, "predict", run_dir, store, "--edges", pairs, "--out", out)
+    assert f"wrote predictions of 7 edges to {out}" in result
     found = pq.read_table("out")
     for name in ("src", "dst", "type"):
         assert found[name].to_pylist() == pq.read_table(pairs)[name].to_pylist()
@@ -74,11 +74,11 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
     write_graph()
     assert command(*PARTITION).code == 0
     words = "--task edge --model sage --lr 0.05 --weight-decay 0 --run-dir runs/b".split()
-    said = command(*TRAIN, "60", *words)
-    assert said.code == 0, said
-    assert "test auroc 0.9" in said.out or "test auroc 1.0" in said.out, said.out
-    said = command("predict", "runs/b", "store", "--edges", "pairs.parquet", "--out", "out")
-    assert said.code == 0, said
+    result = command(*TRAIN, "60", *words)
+    assert result.code == 0, result
+    assert "test auroc 0.9" in result.out or "test auroc 1.0" in result.out, result.out
+    result = command("predict", "runs/b", "store", "--edges", "pairs.parquet", "--out", "out")
+    assert result.code == 0, result
     found = pq.read_table("out")
     nodes = pq.read_table("nodes.parquet").to_pydict()
     skill = dict(zip(nodes["id"], nodes["features"], strict=True))
@@ -99,7 +99,7 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "result"),
     [
         ("--task edges", "--task: unknown name 'edges'. Choose among edge, link, node"),
         ("--task link --decoder x", "--decoder: unknown name 'x'. Choose among bilinear, dist"),
@@ -117,10 +117,10 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
         ("--task link --negatives 0", "--negatives: expected greater than or equal to 1, got '?0"),
     ],
 )
-def test_mistakes_get_one_line(words: str, said: str, command: Run) -> None:
+def test_mistakes_get_one_line(words: str, result: str, command: Run) -> None:
     write_graph()
     assert command(*PARTITION).code == 0
-    assert_one_line(command(*TRAIN, "1", "--run-dir", "runs/c", *words.split()), said)
+    assert_one_line(command(*TRAIN, "1", "--run-dir", "runs/c", *words.split()), result)
     assert not Path("runs/c").exists()
 
 
@@ -128,5 +128,5 @@ def test_edges_without_split_or_label_get_one_line(command: Run) -> None:
     write_graph(**{"split:split": None, "label:sign": None})
     assert command(*PARTITION).code == 0
     for task, kind in (("link", "split"), ("edge", "label")):
-        said = command(*TRAIN, "1", "--run-dir", "runs/d", "--task", task)
-        assert_one_line(said, f"expected a {kind} of edges, got none. Add a column {kind}:NAME")
+        result = command(*TRAIN, "1", "--run-dir", "runs/d", "--task", task)
+        assert_one_line(result, f"expected a {kind} of edges, got none. Add a column {kind}:NAME")

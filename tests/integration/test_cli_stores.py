@@ -22,8 +22,8 @@ from tests.integration.cli import (  # noqa: F401
     COLUMNS,
     EDGES,
     NODES,
+    Result,
     Run,
-    Said,
     assert_one_line,
     command,
     cora,
@@ -39,9 +39,9 @@ from tests.integration.cli import (  # noqa: F401
 def test_tables_are_partitioned_and_described(command: Run) -> None:
     write_tables()
     tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", "--parts", 2]
-    said = command(*tables, *COLUMNS, "store", "--undirected", "--method", "node-hash")
-    assert said.code == 0, said.err
-    assert "wrote 4 nodes and 8 edges to store" in said.out
+    result = command(*tables, *COLUMNS, "store", "--undirected", "--method", "node-hash")
+    assert result.code == 0, result.err
+    assert "wrote 4 nodes and 8 edges to store" in result.out
     info = command("info", "store", "--verify")
     for words in ("features float64[2]", "y (multiclass, 2)", "ids of type string", "verified"):
         assert words in info.out
@@ -53,12 +53,12 @@ def test_tables_are_partitioned_and_described(command: Run) -> None:
 def test_columns_may_get_other_names_and_three_masks_make_a_split(command: Run) -> None:
     masks = {f"is_{k}": [i == k for i in range(4)] for k in range(3)}
     write_tables(masks)
-    said = command(
+    result = command(
         *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(),
         *"--id name --src from --dst to --features f_1 --features f_0".split(),
         *"--label fraud=y --label again=y --split three=is_0,is_1,is_2".split(),
     )
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     store = open_store("store")
     assert set(store.manifest.labels) == {"again", "fraud"}
     part = store.part(0)
@@ -91,17 +91,17 @@ def test_bad_tables_are_one_line_and_leave_nothing(command: Run, case: str) -> N
     write_tables(nodes, edges)
     before = files(Path())
     columns = [c if case != "wrong_lengths" else c.replace("f_*", "f_0") for c in COLUMNS]
-    said = command(
+    result = command(
         *"partition --nodes nodes.parquet --edges edges.parquet store --parts 1".split(), *columns
     )
-    assert_one_line(said, re.escape(message))
+    assert_one_line(result, re.escape(message))
     assert files(Path()) == before
 
 
 def test_store_that_exists_is_kept(command: Run, cora: Path) -> None:
     before = files(cora)
-    said = command("partition", "cora", cora, "--parts", 3)
-    assert_one_line(said, "expected no file and no directory but an empty one")
+    result = command("partition", "cora", cora, "--parts", 3)
+    assert_one_line(result, "expected no file and no directory but an empty one")
     assert files(cora) == before
 
 
@@ -138,8 +138,8 @@ def test_damaged_store_is_refused(
     shutil.copytree(cora, "store")
     damage(Path("store"))
     name, *options = words.split()
-    said = command(name, "store", *options, *(["--run-dir", "run"] if name == "train" else []))
-    assert_one_line(said, message)
+    result = command(name, "store", *options, *(["--run-dir", "run"] if name == "train" else []))
+    assert_one_line(result, message)
     assert not Path("run").exists()
 
 
@@ -147,10 +147,10 @@ def test_damaged_store_is_refused(
 
 
 def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> None:
-    said = command("info", cora, "--report", "--width", 16, "--layers", 2)
-    assert said.code == 0, said.err
+    result = command("info", cora, "--report", "--width", 16, "--layers", 2)
+    assert result.code == 0, result.err
     for words in ("interior", "train (split)", "owner", "2 layers of 16 float32", "128 to 255"):
-        assert words in said.out, words
+        assert words in result.out, words
     described = json.loads(command("info", cora, "--json", "--report", "--dtype", "float64").out)
     found = described["report"]
     assert found["quality"] == described["quality"]
@@ -161,9 +161,9 @@ def test_info_reports_on_parts_traffic_and_degrees(command: Run, cora: Path) -> 
 
 def test_info_draws_a_picture(command: Run, cora: Path) -> None:
     pytest.importorskip("matplotlib")
-    said = command("info", cora, "--picture", "cora.png")
-    assert said.code == 0, said.err
-    assert "plotted in cora.png and cora.svg" in said.out
+    result = command("info", cora, "--picture", "cora.png")
+    assert result.code == 0, result.err
+    assert "plotted in cora.png and cora.svg" in result.out
     assert Path("cora.png").read_bytes().startswith(b"\x89PNG")
     assert Path("cora.svg").is_file()
 
@@ -172,9 +172,9 @@ def test_info_draws_a_picture(command: Run, cora: Path) -> None:
 
 
 def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path) -> None:
-    said = command("export", "dgl-chunked", cora, "out", "--name", "cora")
-    assert said.code == 0, said.err
-    assert "wrote 2 parts of 2,708 nodes to out" in said.out
+    result = command("export", "dgl-chunked", cora, "out", "--name", "cora")
+    assert result.code == 0, result.err
+    assert "wrote 2 parts of 2,708 nodes to out" in result.out
     assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
     assert_one_line(command("export", "pyg", cora, "out"), "expected no file and no directory")
     assert_one_line(
@@ -194,17 +194,17 @@ def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -
 
 
 def test_dry_run_estimates_and_does_nothing(command: Run) -> None:
-    said = command("partition", "cora", "store", "--parts", 2, "--method", "hdrf", "--dry-run")
-    assert said.code == 0, said.err
+    result = command("partition", "cora", "store", "--parts", 2, "--method", "hdrf", "--dry-run")
+    assert result.code == 0, result.err
     for words in ("memory of a rank", "disk for the store", "about", "10,556"):
-        assert words in said.out
+        assert words in result.out
     assert files(Path()) == []
 
 
 def test_compare_prints_methods_side_by_side(command: Run) -> None:
-    said = command("partition", "cora", "--parts", 4, "--compare", "dbh,hdrf,kaminpar")
-    assert said.code == 0, said.err
-    rows = {line.split()[0]: line.split() for line in said.out.splitlines()[2:]}
+    result = command("partition", "cora", "--parts", 4, "--compare", "dbh,hdrf,kaminpar")
+    assert result.code == 0, result.err
+    rows = {line.split()[0]: line.split() for line in result.out.splitlines()[2:]}
     assert list(rows) == ["dbh", "hdrf", "kaminpar"]
     assert float(rows["kaminpar"][1]) < float(rows["hdrf"][1]) < float(rows["dbh"][1])
     assert_one_line(
@@ -214,8 +214,8 @@ def test_compare_prints_methods_side_by_side(command: Run) -> None:
 
 
 def test_assignment_only_writes_parquet(command: Run) -> None:
-    said = command("partition", "cora", "out", "--parts", 3, "--assignment-only")
-    assert said.code == 0, said.err
+    result = command("partition", "cora", "out", "--parts", 3, "--assignment-only")
+    assert result.code == 0, result.err
     assert files(Path("out")) == ["nodes.parquet"]
     assert set(pq.read_table("out/nodes.parquet")["part"].to_pylist()) == {0, 1, 2}
 
@@ -224,9 +224,9 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
     write_tables(edges={"from": ["a", "b", "a", "c", "a"], "to": ["b", "a", "b", "c", "b"]})
     tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", *COLUMNS]
     options = ["--parts", 1, "--undirected", "--drop-self-loops", "--drop-duplicates"]
-    said = command(*tables, "store", *options)
-    assert said.code == 0, said.err
-    assert "4 nodes and 2 edges" in said.out
+    result = command(*tables, "store", *options)
+    assert result.code == 0, result.err
+    assert "4 nodes and 2 edges" in result.out
     keys = open_store("store").part(0).in_edges["edge_key"].to_pylist()
     assert sorted(keys) == [0, 1]
 
@@ -248,9 +248,9 @@ def test_limits_are_refused_in_one_line(command: Run, words: str, message: str) 
 
 def test_communities_are_kept_in_the_store(command: Run, cora: Path) -> None:
     shutil.copytree(cora, "store")
-    said = command("communities", "store", "--method", "multilevel", "--count", 20, "--name", "c")
-    assert said.code == 0, said.err
-    assert re.search(r"communities +20", said.out)
+    result = command("communities", "store", "--method", "multilevel", "--count", 20, "--name", "c")
+    assert result.code == 0, result.err
+    assert re.search(r"communities +20", result.out)
     assert list_communities("store") == ["c"]
     assert command("info", "store", "--verify").code == 0
     again = command("communities", "store", "--method", "multilevel", "--count", 20, "--name", "c")
@@ -272,8 +272,8 @@ def test_disk_that_is_full_is_one_line_and_leaves_nothing(most: int, tmp_path: P
     )
     # On a busy machine a phase may take long enough to print a line before the error.
     errors = [line for line in done.stderr.splitlines() if not line.endswith("/s)")]
-    said = Said((done.returncode, done.stdout, "\n".join([*errors, ""])))
-    assert_one_line(said, "expected to write a store")
+    result = Result((done.returncode, done.stdout, "\n".join([*errors, ""])))
+    assert_one_line(result, "expected to write a store")
     assert files(tmp_path) == []
 
 
