@@ -28,9 +28,9 @@ from graphtheta.run.resolve import load_run
 from graphtheta.shard.open import open_shard, pick_device
 from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction
-from graphtheta.train.checkpoint import load_weights
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
+from graphtheta.train.weights import load_weights
 
 __all__ = ["predict_run", "start_run", "trained_model"]
 

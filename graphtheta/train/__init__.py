@@ -1,1 +1,1 @@
-"""Training in plain sight: the loop, gradients over workers, metrics, checkpoints, run folders."""
+"""Training: the loop, sum of gradients over workers, checkpoints and run folders."""

@@ -1,9 +1,7 @@
-"""Checkpoints: model, optimiser and progress as safetensors and JSON, written whole or not at all.
+"""Checkpoints: weights, optimiser state and progress of a run, from which it can continue.
 
-Randomness is counter-based, so a checkpoint needs no generator state: the epoch says it all.
-Replicated tensors are written by one rank. Those with a row a master (of a `NodeEmbedding`, and
-the optimiser's numbers for it) are written by every rank, with the keys of its nodes, and read by
-key: nobody holds all. So a run resumes on any number of workers.
+Random draws are counter-based, so that the number of epochs replaces the state of a generator. A
+run can continue on any number of workers.
 """
 
 from __future__ import annotations
@@ -14,104 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
-from graphtheta.runtime.atomic import atomic_file, partial_path
+from graphtheta.runtime.atomic import partial_path
 from graphtheta.shard.shard import Shard
+from graphtheta.train.history import History
+from graphtheta.train.weights import load_tensors, load_weights, save_tensors, save_weights
 
-__all__ = [
-    "latest_checkpoint",
-    "load_checkpoint",
-    "load_weights",
-    "save_checkpoint",
-    "save_weights",
-]
+__all__ = ["latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
-_KEY = "node_key"
-_KEPT = 2  # the last checkpoint and the one before, should the disk fail under the last
-
-
-def save_weights(
-    model: nn.Module, shard: Shard, path: Path, state: Mapping[str, Tensor] | None = None
-) -> None:
-    """Write a model's weights as safetensors: beside, then renamed; collective.
-
-    Args:
-        model: Whose.
-        shard: Whose masters rows are of.
-        path: The file; those of masters go beside it.
-        state: The weights, where they are not the model's present ones.
-    """
-    rows = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
-    _save(model.state_dict() if state is None else state, rows, shard, path)
-
-
-def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:
-    """Load weights into a model.
-
-    Raises:
-        ConfigError: If the file is missing or damaged, or is of another model or other nodes.
-    """
-    try:
-        model.load_state_dict(_load(shard, path))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot read weights ({error}).") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: these are weights of another model ({reason}).") from error
-
-
-def _save(state: Mapping[str, Tensor], rows: set[str], shard: Shard, path: Path) -> None:
-    comm = shard.comm
-    if comm.rank == 0:
-        for old in _row_files(path):  # perhaps of more workers
-            old.unlink()
-        _write({name: t for name, t in state.items() if name not in rows}, path)
-    comm.barrier(stage="save weights")
-    if rows:
-        keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
-        mine = {_KEY: keys, **{name: state[name] for name in rows}}
-        _write(mine, path.with_name(f"{path.stem}.rows-{comm.rank:05d}{path.suffix}"))
-    comm.barrier(stage="save rows")
-
-
-def _write(state: Mapping[str, Tensor], path: Path) -> None:
-    with atomic_file(path) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial)
-
-
-def _row_files(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.stem}.rows-*{path.suffix}"))
-
-
-def _load(shard: Shard, path: Path) -> dict[str, Tensor]:
-    state = load_file(path)
-    mine = shard.node_key_L[: shard.num_masters]
-    found = np.zeros(len(mine), np.bool_)
-    for file in _row_files(path):
-        theirs = load_file(file)
-        keys = theirs.pop(_KEY).numpy()
-        order = np.argsort(keys)
-        place = np.searchsorted(keys[order], mine)
-        here = place < len(keys)
-        here[here] = keys[order[place[here]]] == mine[here]
-        found |= here
-        at, source = torch.from_numpy(here), torch.from_numpy(order[place[here]])
-        for name, rows in theirs.items():
-            whole = state.setdefault(name, rows.new_empty((len(mine), *rows.shape[1:])))
-            whole[at] = rows[source]
-    if _row_files(path) and not found.all():
-        raise ConfigError(
-            f"{path}: expected rows of all nodes, got none of {np.count_nonzero(~found):,}: they "
-            "are of another graph. Name the input of that run."
-        )
-    return state
+_NUM_KEPT = 2  # the previous checkpoint as well, in case the disk fails under the last one
 
 
 def save_checkpoint(
@@ -121,18 +35,20 @@ def save_checkpoint(
     shard: Shard,
     best: Mapping[str, Tensor] | None,
     optimizer: torch.optim.Optimizer,
-    progress: Mapping[str, Any],
+    history: History,
+    seed: int,
 ) -> None:
-    """Write `folder/epoch-000010` and drop all but the last two; collective.
+    """Write the checkpoint `folder/epoch-000010`, and delete all but the last two; collective.
 
     Args:
-        folder: Where checkpoints of the run go.
-        epoch: Epochs finished.
-        model: Its parameters and buffers are saved.
-        shard: Whose masters rows are of.
-        best: Weights of the best epoch so far, or None if there was none.
-        optimizer: Its state is saved.
-        progress: JSON: histories and the best metrics.
+        folder: Folder of the run's checkpoints.
+        epoch: Number of finished epochs.
+        model: Model whose parameters and buffers are saved.
+        shard: Graph that the model is trained on.
+        best: Weights of the best epoch so far, or None if there is none.
+        optimizer: Optimiser whose state is saved.
+        history: History of the run.
+        seed: Random seed of the run.
     """
     comm = shard.comm
     target = folder / f"epoch-{epoch:06d}"
@@ -146,50 +62,55 @@ def save_checkpoint(
     if best is not None:
         save_weights(model, shard, partial / "best.safetensors", best)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    tensors, numbers, rows = {}, {}, set()
+    tensors, numbers, sharded = {}, {}, set()
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             key = f"{index}.{name}"
             if isinstance(value, Tensor):
                 tensors[key] = value
                 if is_sharded(parameters[index]) and value.dim():
-                    rows.add(key)
+                    sharded.add(key)
             else:
                 numbers[key] = value
-    _save(tensors, rows, shard, partial / "optimizer.safetensors")
+    save_tensors(tensors, sharded, shard, partial / "optimizer.safetensors")
     if comm.rank == 0:
-        (partial / "progress.json").write_text(
-            json.dumps({"epoch": epoch, "optimizer": numbers, **progress}) + "\n"
-        )
+        progress = {
+            "epoch": epoch,
+            "optimizer": numbers,
+            "history": vars(history),
+            "seed": seed,
+            "graph": _graph_size(shard),
+        }
+        (partial / "progress.json").write_text(json.dumps(progress) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        for old in sorted(folder.glob("epoch-*"))[:-_KEPT]:
+        for old in sorted(folder.glob("epoch-*"))[:-_NUM_KEPT]:
             shutil.rmtree(old)
     comm.barrier(stage="checkpoint")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None."""
+    """Return the newest complete checkpoint of a run, or None."""
     return max(folder.glob("epoch-*"), default=None)
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, shard: Shard, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    path: Path, model: nn.Module, shard: Shard, optimizer: torch.optim.Optimizer, seed: int
+) -> tuple[int, History, dict[str, Tensor] | None]:
     """Load a checkpoint into a model and its optimiser.
 
     Returns:
-        The progress that was saved, and the weights of the best epoch so far.
+        Number of finished epochs, history of the run, and weights of the best epoch so far.
 
     Raises:
-        ConfigError: If the checkpoint is damaged or of another model.
+        ConfigError: If the checkpoint is damaged, or was written with another model, seed or graph.
     """
     load_weights(model, shard, path / "model.safetensors")
     try:
         progress: dict[str, Any] = json.loads((path / "progress.json").read_text())
-        tensors = _load(shard, path / "optimizer.safetensors")
+        tensors = load_tensors(shard, path / "optimizer.safetensors")
         best_path = path / "best.safetensors"
-        best = _load(shard, best_path) if best_path.exists() else None
+        best = load_tensors(shard, best_path) if best_path.exists() else None
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{path}: cannot read the checkpoint ({error}).") from error
     state: dict[int, dict[str, Any]] = {}
@@ -198,4 +119,19 @@ def load_checkpoint(
         state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return progress, best
+    if progress["seed"] != seed:
+        raise ConfigError(
+            f"{path}: expected a run with seed {seed}, got one with seed {progress['seed']}. Use "
+            "the same seed."
+        )
+    if progress["graph"] != _graph_size(shard):
+        raise ConfigError(
+            f"{path}: expected a run on a graph of {_graph_size(shard)}, got one on a graph of "
+            f"{progress['graph']}. Use the graph of that run."
+        )
+    return int(progress["epoch"]), History(**progress["history"]), best
+
+
+def _graph_size(shard: Shard) -> str:
+    manifest = shard.manifest
+    return f"{manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges"

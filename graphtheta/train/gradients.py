@@ -1,4 +1,4 @@
-"""Reduce, the fifth stage: sum parameter gradients over all workers."""
+"""Reduce, the fifth stage of NN-TGAR: sum the gradients of parameters over all workers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ BUCKET_BYTES = 32 << 20
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> None:
-    """Replace every gradient by its sum over workers, zero where none of them has one.
+    """Replace every gradient by its sum over the workers, or by zero if no worker has one.
 
-    So what a step does not read decays alike on any number of workers.
+    With a zero gradient, weight decay also applies to parameters that a step does not read, on any
+    number of workers.
 
     Args:
-        parameters: In registration order, the same on every worker; frozen ones are left out, and
-            those of masters, whose gradients are whole where they are.
+        parameters: Parameters in registration order, the same on every worker. Frozen parameters
+            are left out, and so are sharded ones, whose gradients are already complete.
         comm: All workers of the job.
 
     Communication:
-        One all-reduce a bucket of at most 32 MiB of one type; bytes of all parameters in total.
+        One all-reduce for each bucket of at most 32 MiB; in total the bytes of all parameters.
     """
     for bucket in gradient_buckets(parameters):
         if comm.size == 1:
@@ -48,9 +49,9 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
 
 
 def gradient_buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Yield what is reduced in order, at most 32 MiB of one type at a time.
+    """Yield the parameters to reduce in order, in buckets of one dtype and at most 32 MiB.
 
-    Frozen parameters are left out, and those of masters.
+    Frozen and sharded parameters are left out.
     """
     bucket: list[nn.Parameter] = []
     size = 0
@@ -68,24 +69,24 @@ def gradient_buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Par
 
 
 def flatten_gradients(bucket: Sequence[nn.Parameter]) -> Tensor:
-    """Return the gradients of parameters, zero where there is none, in one tensor on the CPU."""
+    """Return the gradients of parameters, zeros for missing ones, as one tensor on the CPU."""
     return torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).cpu() for p in bucket]
     )
 
 
 def assign_gradients(gradient: Tensor, bucket: Sequence[nn.Parameter]) -> None:
-    """Give parameters their gradients out of one tensor."""
-    parts = torch.split(gradient, [p.numel() for p in bucket])
-    for parameter, part in zip(bucket, parts, strict=True):
-        parameter.grad = part.reshape(parameter.shape).to(parameter.device)
+    """Set the gradients of parameters from one tensor, the inverse of `flatten_gradients`."""
+    slices = torch.split(gradient, [p.numel() for p in bucket])
+    for parameter, values in zip(bucket, slices, strict=True):
+        parameter.grad = values.reshape(parameter.shape).to(parameter.device)
 
 
 def broadcast_model(model: nn.Module, comm: Communicator) -> None:
-    """Give every worker rank 0's parameters and buffers.
+    """Copy the parameters and buffers of rank 0 to all workers; collective.
 
     Raises:
-        CollectiveMismatch: If the workers' models differ in names, shapes or types.
+        CollectiveMismatch: If the workers' models differ in names, shapes or dtypes.
     """
     if comm.size == 1:
         return

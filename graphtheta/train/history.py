@@ -1,24 +1,46 @@
-"""What a training run has reached so far."""
+"""Losses, times and best metrics of a training run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from graphtheta.task.metrics import MainMetric
 
 __all__ = ["History"]
 
 
 @dataclass
 class History:
-    """What a run has seen so far; all of it goes into a checkpoint.
+    """Record of a training run, which is saved in checkpoints.
 
     Attributes:
-        loss: Mean loss of the targets in each epoch, as it was optimised.
-        epoch_seconds: Time of each epoch's training, without evaluation, in seconds.
-        best_epoch: Epoch of the best validation, counted from 0; -1 before the first.
-        best: Metrics of that epoch, `val_accuracy` and the like.
+        loss: Mean training loss of each epoch.
+        epoch_seconds: Training time of each epoch, without evaluation, in seconds.
+        best_epoch: Epoch with the best validation metric, counted from 0; -1 before the first.
+        best: Metrics of that epoch, such as `val_accuracy`; those of the last evaluation if there
+            is no validation metric.
     """
 
     loss: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
     best_epoch: int = -1
     best: dict[str, float] = field(default_factory=dict)
+
+    def record_metrics(self, epoch: int, metrics: Mapping[str, float], main: MainMetric) -> bool:
+        """Record the metrics of an evaluation; return whether the epoch is the best so far.
+
+        Of equally good epochs the first one is the best.
+        """
+        key, sign = f"val_{main.name}", 1 if main.higher_is_better else -1
+        before = self.best.get(key)
+        is_best = key in metrics and (before is None or sign * metrics[key] > sign * before)
+        if is_best or key not in metrics:
+            self.best = dict(metrics)
+        if is_best:
+            self.best_epoch = epoch
+        return is_best
+
+    def is_patience_over(self, epoch: int, patience: int | None) -> bool:
+        """Return whether more than `patience` epochs before `epoch` brought no improvement."""
+        return patience is not None and self.best_epoch >= 0 and epoch - self.best_epoch > patience

@@ -1,4 +1,4 @@
-"""A step in micro-batches: which of them this group computes, and the sum of their gradients."""
+"""Steps in micro-batches: assignment to worker groups, and the sum of their gradients."""
 
 from __future__ import annotations
 
@@ -28,136 +28,144 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class MicroBatch(Batch):
-    """A part of a step that this group computes.
+    """Micro-batch that this group computes.
 
     Attributes:
-        number: Which part.
+        index: Number of the micro-batch in its step.
     """
 
-    number: int
+    index: int
 
 
 @dataclass(frozen=True)
 class StepEnd:
-    """No part of the step is left for this group."""
+    """Marker that this group has computed its last micro-batch of a step."""
 
 
 class MicroBatches:
-    """Pulls micro-batches, and adds up their gradients in order, whoever computed them.
+    """Queue of micro-batches, and the sum of their gradients in ascending order.
 
-    Each worker adds up its share of the parameters: a part in as many as there are workers. A group
-    keeps its micro-batches until all groups have done theirs, spread over its workers: of M of a
-    step, on P workers, that are M / P times the parameters a worker, on average over groups, and
-    not M times. What has all before it in the same group is added at once, so that a group that is
-    alone keeps one sum.
+    Each worker of a group sums one slice of the gradients. A group keeps the slices of its
+    micro-batches until all groups have finished the step. With M micro-batches on P workers this
+    takes M / P times the memory of the parameters on each worker, on average over groups. A
+    micro-batch is added to the previous one immediately if all micro-batches before it were
+    computed by the same group, so that a single group keeps one sum only.
 
-    Groups of one size give the same bits, however many they are and whichever micro-batches each
-    took; other sizes, other rounding.
+    The result is bit for bit the same for any number of groups of one size, whichever micro-batches
+    each of them computed. For groups of another size it differs by rounding.
 
     Args:
-        number: Micro-batches of a step.
+        count: Number of micro-batches of a step.
         groups: The workers.
-        model: The same on every worker.
-        stages: Where waiting for other groups is counted.
-        preparing: What this group's workers prepare batches through, if in the background.
+        model: The model, the same on every worker.
+        stages: Timers that the waiting for other groups is added to.
+        preparing: Communicator of the group for the preparation of batches in the background; if
+            None, the group's own.
 
     Attributes:
-        taken: How many this group has computed so far.
+        num_taken: Number of micro-batches that this group has computed so far.
 
     Raises:
-        ConfigError: If there are fewer than groups, or the model has batch normalisation or learned
-            vectors of nodes.
+        ConfigError: If there are fewer micro-batches than groups, or the model has batch
+            normalisation or node embeddings.
 
     Communication:
-        Bytes of all parameters for every micro-batch that is added, within the group; for every
-        step about the parameters times M / P across groups, there and back, and all of them within.
+        Within the group, the bytes of all parameters for each micro-batch and once per step. Across
+        groups, about M / P times the bytes of all parameters per step, in both directions.
     """
 
     def __init__(
         self,
-        number: int,
+        count: int,
         groups: Groups,
         model: nn.Module,
         stages: StageTimers,
         preparing: Communicator | None = None,
     ) -> None:
-        if number < groups.number:
+        if count < groups.number:
             raise ConfigError(
-                f"trainer: expected at least as many micro-batches as groups, got {number} for "
-                f"{groups.number}. Give micro_batches, some for each group; they change no result."
+                f"trainer: expected at least as many micro-batches as groups, got {count} for "
+                f"{groups.number} groups. Raise micro_batches; it does not change the results."
             )
         if any(isinstance(module, BatchNorm) for module in model.modules()):
             raise ConfigError(
-                "trainer: batch normalisation is over all nodes of a step, and micro-batches are "
-                "computed one by one. Leave out micro_batches and groups, or batch normalisation."
+                "trainer: expected a model without batch normalisation, which needs all nodes of a "
+                "step at once, since micro_batches or groups is given. Leave out one of them."
             )
         if any(is_sharded(parameter) for parameter in model.parameters()):
             raise ConfigError(
-                "trainer: learned vectors of nodes have no sum over groups yet, and the model has "
-                "some. Leave out micro_batches and groups, or give the nodes features."
+                "trainer: expected a model without node embeddings, which are not summed over "
+                "groups, since micro_batches or groups is given. Leave out one of them."
             )
-        self.number, self.taken = number, 0
+        self.count, self.num_taken = count, 0
         self._groups, self._stages = groups, stages
         self._buckets = list(gradient_buckets(model.parameters()))
         self._queue = BatchQueue(
-            number,
+            count,
             groups.world.counter(),
             preparing or groups.comm,
             stages if preparing is None else None,
         )
         self._begin()
 
-    def pulled(self, steps: Iterable[Step]) -> Iterator[MicroBatch | StepEnd]:
-        """Yield the parts of each step that this group pulls; collective in the group."""
+    def pull(self, steps: Iterable[Step]) -> Iterator[MicroBatch | StepEnd]:
+        """Yield the micro-batches that this group computes of each step; collective in the group.
+
+        Each step ends with a `StepEnd`.
+        """
         for step in steps:
-            for number in self._queue.step():
-                batch = step(number, self.number)
-                yield MicroBatch(batch.view, batch.step_targets, batch.rows, number)
+            for index in self._queue.step():
+                batch = step(index, self.count)
+                yield MicroBatch(batch.view, batch.step_targets, batch.rows, index)
             yield StepEnd()
 
     def by_group(self) -> list[int]:
-        """Return how many micro-batches each group has computed so far; collective."""
-        taken = self._groups.across.all_gather_int(self.taken, stage="micro-batches by group")
+        """Return the number of micro-batches that each group has computed so far; collective."""
+        taken = self._groups.across.all_gather_int(self.num_taken, stage="micro-batches by group")
         return [int(count) for count in taken]
 
     def _begin(self) -> None:
-        self._sums = np.zeros((self.number, 2))
-        self._numbers: list[int] = []  # of what is kept; of a sum, the last in it
-        self._kept: list[list[Array]] = []  # by micro-batch, by bucket
-        self._is_prefix = True  # what is kept is the sum of all micro-batches so far
+        self._sums = np.zeros((self.count, 2))  # loss and number of targets of each micro-batch
+        self._kept: list[list[Array]] = []  # slices of gradients, by micro-batch and bucket
+        self._indices: list[int] = []  # of the kept micro-batches; the last one of a sum
+        self._is_prefix = True  # whether _kept is the sum of all micro-batches so far
 
-    def add(self, number: int, loss: float, count: int) -> None:
-        """Add what a micro-batch has left in the parameters' `grad`; collective in the group.
+    def add(self, index: int, loss: float, count: int) -> None:
+        """Add the gradients of a micro-batch, found in the parameters' `grad`.
+
+        Collective in the group.
 
         Args:
-            number: Which micro-batch; in ascending order.
-            loss: Sum over its targets on this worker.
-            count: Those targets.
+            index: Number of the micro-batch; in ascending order.
+            loss: Sum of the loss over this worker's targets.
+            count: Number of this worker's targets.
         """
-        comm, self.taken = self._groups.comm, self.taken + 1
-        self._sums[number] = loss, count
+        comm, self.num_taken = self._groups.comm, self.num_taken + 1
+        self._sums[index] = loss, count
         share = [_summed_share(flatten_gradients(bucket).numpy(), comm) for bucket in self._buckets]
-        before = self._numbers[-1] if self._numbers else -1
-        self._is_prefix &= before == number - 1
+        previous = self._indices[-1] if self._indices else -1
+        self._is_prefix &= previous == index - 1
         if self._is_prefix and self._kept:
             for total, more in zip(self._kept[0], share, strict=True):
                 total += more
-            self._numbers[0] = number
+            self._indices[0] = index
         else:
             self._kept.append(share)
-            self._numbers.append(number)
+            self._indices.append(index)
 
     def finish(self) -> tuple[float, int]:
-        """Leave the gradient of the step's mean loss in `grad`; collective over all groups.
+        """Set the parameters' `grad` to the gradient of the step's mean loss.
+
+        Collective over all groups.
 
         Returns:
             That loss, and the number of the step's targets.
         """
         comm, across = self._groups.comm, self._groups.across
         with self._stages.timed("backward", Stage("wait for groups")):
-            taken = across.all_gather(np.array(self._numbers, np.int64), stage="wait for groups")
+            taken = across.all_gather(np.array(self._indices, np.int64), stage="wait for groups")
         comm.all_reduce(self._sums, stage="loss")
-        across.all_reduce(self._sums, stage="loss of all groups")  # zero but in one group: exact
+        across.all_reduce(self._sums, stage="loss of all groups")  # exact: one term is not zero
         loss, count = _in_order(self._sums).tolist()
         for number, bucket in enumerate(self._buckets):
             size = sum(parameter.numel() for parameter in bucket)
@@ -165,37 +173,38 @@ class MicroBatches:
             like = torch.empty(0, dtype=bucket[0].dtype).numpy()
             total = _summed_across(mine, taken, across, _share(size, comm), like)
             total /= count
-            for part in (across, comm):
-                total = np.concatenate(part.all_gather(total, stage="gather gradients"))
+            for workers in (across, comm):
+                total = np.concatenate(workers.all_gather(total, stage="gather gradients"))
             assign_gradients(torch.from_numpy(total), bucket)
         self._begin()
         return loss / count, int(count)
 
 
 def _share(size: int, comm: Communicator) -> int:
-    """Return how many of `size` numbers are this worker's, as `np.array_split` has it."""
+    """Return how many of `size` numbers are in this worker's slice, as `np.array_split` cuts."""
     return size // comm.size + (comm.rank < size % comm.size)
 
 
 def _summed_share(gradient: Array, comm: Communicator) -> Array:
-    """Return this worker's share of a gradient, summed over the workers of its group."""
+    """Return this worker's slice of a gradient, summed over the workers of its group."""
     slices = np.array_split(gradient, comm.size)
-    parts = [np.empty_like(slices[comm.rank]) for _ in slices]
-    comm.exchange(dict(enumerate(slices)), dict(enumerate(parts)), stage="reduce gradients").wait()
-    return _in_order(parts)
+    received = [np.empty_like(slices[comm.rank]) for _ in slices]
+    send, recv = dict(enumerate(slices)), dict(enumerate(received))
+    comm.exchange(send, recv, stage="reduce gradients").wait()
+    return _in_order(received)
 
 
 def _summed_across(
     mine: Sequence[Array], taken: Sequence[Array], across: Communicator, size: int, like: Array
 ) -> Array:
-    """Return this worker's share of what all groups keep, summed in the order of micro-batches.
+    """Return this worker's slice of the gradients of all groups, summed in ascending order.
 
     Args:
-        mine: (size,) each: what this group keeps of the share that its workers of this rank have.
-        taken: The micro-batches that each group keeps.
-        across: Those workers.
-        size: Of their share.
-        like: Of the same type.
+        mine: (size,) each: the slices that this group keeps.
+        taken: Numbers of the micro-batches that each group keeps.
+        across: The workers of all groups that sum the same slice; each of them sums a part of it.
+        size: Length of the slice.
+        like: Empty array of the same dtype.
     """
     width = _share(size, across)
     pieces = [np.array_split(share, across.size) for share in mine]
@@ -210,7 +219,7 @@ def _summed_across(
 
 
 def _in_order(rows: Iterable[Array] | Array) -> Array:
-    """Return the sum of rows, one after the other."""
+    """Return the sum of rows, added one after the other."""
     first, *others = rows
     total: Array = first.copy()
     for row in others:

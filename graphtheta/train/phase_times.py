@@ -1,4 +1,4 @@
-"""The phases of a run, as the paper prints them: preparation, each layer's ways, the update."""
+"""Time by phase of a step: preparation, each layer forward and backward, update."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NAMES = {
 def phase_times(stage_seconds: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Return seconds and share of each phase, in the order of a step.
 
-    What backward spends on plain torch is not told apart by layer. Preparation in the background
-    counts only where a step waited for it.
+    The backward time of plain torch operators is not divided by layer. Preparation in the
+    background counts only as far as a step waited for it.
 
     Args:
-        stage_seconds: Seconds by stage, as `phase_seconds` of a summary.
+        stage_seconds: Seconds by stage, the `phase_seconds` of a summary.
     """
     found: dict[str, float] = defaultdict(float)
     for stage, seconds in stage_seconds.items():

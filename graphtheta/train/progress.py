@@ -1,10 +1,9 @@
-"""The progress bar: on rank 0 only, one line; without a terminal, a plain line now and then."""
+"""Progress bar on a terminal, or plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -16,14 +15,20 @@ _PLAIN_EVERY_S = 10.0
 
 
 class ProgressBar:
-    """Epochs done, time left, and the last loss and validation metric; on stderr."""
+    """Number of epochs done, time left, last loss and validation metric, on stderr.
+
+    Args:
+        epochs: Number of epochs of the run.
+        done: Epochs that are already done.
+        shown: Whether to print anything.
+    """
 
     def __init__(self, epochs: int, done: int, shown: bool) -> None:
         console = Console(stderr=True)
-        # Under mpiexec there is no terminal, and in a log file a bar would be one line at the end.
+        # mpiexec provides no terminal, and in a log file a bar would be one line at the end.
         self._plain = shown and not console.is_terminal
         self._console, self._epochs, self._done = console, epochs, done
-        self._last_said = time.monotonic()
+        self._last_printed = time.monotonic()
         self._bar = RichProgress(
             TextColumn("training"),
             BarColumn(),
@@ -34,28 +39,21 @@ class ProgressBar:
             disable=not shown or self._plain,
         )
         self._task = self._bar.add_task("epochs", total=epochs, completed=done, numbers="")
+        self._bar.start()
 
     def advance(self, record: Mapping[str, float]) -> None:
-        """Move on by one epoch."""
+        """Add an epoch, given its line of metrics."""
         shown = [
             n for n in record if n in ("loss", "val_accuracy", "val_auroc", "val_f1", "val_rmse")
         ]
         numbers = "  ".join(f"{name} {record[name]:.4f}" for name in shown[:2])
         self._bar.update(self._task, advance=1, numbers=numbers)
         self._done += 1
-        if self._plain and time.monotonic() - self._last_said >= _PLAIN_EVERY_S:
-            self._last_said = time.monotonic()
+        if self._plain and time.monotonic() - self._last_printed >= _PLAIN_EVERY_S:
+            self._last_printed = time.monotonic()
             line = f"epoch {self._done} of {self._epochs}  {numbers}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> ProgressBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove the bar."""
         self._bar.stop()

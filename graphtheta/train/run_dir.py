@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, label, metrics, events, checkpoints, weights, summary."""
+"""Folder of a run: configuration, label, metrics, events, checkpoints, weights and summary."""
 
 from __future__ import annotations
 
@@ -16,46 +16,50 @@ __all__ = ["RunDirectory"]
 
 
 class RunDirectory:
-    """Files of one run; only rank 0 writes them. The first one written makes the folder.
+    """Files of one run, which rank 0 writes.
+
+    The folder is created when its first file is written.
+
+    Args:
+        path: The folder.
+        resume: Whether the folder may hold a run already.
 
     Attributes:
         path: The folder.
+
+    Raises:
+        ConfigError: If the folder holds a run already and `resume` is False, or it is a file.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        """Name the folder of a new run, or of one to resume.
-
-        Raises:
-            ConfigError: If it holds a run already and `resume` is not set, or is a file.
-        """
         self.path = path
-        # A trainer of a program's own writes no configuration, but always a line an epoch.
+        # A trainer without a command line writes no configuration, but a line for each epoch.
         if (self.holds_run or self.metrics.exists()) and not resume:
             raise ConfigError(
-                f"{path}: it holds a run already. Add --resume to continue it, or choose another "
-                "--run-dir."
+                f"{path}: expected a new folder, got one that holds a run already. Add --resume to "
+                "continue the run, or choose another --run-dir."
             )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: expected a folder, got a file. Choose another --run-dir.")
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was started here."""
+        """Whether a run was started in this folder."""
         return self.config.exists()
 
     @property
     def config(self) -> Path:
-        """What the run was started with."""
+        """File of the configuration that the run was started with."""
         return self.path / "config.toml"
 
     @property
     def label(self) -> Path:
-        """What the run learns, so that its model can predict a graph without it."""
+        """File of the label's kind and size, for predictions on graphs without the label."""
         return self.path / "label.json"
 
     @property
     def metrics(self) -> Path:
-        """One line of JSON an epoch."""
+        """File with a line of JSON for each epoch."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -65,11 +69,11 @@ class RunDirectory:
 
     @property
     def weights(self) -> Path:
-        """Weights of the best epoch."""
+        """File of the weights of the best epoch."""
         return self.path / "weights.safetensors"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write `config.toml`, by which the run can be repeated.
+        """Write `config.toml`, from which the run can be repeated.
 
         Raises:
             ConfigError: If the folder cannot be written.
@@ -96,7 +100,7 @@ class RunDirectory:
             file.write_text(json.dumps(summary, indent=2) + "\n")
 
     def truncate_metrics(self, epochs: int) -> None:
-        """Drop lines of epochs that a resumed run will train again."""
+        """Remove the lines of epochs that a resumed run will train again."""
         if self.metrics.exists():
             kept = [
                 line
@@ -107,7 +111,7 @@ class RunDirectory:
                 file.write_text("".join(kept))
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`."""
+        """Append a line to `metrics.jsonl`."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")

@@ -1,4 +1,4 @@
-"""Signals a scheduler sends before it takes the machine back."""
+"""Signals that a scheduler sends before it ends a job."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["SignalRequests", "Stopped", "catch_signals"]
 
 
 class Stopped(SystemExit):
-    """SIGTERM came: all ranks have saved a checkpoint and end together.
+    """Exit of all ranks together on SIGTERM, after saving a checkpoint.
 
     Attributes:
-        epochs: Epochs done.
+        epochs: Number of finished epochs.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -25,40 +25,41 @@ class Stopped(SystemExit):
 
 
 class SignalRequests:
-    """What signals have asked of this process."""
+    """Signals that this process has received."""
 
     def __init__(self) -> None:
         self._stop = False
-        self._came = 0
-        self._answered = 0
+        self._num_received = 0
+        self._num_handled = 0
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember a signal; training looks between epochs."""
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Record a signal; training handles it at the end of the epoch."""
         self._stop |= number == signal.SIGTERM
-        self._came += 1
+        self._num_received += 1
 
     def take(self) -> tuple[bool, bool]:
         """Return whether to save now (SIGUSR1 or SIGTERM since the last call), and to stop."""
-        came = self._came  # counted, so that one that comes between these lines is not lost
-        asked = came > self._answered
-        self._answered = came
-        return asked, asked and self._stop
+        received = self._num_received  # a count, so that a signal between these lines is not lost
+        save = received > self._num_handled
+        self._num_handled = received
+        return save, save and self._stop
 
 
 @contextmanager
 def catch_signals() -> Iterator[SignalRequests]:
-    """Catch SIGUSR1 and SIGTERM inside, in the main thread; elsewhere nothing is caught."""
+    """Context that catches SIGUSR1 and SIGTERM in the main thread; in other threads, nothing."""
     requests = SignalRequests()
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
     before: dict[int, Any] = {
-        number: signal.signal(number, requests.note) for number in (signal.SIGUSR1, signal.SIGTERM)
+        number: signal.signal(number, requests.receive)
+        for number in (signal.SIGUSR1, signal.SIGTERM)
     }
     try:
         yield requests
     except Stopped:
-        before[signal.SIGTERM] = signal.SIG_IGN  # it may still come to ranks that others told
+        before[signal.SIGTERM] = signal.SIG_IGN  # may still come, if other ranks got it first
         raise
     finally:
         for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""The summary of a run: what was reached, how fast, and on what."""
+"""Summary of a run: metrics, times, sizes and versions."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def summarise(
     micro_batches: list[int],
     seed: int,
 ) -> dict[str, Any]:
-    """Return what goes into `summary.json`; collective.
+    """Return the contents of `summary.json`; collective.
 
     Args:
-        history: What the run has seen.
-        last_epoch: The one trained last, should no other be the best.
-        metric: Which one counts.
-        stages: This worker's.
-        shard: What it was trained on.
+        history: History of the run.
+        last_epoch: Epoch trained last, which is reported if no epoch is the best.
+        metric: Metric of the best epoch.
+        stages: Stage timers of this worker.
+        shard: Graph that the model was trained on.
         groups: All workers.
-        micro_batches: How many of them each group has computed.
-        seed: Of the run.
+        micro_batches: Number of micro-batches that each group has computed.
+        seed: Random seed of the run.
 
     Units:
-        Times in seconds, sizes in bytes. `epoch_seconds` is training without evaluation;
-        `phase_seconds` is the largest over workers, summed over this process's epochs, and so is
-        `prepared_ahead_seconds`: what was prepared in the background, of which steps waited for
-        the phase `forward prepare`;
-        `bytes_sent` is the sum over workers.
+        Times are in seconds, sizes in bytes. `epoch_seconds` is training without evaluation.
+        `phase_seconds` and `prepared_ahead_seconds` are summed over the epochs that this process
+        trained, and the largest of all workers. The latter is the time of preparation in the
+        background, of which steps waited for the phase `forward prepare`. `bytes_sent` is the sum
+        over workers.
     """
     comm = groups.world
     names = _names(stages, comm)
@@ -58,7 +58,7 @@ def summarise(
     comm.all_reduce(ahead, "max", stage="summary times")
     peak = np.array([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024], np.int64)
     comm.all_reduce(peak, "max", stage="summary memory")
-    mine = sum(part.bytes_sent for part in {groups.world, groups.comm, groups.across})
+    mine = sum(comm.bytes_sent for comm in {groups.world, groups.comm, groups.across})
     sent = comm.all_gather_int(mine, stage="summary bytes").sum()
     times = np.array(history.epoch_seconds) if history.epoch_seconds else np.zeros(1)
     return {
@@ -88,10 +88,10 @@ def summarise(
 
 
 def _names(stages: StageTimers, comm: Communicator) -> list[str]:
-    """Return the stages of all workers: a group that had no batch has fewer."""
+    """Return the names of all workers' stages: those of a group without a batch are fewer."""
     text = np.frombuffer("\n".join(stages.seconds).encode(), np.uint8)
     found = comm.all_gather(text, stage="summary stages")
-    return sorted({name for said in found for name in said.tobytes().decode().split("\n")} - {""})
+    return sorted({name for text in found for name in text.tobytes().decode().split("\n")} - {""})
 
 
 def _versions() -> dict[str, str]:

@@ -209,7 +209,7 @@ def test_file_and_options_make_the_run(command: Run, cora: Path) -> None:
     assert 'model = "gat"' in Path("again/config.toml").read_text()
 
     result = command("train", "--config", "run.toml", "--run-dir", "run")
-    assert_one_line(result, "run: it holds a run already. Add --resume")
+    assert_one_line(result, "run: expected a new folder, got one that holds a run already. Add")
     Path("run.toml").write_text("width = 4\n")
     assert_one_line(
         command("train", cora, "--config", "run.toml", "--run-dir", "new"), "width: unknown key"
@@ -233,7 +233,7 @@ def test_resume_goes_on_to_more_epochs_and_refuses_other_options(command: Run, c
     tables = "partition --nodes nodes.parquet --edges edges.parquet other --parts 1".split()
     assert command(*tables, *COLUMNS).code == 0
     result = command("train", "other", "--run-dir", "run", "--resume")
-    assert_one_line(result, "weights of another model")
+    assert_one_line(result, "weights of this model")
 
 
 def test_predictions_are_keyed_by_original_id(command: Run) -> None:
@@ -254,7 +254,9 @@ def test_predictions_are_keyed_by_original_id(command: Run) -> None:
     bare = pq.read_table("of-bare").sort_by("id")
     assert bare["prediction"] == table.sort_by("id")["prediction"]
     assert_one_line(command("predict", "run", "store", "--out", "out"), "out: expected a new")
-    assert_one_line(command("predict", "run", "cora", "--out", "new"), "weights of another model")
+    assert_one_line(
+        command("predict", "run", "cora", "--out", "new"), "expected weights of this model"
+    )
     Path("run/label.json").rename("label.json")
     assert_one_line(
         command("predict", "run", "store", "--out", "new"), "label of the run, got no f"

@@ -207,7 +207,7 @@ def test_a_group_that_fails_ends_the_job() -> None:
         (3, 2, 2, "gcn", "expected a number that divides 3 workers, got 2"),
         (2, 2, 1, "gcn", "at least as many micro-batches as groups, got 1 for 2"),
         (1, 1, 0, "gcn", "got 0 for 1"),
-        (1, 1, 2, "gcn_batch_norm", "batch normalisation is over all nodes"),
+        (1, 1, 2, "gcn_batch_norm", "expected a model without batch normalisation"),
     ],
 )
 def test_wrong_options_raise_config_error(

@@ -174,7 +174,7 @@ def test_every_training_node_is_a_target_once_an_epoch() -> None:
     assert sizes == 2 * [*[5] * (steps - 1), len(wanted) - 5 * (steps - 1)]
 
 
-def test_dense_ranks_of_keys_anywhere() -> None:
+def test_dense_ids_of_keys_anywhere() -> None:
     keys = np.random.default_rng(0).permutation(1000)[:200]
 
     def job(comm: Communicator) -> Any:

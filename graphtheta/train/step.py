@@ -1,0 +1,90 @@
+"""One optimiser update: forward, backward, sum of gradients over the workers, update."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.shard.shard import Shard
+from graphtheta.strategy import Batch
+from graphtheta.task import BoundTask
+from graphtheta.train.gradients import reduce_gradients
+from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
+
+__all__ = ["StepRunner"]
+
+
+class StepRunner:
+    """Optimiser updates of a model on prepared batches.
+
+    Args:
+        model: Model in training.
+        optimizer: Optimiser of its parameters.
+        task: Task of the model.
+        shard: This worker's share of the graph.
+        stages: Timers that the stages of a step are added to.
+        micro_batches: Sum of the gradients of micro-batches, if steps are divided into them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        task: BoundTask,
+        shard: Shard,
+        stages: StageTimers,
+        micro_batches: MicroBatches | None,
+    ) -> None:
+        self._model, self._optimizer, self._task = model, optimizer, task
+        self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
+        self._dtype = next(model.parameters()).dtype
+
+    def run(self, batch: Batch | StepEnd) -> tuple[float, int]:
+        """Compute a batch, and update the parameters at the end of its step; collective.
+
+        Returns:
+            Mean loss of the step's targets and their number; zeros for a micro-batch, since the
+            `StepEnd` after the last one counts the whole step.
+        """
+        if isinstance(batch, MicroBatch):
+            self._add_micro_batch(batch)
+            return 0.0, 0
+        if isinstance(batch, StepEnd):
+            assert self._micro_batches is not None
+            with self._stages.rest("backward", Stage("reduce")):
+                mean, targets = self._micro_batches.finish()
+        else:
+            loss, count = self._forward(batch)
+            sums = np.array([float(loss.detach()), count], np.float64)
+            self._shard.comm.all_reduce(sums, stage="loss")
+            self._backward(loss / sums[1], batch)
+            with self._stages.timed("backward", Stage("reduce")):
+                reduce_gradients(self._model.parameters(), self._shard.comm)
+            mean, targets = float(sums[0] / sums[1]), int(sums[1])
+        with self._stages.timed("backward", Stage("update")):
+            self._optimizer.step()
+        return mean, targets
+
+    def _add_micro_batch(self, batch: MicroBatch) -> None:
+        assert self._micro_batches is not None
+        loss, count = self._forward(batch)
+        self._backward(loss, batch)
+        with self._stages.timed("backward", Stage("reduce")):
+            self._micro_batches.add(batch.index, float(loss.detach()), count)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Return the summed loss of this worker's targets, and their number."""
+        self._shard.channel.stages = self._stages
+        self._optimizer.zero_grad()
+        outputs = self._model(batch.view, batch.view.inputs(self._dtype))
+        self._task.check(outputs)
+        return batch.step_targets.loss(batch.view, outputs[batch.rows])
+
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
+        with (
+            self._stages.rest("backward", Stage("transform and apply")),
+            torch.autograd.set_multithreading_enabled(False),  # see `View.token`
+        ):
+            torch.autograd.backward(loss + batch.view.token)

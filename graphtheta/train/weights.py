@@ -1,0 +1,122 @@
+"""Files of named tensors: weights of a model, or tensors of an optimiser's state.
+
+Rank 0 writes the replicated tensors. Sharded tensors, which have one row per master (a
+`NodeEmbedding` and its optimiser state), are written by every rank to a file of its own, together
+with the node keys of the rows, and are read by key. They can therefore be loaded by any number of
+workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.nn.embedding import is_sharded
+from graphtheta.runtime.atomic import atomic_file
+from graphtheta.shard.shard import Shard
+
+__all__ = ["load_tensors", "load_weights", "save_tensors", "save_weights"]
+
+_KEY = "node_key"
+
+
+def save_weights(
+    model: nn.Module, shard: Shard, path: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model's weights as safetensors; collective.
+
+    Args:
+        model: Model with the weights.
+        shard: Graph of the nodes of sharded parameters.
+        path: File to write. Sharded parameters go to files in the same folder.
+        state: Weights to write; if None, those of the model.
+    """
+    sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
+    save_tensors(model.state_dict() if state is None else state, sharded, shard, path)
+
+
+def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:
+    """Load weights into a model.
+
+    Raises:
+        ConfigError: If the file is missing or damaged, or belongs to another model or graph.
+    """
+    try:
+        model.load_state_dict(load_tensors(shard, path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot read weights ({error}).") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: expected weights of this model, got others ({reason}). Build the model as in "
+            "that run."
+        ) from error
+
+
+def save_tensors(
+    state: Mapping[str, Tensor], sharded: Collection[str], shard: Shard, path: Path
+) -> None:
+    """Write tensors as safetensors; collective.
+
+    Args:
+        state: Tensors by name.
+        sharded: Names of those that have one row per master.
+        shard: Graph of the nodes of sharded tensors.
+        path: File to write. Sharded tensors go to files in the same folder.
+    """
+    comm = shard.comm
+    if comm.rank == 0:
+        for old in _row_files(path):  # a run with more workers may have left some
+            old.unlink()
+        _write({name: t for name, t in state.items() if name not in sharded}, path)
+    comm.barrier(stage="save weights")
+    if sharded:
+        keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
+        mine = {_KEY: keys, **{name: state[name] for name in sharded}}
+        _write(mine, path.with_name(f"{path.stem}.rows-{comm.rank:05d}{path.suffix}"))
+    comm.barrier(stage="save rows")
+
+
+def _write(state: Mapping[str, Tensor], path: Path) -> None:
+    with atomic_file(path) as partial:
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial)
+
+
+def _row_files(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.rows-*{path.suffix}"))
+
+
+def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, and the rows of this worker's masters of sharded ones.
+
+    Raises:
+        ConfigError: If rows of some masters are missing.
+    """
+    state = load_file(path)
+    mine = shard.node_key_L[: shard.num_masters]
+    found = np.zeros(len(mine), np.bool_)
+    for file in _row_files(path):
+        theirs = load_file(file)
+        keys = theirs.pop(_KEY).numpy()
+        order = np.argsort(keys)
+        position = np.searchsorted(keys[order], mine)
+        here = position < len(keys)
+        here[here] = keys[order[position[here]]] == mine[here]
+        found |= here
+        target, source = torch.from_numpy(here), torch.from_numpy(order[position[here]])
+        for name, rows in theirs.items():
+            whole = state.setdefault(name, rows.new_empty((len(mine), *rows.shape[1:])))
+            whole[target] = rows[source]
+    if _row_files(path) and not found.all():
+        raise ConfigError(
+            f"{path}: expected rows of all nodes, got none for {np.count_nonzero(~found):,}. Use "
+            "the graph of that run."
+        )
+    return state
