@@ -1,4 +1,4 @@
-"""`graphtheta doctor`: what this installation and this job look like."""
+"""`graphtheta doctor`: report on the installation and the job."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ __all__ = ["doctor"]
 
 
 def doctor() -> None:
-    """Look at the installation and at the job it runs in.
+    """Check the installation and the job.
 
-    Run it as you run training: under the same launcher, on the same hosts.
+    Run it as you run training: with the same launcher, on the same hosts.
 
-    Example: mpiexec -n 2 graphtheta doctor
+    Example:
+      mpiexec -n 2 graphtheta doctor
     """
     from graphtheta.comm.doctor import diagnose
     from graphtheta.comm.launch import communicator, threads_per_rank
@@ -26,4 +27,4 @@ def doctor() -> None:
     if remedies:
         show_rows(remedies, title="What to do:")
     else:
-        print("All is well.")
+        print("No problems found.")

@@ -1,8 +1,7 @@
-"""What this installation and this job look like: the first thing to read when a job is wrong."""
+"""Report on this installation and this job, to be read first when a job does not work."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -21,10 +20,14 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import launcher, threads_per_rank
 from graphtheta.runtime.threads import core_mask, load_tbb
 from graphtheta.runtime.tuning import Setting
+from graphtheta.runtime.versions import installed_version, untested_version
 
 __all__ = ["Finding", "diagnose"]
 
-_PACKAGES = ("graphtheta", "torch", "numba", "numpy", "pyarrow", "mpi4py", "mpich", "tbb")
+_PACKAGES = (
+    *("graphtheta", "torch", "numba", "numpy", "pyarrow", "grpcio"),
+    *("mpi4py", "mpich", "tbb"),
+)
 _SLURM = (
     "SLURM_JOB_ID",
     "SLURM_NTASKS",
@@ -46,9 +49,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        topic: What was looked at.
+        topic: What was checked.
         value: What was found.
-        remedy: What to do about it; empty if all is well.
+        remedy: What to do about it. Empty if there is no problem.
     """
 
     topic: str
@@ -59,16 +62,18 @@ class Finding:
 def diagnose(
     comm: Communicator, settings: Iterable[Setting] = (), *, cache_dir: Path | None = None
 ) -> list[Finding]:
-    """Look at this installation and at the job that `comm` spans.
+    """Check this installation and the job of a communicator; collective.
 
     Args:
-        comm: All ranks of the job; each calls this and gets the same lines on what differs
-            between ranks, and its own on what does not.
-        settings: What `tune` did to this process.
-        cache_dir: Where stores made on the spot are kept; None leaves its disk out.
+        comm: All ranks of the job.
+        settings: Result of `tune` in this process.
+        cache_dir: Folder of cached stores, whose disk is checked. If None, it is not.
+
+    Returns:
+        The report. Lines on ranks and hosts are about all ranks, the others about this process.
 
     Communication:
-        A few integers and the host name of each rank.
+        An all-gather of a few integers and the host name of each rank.
     """
     return [
         Finding("python", f"{platform.python_version()} at {sys.executable}"),
@@ -90,13 +95,10 @@ def diagnose(
 
 
 def _packages() -> Finding:
-    versions = []
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} missing")
-    return Finding("packages", ", ".join(versions))
+    versions = {name: installed_version(name) for name in _PACKAGES}
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    untested = [text for item in versions.items() if (text := untested_version(*item))]
+    return Finding("packages", found, f"{'; '.join(untested)}." if untested else "")
 
 
 def _launcher() -> Finding:
@@ -111,7 +113,7 @@ def _mpi() -> Finding:
     try:
         import mpi4py
 
-        if "mpi4py.MPI" not in sys.modules:  # ask for its name only: starting it may fail
+        if "mpi4py.MPI" not in sys.modules:  # only for its name, because starting MPI may fail
             mpi4py.rc.initialize = mpi4py.rc.finalize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -122,7 +124,7 @@ def _mpi() -> Finding:
 
 
 def _gpus() -> Finding:
-    import torch  # only here: it takes seconds
+    import torch  # takes seconds
 
     names = Counter(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
     found = ", ".join(f"{count} x {name}" for name, count in names.items())
@@ -151,7 +153,7 @@ def _workers(comm: Communicator) -> list[Finding]:
 
 
 def _threads_remedy(on_host: dict[str, int], cores: NDArray[np.int64]) -> str:
-    # Bound ranks see their own cores only; the host has at least as many as any rank sees.
+    # Bound ranks see only their own cores; a host has at least as many as any of its ranks sees.
     full = {host for host, wanted in on_host.items() if wanted > max(os.cpu_count() or 1, *cores)}
     if full:
         return (
@@ -160,9 +162,9 @@ def _threads_remedy(on_host: dict[str, int], cores: NDArray[np.int64]) -> str:
         )
     by = launcher()
     if by is not None and by.by_torchrun and os.environ.get("OMP_NUM_THREADS") == "1":
-        # torchrun sets it, unless it was set, whatever the cores.
+        # torchrun sets it unless the user did, for any number of cores.
         if max(on_host.values()) < cores.min():
-            return "torchrun set OMP_NUM_THREADS=1: set it yourself, or give --threads."
+            return "torchrun set OMP_NUM_THREADS=1: set it yourself, or use --threads."
     return ""
 
 
@@ -175,7 +177,7 @@ def _numba_layer() -> Finding:
     if load_tbb():
         return Finding("numba threads", "tbb")
     return Finding(
-        "numba threads", "no tbb: workers as threads may abort the process", "pip install tbb"
+        "numba threads", "no TBB: workers that are threads may abort the process", "pip install tbb"
     )
 
 
@@ -191,7 +193,7 @@ def _memory(comm: Communicator) -> Finding:
 
 
 def _cgroup_memory_limit(paths: tuple[Path, ...] = _CGROUP_MEMORY) -> int | None:
-    """Return the bytes that the control group grants, or None where it sets no limit."""
+    """Return the memory limit of the control group in bytes, or None if it has no limit."""
     for path in paths:
         try:
             limit = int(path.read_text())
@@ -202,20 +204,22 @@ def _cgroup_memory_limit(paths: tuple[Path, ...] = _CGROUP_MEMORY) -> int | None
 
 
 def _disks(cache_dir: Path | None) -> list[Finding]:
-    places = [("shared memory", Path("/dev/shm"))]
+    folders = [("shared memory", Path("/dev/shm"))]
     if cache_dir is not None:
-        places.append(("cache", cache_dir))
+        folders.append(("cache", cache_dir))
     findings = []
-    for topic, place in places:
-        there = next((p for p in (place, *place.parents) if p.exists()), None)
-        if there is None or not os.access(there, os.W_OK):
-            findings.append(Finding(topic, f"{place}: not writeable", f"Make {place} writeable."))
+    for topic, folder in folders:
+        existing = next((p for p in (folder, *folder.parents) if p.exists()), None)
+        if existing is None or not os.access(existing, os.W_OK):
+            findings.append(Finding(topic, f"{folder}: not writeable", f"Make {folder} writeable."))
             continue
-        free = shutil.disk_usage(there).free
-        # MPI moves messages on one host through shared memory; containers often grant 64 MiB.
+        free = shutil.disk_usage(existing).free
+        # MPI sends messages within a host by shared memory, of which containers often have 64 MiB.
         small = topic == "shared memory" and free < _GIB // 4
-        remedy = "Give the container more, for example --shm-size=1g." if small else ""
-        findings.append(Finding(topic, f"{place}: {free / _GIB:.1f} GiB free", remedy))
+        remedy = (
+            "Give the container more shared memory, for example --shm-size=1g." if small else ""
+        )
+        findings.append(Finding(topic, f"{folder}: {free / _GIB:.1f} GiB free", remedy))
     return findings
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from graphtheta.comm import doctor
 from graphtheta.comm.doctor import _cgroup_memory_limit, diagnose
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.comm.threads import run_local
@@ -29,6 +30,12 @@ def test_diagnose_covers_the_installation(tmp_path: Path) -> None:
     assert found["ranks"].value.startswith("1 on 1 host(s)")
     assert "GiB free" in found["cache"].value
     assert all("\n" not in finding.value for finding in found.values())
+
+
+def test_diagnose_names_untested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "99.1" if name == "torch" else "")
+    found = {f.topic: f for f in diagnose(SingleCommunicator())}
+    assert "torch 99.1 is newer than the tested" in found["packages"].remedy
 
 
 def test_diagnose_names_too_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
