@@ -1,4 +1,4 @@
-"""The queue that groups of workers pull micro-batches from."""
+"""Shared queue of the micro-batches of a step, from which groups of workers pull."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ _STAGE = "pull a micro-batch"
 
 
 class BatchQueue:
-    """Hands out the micro-batches of one step after another, each to the group that asks next.
+    """Queue from which worker groups pull the micro-batches of each step.
 
-    A group that is fast, or has cheap ones, takes more of them. All groups go through the same
-    steps; nothing makes them do so at the same time. To find that a step is over, a group pulls its
-    first micro-batch of a later one: groups that wait for each other between steps have at least
-    one of each, if there are as many.
+    Each micro-batch goes to the group that asks first, so a group that is faster takes more. All
+    groups go through the same steps, but the queue does not synchronise them. A group notices the
+    end of a step by pulling its first micro-batch of a later step. Hence groups that wait for each
+    other between steps get at least one micro-batch of each step, if there are enough.
 
     Args:
-        size: Micro-batches of a step.
-        counter: What the groups share. Number n is micro-batch n mod `size` of step n / `size`.
-        comm: This group; its first worker asks, and tells the others.
-        stages: Where the waiting is counted; None: nowhere.
+        size: Number of micro-batches in a step.
+        counter: Counter that all groups share. Number n is micro-batch n mod `size` of step
+            n // `size`.
+        comm: The workers of this group. Its rank 0 asks the counter and broadcasts the number.
+        stages: Timers to which the waiting time is added. If None, it is not measured.
 
     Communication:
-        A number from the counter and a broadcast of 8 bytes, for every micro-batch.
+        A request to the counter and a broadcast of 8 bytes for each micro-batch.
     """
 
     def __init__(
@@ -39,23 +40,23 @@ class BatchQueue:
         self.size = size
         self._counter, self._comm, self._stages = counter, comm, stages
         self._steps = 0
-        self._held = -1  # a number of a step that this group has not come to; -1: none
+        self._pulled = -1  # a number of a later step, pulled already; -1 if there is none
 
     def step(self) -> Iterator[int]:
-        """Yield which micro-batches of its next step this group gets, until none is left."""
+        """Yield the micro-batches of the next step that this group computes, until none is left."""
         first = self._steps * self.size
         self._steps += 1
         while True:
-            while self._held < first:  # also what an epoch that was broken off has left
-                self._held = self._pull()
-            if self._held >= first + self.size:
+            while self._pulled < first:  # skips the rest of a step that was interrupted
+                self._pulled = self._pull()
+            if self._pulled >= first + self.size:
                 return
-            number, self._held = self._held - first, -1
+            number, self._pulled = self._pulled - first, -1
             yield number
 
     def _pull(self) -> int:
-        counting = self._stages.timed("forward", Stage("queue")) if self._stages else nullcontext()
-        with counting:
+        timer = self._stages.timed("forward", Stage("queue")) if self._stages else nullcontext()
+        with timer:
             number = np.zeros(1, np.int64)
             if self._comm.rank == 0:
                 number[0] = self._counter.next(stage=_STAGE)

@@ -1,4 +1,4 @@
-"""What can travel between workers: C-contiguous NumPy arrays of plain numbers."""
+"""Checks of buffers: what workers exchange is C-contiguous NumPy arrays of plain numbers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from graphtheta.errors import ConfigError
 
 __all__ = ["as_bytes", "check_buffer", "check_buffers", "check_reduce"]
 
-_KINDS = "biuf"  # bool, int, uint, float: what every MPI library can reduce and NumPy agrees with
-_WIDEST = 8  # bytes; longdouble differs between hosts
+_KINDS = "biuf"  # bool, int, uint, float: every MPI library reduces them as NumPy does
+_MAX_ITEMSIZE = 8  # bytes; longdouble differs between hosts
 
 
 def check_buffer(buffer: NDArray[Any], *, stage: str, written: bool = False) -> None:
-    """Refuse what cannot travel as it stands.
+    """Check that a buffer can be sent, or received into, without a conversion.
+
+    Args:
+        buffer: Array to check.
+        stage: Stage of the operation, for the message.
+        written: Whether the operation writes to the buffer.
 
     Raises:
-        ConfigError: If `buffer` is no array of plain numbers, has gaps, or must be `written`
-            and is read-only.
+        ConfigError: If the buffer is not an array of plain numbers, is not C-contiguous, or is
+            read-only although `written`.
     """
     if not isinstance(buffer, np.ndarray):
         raise ConfigError(f"{stage}: expected a NumPy array, got {type(buffer).__name__}.")
     dtype = buffer.dtype
-    if dtype.kind not in _KINDS or dtype.itemsize > _WIDEST or not dtype.isnative:
+    if dtype.kind not in _KINDS or dtype.itemsize > _MAX_ITEMSIZE or not dtype.isnative:
         raise ConfigError(
             f"{stage}: expected numbers of at most 8 bytes, got {dtype}. Convert them first."
         )
@@ -40,19 +45,19 @@ def check_buffer(buffer: NDArray[Any], *, stage: str, written: bool = False) -> 
 
 
 def check_buffers(buffers: Sequence[NDArray[Any]], size: int, *, stage: str) -> None:
-    """Refuse anything but one buffer a rank that can travel.
+    """Check that there is one buffer for each of `size` ranks, and that each can be sent.
 
     Raises:
-        ConfigError: If there are not `size` buffers, or one of them cannot travel.
+        ConfigError: If the number of buffers is wrong, or one of them cannot be sent.
     """
     if len(buffers) != size:
-        raise ConfigError(f"{stage}: expected {size} buffers, one a rank, got {len(buffers)}.")
+        raise ConfigError(f"{stage}: expected {size} buffers, one per rank, got {len(buffers)}.")
     for buffer in buffers:
         check_buffer(buffer, stage=stage)
 
 
 def check_reduce(buffer: NDArray[Any], op: str, *, stage: str) -> None:
-    """Refuse a reduction whose meaning differs between NumPy and MPI.
+    """Check that a reduction is known and has the same result in NumPy and MPI.
 
     Raises:
         ConfigError: If `op` is unknown, or is a sum of booleans or of float16.

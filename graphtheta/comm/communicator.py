@@ -1,8 +1,8 @@
-"""What every communicator offers: few operations on NumPy buffers, each with a stage name.
+"""Interface of all communicators: a few operations on NumPy buffers, each with a stage name.
 
-All methods but `exchange` and `abort` are collective: every rank of the communicator calls them
-in the same order (design: collective order is a contract). `stage` says what the job is doing, in
-a person's words (`"forward layer 1 sync"`); it is what a time-out or a mismatch reports.
+All methods except `exchange` and `abort` are collective: every rank of the communicator calls them
+in the same order. `stage` describes what the job is doing (`"forward layer 1 sync"`); errors on a
+timeout or a mismatch contain it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ReduceOp = Literal["sum", "max", "min"]
 
 
 class Pending(Protocol):
-    """An exchange in flight. Its buffers belong to the communicator until `wait` returns."""
+    """Exchange in progress. Its buffers belong to the communicator until it is complete."""
 
     def test(self) -> bool:
-        """Move bytes along and say whether all have arrived; never blocks."""
+        """Make progress and return whether the exchange is complete, without blocking."""
 
     def wait(self) -> None:
-        """Return when all have arrived.
+        """Return when the exchange is complete.
 
         Raises:
             CommError: If that takes longer than the timeout, or a worker failed.
@@ -35,12 +35,12 @@ class Pending(Protocol):
 
 
 class Counter(Protocol):
-    """Numbers that any rank may ask for at any time, each of which one rank gets."""
+    """Counter shared by all ranks: each number goes to one rank."""
 
     def next(self, *, stage: str) -> int:
         """Return the next of 0, 1, 2, ... over all ranks; not collective.
 
-        No other rank has to do anything for it: one that computes keeps nobody waiting.
+        It works while the other ranks compute.
 
         Raises:
             CommError: If that takes longer than the timeout, or a worker failed.
@@ -48,15 +48,15 @@ class Counter(Protocol):
 
 
 class Communicator(ABC):
-    """A group of ranks that compute together.
+    """Group of ranks that compute together.
 
     Attributes:
         rank: Index of this worker, in [0, size).
         size: Number of workers.
-        local_rank: Index of this worker among those of its host; picks its GPU.
-        timeout_s: Longest wait, in seconds, before the job is given up.
-        check: Whether fingerprints of every exchange are compared, not of first ones only.
-        bytes_sent: Bytes this rank has handed to other ranks so far, by any method.
+        local_rank: Index of this worker among the workers of its host; determines its GPU.
+        timeout_s: Longest wait for other ranks, in seconds, before the job ends.
+        check: Whether to compare fingerprints of every exchange, instead of first ones only.
+        bytes_sent: Bytes this rank has sent to other ranks so far, by all methods.
     """
 
     rank: int
@@ -72,12 +72,12 @@ class Communicator(ABC):
     ) -> Pending:
         """Start sending `send[peer]` to, and receiving `recv[peer]` from, every named peer.
 
-        Not collective: only the peers named take part, and each peer names this rank with the
+        Not collective: only the named peers take part, and each of them names this rank with the
         same number of bytes. Exchanges between two ranks match in the order they are started.
 
         Args:
-            send: C-contiguous buffers by peer. Unchanged by the caller until `wait` returns.
-            recv: C-contiguous buffers by peer, written in place.
+            send: C-contiguous buffers by peer. Do not change them until `wait` returns.
+            recv: C-contiguous buffers by peer, which are written in place.
             stage: What the job is doing.
         """
 
@@ -87,18 +87,18 @@ class Communicator(ABC):
 
     @abstractmethod
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
-        """Return every rank's `buffer`, in rank order; first dimensions may differ."""
+        """Return the buffers of all ranks, in rank order; their first dimensions may differ."""
 
     @abstractmethod
     def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
-        """Overwrite `buffer` by that of `root`, in place."""
+        """Overwrite `buffer` in place with that of rank `root`."""
 
     @abstractmethod
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
-        """Send `buffers[p]` to rank p and return what each rank sent here.
+        """Send `buffers[p]` to rank p, and return the buffers that each rank sent to this one.
 
-        Buffers are 1-D, of one dtype, and of any length. For set-up and partitioning; training
-        uses `exchange` with counts known from the plan.
+        Buffers are 1-D, of one dtype, and of any length. This is for set-up and partitioning;
+        training uses `exchange`, with lengths known from the plan.
         """
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def counter(self) -> Counter:
-        """Return a counter of this communicator's ranks, which starts at 0."""
+        """Return a counter that the ranks of this communicator share and that starts at 0."""
 
     @abstractmethod
     def abort(self, code: int, message: str) -> NoReturn:
@@ -118,10 +118,10 @@ class Communicator(ABC):
         self.all_reduce(np.zeros(1, np.int8), "max", stage=stage)
 
     def broadcast_text(self, text: str, *, stage: str) -> str:
-        """Return rank 0's text on every rank; what other ranks pass does not matter."""
-        said = np.frombuffer(text.encode(), np.uint8).copy()
-        size = int(self.all_gather_int(len(said), stage=stage)[0])
-        buffer = said if self.rank == 0 else np.empty(size, np.uint8)
+        """Return the text of rank 0 on every rank; the texts of other ranks are ignored."""
+        encoded = np.frombuffer(text.encode(), np.uint8).copy()
+        size = int(self.all_gather_int(len(encoded), stage=stage)[0])
+        buffer = encoded if self.rank == 0 else np.empty(size, np.uint8)
         self.broadcast(buffer, stage=stage)
         return buffer.tobytes().decode()
 

@@ -1,7 +1,7 @@
-"""Fingerprints: proof that all ranks are in the same operation.
+"""Fingerprints of operations, compared over all ranks.
 
-Mismatched collectives can succeed silently with wrong numbers; 16 bytes compared over all ranks
-turn that into an error that names who is where.
+Mismatched collectives can succeed silently with wrong numbers. Comparing 16 bytes over all ranks
+turns such a mismatch into an error that names the ranks and their operations.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ __all__ = ["compare_fingerprints"]
 
 
 def compare_fingerprints(comm: Communicator, operation: str) -> None:
-    """Compare what every rank is about to do.
+    """Check that all ranks are about to run the same operation.
 
     Args:
         comm: All ranks that should be in the same operation.
-        operation: Stage, direction, trailing shapes, types and needs-grad, as text.
+        operation: Description of the operation: stage, direction, trailing shapes, types and
+            whether gradients are needed.
 
     Raises:
-        CollectiveMismatch: On every rank, if the texts differ.
+        CollectiveMismatch: On every rank, if the descriptions differ.
 
     Communication:
         One MAX all-reduce of 16 bytes.
@@ -43,5 +44,5 @@ def compare_fingerprints(comm: Communicator, operation: str) -> None:
     odd = next(r for r in range(comm.size) if texts[r] != texts[0])
     raise CollectiveMismatch(
         f"exchange: rank {odd} is in '{texts[odd]}' while rank 0 is in '{texts[0]}'. "
-        "Every rank must run the same layers in the same order, whatever it holds."
+        "Every rank must run the same layers in the same order, even if it has no nodes."
     )

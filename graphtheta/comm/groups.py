@@ -1,4 +1,4 @@
-"""Groups of workers: each holds the whole graph, and computes on batches of its own."""
+"""Groups of workers: each group holds the whole graph and computes on its own micro-batches."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """The workers of a job, in groups of neighbouring ranks; collective.
+    """Division of the workers of a job into groups of consecutive ranks; collective.
 
     Args:
         world: All workers.
-        number: Of groups; they are of one size.
+        number: Number of groups, which divides the number of workers.
 
     Attributes:
         world: All workers.
-        number: Of groups.
-        index: Which of them this worker is in.
-        comm: The workers of this group, who share the graph among them.
-        across: The worker of each group, in order, that has this one's rank in it: they hold the
-            same share.
+        number: Number of groups.
+        index: Index of the group of this worker.
+        comm: The workers of this group, which share the graph.
+        across: The workers with the same rank in their groups, in the order of the groups. They
+            hold the same shard.
 
     Raises:
-        ConfigError: If the workers cannot be divided like that.
+        ConfigError: If `number` does not divide the number of workers.
     """
 
     def __init__(self, world: Communicator, number: int = 1) -> None:
         if number < 1 or world.size % number:
             raise ConfigError(
                 f"groups: expected a number that divides {world.size} workers, got {number}. "
-                "Start another number of workers, or make other groups."
+                "Change the number of workers or of groups."
             )
         self.world, self.number = world, number
         size = world.size // number

@@ -1,8 +1,9 @@
-"""Workers as processes under MPI: buffers only, and no wait that does not poll.
+"""Communicator of workers that are processes of an MPI job.
 
-Nothing blocks inside MPI, so that a rank that never arrives is found by the watchdog. Messages
-carry their stage as the tag and are received in the order they were started, whatever the tag:
-an exchange that meets another stage, or other sizes, is refused instead of giving wrong numbers.
+All waits poll, and no call blocks inside MPI, so that the watchdog finds a rank that never arrives.
+Messages carry a hash of their stage as the tag and are received in the order in which they were
+started, with any tag. An exchange that receives a message of another stage or size raises an error
+instead of giving wrong numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mpi4py import MPI
 
 from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.counter_server import CounterServer, ask_for_number
+from graphtheta.comm.counter_server import CounterServer, request_number
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
@@ -31,10 +32,10 @@ from graphtheta.runtime.threads import core_mask
 __all__ = ["MpiCommunicator", "start"]
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
-_ADDRESS_BYTES = 108  # what a Unix socket's address has room for
+_ADDRESS_BYTES = 108  # size of the address of a Unix socket
 _TAGS = 32768  # every MPI library allows tags below this
-_LETTER_BYTES = 256
-_FORWARD_S = 0.3  # for the launcher to pass on what was printed: on an abort it drops the rest
+_MESSAGE_BYTES = 256
+_FORWARD_S = 0.3  # time for the launcher to pass on what was printed; an abort drops the rest
 
 
 def _tag(stage: str) -> int:
@@ -48,14 +49,14 @@ def start(
     notice_s: float = 60.0,
     check: bool = False,
 ) -> MpiCommunicator:
-    """Return the communicator of a whole MPI job; collective over `world`, which stays untouched.
+    """Return the communicator of a whole MPI job; collective over `world`.
 
     Args:
-        world: The job, usually `MPI.COMM_WORLD`.
-        timeout_s: Longest wait before the job is given up.
-        notice_s: Wait after which it is mentioned on stderr.
-        check: Whether every collective is compared over all ranks before it runs, and
-            fingerprints of every exchange, not of first ones only.
+        world: Communicator of all processes, usually `MPI.COMM_WORLD`. It is duplicated.
+        timeout_s: Longest wait in seconds before the job ends.
+        notice_s: Length of a wait in seconds after which it is mentioned on stderr.
+        check: Whether to compare every collective over all ranks before it runs, and fingerprints
+            of every exchange instead of first ones only.
 
     Communication:
         A table of cores (16 KiB) within each host.
@@ -67,7 +68,7 @@ def start(
     pids = np.zeros((host.size, 2), np.int64)
     host.Allgather(np.array([world.rank, os.getpid() if install_stack_dump() else 0]), pids)
     watchdog = Watchdog(
-        _Post(world.Dup()),
+        _Channel(world.Dup()),
         notice_s=notice_s,
         neighbours={int(rank): int(pid) for rank, pid in pids if pid},
         lifeline=_lifeline(host, world.rank),
@@ -78,22 +79,22 @@ def start(
 
 
 def _lifeline(host: MPI.Comm, rank: int) -> Lifeline:
-    """Tie this rank to the sentinel of its host, which the first rank there starts."""
+    """Connect this rank to the sentinel of its host, which the first rank there starts."""
     lifeline = Lifeline()
     listening = listen() if host.rank == 0 else None
     address = np.zeros(_ADDRESS_BYTES, np.uint8)
     if listening is not None:
         address[: len(listening[1])] = np.frombuffer(listening[1], np.uint8)
     host.Bcast(address)
-    lifeline.tie(address.tobytes().rstrip(b"\0"), rank)
+    lifeline.connect(address.tobytes().rstrip(b"\0"), rank)
     host.Barrier()
     if listening is not None:
-        lifeline.post_sentinel(listening[0])
+        lifeline.start_sentinel(listening[0])
     return lifeline
 
 
-class _Post:
-    """Letters between ranks, on a communicator that nobody else uses."""
+class _Channel:
+    """Control channel on a communicator that is used for nothing else."""
 
     spins = 1000  # about 1 ms
 
@@ -104,68 +105,67 @@ class _Post:
         self._sent: list[tuple[MPI.Request, np.ndarray]] = []
 
     def send(self, tag: int, text: str, to: int | None = None) -> None:
-        words = text.encode()[:_LETTER_BYTES]
-        letter = np.zeros(_LETTER_BYTES, np.uint8)
-        letter[: len(words)] = np.frombuffer(words, np.uint8)
+        encoded = text.encode()[:_MESSAGE_BYTES]
+        message = np.zeros(_MESSAGE_BYTES, np.uint8)
+        message[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         self._sent = [pair for pair in self._sent if not pair[0].Test()]
         for rank in range(self.size) if to is None else [to]:
             if rank != self.rank:
-                self._sent.append((self._control.Isend([letter, MPI.BYTE], rank, tag), letter))
+                self._sent.append((self._control.Isend([message, MPI.BYTE], rank, tag), message))
 
     def receive(self) -> Iterator[tuple[int, int, str]]:
         status = MPI.Status()
-        letter = np.empty(_LETTER_BYTES, np.uint8)
+        message = np.empty(_MESSAGE_BYTES, np.uint8)
         while self._control.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
             rank, tag = status.Get_source(), status.Get_tag()
-            self._control.Recv([letter, MPI.BYTE], rank, tag)
-            yield rank, tag, letter.tobytes().rstrip(b"\0").decode(errors="replace")
+            self._control.Recv([message, MPI.BYTE], rank, tag)
+            yield rank, tag, message.tobytes().rstrip(b"\0").decode(errors="replace")
 
-    def leave(self) -> Callable[[], bool]:
+    def arrive_at_end(self) -> Callable[[], bool]:
         test: Callable[[], bool] = self._control.Ibarrier().Test
         return test
 
-    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+    def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
         sys.stdout.flush()
         print(message, file=sys.stderr, flush=True)
         time.sleep(_FORWARD_S)
         abort: Callable[[int], object] = MPI.COMM_WORLD.Abort
         abort(code)
-        # It may return when two ranks abort at once, or from another thread: the end is coming.
+        # Abort may return if two ranks, or two threads, call it at the same time.
         time.sleep(5)
         os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("a killed process went on")
+        raise AssertionError("a killed process continued")
 
 
 class _Counter:
-    """A counter that rank 0 keeps: by its clerk, for the others."""
+    """Counter on rank 0, which the other ranks reach through its counter server."""
 
-    def __init__(self, comm: MpiCommunicator, between: MPI.Comm) -> None:
-        self._comm, self._between = comm, between
-        self._clerk = CounterServer(between) if comm.rank == 0 else None
-        if self._clerk is not None:
-            comm.job.last.append(self._clerk.dismiss)
-            weakref.finalize(self, self._clerk.dismiss)
+    def __init__(self, comm: MpiCommunicator, requests: MPI.Comm) -> None:
+        self._comm, self._requests = comm, requests
+        self._server = CounterServer(requests) if comm.rank == 0 else None
+        if self._server is not None:
+            comm.job.at_end.append(self._server.stop)
+            weakref.finalize(self, self._server.stop)
 
     def next(self, *, stage: str) -> int:
-        if self._clerk is not None:
-            return self._clerk.next()
-        request, answer = ask_for_number(self._between)
+        if self._server is not None:
+            return self._server.next()
+        request, answer = request_number(self._requests)
         self._comm.wait(request.Test, stage, lambda: [0])
         return int(answer[0])
 
 
 class MpiCommunicator(ProcessCommunicator):
-    """One of several workers that are processes of one MPI job; made by `start`."""
+    """Communicator of one of several workers that are processes of an MPI job; see `start`."""
 
     def __init__(self, comm: MPI.Comm, job: Job, *, timeout_s: float, check: bool) -> None:
         super().__init__(comm.rank, comm.size, job, timeout_s=timeout_s, check=check)
         self._comm = comm
-        self._stages: dict[int, str] = {}  # by tag: names the other stage in a mismatch
+        self._stages: dict[int, str] = {}  # by tag, to name the other stage in a mismatch
 
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
     ) -> _Exchange:
-        """Start the receives, then the sends; see `Communicator.exchange`."""
         self._check_exchange(send, recv, stage)
         tag = _tag(stage)
         self._stages[tag] = stage
@@ -176,11 +176,10 @@ class MpiCommunicator(ProcessCommunicator):
         for peer, buffer in send.items():
             requests.append(self._comm.Isend([as_bytes(buffer), MPI.BYTE], peer, tag))
             self.bytes_sent += buffer.nbytes if peer != self.rank else 0
-        # The sent buffers go along so that they live until they are sent.
+        # The exchange holds the buffers to send, so that they exist until they are sent.
         return _Exchange(self, requests, dict(send), dict(recv), stage)
 
     def all_reduce(self, buffer: Buffer, op: ReduceOp = "sum", *, stage: str) -> None:
-        """Reduce in place; see `Communicator.all_reduce`."""
         check_reduce(buffer, op, stage=stage)
         self._agree(f"all_reduce {op} of {buffer.dtype}{list(buffer.shape)}", stage)
         numbers = buffer.view(np.uint8) if buffer.dtype == np.bool_ else buffer
@@ -188,7 +187,6 @@ class MpiCommunicator(ProcessCommunicator):
         self.bytes_sent += buffer.nbytes
 
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
-        """Gather the lengths, then the rows; see `Communicator.all_gather`."""
         check_buffer(buffer, stage=stage)
         if buffer.ndim == 0:
             raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
@@ -207,7 +205,6 @@ class MpiCommunicator(ProcessCommunicator):
         return np.split(rows, np.cumsum(lengths)[:-1])
 
     def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
-        """Overwrite in place; see `Communicator.broadcast`."""
         check_buffer(buffer, stage=stage, written=True)
         self._check_rank(root, stage)
         self._agree(f"broadcast from {root} of {buffer.dtype}{list(buffer.shape)}", stage)
@@ -215,34 +212,37 @@ class MpiCommunicator(ProcessCommunicator):
         self.bytes_sent += buffer.nbytes if self.rank == root else 0
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
-        """Tell the lengths, then exchange what is not empty; see `Communicator.all_to_all`."""
         check_buffers(buffers, self.size, stage=stage)
         self._agree(f"all_to_all of {buffers[0].dtype}", stage)
         lengths = np.array([buffer.size for buffer in buffers], np.int64)
         incoming = np.empty(self.size, np.int64)
         self.wait(self._comm.Ialltoall(lengths, incoming).Test, stage)
         received: list[Buffer] = [np.empty(length, buffers[0].dtype) for length in incoming]
-        # Straight from buffer to buffer: Alltoallv would want a second copy of everything.
+        # An exchange moves bytes from buffer to buffer; Alltoallv would need a copy of all.
         send = {rank: buffer for rank, buffer in enumerate(buffers) if buffer.size}
         recv = {rank: buffer for rank, buffer in enumerate(received) if buffer.size}
         self.exchange(send, recv, stage=stage).wait()
         return received
 
     def split(self, color: int) -> MpiCommunicator:
-        """Return the ranks of one `color`; see `Communicator.split`."""
-        self.barrier(stage="split")  # MPI's own split blocks: let it start when all are there
-        part = self._comm.Split(color, self.rank)
-        return MpiCommunicator(part, self.job, timeout_s=self.timeout_s, check=self.check)
+        self.barrier(stage="split")  # MPI's own split blocks, so it starts when all have arrived
+        group = self._comm.Split(color, self.rank)
+        return MpiCommunicator(group, self.job, timeout_s=self.timeout_s, check=self.check)
 
     def counter(self) -> _Counter:
-        """Return a counter, for which a thread of rank 0's answers; see `Communicator.counter`."""
-        self.barrier(stage="counter")  # as in `split`
+        self.barrier(stage="counter")  # Dup blocks, as Split does
         return _Counter(self, self._comm.Dup())
 
     def wait(
         self, test: Callable[[], bool], stage: str, peers: Callable[[], list[int]] = list
     ) -> None:
-        """Poll until `test()` is true, under the watchdog's eye; `peers` says who is missing."""
+        """Poll until `test()` is true, watched by the watchdog.
+
+        Args:
+            test: Function that makes progress and returns whether the operation is complete.
+            stage: What the job is doing.
+            peers: Function that returns the ranks that this one waits for.
+        """
 
         def in_world() -> list[int]:
             return MPI.Group.Translate_ranks(self._comm.group, peers(), MPI.COMM_WORLD.group)
@@ -253,12 +253,12 @@ class MpiCommunicator(ProcessCommunicator):
             raise CommError(f"{stage}: MPI: {error}.") from error
 
     def stage_of(self, tag: int) -> str:
-        """Name the stage of a message that came with `tag`, if this rank has met it, too."""
+        """Return the stage of a message with `tag`, for an error, if this rank has used it too."""
         return repr(self._stages[tag]) if tag in self._stages else "another stage"
 
 
 class _Exchange:
-    """An exchange in flight between processes."""
+    """Exchange in progress between processes."""
 
     def __init__(
         self,
@@ -279,29 +279,33 @@ class _Exchange:
         if not self._requests:
             return True
         try:
-            over = MPI.Request.Testall(self._requests, self._statuses)
+            complete = MPI.Request.Testall(self._requests, self._statuses)
         except MPI.Exception as error:
             if error.Get_error_class() == MPI.ERR_IN_STATUS:
-                self._refuse_wrong(failed=True)
+                self._check_statuses(failed=True)
             raise
-        if over:
-            self._refuse_wrong(failed=False)
+        if complete:
+            self._check_statuses(failed=False)
             self._requests, self._send, self._recv = [], {}, {}
-        return over
+        return complete
 
     def wait(self) -> None:
         self._comm.wait(self.test, self._stage, self._missing)
 
     def _missing(self) -> list[int]:
-        """Return the peers whose bytes have not come, or whom ours have not reached."""
+        """Return the peers of messages that are not complete."""
         pairs = zip((*self._recv, *self._send), self._requests, strict=True)
         return sorted({peer for peer, request in pairs if not request.Get_status()})
 
-    def _refuse_wrong(self, *, failed: bool) -> None:
-        """Refuse messages of another stage or length; `failed`: some status holds an error."""
+    def _check_statuses(self, *, failed: bool) -> None:
+        """Raise an error for a message of another stage or length.
+
+        Args:
+            failed: Whether some status contains an error.
+        """
         for (peer, buffer), status in zip(self._recv.items(), self._statuses, strict=False):
             problem = MPI.Get_error_class(status.Get_error()) if failed else MPI.SUCCESS
-            if problem == MPI.ERR_PENDING:  # not over yet: this status says nothing
+            if problem == MPI.ERR_PENDING:  # not complete yet
                 continue
             tag, nbytes = status.Get_tag(), str(status.Get_count(MPI.BYTE))
             if problem == MPI.ERR_TRUNCATE:

@@ -1,7 +1,7 @@
-"""What torch.distributed carries between two processes, and the threads that wait for it.
+"""Point-to-point messages of torch.distributed, and the threads that wait for them.
 
-torch cannot say whether a message has come through without waiting for it, so each transfer has a
-thread that waits. If a process ends, its connections break, and the transfer fails.
+torch cannot tell whether a message has arrived without waiting for it, so each transfer has a
+thread that waits. If a process ends, its connections break and the transfer fails.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from graphtheta.errors import WorkerFailed
 
 __all__ = ["LAUNCHER_S", "Message", "PointToPoint", "Transfer", "lost"]
 
-LAUNCHER_S = 2.0  # for the launcher to end this rank, when another has failed
-_NAP_S = 0.01  # at most, between looks at the clock; what arrives ends it
+LAUNCHER_S = 2.0  # time for the launcher to end this rank after another has failed
+_NAP_S = 0.01  # longest wait between two looks at the clock; an arriving message ends it
 
 
-class _Waiters:
-    """Threads that each run one task at a time; as many as there are tasks, and used again."""
+class _ThreadPool:
+    """Threads that are reused and grow in number, so that each task starts immediately."""
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -38,7 +38,7 @@ class _Waiters:
 
     def run(self, task: Callable[[], None]) -> None:
         if not self._idle.acquire(blocking=False):
-            # A daemon: one that waits for a lost rank must not keep this process alive.
+            # A daemon, because a wait for a lost rank must not keep this process alive.
             threading.Thread(target=self._serve, name="graphtheta-waiter", daemon=True).start()
         self._tasks.put(task)
 
@@ -50,35 +50,35 @@ class _Waiters:
 
 @dataclass(frozen=True)
 class PointToPoint:
-    """What carries bytes between all ranks of the job.
+    """Process group and device for messages between the ranks of the job.
 
     Attributes:
-        group: All ranks, in the order of the job.
-        device: Where messages are while they travel.
-        waiters: Wait for them.
+        group: Process group of all ranks, in the order of the job.
+        device: Device from which messages are sent.
+        threads: Threads that wait for messages.
     """
 
     group: dist.ProcessGroup
     device: torch.device
-    waiters: _Waiters = field(default_factory=_Waiters)
+    threads: _ThreadPool = field(default_factory=_ThreadPool)
 
-    def load(self, buffer: Buffer) -> Tensor:
-        """Return what can be sent: the buffer's own memory, where it can be."""
+    def to_send(self, buffer: Buffer) -> Tensor:
+        """Return the bytes of a buffer on the device, without a copy if possible."""
         return _as_tensor(buffer if buffer.flags.writeable else buffer.copy()).to(self.device)
 
-    def landing(self, buffer: Buffer) -> Tensor:
-        """Return where to receive: the buffer's own memory, where it can be."""
+    def to_receive(self, buffer: Buffer) -> Tensor:
+        """Return memory on the device to receive a buffer into: the buffer itself if possible."""
         if self.device.type == "cpu":
             return _as_tensor(buffer)
         return torch.empty(buffer.nbytes, dtype=torch.uint8, device=self.device)
 
-    def unload(self, landing: Tensor, buffer: Buffer) -> None:
-        """Bring what has been received to the buffer."""
+    def copy_received(self, received: Tensor, buffer: Buffer) -> None:
+        """Copy received bytes from the device into the buffer."""
         if self.device.type != "cpu":
-            _as_tensor(buffer).copy_(landing)
+            _as_tensor(buffer).copy_(received)
 
-    def current(self) -> AbstractContextManager[Any]:
-        """Let this thread's waits be for this device."""
+    def device_context(self) -> AbstractContextManager[Any]:
+        """Return a context in which the waits of this thread are for this device."""
         return nullcontext() if self.device.type == "cpu" else torch.cuda.device(self.device)
 
 
@@ -90,56 +90,55 @@ def _as_tensor(buffer: Buffer) -> Tensor:
 class Message:
     """Bytes to or from one peer."""
 
-    member: int  # rank in the job
+    peer: int  # rank in the job
     tag: int
     buffer: Buffer
 
 
 class Transfer:
-    """Messages in flight between processes; started when it is made."""
+    """Messages in flight between processes, which the constructor starts."""
 
     def __init__(
         self,
-        wire: PointToPoint,
+        p2p: PointToPoint,
         incoming: Sequence[Message],
         outgoing: Sequence[Message],
         watchdog: Watchdog,
         timeout_s: float,
         stage: str,
     ) -> None:
-        self._wire, self._watchdog, self._timeout_s, self._stage = wire, watchdog, timeout_s, stage
-        self._over = threading.Event()
+        self._p2p, self._watchdog, self._timeout_s, self._stage = p2p, watchdog, timeout_s, stage
+        self._complete = threading.Event()
         self._error: RuntimeError | None = None
-        self._landing = [(message.buffer, wire.landing(message.buffer)) for message in incoming]
+        self._received = [(message.buffer, p2p.to_receive(message.buffer)) for message in incoming]
         operations = [
-            dist.P2POp(dist.irecv, landing, message.member, wire.group, message.tag)
-            for message, (_, landing) in zip(incoming, self._landing, strict=True)
+            dist.P2POp(dist.irecv, received, message.peer, p2p.group, message.tag)
+            for message, (_, received) in zip(incoming, self._received, strict=True)
         ]
         operations += [
             dist.P2POp(
-                dist.isend, wire.load(message.buffer), message.member, wire.group, message.tag
+                dist.isend, p2p.to_send(message.buffer), message.peer, p2p.group, message.tag
             )
             for message in outgoing
         ]
-        self._pending = [[message.member] for message in (*incoming, *outgoing)]
+        # The peers of each operation that is not complete, in the order of the waits.
+        self._pending = [[message.peer] for message in (*incoming, *outgoing)]
         if not operations:
-            self._over.set()
+            self._complete.set()
             return
         try:
             works = dist.batch_isend_irecv(operations)
-        except RuntimeError as error:  # a connection was lost before
+        except RuntimeError as error:  # a connection is lost
             self._end(error)
             return
-        if len(works) < len(operations):  # NCCL makes one of all
+        if len(works) < len(operations):  # NCCL makes one work of all operations
             self._pending = [[rank for ranks in self._pending for rank in ranks]]
-        wire.waiters.run(lambda: self._finish(works))
+        p2p.threads.run(lambda: self._finish(works))
 
     def test(self) -> bool:
-        """Say whether all has come through; see `Pending.test`."""
         return self._poll(0)
 
     def wait(self) -> None:
-        """Return when all has come through; see `Pending.wait`."""
         self._watchdog.wait(
             lambda: self._poll(_NAP_S),
             self._stage,
@@ -148,14 +147,14 @@ class Transfer:
         )
 
     def _finish(self, works: Sequence[dist.Work]) -> None:
-        """Wait, in a thread of its own, until all has come through."""
+        """Wait in a thread of its own until all messages are complete."""
         try:
-            with self._wire.current():
+            with self._p2p.device_context():
                 for work in works:
                     work.wait()
                     del self._pending[0]
-                for buffer, landing in self._landing:
-                    self._wire.unload(landing, buffer)
+                for buffer, received in self._received:
+                    self._p2p.copy_received(received, buffer)
         except RuntimeError as error:
             self._end(error)
         else:
@@ -163,18 +162,18 @@ class Transfer:
 
     def _end(self, error: RuntimeError | None = None) -> None:
         self._error = error
-        self._over.set()
+        self._complete.set()
 
     def _poll(self, seconds: float) -> bool:
-        over = self._over.wait(seconds)
-        if over and self._error is not None:
+        complete = self._complete.wait(seconds)
+        if complete and self._error is not None:
             time.sleep(LAUNCHER_S)
             rank = self._pending[0][0]
             raise WorkerFailed(rank, f"{self._stage}: {lost(f'rank {rank}', self._error)}")
-        return over
+        return complete
 
 
 def lost(peer: str, error: RuntimeError) -> str:
-    """Say that `peer` is gone; `error` is torch's."""
+    """Return the message that `peer` ended, where torch raised `error`."""
     reason = " ".join(str(error).split()).split(". ")[0]
-    return f"{peer} is gone ({reason}). What it, or the launcher, said comes first."
+    return f"{peer} is gone ({reason}). Its own message, or that of the launcher, is the cause."

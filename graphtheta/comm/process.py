@@ -1,4 +1,4 @@
-"""What workers that are processes have in common, whichever library carries their bytes."""
+"""Base class of communicators between processes, whichever library carries the bytes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,28 @@ __all__ = ["Job", "ProcessCommunicator"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all communicators of one process share."""
+    """State of the job that all communicators of one process share.
+
+    Attributes:
+        watchdog: Watches the waits of this process.
+        local_rank: Rank among the ranks of this host.
+        host_ranks: Number of ranks on this host.
+        core_users: For each core, the number of ranks of this host that may run on it.
+        at_end: Functions to call when all ranks have reached the end of the job.
+    """
 
     watchdog: Watchdog
-    local_rank: int  # among the ranks on this host
-    host_ranks: int  # ranks on this host, this one included
-    core_users: NDArray[np.int32]  # by core: how many of them may run on it
-    # To be called when all ranks are at their end.
-    last: list[Callable[[], None]] = field(default_factory=list)
+    local_rank: int
+    host_ranks: int
+    core_users: NDArray[np.int32]
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
 
 class ProcessCommunicator(Communicator):
-    """One of several workers that are processes of one job.
+    """Communicator of a worker that is one of several processes of a job.
 
     Attributes:
-        job: What this process knows of the job and its host.
+        job: State of the job that all communicators of this process share.
         finished: Whether `finish` was called.
     """
 
@@ -50,20 +57,19 @@ class ProcessCommunicator(Communicator):
         self.finished = False
 
     def abort(self, code: int, message: str) -> NoReturn:
-        """Print `message` and end all processes of the job."""
         self.job.watchdog.abort(code, message)
 
     def finish(self) -> None:
-        """Wait, as long as it takes, until every rank is here; nothing to do the second time.
+        """Wait until every rank has called this, without a timeout; has no effect the second time.
 
-        A rank that leaves early would leave the others waiting. Here it waits with them, and
-        tells them where it is when their patience ends.
+        A rank that ended early would leave the others waiting for ever. A rank that waits here
+        answers the other ranks when their timeout is over.
         """
         if not self.finished:
             self.finished = True
             self.job.watchdog.finish()
-            for end in self.job.last:
-                end()
+            for function in self.job.at_end:
+                function()
 
     def _check_exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], stage: str
@@ -80,8 +86,8 @@ class ProcessCommunicator(Communicator):
             raise ConfigError(f"{stage}: expected a rank in [0, {self.size}), got {rank}.")
 
     def _agree(self, operation: str, stage: str) -> None:
-        """With `check`, refuse a collective that another rank does not run, too."""
+        """If `check` is set, raise an error unless all ranks run the same collective."""
         if self.check:
-            twin = copy.copy(self)
-            twin.check = False
-            compare_fingerprints(twin, f"{stage} ({operation})")
+            unchecked = copy.copy(self)
+            unchecked.check = False
+            compare_fingerprints(unchecked, f"{stage} ({operation})")

@@ -1,4 +1,4 @@
-"""The communicator of a job with one worker: everything is already here."""
+"""Communicator of a job with one worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SingleCommunicator"]
 
 
 class _Done:
-    """An exchange that is over when it starts."""
+    """Exchange that is complete from the start."""
 
     def test(self) -> bool:
         return True
@@ -25,7 +25,7 @@ class _Done:
 
 
 class _Counter:
-    """A counter that nobody else asks."""
+    """Counter of a single rank."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -35,7 +35,7 @@ class _Counter:
 
 
 class SingleCommunicator(Communicator):
-    """One worker. Keeps the contract's checks, so that code tested on it runs on several."""
+    """Communicator of one worker, with the same checks of arguments as those of several workers."""
 
     def __init__(self, *, timeout_s: float = 1800.0, check: bool = False) -> None:
         self.rank = 0
@@ -48,14 +48,13 @@ class SingleCommunicator(Communicator):
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
     ) -> _Done:
-        """Copy what this rank sends to itself; see `Communicator.exchange`."""
         for buffer in send.values():
             check_buffer(buffer, stage=stage)
         for buffer in recv.values():
             check_buffer(buffer, stage=stage, written=True)
-        strangers = sorted((send.keys() | recv.keys()) - {0})
-        if strangers:
-            raise ConfigError(f"{stage}: expected peers in [0, 1), got {strangers}.")
+        unknown = sorted((send.keys() | recv.keys()) - {0})
+        if unknown:
+            raise ConfigError(f"{stage}: expected peers in [0, 1), got {unknown}.")
         sent, received = send.get(0), recv.get(0)
         if (sent is None) != (received is None):
             raise CollectiveMismatch(f"{stage}: rank 0 sends to itself and does not receive.")
@@ -69,38 +68,31 @@ class SingleCommunicator(Communicator):
         return _Done()
 
     def all_reduce(self, buffer: Buffer, op: ReduceOp = "sum", *, stage: str) -> None:
-        """Leave `buffer` as it is."""
         check_reduce(buffer, op, stage=stage)
 
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
-        """Return a copy."""
         check_buffer(buffer, stage=stage)
         if buffer.ndim == 0:
             raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
         return [buffer.copy()]
 
     def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
-        """Leave `buffer` as it is."""
         check_buffer(buffer, stage=stage, written=True)
         if root != 0:
             raise ConfigError(f"{stage}: expected a root in [0, 1), got {root}.")
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
-        """Return a copy."""
         if len(buffers) != 1:
-            raise ConfigError(f"{stage}: expected 1 buffer, one a rank, got {len(buffers)}.")
+            raise ConfigError(f"{stage}: expected 1 buffer, one per rank, got {len(buffers)}.")
         check_buffer(buffers[0], stage=stage)
         return [buffers[0].copy()]
 
     def split(self, color: int) -> SingleCommunicator:
-        """Return another of the same size."""
         return SingleCommunicator(timeout_s=self.timeout_s, check=self.check)
 
     def counter(self) -> _Counter:
-        """Return a counter for this rank alone."""
         return _Counter()
 
     def abort(self, code: int, message: str) -> NoReturn:
-        """Print `message` and raise SystemExit(code)."""
         print(message, file=sys.stderr, flush=True)
         raise SystemExit(code)

@@ -1,7 +1,7 @@
-"""Workers as threads of one process: for notebooks, tests, and jobs on one host.
+"""Communicator of workers that are threads of one process, for notebooks, tests and small jobs.
 
-Threads see each other, so they find at once what processes find by time-out: a collective that
-ranks enter in different stages, an exchange of different sizes, and a wait that nobody can end.
+Threads share their state, so they detect immediately what processes detect by a timeout: ranks that
+enter different collectives, an exchange of different sizes, and a wait that no rank can end.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def run_local(
     timeout_s: float = 1800.0,
     check: bool = True,
 ) -> T:
-    """Run `fn(comm)` on `workers` workers in threads of this process.
+    """Run `fn(comm)` on each of several workers, which are threads of this process.
 
-    This thread's Numba threads are divided between the workers. torch's are not: their number
-    belongs to the whole process.
+    The Numba threads of the calling thread are divided between the workers. The threads of torch
+    are not, because their number is a setting of the whole process.
 
     Args:
-        fn: The work of one rank. Arguments for it go into a closure or `functools.partial`.
-        workers: Number of ranks. 1 calls `fn` in this thread.
-        timeout_s: Longest wait for the other workers, in seconds.
-        check: Whether fingerprints of every exchange are compared, not of first ones only.
+        fn: Function to run as one rank. Pass arguments to it by a closure or `functools.partial`.
+        workers: Number of ranks. If 1, call `fn` in this thread.
+        timeout_s: Longest wait for other workers, in seconds.
+        check: Whether to compare fingerprints of every exchange instead of first ones only.
 
     Returns:
-        What rank 0 returned.
+        The result of `fn` on rank 0.
 
     Raises:
-        BaseException: What the first failing rank raised, whichever it is. The others are woken
-            out of their waits by `WorkerFailed`.
-        ConfigError: If `workers` is below 1.
+        BaseException: The exception of the first rank that failed. It interrupts the waits of the
+            other ranks with `WorkerFailed`.
+        ConfigError: If `workers` is less than 1.
     """
     if workers < 1:
         raise ConfigError(f"run_local: expected workers >= 1, got {workers}.")
@@ -68,14 +68,14 @@ def run_local(
         try:
             set_numba_threads(share)
             results[rank] = fn(ThreadCommunicator(group, rank, timeout_s=timeout_s, check=check))
-        except BaseException as error:  # a rank's SystemExit must wake the others, too
+        except BaseException as error:  # SystemExit of a rank must end the other waits too
             world.fail(rank, error)
         finally:
             world.leave(rank)
 
     threads = [
         threading.Thread(
-            # A copy: NumPy's error state and the like hold in the workers as they do here.
+            # A copy of the context, so that NumPy's error state and others hold in the workers.
             target=contextvars.copy_context().run,
             args=(work, rank),
             name=f"graphtheta-{rank}",
@@ -88,7 +88,7 @@ def run_local(
     try:
         for thread in threads:
             thread.join()
-    except BaseException as error:  # Ctrl-C here must not leave workers waiting
+    except BaseException as error:  # Ctrl-C must end the waits of the workers
         world.fail(-1, error)
         raise
     if world.failure is not None:
@@ -99,16 +99,16 @@ def run_local(
 
 
 class _World:
-    """What all threads of one run share: one lock, who waits where, and the first failure."""
+    """State that all threads of a run share: the lock, the waits and the first failure."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.changed = threading.Condition()
         self.failure: tuple[int, BaseException] | None = None
-        self.gone: set[int] = set()
+        self.returned: set[int] = set()
         self.threads: dict[int, int] = {}  # thread ident -> rank
         self.waits: dict[int, tuple[int, str, Callable[[], bool]]] = {}  # by thread ident
-        self.helped = False  # a rank communicates from a second thread, too
+        self.has_helpers = False  # whether a rank communicates from a second thread too
 
     def enter(self, rank: int) -> None:
         with self.changed:
@@ -116,7 +116,7 @@ class _World:
 
     def leave(self, rank: int) -> None:
         with self.changed:
-            self.gone.add(rank)
+            self.returned.add(rank)
             self.changed.notify_all()
 
     def fail(self, rank: int, error: BaseException) -> None:
@@ -132,9 +132,9 @@ class _World:
             raise WorkerFailed(rank, f"{stage}: {who} failed: {type(error).__name__}: {error}")
 
     def wait(self, ready: Callable[[], bool], rank: int, stage: str, timeout_s: float) -> None:
-        """Return when `ready()`; called, and returns, with the lock held."""
+        """Return when `ready()` is true; the caller holds the lock before and after."""
         me = threading.get_ident()
-        self.helped |= me not in self.threads
+        self.has_helpers |= me not in self.threads
         deadline = time.monotonic() + timeout_s
         self.waits[me] = (rank, stage, ready)
         try:
@@ -153,7 +153,7 @@ class _World:
             del self.waits[me]
 
     def mismatch(self, rank: int, message: str) -> CollectiveMismatch:
-        """Return the exception to raise, after telling the other ranks."""
+        """Return an exception to raise, and make the other ranks fail."""
         error = CollectiveMismatch(message)
         self.fail(rank, error)
         return error
@@ -163,24 +163,24 @@ class _World:
         return error
 
     def _is_stuck(self) -> bool:
-        """Whether every rank waits or has returned, and no wait can end."""
+        """Return whether every rank waits or has returned, and no wait can end."""
         return (
-            not self.helped
-            and len(self.waits) + len(self.gone) == self.size
+            not self.has_helpers
+            and len(self.waits) + len(self.returned) == self.size
             and not any(ready() for _, _, ready in self.waits.values())
         )
 
     def _report(self, stage: str) -> str:
-        waits = {rank: repr(where) for rank, where, _ in self.waits.values()}
-        computing = set(range(self.size)) - waits.keys() - self.gone
+        waits = {rank: repr(stage) for rank, stage, _ in self.waits.values()}
+        computing = set(range(self.size)) - waits.keys() - self.returned
         report = describe_waits(waits, computing, "did not arrive")
-        if self.gone:
-            report += f"; {describe_waits({}, self.gone, 'returned')}"
+        if self.returned:
+            report += f"; {describe_waits({}, self.returned, 'returned')}"
         return f"{stage}: ranks are in different operations: {report}"
 
 
 class _Round:
-    """One collective operation in progress."""
+    """Collective operation in progress."""
 
     def __init__(self) -> None:
         self.arrived: dict[int, tuple[str, Any]] = {}  # rank -> (signature, value)
@@ -190,17 +190,17 @@ class _Round:
 
 
 class _Group:
-    """The ranks of one communicator: their letter boxes and their collective operations."""
+    """Ranks of one communicator, with their messages and collective operations in progress."""
 
     def __init__(self, world: _World, members: Sequence[int]) -> None:
         self.world = world
-        self.members = members  # ranks in the world, by rank here
-        self.boxes: dict[tuple[int, int, int], tuple[str, Buffer]] = {}  # (src, dst, number)
+        self.members = members  # ranks in the run, by rank in this communicator
+        self.messages: dict[tuple[int, int, int], tuple[str, Buffer]] = {}  # (src, dst, number)
         self.rounds: dict[int, _Round] = {}
 
 
 class _Exchange:
-    """An exchange in flight between threads."""
+    """Exchange in progress between threads."""
 
     def __init__(self, comm: ThreadCommunicator, recv: Mapping[int, Buffer], stage: str) -> None:
         self._comm = comm
@@ -211,7 +211,7 @@ class _Exchange:
         }
 
     def _ready(self) -> bool:
-        return all(key in self._comm.group.boxes for key in self._recv)
+        return all(key in self._comm.group.messages for key in self._recv)
 
     def test(self) -> bool:
         world = self._comm.group.world
@@ -219,26 +219,27 @@ class _Exchange:
             world.raise_if_failed(self._stage)
             if not self._ready():
                 return False
-            letters = self._take()
-        self._deliver(letters)
+            messages = self._take()
+        self._deliver(messages)
         return True
 
     def wait(self) -> None:
         with self._comm.group.world.changed:
             self._comm.wait(self._ready, self._stage)
-            letters = self._take()
-        self._deliver(letters)
+            messages = self._take()
+        self._deliver(messages)
 
     def _take(self) -> list[tuple[int, str, Buffer, Buffer]]:
-        letters = [
-            (key[0], *self._comm.group.boxes.pop(key), buffer) for key, buffer in self._recv.items()
+        messages = [
+            (key[0], *self._comm.group.messages.pop(key), buffer)
+            for key, buffer in self._recv.items()
         ]
         self._recv = {}
-        return letters
+        return messages
 
-    def _deliver(self, letters: list[tuple[int, str, Buffer, Buffer]]) -> None:
+    def _deliver(self, messages: list[tuple[int, str, Buffer, Buffer]]) -> None:
         me = self._comm.rank
-        for peer, stage, data, buffer in letters:
+        for peer, stage, data, buffer in messages:
             if stage != self._stage or data.nbytes != buffer.nbytes:
                 raise self._comm.mismatch(
                     f"{self._stage}: rank {me} expects {buffer.nbytes} bytes of {self._stage!r} "
@@ -248,7 +249,7 @@ class _Exchange:
 
 
 class _Counter:
-    """A counter that threads share."""
+    """Counter that threads share."""
 
     def __init__(self, world: _World) -> None:
         self._world = world
@@ -262,7 +263,7 @@ class _Counter:
 
 
 class ThreadCommunicator(Communicator):
-    """One of several workers that are threads of one process; made by `run_local`."""
+    """Communicator of one of several workers that are threads; see `run_local`."""
 
     def __init__(self, group: _Group, rank: int, *, timeout_s: float, check: bool) -> None:
         self.group = group
@@ -278,30 +279,28 @@ class ThreadCommunicator(Communicator):
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
     ) -> _Exchange:
-        """Post copies of what is sent; see `Communicator.exchange`."""
         for peer, buffer in (*send.items(), *recv.items()):
             self._check_rank(peer, stage)
             check_buffer(buffer, stage=stage)
         for buffer in recv.values():
             check_buffer(buffer, stage=stage, written=True)
-        letters = {peer: as_bytes(buffer).copy() for peer, buffer in send.items()}
+        messages = {peer: as_bytes(buffer).copy() for peer, buffer in send.items()}
         world = self.group.world
         with world.changed:
             world.raise_if_failed(stage)
-            for peer, data in letters.items():
+            for peer, data in messages.items():
                 key = (self.rank, peer, self.next_number("send", peer))
-                self.group.boxes[key] = (stage, data)
+                self.group.messages[key] = (stage, data)
                 self.bytes_sent += data.nbytes if peer != self.rank else 0
             world.changed.notify_all()
         return _Exchange(self, recv, stage)
 
     def all_reduce(self, buffer: Buffer, op: ReduceOp = "sum", *, stage: str) -> None:
-        """Reduce in rank order; see `Communicator.all_reduce`."""
         check_reduce(buffer, op, stage=stage)
 
         def reduce(values: list[Buffer]) -> Buffer:
             total = values[0].copy()
-            for value in values[1:]:  # in rank order: the same bits every time
+            for value in values[1:]:  # in rank order, so that the bits are reproducible
                 _REDUCE[op](total, value, out=total)
             return total
 
@@ -310,7 +309,6 @@ class ThreadCommunicator(Communicator):
         self.bytes_sent += buffer.nbytes
 
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
-        """Return copies, in rank order; see `Communicator.all_gather`."""
         check_buffer(buffer, stage=stage)
         if buffer.ndim == 0:
             raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
@@ -320,7 +318,6 @@ class ThreadCommunicator(Communicator):
         return [value.copy() for value in values]
 
     def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
-        """Overwrite in place; see `Communicator.broadcast`."""
         check_buffer(buffer, stage=stage, written=True)
         self._check_rank(root, stage)
         signature = f"broadcast from {root} of {buffer.dtype}{list(buffer.shape)}"
@@ -329,7 +326,6 @@ class ThreadCommunicator(Communicator):
         self.bytes_sent += buffer.nbytes if self.rank == root else 0
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
-        """Return what each rank sent here; see `Communicator.all_to_all`."""
         check_buffers(buffers, self.size, stage=stage)
         signature = f"all_to_all of {buffers[0].dtype}"
         sent = [buffer.copy() for buffer in buffers]
@@ -338,8 +334,6 @@ class ThreadCommunicator(Communicator):
         return [row[self.rank] for row in rows]
 
     def split(self, color: int) -> ThreadCommunicator:
-        """Return the ranks of one `color`; see `Communicator.split`."""
-
         def groups(colors: list[int]) -> dict[int, _Group]:
             return {
                 one: _Group(
@@ -354,28 +348,26 @@ class ThreadCommunicator(Communicator):
         return ThreadCommunicator(group, rank, timeout_s=self.timeout_s, check=self.check)
 
     def counter(self) -> _Counter:
-        """Return a counter that all ranks hold; see `Communicator.counter`."""
         world = self.group.world
         shared: _Counter = self._meet("counter", "counter", None, lambda _: _Counter(world))
         return shared
 
     def abort(self, code: int, message: str) -> NoReturn:
-        """Print `message` and make `run_local` raise SystemExit(code)."""
         print(message, file=sys.stderr, flush=True)
         error = SystemExit(code)
         self.group.world.fail(self.group.members[self.rank], error)
         raise error
 
     def wait(self, ready: Callable[[], bool], stage: str) -> None:
-        """Wait, with the world's lock held, until `ready()`."""
+        """Return when `ready()` is true; the caller holds the lock of the run."""
         self.group.world.wait(ready, self.group.members[self.rank], stage, self.timeout_s)
 
     def mismatch(self, message: str) -> CollectiveMismatch:
-        """Return the exception to raise, after telling the other ranks."""
+        """Return an exception to raise, and make the other ranks fail."""
         return self.group.world.mismatch(self.group.members[self.rank], message)
 
     def next_number(self, direction: str, peer: int) -> int:
-        """Return how many messages went to, or are expected from, `peer` before."""
+        """Return the number of earlier messages to or from `peer`."""
         number = self._numbers.get((direction, peer), 0)
         self._numbers[direction, peer] = number + 1
         return number
@@ -383,7 +375,14 @@ class ThreadCommunicator(Communicator):
     def _meet(
         self, signature: str, stage: str, value: Any, combine: Callable[[list[Any]], Any]
     ) -> Any:
-        """Return `combine` of every rank's `value`, computed once, when all have arrived."""
+        """Return `combine` of the values of all ranks, computed once when all have arrived.
+
+        Args:
+            signature: Description of the operation, which must be the same on all ranks.
+            stage: What the job is doing.
+            value: Value of this rank.
+            combine: Function of the values in rank order.
+        """
         world, number = self.group.world, self._round
         self._round += 1
         signature = f"{stage!r} ({signature})"

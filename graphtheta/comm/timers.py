@@ -1,4 +1,4 @@
-"""Always-on stage timers and byte counters, and the name under which a stage is reported."""
+"""Timers and byte counters of the stages of training, which are always on."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ Direction = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one layer, for instance the sync of layer 1.
+    """Stage of one layer, for instance the sync of layer 1.
 
     Attributes:
         name: transform, sync, gather_sum, merge, apply, norm, reduce, prepare or update.
-        layer: Index of the layer, or None for what belongs to no layer.
+        layer: Index of the layer. None if the stage belongs to no layer.
     """
 
     name: str
     layer: int | None = None
 
     def text(self, direction: Direction) -> str:
-        """Return the name a person reads, as in "forward layer 1 sync"."""
+        """Return the name for reports and messages, such as "forward layer 1 sync"."""
         where = f"layer {self.layer} " if self.layer is not None else ""
         return f"{direction} {where}{self.name}"
 
 
 @dataclass
 class StageTimers:
-    """Seconds and bytes by (direction, stage) on this worker.
+    """Seconds and bytes of this worker, by the name of the stage.
 
     Attributes:
-        seconds: Time spent, in seconds; nothing is counted twice.
-        bytes_sent: Payload handed to other workers, in bytes.
-        ahead: Seconds of preparing batches in the background, beside what `seconds` counts.
+        seconds: Time spent in each stage, in seconds. No time is counted in two stages.
+        bytes_sent: Bytes sent to other workers in each stage.
+        ahead: Time in seconds that a background thread spent on preparing batches; `seconds` does
+            not include it.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -48,7 +49,7 @@ class StageTimers:
 
     @contextmanager
     def timed(self, direction: Direction, stage: Stage) -> Iterator[None]:
-        """Add the time spent inside to the stage."""
+        """Add the time spent in the context to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -57,12 +58,12 @@ class StageTimers:
 
     @contextmanager
     def rest(self, direction: Direction, stage: Stage) -> Iterator[None]:
-        """Add the time spent inside that no other stage has counted meanwhile."""
+        """Add the time spent in the context to a stage, less the time of other stages."""
         start, counted = time.perf_counter(), sum(self.seconds.values())
         yield
         spent, others = time.perf_counter() - start, sum(self.seconds.values()) - counted
         self.seconds[stage.text(direction)] += spent - others
 
     def sent(self, direction: Direction, stage: Stage, num_bytes: int) -> None:
-        """Count payload bytes handed to other workers."""
+        """Add bytes sent to other workers to a stage."""
         self.bytes_sent[stage.text(direction)] += num_bytes

@@ -1,13 +1,13 @@
-"""Workers as processes under torchrun: torch.distributed carries the bytes.
+"""Communicator of workers that are processes of a torchrun job, over torch.distributed.
 
-Everything is sent from point to point, which its documented interface offers for any type and any
-length. The tag of a message is a hash of its stage, its size and its number, so that a message that
-is not the one expected never matches: the watchdog finds it, where a collective of torch's would
-give wrong numbers, or end the process. Reductions are done here, in rank order: the same bits on
-every rank, and for threads.
+All operations use point-to-point messages, which the documented interface of torch offers for any
+type and length. The tag of a message is a hash of its stage, size and number, so that a wrong
+message never matches and the watchdog reports it; a collective of torch would give wrong numbers or
+end the process. Reductions run here, in rank order, so that every rank gets the same bits, which
+are also those of workers that are threads.
 
-If a rank ends, its connections break, and torchrun ends the others: a rank that notices gives it
-the time to do so.
+If a rank ends, its connections break, and torchrun ends the other ranks. A rank that notices a
+broken connection waits for that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from os import _exit  # as it was before `launch` put a hook there
+from os import _exit  # before `launch` may replace it by a hook
 from signal import SIGKILL
 from typing import NoReturn
 
@@ -41,17 +41,17 @@ from graphtheta.runtime.threads import core_mask
 
 __all__ = ["TorchCommunicator", "start"]
 
-_START = timedelta(minutes=30)  # for all ranks to come
-_EVER = timedelta(days=365)  # the watchdog's timeout comes before torch's
-_NAP_S = 0.01  # between looks whether all are at their end
+_START = timedelta(minutes=30)  # time for all ranks to start
+_EVER = timedelta(days=365)  # so that the watchdog's timeout is over before torch's
+_NAP_S = 0.01  # between two tests whether all ranks are at their end
 _REDUCE = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 _GREETING = np.dtype(
     [
-        ("host", np.int64),  # the launcher's index of the host
-        ("pid", np.int64),  # 0 if it prints no stack
-        ("gpu", np.bool_),  # has one of its own
-        ("cores", np.uint8, len(core_mask()) // 8),  # a bit each
-        ("lifeline", "S108"),  # address of a listener, from the first rank of a host
+        ("host", np.int64),  # index of the host, from the launcher
+        ("pid", np.int64),  # 0 if the process cannot print its stack
+        ("gpu", np.bool_),  # whether the host has a GPU for each of its ranks
+        ("cores", np.uint8, len(core_mask()) // 8),  # one bit per core
+        ("lifeline", "S108"),  # address of the host's listener, from its first rank
     ]
 )
 
@@ -59,19 +59,19 @@ _GREETING = np.dtype(
 def start(
     *, timeout_s: float = 1800.0, notice_s: float = 60.0, check: bool = False
 ) -> TorchCommunicator:
-    """Return the communicator of a whole job that torchrun started; collective.
+    """Return the communicator of a whole torchrun job; collective.
 
     Args:
-        timeout_s: Longest wait before the job is given up.
-        notice_s: Wait after which it is mentioned on stderr.
-        check: Whether every collective is compared over all ranks before it runs, and
-            fingerprints of every exchange, not of first ones only.
+        timeout_s: Longest wait in seconds before the job ends.
+        notice_s: Length of a wait in seconds after which it is mentioned on stderr.
+        check: Whether to compare every collective over all ranks before it runs, and fingerprints
+            of every exchange instead of first ones only.
 
     Raises:
         ConfigError: If the ranks cannot reach each other.
 
     Communication:
-        Some 650 bytes of every rank, to every rank.
+        An all-gather of about 650 bytes per rank.
     """
     try:
         store, rank, size = next(rendezvous("env://", timeout=_START))
@@ -106,12 +106,12 @@ def _start(
     ranks = np.flatnonzero(everyone["host"] == mine["host"])
     here = everyone[ranks]
     lifeline = Lifeline()
-    lifeline.tie(bytes(here["lifeline"][0]), dist.get_rank())
+    lifeline.connect(bytes(here["lifeline"][0]), dist.get_rank())
     dist.barrier(group=host)
     if listening is not None:
-        lifeline.post_sentinel(listening[0])
+        lifeline.start_sentinel(listening[0])
     watchdog = Watchdog(
-        _Post(store, host),
+        _Channel(store, host),
         notice_s=notice_s,
         neighbours={
             int(rank): int(pid) for rank, pid in zip(ranks, here["pid"], strict=True) if pid
@@ -124,27 +124,25 @@ def _start(
         len(here),
         np.unpackbits(here["cores"], axis=1).sum(0, dtype=np.int32),
     )
-    wire = (
-        _gpu_wire(local_rank) if everyone["gpu"].all() else PointToPoint(host, torch.device("cpu"))
-    )
+    p2p = _nccl(local_rank) if everyone["gpu"].all() else PointToPoint(host, torch.device("cpu"))
     members = range(dist.get_world_size())
     counters = PrefixStore("graphtheta counters", store)
-    return TorchCommunicator("job", members, wire, job, counters, timeout_s=timeout_s, check=check)
+    return TorchCommunicator("job", members, p2p, job, counters, timeout_s=timeout_s, check=check)
 
 
-def _gpu_wire(local_rank: int) -> PointToPoint:
-    """Return NCCL, by which even what goes from host memory to host memory is faster."""
+def _nccl(local_rank: int) -> PointToPoint:
+    """Return messages over NCCL, which is faster even between buffers in host memory."""
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     group = dist.new_group(backend="nccl", timeout=_EVER)
-    dist.all_reduce(torch.zeros(1, device=device), group=group)  # pairs come after the whole group
+    dist.all_reduce(torch.zeros(1, device=device), group=group)  # the group before pairs of it
     return PointToPoint(group, device)
 
 
-class _Post:
-    """Letters between ranks, in the launcher's store: one log, which all read."""
+class _Channel:
+    """Control channel in the launcher's store: a log of messages that all ranks read."""
 
-    spins = 0  # a test waits a moment by itself
+    spins = 0  # a test of a request waits by itself
 
     def __init__(self, store: Store, group: dist.ProcessGroup) -> None:
         self.rank = dist.get_rank()
@@ -154,48 +152,50 @@ class _Post:
         self._read = 0
 
     def send(self, tag: int, text: str, to: int | None = None) -> None:
-        with suppress(RuntimeError):  # the launcher is gone: nobody reads
-            number = self._store.add("letters", 1) - 1
+        with suppress(RuntimeError):  # the launcher is gone, and the job ends
+            number = self._store.add("messages", 1) - 1
             self._store.set(
-                f"letter {number}", f"{self.rank} {self.rank if to is None else to} {tag} {text}"
+                f"message {number}", f"{self.rank} {self.rank if to is None else to} {tag} {text}"
             )
 
     def receive(self) -> Iterator[tuple[int, int, str]]:
-        written = self._store.add("letters", 0)
-        while self._read < written and self._store.check([f"letter {self._read}"]):
-            letter = self._store.get(f"letter {self._read}").decode(errors="replace")
+        written = self._store.add("messages", 0)
+        while self._read < written and self._store.check([f"message {self._read}"]):
+            message = self._store.get(f"message {self._read}").decode(errors="replace")
             self._read += 1
-            sender, to, tag, text = letter.split(" ", 3)
+            sender, to, tag, text = message.split(" ", 3)
             if int(sender) != self.rank and to in (sender, str(self.rank)):
                 yield int(sender), int(tag), text
 
-    def leave(self) -> Callable[[], bool]:
+    def arrive_at_end(self) -> Callable[[], bool]:
         work = dist.barrier(group=self._group, async_op=True)
 
-        def all_left() -> bool:
+        def all_arrived() -> bool:
             if not work.is_completed():
                 time.sleep(_NAP_S)
                 return False
             try:
-                work.wait()  # raises what went wrong
+                work.wait()  # raises the error if there was one
             except RuntimeError as error:
                 time.sleep(LAUNCHER_S)
-                self.end(2, f"error: rank {self.rank}: WorkerFailed: {lost('another', error)}", ())
+                self.end_job(
+                    2, f"error: rank {self.rank}: WorkerFailed: {lost('another', error)}", ()
+                )
             return True
 
-        return all_left
+        return all_arrived
 
-    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+    def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
         sys.stdout.flush()
         print(message, file=sys.stderr, flush=True)
-        for pid in lost:  # the launcher would wait half a minute for one that is stopped
+        for pid in lost:  # the launcher would wait half a minute for a stopped process
             with suppress(ProcessLookupError):
                 os.kill(pid, SIGKILL)
         _exit(code or 1)
 
 
 class _Counter:
-    """A counter in the launcher's store, which counts by itself."""
+    """Counter in the launcher's store, which needs no rank to answer."""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
@@ -209,17 +209,17 @@ class _Counter:
 
 
 class TorchCommunicator(ProcessCommunicator):
-    """One of several workers that are processes of one torchrun job; made by `start`.
+    """Communicator of one of several workers that are processes of a torchrun job; see `start`.
 
-    A collective sends straight from each rank to each other, P - 1 messages, and a broadcast along
-    a binary tree. An all-reduce sends and receives each byte twice, whatever P is.
+    In a collective each of the P ranks sends P - 1 messages, one to each other rank; a broadcast
+    uses a binary tree. An all-reduce sends and receives each byte twice for any P.
     """
 
     def __init__(
         self,
         name: str,
         members: Sequence[int],
-        wire: PointToPoint,
+        p2p: PointToPoint,
         job: Job,
         store: Store,
         *,
@@ -228,28 +228,26 @@ class TorchCommunicator(ProcessCommunicator):
     ) -> None:
         rank = members.index(dist.get_rank())
         super().__init__(rank, len(members), job, timeout_s=timeout_s, check=check)
-        self._name = name  # keeps its messages apart from those of other communicators
-        self._members = members  # ranks in the job, by rank here
-        self._wire = wire
+        self._name = name  # distinguishes its messages from those of other communicators
+        self._members = members  # ranks in the job, by rank in this communicator
+        self._p2p = p2p
         self._store = store
-        self._numbers: Counter[tuple[str, str, int]] = Counter()  # of messages so far
+        self._numbers: Counter[tuple[str, str, int]] = Counter()  # messages so far
         self._splits = 0
         self._counters = 0
 
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str
     ) -> Transfer:
-        """Start the receives, then the sends; see `Communicator.exchange`."""
         self._check_exchange(send, recv, stage)
         self.bytes_sent += sum(b.nbytes for peer, b in send.items() if peer != self.rank)
-        return self._carry("exchange", stage, send, recv, stage)
+        return self._transfer("exchange", stage, send, recv, stage)
 
     def all_reduce(self, buffer: Buffer, op: ReduceOp = "sum", *, stage: str) -> None:
-        """Each rank reduces a slice, and sends it to all; see `Communicator.all_reduce`."""
         check_reduce(buffer, op, stage=stage)
         self._agree(f"all_reduce {op} of {buffer.dtype}{list(buffer.shape)}", stage)
         slices = np.array_split(buffer.reshape(-1), self.size)
-        mine = slices[self.rank]
+        mine = slices[self.rank]  # the slice that this rank reduces for all
         parts = [np.empty_like(mine) for _ in range(self.size)]
         what = f"all_reduce {op} {buffer.dtype}"
         self._collect(what, slices, parts, stage)
@@ -260,7 +258,6 @@ class TorchCommunicator(ProcessCommunicator):
         self.bytes_sent += buffer.nbytes
 
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
-        """Gather the lengths, then the rows; see `Communicator.all_gather`."""
         check_buffer(buffer, stage=stage)
         if buffer.ndim == 0:
             raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
@@ -275,24 +272,22 @@ class TorchCommunicator(ProcessCommunicator):
         return rows
 
     def broadcast(self, buffer: Buffer, root: int = 0, *, stage: str) -> None:
-        """Overwrite in place; see `Communicator.broadcast`."""
         check_buffer(buffer, stage=stage, written=True)
         self._check_rank(root, stage)
         what = f"broadcast from {root} of {buffer.dtype}{list(buffer.shape)}"
         self._agree(what, stage)
-        distance, reach = (self.rank - root) % self.size, 1  # ranks within reach have it
+        distance, reach = (self.rank - root) % self.size, 1  # ranks at a distance < reach have it
         while reach < self.size:
             if distance < reach and distance + reach < self.size:
                 to = (self.rank + reach) % self.size
-                self._carry("collective", what, {to: buffer}, {}, stage).wait()
+                self._transfer("collective", what, {to: buffer}, {}, stage).wait()
             elif reach <= distance < 2 * reach:
                 sender = (self.rank - reach) % self.size
-                self._carry("collective", what, {}, {sender: buffer}, stage).wait()
+                self._transfer("collective", what, {}, {sender: buffer}, stage).wait()
             reach *= 2
         self.bytes_sent += buffer.nbytes if self.rank == root else 0
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
-        """Tell the lengths, then send what is not empty; see `Communicator.all_to_all`."""
         check_buffers(buffers, self.size, stage=stage)
         what = f"all_to_all of {buffers[0].dtype}"
         self._agree(what, stage)
@@ -306,13 +301,12 @@ class TorchCommunicator(ProcessCommunicator):
         return received
 
     def split(self, color: int) -> TorchCommunicator:
-        """Return the ranks of one `color`; see `Communicator.split`."""
         colors = self.all_gather_int(color, stage="split")
         self._splits += 1
         return TorchCommunicator(
             f"{self._name} / {self._splits} {color}",
             [self._members[rank] for rank in range(self.size) if colors[rank] == color],
-            self._wire,
+            self._p2p,
             self.job,
             self._store,
             timeout_s=self.timeout_s,
@@ -320,12 +314,10 @@ class TorchCommunicator(ProcessCommunicator):
         )
 
     def counter(self) -> _Counter:
-        """Return a counter in the launcher's store; see `Communicator.counter`."""
         self._counters += 1
         return _Counter(self._store, f"{self._name}, counter {self._counters}")
 
     def finish(self) -> None:
-        """Wait until every rank is here, and take the connections down."""
         if not self.finished:
             super().finish()
             dist.destroy_process_group()
@@ -333,10 +325,12 @@ class TorchCommunicator(ProcessCommunicator):
     def _collect(
         self, what: str, send: Sequence[Buffer], recv: Sequence[Buffer], stage: str
     ) -> None:
-        """Send one buffer to each rank, and receive one of each, as part of a collective."""
-        self._carry("collective", what, dict(enumerate(send)), dict(enumerate(recv)), stage).wait()
+        """Send a buffer to each rank and receive one from each, as part of a collective."""
+        self._transfer(
+            "collective", what, dict(enumerate(send)), dict(enumerate(recv)), stage
+        ).wait()
 
-    def _carry(
+    def _transfer(
         self,
         kind: str,
         what: str,
@@ -344,7 +338,15 @@ class TorchCommunicator(ProcessCommunicator):
         recv: Mapping[int, Buffer],
         stage: str,
     ) -> Transfer:
-        """Start messages of a `kind` that counts by itself; `what` must be the same at the peer."""
+        """Start messages to and from peers.
+
+        Args:
+            kind: Kind of operation, within which messages are numbered.
+            what: Description of the operation, which must be the same at the peer.
+            send: Buffers to send, by peer.
+            recv: Buffers to receive into, by peer.
+            stage: What the job is doing.
+        """
         sent, received = send.get(self.rank), recv.get(self.rank)
         if (sent is None) != (received is None) or (
             sent is not None and received is not None and sent.nbytes != received.nbytes
@@ -357,7 +359,7 @@ class TorchCommunicator(ProcessCommunicator):
             as_bytes(received)[:] = as_bytes(sent)
         incoming = self._messages("recv", kind, what, recv)
         outgoing = self._messages("send", kind, what, send)
-        return Transfer(self._wire, incoming, outgoing, self.job.watchdog, self.timeout_s, stage)
+        return Transfer(self._p2p, incoming, outgoing, self.job.watchdog, self.timeout_s, stage)
 
     def _messages(
         self, direction: str, kind: str, what: str, buffers: Mapping[int, Buffer]
@@ -367,7 +369,7 @@ class TorchCommunicator(ProcessCommunicator):
             if peer != self.rank and buffer.nbytes:
                 self._numbers[direction, kind, peer] += 1
                 number = self._numbers[direction, kind, peer]
-                words = f"{self._name}, {kind} {number}, {buffer.nbytes} bytes: {what}"
-                tag = zlib.crc32(words.encode()) >> 1  # torch's tags are positive int32
+                text = f"{self._name}, {kind} {number}, {buffer.nbytes} bytes: {what}"
+                tag = zlib.crc32(text.encode()) >> 1  # torch's tags are positive int32
                 messages.append(Message(self._members[peer], tag, buffer))
         return messages

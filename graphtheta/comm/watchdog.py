@@ -1,10 +1,11 @@
-"""Finding the rank that did not arrive, without a thread, a socket or a file.
+"""Watchdog: finds the rank that others wait for, and ends a job that makes no progress.
 
-Every wait of every rank goes through `Watchdog.wait`, which polls. A rank that has waited longer
-than the timeout asks all others, by a post of their own, where they wait. A rank that waits
-answers; one that computes, is stopped or has lost its way does not. If nothing moves during a
-period of grace, the lowest rank that asked says who waits where and who did not arrive, and ends
-the job. A wait that ends after all is withdrawn: a slow rank is not a dead one.
+It needs no thread, socket or file. Every wait of every rank goes through `Watchdog.wait`, which
+polls. A rank that has waited longer than the timeout asks all others, over a channel of their own,
+where they wait. A waiting rank answers; a rank that computes or is stopped does not. If nothing
+changes during a grace period, the lowest rank that asked reports which ranks wait where and which
+did not arrive, and ends the job. If its wait ends in the meantime, it withdraws the question, so
+that a slow rank does not end the job.
 """
 
 from __future__ import annotations
@@ -23,49 +24,49 @@ from typing import NoReturn, Protocol
 
 from graphtheta.comm.sentinel import Lifeline
 
-__all__ = ["Post", "Watchdog", "describe_waits", "install_stack_dump"]
+__all__ = ["ControlChannel", "Watchdog", "describe_waits", "install_stack_dump"]
 
-_ASK, _TELL, _WITHDRAW, _FAILED, _SPEAK = 1, 2, 3, 4, 5  # tags of letters
-_LOOK_S = 0.2  # between looks at clock and letters
-_NAP_S = 20e-6  # between tests of a request that is late
-_RANK_0_FIRST_S = 3.0  # ranks of a crowded host come to the same mistake one after another
-_STACK_S = 0.3  # for a lost rank to print its stack, and for the launcher to pass it on
-_NAMED = 8  # ranks named one by one in a message
-_EXIT_CODE = 2  # as for every GraphThetaError
+_QUESTION, _ANSWER, _WITHDRAWAL, _FAILED, _REPORT = 1, 2, 3, 4, 5  # tags of messages
+_LOOK_S = 0.2  # between two looks at the clock and for messages
+_NAP_S = 20e-6  # between two tests of a request that is late
+_RANK_0_FIRST_S = 3.0  # on a crowded host, ranks reach the same mistake one after another
+_STACK_S = 0.3  # time for a lost rank to print its stack and for the launcher to pass it on
+_MAX_NAMED = 8  # ranks that a message lists
+_EXIT_CODE = 2  # the same as for every GraphThetaError
 
 
 def describe_waits(waits: Mapping[int, str], absent: Iterable[int], verb: str) -> str:
-    """Say which ranks wait where, and which of the others `verb` ("did not arrive").
+    """Return a text that lists which ranks wait in which stage, and what the others did.
 
     Args:
-        waits: Where, by rank: a quoted stage and what else there is to say.
+        waits: Quoted stage in which a rank waits, by rank.
         absent: The other ranks.
-        verb: What they did.
+        verb: What the other ranks did, such as "did not arrive".
     """
     by_stage: dict[str, list[int]] = {}
     for rank in sorted(waits):
         by_stage.setdefault(waits[rank], []).append(rank)
-    said = [
+    parts = [
         f"{_ranks(ranks)} {'waits' if len(ranks) == 1 else 'wait'} in {stage}"
         for stage, ranks in by_stage.items()
     ]
     absent = sorted(absent)
     if absent:
-        said.append(f"{_ranks(absent)} {verb}")
-    return "; ".join(said)
+        parts.append(f"{_ranks(absent)} {verb}")
+    return "; ".join(parts)
 
 
 def _ranks(ranks: list[int]) -> str:
-    names = ", ".join(str(rank) for rank in ranks[:_NAMED])
-    more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
+    names = ", ".join(str(rank) for rank in ranks[:_MAX_NAMED])
+    more = f" and {len(ranks) - _MAX_NAMED} more" if len(ranks) > _MAX_NAMED else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {names}{more}"
 
 
 def install_stack_dump() -> bool:
-    """Make SIGUSR2, and a crash, print this process's Python stacks.
+    """Have SIGUSR2, and a crash, print the Python stacks of this process.
 
     Returns:
-        False if the program uses SIGUSR2 itself.
+        Whether SIGUSR2 was registered; False if the program uses it itself.
     """
     if not faulthandler.is_enabled():
         faulthandler.enable(file=2)  # 2: stderr, unbuffered
@@ -75,13 +76,13 @@ def install_stack_dump() -> bool:
     return True
 
 
-class Post(Protocol):
-    """How ranks reach each other when the usual way is stuck, and how they end the job.
+class ControlChannel(Protocol):
+    """Channel for short messages between ranks, apart from their usual communication.
 
     Attributes:
         rank: Index of this process in the job.
         size: Number of processes.
-        spins: Tests of a request before the first nap.
+        spins: Number of tests of a request before the first nap.
     """
 
     rank: int
@@ -89,27 +90,27 @@ class Post(Protocol):
     spins: int
 
     def send(self, tag: int, text: str, to: int | None = None) -> None:
-        """Send a letter to one rank, or to all others; never waits for them."""
+        """Send a message to one rank, or to all others if `to` is None, without waiting."""
 
     def receive(self) -> Iterable[tuple[int, int, str]]:
-        """Return sender, tag and text of the letters that have arrived."""
+        """Return sender, tag and text of the messages that have arrived."""
 
-    def leave(self) -> Callable[[], bool]:
-        """Say that this rank is at its end; return what tells whether all are."""
+    def arrive_at_end(self) -> Callable[[], bool]:
+        """Mark that this rank is at its end; return a function that tests whether all ranks are."""
 
-    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+    def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
         """Print `message` and end all processes of the job.
 
         Args:
             code: Exit code.
-            message: For stderr.
-            lost: Process ids on this host that may not react to a polite end.
+            message: Text for stderr.
+            lost: Ids of processes on this host that may not react to the launcher.
         """
 
 
 @dataclass(slots=True)
 class _Wait:
-    """One wait that has become long enough to be watched."""
+    """A wait that has become long enough to be watched."""
 
     stage: str
     since: float
@@ -124,39 +125,39 @@ class _Wait:
 
 
 class Watchdog:
-    """Watches the waits of one rank; one a process, shared by all its communicators.
+    """Watchdog over the waits of one rank, shared by all communicators of its process.
 
     Attributes:
-        last_stage: Stage of this rank's latest wait; empty before the first.
+        last_stage: Stage of the latest wait of this rank; empty before the first.
     """
 
     def __init__(
         self,
-        post: Post,
+        channel: ControlChannel,
         *,
         notice_s: float,
         neighbours: Mapping[int, int],
         lifeline: Lifeline,
     ) -> None:
-        """Watch, by a post that nobody else uses.
+        """Create the watchdog of this process.
 
         Args:
-            post: Reaches the whole job.
-            notice_s: Wait after which a rank says so.
-            neighbours: Process id by rank, of the ranks on this host that can dump their stack.
-            lifeline: Knows the stage when this process is dead.
+            channel: Channel to all ranks of the job, used for nothing else.
+            notice_s: Length of a wait, in seconds, after which it is mentioned on stderr.
+            neighbours: Process ids, by rank, of the ranks on this host that can print their stack.
+            lifeline: Connection to the sentinel, which reports the stage if this process is killed.
         """
         self.notice_s = notice_s
         self.last_stage = ""
-        self._post = post
+        self._channel = channel
         self._neighbours = neighbours
         self._lifeline = lifeline
         self._waits: dict[int, _Wait] = {}
         self._tickets = itertools.count()
         self._lock = threading.Lock()
         self._answers: dict[int, str] = {}  # where other ranks wait
-        self._stuck: set[int] = set()  # the other ranks that asked
-        self._word_given = False  # to say what went wrong: by rank 0, or to this one
+        self._stuck: set[int] = set()  # other ranks that asked
+        self._turn_given = False  # to report a failure: by rank 0 to another, or to this rank
 
     def wait(
         self,
@@ -169,17 +170,19 @@ class Watchdog:
         """Return when `test()` is true; end the job if that takes longer than the timeout.
 
         Args:
-            test: Makes progress and says whether the operation is over.
+            test: Function that makes progress and returns whether the operation is complete.
             stage: What the job is doing.
-            timeout_s: Wait after which this rank asks the others. Infinite: it only answers.
-            peers: Says for which ranks of the job this one still waits; none: for any.
+            timeout_s: Length of the wait after which this rank asks the others. If infinite, it
+                only answers.
+            peers: Function that returns the ranks of the job that this one waits for; an empty
+                list stands for any rank.
         """
         self.last_stage = stage
-        self._lifeline.note(stage)
-        for _ in range(self._post.spins):
+        self._lifeline.set_stage(stage)
+        for _ in range(self._channel.spins):
             if test():
                 return
-            os.sched_yield()  # to a rank that shares this core: a third of a nap's latency
+            os.sched_yield()  # lets a rank on this core run; a third of the latency of a nap
         wait = _Wait(stage, time.monotonic(), timeout_s, peers, noticed=math.isinf(timeout_s))
         ticket = next(self._tickets)
         self._waits[ticket] = wait
@@ -196,97 +199,97 @@ class Watchdog:
             del self._waits[ticket]
             if wait.asked is not None:
                 with self._lock:
-                    self._post.send(_WITHDRAW, "")
+                    self._channel.send(_WITHDRAWAL, "")
 
     def finish(self) -> None:
-        """Return when every rank has called this, however long it takes.
+        """Return when every rank has called this, without a timeout.
 
-        By the post, lest it match a collective that this rank left out.
+        It uses the channel, so that it cannot match a collective operation that this rank skipped.
         """
-        self.wait(self._post.leave(), "end of the job", timeout_s=math.inf)
+        self.wait(self._channel.arrive_at_end(), "end of the job", timeout_s=math.inf)
         self._lifeline.finish()
 
     def await_turn(self) -> None:
-        """Return when this rank is the one to say what went wrong, and to end the job.
+        """Return when this rank is to report its failure and end the job.
 
-        A user's mistake meets all ranks, and rank 0 says it. If rank 0 waits elsewhere, the mistake
-        is not its own: it gives the word to the first that failed. If it computes, no rank waits
-        for it longer than three seconds.
+        A mistake of the user fails on all ranks, and rank 0 reports it. If rank 0 waits elsewhere,
+        it did not fail, and gives the turn to the first rank that did. If rank 0 computes, other
+        ranks wait for it for at most three seconds.
         """
-        if self._post.rank == 0:
+        if self._channel.rank == 0:
             return
-        self._post.send(_FAILED, "", 0)
+        self._channel.send(_FAILED, "", 0)
         until = time.monotonic() + _RANK_0_FIRST_S
         self.wait(
-            lambda: self._word_given or time.monotonic() >= until,
+            lambda: self._turn_given or time.monotonic() >= until,
             "a failure of its own",
             timeout_s=math.inf,
         )
 
     def abort(self, code: int, message: str, lost: Sequence[int] = ()) -> NoReturn:
-        """Print `message` and end all processes of the job; `lost` as in `Post.end`."""
-        self._lifeline.explained()
-        self._post.end(code, message, lost)
+        """Print `message` and end all processes of the job; see `ControlChannel.end_job`."""
+        self._lifeline.mark_explained()
+        self._channel.end_job(code, message, lost)
 
     def _look(self, wait: _Wait, now: float) -> None:
         self._read()
         waited = now - wait.since
         if waited >= self.notice_s and not wait.noticed:
             wait.noticed = True
-            # Two ranks suffice: a job that hangs leaves at least one of the two waiting.
-            if self._post.rank < 2:
-                self._say(f"rank {self._post.rank} has waited {waited:.0f} s in {wait}")
+            # Two ranks suffice: in a job that hangs, at least one of them waits.
+            if self._channel.rank < 2:
+                self._print(f"rank {self._channel.rank} has waited {waited:.0f} s in {wait}")
         if wait.asked is None:
             if waited >= wait.timeout_s:
                 wait.asked = now
-                self._post.send(_ASK, self._where())
+                self._channel.send(_QUESTION, self._own_waits())
             return
         grace_s = min(30.0, max(1.0, 0.2 * wait.timeout_s))
-        lowest = all(rank > self._post.rank for rank in self._stuck)
-        # The lowest may have died while we listened: then anyone may speak.
+        lowest = all(rank > self._channel.rank for rank in self._stuck)
+        # The lowest rank may have ended in the meantime: then any other reports.
         if now - wait.asked >= (grace_s if lowest else 2 * grace_s):
             self._give_up(wait, waited)
 
     def _read(self) -> None:
-        """Take in what has arrived, and answer those who ask."""
-        for rank, tag, text in self._post.receive():
-            if tag == _WITHDRAW:
+        """Process the messages that have arrived, and answer questions."""
+        for rank, tag, text in self._channel.receive():
+            if tag == _WITHDRAWAL:
                 self._answers.pop(rank, None)
                 self._stuck.discard(rank)
                 continue
-            if tag == _SPEAK:
-                self._word_given = True
+            if tag == _REPORT:
+                self._turn_given = True
                 continue
             if tag == _FAILED:
-                if not self._word_given:
-                    self._word_given = True
-                    self._post.send(_SPEAK, "", rank)
+                if not self._turn_given:
+                    self._turn_given = True
+                    self._channel.send(_REPORT, "", rank)
                 continue
             self._answers[rank] = text
-            if tag == _ASK:
+            if tag == _QUESTION:
                 self._stuck.add(rank)
-                self._post.send(_TELL, self._where(), rank)
+                self._channel.send(_ANSWER, self._own_waits(), rank)
 
-    def _where(self) -> str:
+    def _own_waits(self) -> str:
         return " and ".join(dict.fromkeys(str(wait) for wait in list(self._waits.values())))
 
     def _give_up(self, wait: _Wait, waited: float) -> NoReturn:
-        waits = self._answers | {self._post.rank: self._where()}
-        lost = set(range(self._post.size)) - waits.keys()
+        waits = self._answers | {self._channel.rank: self._own_waits()}
+        lost = set(range(self._channel.size)) - waits.keys()
         report = describe_waits(waits, lost, f"did not arrive in {wait.stage!r}")
         if not lost:
             report += " (the ranks are in different operations)"
         near = lost & self._neighbours.keys()
         for rank in near:
-            self._say(f"stack of rank {rank} (none if it is stopped):")
+            self._print(f"stack of rank {rank} (none if it is stopped):")
             os.kill(self._neighbours[rank], signal.SIGUSR2)
             time.sleep(_STACK_S)
         self.abort(
             _EXIT_CODE,
-            f"error: rank {self._post.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
+            f"error: rank {self._channel.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
             f"{report}. Raise the timeout if a rank is only slow.",
             [self._neighbours[rank] for rank in near],
         )
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -286,7 +286,7 @@ def wrong_buffers_are_refused_before_anything_is_sent(comm: Communicator) -> Non
         ("'prod'", lambda: comm.all_reduce(np.ones(1), "prod", stage="op")),  # type: ignore[arg-type]
         (r"in \[0,", lambda: comm.exchange({comm.size: np.ones(1)}, {}, stage="peer")),
         (r"in \[0,", lambda: comm.broadcast(np.ones(1), comm.size, stage="root")),
-        ("one a rank", lambda: comm.all_to_all([], stage="none")),
+        ("one per rank", lambda: comm.all_to_all([], stage="none")),
         ("dimension", lambda: comm.all_gather(np.array(1.0), stage="scalar")),
     ]
     for words, call in calls:

@@ -12,8 +12,8 @@ from graphtheta.comm.sentinel import Lifeline
 from graphtheta.comm.watchdog import Watchdog, describe_waits
 
 
-class Letters:
-    """A post of ranks that are threads of one process."""
+class Channel:
+    """Control channel of ranks that are threads of one process."""
 
     spins = 0
 
@@ -29,17 +29,17 @@ class Letters:
         while self._boxes[self.rank]:
             yield self._boxes[self.rank].pop(0)
 
-    def leave(self) -> Callable[[], bool]:
+    def arrive_at_end(self) -> Callable[[], bool]:
         return lambda: True
 
-    def end(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+    def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
         raise SystemExit(code)
 
 
 def watchdogs(count: int) -> list[Watchdog]:
     boxes: list[list[tuple[int, int, str]]] = [[] for _ in range(count)]
     return [
-        Watchdog(Letters(boxes, rank), notice_s=60, neighbours={}, lifeline=Lifeline())
+        Watchdog(Channel(boxes, rank), notice_s=60, neighbours={}, lifeline=Lifeline())
         for rank in range(count)
     ]
 
@@ -50,7 +50,7 @@ def test_rank_0_never_awaits_its_turn() -> None:
     assert time.monotonic() - start < 0.1
 
 
-def test_only_the_first_gets_the_word_of_a_waiting_rank_0() -> None:
+def test_waiting_rank_0_gives_the_turn_to_the_first_that_failed() -> None:
     rank_0, rank_1, rank_2 = watchdogs(3)
     over = threading.Event()
     seconds = {}
@@ -83,16 +83,16 @@ def test_computing_rank_0_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_describe_waits_groups_ranks_by_stage() -> None:
-    said = describe_waits(
+    text = describe_waits(
         {2: "'merge' for rank 3", 0: "'sync'", 1: "'sync'"}, [4, 3], "did not arrive"
     )
-    assert said == (
+    assert text == (
         "ranks 0, 1 wait in 'sync'; rank 2 waits in 'merge' for rank 3; ranks 3, 4 did not arrive"
     )
 
 
 def test_describe_waits_stays_short_with_many_ranks() -> None:
-    said = describe_waits(dict.fromkeys(range(1000), "'sync'"), [1000], "did not arrive")
-    assert said == (
+    text = describe_waits(dict.fromkeys(range(1000), "'sync'"), [1000], "did not arrive")
+    assert text == (
         "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more wait in 'sync'; rank 1000 did not arrive"
     )
