@@ -1,7 +1,7 @@
-"""Communities of nodes, for batches of clusters: groups with many edges inside and few between.
+"""Community detection for cluster batches: groups of nodes with many edges inside, few between.
 
-All methods run on one thread of rank 0, which makes them repeatable, and on the simple undirected
-topology: directions and repeated edges do not count.
+All methods run in one thread of rank 0, which makes them repeatable, and ignore the direction and
+the repetition of edges.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
-from graphtheta.partition.core.neighbour_lists import NeighbourLists, place_on_rank_zero
+from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
-from graphtheta.partition.methods.kaminpar import KAMINPAR_BYTES_AN_EDGE, kaminpar_parts
+from graphtheta.partition.methods.kaminpar import KaMinPar, kaminpar_parts
+from graphtheta.partition.methods.multilevel import label_on_rank_zero
 
 __all__ = ["COMMUNITIES", "Detector", "detect"]
 
-_BYTES_AN_EDGE = 140  # of NetworKit for a pair of neighbours; measured on RMAT, 110 on communities
+_NETWORKIT_BYTES = 140  # per pair of neighbours, measured on RMAT; 110 on communities
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A way to find communities.
+    """Method of community detection.
 
     Attributes:
-        takes: Which argument of `detect` says how many there are.
-        default: Its value if none is given; None: it must be.
-        bytes_an_edge: What it holds for each pair of neighbours, beside the topology.
-        find: From a topology, the value and a seed to a label for each node.
+        parameter: Argument of `detect` that controls the number of communities.
+        default: Default of that argument. If None, it must be given.
+        bytes_per_pair: Work space for each pair of neighbours, in addition to the neighbour lists.
+        find: From neighbour lists, the value of the argument and a seed to a label of each node.
     """
 
-    takes: Literal["num_communities", "resolution"]
+    parameter: Literal["num_communities", "resolution"]
     default: float | None
-    bytes_an_edge: int
+    bytes_per_pair: int
     find: Callable[[NeighbourLists, float, int], NDArray[Any]]
 
 
@@ -52,23 +53,24 @@ def detect(
 ) -> NDArray[np.int32]:
     """Return the community of every node, on every rank; collective.
 
-    Communities are numbered in the order of their first nodes. A node without neighbours is one of
-    its own, but for `multilevel`.
+    Communities are numbered in the order of their first nodes. A node without neighbours is a
+    community of its own, except with `multilevel`.
 
     Args:
-        stream: The edges.
-        method: A key of `COMMUNITIES`.
-        num_communities: How many, for `multilevel`, which balances them.
-        resolution: How fine, for `louvain` and `leiden`: more make more; 1.0 if not given.
-        seed: Seed of what is random; `louvain` draws nothing.
+        stream: Edges of the graph.
+        method: Key of `COMMUNITIES`.
+        num_communities: Number of communities, for `multilevel`, which balances them.
+        resolution: Resolution of the modularity, for `louvain` and `leiden`. Larger values give
+            more communities. Defaults to 1.0.
+        seed: Random seed. `louvain` does not use it.
         resources: Ranks, memory and progress.
 
     Communication:
-        4 bytes a node from rank 0.
+        Broadcast of 4 bytes per node.
 
     Raises:
         ConfigError: If the method or its argument is wrong, or its library is missing.
-        PartitionError: If it would not fit the memory limit.
+        PartitionError: If the method does not fit the memory limit.
 
     Shape:
         Returns (N,) int32.
@@ -76,33 +78,33 @@ def detect(
     if method not in COMMUNITIES:
         raise ConfigError(f"communities: expected one of {sorted(COMMUNITIES)}, got {method!r}.")
     detector = COMMUNITIES[method]
+    parameter = detector.parameter
     given = {"num_communities": num_communities, "resolution": resolution}
-    wrong = [name for name in given if name != detector.takes and given[name] is not None]
-    value = given[detector.takes]
-    value = detector.default if value is None else value
+    wrong = [name for name in given if name != parameter and given[name] is not None]
+    value = detector.default if given[parameter] is None else given[parameter]
     if wrong or value is None:
         got = f"{wrong[0]}={given[wrong[0]]}" if wrong else "none"
-        raise ConfigError(f"communities: expected {detector.takes} for {method}, got {got}.")
-    if not 0 < value < np.inf or (detector.takes == "num_communities" and value > stream.num_nodes):
-        most = f" to {stream.num_nodes} nodes" if detector.takes == "num_communities" else ""
-        raise ConfigError(f"communities: expected {detector.takes} above 0{most}, got {value}.")
-    labels_N = place_on_rank_zero(
+        raise ConfigError(f"communities: expected {parameter} for {method}, got {got}.")
+    counted = parameter == "num_communities"
+    if not 0 < value < np.inf or (counted and value > stream.num_nodes):
+        most = f" to {stream.num_nodes} nodes" if counted else ""
+        raise ConfigError(f"communities: expected {parameter} above 0{most}, got {value}.")
+    return label_on_rank_zero(
         stream,
         resources,
         method,
-        detector.bytes_an_edge,
-        "Use the parts of a partitioning as communities, by lpa for one.",
-        lambda lists: _first_come(detector.find(lists, value, seed)),
+        detector.bytes_per_pair,
+        "Use the parts of a partitioning as communities, for example by lpa.",
+        lambda lists: _renumber(detector.find(lists, value, seed)),
     )
-    return labels_N
 
 
-def _first_come(labels_N: NDArray[Any]) -> NDArray[np.int32]:
+def _renumber(labels_N: NDArray[Any]) -> NDArray[np.int32]:
     """Return labels numbered in the order in which they first appear."""
     _, first, inverse = np.unique(labels_N, return_index=True, return_inverse=True)
-    rank = np.empty(first.shape[0], np.int32)
-    rank[np.argsort(first)] = np.arange(first.shape[0], dtype=np.int32)
-    return rank[inverse]
+    number = np.empty(first.shape[0], np.int32)
+    number[np.argsort(first)] = np.arange(first.shape[0], dtype=np.int32)
+    return number[inverse]
 
 
 # -- the methods ----------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def _networkit(
 ) -> NDArray[Any]:
     num_nodes = lists.indptr.shape[0] - 1
     if not lists.neighbours.shape[0]:
-        return np.arange(num_nodes)  # modularity is a share of the edges
+        return np.arange(num_nodes)  # modularity is not defined without edges
     try:
         import networkit
     except ImportError as error:
@@ -147,24 +149,24 @@ def _networkit(
             f"communities: expected NetworKit for louvain and leiden, got {error}. "
             "Run: pip install 'graphtheta[communities]'"
         ) from error
-    ends = np.repeat(np.arange(num_nodes, dtype=np.uint64), np.diff(lists.indptr))
-    once = ends < lists.neighbours  # an undirected edge is given by one of its directions
-    pairs = ends[once], lists.neighbours[once].astype(np.uint64)
-    del ends, once
+    nodes = np.repeat(np.arange(num_nodes, dtype=np.uint64), np.diff(lists.indptr))
+    once = nodes < lists.neighbours  # one of the two directions of each edge
+    pairs = nodes[once], lists.neighbours[once].astype(np.uint64)
+    del nodes, once
     graph = networkit.GraphFromCoo(pairs, n=num_nodes, weighted=False, directed=False)
     del pairs
     threads = networkit.getMaxNumberOfThreads()
     networkit.setNumberOfThreads(1)
     networkit.setSeed(seed & 0xFFFFFFFFFFFFFFFF, False)
     try:
-        done = algorithm(networkit.community, graph).run()
-        return np.array(done.getPartition().getVector())
+        result = algorithm(networkit.community, graph).run()
+        return np.array(result.getPartition().getVector())
     finally:
         networkit.setNumberOfThreads(threads)
 
 
 COMMUNITIES: dict[str, Detector] = {
-    "louvain": Detector("resolution", 1.0, _BYTES_AN_EDGE, _louvain),
-    "leiden": Detector("resolution", 1.0, _BYTES_AN_EDGE, _leiden),
-    "multilevel": Detector("num_communities", None, KAMINPAR_BYTES_AN_EDGE, _multilevel),
+    "louvain": Detector("resolution", 1.0, _NETWORKIT_BYTES, _louvain),
+    "leiden": Detector("resolution", 1.0, _NETWORKIT_BYTES, _leiden),
+    "multilevel": Detector("num_communities", None, KaMinPar.bytes_per_pair, _multilevel),
 }

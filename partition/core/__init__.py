@@ -1,1 +1,1 @@
-"""What partitioners are built from: interfaces, edge streams, capacities, worker threads."""
+"""Building blocks of partitioners: interfaces, edge streams, capacities, threads."""

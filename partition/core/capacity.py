@@ -1,4 +1,4 @@
-"""How much a part may hold: limits of balance as hard capacities."""
+"""Capacities of parts: balance limits as the most that a part may hold."""
 
 from __future__ import annotations
 
@@ -18,54 +18,60 @@ from graphtheta.partition.core.stream import EdgeStream
 __all__ = [
     "Capacities",
     "add_node",
-    "demand",
-    "emptiest",
+    "fill_ratio",
     "fits",
+    "least_full",
+    "limit_shares",
     "node_capacities",
-    "only_limit",
     "part_loads",
+    "single_limit",
 ]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
-_DEFAULT_LIMIT = 1.05  # of nodes, where no limit is asked for
-_LOOSE_LIMIT = 1.5  # of nodes, where only others are
+_DEFAULT_LIMIT = 1.05  # of nodes, if no limit is set
+_LOOSE_LIMIT = 1.5  # of nodes, if only other limits are set
 
 
 @dataclass(frozen=True, slots=True)
 class Capacities:
-    """What each node weighs, for each of C limits, and how much a part may hold.
+    """Weights of the nodes and capacities of a part, for each of C balance limits.
 
     Attributes:
-        what: Of what the limits are: those asked for, and nodes.
-        limits: Largest part over the mean.
-        num_asked: How many of them must hold; nodes that nobody asked for come last and need not.
+        what: What each limit is of: those that are set, then nodes.
+        limits: Largest part divided by the mean.
+        num_required: Number of limits that must hold. A limit of nodes that the user did not set
+            comes last and may be exceeded.
 
     Shape:
-        weight_NC: (N, C) int32, or int64 where a weight needs it. total_C, most_C: (C,) int64.
-        mean_C: (C,) float64, of a node's weight, 1 if all are 0.
+        weight_NC: (N, C) int32, or int64 if a weight needs it. total_C, capacity_C: (C,) int64.
+        mean_C: (C,) float64, mean weight of a node, or 1 if all weights are 0.
     """
 
     what: tuple[BalanceOf, ...]
     limits: tuple[float, ...]
-    num_asked: int
+    num_required: int
     weight_NC: NDArray[Any]
     total_C: NDArray[np.int64]
-    most_C: NDArray[np.int64]
+    capacity_C: NDArray[np.int64]
     mean_C: NDArray[np.float64]
 
 
-def only_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
-    """Return what a method that keeps one limit shall balance, and the limit; nodes by default.
+def single_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
+    """Return the only limit that is set and what it is of; ("nodes", None) if none is set.
+
+    Args:
+        name: Name of a method that supports one limit.
+        balance: Limits that the user set.
 
     Raises:
-        PartitionError: If several limits are asked for.
+        PartitionError: If several limits are set.
     """
     limits = balance.limits()
     if len(limits) > 1:
         raise PartitionError(
-            f"partition: expected one limit of balance for {name}, got {len(limits)} "
-            f"({', '.join(limits)}). Leave one, or take ldg, fennel or lpa, which keep several."
+            f"partition: expected one balance limit for {name}, got {len(limits)} "
+            f"({', '.join(limits)}). Keep one, or use ldg, fennel or lpa, which support several."
         )
     return next(iter(limits.items()), ("nodes", None))
 
@@ -73,49 +79,55 @@ def only_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
 def node_capacities(
     stream: EdgeStream, num_parts: int, balance: Balance, resources: Resources
 ) -> Capacities:
-    """Return ceil(limit * total / num_parts) for each limit; of nodes 1.05 if none is asked.
+    """Return the capacities for some balance limits: ceil(limit * total / num_parts) each.
 
-    Nodes are limited always, if loosely: else nodes without in-edges or outside the training set,
-    which weigh nothing, would fill up one part.
+    Nodes always have a limit: 1.05 if no limit is set, 1.5 if only others are. Without it, nodes
+    without in-edges or outside the training set, which weigh nothing, would fill up one part.
 
     Communication:
         That of `count_degrees` if edges are limited.
 
     Raises:
-        PartitionError: If one node alone is more than a part may hold.
+        PartitionError: If one node alone exceeds the capacity of a part.
     """
     limits = balance.limits() or {"nodes": _DEFAULT_LIMIT}
-    num_asked = len(limits)
+    num_required = len(limits)
     limits.setdefault("nodes", _LOOSE_LIMIT)
-    columns = [_weights(stream, each, balance, resources) for each in limits]
-    heaviest = max(int(column.max()) for column in columns)
-    weight_NC = np.empty(
-        (stream.num_nodes, len(limits)), np.int32 if heaviest < 2**31 else np.int64
-    )
-    for c, column in enumerate(columns):
-        weight_NC[:, c] = column
-    total_C = np.array([column.sum(dtype=np.int64) for column in columns], np.int64)
-    most_C = np.ceil(np.array(list(limits.values())) * total_C / num_parts - 1e-9).astype(np.int64)
-    for c, ((each, limit), column) in enumerate(zip(limits.items(), columns, strict=True)):
-        node = int(column.argmax())
-        if column[node] > most_C[c]:
+    weights = [_weights(stream, what, balance, resources) for what in limits]
+    heaviest = max(int(weight_N.max()) for weight_N in weights)
+    dtype = np.int32 if heaviest < 2**31 else np.int64
+    weight_NC = np.empty((stream.num_nodes, len(limits)), dtype)
+    for c, weight_N in enumerate(weights):
+        weight_NC[:, c] = weight_N
+    total_C = np.array([weight_N.sum(dtype=np.int64) for weight_N in weights], np.int64)
+    ratios = np.array(list(limits.values()))
+    capacity_C = np.ceil(ratios * total_C / num_parts - 1e-9).astype(np.int64)
+    for c, ((what, limit), weight_N) in enumerate(zip(limits.items(), weights, strict=True)):
+        node = int(weight_N.argmax())
+        if weight_N[node] > capacity_C[c]:
             mean = int(total_C[c]) / num_parts
             raise PartitionError(
-                f"partition: expected no node above {int(most_C[c])} in-edges (the limit "
-                f"{each}={limit:g} for {num_parts} parts), got {int(column[node])} at the node of "
-                f"key {node}, all in one part of any edge-cut. Raise {each} to "
-                f"{column[node] / mean:.3g}, ask for fewer parts, or take a vertex-cut such as dbh."
+                f"partition: expected no node above {int(capacity_C[c])} in-edges (the limit "
+                f"{what}={limit:g} for {num_parts} parts), got {int(weight_N[node])} at the node "
+                f"with key {node}, which an edge-cut keeps in one part. Raise {what} to "
+                f"{weight_N[node] / mean:.3g}, use fewer parts, or use a vertex-cut such as dbh."
             )
     mean_C = np.where(total_C > 0, total_C / stream.num_nodes, 1.0)
     return Capacities(
-        tuple(limits), tuple(limits.values()), num_asked, weight_NC, total_C, most_C, mean_C
+        tuple(limits),
+        tuple(limits.values()),
+        num_required,
+        weight_NC,
+        total_C,
+        capacity_C,
+        mean_C,
     )
 
 
 def part_loads(
     parts_N: NDArray[np.int32], num_parts: int, capacities: Capacities
 ) -> NDArray[np.int64]:
-    """Return what the nodes of each part weigh together.
+    """Return the sum of the weights of the nodes of each part.
 
     Shape:
         parts_N: (N,). Returns (P, C) int64.
@@ -134,49 +146,61 @@ def fits(
     part: int,
     weight_NC: NDArray[Any],
     node: int,
-    most_C: NDArray[np.int64],
+    capacity_C: NDArray[np.int64],
 ) -> bool:  # pragma: no cover - compiled
-    """Return whether a part has room for a node in all that is limited."""
-    for c in range(most_C.shape[0]):
-        if load_PC[part, c] + weight_NC[node, c] > most_C[c]:
+    """Return whether a part has room for a node under every limit."""
+    for c in range(capacity_C.shape[0]):
+        if load_PC[part, c] + weight_NC[node, c] > capacity_C[c]:
             return False
     return True
 
 
 @_jit
-def demand(
-    weight_NC: NDArray[Any], node: int, mean_C: NDArray[np.float64], demand_C: NDArray[np.float64]
+def limit_shares(
+    weight_NC: NDArray[Any], node: int, mean_C: NDArray[np.float64], share_C: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
-    """Write how much a node cares how full a part is of each that is limited; the sum is 1.
+    """Write the share of each limit in the normalised weight of a node; the shares sum to 1.
 
-    A hub looks for a part with room for edges, a node without in-edges for one with room for nodes:
-    otherwise some parts would fill up with edges, and others with nodes.
+    A hub then looks for a part with room for edges, and a node without in-edges for a part with
+    room for nodes. Otherwise some parts would fill up with edges and others with nodes.
     """
     total = 0.0
     for c in range(mean_C.shape[0]):
-        demand_C[c] = weight_NC[node, c] / mean_C[c]
-        total += demand_C[c]
+        share_C[c] = weight_NC[node, c] / mean_C[c]
+        total += share_C[c]
     for c in range(mean_C.shape[0]):
-        demand_C[c] = demand_C[c] / total if total > 0.0 else 1.0 / mean_C.shape[0]
+        share_C[c] = share_C[c] / total if total > 0.0 else 1.0 / mean_C.shape[0]
 
 
 @_jit
-def emptiest(
+def fill_ratio(
+    load_PC: NDArray[np.int64],
+    part: int,
+    capacity_C: NDArray[np.int64],
+    share_C: NDArray[np.float64],
+) -> float:  # pragma: no cover - compiled
+    """Return how full a part is, 1 at its capacity: the mean over the limits, weighted by share."""
+    ratio = 0.0
+    for c in range(capacity_C.shape[0]):
+        ratio += share_C[c] * load_PC[part, c] / max(capacity_C[c], 1)
+    return ratio
+
+
+@_jit
+def least_full(
     load_PC: NDArray[np.int64],
     weight_NC: NDArray[Any],
     node: int,
-    most_C: NDArray[np.int64],
-    demand_C: NDArray[np.float64],
+    capacity_C: NDArray[np.int64],
+    share_C: NDArray[np.float64],
     must_fit: bool,
 ) -> int:  # pragma: no cover - compiled
-    """Return the least full part with room for a node, the lowest of equals; -1: none has room."""
-    best, best_full = -1, np.inf
+    """Return the least full part, the first on ties; -1 if `must_fit` and none has room."""
+    best, best_ratio = -1, np.inf
     for p in range(load_PC.shape[0]):
-        full = 0.0
-        for c in range(most_C.shape[0]):
-            full += demand_C[c] * load_PC[p, c] / max(most_C[c], 1)
-        if full < best_full and (not must_fit or fits(load_PC, p, weight_NC, node, most_C)):
-            best, best_full = p, full
+        ratio = fill_ratio(load_PC, p, capacity_C, share_C)
+        if ratio < best_ratio and (not must_fit or fits(load_PC, p, weight_NC, node, capacity_C)):
+            best, best_ratio = p, ratio
     return best
 
 
@@ -184,12 +208,9 @@ def emptiest(
 def add_node(
     load_PC: NDArray[np.int64], part: int, weight_NC: NDArray[Any], node: int, sign: int
 ) -> None:  # pragma: no cover - compiled
-    """Add a node's weights to those of a part, or take them away."""
+    """Add a node's weights to the load of a part, or subtract them if `sign` is -1."""
     for c in range(load_PC.shape[1]):
         load_PC[part, c] += sign * weight_NC[node, c]
-
-
-# -- the rest -------------------------------------------------------------------------------------
 
 
 def _weights(
@@ -198,7 +219,7 @@ def _weights(
     if what == "edges":
         return count_degrees(stream, resources, "in")
     if what == "train":
-        assert balance.is_train is not None, "a limit of training nodes comes with which they are"
+        assert balance.is_train is not None, "a limit of training nodes comes with their mask"
         return balance.is_train.view(np.int8)
     return np.ones(stream.num_nodes, np.int8)
 

@@ -1,17 +1,20 @@
-"""Greedy placement of edges by many threads and ranks, with one result for any number of them.
+"""Blocks of edges that are decided in parallel, with one result for any ranks and threads.
 
-A greedy method decides an edge by what became of those before it. Here a block of edges is decided
-against the state before the block, then all of it is applied. A block is cut into lanes; within a
-lane, edges are decided one after the other, each seeing the loads that its lane has added. Blocks
-and lanes are fixed by the arguments; threads and ranks only share out the lanes.
+A greedy method decides an edge from the decisions before it. Here a batch of edges is decided from
+the state before the batch, then the whole batch is applied to the state. A batch is split into
+blocks, which are decided in parallel; within a block, edges are decided one after another, and each
+sees the loads that its block has added. Batches and blocks are fixed by the options; ranks and
+threads only share out the blocks.
 
-Blocks begin small and grow with the edges seen, as an early decision weighs more: it is the first
-replica that many later edges follow.
+Batches are small at first and grow with the edges seen, because early decisions weigh more: many
+later edges follow the first replica of a node.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Protocol
@@ -20,148 +23,215 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.partitioner import EdgeParts
 from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 from graphtheta.partition.core.thread_pool import ThreadPool
+from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["NO_CAP", "BlockRule", "EdgeBlocks", "edge_cap", "least_loaded"]
+__all__ = [
+    "DEFAULT_EDGE_BLOCKS",
+    "NO_CAP",
+    "BlockRule",
+    "EdgeBlocks",
+    "edge_cap",
+    "least_loaded",
+    "part_order",
+]
 
 NO_CAP = 1 << 60
-_FIRST_BLOCK = 64
-_GROWTH = 16  # a block is at most this share of the edges before it
-_ALONE = 4096  # edges that one thread decides before others have woken
-
-
-def edge_cap(limit: float | None, num_edges: int, num_parts: int) -> int:
-    """Return the most edges that a part may get: `limit` times the mean, or what must be.
-
-    Args:
-        limit: Largest part over the mean; None: none.
-        num_edges: Edges (E).
-        num_parts: Parts (P).
-    """
-    if limit is None:
-        return NO_CAP
-    # 1.1 * 10 is 11 and not 11.000000000000002, whose ceiling is 12.
-    exact = Fraction(limit).limit_denominator(10**9)
-    return max(math.ceil(exact * num_edges / num_parts), -(-num_edges // num_parts))
+_FIRST_BATCH = 64
+_GROWTH = 16  # a batch has at most 1 / _GROWTH as many edges as came before it
+_ONE_THREAD = 4096  # a batch of fewer edges is done before other threads have woken up
 
 
 class BlockRule(Protocol):
-    """How a method places edges. Several threads call both methods at once, on different rows."""
+    """Scoring rule of a greedy method. Several threads call each method, on different edges."""
 
     def decide(
         self,
         src: NDArray[Any],
         dst: NDArray[Any],
-        lanes: NDArray[np.int64],
+        bounds: NDArray[np.int64],
         loads_P: NDArray[np.int64],
-        scale: int,
+        load_step: int,
         parts: NDArray[np.int32],
     ) -> None:
-        """Write the part of each edge, but where `parts` is negative: that edge has one.
+        """Write the part of each edge of some blocks; skip edges whose part is negative on entry.
 
         Args:
-            src: Sources of the whole block.
-            dst: Destinations.
-            lanes: Where the lanes to decide begin, and where the last ends.
-            loads_P: Edges of each part before the block; not written.
-            scale: By how much an edge raises the load of a part in the eyes of its lane: the number
-                of lanes, as the others are likely to do the same.
-            parts: Of the whole block.
+            src: Sources of the batch.
+            dst: Destinations of the batch.
+            bounds: Where each block to decide begins, and where the last one ends.
+            loads_P: Number of edges of each part before the batch; read only.
+            load_step: How much a block adds to the load of a part for each edge that it assigns:
+                the number of blocks, because the other blocks are likely to decide alike.
+            parts: Parts of the batch.
         """
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        """Note where edges went, but for those of negative parts."""
+        """Update the state with the parts of edges; skip edges whose part is negative."""
 
 
+@dataclass(frozen=True, slots=True)
 class EdgeBlocks:
-    """Places the edges that it is given, in the order in which it is given them; collective.
+    """Sizes of the batches and blocks of a stream of edges. The result depends on them.
 
-    Communication:
-        One all-gather of 2 bytes an edge (4 from 2^15 parts on) for each block, when there are
-        several ranks.
-
-    Args:
-        rule: Decides and applies.
-        loads_P: Edges of each part so far; kept up to date in place.
-        cap: The most edges of a part. No part exceeds it, as long as P times it is enough.
-        block: The most edges decided against one state.
-        lanes: Pieces of a block that are decided at the same time.
-        resources: Ranks.
-        pool: Threads.
-        stage: What ranks are doing.
-        seen: Edges that the state knows of at first, for the size of the first block.
+    Attributes:
+        batch_size: Most edges that are decided from one state. One edge at a time is the
+            sequential method.
+        num_blocks: Blocks of a batch. More ranks times threads than blocks have no use.
     """
 
-    def __init__(
+    batch_size: int = 1 << 17
+    num_blocks: int = 64
+
+    def place(
         self,
+        stream: EdgeStream,
         rule: BlockRule,
         loads_P: NDArray[np.int64],
         cap: int,
         *,
-        block: int,
-        lanes: int,
+        title: str,
+        name: str,
+        seed: int,
         resources: Resources,
-        pool: ThreadPool,
-        stage: str,
-        seen: int = 0,
-    ) -> None:
-        self._rule, self._loads, self._cap = rule, loads_P, cap
-        self._block, self._lanes = block, min(lanes, block)
-        self._resources, self._comm = resources, resources.comm
-        self._pool, self._stage = pool, stage
-        self._sent = np.dtype(np.int16 if loads_P.shape[0] < 1 << 15 else np.int32)
-        self._seen = seen
+        preassign: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.int32]] | None = None,
+        num_preassigned: int = 0,
+    ) -> Iterator[EdgeParts]:
+        """Assign all edges in order; yield the parts of this rank's share of each chunk.
 
-    def place(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        """Decide the next edges, on every rank all of them.
+        Every rank decides its share of the blocks and then applies all decisions, so that all ranks
+        hold the same state; collective.
 
         Args:
-            src: Sources.
-            dst: Destinations.
-            parts: Written, but where it is -1 - p on entry: such an edge is in part p already,
-                which counts it, and keeps this value.
+            stream: Edges of the graph.
+            rule: Decides edges and holds the state.
+            loads_P: Number of edges already in each part; updated in place.
+            cap: Most edges of a part. It is kept if P times the cap is enough for all edges.
+            title: Title of the progress display.
+            name: Name of the method, for messages about ranks that wait.
+            seed: Random seed, which draws the order of the parts.
+            resources: Ranks and threads.
+            preassign: From sources and destinations to -1 - part for each edge that is in a part
+                already, which counts it, and 0 for the others; called on every rank, collective.
+                If None, no edge is in a part.
+            num_preassigned: Number of edges that the state knows, for the size of the first batch.
+
+        Communication:
+            If there are several ranks, one all-gather for each batch: 2 bytes per edge, 4 from
+            2^15 parts on.
         """
+        order_P = part_order(loads_P.shape[0], seed)
+        with (
+            resources.progress.phase(title, stream.num_edges, "edges") as advance,
+            ThreadPool(resources.threads) as pool,
+        ):
+            batches = _Batches(self, rule, loads_P, cap, name, resources, pool)
+            seen = num_preassigned
+            for start, stop in chunk_ranges(0, stream.num_edges):
+                src, dst = stream.read(start, stop)
+                parts = preassign(src, dst) if preassign else np.zeros(stop - start, np.int32)
+                seen = batches.place(src, dst, parts, seen)
+                first, last = resources.share(start, stop)
+                mine = parts[first - start : last - start]
+                advance(stop - start)
+                yield first, order_P[np.maximum(mine, -1 - mine)]
+
+
+DEFAULT_EDGE_BLOCKS = EdgeBlocks()
+
+
+class _Batches:
+    def __init__(
+        self,
+        blocks: EdgeBlocks,
+        rule: BlockRule,
+        loads_P: NDArray[np.int64],
+        cap: int,
+        name: str,
+        resources: Resources,
+        pool: ThreadPool,
+    ) -> None:
+        self._batch_size = blocks.batch_size
+        self._num_blocks = min(blocks.num_blocks, blocks.batch_size)
+        self._rule, self._loads, self._cap = rule, loads_P, cap
+        self._stage = f"{name}: exchange decisions"
+        self._resources, self._pool = resources, pool
+        self._sent_dtype = np.dtype(np.int16 if loads_P.shape[0] < 1 << 15 else np.int32)
+
+    def place(
+        self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32], seen: int
+    ) -> int:
+        """Assign the next edges; return `seen` plus their number."""
         start, count = 0, src.shape[0]
         while start < count:
-            size = min(self._block, max(_FIRST_BLOCK, self._seen // _GROWTH))
+            size = min(self._batch_size, max(_FIRST_BATCH, seen // _GROWTH))
             stop = min(count, start + size)
-            self._place_block(src[start:stop], dst[start:stop], parts[start:stop])
-            self._seen += stop - start
+            self._place_batch(src[start:stop], dst[start:stop], parts[start:stop])
+            seen += stop - start
             start = stop
+        return seen
 
-    def _place_block(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        comm, count = self._comm, src.shape[0]
-        lanes = np.arange(self._lanes + 1) * count // self._lanes
-        first, last = self._resources.share(0, self._lanes)
+    def _place_batch(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
+        comm, count = self._resources.comm, src.shape[0]
+        bounds = np.arange(self._num_blocks + 1) * count // self._num_blocks
+        first, last = self._resources.share(0, self._num_blocks)
 
-        def decide(cut: tuple[int, int]) -> None:
-            mine = lanes[cut[0] : cut[1] + 1]
-            self._rule.decide(src, dst, mine, self._loads, self._lanes, parts)
+        def decide(blocks: tuple[int, int]) -> None:
+            mine = bounds[blocks[0] : blocks[1] + 1]
+            self._rule.decide(src, dst, mine, self._loads, self._num_blocks, parts)
 
-        def apply(cut: tuple[int, int]) -> None:
-            rows = slice(*cut)
+        def apply(edges: tuple[int, int]) -> None:
+            rows = slice(*edges)
             self._rule.apply(src[rows], dst[rows], parts[rows])
 
-        self._pool.map(decide, self._cuts(first, last, count))
+        self._pool.map(decide, self._split(first, last, count))
         if comm.size > 1:
-            mine = parts[lanes[first] : lanes[last]].astype(self._sent)
+            mine = parts[bounds[first] : bounds[last]].astype(self._sent_dtype)
             parts[:] = np.concatenate(comm.all_gather(mine, stage=self._stage))
-        _settle(parts, self._loads, self._cap)
-        self._pool.map(apply, self._cuts(0, count, count))
+        _add_loads(parts, self._loads, self._cap)
+        self._pool.map(apply, self._split(0, count, count))
 
-    def _cuts(self, first: int, last: int, edges: int) -> list[tuple[int, int]]:
-        # Two pieces a thread: one that is held up does not hold up the others as long.
-        pieces = 1 if edges < _ALONE else min(last - first, 2 * self._pool.threads)
-        if self._pool.threads == 1 or pieces < 2:
+    def _split(self, first: int, last: int, num_edges: int) -> list[tuple[int, int]]:
+        # Two ranges per thread, so that a delayed thread holds up the others less.
+        threads = self._pool.threads
+        ranges = 1 if num_edges < _ONE_THREAD else min(last - first, 2 * threads)
+        if threads == 1 or ranges < 2:
             return [(first, last)]
-        ends = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
-        return list(pairwise(ends))
+        bounds = [first + (last - first) * i // ranges for i in range(ranges + 1)]
+        return list(pairwise(bounds))
+
+
+def edge_cap(limit: float | None, num_edges: int, num_parts: int) -> int:
+    """Return the most edges that a part may get: `limit` times the mean, or the mean if greater.
+
+    Args:
+        limit: Largest part divided by the mean. If None, there is no cap.
+        num_edges: Number of edges (E).
+        num_parts: Number of parts (P).
+    """
+    if limit is None:
+        return NO_CAP
+    # 1.1 * 10 must be 11, not 11.000000000000002, which would round up to 12.
+    exact = Fraction(limit).limit_denominator(10**9)
+    return max(math.ceil(exact * num_edges / num_parts), -(-num_edges // num_parts))
+
+
+def part_order(num_parts: int, seed: int) -> NDArray[np.int32]:
+    """Return a random order of the parts: part i of a greedy method is part order[i] of the result.
+
+    Shape:
+        Returns (P,) int32.
+    """
+    drawn = hash_keys(np.arange(num_parts), seed, Purpose.PLACEMENT)
+    return np.argsort(drawn, kind="stable").astype(np.int32)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def least_loaded(loads_P: NDArray[np.int64]) -> int:  # pragma: no cover - compiled
-    """Return the first of the parts with the fewest edges."""
+    """Return the part with the fewest edges, the first on ties."""
     least = 0
     for part in range(loads_P.shape[0]):
         if loads_P[part] < loads_P[least]:
@@ -170,10 +240,10 @@ def least_loaded(loads_P: NDArray[np.int64]) -> int:  # pragma: no cover - compi
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _settle(
+def _add_loads(
     parts: NDArray[np.int32], loads_P: NDArray[np.int64], cap: int
 ) -> None:  # pragma: no cover - compiled
-    # Lanes saw estimates of the loads; the cap is kept here, where all decisions are known.
+    # Blocks saw estimates of the loads. Only here, where all decisions are known, the cap is exact.
     for i in range(np.uint64(parts.shape[0])):
         if parts[i] < 0:
             continue

@@ -1,7 +1,10 @@
-"""Neighbourhood expansion: grow one part after the other around nodes with few outside neighbours.
+"""Neighbourhood expansion: grow one part after another over the edges of nodes of low degree.
 
-Edges of a node of high degree with another such are not here, and a node of high degree has no list
-of neighbours: it is never expanded, and counts as being on the border of every part.
+A part consists of a core and a boundary around it. In each step, the boundary node with the fewest
+neighbours outside the part joins the core, and those neighbours join the boundary.
+
+Edges between two nodes of high degree are left out. A node of high degree has no list of
+neighbours: it never joins a core, and it counts as a boundary node of every part.
 
 Source:
     Zhang, Wei, Liu, Tang, Li, "Graph edge partitioning via neighborhood heuristic", KDD 2017 (NE);
@@ -16,18 +19,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.replica_bitset import add_replica
+from graphtheta.partition.core.replica_bitset import add_replica, words_per_node
 
 __all__ = ["UnassignedEdges", "expansion_bytes"]
 
 
 def expansion_bytes(num_nodes: int, num_edges: int, num_entries: int) -> int:
-    """Return the bytes that `UnassignedEdges` holds.
+    """Return the bytes that `UnassignedEdges` needs.
 
     Args:
-        num_nodes: Nodes.
-        num_edges: Edges with an endpoint of low degree.
-        num_entries: Sum of low degrees.
+        num_nodes: Number of nodes (N).
+        num_edges: Number of edges with an endpoint of low degree.
+        num_entries: Sum of the low degrees.
     """
     width = _entry_type(num_edges).itemsize
     return 8 * num_nodes + 5 * 4 * num_nodes + 2 * width * num_entries + 4 * num_edges
@@ -38,28 +41,28 @@ def _entry_type(num_edges: int) -> np.dtype[Any]:
 
 
 class UnassignedEdges:
-    """For each node of low degree, its edges that have no part yet.
+    """Lists of the edges of each node of low degree that have no part yet.
 
     Args:
-        degree_N: Degrees, self-loops twice.
-        highest: Nodes of a higher degree have no list.
-        num_edges: Edges that `add` will bring.
+        degree_N: Degrees of all nodes; a self-loop counts twice.
+        highest: Highest low degree.
+        num_edges: Number of edges with an endpoint of low degree that will be added.
     """
 
     def __init__(self, degree_N: NDArray[np.int64], highest: int, num_edges: int) -> None:
         self._degree, self._highest = degree_N, highest
         num_nodes = degree_N.shape[0]
-        assert num_nodes < 1 << 31, "more nodes than links have room for"
-        # Where each list begins; how many of its edges are left changes.
+        assert num_nodes < 1 << 31, "links have room for the nodes"
+        # Where each list begins; its length shrinks as edges get parts.
         self._begin = np.empty(num_nodes, np.int64)
-        entries = _begin(degree_N, highest, self._begin)
+        entries = _list_begins(degree_N, highest, self._begin)
         self._length = np.zeros(num_nodes, np.int32)
         self._entries = np.empty((entries, 2), _entry_type(num_edges))
         self._part = np.full(num_edges, -1, np.int32)
         self._added = 0
 
     def add(self, src: NDArray[Any], dst: NDArray[Any]) -> None:
-        """Append edges; those between two nodes of high degree are passed over."""
+        """Append edges; those between two nodes of high degree are skipped."""
         self._added = _add(
             src,
             dst,
@@ -75,23 +78,21 @@ class UnassignedEdges:
         self,
         loads_P: NDArray[np.int64],
         replicas: NDArray[np.uint64],
-        words: int,
         first_seed: int,
     ) -> NDArray[np.int32]:
-        """Place all edges; a part gets at most their mean, rounded up. The lists are used up.
+        """Assign all edges; a part gets at most their mean, rounded up. Call this once.
 
         Args:
-            loads_P: Edges of each part, 0 at first; counted up.
-            replicas: Parts of each node; added to.
-            words: Words of a node's set.
-            first_seed: The node that growth begins at, or the next that can.
+            loads_P: Number of edges of each part, 0 at first; updated in place.
+            replicas: Parts of each node; updated in place.
+            first_seed: Node from which the first part grows, or the next node that has edges.
 
-        Shape:
-            Returns the part of each edge that was not passed over, in the order added.
+        Returns:
+            The part of each edge that was not skipped, in the order added.
         """
-        assert self._added == self._part.shape[0], "other edges than were counted"
+        assert self._added == self._part.shape[0], "as many edges as announced"
         num_nodes = self._degree.shape[0]
-        links = np.empty((num_nodes, 3), np.int32)  # next and previous in a bucket, and which
+        links = np.empty((num_nodes, 3), np.int32)  # columns _NEXT, _PREVIOUS and _BUCKET
         _expand(
             self._begin,
             self._length,
@@ -102,7 +103,7 @@ class UnassignedEdges:
             loads_P,
             -(-self._part.shape[0] // loads_P.shape[0]),
             replicas,
-            np.uint64(words),
+            np.uint64(words_per_node(loads_P.shape[0])),
             np.full(num_nodes, -1, np.int32),
             links,
             np.empty(self._highest + 1, np.int32),
@@ -112,7 +113,7 @@ class UnassignedEdges:
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _begin(
+def _list_begins(
     degree_N: NDArray[np.int64], highest: int, begin_N: NDArray[np.int64]
 ) -> int:  # pragma: no cover - compiled
     total = 0
@@ -138,31 +139,31 @@ def _add(
         u, v = np.uint64(src[i]), np.uint64(dst[i])
         low_u, low_v = degree_N[u] <= highest, degree_N[v] <= highest
         if low_u:
-            at = np.uint64(begin_N[u] + length_N[u])
-            entries[at, 0], entries[at, 1] = v, edge
+            entry = np.uint64(begin_N[u] + length_N[u])
+            entries[entry, 0], entries[entry, 1] = v, edge
             length_N[u] += 1
         if low_v:
-            at = np.uint64(begin_N[v] + length_N[v])
-            entries[at, 0], entries[at, 1] = u, edge
+            entry = np.uint64(begin_N[v] + length_N[v])
+            entries[entry, 0], entries[entry, 1] = u, edge
             length_N[v] += 1
         edge += low_u | low_v
     return edge
 
 
-# Nodes of the border wait in buckets by how many neighbours they have outside the part: a bucket is
-# a doubly linked list, so that a node changes buckets in a few writes. _LEVEL is its bucket.
-_NEXT, _PREVIOUS, _LEVEL = 0, 1, 2
+# Boundary nodes are in buckets by their number of neighbours outside the part. A bucket is a doubly
+# linked list, so that a node changes buckets in a few writes.
+_NEXT, _PREVIOUS, _BUCKET = 0, 1, 2
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def _insert(
-    node: int, level: int, links: NDArray[np.int32], heads: NDArray[np.int32]
+    node: int, bucket: int, links: NDArray[np.int32], heads: NDArray[np.int32]
 ) -> None:  # pragma: no cover - compiled
-    after = heads[level]
-    links[node, _NEXT], links[node, _PREVIOUS], links[node, _LEVEL] = after, -1, level
+    after = heads[bucket]
+    links[node, _NEXT], links[node, _PREVIOUS], links[node, _BUCKET] = after, -1, bucket
     if after >= 0:
         links[after, _PREVIOUS] = node
-    heads[level] = node
+    heads[bucket] = node
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
@@ -175,7 +176,7 @@ def _remove(
     if before >= 0:
         links[before, _NEXT] = after
     else:
-        heads[links[node, _LEVEL]] = after
+        heads[links[node, _BUCKET]] = after
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -197,8 +198,8 @@ def _join(
     links: NDArray[np.int32],
     heads: NDArray[np.int32],
 ) -> int:  # pragma: no cover - compiled
-    # Bring a node to the border: its edges into the part are the part's. Returns the lowest level
-    # of a node that got another one.
+    # Add a node to the boundary, and assign its edges with nodes of the part. Return the lowest
+    # bucket that a node was put into.
     in_part_N[node] = part
     begin, kept = begin_N[node], 0
     lowest = highest
@@ -213,10 +214,10 @@ def _join(
             add_replica(replicas, words, np.uint64(node), np.uint64(part))
             add_replica(replicas, words, np.uint64(other), np.uint64(part))
             if not (is_high or other == node or other == core):
-                level = links[other, _LEVEL] - 1
+                bucket = links[other, _BUCKET] - 1
                 _remove(other, links, heads)
-                _insert(other, level, links, heads)
-                lowest = min(lowest, level)
+                _insert(other, bucket, links, heads)
+                lowest = min(lowest, bucket)
         else:
             entries[begin + kept, 0], entries[begin + kept, 1] = other, edge
             kept += 1
@@ -243,25 +244,25 @@ def _expand(
     first_seed: int,
 ) -> None:  # pragma: no cover - compiled
     num_nodes, num_parts = degree_N.shape[0], loads_P.shape[0]
-    passed = 0  # nodes that are of no use as a seed any more
+    passed = 0  # nodes, from the first seed on, that have no edges left
     for part in range(num_parts):
         heads[:] = -1
-        level = heads.shape[0]
+        bucket = heads.shape[0]
         while loads_P[part] < quota:
-            while level < heads.shape[0] and heads[level] < 0:
-                level += 1
-            if level == heads.shape[0]:
+            while bucket < heads.shape[0] and heads[bucket] < 0:
+                bucket += 1
+            if bucket == heads.shape[0]:
                 while passed < num_nodes and length_N[(first_seed + passed) % num_nodes] == 0:
                     passed += 1
                 if passed == num_nodes:
                     return
                 seed = (first_seed + passed) % num_nodes
-                level = _join(
+                bucket = _join(
                     seed, -1, part, begin_N, length_N, entries, degree_N, highest, part_E,
                     loads_P, quota, replicas, words, in_part_N, links, heads,
                 )  # fmt: skip
                 continue
-            core = int(heads[level])
+            core = int(heads[bucket])
             _remove(core, links, heads)
             begin = begin_N[core]
             for i in range(begin, begin + length_N[core]):
@@ -273,10 +274,10 @@ def _expand(
                         other, core, part, begin_N, length_N, entries, degree_N, highest, part_E,
                         loads_P, quota, replicas, words, in_part_N, links, heads,
                     )  # fmt: skip
-                    level = min(level, joined)
+                    bucket = min(bucket, joined)
                 if part_E[edge] < 0:
-                    # The part is full, but a node of its core is done: the rest of its edges go
-                    # to the next part that has room.
+                    # The part is full before this core node is done: its remaining edges go to
+                    # the next part that has room.
                     to = part
                     while loads_P[to] >= quota:
                         to = (to + 1) % num_parts

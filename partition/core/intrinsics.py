@@ -1,4 +1,4 @@
-"""Instructions that Numba has no name for: prefetch, lowest bit, OR by several threads."""
+"""Instructions that Numba does not expose: prefetch, atomic OR, lowest set bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _row_address(context: Any, builder: Any, array_type: Any, array: Any, row: A
 
 
 def _prefetch_row(typingctx: Any, array: Any, row: Any) -> Any:
-    """Start to load the first cache line of `array[row]`; for reading soon."""
+    """Prefetch the first cache line of `array[row]`, which will be read soon."""
     if not isinstance(array, types.Array) or not isinstance(row, types.Integer):
         return None
 
@@ -40,7 +40,7 @@ def _prefetch_row(typingctx: Any, array: Any, row: Any) -> Any:
 
 
 def _or_at(typingctx: Any, array: Any, index: Any, bits: Any) -> Any:
-    """Do `array[index] |= bits` of a 1-D uint64 array in one step that no thread interrupts."""
+    """Perform `array[index] |= bits` on a 1-D uint64 array as one atomic operation."""
     if not (isinstance(array, types.Array) and array.ndim == 1 and array.dtype == types.uint64):
         return None
 
@@ -56,7 +56,7 @@ def _or_at(typingctx: Any, array: Any, index: Any, bits: Any) -> Any:
 
 
 def _lowest_bit(typingctx: Any, word: Any) -> Any:
-    """Return the position of the lowest bit that is set, as uint64; `word` is not 0."""
+    """Return the position of the lowest set bit as uint64; `word` must not be 0."""
     if word != types.uint64:
         return None
 
@@ -66,7 +66,7 @@ def _lowest_bit(typingctx: Any, word: Any) -> Any:
     return types.uint64(types.uint64), codegen
 
 
-# Compiled code calls them without the first argument, which no type checker can know.
+# Compiled code calls these without the first argument, which type checkers cannot know.
 lowest_bit: Any = intrinsic(_lowest_bit)
 or_at: Any = intrinsic(_or_at)
 prefetch_row: Any = intrinsic(_prefetch_row)

@@ -1,19 +1,19 @@
-"""Nodes decided in blocks of lanes: many at a time, the same on any number of ranks and threads.
+"""Blocks of nodes that are decided in parallel, with one result for any ranks and threads.
 
-A stream of nodes is cut into *blocks* of *lanes* of consecutive nodes. All lanes of a block start
-from what was placed before the block; within a lane, a node sees what was decided before it there,
-as it would in a sequential run. Then the nodes of a block are placed in order. Blocks grow with
-what is placed, as the first nodes of a stream decide most. Lanes, not threads or ranks, are what a
-result depends on: ranks and threads take whole lanes.
+A greedy method decides a node from the decisions before it. Here the stream of nodes is split into
+blocks of consecutive nodes. Within a block, nodes are decided one after another, and each sees the
+decisions of its block so far. A batch of blocks is decided in parallel: each block starts from the
+assignments before the batch. Then the nodes of the batch are assigned in order.
 
-The order is that of node keys, from a node that the seed draws round to it.
+Batches are small at first and grow, because the first nodes of a stream decide most. The result
+depends on the sizes of blocks and batches, not on ranks and threads, which share out whole blocks.
+
+Nodes come in the order of their keys, from a node that the seed draws, and wrap around.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.partition.core.resources import Advance, Resources
+from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["LANES", "Decide", "NodeBlocks", "Place"]
+__all__ = ["DEFAULT_NODE_BLOCKS", "Decide", "NodeBlocks", "Place"]
 
 Decide = Callable[[int, int, int, NDArray[np.int32]], None]
 Place = Callable[[int, NDArray[np.int32]], None]
@@ -31,51 +32,54 @@ Place = Callable[[int, NDArray[np.int32]], None]
 
 @dataclass(frozen=True, slots=True)
 class NodeBlocks:
-    """Which nodes are decided together; part of a method, not of its resources.
+    """Sizes of the blocks and batches of a stream of nodes.
 
-    One lane for all nodes is the sequential method.
+    One block of all nodes is the sequential method.
 
     Attributes:
-        nodes: Nodes of a lane.
-        at_once: Most lanes of a block.
-        growth: A block holds at most as many nodes as stand before it, over this.
+        block_size: Nodes of a block.
+        max_blocks: Most blocks of a batch.
+        growth: A batch has at most 1 / `growth` as many nodes as were assigned before it, but at
+            least one block.
     """
 
-    nodes: int = 1024
-    at_once: int = 16
+    block_size: int = 1024
+    max_blocks: int = 16
     growth: int = 16
 
-    def blocks(self, num_nodes: int, seed: int) -> Iterator[tuple[int, int]]:
-        """Yield the nodes [first, last) of each block; in all, every node once."""
+    def batches(self, num_nodes: int, seed: int) -> Iterator[tuple[int, int]]:
+        """Yield the nodes [first, last) of each batch; together they cover every node once."""
         start = int(hash_keys(np.zeros(1, np.int64), seed, Purpose.PLACEMENT)[0] % num_nodes)
-        placed = 0
+        assigned = 0
         for first, last in ((start, num_nodes), (0, start)):
             while first < last:
-                lanes = min(max(placed // (self.growth * self.nodes), 1), self.at_once)
-                stop = min(first + lanes * self.nodes, last)
+                blocks = min(max(assigned // (self.growth * self.block_size), 1), self.max_blocks)
+                stop = min(first + blocks * self.block_size, last)
                 yield first, stop
-                placed += stop - first
+                assigned += stop - first
                 first = stop
 
-    def share(self, first: int, last: int, piece: int, pieces: int) -> tuple[int, int]:
-        """Return the nodes of [first, last) that one of some pieces decides: whole lanes."""
-        lanes = -(-(last - first) // self.nodes)
-        low, high = (-(-lanes * i // pieces) * self.nodes for i in (piece, piece + 1))
+    def share(self, first: int, last: int, index: int, count: int) -> tuple[int, int]:
+        """Split the blocks of nodes [first, last) into `count` shares; return one share's nodes."""
+        blocks = self._num_blocks(first, last)
+        low, high = (-(-blocks * i // count) * self.block_size for i in (index, index + 1))
         return min(first + low, last), min(first + high, last)
 
-    def rows(self, num_nodes: int, seed: int, comm: Communicator) -> NDArray[np.bool_] | None:
-        """Return which nodes this rank decides; None: all.
+    def nodes_of_rank(
+        self, num_nodes: int, seed: int, comm: Communicator
+    ) -> NDArray[np.bool_] | None:
+        """Return a mask of the nodes that this rank decides, or None if it decides all.
 
         Shape:
             Returns (N,) bool.
         """
         if comm.size == 1:
             return None
-        rows_N = np.zeros(num_nodes, np.bool_)
-        for block in self.blocks(num_nodes, seed):
-            low, high = self.share(*block, comm.rank, comm.size)
-            rows_N[low:high] = True
-        return rows_N
+        mask_N = np.zeros(num_nodes, np.bool_)
+        for batch in self.batches(num_nodes, seed):
+            low, high = self.share(*batch, comm.rank, comm.size)
+            mask_N[low:high] = True
+        return mask_N
 
     def run(
         self,
@@ -86,42 +90,51 @@ class NodeBlocks:
         resources: Resources,
         advance: Advance,
     ) -> None:
-        """Decide and place every node once.
+        """Decide and assign every node once.
 
         Args:
-            num_nodes: Nodes (N).
-            seed: Draws where to begin.
-            decide: Takes first, last, and how many lanes are decided at once; writes a choice for
-                each node of [first, last). Called from several threads, for `rows` only.
-            place: Takes the choices of a block that begins at a node; the same on every rank.
+            num_nodes: Number of nodes (N).
+            seed: Random seed, which draws the first node.
+            decide: Called with first, last, the number of blocks of the batch, and an array to
+                write the decisions for nodes [first, last) to. Several threads call it, for nodes
+                of `nodes_of_rank` only.
+            place: Called with the first node of a batch and the decisions for the batch, which are
+                the same on every rank.
             resources: Ranks and threads.
-            advance: Told the nodes done.
+            advance: Called with the number of nodes just assigned.
 
         Communication:
-            One all-gather of 4 bytes a node for each block.
+            One all-gather of 4 bytes per node for each batch.
         """
-        comm, threads = resources.comm, resources.threads
-        choice = np.empty(self.nodes * self.at_once, np.int32)
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(threads - 1)) if threads > 1 else None
-            for first, last in self.blocks(num_nodes, seed):
-                at_once = -(-(last - first) // self.nodes)
+        comm = resources.comm
+        decisions = np.empty(self.block_size * self.max_blocks, np.int32)
+        with ThreadPool(resources.threads) as pool:
+            for first, last in self.batches(num_nodes, seed):
                 low, high = self.share(first, last, comm.rank, comm.size)
-                ours = choice[: high - low]
-                pending = []
-                for thread in range(1, threads):
-                    start, stop = self.share(low, high, thread, threads)
-                    if pool is not None and start < stop:
-                        theirs = ours[start - low : stop - low]
-                        pending.append(pool.submit(decide, start, stop, at_once, theirs))
-                start, stop = self.share(low, high, 0, threads)
-                decide(start, stop, at_once, ours[: stop - start])
-                for each in pending:
-                    each.result()
+                mine = decisions[: high - low]
+                self._decide(low, high, self._num_blocks(first, last), mine, decide, pool)
                 if comm.size > 1:
-                    ours = np.concatenate(comm.all_gather(ours, stage="place nodes"))
-                place(first, ours)
+                    mine = np.concatenate(comm.all_gather(mine, stage="place nodes"))
+                place(first, mine)
                 advance(last - first)
 
+    def _decide(
+        self,
+        low: int,
+        high: int,
+        blocks: int,
+        decisions: NDArray[np.int32],
+        decide: Decide,
+        pool: ThreadPool,
+    ) -> None:
+        def decide_share(nodes: tuple[int, int]) -> None:
+            decide(*nodes, blocks, decisions[nodes[0] - low : nodes[1] - low])
 
-LANES = NodeBlocks()
+        shares = (self.share(low, high, thread, pool.threads) for thread in range(pool.threads))
+        pool.map(decide_share, [(start, stop) for start, stop in shares if start < stop])
+
+    def _num_blocks(self, first: int, last: int) -> int:
+        return -(-(last - first) // self.block_size)
+
+
+DEFAULT_NODE_BLOCKS = NodeBlocks()

@@ -1,4 +1,4 @@
-"""Which parts hold a copy of each node: a set of bits a node, for methods that look at them."""
+"""Bitsets of the parts that hold a replica of each node."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ __all__ = [
     "add_replica",
     "add_replicas",
     "new_replicas",
-    "prefetch_end",
+    "prefetch_node",
     "replica_bytes",
-    "words_of",
+    "words_per_node",
 ]
 
-AHEAD = 12  # edges between asking for the state of an endpoint and reading it
-PART_BITS = 20  # of a word that holds a part below something larger
+AHEAD = 12  # edges between prefetching the state of an endpoint and reading it
+PART_BITS = 20  # low bits of an integer that packs a part with a degree or a load
 
 
-def words_of(num_parts: int) -> int:
-    """Return the 64-bit words of a set of parts (W)."""
+def words_per_node(num_parts: int) -> int:
+    """Return the number of 64-bit words of one node's bitset (W)."""
     return -(-num_parts // 64)
 
 
 def replica_bytes(num_nodes: int, num_parts: int) -> int:
-    """Return the bytes of `new_replicas`."""
-    return 8 * num_nodes * words_of(num_parts)
+    """Return the size in bytes of the array that `new_replicas` returns."""
+    return 8 * num_nodes * words_per_node(num_parts)
 
 
 def new_replicas(num_nodes: int, num_parts: int) -> NDArray[np.uint64]:
-    """Return empty sets: part p of node v is bit p % 64 of word v * W + p // 64.
+    """Return empty bitsets: part p of node v is bit p % 64 of word v * W + p // 64.
 
     Shape:
         Returns (N * W,) uint64.
     """
-    return np.zeros(num_nodes * words_of(num_parts), np.uint64)
+    return np.zeros(num_nodes * words_per_node(num_parts), np.uint64)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def prefetch_end(
+def prefetch_node(
     node: np.uint64, degree_N: NDArray[np.int64], replicas: NDArray[np.uint64], words: np.uint64
 ) -> None:  # pragma: no cover - compiled
-    """Start to load what is known of a node."""
+    """Prefetch the degree and the bitset of a node."""
     prefetch_row(degree_N, node)
     prefetch_row(replicas, node * words)
 
@@ -57,10 +57,10 @@ def prefetch_end(
 def add_replica(
     replicas: NDArray[np.uint64], words: np.uint64, node: np.uint64, part: np.uint64
 ) -> None:  # pragma: no cover - compiled
-    """Note that a node is in a part; several threads may do so at once."""
+    """Add a part to the bitset of a node; safe for several threads at the same time."""
     at = node * words + (part >> np.uint64(6))
     bit = np.uint64(1) << (part & np.uint64(63))
-    if not replicas[at] & bit:  # mostly it is there, and looking costs less than writing
+    if not replicas[at] & bit:  # mostly set already, and a read costs less than a write
         or_at(replicas, at, bit)
 
 
@@ -72,10 +72,10 @@ def add_replicas(
     replicas: NDArray[np.uint64],
     words: np.uint64,
 ) -> None:  # pragma: no cover - compiled
-    """Note that each edge's endpoints are in its part; several threads may do so at once.
+    """Add each edge's part to the bitsets of its endpoints; safe for several threads.
 
-    Edges of negative parts are noted already. Sets grow only, and OR has no order, so the result
-    does not depend on who comes first.
+    Edges whose part is negative are skipped. The result does not depend on the order of threads,
+    because bits are only ever set.
     """
     for i in range(np.uint64(src.shape[0])):
         if parts[i] >= 0:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK_EDGES", "EdgeChunk", "EdgeStream", "EdgesInMemory", "chunk_ranges"]
+from graphtheta.partition.core.resources import Resources
+
+__all__ = ["CHUNK_EDGES", "EdgeChunk", "EdgeStream", "EdgesInMemory", "chunk_ranges", "edge_chunks"]
 
 EdgeChunk = tuple[NDArray[Any], NDArray[Any]]
 
@@ -64,3 +66,17 @@ def chunk_ranges(start: int, stop: int, size: int = CHUNK_EDGES) -> Iterator[tup
     """Split [start, stop) into ranges of `size`; the last one may be shorter."""
     for first in range(start, stop, size):
         yield first, min(first + size, stop)
+
+
+def edge_chunks(stream: EdgeStream, resources: Resources, title: str) -> Iterator[EdgeChunk]:
+    """Yield sources and destinations of all edges, chunk by chunk, and show the progress.
+
+    Args:
+        stream: Edges of the graph.
+        resources: Where progress is shown.
+        title: Title of the progress display.
+    """
+    with resources.progress.phase(title, stream.num_edges, "edges") as advance:
+        for start, stop in chunk_ranges(0, stream.num_edges):
+            yield stream.read(start, stop)
+            advance(stop - start)

@@ -1,4 +1,4 @@
-"""Clusters of nodes from one pass over the edges, and their packing into parts."""
+"""Clustering of nodes in one pass over the edges, and packing of the clusters into parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphtheta.partition.core.replica_bitset import PART_BITS
 
 __all__ = ["join_clusters", "pack"]
 
-_FAR, _NEAR = 16, 8  # edges ahead: a node's cluster is asked for first, then that one's volume
+_FAR, _NEAR = 16, 8  # edges ahead: prefetch a node's cluster, later the volume of that cluster
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -25,18 +25,19 @@ def join_clusters(
     volume_N: NDArray[np.int64],
     largest: int,
 ) -> None:  # pragma: no cover - compiled
-    """Let each edge draw one endpoint into the other's cluster, as long as that has room.
+    """For each edge, move one endpoint into the cluster of the other if that has room.
 
-    The endpoint moves whose cluster has less volume without it; not if either cluster exceeds
-    `largest`, or the other one then would. A cluster is named by one of its first nodes.
+    The endpoint whose cluster has less volume without it moves. It does not move if either cluster
+    exceeds `largest` or the other cluster would. The number of a cluster is a node key.
 
     Args:
         src: Sources.
         dst: Destinations.
         degree_N: Degrees; self-loops count twice.
-        cluster_N: Cluster of each node, its own key at first; updated.
-        volume_N: Sum of the degrees of each cluster, those of nodes at first; updated.
-        largest: The most volume of a cluster.
+        cluster_N: Cluster of each node, at first its own key; updated in place.
+        volume_N: Sum of the degrees of each cluster, at first the degrees of nodes; updated in
+            place.
+        largest: Greatest volume that a cluster may get.
     """
     far, near, end = np.uint64(_FAR), np.uint64(_NEAR), np.uint64(src.shape[0])
     for i in range(end):
@@ -65,16 +66,16 @@ def join_clusters(
 
 
 def pack(volume_N: NDArray[np.int64], num_parts: int) -> NDArray[np.int32]:
-    """Return a part for each cluster: the largest first, each to the part of least volume.
+    """Assign clusters to parts: the largest first, each to the part of least volume.
 
     Source:
-        Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 1969: the fullest
-        part has at most 4/3 of what is possible.
+        Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 1969: the largest
+        part has at most 4/3 of the volume of an optimal packing's.
 
     Shape:
         Returns (N,) int32; 0 where there is no cluster.
     """
-    assert num_parts <= 1 << PART_BITS, "more parts than a key has room for"
+    assert num_parts <= 1 << PART_BITS, "a heap entry has room for the parts"
     clusters = np.flatnonzero(volume_N)
     order = clusters[np.argsort(-volume_N[clusters], kind="stable")]
     part_N = np.zeros(volume_N.shape[0], np.int32)
@@ -89,19 +90,19 @@ def _pack(
     heap_P: NDArray[np.int64],
     part_N: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
-    # A binary heap of (volume, part) in one integer each; its top grows and sinks.
+    # A binary heap of integers that pack (volume, part); the top entry grows and sinks.
     count = heap_P.shape[0]
     for cluster in order:
         top = heap_P[0]
         part_N[cluster] = top & ((1 << PART_BITS) - 1)
         top += volume_N[cluster] << PART_BITS
-        at = 0
-        while 2 * at + 1 < count:
-            child = 2 * at + 1
+        hole = 0
+        while 2 * hole + 1 < count:
+            child = 2 * hole + 1
             if child + 1 < count and heap_P[child + 1] < heap_P[child]:
                 child += 1
             if heap_P[child] >= top:
                 break
-            heap_P[at] = heap_P[child]
-            at = child
-        heap_P[at] = top
+            heap_P[hole] = heap_P[child]
+            hole = child
+        heap_P[hole] = top

@@ -1,1 +1,1 @@
-"""One file for each partitioner, and their registry."""
+"""Partitioning methods, one file each, and their registry."""

@@ -1,4 +1,4 @@
-"""Vertex-cut by copies there are: an edge goes where its endpoints are, and hubs are cut first."""
+"""Vertex-cut by existing replicas (HDRF): an edge goes where its endpoints are; hubs are cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap
+from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
 from graphtheta.partition.core.intrinsics import lowest_bit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
@@ -18,43 +18,40 @@ from graphtheta.partition.core.replica_bitset import (
     PART_BITS,
     add_replicas,
     new_replicas,
-    prefetch_end,
+    prefetch_node,
     replica_bytes,
-    words_of,
+    words_per_node,
 )
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
-from graphtheta.partition.core.thread_pool import ThreadPool
-from graphtheta.rng.philox import Purpose, hash_keys
+from graphtheta.partition.core.stream import EdgeStream
 
-__all__ = ["HighDegreeReplicatedFirst", "ReplicaRule", "part_order"]
+__all__ = ["HighDegreeReplicatedFirst", "ReplicaRule"]
 
-_NONE = (1 << 63) - 1  # the key of no part: more than any
+_NONE = (1 << 63) - 1  # key for "no part", larger than any part's key
 
 
 class HighDegreeReplicatedFirst:
-    """Put each edge where its score is highest: copies of endpoints there, and few edges.
+    """Assign each edge to the part of the highest score: replicas of its endpoints, few edges.
 
-    A part scores 1 + share for each endpoint that it has, `share` being the other endpoint's share
-    of the degrees of both, plus `balance_weight` times (max - load) / (1 + max - min). Degrees are
-    those of the whole graph, counted beforehand: they gave fewer copies than those seen so far do
-    (RMAT 2^20 x 16, 32 parts: 3.24 a node against 3.25; communities of 256: 6.85 against 7.02).
-    Ties go to the part of less load, then to the first in an order that the seed draws.
+    A part scores 1 + share for each endpoint that it has a replica of, where `share` is the other
+    endpoint's share of the sum of both degrees; plus `balance_weight` times (max - load) /
+    (1 + max - min). Degrees are those of the whole graph, counted in a first pass: they give fewer
+    replicas than degrees counted so far (RMAT 2^20 x 16, 32 parts: 3.24 per node instead of 3.25;
+    communities of 256: 6.85 instead of 7.02). Ties go to the part of lower load, then to the first
+    in a random order.
 
-    Only parts of either endpoint and the least loaded one are looked at: of parts with neither, the
-    score depends on the load alone. Blocks are decided in lockstep, see there: one edge at a time
-    (`block=1`) gave 3.237 copies where the default gives 3.243.
+    Only the parts of either endpoint and the least loaded part are scored: without a replica of
+    either, the score depends on the load only. Edges are decided in parallel blocks (`EdgeBlocks`):
+    one edge at a time gives 3.237 replicas per node where the default gives 3.243.
 
-    Memory: 8 bytes a node, and P bits, rounded up to 64. Two passes.
+    Memory: 8 bytes per node, plus P bits per node, rounded up to 64. Two passes.
 
     Communication:
-        That of `EdgeBlocks`, and one all-reduce of 8 N bytes. With more ranks times threads than
-        `lanes`, some of them wait.
+        That of `EdgeBlocks`, and one all-reduce of 8 N bytes.
 
     Args:
-        balance_weight: Lambda of the paper.
-        block: The most edges decided against one state. An argument of the result.
-        lanes: Pieces of a block decided at the same time. An argument of the result.
+        balance_weight: Weight of the balance term (lambda in the paper).
+        blocks: Sizes of the blocks that are decided in parallel.
 
     Source:
         Petroni, Querzoni, Daudjee, Kamali, Iacoboni, "HDRF: stream-based partitioning for
@@ -65,11 +62,12 @@ class HighDegreeReplicatedFirst:
     cut: Literal["vertex"] = "vertex"
     balances: frozenset[BalanceOf] = frozenset({"edges"})
 
-    def __init__(self, balance_weight: float = 1.1, block: int = 1 << 17, lanes: int = 64) -> None:
-        self.balance_weight, self.block, self.lanes = balance_weight, block, lanes
+    def __init__(
+        self, balance_weight: float = 1.1, blocks: EdgeBlocks = DEFAULT_EDGE_BLOCKS
+    ) -> None:
+        self.balance_weight, self.blocks = balance_weight, blocks
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return the bytes that each rank holds over buffers: degrees and sets of parts."""
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts)
 
     def __call__(
@@ -81,99 +79,76 @@ class HighDegreeReplicatedFirst:
         balance: Balance,
         resources: Resources,
     ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's share of each million edges."""
-        num_edges = stream.num_edges
         resources.check_memory(
-            self.memory(stream.num_nodes, num_edges, num_parts),
+            self.memory(stream.num_nodes, stream.num_edges, num_parts),
             "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
         )
         degree_N = count_degrees(stream, resources)
-        cap = edge_cap(balance.edges, num_edges, num_parts)
+        cap = edge_cap(balance.edges, stream.num_edges, num_parts)
         replicas = new_replicas(stream.num_nodes, num_parts)
-        loads_P = np.zeros(num_parts, np.int64)
-        rule = ReplicaRule(degree_N, replicas, cap, self.balance_weight, words_of(num_parts))
-        order_P = part_order(num_parts, seed)
-        with (
-            resources.progress.phase("place by replicas", num_edges, "edges") as advance,
-            ThreadPool(resources.threads) as pool,
-        ):
-            lockstep = EdgeBlocks(
-                rule,
-                loads_P,
-                cap,
-                block=self.block,
-                lanes=self.lanes,
-                resources=resources,
-                pool=pool,
-                stage="hdrf: exchange decisions",
-            )
-            for start, stop in chunk_ranges(0, num_edges):
-                src, dst = stream.read(start, stop)
-                parts = np.zeros(stop - start, np.int32)
-                lockstep.place(src, dst, parts)
-                first, last = resources.share(start, stop)
-                advance(stop - start)
-                yield first, order_P[parts[first - start : last - start]]
-
-
-def part_order(num_parts: int, seed: int) -> NDArray[np.int32]:
-    """Return the parts in an order drawn by the seed: what greedy methods number 0, 1, ...
-
-    Shape:
-        Returns (P,) int32.
-    """
-    drawn = hash_keys(np.arange(num_parts), seed, Purpose.PLACEMENT)
-    return np.argsort(drawn, kind="stable").astype(np.int32)
+        yield from self.blocks.place(
+            stream,
+            ReplicaRule(degree_N, replicas, num_parts, cap, self.balance_weight),
+            np.zeros(num_parts, np.int64),
+            cap,
+            title="place by replicas",
+            name=self.name,
+            seed=seed,
+            resources=resources,
+        )
 
 
 class ReplicaRule:
-    """The score of HDRF, for `EdgeBlocks`.
+    """Score of HDRF, as a `BlockRule`.
 
-    Shape:
-        degree_N: (N,). replicas: (N * words,).
+    Args:
+        degree_N: Degrees of all nodes.
+        replicas: Parts of each node, as `new_replicas` returns them.
+        num_parts: Number of parts (P).
+        cap: Most edges of a part.
+        balance_weight: Weight of the balance term.
     """
 
     def __init__(
         self,
         degree_N: NDArray[np.int64],
         replicas: NDArray[np.uint64],
+        num_parts: int,
         cap: int,
         balance_weight: float,
-        words: int,
     ) -> None:
+        assert num_parts <= 1 << PART_BITS, "a key has room for the parts"
         self._degree, self._replicas, self._cap = degree_N, replicas, cap
-        self._balance_weight, self._words = balance_weight, np.uint64(words)
+        self._balance_weight = float(balance_weight)
+        self._words = np.uint64(words_per_node(num_parts))
 
     def decide(
         self,
         src: NDArray[Any],
         dst: NDArray[Any],
-        lanes: NDArray[np.int64],
+        bounds: NDArray[np.int64],
         loads_P: NDArray[np.int64],
-        scale: int,
+        load_step: int,
         parts: NDArray[np.int32],
     ) -> None:
-        """Write the part of highest score of each edge of the lanes."""
-        assert loads_P.shape[0] <= 1 << PART_BITS, "more parts than a key has room for"
         state = (self._degree, self._replicas, self._words)
-        _decide(
-            src, dst, lanes, *state, loads_P, scale, self._cap, float(self._balance_weight), parts
-        )
+        limits = (load_step, self._cap, self._balance_weight)
+        _decide(src, dst, bounds, *state, loads_P, *limits, parts)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        """Add the parts to the sets of the endpoints."""
         add_replicas(src, dst, parts, self._replicas, self._words)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def _least_in(
-    parts: np.uint64, base: np.uint64, key_P: NDArray[np.int64], least: np.int64
+    bits: np.uint64, base: np.uint64, key_P: NDArray[np.int64], least: np.int64
 ) -> Any:  # pragma: no cover - compiled
-    # The least key of a word's parts, or `least`. Keys order by load, then by part.
-    while parts:
-        least = min(least, key_P[base + lowest_bit(parts)])
-        parts &= parts - np.uint64(1)
+    # Return the least of `least` and the keys of the parts whose bits are set. A key packs load and
+    # part, so that keys are ordered by load, then by part.
+    while bits:
+        least = min(least, key_P[base + lowest_bit(bits)])
+        bits &= bits - np.uint64(1)
     return least
 
 
@@ -189,28 +164,28 @@ def _least(key_P: NDArray[np.int64]) -> Any:  # pragma: no cover - compiled
 def _decide(
     src: NDArray[Any],
     dst: NDArray[Any],
-    lanes: NDArray[np.int64],
+    bounds: NDArray[np.int64],
     degree_N: NDArray[np.int64],
     replicas: NDArray[np.uint64],
     words: np.uint64,
     loads_P: NDArray[np.int64],
-    scale: int,
+    load_step: int,
     cap: int,
     balance_weight: float,
     parts: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     key_P = np.empty(loads_P.shape[0], np.int64)
     has_room = np.empty(np.int64(words), np.uint64)
-    for lane in range(lanes.shape[0] - 1):
-        _decide_lane(
-            src[: lanes[lane + 1]],
+    for block in range(bounds.shape[0] - 1):
+        _decide_block(
+            src[: bounds[block + 1]],
             dst,
-            np.uint64(lanes[lane]),
+            np.uint64(bounds[block]),
             degree_N,
             replicas,
             words,
             loads_P,
-            scale,
+            load_step,
             cap,
             balance_weight,
             key_P,
@@ -220,7 +195,7 @@ def _decide(
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _decide_lane(
+def _decide_block(
     src: NDArray[Any],
     dst: NDArray[Any],
     first: np.uint64,
@@ -228,7 +203,7 @@ def _decide_lane(
     replicas: NDArray[np.uint64],
     words: np.uint64,
     loads_P: NDArray[np.int64],
-    scale: int,
+    load_step: int,
     cap: int,
     balance_weight: float,
     key_P: NDArray[np.int64],
@@ -249,8 +224,8 @@ def _decide_lane(
     end = np.uint64(src.shape[0])
     for i in range(first, end):
         if i + ahead < end:
-            prefetch_end(np.uint64(src[i + ahead]), degree_N, replicas, words)
-            prefetch_end(np.uint64(dst[i + ahead]), degree_N, replicas, words)
+            prefetch_node(np.uint64(src[i + ahead]), degree_N, replicas, words)
+            prefetch_node(np.uint64(dst[i + ahead]), degree_N, replicas, words)
         if parts[i] < 0:
             continue
         u, v = np.uint64(src[i]), np.uint64(dst[i])
@@ -259,12 +234,13 @@ def _decide_lane(
         with_v = 1.0 + degree_u / (degree_u + degree_v)
         unit = balance_weight / (1.0 + np.float64(most - (least >> PART_BITS)))
         best, score = least, unit * np.float64(most - (least >> PART_BITS))
-        # Among parts of equal replicas the least loaded one scores highest: four to compare.
+        # Among parts with replicas of the same endpoints, the least loaded one scores highest. So
+        # four parts are compared: with neither endpoint, both, only the source, only the other.
         key = np.int64(_NONE)
         for word in range(words):
             both = replicas[u * words + word] & replicas[v * words + word] & has_room[word]
             key = _least_in(both, word << six, key_P, key)
-        reachable = max(with_u, with_v) + score  # what a part with one endpoint may score at most
+        reachable = max(with_u, with_v) + score  # upper bound for a part of one endpoint
         if key != _NONE:
             other = 3.0 + unit * np.float64(most - (key >> PART_BITS))
             if other > score or (other == score and key < best):
@@ -285,7 +261,7 @@ def _decide_lane(
                     best, score = of_v, other
         part = np.uint64(best & ((1 << PART_BITS) - 1))
         parts[i] = np.int32(part)
-        key_P[part] = best + (np.int64(scale) << PART_BITS)
+        key_P[part] = best + (np.int64(load_step) << PART_BITS)
         load = key_P[part] >> PART_BITS
         most = max(most, load)
         if load >= cap:

@@ -1,4 +1,4 @@
-"""Vertex-cut in two ways: edges of small nodes by growing parts, edges between hubs by HDRF."""
+"""Hybrid vertex-cut (HEP): grow parts around nodes of low degree; place hubs' edges by HDRF."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap
+from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
-from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes, words_of
+from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
-from graphtheta.partition.core.thread_pool import ThreadPool
-from graphtheta.partition.methods.hdrf import ReplicaRule, part_order
+from graphtheta.partition.core.stream import EdgeStream, edge_chunks
+from graphtheta.partition.methods.hdrf import ReplicaRule
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["HybridEdgePartitioner"]
 
 
 class HybridEdgePartitioner:
-    """Keep edges with an endpoint of low degree in memory and grow parts in them; stream the rest.
+    """Grow parts over the edges with an endpoint of low degree, in memory; stream the other edges.
 
-    A degree is low up to `tau` times the mean. Parts grow one after the other, by one thread, each
-    to its share of those edges (neighbourhood expansion). Edges between two nodes of high degree
-    are then placed by the score of HDRF, beginning with the replicas and loads that growing made.
+    A degree is low if it is at most `tau` times the mean. Parts grow one after another, by
+    neighbourhood expansion in one thread, each to its share of those edges. Edges between two nodes
+    of high degree are then assigned by the score of HDRF, starting from the replicas and loads of
+    the grown parts.
 
-    Memory: 8 bytes a node, and P bits rounded up to 64; on the first rank also 28 bytes a node, 4
-    for each edge in memory, and 8 for each endpoint of low degree. Four passes: degrees, sizes,
-    lists, placement.
+    Memory: 8 bytes per node, plus P bits per node, rounded up to 64. Rank 0 also holds 28 bytes per
+    node, 4 for each edge with an endpoint of low degree, and 8 for each such endpoint. Four passes:
+    degrees, sizes, lists, placement.
 
     Communication:
-        One all-reduce of 8 N bytes; a broadcast of the replicas; 4 bytes an edge broadcast, and
-        those of `EdgeBlocks`. Parts grow on the first rank only: others wait.
+        One all-reduce of 8 N bytes; broadcasts of the replicas and of 4 bytes per edge; that of
+        `EdgeBlocks`. Only rank 0 grows parts; the others wait.
 
     Args:
-        tau: Highest low degree over the mean degree. More of the graph is in memory the higher.
-        balance_weight: Lambda of HDRF.
-        block: The most edges decided against one state. An argument of the result.
-        lanes: Pieces of a block decided at the same time. An argument of the result.
+        tau: Highest low degree, divided by the mean degree. The higher, the more edges are held in
+            memory.
+        balance_weight: Weight of the balance term of HDRF (lambda in its paper).
+        blocks: Sizes of the blocks that are decided in parallel.
 
     Source:
         Mayer, Jacobsen, "Hybrid edge partitioner: partitioning large power-law graphs under memory
@@ -57,16 +57,14 @@ class HybridEdgePartitioner:
         self,
         tau: float = 10.0,
         balance_weight: float = 1.1,
-        block: int = 1 << 17,
-        lanes: int = 64,
+        blocks: EdgeBlocks = DEFAULT_EDGE_BLOCKS,
     ) -> None:
-        self.tau, self.balance_weight = tau, balance_weight
-        self.block, self.lanes = block, lanes
+        self.tau, self.balance_weight, self.blocks = tau, balance_weight, blocks
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return the bytes that the first rank holds over buffers if all degrees are low."""
-        growing = expansion_bytes(num_nodes, num_edges, 2 * num_edges)
-        return 8 * num_nodes + replica_bytes(num_nodes, num_parts) + growing
+        """Return an estimate of the peak memory of rank 0 if all degrees are low."""
+        lists = expansion_bytes(num_nodes, num_edges, 2 * num_edges)
+        return 8 * num_nodes + replica_bytes(num_nodes, num_parts) + lists
 
     def __call__(
         self,
@@ -77,86 +75,62 @@ class HybridEdgePartitioner:
         balance: Balance,
         resources: Resources,
     ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's share of each million edges."""
-        num_nodes, num_edges = stream.num_nodes, stream.num_edges
-        held = 8 * num_nodes + replica_bytes(num_nodes, num_parts)
+        comm, num_nodes = resources.comm, stream.num_nodes
+        node_bytes = 8 * num_nodes + replica_bytes(num_nodes, num_parts)
         resources.check_memory(
-            held + expansion_bytes(num_nodes, 0, 0),
+            node_bytes + expansion_bytes(num_nodes, 0, 0),
             "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
         )
         degree_N = count_degrees(stream, resources)
-        highest = min(
-            int(self.tau * 2 * num_edges / max(1, num_nodes)), int(degree_N.max(initial=0))
+        highest = int(self.tau * 2 * stream.num_edges / max(1, num_nodes))
+        highest = min(highest, int(degree_N.max(initial=0)))
+        low_edges = sum(
+            _count_low(src, dst, degree_N, highest)
+            for src, dst in edge_chunks(stream, resources, "count edges of low degree")
         )
-        low_edges = self._low_edges(stream, degree_N, highest, resources)
-        entries = int(degree_N.sum(where=degree_N <= highest))
+        num_entries = int(degree_N.sum(where=degree_N <= highest))
         resources.check_memory(
-            held + expansion_bytes(num_nodes, low_edges, entries),
+            node_bytes + expansion_bytes(num_nodes, low_edges, num_entries),
             f"{low_edges} edges of nodes of low degree",
-            f"Lower tau, which is {self.tau}, or take hdrf, which holds no edges.",
+            f"Lower tau, which is {self.tau}, or use hdrf, which holds no edges.",
         )
         replicas, loads_P = new_replicas(num_nodes, num_parts), np.zeros(num_parts, np.int64)
-        first_seed = int(hash_keys(np.zeros(1, np.int64), seed, Purpose.PLACEMENT)[0]) % max(
-            1, num_nodes
-        )
         low_parts = np.empty(0, np.int32)
-        if resources.comm.rank == 0:
-            lists = UnassignedEdges(degree_N, highest, low_edges)
-            with resources.progress.phase("read small nodes", num_edges, "edges") as advance:
-                for start, stop in chunk_ranges(0, num_edges):
-                    lists.add(*stream.read(start, stop))
-                    advance(stop - start)
+        if comm.rank == 0:
+            edges = UnassignedEdges(degree_N, highest, low_edges)
+            for src, dst in edge_chunks(stream, resources, "read edges of low degree"):
+                edges.add(src, dst)
+            drawn = int(hash_keys(np.zeros(1, np.int64), seed, Purpose.PLACEMENT)[0])
             with resources.progress.phase("grow parts", low_edges, "edges") as advance:
-                low_parts = lists.expand(loads_P, replicas, words_of(num_parts), first_seed)
+                low_parts = edges.expand(loads_P, replicas, drawn % max(1, num_nodes))
                 advance(low_edges)
-            del lists
-        resources.comm.broadcast(replicas, stage="hep: send replicas")
-        resources.comm.broadcast(loads_P, stage="hep: send loads")
-        cap = edge_cap(balance.edges, num_edges, num_parts)
-        rule = ReplicaRule(degree_N, replicas, cap, self.balance_weight, words_of(num_parts))
-        order_P = part_order(num_parts, seed)
-        with (
-            resources.progress.phase("place hubs", num_edges, "edges") as advance,
-            ThreadPool(resources.threads) as pool,
-        ):
-            lockstep = EdgeBlocks(
-                rule,
-                loads_P,
-                cap,
-                block=self.block,
-                lanes=self.lanes,
-                resources=resources,
-                pool=pool,
-                stage="hep: exchange decisions",
-                seen=low_edges,
-            )
-            taken = 0
-            for start, stop in chunk_ranges(0, num_edges):
-                src, dst = stream.read(start, stop)
-                parts = np.empty(stop - start, np.int32)
-                if resources.comm.rank == 0:
-                    taken = _fill(src, dst, degree_N, highest, low_parts, taken, parts)
-                resources.comm.broadcast(parts, stage="hep: send parts of small nodes")
-                lockstep.place(src, dst, parts)
-                first, last = resources.share(start, stop)
-                mine = parts[first - start : last - start]
-                advance(stop - start)
-                yield first, order_P[np.maximum(mine, -1 - mine)]
+            del edges
+        comm.broadcast(replicas, stage="hep: broadcast replicas")
+        comm.broadcast(loads_P, stage="hep: broadcast loads")
+        taken = 0
 
-    def _low_edges(
-        self,
-        stream: EdgeStream,
-        degree_N: NDArray[np.int64],
-        highest: int,
-        resources: Resources,
-    ) -> int:
-        count = 0
-        with resources.progress.phase("count small nodes", stream.num_edges, "edges") as advance:
-            for start, stop in chunk_ranges(0, stream.num_edges):
-                count += _count_low(*stream.read(start, stop), degree_N, highest)
-                advance(stop - start)
-        return count
+        def preassign(src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int32]:
+            nonlocal taken
+            parts = np.empty(src.shape[0], np.int32)
+            if comm.rank == 0:
+                taken = _take_parts(src, dst, degree_N, highest, low_parts, taken, parts)
+            comm.broadcast(parts, stage="hep: broadcast parts of low degree")
+            return parts
+
+        cap = edge_cap(balance.edges, stream.num_edges, num_parts)
+        yield from self.blocks.place(
+            stream,
+            ReplicaRule(degree_N, replicas, num_parts, cap, self.balance_weight),
+            loads_P,
+            cap,
+            title="place edges of hubs",
+            name=self.name,
+            seed=seed,
+            resources=resources,
+            preassign=preassign,
+            num_preassigned=low_edges,
+        )
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -171,7 +145,7 @@ def _count_low(
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _fill(
+def _take_parts(
     src: NDArray[Any],
     dst: NDArray[Any],
     degree_N: NDArray[np.int64],
@@ -180,7 +154,7 @@ def _fill(
     taken: int,
     parts: NDArray[np.int32],
 ) -> int:  # pragma: no cover - compiled
-    # -1 - part where growing gave one, 0 for `EdgeBlocks` to decide.
+    # Write -1 - part for edges of the grown parts, and 0 for edges that `EdgeBlocks` decides.
     for i in range(np.uint64(src.shape[0])):
         low_u = degree_N[np.uint64(src[i])] <= highest
         if low_u | (degree_N[np.uint64(dst[i])] <= highest):

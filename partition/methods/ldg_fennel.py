@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.capacity import Capacities, node_capacities
-from graphtheta.partition.core.node_blocks import LANES, NodeBlocks
+from graphtheta.partition.core.neighbour_lists import NeighbourLists
+from graphtheta.partition.core.node_blocks import DEFAULT_NODE_BLOCKS, NodeBlocks
 from graphtheta.partition.core.node_greedy import (
     GainRule,
     greedy_bytes,
@@ -17,27 +18,27 @@ from graphtheta.partition.core.node_greedy import (
     stream_nodes,
 )
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
-from graphtheta.partition.core.rebalance import keep_capacities
+from graphtheta.partition.core.rebalance import rebalance
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 
-__all__ = ["Fennel", "LinearDeterministicGreedy", "fennel_rule"]
+__all__ = ["Fennel", "LinearDeterministicGreedy"]
 
 
 class _StreamedNodes:
     """Assign nodes to parts one after another, in several passes, by a rule of gain.
 
-    Each rank keeps the topology of the nodes that it assigns, 8 bytes an edge over all ranks, and
-    24 bytes a node. In the first pass a node sees half of its neighbours on average, in later
-    passes all of them: on graphs with communities that more than halves the cut (0.50 to 0.20),
-    on RMAT, which has none, it changes nothing.
+    Each rank keeps the neighbours of the nodes that it decides, 8 bytes per edge over all ranks,
+    and 24 bytes per node. In the first pass a node knows the parts of half of its neighbours on
+    average, in later passes of all: on graphs with communities that more than halves the cut (0.50
+    to 0.20); on RMAT, which has none, it changes nothing.
 
-    Attributes:
-        passes: How often every node is assigned.
-        lanes: Which nodes are assigned together.
+    Args:
+        passes: Number of times that every node is assigned.
+        blocks: Sizes of the blocks that are decided in parallel.
 
     Communication:
-        4 bytes a node and pass from each rank to all, in blocks of nodes; 8 more if edges are
+        4 bytes per node and pass from each rank to all, batch by batch; 8 more if edges are
         limited.
 
     Source:
@@ -48,16 +49,14 @@ class _StreamedNodes:
     cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
-    def __init__(self, *, passes: int = 3, lanes: NodeBlocks = LANES) -> None:
-        self.passes = passes
-        self.lanes = lanes
+    def __init__(self, *, passes: int = 3, blocks: NodeBlocks = DEFAULT_NODE_BLOCKS) -> None:
+        self.passes, self.blocks = passes, blocks
 
     def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
         """Return the gain of assigning a node to a part."""
         raise NotImplementedError
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return an estimate of the bytes that a rank holds at the peak."""
         return greedy_bytes(num_nodes, num_edges, 1)
 
     def __call__(
@@ -69,8 +68,7 @@ class _StreamedNodes:
         balance: Balance,
         resources: Resources,
     ) -> NDArray[np.int32]:
-        """Return the part of every node."""
-        lists = own_neighbour_lists(stream, self.lanes, seed, self.name, resources)
+        lists = own_neighbour_lists(stream, self.blocks, seed, self.name, resources)
         capacities = node_capacities(stream, num_parts, balance, resources)
         parts_N = np.full(stream.num_nodes, -1, np.int32)
         stream_nodes(
@@ -80,16 +78,28 @@ class _StreamedNodes:
             capacities,
             self.rule(stream, num_parts, capacities),
             passes=self.passes,
-            lanes=self.lanes,
+            blocks=self.blocks,
             seed=seed,
             resources=resources,
         )
-        keep_capacities(parts_N, num_parts, capacities)
+        self._refine(lists, parts_N, num_parts, capacities, seed, resources)
+        rebalance(parts_N, num_parts, capacities)
         return parts_N
+
+    def _refine(
+        self,
+        lists: NeighbourLists,
+        parts_N: NDArray[np.int32],
+        num_parts: int,
+        capacities: Capacities,
+        seed: int,
+        resources: Resources,
+    ) -> None:
+        """Improve the parts in place, before they are rebalanced."""
 
 
 class LinearDeterministicGreedy(_StreamedNodes):
-    """Assign a node where most of its neighbours are, weighted by the room that is left there.
+    """Assign a node to the part with most of its neighbours, weighted by the part's free share.
 
     Source:
         Stanton, Kliot, "Streaming graph partitioning for large distributed graphs", KDD 2012.
@@ -98,15 +108,14 @@ class LinearDeterministicGreedy(_StreamedNodes):
     name = "ldg"
 
     def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
-        """Return the gain of neighbours times the free share of the part."""
-        return GainRule(keep=1.0)
+        return GainRule(discount=1.0)
 
 
 class Fennel(_StreamedNodes):
-    """Assign a node where most of its neighbours are, minus the marginal cost of the part's size.
+    """Assign a node to the part with most of its neighbours, minus the marginal cost of its size.
 
-    A part of x nodes costs alpha x^gamma, with gamma 1.5 and alpha sqrt(P) E / N^1.5 as the paper
-    advises; of several limits, x counts those that a node weighs most in.
+    A part of x nodes costs alpha x^gamma, with gamma 1.5 and alpha sqrt(P) E / N^1.5, as the paper
+    recommends. With several limits, x counts mostly those in which the node weighs most.
 
     Source:
         Tsourakakis, Gkantsidis, Radunovic, Vojnovic, "FENNEL: streaming graph partitioning for
@@ -116,13 +125,7 @@ class Fennel(_StreamedNodes):
     name = "fennel"
 
     def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
-        """Return the gain of neighbours minus the marginal cost of the part."""
-        return fennel_rule(stream, num_parts, capacities)
-
-
-def fennel_rule(stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
-    """Return the gain of one node: the marginal cost of a part, gamma alpha x^(gamma - 1)."""
-    num_nodes = stream.num_nodes
-    alpha = math.sqrt(num_parts) * stream.num_edges / num_nodes**1.5
-    full_nodes = num_nodes * capacities.limits[0] / num_parts  # x is 1 there
-    return GainRule(cost=1.5 * alpha * math.sqrt(full_nodes))
+        num_nodes = stream.num_nodes
+        alpha = math.sqrt(num_parts) * stream.num_edges / num_nodes**1.5
+        full_nodes = num_nodes * capacities.limits[0] / num_parts  # nodes of a full part
+        return GainRule(penalty=1.5 * alpha * math.sqrt(full_nodes))  # gamma alpha x^(gamma - 1)

@@ -1,4 +1,4 @@
-"""Edge-cut by a hash of the node: balanced in nodes, blind to the topology, needs no memory."""
+"""Edge-cut by a hash of the node key: balances nodes and ignores edges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ __all__ = ["NodeHash"]
 
 
 class NodeHash:
-    """Put each node into a part drawn at random: balanced on average, which no limit can rely on.
+    """Assign each node to a random part: balanced on average, without a guarantee.
+
+    Memory: the result only.
 
     Communication:
         None.
@@ -30,7 +32,6 @@ class NodeHash:
     balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return an estimate of the bytes that a rank holds at the peak: those of the result."""
         return 4 * num_nodes
 
     def __call__(
@@ -42,7 +43,6 @@ class NodeHash:
         balance: Balance,
         resources: Resources,
     ) -> NDArray[np.int32]:
-        """Return the part of every node."""
         num_nodes = stream.num_nodes
         parts_N = np.empty(num_nodes, np.int32)
         with resources.progress.phase("hash nodes", num_nodes, "nodes") as advance:

@@ -1,4 +1,4 @@
-"""Edge-cut by ranges of node keys: for graphs whose order already means something."""
+"""Edge-cut by ranges of node keys, for graphs whose node order has locality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
-from graphtheta.partition.core.capacity import only_limit
+from graphtheta.partition.core.capacity import single_limit
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.resources import Resources
@@ -18,17 +18,17 @@ __all__ = ["Range"]
 
 
 class Range:
-    """Put consecutive nodes into one part: as many nodes, in-edges or training nodes in each.
+    """Assign consecutive nodes to the same part: equally many nodes, in-edges or training nodes.
 
-    Keeps the order of the input, as of pages crawled site by site; where that has no meaning, it
-    cuts as many edges as a hash. Heeds no seed. 16 bytes a node at the peak if edges are balanced.
+    Good for an input order with locality, such as web pages crawled site by site; otherwise it cuts
+    as many edges as a hash. The seed has no effect. Memory: 20 bytes per node at the peak.
 
     Communication:
-        None, but that of `count_degrees` if edges are balanced.
+        That of `count_degrees` if edges are balanced, else none.
 
     Source:
         Pınar, Aykanat, "Fast optimal load balancing algorithms for 1D partitioning", Journal of
-        Parallel and Distributed Computing 64(8), 2004 (parts tested against a capacity).
+        Parallel and Distributed Computing 64(8), 2004 (greedy parts for a given capacity).
     """
 
     name = "range"
@@ -36,7 +36,6 @@ class Range:
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return an estimate of the bytes that a rank holds at the peak."""
         return 20 * num_nodes
 
     def __call__(
@@ -48,16 +47,15 @@ class Range:
         balance: Balance,
         resources: Resources,
     ) -> NDArray[np.int32]:
-        """Return the part of every node."""
         num_nodes = stream.num_nodes
-        what, limit = only_limit(self.name, balance)
+        what, limit = single_limit(self.name, balance)
         if what == "edges":
             sums = np.cumsum(count_degrees(stream, resources, "in"))
         elif what == "train":
-            assert balance.is_train is not None, "a limit of training nodes comes with them"
+            assert balance.is_train is not None, "a limit of training nodes comes with their mask"
             sums = np.cumsum(balance.is_train, dtype=np.int64)
         if what == "nodes" or not sums[-1]:
-            # One node more or less is the best there is, whatever the limit.
+            # Sizes differ by one node at most, which no limit can improve.
             bounds = np.arange(num_parts + 1) * num_nodes // num_parts
         else:
             bounds = _cut(sums, num_parts, what, limit)
@@ -69,40 +67,40 @@ class Range:
 def _cut(
     sums: NDArray[np.int64], num_parts: int, what: BalanceOf, limit: float | None
 ) -> NDArray[np.int64]:
-    """Return where parts begin: at equal sums, else by filling up one after the other."""
+    """Return where parts begin: at equal sums; if that breaks the limit, fill part after part."""
     num_nodes, total = sums.shape[0], int(sums[-1])
     targets = np.arange(1, num_parts) * total // num_parts
     inner = np.searchsorted(sums, targets, side="right")
-    # The cut nearest to the target: a node that would overfill a part begins the next.
+    # Cut at the nearest sum: a node that would overfill a part begins the next one.
     before = np.where(inner > 0, sums[np.maximum(inner, 1) - 1], 0)
     after = sums[np.minimum(inner, num_nodes - 1)]
     inner = inner + (after - targets < targets - before)
     bounds = np.concatenate([[0], np.minimum(np.maximum.accumulate(inner), num_nodes), [num_nodes]])
     most = None if limit is None else int(np.ceil(limit * total / num_parts - 1e-9))
-    if most is None or _largest(sums, bounds) <= most:
+    if most is None or _max_load(sums, bounds) <= most:
         return bounds
     bounds = _fill(sums, num_parts, most)
     if bounds[-1] < num_nodes:
-        low, high = most, total  # a capacity that is too small, and one that is enough
+        low, high = most, total  # a capacity that is too small, and one that suffices
         while high - low > 1:
             middle = (low + high) // 2
             enough = _fill(sums, num_parts, middle)[-1] == num_nodes
             low, high = (low, middle) if enough else (middle, high)
         raise PartitionError(
             f"partition: expected ranges within the limit {what}={limit:g} for {num_parts} parts, "
-            f"got {high * num_parts / total:.4g} at best. Raise the limit, or take ldg or fennel, "
-            "which are not bound to the order of nodes."
+            f"got {high * num_parts / total:.4g} at best. Raise the limit, or use ldg or fennel, "
+            "which do not depend on the order of nodes."
         )
     return bounds
 
 
-def _largest(sums: NDArray[np.int64], bounds: NDArray[np.int64]) -> int:
+def _max_load(sums: NDArray[np.int64], bounds: NDArray[np.int64]) -> int:
     return int(np.diff(np.concatenate([[0], sums])[bounds]).max())
 
 
 def _fill(sums: NDArray[np.int64], num_parts: int, most: int) -> NDArray[np.int64]:
     bounds = np.zeros(num_parts + 1, np.int64)
     for part in range(num_parts):
-        held = sums[bounds[part] - 1] if bounds[part] else 0
-        bounds[part + 1] = np.searchsorted(sums, held + most, side="right")
+        before = sums[bounds[part] - 1] if bounds[part] else 0
+        bounds[part + 1] = np.searchsorted(sums, before + most, side="right")
     return bounds

@@ -1,9 +1,9 @@
-"""The partitioners by name: the command line, benchmarks and contract tests read this dict."""
+"""Registry of the partitioners by name, for the command line, benchmarks and contract tests."""
 
 from __future__ import annotations
 
 from graphtheta.partition.core.partitioner import Partitioner
-from graphtheta.partition.methods.balanced_lpa import LabelPropagation
+from graphtheta.partition.methods.balanced_lpa import BalancedLabelPropagation
 from graphtheta.partition.methods.dbh import DegreeBasedHashing
 from graphtheta.partition.methods.edge_hash import EdgeHash
 from graphtheta.partition.methods.grid import Grid
@@ -23,7 +23,7 @@ PARTITIONERS: dict[str, Partitioner] = {
     "range": Range(),
     "ldg": LinearDeterministicGreedy(),
     "fennel": Fennel(),
-    "lpa": LabelPropagation(),
+    "lpa": BalancedLabelPropagation(),
     "kaminpar": KaMinPar(),
     "metis": Metis(),
     "edge-hash": EdgeHash(),

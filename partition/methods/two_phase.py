@@ -1,4 +1,4 @@
-"""Vertex-cut by clusters: nodes that meet often share a part, edges between parts cut the hub."""
+"""Vertex-cut by clusters (2PS-L): clustered nodes share a part; other edges cut the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import EdgeBlocks, edge_cap, least_loaded
+from graphtheta.partition.core.edge_blocks import (
+    DEFAULT_EDGE_BLOCKS,
+    EdgeBlocks,
+    edge_cap,
+    least_loaded,
+)
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
@@ -18,48 +23,45 @@ from graphtheta.partition.core.replica_bitset import (
     add_replica,
     add_replicas,
     new_replicas,
-    prefetch_end,
+    prefetch_node,
     replica_bytes,
-    words_of,
+    words_per_node,
 )
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, edge_chunks
 from graphtheta.partition.core.stream_clusters import join_clusters, pack
-from graphtheta.partition.core.thread_pool import ThreadPool
-from graphtheta.partition.methods.hdrf import part_order
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["TwoPhaseStreaming"]
 
-Ends = tuple[NDArray[Any], NDArray[Any]]
-
-_HOME = (1 << PART_BITS) - 1  # a node's home in its word; its degree is above it
+_PART_MASK = (1 << PART_BITS) - 1  # bits of a node's code that hold its part; above is its degree
 
 
 class TwoPhaseStreaming:
-    """2PS-L: cluster the nodes, pack clusters into parts, then choose of two parts for each edge.
+    """2PS-L: cluster the nodes, pack clusters into parts, then choose one of two parts per edge.
 
-    An edge within one part stays there. Another goes to the part of either endpoint, whichever
-    scores higher: 1 + share for each endpoint that has a replica there, `share` being the other's
-    share of both degrees, so that the endpoint of higher degree is cut. If that part is full, a
-    hash of the endpoint of higher degree says, and if that is full, the least loaded part.
+    The two parts are those of the clusters of the endpoints. If they are the same, the edge is
+    assigned to it. Otherwise the part with the higher score wins: 1 + share for each endpoint that
+    has a replica there, where `share` is the other endpoint's share of the sum of both degrees, so
+    that the endpoint of higher degree is cut. If that part is full, the edge goes to the part that
+    the endpoint of higher degree hashes to; if that is full too, to the least loaded part.
 
-    The paper also adds the clusters' shares of both volumes. Left out, as measured here: RMAT
-    2^20 x 16 in 32 parts has 3.93 copies a node without, 4.59 with them; 128 parts 7.11, 7.87;
-    communities of 256 nodes 7.94, 7.88.
+    The paper also adds each cluster's share of the volume of both to the score. That is left out:
+    RMAT 2^20 x 16 in 32 parts has 3.93 replicas per node without it, 4.59 with it; in 128 parts
+    7.11 and 7.87; communities of 256 nodes 7.94 and 7.88.
 
-    Memory: 44 bytes a node while clusters are packed; then 8, and P bits rounded up to 64. Four
-    passes: degrees, clusters, edges within parts, others. Clusters are found by one thread, the
-    same on each rank; 58 million edges a second here.
+    Memory: 44 bytes per node while clusters are packed; then 8, plus P bits rounded up to 64. Four
+    passes: degrees, clusters, edges within parts, other edges. One thread finds the clusters, on
+    every rank the same ones: 58 million edges per second on an AMD EPYC of 2020.
 
     Communication:
         That of `EdgeBlocks`, and one all-reduce of 8 N bytes.
 
     Args:
-        cluster_volume: The most volume (sum of degrees) of a cluster over that of a mean part.
-        alpha: Largest part over the mean, in edges, where the user gives no limit.
-        block: The most edges decided against one state. An argument of the result.
-        lanes: Pieces of a block decided at the same time. An argument of the result.
+        cluster_volume: Greatest volume (sum of degrees) of a cluster, divided by the mean volume of
+            a part.
+        alpha: Largest part divided by the mean, in edges, if the user sets no limit.
+        blocks: Sizes of the blocks that are decided in parallel.
 
     Source:
         Mayer, Orujzade, Jacobsen, "Out-of-core edge partitioning at linear run-time", ICDE 2022.
@@ -73,14 +75,11 @@ class TwoPhaseStreaming:
         self,
         cluster_volume: float = 0.05,
         alpha: float = 1.05,
-        block: int = 1 << 17,
-        lanes: int = 64,
+        blocks: EdgeBlocks = DEFAULT_EDGE_BLOCKS,
     ) -> None:
-        self.cluster_volume, self.alpha = cluster_volume, alpha
-        self.block, self.lanes = block, lanes
+        self.cluster_volume, self.alpha, self.blocks = cluster_volume, alpha, blocks
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return the bytes that each rank holds over buffers, at the larger of two peaks."""
         return max(44 * num_nodes, 8 * num_nodes + replica_bytes(num_nodes, num_parts))
 
     def __call__(
@@ -92,139 +91,119 @@ class TwoPhaseStreaming:
         balance: Balance,
         resources: Resources,
     ) -> Iterator[EdgeParts]:
-        """Yield the parts of this rank's share of each million edges."""
-        num_edges = stream.num_edges
         resources.check_memory(
-            self.memory(stream.num_nodes, num_edges, num_parts),
+            self.memory(stream.num_nodes, stream.num_edges, num_parts),
             "clusters, degrees and parts of every node",
-            "Use the method dbh, which needs 8 bytes a node, or edge-hash, which needs none.",
+            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
         )
-        degree_N = count_degrees(stream, resources)
-        self._add_homes(stream, degree_N, num_parts, resources)
         limit = self.alpha if balance.edges is None else balance.edges
-        cap = edge_cap(limit, num_edges, num_parts)
-        order_P = part_order(num_parts, seed)
-        with ThreadPool(resources.threads) as pool:
-            rule = _TwoCandidates(degree_N, num_parts, cap, seed, pool)
-            with resources.progress.phase("edges within parts", num_edges, "edges") as advance:
-                for start, stop in chunk_ranges(0, num_edges):
-                    rule.count_within(*stream.read(start, stop))
-                    advance(stop - start)
-            lockstep = EdgeBlocks(
-                rule,
-                rule.keep_within(),
-                cap,
-                block=self.block,
-                lanes=self.lanes,
-                resources=resources,
-                pool=pool,
-                stage="2ps-l: exchange decisions",
-            )
-            with resources.progress.phase("place by clusters", num_edges, "edges") as advance:
-                for start, stop in chunk_ranges(0, num_edges):
-                    src, dst = stream.read(start, stop)
-                    parts = rule.within(src, dst)
-                    lockstep.place(src, dst, parts)
-                    first, last = resources.share(start, stop)
-                    mine = parts[first - start : last - start]
-                    advance(stop - start)
-                    yield first, order_P[np.maximum(mine, -1 - mine)]
+        cap = edge_cap(limit, stream.num_edges, num_parts)
+        code_N = self._encode_nodes(stream, num_parts, resources)
+        rule = _CandidateRule(code_N, num_parts, cap, seed, resources)
+        for src, dst in edge_chunks(stream, resources, "edges within parts"):
+            rule.count_within(src, dst)
+        yield from self.blocks.place(
+            stream,
+            rule,
+            rule.reserve(),
+            cap,
+            title="place by clusters",
+            name=self.name,
+            seed=seed,
+            resources=resources,
+            preassign=rule.preassign,
+        )
 
-    def _add_homes(
-        self,
-        stream: EdgeStream,
-        degree_N: NDArray[np.int64],
-        num_parts: int,
-        resources: Resources,
-    ) -> None:
-        num_nodes, num_edges = stream.num_nodes, stream.num_edges
+    def _encode_nodes(
+        self, stream: EdgeStream, num_parts: int, resources: Resources
+    ) -> NDArray[np.int64]:
+        """Return each node's degree and the part of its cluster, packed."""
+        num_nodes = stream.num_nodes
+        degree_N = count_degrees(stream, resources)
         volume_N = degree_N.copy()
         cluster_N = np.arange(num_nodes, dtype=np.int32 if num_nodes < 1 << 31 else np.int64)
-        largest = int(self.cluster_volume * 2 * num_edges / num_parts)
-        with resources.progress.phase("cluster", num_edges, "edges") as advance:
-            for start, stop in chunk_ranges(0, num_edges):
-                src, dst = stream.read(start, stop)
-                join_clusters(src, dst, degree_N, cluster_N, volume_N, largest)
-                advance(stop - start)
-        _add_homes(degree_N, pack(volume_N, num_parts), cluster_N)
+        largest = int(self.cluster_volume * 2 * stream.num_edges / num_parts)
+        for src, dst in edge_chunks(stream, resources, "cluster"):
+            join_clusters(src, dst, degree_N, cluster_N, volume_N, largest)
+        _add_parts(degree_N, pack(volume_N, num_parts), cluster_N)
+        return degree_N
 
 
-class _TwoCandidates:
-    """State and rule of the second phase. A node's home is its cluster's part.
+class _CandidateRule:
+    """Second phase, as a `BlockRule`: choose between the parts of the endpoints' clusters.
 
     Shape:
-        word_N: (N,) degree and home of each node in one word: an edge reads one line of cache an
-            endpoint for both.
+        code_N: (N,) degree of each node and part of its cluster, packed into one integer so that an
+            edge reads one cache line per endpoint.
     """
 
     def __init__(
         self,
-        word_N: NDArray[np.int64],
+        code_N: NDArray[np.int64],
         num_parts: int,
         cap: int,
         seed: int,
-        pool: ThreadPool,
+        resources: Resources,
     ) -> None:
-        self._word, self._cap, self._pool = word_N, cap, pool
-        self._words = np.uint64(words_of(num_parts))
-        self._replicas = new_replicas(word_N.shape[0], num_parts)
+        self._code, self._cap, self._resources = code_N, cap, resources
+        self._words = np.uint64(words_per_node(num_parts))
+        self._replicas = new_replicas(code_N.shape[0], num_parts)
         self._within_P = np.zeros(num_parts, np.int64)
         self._key_2, self._purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
 
-    def _pieces(self, src: NDArray[Any], dst: NDArray[Any]) -> list[Ends]:
-        pieces = self._pool.threads
-        return list(zip(np.array_split(src, pieces), np.array_split(dst, pieces), strict=True))
+    def _slices(self, src: NDArray[Any], dst: NDArray[Any]) -> list[EdgeChunk]:
+        threads = self._resources.threads
+        return list(zip(np.array_split(src, threads), np.array_split(dst, threads), strict=True))
 
     def count_within(self, src: NDArray[Any], dst: NDArray[Any]) -> None:
-        """Count edges within each part, and note the replicas that they make."""
+        """Count the edges within each part, and add the replicas that they make."""
 
-        def count(piece: Ends) -> NDArray[np.int64]:
+        def count(edges: EdgeChunk) -> NDArray[np.int64]:
             counts_P = np.zeros_like(self._within_P)
-            _count_within(*piece, self._word, self._replicas, self._words, counts_P)
+            _count_within(*edges, self._code, self._replicas, self._words, counts_P)
             return counts_P
 
-        for counts_P in self._pool.map(count, self._pieces(src, dst)):
+        for counts_P in self._resources.map(count, self._slices(src, dst)):
             self._within_P += counts_P
 
-    def keep_within(self) -> NDArray[np.int64]:
-        """Return the loads to begin with: edges within a part keep their room, if it suffices.
+    def reserve(self) -> NDArray[np.int64]:
+        """Reserve room for the edges within each part, if all of them fit; return the loads.
 
-        Where it does not, they queue up with the others; the replicas noted for them are a guess.
+        Where they do not fit, they are assigned in order with the other edges, and the replicas
+        that `count_within` added for them are a guess.
         """
-        self._kept_P = self._within_P <= self._cap
-        return np.where(self._kept_P, self._within_P, 0)
+        self._reserved_P = self._within_P <= self._cap
+        return np.where(self._reserved_P, self._within_P, 0)
 
-    def within(self, src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int32]:
-        """Return -1 - part of edges that stay within a part, 0 for others."""
+    def preassign(self, src: NDArray[Any], dst: NDArray[Any]) -> NDArray[np.int32]:
+        """Return -1 - part of edges within a part that has reserved room, and 0 of others."""
 
-        def mark(piece: Ends) -> NDArray[np.int32]:
-            parts = np.empty(piece[0].shape[0], np.int32)
-            _mark_within(*piece, self._word, self._kept_P, parts)
+        def mark(edges: EdgeChunk) -> NDArray[np.int32]:
+            parts = np.empty(edges[0].shape[0], np.int32)
+            _mark_within(*edges, self._code, self._reserved_P, parts)
             return parts
 
-        return np.concatenate(self._pool.map(mark, self._pieces(src, dst)))
+        return np.concatenate(self._resources.map(mark, self._slices(src, dst)))
 
     def decide(
         self,
         src: NDArray[Any],
         dst: NDArray[Any],
-        lanes: NDArray[np.int64],
+        bounds: NDArray[np.int64],
         loads_P: NDArray[np.int64],
-        scale: int,
+        load_step: int,
         parts: NDArray[np.int32],
     ) -> None:
-        """Write the better of two parts of each edge of the lanes."""
-        state = (self._word, self._replicas, self._words)
+        state = (self._code, self._replicas, self._words)
         fallback = (self._cap, self._purpose, self._key_2)
-        _decide(src, dst, lanes, *state, loads_P, scale, *fallback, parts)
+        _decide(src, dst, bounds, *state, loads_P, load_step, *fallback, parts)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        """Add the parts to the sets of the endpoints."""
         add_replicas(src, dst, parts, self._replicas, self._words)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _add_homes(
+def _add_parts(
     degree_N: NDArray[np.int64], part_N: NDArray[np.int32], cluster_N: NDArray[Any]
 ) -> None:  # pragma: no cover - compiled
     for i in range(np.uint64(degree_N.shape[0])):
@@ -235,16 +214,16 @@ def _add_homes(
 def _count_within(
     src: NDArray[Any],
     dst: NDArray[Any],
-    word_N: NDArray[np.int64],
+    code_N: NDArray[np.int64],
     replicas: NDArray[np.uint64],
     words: np.uint64,
     counts_P: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
     for i in range(np.uint64(src.shape[0])):
         u, v = np.uint64(src[i]), np.uint64(dst[i])
-        home = word_N[u] & _HOME
-        if home == word_N[v] & _HOME:
-            part = np.uint64(home)
+        part_u = code_N[u] & _PART_MASK
+        if part_u == code_N[v] & _PART_MASK:
+            part = np.uint64(part_u)
             counts_P[part] += 1
             add_replica(replicas, words, u, part)
             add_replica(replicas, words, v, part)
@@ -254,18 +233,18 @@ def _count_within(
 def _mark_within(
     src: NDArray[Any],
     dst: NDArray[Any],
-    word_N: NDArray[np.int64],
-    kept_P: NDArray[np.bool_],
+    code_N: NDArray[np.int64],
+    reserved_P: NDArray[np.bool_],
     parts: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     for i in range(np.uint64(src.shape[0])):
-        home = word_N[np.uint64(src[i])] & _HOME
-        stays = (home == word_N[np.uint64(dst[i])] & _HOME) & kept_P[np.uint64(home)]
-        parts[i] = np.int32(-1 - home if stays else 0)
+        part = code_N[np.uint64(src[i])] & _PART_MASK
+        within = (part == code_N[np.uint64(dst[i])] & _PART_MASK) & reserved_P[np.uint64(part)]
+        parts[i] = np.int32(-1 - part if within else 0)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _has(
+def _has_replica(
     replicas: NDArray[np.uint64], words: np.uint64, node: np.uint64, part: np.uint64
 ) -> np.int64:  # pragma: no cover - compiled
     word = replicas[node * words + (part >> np.uint64(6))]
@@ -276,42 +255,42 @@ def _has(
 def _decide(
     src: NDArray[Any],
     dst: NDArray[Any],
-    lanes: NDArray[np.int64],
-    word_N: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    code_N: NDArray[np.int64],
     replicas: NDArray[np.uint64],
     words: np.uint64,
     loads_P: NDArray[np.int64],
-    scale: int,
+    load_step: int,
     cap: int,
     purpose: np.uint32,
     key: NDArray[np.uint32],
     parts: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     ahead, num_parts = np.uint64(AHEAD), np.uint64(loads_P.shape[0])
-    seen_P = np.empty_like(loads_P)
-    for lane in range(lanes.shape[0] - 1):
+    seen_P = np.empty_like(loads_P)  # loads as this block sees them
+    for block in range(bounds.shape[0] - 1):
         seen_P[:] = loads_P
-        end = np.uint64(lanes[lane + 1])
-        for i in range(np.uint64(lanes[lane]), end):
+        end = np.uint64(bounds[block + 1])
+        for i in range(np.uint64(bounds[block]), end):
             if i + ahead < end:
-                prefetch_end(np.uint64(src[i + ahead]), word_N, replicas, words)
-                prefetch_end(np.uint64(dst[i + ahead]), word_N, replicas, words)
+                prefetch_node(np.uint64(src[i + ahead]), code_N, replicas, words)
+                prefetch_node(np.uint64(dst[i + ahead]), code_N, replicas, words)
             if parts[i] < 0:
                 continue
             u, v = np.uint64(src[i]), np.uint64(dst[i])
-            home_u, home_v = np.uint64(word_N[u] & _HOME), np.uint64(word_N[v] & _HOME)
-            degree_u, degree_v = word_N[u] >> PART_BITS, word_N[v] >> PART_BITS
-            # The scores times both degrees, which makes them integers.
+            part_u, part_v = np.uint64(code_N[u] & _PART_MASK), np.uint64(code_N[v] & _PART_MASK)
+            degree_u, degree_v = code_N[u] >> PART_BITS, code_N[v] >> PART_BITS
+            # Scores are multiplied by the sum of both degrees, which makes them integers.
             with_u, with_v = degree_u + 2 * degree_v, 2 * degree_u + degree_v
-            at_u = with_u * _has(replicas, words, u, home_u)
-            at_u += with_v * _has(replicas, words, v, home_u)
-            at_v = with_u * _has(replicas, words, u, home_v)
-            at_v += with_v * _has(replicas, words, v, home_v)
-            part = home_u if at_u >= at_v else home_v
+            score_u = with_u * _has_replica(replicas, words, u, part_u)
+            score_u += with_v * _has_replica(replicas, words, v, part_u)
+            score_v = with_u * _has_replica(replicas, words, u, part_v)
+            score_v += with_v * _has_replica(replicas, words, v, part_v)
+            part = part_u if score_u >= score_v else part_v
             if seen_P[part] >= cap:
                 hub = u if degree_u >= degree_v else v
                 part = hash_key(hub, purpose, key[0], key[1]) % num_parts
                 if seen_P[part] >= cap:
                     part = np.uint64(least_loaded(seen_P))
-            seen_P[part] += scale
+            seen_P[part] += load_step
             parts[i] = np.int32(part)

@@ -39,8 +39,8 @@ def find(
     num_nodes, src, dst = corner
     stream = EdgesInMemory(num_nodes, src.astype(np.int32), dst.astype(np.int32))
     if value is None:
-        value = 1.0 if COMMUNITIES[method].takes == "resolution" else min(num_nodes, 4)
-    argument: dict[str, Any] = {COMMUNITIES[method].takes: value}
+        value = 1.0 if COMMUNITIES[method].parameter == "resolution" else min(num_nodes, 4)
+    argument: dict[str, Any] = {COMMUNITIES[method].parameter: value}
     found: list[NDArray[np.int32]] = []
     lock = threading.Lock()
 
@@ -145,7 +145,7 @@ def test_wrong_arguments_are_one_line(method: str, arguments: Any, message: str)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [20_000, 60_000])
 def test_what_does_not_fit_is_refused(method: str, limit: int) -> None:
-    with pytest.raises(PartitionError, match=f"{method}.* memory limit .* by lpa for one"):
+    with pytest.raises(PartitionError, match=f"{method}.* memory limit .* for example by lpa"):
         find(power_law(500, 3000), method, memory_limit=limit, workers=2)
 
 

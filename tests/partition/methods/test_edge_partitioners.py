@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import PartitionError
-from graphtheta.partition.core.edge_blocks import NO_CAP, edge_cap
+from graphtheta.partition.core.edge_blocks import NO_CAP, EdgeBlocks, edge_cap, part_order
 from graphtheta.partition.core.partitioner import Balance, EdgePartitioner
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory
@@ -21,7 +21,7 @@ from graphtheta.partition.core.stream_clusters import pack
 from graphtheta.partition.methods.dbh import DegreeBasedHashing
 from graphtheta.partition.methods.edge_hash import EdgeHash
 from graphtheta.partition.methods.grid import Grid
-from graphtheta.partition.methods.hdrf import HighDegreeReplicatedFirst, part_order
+from graphtheta.partition.methods.hdrf import HighDegreeReplicatedFirst
 from graphtheta.partition.methods.hep import HybridEdgePartitioner
 from graphtheta.partition.methods.two_phase import TwoPhaseStreaming
 from graphtheta.rng.philox import Purpose, hash_keys
@@ -29,11 +29,12 @@ from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
 Parts = NDArray[np.int32]
 
-# Small blocks, so that small graphs have many.
+SMALL = EdgeBlocks(batch_size=32, num_blocks=4)  # many batches on small graphs
+LARGE = EdgeBlocks(batch_size=8192, num_blocks=6)
 GREEDY: dict[str, Callable[[], EdgePartitioner]] = {
-    "hdrf": lambda: HighDegreeReplicatedFirst(block=32, lanes=4),
-    "2ps-l": lambda: TwoPhaseStreaming(block=32, lanes=4),
-    "hep": lambda: HybridEdgePartitioner(tau=1.0, block=32, lanes=4),
+    "hdrf": lambda: HighDegreeReplicatedFirst(blocks=SMALL),
+    "2ps-l": lambda: TwoPhaseStreaming(blocks=SMALL),
+    "hep": lambda: HybridEdgePartitioner(tau=1.0, blocks=SMALL),
 }
 METHODS: dict[str, Callable[[], EdgePartitioner]] = {
     "edge-hash": EdgeHash,
@@ -119,14 +120,14 @@ def test_every_edge_gets_the_same_part_on_any_ranks(name: str, graph: str) -> No
         EdgeHash(),
         DegreeBasedHashing(),
         Grid(),
-        HighDegreeReplicatedFirst(block=8192, lanes=6),
-        TwoPhaseStreaming(block=8192, lanes=6),
-        HybridEdgePartitioner(tau=2.0, block=8192, lanes=6),
+        HighDegreeReplicatedFirst(blocks=LARGE),
+        TwoPhaseStreaming(blocks=LARGE),
+        HybridEdgePartitioner(tau=2.0, blocks=LARGE),
     ],
     ids=lambda method: str(method.name),
 )
 def test_threads_and_ranks_do_not_show(method: EdgePartitioner) -> None:
-    corner = power_law(3000, 150_000)  # blocks of 4096 edges and more are shared out to threads
+    corner = power_law(3000, 150_000)  # threads share batches of 4096 edges or more
     alone = place(corner, 33, method)
     for ranks, threads in ((1, 2), (1, 5), (3, 2)):
         together = place(corner, 33, method, ranks=ranks, threads=threads)
@@ -265,7 +266,7 @@ def hdrf_plainly(corner: CornerGraph, num_parts: int, weight: float) -> list[int
 @pytest.mark.parametrize(("num_parts", "weight"), [(3, 1.1), (9, 1.1), (9, 0.3), (70, 4.0)])
 def test_hdrf_one_by_one_is_the_papers(num_parts: int, weight: float) -> None:
     corner = power_law(150, 900)
-    method = HighDegreeReplicatedFirst(balance_weight=weight, block=1)
+    method = HighDegreeReplicatedFirst(balance_weight=weight, blocks=EdgeBlocks(batch_size=1))
     expected = part_order(num_parts, 0)[hdrf_plainly(corner, num_parts, weight)]
     np.testing.assert_array_equal(place(corner, num_parts, method), expected)
 
@@ -273,8 +274,8 @@ def test_hdrf_one_by_one_is_the_papers(num_parts: int, weight: float) -> None:
 def test_hdrf_in_blocks_makes_no_more_copies() -> None:
     corner = power_law(4000, 40_000)
     one_by_one, in_blocks = (
-        replication_factor(corner, place(corner, 16, method))
-        for method in (HighDegreeReplicatedFirst(block=1), HighDegreeReplicatedFirst())
+        replication_factor(corner, place(corner, 16, HighDegreeReplicatedFirst(blocks=blocks)))
+        for blocks in (EdgeBlocks(batch_size=1), EdgeBlocks())
     )
     assert in_blocks < 1.03 * one_by_one
 

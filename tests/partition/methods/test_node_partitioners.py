@@ -16,10 +16,10 @@ from graphtheta.partition.core.capacity import node_capacities
 from graphtheta.partition.core.neighbour_lists import build_neighbour_lists
 from graphtheta.partition.core.node_blocks import NodeBlocks
 from graphtheta.partition.core.partitioner import Balance, NodePartitioner
-from graphtheta.partition.core.rebalance import keep_capacities
+from graphtheta.partition.core.rebalance import rebalance
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
-from graphtheta.partition.methods.balanced_lpa import LabelPropagation
+from graphtheta.partition.methods.balanced_lpa import BalancedLabelPropagation
 from graphtheta.partition.methods.kaminpar import KaMinPar
 from graphtheta.partition.methods.ldg_fennel import Fennel, LinearDeterministicGreedy
 from graphtheta.partition.methods.metis import Metis
@@ -28,18 +28,18 @@ from graphtheta.partition.methods.range import Range
 from graphtheta.rng.philox import Purpose, hash_keys
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
-FEW = NodeBlocks(nodes=8, at_once=4, growth=2)  # many blocks of several lanes on small graphs
+SMALL = NodeBlocks(block_size=8, max_blocks=4, growth=2)  # many batches on small graphs
 GREEDY = {
     "ldg": LinearDeterministicGreedy,
     "fennel": Fennel,
-    "lpa": LabelPropagation,
+    "lpa": BalancedLabelPropagation,
 }
 METHODS: dict[str, NodePartitioner] = {
     "node-hash": NodeHash(),
     "range": Range(),
-    "ldg": LinearDeterministicGreedy(lanes=FEW),
-    "fennel": Fennel(lanes=FEW),
-    "lpa": LabelPropagation(lanes=FEW),
+    "ldg": LinearDeterministicGreedy(blocks=SMALL),
+    "fennel": Fennel(blocks=SMALL),
+    "lpa": BalancedLabelPropagation(blocks=SMALL),
     "kaminpar": KaMinPar(),
     "metis": Metis(),
 }
@@ -190,12 +190,12 @@ def test_keeps_one_limit(method: str, what: Any) -> None:
 
 
 @pytest.mark.parametrize("method", GREEDY)
-@pytest.mark.parametrize("lanes", [FEW, NodeBlocks()])
-def test_keeps_all_limits_at_once(method: str, lanes: NodeBlocks) -> None:
+@pytest.mark.parametrize("blocks", [SMALL, NodeBlocks()])
+def test_keeps_all_limits_at_once(method: str, blocks: NodeBlocks) -> None:
     corner = power_law(3000, 24000, seed=1)
     is_train = hash_keys(np.arange(3000), 0, Purpose.SPLIT) % np.uint64(10) < 2
     balance = Balance(1.05, 1.1, 1.05, is_train)
-    parts = place(GREEDY[method](lanes=lanes), corner, 3, balance=balance)
+    parts = place(GREEDY[method](blocks=blocks), corner, 3, balance=balance)
     assert keeps(1.05, parts, 3)
     assert keeps(1.1, parts, 3, in_degree(corner))
     assert keeps(1.05, parts, 3, is_train)
@@ -213,7 +213,7 @@ def test_nodes_are_balanced_if_nothing_is_asked_and_loosely_if_others_are(method
 
 @pytest.mark.parametrize("method", [*GREEDY, "kaminpar", "metis"])
 def test_a_node_too_heavy_for_any_part_is_an_error(method: str) -> None:
-    with pytest.raises(PartitionError, match=r"key 0, all in one part.*Raise edges to 4,"):
+    with pytest.raises(PartitionError, match=r"key 0, which an edge-cut.*Raise edges to 4,"):
         place(METHODS[method], CORNER_GRAPHS["star_in"], 4, balance=Balance(edges=1.5))
     parts = place(METHODS[method], CORNER_GRAPHS["star_in"], 4, balance=Balance(edges=4))
     assert parts.shape == (9,)
@@ -226,7 +226,7 @@ def test_ranges_that_cannot_keep_a_limit_are_an_error() -> None:
 
 @pytest.mark.parametrize("method", ["range", "kaminpar", "metis"])
 def test_methods_of_one_limit_refuse_several(method: str) -> None:
-    with pytest.raises(PartitionError, match=f"one limit of balance for {method}, got 2"):
+    with pytest.raises(PartitionError, match=f"one balance limit for {method}, got 2"):
         place(METHODS[method], random_graph(9, 9), 2, balance=Balance(nodes=1.1, edges=1.1))
 
 
@@ -252,7 +252,7 @@ def test_parts_that_hold_too_much_give_nodes_away() -> None:
     stream = stream_of(random_graph(40, 100))
     capacities = node_capacities(stream, 4, Balance(nodes=1.0), Resources())
     parts = np.zeros(40, np.int32)
-    keep_capacities(parts, 4, capacities)
+    rebalance(parts, 4, capacities)
     assert np.bincount(parts).tolist() == [10, 10, 10, 10]
     assert (parts[:10] == 0).all()
 
@@ -285,12 +285,12 @@ def test_work_space_of_multilevel_methods_is_counted() -> None:
 
 
 def test_ranks_share_the_topology_of_greedy_methods() -> None:
-    lanes = NodeBlocks(nodes=10, at_once=4, growth=1)
+    blocks = NodeBlocks(block_size=10, max_blocks=4, growth=1)
     rows: list[NDArray[np.bool_]] = []
     lock = threading.Lock()
 
     def work(comm: Communicator) -> None:
-        mine = lanes.rows(1000, 0, comm)
+        mine = blocks.nodes_of_rank(1000, 0, comm)
         assert mine is not None
         with lock:
             rows.append(mine)
@@ -309,7 +309,7 @@ def test_topology_is_undirected_and_simple_if_asked() -> None:
         assert simple.indptr.tolist() == [0, 1, 3, 4]
         assert simple.neighbours.tolist() == [1, 0, 2, 1]
         assert simple.neighbours.dtype == np.int32
-    some = build_neighbour_lists(stream, Resources(), rows_N=np.array([True, False, True]))
+    some = build_neighbour_lists(stream, Resources(), nodes_N=np.array([True, False, True]))
     assert some.indptr.tolist() == [0, 4, 4, 6]
 
 
@@ -337,9 +337,9 @@ def test_communities_are_kept_together(method: str) -> None:
 @pytest.mark.parametrize("method", GREEDY)
 def test_blocks_cut_about_as_few_edges_as_one_node_after_the_other(method: str) -> None:
     corner = communities(64, 64, 10, seed=1)
-    blocks = NodeBlocks(nodes=64, at_once=8)
-    one_by_one = NodeBlocks(nodes=corner[0], at_once=1)
-    alike = [cut(corner, place(GREEDY[method](lanes=x), corner, 8)) for x in (blocks, one_by_one)]
+    blocks = NodeBlocks(block_size=64, max_blocks=8)
+    one_by_one = NodeBlocks(block_size=corner[0], max_blocks=1)
+    alike = [cut(corner, place(GREEDY[method](blocks=x), corner, 8)) for x in (blocks, one_by_one)]
     assert alike[0] < alike[1] + 0.05
 
 
@@ -350,10 +350,9 @@ def test_more_passes_cut_fewer_edges(method: str) -> None:
     assert often < 0.8 * once
 
 
-def test_blocks_grow_and_cover_all_nodes_once() -> None:
-    lanes = NodeBlocks(nodes=4, at_once=8, growth=2)
-    blocks = list(lanes.blocks(500, seed=5))
-    covered = np.concatenate([np.arange(*block) for block in blocks])
+def test_batches_grow_and_cover_all_nodes_once() -> None:
+    batches = list(NodeBlocks(block_size=4, max_blocks=8, growth=2).batches(500, seed=5))
+    covered = np.concatenate([np.arange(*batch) for batch in batches])
     assert sorted(covered.tolist()) == list(range(500))
-    assert blocks[0][1] - blocks[0][0] == 4
-    assert max(last - first for first, last in blocks) == 32
+    assert batches[0][1] - batches[0][0] == 4
+    assert max(last - first for first, last in batches) == 32
