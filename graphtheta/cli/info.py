@@ -52,7 +52,7 @@ def info(
       graphtheta info store --report --picture store.png
     """
     from graphtheta.partition import open_store
-    from graphtheta.partition.analysis.plot import refuse_without_matplotlib
+    from graphtheta.partition.analysis.plot import require_matplotlib
     from graphtheta.partition.analysis.report import report as report_on
     from graphtheta.partition.analysis.traffic import predict_bytes
 
@@ -61,7 +61,7 @@ def info(
             f"--dtype: expected one of {', '.join(_ITEMSIZES)}, got {dtype!r}. Choose one."
         )
     if picture is not None:
-        refuse_without_matplotlib()
+        require_matplotlib()
     opened = open_store(store)
     if verify:
         opened.verify()

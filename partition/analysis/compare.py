@@ -1,4 +1,4 @@
-"""Partitioning without a store: how good methods are, and their assignments as tables."""
+"""Comparison of partitioning methods without writing a store, and assignments as Parquet files."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ __all__ = ["Assessment", "assess", "compare", "write_assignment"]
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How a method did.
+    """Result of one method in a comparison.
 
     Attributes:
         method: Key in `PARTITIONERS`.
-        counts: Of the parts; None if the method was refused.
-        seconds: That the method itself took; of a rule, without placing edges while they move.
-        refusal: Why it was refused; empty otherwise.
+        counts: Sizes of the parts, or None if the method was refused.
+        seconds: Time of the method. For an `EdgeRule`, without the assignment of edges, which
+            happens later.
+        refusal: Why the method was refused, or an empty string.
     """
 
     method: str
@@ -49,9 +50,9 @@ class Assessment:
 
 
 def assess(source: GraphSource, plan: Plan, resources: Resources | None = None) -> PartCounts:
-    """Return what each part of a store would hold, without writing it; collective.
+    """Return the sizes of the parts of a store without writing it; collective.
 
-    Columns are not read. Arguments and errors are those of `make_store`.
+    Feature, label and split columns are not read. Arguments and errors are those of `make_store`.
     """
     (only,) = compare(source, plan, [plan.method], resources)
     if only.counts is None:
@@ -62,41 +63,42 @@ def assess(source: GraphSource, plan: Plan, resources: Resources | None = None) 
 def compare(
     source: GraphSource, plan: Plan, methods: Sequence[str], resources: Resources | None = None
 ) -> Iterator[Assessment]:
-    """Yield how good each of some methods is, side by side, without writing stores; collective.
+    """Yield the sizes of the parts for each of some methods, without writing stores; collective.
 
-    Edges are read once. A method that is refused, for its memory say, does not stop the others.
+    The edge table is read once. If a method is refused, for its memory for example, the comparison
+    goes on with the next method.
 
     Args:
         source: The graph.
-        plan: What is asked for, but for the method.
+        plan: Options of the partitioning; `method` has no effect.
         methods: Keys of `PARTITIONERS`.
         resources: Ranks, threads and memory.
 
     Raises:
-        As `make_store`.
+        GraphThetaError: As `make_store` does.
     """
     resources = resources or Resources()
     plans = [dataclasses.replace(plan, method=method) for method in methods]
     topology = TopologySource(source) if plan.balance.train is None else source
     with temporary_folder(resources.comm) as folder:
-        with CheckpointedPhases(folder / "edges", {}, resources.comm) as room:
-            edges = Pipeline(topology, plan, room, resources).prepare()
+        with CheckpointedPhases(folder / "edges", {}, resources.comm) as phases:
+            edges = Pipeline(topology, plan, phases, resources).prepare()
         for number, each in enumerate(plans):
-            with CheckpointedPhases(folder / str(number), {}, resources.comm) as room:
-                yield _assess(Pipeline(topology, each, room, resources), edges, each.method)
+            with CheckpointedPhases(folder / str(number), {}, resources.comm) as phases:
+                yield _assess(Pipeline(topology, each, phases, resources), edges, each.method)
 
 
 def write_assignment(
     source: GraphSource, path: Path | str, plan: Plan, resources: Resources | None = None
 ) -> None:
-    """Write only where nodes and edges go, as Parquet; collective.
+    """Write the part of every node and edge as Parquet files, without a store; collective.
 
-    The folder `path` gets `nodes.parquet` (`id`, `part`: int32) in the order of node keys, and in a
-    vertex-cut `edges.parquet` (`edge_key`: int64, `part`: int32) in the order of edge keys; in an
-    edge-cut an edge goes where its destination goes.
+    The folder `path` gets `nodes.parquet` (`id`, `part`: int32) in the order of node keys. For a
+    vertex-cut it also gets `edges.parquet` (`edge_key`: int64, `part`: int32) in the order of edge
+    keys; in an edge-cut, an edge is in the part of its destination.
 
     Raises:
-        As `make_store`.
+        GraphThetaError: As `make_store` does.
     """
     resources, path = resources or Resources(), Path(path)
     comm = resources.comm
@@ -104,60 +106,60 @@ def write_assignment(
     topology = TopologySource(source) if plan.balance.train is None else source
     with (
         temporary_folder(comm) as folder,
-        CheckpointedPhases(folder, {}, comm) as room,
+        CheckpointedPhases(folder, {}, comm) as phases,
     ):
-        building = Pipeline(topology, plan, room, resources)
-        edges = building.prepare()
-        assignment = building.assign(edges)
+        pipeline = Pipeline(topology, plan, phases, resources)
+        edges = pipeline.prepare()
+        assignment = pipeline.assign(edges)
         vertex_cut = named_partitioner(plan.method).cut == "vertex"
         if vertex_cut:
-            building.count(edges, assignment)  # which draws the masters
+            pipeline.count(edges, assignment)  # also draws the masters
         if comm.rank == 0:
-            with atomic_folder(path) as beside:
-                owners = OWNERS if vertex_cut else ASSIGNMENT  # both a part for each node
-                of_nodes = NodeFile(folder, owners, edges.num_nodes)
-                _write_nodes(source, folder, of_nodes, beside / "nodes.parquet")
+            with atomic_folder(path) as unfinished:
+                name = OWNERS if vertex_cut else ASSIGNMENT  # both hold the part of each node
+                owners = NodeFile(folder, name, edges.num_nodes)
+                _write_nodes(source, folder, owners, unfinished / "nodes.parquet")
                 if vertex_cut:
-                    _write_edges(edges, assignment, beside / "edges.parquet")
+                    _write_edges(edges, assignment, unfinished / "edges.parquet")
         comm.barrier(stage="write assignment")
 
 
-def _assess(building: Pipeline, edges: EdgeFile, method: str) -> Assessment:
+def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:
     start = time.perf_counter()
     try:
-        assignment = building.assign(edges)
+        assignment = pipeline.assign(edges)
         seconds = time.perf_counter() - start
-        counts, _ = building.count(edges, assignment)
+        counts, _ = pipeline.count(edges, assignment)
         return Assessment(method, counts, seconds)
-    except PartitionError as error:  # the same on every rank: it depends on sizes alone
+    except PartitionError as error:  # the same on every rank: it depends only on sizes
         return Assessment(method, None, time.perf_counter() - start, str(error))
 
 
 def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path) -> None:
     if source.num_nodes is None:
         ids = ids_in_file(folder)
-        kind = source.edge_schema.field("src").type
+        id_type = source.edge_schema.field("src").type
     else:
         chunks = source.node_chunks(0, source.num_nodes, ids_only=True)
         ids = (whole(chunk["id"]) for chunk in chunks)
-        kind = source.node_schema.field("id").type
+        id_type = source.node_schema.field("id").type
 
     def tables() -> Iterator[pa.Table]:
         first = 0
-        for some in ids:
-            yield pa.table({"id": some, "part": owners.read(first, first + len(some))})
-            first += len(some)
+        for chunk in ids:
+            yield pa.table({"id": chunk, "part": owners.read(first, first + len(chunk))})
+            first += len(chunk)
 
-    _write(tables(), pa.schema([("id", kind), ("part", pa.int32())]), path)
+    _write(tables(), pa.schema([("id", id_type), ("part", pa.int32())]), path)
 
 
 def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:
-    of_edges = assignment.of_edges()
+    parts_of = assignment.of_edges()
     tables = (
         pa.table(
             {
                 "edge_key": edges.keys(first, last),
-                "part": of_edges(first, last, *edges.read(first, last)).astype(np.int32),
+                "part": parts_of(first, last, *edges.read(first, last)).astype(np.int32),
             }
         )
         for first, last in chunk_ranges(0, edges.num_edges)

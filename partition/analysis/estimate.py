@@ -1,6 +1,7 @@
-"""What a partitioning will take, said before it starts: memory, disk and time.
+"""Estimate of the memory, disk space and time that a partitioning job needs.
 
-Times are for two threads of an AMD EPYC of 2020 and a local disk, from `benchmarks/partition.py`.
+Rates were measured with two threads of an AMD EPYC of 2020 and a local disk, by
+`benchmarks/partition.py`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from graphtheta.partition.store.id_hash import hash_ids
 __all__ = ["Estimate", "estimate"]
 
 _SAMPLES, _SAMPLE_EDGES = 16, 1 << 16
-_BUFFER = 96  # bytes an edge of the chunks on their way
-_BUILD_RATE = 12e6  # edges a second through all phases but the method
-_RATES = {  # edges a second of the methods at 32 parts; those not named: as the build
+_BUFFER = 96  # bytes per edge of the chunks in flight
+_PIPELINE_RATE = 12e6  # edges per second through all phases except the method
+_DEFAULT_RATE = 100e6  # edges per second of methods that are not in _RATES
+_RATES = {  # edges per second of the methods, for 32 parts
     "hdrf": 7e6,
     "2ps-l": 12e6,
     "hep": 2e6,
@@ -40,18 +42,18 @@ _RATES = {  # edges a second of the methods at 32 parts; those not named: as the
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a job will take.
+    """Estimated memory, disk space and time of a partitioning job.
 
     Attributes:
-        num_nodes: Nodes; guessed from a sample of edges without a node table.
-        num_edges: Edges, reverse ones included.
-        memory: Bytes of each rank at the peak.
-        method_memory: Bytes of each rank for the method's own state, at most: the method refuses
-            to start when it knows that it does not fit.
-        build_memory: Bytes of each rank at the peak of all but the method.
-        scratch: Bytes of disk for files that are gone when the store is there.
-        store: Bytes of disk for the store.
-        seconds: Of the whole.
+        num_nodes: Number of nodes; without a node table, estimated from a sample of edges.
+        num_edges: Number of edges, including reverse edges.
+        memory: Peak memory of each rank in bytes.
+        method_memory: Upper bound of the memory of the method on each rank, in bytes. The method
+            is refused if it does not fit the memory limit.
+        build_memory: Peak memory of each rank in bytes, in all phases except the method.
+        scratch: Disk space for temporary files, in bytes.
+        store: Disk space for the store, in bytes.
+        seconds: Time of the whole job.
     """
 
     num_nodes: int
@@ -64,35 +66,35 @@ class Estimate:
     seconds: float
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return (what, value) lines for a person."""
+        """Return (name, value) rows of text for display."""
         return [
             ("nodes", f"about {self.num_nodes:,}"),
             ("edges", f"{self.num_edges:,}"),
-            ("memory of a rank", format_bytes(self.memory)),
-            ("of it, for the method", format_bytes(self.method_memory)),
-            ("disk for scratch", format_bytes(self.scratch)),
+            ("memory per rank", format_bytes(self.memory)),
+            ("of this, for the method", format_bytes(self.method_memory)),
+            ("disk for temporary files", format_bytes(self.scratch)),
             ("disk for the store", format_bytes(self.store)),
             ("time", f"about {self.seconds:,.0f} s"),
         ]
 
 
 def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
-    """Return what `make_store` will take, from sizes and a sample of edges; every rank by itself.
+    """Estimate what `make_store` needs, from table sizes and a sample of edges; not collective.
 
     Raises:
         GraphFormatError: If the sample cannot be read.
     """
     num_nodes = source.num_nodes
     if num_nodes is None:
-        num_nodes = _guess(source)
+        num_nodes = _estimate_nodes(source)
     num_edges = source.num_edges * (2 if plan.undirected else 1)
     key = 4 if num_nodes < 2**31 else 8
-    place = 4 if num_edges < 2**31 else 8
+    position = 4 if num_edges < 2**31 else 8
     columns = [field for field in source.edge_schema if field.name not in ("src", "dst")]
     edge_columns = row_bytes(pa.schema(columns))
     node_row = row_bytes(source.node_schema) or 8
     method = named_partitioner(plan.method).memory(num_nodes, num_edges, plan.num_parts)
-    # Replicas of a part: its masters, and at most an end of each edge.
+    # Replicas of a part: its masters, and at most one endpoint of each edge.
     replicas = min(num_nodes, num_nodes / plan.num_parts + num_edges / plan.num_parts)
     part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
     edge_row = row_bytes(source.edge_schema)
@@ -102,18 +104,18 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     ids = 0 if source.keyed else map_bytes(source.edge_schema.field("src").type, num_nodes)
     if resources.memory_limit is not None:
         ids = min(ids, resources.memory_limit // 2)
-    at_once = resources.threads
+    parallel = resources.threads
     if resources.memory_limit is not None:
-        at_once = max(1, min(at_once, int(resources.memory_limit // max(part, 1))))
-    build = int(max(ids + buffers, num_nodes * (8 + place) + buffers, at_once * part))
-    spill = num_edges * (2 * key + 4 + place + edge_columns) + num_nodes * (node_row + 24)
+        parallel = max(1, min(parallel, int(resources.memory_limit // max(part, 1))))
+    build = int(max(ids + buffers, num_nodes * (8 + position) + buffers, parallel * part))
+    spill = num_edges * (2 * key + 4 + position + edge_columns) + num_nodes * (node_row + 24)
     keys = num_edges * (2 * key + 2) + (num_edges // 2 * 8 if plan.undirected else 0)
     store = (
         num_edges * (28 + edge_columns)
         + num_nodes * (node_row + 24 + 32)
         + replicas * 32 * plan.num_parts
     )
-    rate = 1 / (1 / _BUILD_RATE + 1 / _RATES.get(plan.method, 100e6))
+    rate = 1 / (1 / _PIPELINE_RATE + 1 / _RATES.get(plan.method, _DEFAULT_RATE))
     return Estimate(
         num_nodes=num_nodes,
         num_edges=num_edges,
@@ -126,17 +128,22 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     )
 
 
-def _guess(source: GraphSource) -> int:
-    """Return about how many different ids the edges have: Chao's estimate, and at least that."""
+def _estimate_nodes(source: GraphSource) -> int:
+    """Estimate the number of distinct node ids in the edge table from a sample of edges.
+
+    Source:
+        Chao, "Nonparametric estimation of the number of classes in a population", Scandinavian
+        Journal of Statistics 11(4), 1984 (a lower bound).
+    """
     starts = np.linspace(0, max(0, source.num_edges - _SAMPLE_EDGES), _SAMPLES).astype(np.int64)
-    hashes = [np.empty(0, np.uint64), *_sampled(source, np.unique(starts).tolist())]
+    hashes = [np.empty(0, np.uint64), *_sample_hashes(source, np.unique(starts).tolist())]
     _, counts = np.unique(np.concatenate(hashes), return_counts=True)
     once, twice = int(np.count_nonzero(counts == 1)), int(np.count_nonzero(counts == 2))
-    hidden = once * once / (2 * twice) if twice else 0
-    return max(1, min(int(len(counts) + hidden), 2 * source.num_edges))
+    unseen = once * once / (2 * twice) if twice else 0
+    return max(1, min(int(len(counts) + unseen), 2 * source.num_edges))
 
 
-def _sampled(source: GraphSource, starts: list[int]) -> Iterator[NDArray[np.uint64]]:
+def _sample_hashes(source: GraphSource, starts: list[int]) -> Iterator[NDArray[np.uint64]]:
     for start in starts:
         stop = min(start + _SAMPLE_EDGES, source.num_edges)
         for chunk in source.edge_chunks(start, stop, ends_only=True):

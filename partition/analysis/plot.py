@@ -1,4 +1,4 @@
-"""A picture of a store: degrees, sizes of parts, and traffic between them. Needs matplotlib."""
+"""Plot of a store as PNG and SVG: degrees, part sizes and traffic. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError
 from graphtheta.partition.analysis.report import Report, degree_bounds
 
-__all__ = ["STYLE", "SUFFIXES", "draw", "refuse_without_matplotlib"]
+__all__ = ["STYLE", "draw", "require_matplotlib"]
 
-SUFFIXES = (".png", ".svg")
-_BARS = 32  # with more parts, lines
-_MAX_CELLS = 256
-_LEAST_SPAN = 10  # largest over smallest colour of the map
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+_SUFFIXES = (".png", ".svg")
+_MAX_BARS = 32  # with more parts, sizes are drawn as lines
+_MAX_CELLS = 256  # rows of the traffic matrix; with more parts, a cell covers several
+_MAX_NUMBERS = 8  # with more rows, no numbers are written into the cells
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _EDGES, _MASTERS, _MIRRORS = "#0072B2", "#E69F00", "#009E73"
+_OWN_PART = "0.85"  # grey of the diagonal, where nothing is sent
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -26,15 +26,15 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "svg.hashsalt": "graphtheta",  # the same picture, the same bytes
+    "svg.hashsalt": "graphtheta",  # the same plot gives the same bytes
 }
 
 
-def refuse_without_matplotlib() -> None:
-    """Raise a ConfigError if matplotlib is missing, before any work is done.
+def require_matplotlib() -> None:
+    """Check that matplotlib is installed, before any work is done.
 
     Raises:
-        ConfigError: If it is.
+        ConfigError: If it is not.
     """
     try:
         import matplotlib  # noqa: F401
@@ -48,37 +48,41 @@ def refuse_without_matplotlib() -> None:
 def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Path]:
     """Draw a report as PNG and SVG.
 
-    Three panels. Left, how many of the nodes have which degree, both axes logarithmic: the share of
-    nodes in a bin over its width, so that a power law is a straight line. Middle, each part's
-    edges, masters and mirrors over their means, so that the highest is the balance; with more than
-    32 parts each line is sorted. Right, rows that the part in a row of the map exchanges with that
-    in a column in each layer, sync and merge; with more than 256 parts a cell is the sum of a block
-    of parts. Its colours span at least a decade, so that small differences look small.
+    The figure has three panels:
+
+    - Degrees: fraction of nodes for each degree, both axes logarithmic. A bin's fraction is divided
+      by its width, so that a power law is a straight line.
+    - Part sizes: edges, masters and mirrors of each part, divided by their means, so that the
+      largest value is the balance. With more than 32 parts, each line is sorted.
+    - Traffic: rows that a layer sends in the forward pass (sync and merge) for each pair of parts.
+      With up to 8 parts, the cells show the numbers; with more than 256, a cell sums over several
+      consecutive parts.
 
     Args:
-        found: What to draw.
-        path: Where; its suffix, if any, is `.png` or `.svg`, and both are written.
-        title: Stands above.
+        found: Report to draw.
+        path: Path of the files; a suffix must be `.png` or `.svg`. Both files are written.
+        title: Title of the figure.
 
     Returns:
-        The two files.
+        Paths of the PNG file and the SVG file.
 
     Raises:
         ConfigError: If matplotlib is missing, or the suffix is another.
     """
-    refuse_without_matplotlib()
+    require_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     path = Path(path)
-    if path.suffix not in ("", *SUFFIXES):
+    if path.suffix not in ("", *_SUFFIXES):
         raise ConfigError(
-            f"picture: expected a name that ends in {' or '.join(SUFFIXES)}, got {path}. Rename it."
+            f"picture: expected a name that ends in {' or '.join(_SUFFIXES)}, got {path}. "
+            "Rename it."
         )
-    png, svg = (path.with_suffix(suffix) for suffix in SUFFIXES)
+    png, svg = (path.with_suffix(suffix) for suffix in _SUFFIXES)
     with rc_context(cast(Any, STYLE)):
-        figure = Figure(figsize=(13.5, 4.2), dpi=150, layout="constrained")
-        degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.25, 1.05))
+        figure = Figure(figsize=(13.5, 4.4), dpi=150, layout="constrained")
+        degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.2, 1.15))
         _draw_degrees(degrees, found)
         _draw_sizes(sizes, found)
         _draw_traffic(figure, traffic, found)
@@ -92,30 +96,26 @@ def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Pat
 def _draw_degrees(axes: Any, found: Report) -> None:
     axes.set_title("Degrees")
     if not found.edges.any():
-        _nothing(axes, "no edges")
+        _write_note(axes, "no edges")
         return
     bounds = degree_bounds(len(found.in_degrees))
     num_nodes = int(found.masters.sum())
-    ways = (("in", found.in_degrees, _EDGES, "-"), ("out", found.out_degrees, _MASTERS, "--"))
-    for (name, counts, colour, line), largest in zip(ways, found.largest_degrees, strict=True):
-        some = np.flatnonzero(counts[1:]) + 1
-        middle = np.sqrt(bounds[some] * (bounds[some + 1] - 1.0))
-        share = counts[some] / (bounds[some + 1] - bounds[some]) / num_nodes
-        none = f"{100 * counts[0] / num_nodes:.2g} % have 0"
-        axes.plot(
-            middle,
-            share,
-            marker="o",
-            markersize=5 if line == "-" else 2.5,
-            linewidth=2 if line == "-" else 1,
-            linestyle=line,
-            color=colour,
-            label=f"{name}-degree (largest {largest:,}; {none})",
-        )
-    axes.set(xscale="log", yscale="log", xlabel="degree (edges a node)")
-    axes.set_ylabel("share of nodes for each degree")
+    lines = [
+        ("in-degree", found.in_degrees, found.largest_degrees[0], _EDGES, "-"),
+        ("out-degree", found.out_degrees, found.largest_degrees[1], _MASTERS, "--"),
+    ]
+    if (found.in_degrees == found.out_degrees).all():
+        lines = [("in-degree and out-degree", *lines[0][1:])]
+    for name, counts, largest, colour, style in lines:
+        bins = np.flatnonzero(counts[1:]) + 1
+        middle = np.sqrt(bounds[bins] * (bounds[bins + 1] - 1.0))
+        fraction = counts[bins] / (bounds[bins + 1] - bounds[bins]) / num_nodes
+        isolated = f", 0 at {100 * counts[0] / num_nodes:.2g} % of nodes" if counts[0] else ""
+        label = f"{name}: largest {largest:,}{isolated}"
+        axes.plot(middle, fraction, marker="o", markersize=4, ls=style, color=colour, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="degree", ylabel="fraction of nodes per degree")
     axes.grid(alpha=0.25, linewidth=0.6)
-    _legend(axes)
+    _add_legend(axes)
 
 
 def _draw_sizes(axes: Any, found: Report) -> None:
@@ -126,74 +126,75 @@ def _draw_sizes(axes: Any, found: Report) -> None:
         ("mirrors", found.mirrors, _MIRRORS),
     )
     largest = 1.0
-    for place, (name, counts, colour) in enumerate(sizes):
+    for index, (name, counts, colour) in enumerate(sizes):
         mean = float(counts.mean())
-        over_mean = counts / mean if mean else np.zeros(found.num_parts)
-        largest = max(largest, float(over_mean.max()))
+        relative = counts / mean if mean else np.zeros(found.num_parts)
+        largest = max(largest, float(relative.max()))
         label = f"{name}: mean {mean:,.0f}, largest {counts.max():,}"
-        if found.num_parts <= _BARS:
-            at = parts + 0.27 * (place - 1)
-            axes.bar(at, over_mean, width=0.25, color=colour, label=label)
+        if found.num_parts <= _MAX_BARS:
+            axes.bar(parts + 0.27 * (index - 1), relative, width=0.25, color=colour, label=label)
         else:
-            axes.plot(parts, np.sort(over_mean)[::-1], color=colour, label=label)
+            axes.plot(parts, np.sort(relative)[::-1], color=colour, label=label)
     axes.axhline(1, color="0.3", linewidth=0.8, linestyle=":")
-    each = "part" if found.num_parts <= _BARS else "parts, each line from its largest to its least"
-    axes.set(xlabel=each, ylabel="count over the mean of all parts", title="Sizes of parts")
+    sorted_parts = "parts, each line sorted from largest to smallest"
+    axes.set_xlabel("part" if found.num_parts <= _MAX_BARS else sorted_parts)
+    axes.set(ylabel="size divided by the mean over parts", title="Part sizes")
     axes.set_xlim(-0.6, found.num_parts - 0.4)
     axes.set_ylim(0, 1.08 * largest)
-    _whole_ticks(axes.xaxis)
-    _legend(axes)
+    _set_integer_ticks(axes.xaxis)
+    _add_legend(axes)
 
 
 def _draw_traffic(figure: Any, axes: Any, found: Report) -> None:
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib import colormaps
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     traffic = found.traffic
-    block = traffic.block_size(_MAX_CELLS)
+    width = traffic.parts_per_cell(_MAX_CELLS)
     cells = traffic.matrix(traffic.sync + traffic.merge, _MAX_CELLS)
-    extent = _extent(cells, block)
-    axes.set(xlabel="part that holds the mirror", ylabel="part that owns the node")
-    axes.set_title("Traffic" if block == 1 else f"Traffic (blocks of {block} parts)")
+    axes.set(xlabel="part of the mirror", ylabel="part of the master")
+    axes.set_title("Traffic" if width == 1 else f"Traffic (each cell: {width} x {width} parts)")
+    end = len(cells) * width - 0.5
+    axes.set(xlim=(-0.5, end), ylim=(end, -0.5), aspect="equal")  # row 0 is at the top
     axes.spines[["top", "right"]].set_visible(True)
     for axis in (axes.xaxis, axes.yaxis):
-        _whole_ticks(axis)
-    axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", facecolor="0.96")
+        _set_integer_ticks(axis)
     if not cells.any():
-        _nothing(axes, "no mirrors")
+        _write_note(axes, "no mirrors")
         return
-    low, high = float(cells[cells > 0].min()), float(cells.max())
     image = axes.imshow(
-        np.ma.masked_equal(cells, 0),
-        norm=LogNorm(min(low, high / _LEAST_SPAN), high),
-        cmap="viridis_r",
-        extent=extent,
+        np.ma.masked_array(cells, np.eye(len(cells), dtype=np.bool_) & (width == 1)),
+        cmap=colormaps["Blues"].with_extremes(bad=_OWN_PART),
+        vmin=0,
+        extent=(-0.5, end, end, -0.5),
         interpolation="nearest",
-        aspect="equal",
     )
+    if width == 1 and len(cells) <= _MAX_NUMBERS:
+        for row, column in zip(*np.nonzero(~np.eye(len(cells), dtype=np.bool_)), strict=True):
+            rows = int(cells[row, column])
+            shown = f"{rows:,}" if rows < 10_000 else EngFormatter(places=1, sep="")(rows)
+            colour = "white" if rows > 0.6 * cells.max() else "black"
+            axes.text(column, row, shown, ha="center", va="center", color=colour, fontsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
-    bar.set_label("rows sent a layer, forward (sync + merge)")
+    bar.set_label("rows per layer, forward (sync + merge)")
     bar.outline.set_visible(False)
-    bar.locator, bar.formatter = LogLocator(subs=(1, 2, 5)), FuncFormatter(lambda v, _: f"{v:,.6g}")
-    bar.minorlocator = NullLocator()
+    bar.locator, bar.formatter = MaxNLocator(6, integer=True), EngFormatter(sep="")
     bar.update_ticks()
+    if width == 1:
+        axes.plot([], [], "s", color=_OWN_PART, label="same part: nothing is sent")
+        _add_legend(axes)
 
 
-def _extent(cells: NDArray[np.int64], block: int) -> tuple[float, float, float, float]:
-    end = len(cells) * block - 0.5
-    return (-0.5, end, end, -0.5)  # left, right, bottom, top: row 0 is at the top
-
-
-def _whole_ticks(axis: Any) -> None:
+def _set_integer_ticks(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def _nothing(axes: Any, text: str) -> None:
+def _write_note(axes: Any, text: str) -> None:
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
-def _legend(axes: Any) -> None:
+def _add_legend(axes: Any) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)

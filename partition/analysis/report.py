@@ -1,7 +1,7 @@
-"""What a store is like, part by part: sizes, traffic, degrees; counted anew from its files.
+"""Report on a store: sizes of its parts, traffic between them and degrees, counted from its files.
 
-One pass over the parts, of which one is in memory at a time, beside a few numbers for each part and
-for each pair of parts that have mirrors of one another.
+The parts are read one after another, so that memory holds one part, a few numbers for each part,
+and a few for each pair of parts with mirrors of each other's nodes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ _NUM_SPLITS = 4  # none, train, validation, test
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A store in numbers.
+    """Counts of a store.
 
     Attributes:
-        quality: Counted anew; equal to that of the manifest unless the store is wrong.
-        masters: Nodes that each part owns.
-        interior: Masters whose in-edges here all come from masters of the same part: what is
-            computed before the first mirror has arrived.
-        mirrors: Copies of other parts' nodes.
-        edges: Edges that live in each part.
-        splits: For each split of the nodes, the masters by part and by value: 0 none, 1 train,
+        quality: Quality of the partitioning, counted; equal to the manifest's unless the store is
+            damaged.
+        masters: Number of masters of each part.
+        interior: Number of masters whose in-edges in the part all come from its masters. They are
+            computed before mirrors have been synced.
+        mirrors: Number of mirrors in each part.
+        edges: Number of edges in each part.
+        splits: For each node split, the number of masters by part and by value: 0 none, 1 train,
             2 validation, 3 test.
-        traffic: Mirrors by the part that owns the node and the part that holds the mirror.
-        in_degrees: Nodes of the graph by in-degree: bin 0 has degree 0, bin b those in
-            [2^(b - 1), 2^b).
-        out_degrees: Likewise by out-degree.
-        largest_degrees: The largest in-degree and out-degree.
+        traffic: Mirrors for each pair of parts.
+        in_degrees: Histogram of in-degrees over the nodes of the graph: bin 0 counts degree 0, bin
+            b degrees in [2^(b - 1), 2^b).
+        out_degrees: Histogram of out-degrees, with the same bins.
+        largest_degrees: Largest in-degree and largest out-degree.
 
     Shape:
         masters, interior, mirrors, edges: (P,) int64. splits: (P, 4) int64 each. in_degrees,
@@ -61,11 +62,11 @@ class Report:
 
     @property
     def num_parts(self) -> int:
-        """Parts (P)."""
+        """Number of parts (P)."""
         return len(self.masters)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain numbers and lists."""
+        """Return all counts as a dict of numbers and lists."""
         counts = ("masters", "interior", "mirrors", "edges")
         return {
             "quality": self.quality.model_dump(),
@@ -83,7 +84,7 @@ class Report:
 
 
 def report(store: Store) -> Report:
-    """Read a store's parts one by one, and count.
+    """Count sizes, traffic and degrees of a store; reads its parts one after another.
 
     Raises:
         StoreError: If a part is missing or damaged.
@@ -100,10 +101,10 @@ def report(store: Store) -> Report:
         for name, counts_P4 in splits.items():
             values = column_numpy(part.masters, f"split:{name}")
             counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
-        for way, name in enumerate(("in_degree", "out_degree")):
+        for row, name in enumerate(("in_degree", "out_degree")):
             degree = column_numpy(part.masters, name)
-            degrees[way] += _binned(degree)
-            largest[way] = max(largest[way], int(degree.max(initial=0)))
+            degrees[row] += _histogram(degree)
+            largest[row] = max(largest[row], int(degree.max(initial=0)))
         pairs.append(_pairs(part, num_parts))
     num_bins = int(np.flatnonzero(degrees.any(axis=0))[-1]) + 1
     return Report(
@@ -121,7 +122,7 @@ def report(store: Store) -> Report:
 
 
 def recount(store: Store) -> Quality:
-    """Return the quality as counted from the parts' tables, whatever book and manifest say.
+    """Return the quality counted from the tables of the parts; book and manifest are not used.
 
     Raises:
         StoreError: If a part is missing or damaged.
@@ -133,10 +134,10 @@ def recount(store: Store) -> Quality:
 
 
 def degree_bounds(num_bins: int) -> NDArray[np.int64]:
-    """Return the bounds of bins of degrees: bin b holds those in [bounds[b], bounds[b + 1]).
+    """Return the bounds of degree bins: bin b counts degrees in [bounds[b], bounds[b + 1]).
 
     Shape:
-        Returns (num_bins + 1,) int64: 0, 1, 2, 4, 8, ...; the last possible bound is 2^63 - 1.
+        Returns (num_bins + 1,) int64: 0, 1, 2, 4, 8, ...; bounds are clipped at 2^63 - 1.
     """
     powers = [2**b for b in range(num_bins)]
     return np.array([0, *powers], np.uint64).clip(max=2**63 - 1).astype(np.int64)
@@ -146,27 +147,27 @@ def _count(part: PartTables, counts: PartCounts) -> None:
     owner = column_numpy(part.replicas, "owner")
     owner_of_dst = np.repeat(owner, np.diff(column_numpy(part.in_indptr, "indptr")))
     owner_of_src = owner[column_numpy(part.in_edges, "src")]
-    here = np.count_nonzero(owner == part.part)
-    counts.masters[part.part] = here
-    counts.mirrors[part.part] = len(owner) - here
+    masters = np.count_nonzero(owner == part.part)
+    counts.masters[part.part] = masters
+    counts.mirrors[part.part] = len(owner) - masters
     counts.edges[part.part] = len(owner_of_src)
     counts.interior[part.part] = part.num_interior
     counts.cut[part.part] = np.count_nonzero(owner_of_src != owner_of_dst)
 
 
-def _binned(degree_M: NDArray[np.int64]) -> NDArray[np.int64]:
+def _histogram(degree_M: NDArray[np.int64]) -> NDArray[np.int64]:
     bins = np.searchsorted(degree_bounds(_NUM_BINS)[1:-1], degree_M, side="right")
     return np.bincount(bins, minlength=_NUM_BINS)
 
 
 def _pairs(part: PartTables, num_parts: int) -> NDArray[np.int64]:
-    """Return rows owner, holder, mirrors, sync, merge of the mirrors of this part's masters.
+    """Return rows owner, holder, mirrors, sync and merge, as in `Traffic`, for this part's masters.
 
     Shape:
-        Returns (5, K) int64, K parts that hold some.
+        Returns (5, K) int64 for the K parts that hold mirrors of them.
     """
     peer, role = column_numpy(part.plan, "peer"), column_numpy(part.plan, "role")
-    chosen = (role > 0, role & ROLE_OUT > 0, role & ROLE_IN > 0)
-    counts = np.stack([np.bincount(peer[which], minlength=num_parts) for which in chosen])
+    masks = (role > 0, role & ROLE_OUT > 0, role & ROLE_IN > 0)
+    counts = np.stack([np.bincount(peer[mask], minlength=num_parts) for mask in masks])
     holder = np.flatnonzero(counts[0])
     return np.stack([np.full_like(holder, part.part), holder, *counts[:, holder]])

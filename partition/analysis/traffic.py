@@ -1,4 +1,4 @@
-"""Which part sends how much to which: mirrors by owner and holder, and bytes they cost."""
+"""Traffic between parts: number of mirrors for each pair of parts, and the bytes they cost."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["LayerBytes", "Traffic", "predict_bytes"]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Mirrors for each pair of parts that have some, sparse: K pairs, by owner, then by holder.
+    """Number of mirrors for each pair of parts that has any: K pairs, sorted by owner, then holder.
 
     Attributes:
-        num_parts: Parts (P).
-        owner: The part that has the masters.
-        holder: The part that has the mirrors.
-        mirrors: How many mirrors.
-        sync: Those with out-edges (role 1 or 3), to which a layer sends the masters' values.
-        merge: Those with in-edges (role 2 or 3), which send partial sums to the masters. None in an
-            edge-cut.
+        num_parts: Number of parts (P).
+        owner: Part of the masters.
+        holder: Part of the mirrors.
+        mirrors: Number of mirrors.
+        sync: Number of mirrors with out-edges (role 1 or 3), which receive the values of masters.
+        merge: Number of mirrors with in-edges (role 2 or 3), which send partial sums to masters; 0
+            in an edge-cut.
 
     Shape:
         owner, holder, mirrors, sync, merge: (K,) int64.
@@ -36,40 +36,40 @@ class Traffic:
     merge: NDArray[np.int64]
 
     def matrix(self, values_K: NDArray[np.int64], max_size: int = 256) -> NDArray[np.int64]:
-        """Return values by owner (rows) and holder (columns), dense.
+        """Return a dense matrix of values by owner (row) and holder (column).
 
-        With more than `max_size` parts a cell is the sum over a block of neighbouring parts.
+        With more than `max_size` parts, a cell sums the values of several consecutive parts.
 
         Shape:
-            values_K: (K,). Returns (B, B) int64, B = ceil(P / block), `block` = `block_size`.
+            values_K: (K,). Returns (B, B) int64, with B = ceil(P / parts_per_cell(max_size)).
         """
-        block = self.block_size(max_size)
-        size = -(-self.num_parts // block)
+        parts = self.parts_per_cell(max_size)
+        size = -(-self.num_parts // parts)
         cells = np.zeros((size, size), np.int64)
-        np.add.at(cells, (self.owner // block, self.holder // block), values_K)
+        np.add.at(cells, (self.owner // parts, self.holder // parts), values_K)
         return cells
 
-    def block_size(self, max_size: int = 256) -> int:
-        """Return how many parts one row or column of `matrix` stands for."""
+    def parts_per_cell(self, max_size: int = 256) -> int:
+        """Return the number of parts that one row or column of `matrix` covers."""
         return -(-self.num_parts // max_size)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as lists."""
+        """Return the columns as a dict of lists."""
         names = ("owner", "holder", "mirrors", "sync", "merge")
         return {name: getattr(self, name).tolist() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """Payload that all parts together send for one layer, in bytes.
+    """Bytes of payload that all parts together send.
 
     Attributes:
-        sync: Forward, masters to mirrors.
-        merge: Forward, mirrors to masters.
-        busiest: What the part that sends most sends forward.
-        layer: Forward and backward of one layer.
-        epoch: The same for all layers: one global-batch epoch of training, without the all-reduce
-            of parameters, and without evaluation.
+        sync: From masters to mirrors, in the forward pass of one layer.
+        merge: From mirrors to masters, in the forward pass of one layer.
+        busiest: From the part that sends most, in the forward pass of one layer.
+        layer: Forward and backward pass of one layer.
+        epoch: Forward and backward pass of all layers: one epoch of global-batch training, without
+            the all-reduce of gradients and without evaluation.
     """
 
     sync: int
@@ -82,7 +82,7 @@ class LayerBytes:
 def predict_bytes(
     traffic: Traffic, width: int, *, itemsize: int = 4, layers: int = 1, reads_dst: bool = False
 ) -> LayerBytes:
-    """Predict what layers send when every part has a worker of its own and all nodes are active.
+    """Predict the bytes that layers send if each part has its own worker and all nodes are active.
 
     With S mirrors with out-edges, D mirrors with in-edges, and rows of width * itemsize bytes:
 
@@ -91,22 +91,22 @@ def predict_bytes(
         layer = 2 * (sync + merge)
         epoch = layers * layer
 
-    Backward is forward transposed: gradients of mirrors' values go to the masters, gradients of the
-    masters' sums to the mirrors, each row as wide as forward. It is less where no gradient is
-    needed: a first layer that sends the input features themselves sends nothing back.
+    The backward pass is the forward pass transposed: gradients of mirrors go to the masters, and
+    gradients of sums go to the mirrors, in rows of the same width. It sends less where no gradient
+    is needed: a first layer that sends the input features sends nothing back.
 
     Args:
-        traffic: The mirrors.
-        width: Values that a layer sends for a node: of what its transform returns, those that its
-            gather reads at the source; of partial sums as many. A softmax or mean sends one or two
-            more for each head, which are not counted.
+        traffic: Mirrors for each pair of parts.
+        width: Number of values that a layer sends for a node: those outputs of its transform that
+            gather reads at the source. Partial sums are taken to have the same width. The one or
+            two additional values per head of softmax and mean are not counted.
         itemsize: Bytes of a value: 4 for float32.
-        layers: Layers of that width.
-        reads_dst: Whether gather reads the destination, as attention does: then mirrors with
-            in-edges get values, too.
+        layers: Number of layers of that width.
+        reads_dst: Whether gather reads the destination, as attention does. Then mirrors with
+            in-edges are synced, too.
 
-    Units:
-        Bytes of payload, sent; each is received once.
+    Returns:
+        Bytes of payload sent. Each byte is received once.
     """
     row = width * itemsize
     sync_K = traffic.sync + traffic.merge if reads_dst else traffic.sync

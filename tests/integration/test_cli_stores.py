@@ -196,7 +196,7 @@ def test_export_by_several_workers_is_written_once(tmp_path: Path, cora: Path) -
 def test_dry_run_estimates_and_does_nothing(command: Run) -> None:
     result = command("partition", "cora", "store", "--parts", 2, "--method", "hdrf", "--dry-run")
     assert result.code == 0, result.err
-    for words in ("memory of a rank", "disk for the store", "about", "10,556"):
+    for words in ("memory per rank", "disk for the store", "about", "10,556"):
         assert words in result.out
     assert files(Path()) == []
 

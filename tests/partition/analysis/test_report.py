@@ -140,7 +140,7 @@ def test_matrix_of_many_parts_is_of_blocks(num_parts: int) -> None:
     assert (len(cells) == num_parts) == (num_parts <= 256)
     whole = np.zeros((num_parts, num_parts), np.int64)
     whole[pairs[:, 0], pairs[:, 1]] = values
-    block = traffic.block_size()
+    block = traffic.parts_per_cell()
     for row in range(len(cells)):
         for column in range(0, len(cells), 37):
             part = whole[row * block : (row + 1) * block, column * block : (column + 1) * block]
