@@ -15,7 +15,7 @@ __all__ = ["STYLE", "draw", "require_matplotlib"]
 _SUFFIXES = (".png", ".svg")
 _MAX_BARS = 32  # with more parts, sizes are drawn as lines
 _MAX_CELLS = 256  # rows of the traffic matrix; with more parts, a cell covers several
-_MAX_NUMBERS = 8  # with more rows, no numbers are written into the cells
+_MAX_NUMBERS = 6  # with more rows, no numbers are written into the cells
 # Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _EDGES, _MASTERS, _MIRRORS = "#0072B2", "#E69F00", "#009E73"
 _OWN_PART = "0.85"  # grey of the diagonal, where nothing is sent
@@ -55,7 +55,7 @@ def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Pat
     - Part sizes: edges, masters and mirrors of each part, divided by their means, so that the
       largest value is the balance. With more than 32 parts, each line is sorted.
     - Traffic: rows that a layer sends in the forward pass (sync and merge) for each pair of parts.
-      With up to 8 parts, the cells show the numbers; with more than 256, a cell sums over several
+      With up to 6 parts, the cells show the numbers; with more than 256, a cell sums over several
       consecutive parts.
 
     Args:
@@ -81,13 +81,15 @@ def draw(found: Report, path: Path | str, *, title: str = "") -> tuple[Path, Pat
         )
     png, svg = (path.with_suffix(suffix) for suffix in _SUFFIXES)
     with rc_context(cast(Any, STYLE)):
-        figure = Figure(figsize=(13.5, 4.4), dpi=150, layout="constrained")
-        degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.2, 1.15))
+        # Fixed margins: layout engines round differently from run to run.
+        figure = Figure(figsize=(13.5, 4.4), dpi=150)
+        degrees, sizes, traffic = figure.subplots(1, 3, width_ratios=(1, 1.2, 1.05))
+        figure.subplots_adjust(left=0.05, right=0.98, bottom=0.25, top=0.88, wspace=0.2)
         _draw_degrees(degrees, found)
         _draw_sizes(sizes, found)
         _draw_traffic(figure, traffic, found)
         if title:
-            figure.suptitle(title, x=0.005, ha="left", fontsize=11)
+            figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         figure.savefig(png)
         figure.savefig(svg, metadata={"Date": None})
     return png, svg
@@ -175,7 +177,7 @@ def _draw_traffic(figure: Any, axes: Any, found: Report) -> None:
             shown = f"{rows:,}" if rows < 10_000 else EngFormatter(places=1, sep="")(rows)
             colour = "white" if rows > 0.6 * cells.max() else "black"
             axes.text(column, row, shown, ha="center", va="center", color=colour, fontsize=8)
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, pad=0.03)
     bar.set_label("rows per layer, forward (sync + merge)")
     bar.outline.set_visible(False)
     bar.locator, bar.formatter = MaxNLocator(6, integer=True), EngFormatter(sep="")

@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_refused_with_an_estimate_and_a_remedy(
 
 def test_work_space_of_multilevel_methods_is_counted() -> None:
     corner = random_graph(1000, 8000)
-    with pytest.raises(PartitionError, match=r"metis at .* pairs of neighbours"):
+    with pytest.raises(PartitionError, match=r"metis with .* pairs of neighbours"):
         place(Metis(), corner, 2, memory_limit=1_000_000, workers=2)
     place(KaMinPar(), corner, 2, memory_limit=1_000_000)
 
