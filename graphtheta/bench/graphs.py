@@ -110,12 +110,7 @@ def benchmark_shard(
         folder = Path(comm.broadcast_text(made, stage="bench: folder"))
         if comm.rank == 0:
             rmat_store(
-                folder / "store",
-                scale,
-                edge_factor,
-                num_parts=comm.size,
-                method=method,
-                **options,
+                folder / "store", scale, edge_factor, num_parts=comm.size, method=method, **options
             )
         comm.barrier(stage="bench: graph made")
         yield f"rmat {scale} x {edge_factor}", open_shard(folder / "store", comm)

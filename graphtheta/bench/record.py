@@ -28,16 +28,7 @@ __all__ = ["Record", "append", "load", "new_record", "provenance", "spread"]
 
 Record = dict[str, Any]
 
-_PACKAGES = (
-    "graphtheta",
-    "torch",
-    "torch-geometric",
-    "dgl",
-    "numpy",
-    "numba",
-    "pyarrow",
-    "mpi4py",
-)
+_PACKAGES = ("graphtheta", "torch", "torch-geometric", "dgl", "numpy", "numba", "pyarrow", "mpi4py")
 _ROOT = Path(__file__).resolve().parents[2]
 
 

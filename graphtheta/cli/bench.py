@@ -36,8 +36,7 @@ _Scale = Annotated[
 _EdgeFactor = Annotated[int, option("INTEGER", "Edges per node.", panel=_RMAT, min=1)]
 _Features = Annotated[int, option("INTEGER", "Number of node features.", panel=_RMAT, min=1)]
 _Method = Annotated[
-    str,
-    option("NAME", f"Partitioner of an input that is not a store: {names('methods')}."),
+    str, option("NAME", f"Partitioner of an input that is not a store: {names('methods')}.")
 ]
 _Runs = Annotated[int, option("INTEGER", "Timed runs, after warm-up.", min=1)]
 _Json = Annotated[Path | None, option("FILE", "File to append the records to, as lines of JSON.")]
@@ -86,8 +85,7 @@ def _bench(context: typer.Context) -> None:
 def _kernels(
     input: _Input = None,
     kernels: Annotated[
-        str | None,
-        option("NAME,NAME,...", f"Kernels to time: {names('kernels')}.", default="all"),
+        str | None, option("NAME,NAME,...", f"Kernels to time: {names('kernels')}.", default="all")
     ] = None,
     widths: Annotated[
         str, option("N,N,...", "Numbers of features of the kernels without attention.")
@@ -258,11 +256,7 @@ def _partition(
                     append(json, [record] if "refused" not in record else [])
                     rows.append(partition_row(record))
                     advance(1)
-    show_rows(
-        rows,
-        title=f"{graph['graph']}, {count} threads",
-        head=PARTITION_HEAD,
-    )
+    show_rows(rows, title=f"{graph['graph']}, {count} threads", head=PARTITION_HEAD)
 
 
 @bench.command("scaling", cls=Command)
@@ -360,8 +354,7 @@ def _compare(
     for line in differences(pairs):
         print(f"warning: the machines differ in {line}")
     show_rows(
-        [comparison_row(pair) for pair in pairs],
-        head=("measured", "A", "B", "B / A", "B is"),
+        [comparison_row(pair) for pair in pairs], head=("measured", "A", "B", "B / A", "B is")
     )
     return int(fail and any(pair.is_worse for pair in pairs))
 

@@ -74,7 +74,9 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for parameter in self.get_params(ctx):
-            name, text = parameter.get_help_record(ctx) or ("", "")
+            if (record := parameter.get_help_record(ctx)) is None:
+                continue  # hidden
+            name, text = record
             title = getattr(parameter, "rich_help_panel", None) or "Options"
             if parameter.param_type_name == "argument":
                 name, title = parameter.metavar or parameter.name.upper(), "Arguments"

@@ -40,8 +40,7 @@ def info(
         int, option("INTEGER", "Values per node that a layer sends.", panel=_TRAFFIC, min=1)
     ] = 128,
     dtype: Annotated[
-        str,
-        option("NAME", f"Type of these values: {', '.join(_ITEMSIZES)}.", panel=_TRAFFIC),
+        str, option("NAME", f"Type of these values: {', '.join(_ITEMSIZES)}.", panel=_TRAFFIC)
     ] = "float32",
     layers: Annotated[int, option("INTEGER", "Number of graph layers.", panel=_TRAFFIC, min=1)] = 2,
 ) -> None:

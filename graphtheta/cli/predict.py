@@ -13,12 +13,10 @@ __all__ = ["predict"]
 def predict(
     run_dir: Annotated[Path, argument("RUN_DIR", "The --run-dir of a finished run.")],
     input: Annotated[
-        str,
-        argument("INPUT", "Store, name of a bundled data set, or path or URI of a graph."),
+        str, argument("INPUT", "Store, name of a bundled data set, or path or URI of a graph.")
     ],
     out: Annotated[
-        Path,
-        option("PATH", "Directory for the Parquet files, one per worker; new or empty."),
+        Path, option("PATH", "Directory for the Parquet files, one per worker; new or empty.")
     ],
     embeddings: Annotated[
         bool, flag("--embeddings", "Also write the input of the last layer (node prediction).")

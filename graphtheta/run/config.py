@@ -231,21 +231,13 @@ class RunConfig(BaseModel):
     )
 
     epochs: int = _option(
-        200,
-        "Training",
-        "Number of epochs, including those before a resume.",
-        ge=1,
-        resumable=True,
+        200, "Training", "Number of epochs, including those before a resume.", ge=1, resumable=True
     )
     optimizer: str = _option("adam", "Training", "Optimiser: {optimizers}.")
     lr: float = _option(0.01, "Training", "Learning rate.", gt=0)
     weight_decay: float = _option(5e-4, "Training", "Weight decay of all parameters.", ge=0)
     seed: int = _option(
-        0,
-        "Training",
-        "Random seed for initial weights, dropout and sampling.",
-        ge=0,
-        lt=2**63,
+        0, "Training", "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
     )
     evaluate_every: int = _option(
         1, "Training", "Epochs between evaluations on validation and test.", ge=1

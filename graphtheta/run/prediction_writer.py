@@ -19,12 +19,7 @@ from graphtheta.partition.store.manifest import LabelKind, LabelSpec
 from graphtheta.runtime.atomic import atomic_file, disk_errors
 from graphtheta.shard.shard import Shard
 
-__all__ = [
-    "outputs_as_columns",
-    "require_empty",
-    "write_columns",
-    "write_predictions",
-]
+__all__ = ["outputs_as_columns", "require_empty", "write_columns", "write_predictions"]
 
 
 def _classes(logits: Tensor) -> dict[str, pa.Array]:

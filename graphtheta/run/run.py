@@ -85,10 +85,7 @@ def start_run(
         trainer.resume()
     if comm.rank == 0:
         # Record the choices that depend on the graph, to repeat the run on another graph.
-        found = {
-            "undirected": shard.manifest.undirected,
-            **trainer.task.resolved,
-        }
+        found = {"undirected": shard.manifest.undirected, **trainer.task.resolved}
         run_dir.write_config(config.model_copy(update=found).record())
         run_dir.write_label(trainer.task.spec.model_dump())
     return trainer
