@@ -231,20 +231,21 @@ def test_all_holds_only_what_exists() -> None:
     assert not gone
 
 
-def public_classes() -> Iterator[type]:
+def classes() -> Iterator[type]:
     for module in MODULES:
         for node in source(module).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
                 yield getattr(importlib.import_module(f"graphtheta.{module}"), node.name)
 
 
 def test_public_methods_are_documented() -> None:
     """What overrides a method of a base class or of a protocol needs no docstring of its own."""
-    classes = list(public_classes())
-    protocols = [cls for cls in classes if getattr(cls, "_is_protocol", False)]
+    every = list(classes())
+    protocols = [cls for cls in every if getattr(cls, "_is_protocol", False)]
     missing = [
         f"{cls.__module__}.{cls.__qualname__}.{name}"
-        for cls in classes
+        for cls in every
+        if not cls.__name__.startswith("_")
         for name, member in vars(cls).items()
         if inspect.isroutine(member) or isinstance(member, property | functools.cached_property)
         if not name.startswith("_") and not inspect.getdoc(member)
