@@ -1,4 +1,4 @@
-"""Offline partitioning: from tables of nodes and edges to a partitioned store.
+"""Offline partitioning of tables of nodes and edges into a partitioned store.
 
 Never imports torch.
 """

@@ -154,7 +154,7 @@ def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path
 
 
 def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:
-    parts_of = assignment.of_edges()
+    parts_of = assignment.part_of_edges()
     tables = (
         pa.table(
             {

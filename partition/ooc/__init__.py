@@ -1,1 +1,1 @@
-"""Out-of-core files: spills, id tables, bitmaps and checkpointed phases."""
+"""Out-of-core building blocks: spills, id tables, bit maps, files of edges and checkpoints."""

@@ -1,7 +1,7 @@
-"""Arrays on disk between phases: Arrow IPC files of one record batch, memory-mapped when read.
+"""Named arrays in a file: an Arrow IPC file of one record batch, memory-mapped when read.
 
-Not NumPy's own format: before Python 3.12, reading its headers in several threads can fail
-(`ast.literal_eval` keeps a depth for all threads together).
+NumPy's own format is not used: before Python 3.12, reading its headers in several threads can fail,
+because `ast.literal_eval` counts the recursion depth of all threads together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["read_arrays", "write_arrays"]
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write arrays of one length, (R,) or (R, F), by name."""
+    """Write arrays of the same length, (R,) or (R, F), under their names."""
     columns = {
         name: pa.array(array) if array.ndim == 1 else matrix_column(array)
         for name, array in arrays.items()
@@ -29,6 +29,6 @@ def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays by name, read-only; the mapping lasts as long as one of them."""
+    """Return the arrays by name, read-only; the file stays mapped as long as one of them exists."""
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     return {name: as_numpy(batch.column(name)) for name in batch.schema.names}

@@ -1,4 +1,4 @@
-"""Sets of small integers as bits, and the rank of a member among the sorted members."""
+"""Bit maps: sets of small integers, and the position of a member among the sorted members."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitMap", "Ranks", "order_within", "rank_of"]
+__all__ = ["BitMap", "MemberPositions", "member_position", "positions_in_sorted_groups"]
 
 _INT32_LIMIT = 2**31
 
@@ -16,7 +16,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class BitMap:
-    """A set of integers in [0, stop), 1 bit for each; grows when it has to.
+    """Set of integers in [0, stop), one bit for each; it can be enlarged.
 
     Attributes:
         words: The bits.
@@ -29,31 +29,33 @@ class BitMap:
         self.words = np.zeros((stop >> 6) + 1, np.uint64)
 
     def reach(self, value: int) -> None:
-        """Make room for `value`."""
+        """Enlarge the set so that `value` can be added."""
         missing = (value >> 6) + 1 - len(self.words)
         if missing > 0:
             more = np.zeros(max(missing, len(self.words)), np.uint64)
             self.words = np.concatenate([self.words, more])
 
     def add(self, values_R: NDArray[Any]) -> None:
-        """Add values that are within reach. Threads must not add at the same time."""
+        """Add values that the set has room for. Only one thread may add at a time."""
         _set_bits(values_R, self.words)
 
     def add_pairs(self, left_R: NDArray[Any], right_R: NDArray[Any]) -> None:
-        """Add the values of two arrays, as `add`; fields of one array of records are read once."""
+        """Add the values of two arrays in one pass: fast for two fields of one array of records."""
         _set_pairs(left_R, right_R, self.words)
 
     def members(self) -> NDArray[np.int64]:
-        """Return the members, ascending."""
+        """Return the members in ascending order."""
         return _members(self.words)
 
 
-class Ranks:
-    """The rank of each member of a bit map: 16 bytes for 64 possible members, one cache line read.
+class MemberPositions:
+    """Positions of the members of a bit map in ascending order.
+
+    Takes 16 bytes for 64 possible members; a look-up reads one cache line.
 
     Attributes:
-        table: A word of bits and the number of members before it.
-        count: Members.
+        table: For each word of bits, the word and the number of members before it.
+        count: Number of members.
 
     Shape:
         table: (W, 2) uint64.
@@ -65,33 +67,35 @@ class Ranks:
         self.count = int(_count_before(self.table))
 
     def find(self, values_R: NDArray[Any]) -> NDArray[Any]:
-        """Return the ranks of values that are all members.
+        """Return the positions of values, all of which must be members.
 
         Shape:
-            values_R: (R,) integers. Returns (R,) int32 if there are less than 2^31 members, else
+            values_R: (R,) integers. Returns (R,) int32 if there are fewer than 2^31 members, else
             int64.
         """
-        kind = np.int32 if self.count < _INT32_LIMIT else np.int64
-        ranks = np.empty(values_R.shape[0], kind)
-        _find(values_R, self.table, ranks)
-        return ranks
+        dtype = np.int32 if self.count < _INT32_LIMIT else np.int64
+        positions = np.empty(values_R.shape[0], dtype)
+        _find(values_R, self.table, positions)
+        return positions
 
 
-def order_within(values_R: NDArray[Any], starts: NDArray[np.int64], stop: int) -> NDArray[np.int64]:
-    """Return where each value goes when every group is sorted by itself.
+def positions_in_sorted_groups(
+    values_R: NDArray[Any], starts: NDArray[np.int64], stop: int
+) -> NDArray[np.int64]:
+    """Return the position that each value takes when every group is sorted on its own.
 
     Args:
-        values_R: Group after group; in a group no value stands twice.
-        starts: Where groups start, and the end of the last.
-        stop: Values are below it, and not negative.
+        values_R: Values of one group after another, distinct within a group, in [0, stop).
+        starts: Position of the first value of each group, and the number of values.
+        stop: Upper bound of the values.
 
     Shape:
         values_R: (R,) integers. starts: (G + 1,). Returns (R,).
     """
     table = np.empty(((stop >> 6) + 1, 2), np.uint64)
-    places = np.empty(len(values_R), np.int64)
-    _order_within(values_R, starts, table, places)
-    return places
+    positions = np.empty(len(values_R), np.int64)
+    _positions_in_sorted_groups(values_R, starts, table, positions)
+    return positions
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
@@ -105,12 +109,14 @@ def _popcount(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def rank_of(table: NDArray[np.uint64], value: np.uint64) -> np.uint64:  # pragma: no cover
-    """Return the rank of a member; for compiled code."""
-    place = value >> np.uint64(6)
+def member_position(
+    table: NDArray[np.uint64], value: np.uint64
+) -> np.uint64:  # pragma: no cover - compiled
+    """Return the position of a member, for compiled code; `table` is that of `MemberPositions`."""
+    word = value >> np.uint64(6)
     below = (np.uint64(1) << (value & np.uint64(63))) - np.uint64(1)
-    before: np.uint64 = table[place, np.uint64(1)]
-    return before + _popcount(table[place, np.uint64(0)] & below)
+    before: np.uint64 = table[word, np.uint64(1)]
+    return before + _popcount(table[word, np.uint64(0)] & below)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
@@ -144,10 +150,10 @@ def _count_before(table: NDArray[np.uint64]) -> np.uint64:  # pragma: no cover -
 
 @_jit
 def _find(
-    values: NDArray[Any], table: NDArray[np.uint64], ranks: NDArray[Any]
+    values: NDArray[Any], table: NDArray[np.uint64], positions: NDArray[Any]
 ) -> None:  # pragma: no cover - compiled
     for i in range(np.uint64(values.shape[0])):
-        ranks[i] = np.int64(rank_of(table, np.uint64(values[i])))
+        positions[i] = np.int64(member_position(table, np.uint64(values[i])))
 
 
 @_jit
@@ -156,23 +162,23 @@ def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:  # pragma: no cove
     for w in range(words.shape[0]):
         count += _popcount(words[w])
     out = np.empty(count, np.int64)
-    place = 0
+    position = 0
     for w in range(words.shape[0]):
         word = words[w]
         while word:
             lowest = word & (~word + np.uint64(1))
-            out[place] = 64 * w + np.int64(_popcount(lowest - np.uint64(1)))
-            place += 1
+            out[position] = 64 * w + np.int64(_popcount(lowest - np.uint64(1)))
+            position += 1
             word ^= lowest
     return out
 
 
 @_jit
-def _order_within(
+def _positions_in_sorted_groups(
     values: NDArray[Any],
     starts: NDArray[np.int64],
     table: NDArray[np.uint64],
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
     for group in range(starts.shape[0] - 1):
         first, last = np.uint64(starts[group]), np.uint64(starts[group + 1])
@@ -180,4 +186,4 @@ def _order_within(
         _set_bits(values[first:last], table[:, 0])
         _count_before(table)
         for i in range(first, last):
-            places[i] = np.int64(first + rank_of(table, np.uint64(values[i])))
+            positions[i] = np.int64(first + member_position(table, np.uint64(values[i])))

@@ -1,7 +1,8 @@
-"""The folder in which a store is made, phase by phase, so that a killed run can go on.
+"""Checkpoints of a job that runs in phases, so that a killed job can be continued.
 
-A phase leaves files and, last, a small record of its result; a phase with a record is not run
-again. What the run is of stands in `job.json`: another job in the same folder starts clean.
+A phase writes its files and then a small record of its result, `phase-<name>.json`. A phase that
+has a record is not run again. `job.json` describes the job: a different job in the same folder
+deletes what it finds and starts from the beginning.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ _JOB = "job.json"
 
 
 class CheckpointedPhases:
-    """A folder of its own for one job, to be used in a `with` statement. Making it is collective.
+    """Folder of one job and the records of its finished phases; a context manager.
+
+    The constructor is collective. It locks the folder, and leaving the context unlocks it.
 
     Args:
-        folder: Made if it is not there; on a file system that all ranks see.
-        job: What is done, ready for JSON; the same on every rank. A folder of the same job is gone
-            on with, one of another is emptied first.
+        folder: The folder, on a file system that all ranks see. It is created if missing.
+        job: JSON-serialisable description of the job, the same on every rank. If the folder holds
+            phases of the same job, they are reused; if it holds another job, it is emptied.
         comm: The ranks.
-        fresh: Whether rank 0 starts clean in any case.
+        fresh: Whether rank 0 empties the folder even if it holds the same job.
 
     Attributes:
-        folder: Where phases keep their files.
-        resumed: Whether phases of an earlier run are there.
+        folder: Folder for the files of the phases.
+        resumed: Whether finished phases of an earlier run were found. Set on rank 0 only.
 
     Raises:
-        StoreError: If another process is at work there, or ranks do not see the folder.
+        StoreError: If another process uses the folder, or not all ranks see it.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class CheckpointedPhases:
         self.resumed = False
         try:
             self._enter(job, fresh)
-        except BaseException:  # another rank's failure, too: nobody will leave what was not entered
+        except BaseException:  # `with` does not call __exit__ if the constructor raises
             self.__exit__()
             raise
 
@@ -60,30 +63,33 @@ class CheckpointedPhases:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
             text = json.dumps(job, sort_keys=True, indent=1)
-            known = folder / _JOB
-            if not fresh and known.exists() and known.read_text() == text:
+            path = folder / _JOB
+            if not fresh and path.exists() and path.read_text() == text:
                 self.resumed = any(folder.glob("phase-*.json"))
             else:
                 _empty(folder)
-                with atomic_file(known) as file:
+                with atomic_file(path) as file:
                     file.write_text(text)
-        comm.barrier(stage="scratch")
-        if not comm.all_gather_int((folder / _JOB).exists(), stage="scratch: seen by all").all():
+        comm.barrier(stage="phases: open the folder")
+        seen = comm.all_gather_int((folder / _JOB).exists(), stage="phases: folder seen by all")
+        if not seen.all():
             raise StoreError(
                 f"{folder}: expected a folder that every rank sees, got one that only some see. "
-                "Name a place that all hosts share."
+                "Choose a folder that all hosts share."
             )
 
     def phase(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Run a phase, or return what it returned in an earlier run; collective.
+        """Run a phase and return its result, or return that of an earlier run; collective.
 
         Args:
-            name: Of the phase.
-            run: Does it; its result is ready for JSON. That of rank 0 is kept.
+            name: Name of the phase.
+            run: Function that does the work and returns a JSON-serialisable result. The result of
+                rank 0 is recorded and returned on all ranks.
         """
         path = self.folder / f"phase-{name}.json"
         recorded = np.array([path.exists()], np.int8)
-        self._comm.broadcast(recorded, stage=f"partition: {name}")  # other hosts may see it later
+        # The answer of rank 0 counts: a shared file system may show the file to other hosts later.
+        self._comm.broadcast(recorded, stage=f"partition: {name}")
         if not recorded[0]:
             result = run()
             self._comm.barrier(stage=f"partition: {name}")
@@ -91,14 +97,14 @@ class CheckpointedPhases:
                 with atomic_file(path) as file:
                     file.write_text(json.dumps(result))
         self._comm.barrier(stage=f"partition: {name} recorded")
-        done: dict[str, Any] = json.loads(path.read_text())
-        return done
+        result_of_rank_0: dict[str, Any] = json.loads(path.read_text())
+        return result_of_rank_0
 
     def __enter__(self) -> CheckpointedPhases:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let others work there."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
 
@@ -110,8 +116,8 @@ def _locked(folder: Path) -> BinaryIO:
     except OSError:
         file.close()
         raise StoreError(
-            f"{folder}: expected no other run to make the same store, got one at work. "
-            "Wait for it, or name another path."
+            f"{folder}: expected no other run that makes the same store, got one in progress. "
+            "Wait for it to finish, or choose another path."
         ) from None
     return file
 

@@ -1,8 +1,9 @@
-"""Hash tables of ids, integers and text: sets that grow, and maps from ids to node keys.
+"""Hash tables of integer and text ids: sets that grow, and maps from ids to node keys.
 
-Open addressing with linear probing, at most half full, in compiled kernels that release the global
-lock. An id's bits are mixed by SplitMix64's finaliser; the upper ones say its `slice`, by which
-threads share a set and passes share a map that does not fit memory, the lower ones its slot.
+The tables use open addressing with linear probing and are at most half full. The compiled functions
+release the GIL. The bits of an id are mixed by the finaliser of SplitMix64. The lower bits of the
+result select the slot. The upper bits select the slice, one of `num_slices` shares of the ids: each
+thread collects one slice, and a map that does not fit memory is built slice by slice.
 """
 
 from __future__ import annotations
@@ -21,49 +22,49 @@ _LEAST_SLOTS = 1 << 10
 
 
 class IdSet(Protocol):
-    """Different ids of one slice."""
+    """Distinct ids of one slice."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory it takes."""
+        """Memory that the set takes."""
 
     def add(self, ids: pa.Array) -> None:
-        """Add those of the ids that are in the slice."""
+        """Add the ids that belong to the slice."""
 
     def ids(self) -> pa.Array:
         """Return the ids, in any order."""
 
 
 class IdMap(Protocol):
-    """From the ids of one slice to node keys."""
+    """Map from the ids of one slice to node keys."""
 
     def insert(self, ids: pa.Array, first_key: int) -> pa.Array:
-        """Map ids to consecutive keys; return those that were there already."""
+        """Map ids to consecutive keys, and return the ids that the map had already."""
 
     def find(self, ids: pa.Array, keys: NDArray[np.int64]) -> None:
-        """Write the keys of the ids of the slice, -1 for unknown ones; leave other rows alone."""
+        """Write the keys of ids of the slice, -1 for unknown ids; other rows are not changed."""
 
 
-def id_set(kind: pa.DataType, index: int, num_slices: int) -> IdSet:
-    """Return an empty set of slice `index` of ids of type int64 or string."""
-    if pa.types.is_int64(kind):
+def id_set(id_type: pa.DataType, index: int, num_slices: int) -> IdSet:
+    """Return an empty set for slice `index` of ids of type int64 or string."""
+    if pa.types.is_int64(id_type):
         return _IntSet(index, num_slices)
     return _TextSet(index, num_slices)
 
 
-def id_map(kind: pa.DataType, index: int, num_slices: int, num_ids: int) -> IdMap:
+def id_map(id_type: pa.DataType, index: int, num_slices: int, num_ids: int) -> IdMap:
     """Return an empty map for slice `index` of `num_ids` ids of type int64 or string."""
-    if pa.types.is_int64(kind):
+    if pa.types.is_int64(id_type):
         return _IntMap(index, num_slices, num_ids)
     return _TextMap(index, num_slices, num_ids)
 
 
-def map_bytes(kind: pa.DataType, num_ids: int) -> int:
-    """Return about what an `id_map` of one slice takes, texts of 16 bytes assumed."""
-    return num_ids * (48 if pa.types.is_int64(kind) else 96)
+def map_bytes(id_type: pa.DataType, num_ids: int) -> int:
+    """Return an estimate of the bytes of an `id_map` of all ids, for texts of 16 bytes."""
+    return num_ids * (48 if pa.types.is_int64(id_type) else 96)
 
 
-def _slots(num_ids: int) -> int:
+def _num_slots(num_ids: int) -> int:
     return max(_LEAST_SLOTS, 1 << (2 * num_ids - 1).bit_length())
 
 
@@ -75,8 +76,11 @@ def _mix(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
 
 
 @_jit
-def _slice(mixed: np.uint64, num_slices: np.uint64) -> np.uint64:  # pragma: no cover - compiled
-    return ((mixed >> np.uint64(32)) * num_slices) >> np.uint64(32)
+def _in_slice(
+    mixed: np.uint64, index: np.uint64, num_slices: np.uint64
+) -> bool:  # pragma: no cover - compiled
+    of: np.uint64 = ((mixed >> np.uint64(32)) * num_slices) >> np.uint64(32)
+    return bool(of == index)
 
 
 # Integers
@@ -120,13 +124,13 @@ def _add_ints(
     slots: NDArray[np.int64],
     used: NDArray[np.bool_],
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Add from `start` until the table is half full; return how far that is, and the count."""
+    """Add values from `start` on until the table is half full; return the next, and the count."""
     mask = np.uint64(slots.shape[0] - 1)
     most = slots.shape[0] // 2
     for i in range(start, values.shape[0]):
         value = values[np.uint64(i)]
         mixed = _mix(np.uint64(value))
-        if num_slices > 1 and _slice(mixed, num_slices) != index:
+        if not _in_slice(mixed, index, num_slices):
             continue
         slot = mixed & mask
         while used[slot] and slots[slot] != value:
@@ -143,19 +147,31 @@ def _add_ints(
 class _IntMap:
     def __init__(self, index: int, num_slices: int, num_ids: int) -> None:
         self._slice = np.uint64(index), np.uint64(num_slices)
-        # A slice holds its share of the ids give or take some deviations of a binomial.
+        # The number of ids in a slice is binomial: allow for eight standard deviations.
         share = num_ids // num_slices + 8 * int((num_ids / num_slices) ** 0.5) + 8
-        self._slots = np.empty((_slots(min(num_ids, share)), 2), np.int64)
+        self._slots = np.empty((_num_slots(min(num_ids, share)), 2), np.int64)
         self._slots[:, 1] = -1
 
     def insert(self, ids: pa.Array, first_key: int) -> pa.Array:
         values = ids.to_numpy()
-        twice = np.zeros(len(values), np.bool_)
-        _insert_ints(values, first_key, *self._slice, self._slots, twice)
-        return ids.take(pa.array(np.flatnonzero(twice)))
+        duplicate = np.zeros(len(values), np.bool_)
+        _insert_ints(values, first_key, *self._slice, self._slots, duplicate)
+        return ids.take(pa.array(np.flatnonzero(duplicate)))
 
     def find(self, ids: pa.Array, keys: NDArray[np.int64]) -> None:
         _find_ints(ids.to_numpy(), *self._slice, self._slots, keys)
+
+
+@_jit
+def _int_slot(
+    value: np.int64, mixed: np.uint64, slots: NDArray[np.int64]
+) -> np.uint64:  # pragma: no cover - compiled
+    """Return the slot that has a value, or the empty one where it belongs."""
+    mask = np.uint64(slots.shape[0] - 1)
+    slot = mixed & mask
+    while slots[slot, np.uint64(1)] >= 0 and slots[slot, np.uint64(0)] != value:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
 
 
 @_jit
@@ -165,18 +181,15 @@ def _insert_ints(
     index: np.uint64,
     num_slices: np.uint64,
     slots: NDArray[np.int64],
-    twice: NDArray[np.bool_],
+    duplicate: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
-    mask = np.uint64(slots.shape[0] - 1)
     for i in range(np.uint64(values.shape[0])):
         mixed = _mix(np.uint64(values[i]))
-        if num_slices > 1 and _slice(mixed, num_slices) != index:
+        if not _in_slice(mixed, index, num_slices):
             continue
-        slot = mixed & mask
-        while slots[slot, np.uint64(1)] >= 0 and slots[slot, np.uint64(0)] != values[i]:
-            slot = (slot + np.uint64(1)) & mask
+        slot = _int_slot(values[i], mixed, slots)
         if slots[slot, np.uint64(1)] >= 0:
-            twice[i] = True
+            duplicate[i] = True
         else:
             slots[slot, np.uint64(0)] = values[i]
             slots[slot, np.uint64(1)] = first_key + np.int64(i)
@@ -190,14 +203,11 @@ def _find_ints(
     slots: NDArray[np.int64],
     keys: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    mask = np.uint64(slots.shape[0] - 1)
     for i in range(np.uint64(values.shape[0])):
         mixed = _mix(np.uint64(values[i]))
-        if num_slices > 1 and _slice(mixed, num_slices) != index:
+        if not _in_slice(mixed, index, num_slices):
             continue
-        slot = mixed & mask
-        while slots[slot, np.uint64(1)] >= 0 and slots[slot, np.uint64(0)] != values[i]:
-            slot = (slot + np.uint64(1)) & mask
+        slot = _int_slot(values[i], mixed, slots)
         keys[i] = slots[slot, np.uint64(1)]
 
 
@@ -205,7 +215,7 @@ def _find_ints(
 
 
 class _Texts:
-    """A table of texts: slots of (hash, entry), entries one after the other in an arena."""
+    """Table of texts. A slot is (hash, entry); the texts of all entries are in one buffer."""
 
     def __init__(self, index: int, num_slices: int, num_slots: int) -> None:
         self._slice = np.uint64(index), np.uint64(num_slices)
@@ -239,11 +249,11 @@ class _TextSet(_Texts):
     def add(self, ids: pa.Array) -> None:
         bounds, data = _text_buffers(ids)
         self._reserve(int(bounds[-1] - bounds[0]))
-        done, no_one = 0, np.zeros(0, np.bool_)
+        done, not_marked = 0, np.zeros(0, np.bool_)
         while True:
             done, self._count = _add_texts(
                 bounds, data, done, self._count, *self._slice,
-                self._slots, self._bounds, self._arena, no_one,
+                self._slots, self._bounds, self._arena, not_marked,
             )  # fmt: skip
             if done == len(ids):
                 return
@@ -258,22 +268,24 @@ class _TextSet(_Texts):
 
 class _TextMap(_Texts):
     def __init__(self, index: int, num_slices: int, num_ids: int) -> None:
-        super().__init__(index, num_slices, _slots(num_ids // num_slices))
+        super().__init__(index, num_slices, _num_slots(num_ids // num_slices))
         self._keys = np.empty(len(self._bounds), np.int64)
 
     def insert(self, ids: pa.Array, first_key: int) -> pa.Array:
         bounds, data = _text_buffers(ids)
         self._reserve(int(bounds[-1] - bounds[0]))
-        done, twice = 0, np.zeros(len(ids), np.bool_)
+        done, duplicate = 0, np.zeros(len(ids), np.bool_)
         while True:
             before, begin = self._count, done
             done, self._count = _add_texts(
                 bounds, data, done, self._count, *self._slice,
-                self._slots, self._bounds, self._arena, twice,
+                self._slots, self._bounds, self._arena, duplicate,
             )  # fmt: skip
-            _new_keys(twice, bounds, data, begin, done, *self._slice, first_key, before, self._keys)
+            _new_keys(
+                duplicate, bounds, data, begin, done, *self._slice, first_key, before, self._keys
+            )
             if done == len(ids):
-                return ids.take(pa.array(np.flatnonzero(twice)))
+                return ids.take(pa.array(np.flatnonzero(duplicate)))
             self._grow()
             self._keys = np.concatenate([self._keys, np.empty(len(self._keys), np.int64)])
 
@@ -285,17 +297,16 @@ class _TextMap(_Texts):
 
 
 def _empty_slots(num_slots: int) -> NDArray[np.uint64]:
-    slots = np.zeros((num_slots, 2), np.uint64)  # entry 0: nothing; entry e: text e - 1
-    return slots
+    return np.zeros((num_slots, 2), np.uint64)  # (hash, 0 if empty, else entry + 1)
 
 
 def _text_buffers(ids: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Return where each text starts and ends, and the bytes."""
+    """Return the bounds of the texts in their bytes, and the bytes."""
     _, offsets, data = ids.buffers()
-    kind = np.int64 if pa.types.is_large_string(ids.type) else np.int32
+    dtype = np.int64 if pa.types.is_large_string(ids.type) else np.int32
     if offsets is None or not len(ids):
-        return np.zeros(1, kind), np.zeros(0, np.uint8)
-    bounds = np.frombuffer(offsets, kind)[ids.offset : ids.offset + len(ids) + 1]
+        return np.zeros(1, dtype), np.zeros(0, np.uint8)
+    bounds = np.frombuffer(offsets, dtype)[ids.offset : ids.offset + len(ids) + 1]
     return bounds, np.frombuffer(data or b"", np.uint8)
 
 
@@ -303,7 +314,7 @@ def _text_buffers(ids: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
 def _hash_text(
     data: NDArray[np.uint8], start: np.int64, stop: np.int64
 ) -> np.uint64:  # pragma: no cover - compiled
-    # Fowler, Noll, Vo, mixed; the length keeps texts apart that end in zeros.
+    # FNV-1a (Fowler, Noll, Vo), mixed. The length distinguishes texts that differ in final zeros.
     word = np.uint64(0xCBF29CE484222325) ^ np.uint64(stop - start)
     for j in range(start, stop):
         word = (word ^ np.uint64(data[np.uint64(j)])) * np.uint64(0x100000001B3)
@@ -338,17 +349,18 @@ def _add_texts(
     slots: NDArray[np.uint64],
     entries: NDArray[np.int64],
     arena: NDArray[np.uint8],
-    twice: NDArray[np.bool_],
+    duplicate: NDArray[np.bool_],
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Add from row `start` until the table is half full; return how far that is, and the count."""
+    """Add texts from `start` on until the table is half full; return the next, and the count."""
     mask = np.uint64(slots.shape[0] - 1)
     zero, one = np.uint64(0), np.uint64(1)
     most = slots.shape[0] // 2
     for i in range(start, bounds.shape[0] - 1):
         begin, end = np.int64(bounds[i]), np.int64(bounds[i + 1])
         hashed = _hash_text(data, begin, end)
-        if num_slices > 1 and _slice(hashed, num_slices) != index:
+        if not _in_slice(hashed, index, num_slices):
             continue
+        # As in `_find_texts`: a shared function would count references to the arrays for each text.
         slot = hashed & mask
         while slots[slot, one] != zero:
             if slots[slot, zero] == hashed:
@@ -357,15 +369,15 @@ def _add_texts(
                     break
             slot = (slot + one) & mask
         if slots[slot, one] != zero:
-            if twice.shape[0]:
-                twice[i] = True
+            if duplicate.shape[0]:
+                duplicate[i] = True
             continue
         if count == most:
             return i, count
-        place = entries[count]
+        first = entries[count]
         for j in range(end - begin):
-            arena[np.uint64(place + j)] = data[np.uint64(begin + j)]
-        entries[count + 1] = place + end - begin
+            arena[np.uint64(first + j)] = data[np.uint64(begin + j)]
+        entries[count + 1] = first + end - begin
         count += 1
         slots[slot, zero] = hashed
         slots[slot, one] = np.uint64(count)
@@ -388,7 +400,7 @@ def _move_texts(
 
 @_jit
 def _new_keys(
-    twice: NDArray[np.bool_],
+    duplicate: NDArray[np.bool_],
     bounds: NDArray[Any],
     data: NDArray[np.uint8],
     begin: int,
@@ -399,13 +411,13 @@ def _new_keys(
     entry: int,
     keys: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    # Entries are numbered in the order of the rows that made them.
+    """Set the keys of the entries that rows [begin, end) added, in the order of the rows."""
     for i in range(begin, end):
-        if twice[i]:
+        if duplicate[i]:
             continue
         if num_slices > 1:
             hashed = _hash_text(data, np.int64(bounds[i]), np.int64(bounds[i + 1]))
-            if _slice(hashed, num_slices) != index:
+            if not _in_slice(hashed, index, num_slices):
                 continue
         keys[entry] = first_key + i
         entry += 1
@@ -428,7 +440,7 @@ def _find_texts(
     for i in range(bounds.shape[0] - 1):
         begin, end = np.int64(bounds[i]), np.int64(bounds[i + 1])
         hashed = _hash_text(data, begin, end)
-        if num_slices > 1 and _slice(hashed, num_slices) != index:
+        if not _in_slice(hashed, index, num_slices):
             continue
         slot = hashed & mask
         found = np.int64(-1)

@@ -1,7 +1,8 @@
-"""Fixed-size rows on their way to buckets: as a spill, but of raw records.
+"""Spill of fixed-size records: rows that are written to files and read back by bucket.
 
-An edge that stands in one line of cache is moved and looked up at the cost of one access, and a
-bucket's rows are read into one array. Columns of any type go by `graphtheta.partition.ooc.spill`.
+A record lies within one cache line, so that moving or reading it costs one memory access, and the
+rows of a bucket are read into one array. For columns of any type see
+`graphtheta.partition.ooc.spill`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ __all__ = ["RecordReader", "RecordWriter"]
 
 
 class RecordWriter:
-    """One rank's file of records; to be used in a `with` statement.
+    """Writer of one rank's file of records; a context manager.
 
     Args:
         folder: An existing folder.
-        name: Of the spill.
-        rank: Whose file it is.
+        name: Name of the spill.
+        rank: Rank that writes the file.
     """
 
     def __init__(self, folder: Path, name: str, rank: int) -> None:
@@ -38,31 +39,31 @@ class RecordWriter:
         self._file: BinaryIO = self._path.open("wb")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if kind is None:
+        if error is None:
             self._index.write(self._path)
 
     def write(self, rows: NDArray[Any], first: int) -> None:
-        """Write a chunk as rows `first` and on of the file. Several threads may do so at once."""
+        """Write a chunk into the file, from row `first` on. Threads may write in parallel."""
         write_from(rows, self._file.fileno(), first)
 
     def append(self, chunk: int, starts: NDArray[np.int64]) -> None:
-        """Note a chunk, in the order of the file; arguments as of `SpillWriter.append`."""
+        """Add the next chunk of the file to the index; arguments as in `SpillWriter.append`."""
         self._index.append(chunk, starts)
 
 
 class RecordReader:
-    """What all ranks wrote, by bucket. Threads may read at the same time.
+    """Reader of the records of all ranks, by bucket. Threads may read in parallel.
 
     Args:
-        folder: Where the records are.
-        name: Of the spill.
-        kind: Type of a record.
+        folder: Folder of the spill.
+        name: Name of the spill.
+        dtype: Type of a record.
     """
 
-    def __init__(self, folder: Path, name: str, kind: np.dtype[Any]) -> None:
-        self._kind = kind
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
         self._paths: list[Path] = []
         slices: list[tuple[int, int, int, NDArray[np.int64]]] = []
         for path in sorted(folder.glob(f"{name}-[0-9]*{INDEX}")):
@@ -71,17 +72,19 @@ class RecordReader:
                 slices.append((chunk, len(self._paths), first, starts))
                 first += int(starts[-1])
             self._paths.append(path.with_suffix(".records"))
-        self._slices = sorted(slices, key=lambda one: one[0])
+        self._slices = sorted(slices, key=lambda chunk: chunk[0])
 
-    def read(self, bucket: int, workspace: ThreadBuffers) -> NDArray[Any]:
-        """Return the bucket's rows, in the order of the chunks; valid until the thread's next call.
+    def read(self, bucket: int, buffers: ThreadBuffers) -> NDArray[Any]:
+        """Return the rows of a bucket in the order of the chunks.
+
+        They are in the buffer "records" of `buffers`: the thread's next call overwrites them.
 
         Shape:
             (R,) records.
         """
         ranges = list(self._ranges(bucket))
         size = sum(stop - start for _, start, stop in ranges)
-        rows, done = workspace.take("records", size, self._kind), 0
+        rows, done = buffers.take("records", size, self._dtype), 0
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("rb")) for path in self._paths]
             for file, start, stop in ranges:

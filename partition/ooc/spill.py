@@ -1,9 +1,9 @@
-"""Rows on their way to buckets: files of chunks, each sorted by the bucket of its rows.
+"""Spill: rows that are written to files in chunks and read back by bucket.
 
-A spill is what a shuffle between machines would send, on a file system that all ranks see. Every
-rank appends its chunks to one Arrow IPC file, a record batch a chunk, so that disks see sequential
-writes however many buckets there are; a reader maps the slices of its bucket. Rows of a bucket come
-back in the order of the chunks, whichever rank wrote them.
+A spill does the work of a shuffle between ranks through a file system that all ranks see. A rank
+sorts each of its chunks by bucket and appends it to one Arrow IPC file, as one record batch, so
+that writes are sequential for any number of buckets. A reader maps the slices of its bucket. The
+rows of a bucket come back in the order of the chunk numbers, for any assignment of chunks to ranks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INDEX = ".index"
 def bucket_order(
     bucket_R: NDArray[np.integer[Any]], num_buckets: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the stable order of rows by bucket, and where each bucket's rows start in it.
+    """Return the stable order of rows by bucket, and the position of each bucket's first row.
 
     Shape:
         bucket_R: (R,) in [0, B), R < 2^31. Returns (R,) int32 and (B + 1,) int64.
@@ -46,41 +46,41 @@ def bucket_order(
 
 
 class ChunkIndex:
-    """Which chunks a file holds, and where the rows of each bucket start in them."""
+    """Index of a file of a spill: its chunks, and where the rows of each bucket start in them."""
 
     def __init__(self) -> None:
         self._chunks: list[int] = []
         self._starts: list[NDArray[np.int64]] = []
 
     def append(self, chunk: int, starts: NDArray[np.int64]) -> None:
-        """Note the next chunk of the file."""
+        """Add the next chunk of the file; arguments as in `SpillWriter.append`."""
         self._chunks.append(chunk)
         self._starts.append(starts)
 
     def write(self, path: Path) -> None:
-        """Write the index beside the file `path`; without a chunk there is none."""
+        """Write the index of the file `path` next to it, unless the file has no chunk."""
         if self._chunks:
             chunk, starts = np.array(self._chunks), np.stack(self._starts)
             write_arrays(path.with_suffix(INDEX), chunk=chunk, starts=starts)
 
 
 def read_index(path: Path) -> list[tuple[int, NDArray[np.int64]]]:
-    """Return the chunks of the file `path`, in its order, and where each bucket starts in them.
+    """Return (chunk, starts) of each chunk of the file `path`, in the order of the file.
 
     Shape:
-        Starts are (B + 1,) int64.
+        starts: (B + 1,) int64, as returned by `bucket_order`.
     """
     index = read_arrays(path.with_suffix(INDEX))
     return list(zip(index["chunk"].tolist(), index["starts"], strict=True))
 
 
 class SpillWriter:
-    """One rank's file of a spill; to be used in a `with` statement.
+    """Writer of one rank's file of a spill; a context manager. Without chunks it writes no file.
 
     Args:
         folder: An existing folder.
-        name: Of the spill.
-        rank: Whose file it is.
+        name: Name of the spill.
+        rank: Rank that writes the file.
     """
 
     def __init__(self, folder: Path, name: str, rank: int) -> None:
@@ -93,9 +93,10 @@ class SpillWriter:
         """Write a chunk.
 
         Args:
-            chunk: A number that ascends in the order of the rows, over all ranks.
-            rows: Sorted by bucket; the same schema every time.
-            starts: Where each bucket's rows start, as `bucket_order` says.
+            chunk: Number of the chunk, unique among all ranks. Readers return chunks in ascending
+                order.
+            rows: The rows, sorted by bucket, with the same schema for all chunks.
+            starts: Position of the first row of each bucket, as returned by `bucket_order`.
         """
         if self._writer is None:
             self._sink = pa.OSFile(str(self._path), "wb")
@@ -106,23 +107,23 @@ class SpillWriter:
     def __enter__(self) -> SpillWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the file, whole unless something failed; without a chunk there is none."""
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Close the file, and write its footer and index unless the block failed."""
         if self._writer is None or self._sink is None:
             return
         with self._sink:
-            if kind is None:
+            if error is None:
                 self._writer.close()
-        if kind is None:
+        if error is None:
             self._index.write(self._path)
 
 
 class SpillReader:
-    """What all ranks spilled, by bucket. Threads may read at the same time.
+    """Reader of the rows of all ranks, by bucket. Threads may read in parallel.
 
     Args:
-        folder: Where the spill is.
-        name: Of the spill.
+        folder: Folder of the spill.
+        name: Name of the spill.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -132,14 +133,16 @@ class SpillReader:
             for file, path in enumerate(self._paths)
             for batch, (chunk, starts) in enumerate(read_index(path))
         ]
-        self._chunks = sorted(chunks, key=lambda one: one[0])
+        self._chunks = sorted(chunks, key=lambda chunk: chunk[0])
 
     def read(
         self, bucket: int, columns: Sequence[str] | None = None
     ) -> list[tuple[int, pa.RecordBatch]]:
-        """Return (chunk, the bucket's rows in it) of each chunk that has some, memory-mapped.
+        """Return (chunk, rows) of each chunk that has rows of the bucket, memory-mapped.
 
-        The mapping lasts as long as what is returned.
+        Args:
+            bucket: The bucket.
+            columns: Columns to return. If None, all of them.
         """
         readers = [pa.ipc.open_file(pa.memory_map(str(path))) for path in self._paths]
         slices = []
@@ -152,7 +155,7 @@ class SpillReader:
 
     @property
     def schema(self) -> pa.Schema | None:
-        """Schema of the rows; None if nothing was spilled."""
+        """Schema of the rows, or None if no rank wrote a chunk."""
         return pa.ipc.open_file(pa.memory_map(str(self._paths[0]))).schema if self._paths else None
 
     def remove(self) -> None:
@@ -170,8 +173,8 @@ def _bucket_order(
         starts[np.uint64(bucket[i]) + np.uint64(1)] += 1
     for b in range(starts.shape[0] - 1):
         starts[b + 1] += starts[b]
-    place = starts.copy()
+    next_position = starts.copy()
     for i in range(np.uint64(bucket.shape[0])):
         to = np.uint64(bucket[i])
-        order[np.uint64(place[to])] = np.int32(i)
-        place[to] += 1
+        order[np.uint64(next_position[to])] = np.int32(i)
+        next_position[to] += 1

@@ -1,4 +1,4 @@
-"""Memory that a thread uses again and again: large arrays would be fresh pages every time."""
+"""Reusable memory of each thread: allocating large arrays again would fault in new pages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["ThreadBuffers"]
 
 
 class ThreadBuffers(threading.local):
-    """Arrays by name, of each thread its own. What is taken is valid until it is taken again."""
+    """Named buffers, separate for each thread. An array is valid until its name is taken again."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
 
-    def take(self, name: str, size: int, kind: Any) -> NDArray[Any]:
-        """Return an array of `size` elements of a type, whatever is in it."""
-        dtype = np.dtype(kind)
+    def take(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
+        """Return an uninitialised array of `size` elements."""
+        dtype = np.dtype(dtype)
         need = size * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < need:

@@ -1,4 +1,4 @@
-"""What a partitioner chose, on disk: parts of nodes or edges, or what its rule has to know."""
+"""Run a partitioner and store its assignment of nodes or edges to parts in a file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 from graphtheta.partition.ooc.edge_file import read_array, write_from
 
-__all__ = ["ASSIGNMENT", "Assignment", "PartsOf", "assign"]
+__all__ = ["ASSIGNMENT", "Assignment", "PartOfEdges", "assign"]
 
-ASSIGNMENT = "assignment"  # in an edge-cut a `NodeFile`
+ASSIGNMENT = "assignment"  # the file; for an edge-cut, a `NodeFile`
 
-PartsOf = Callable[[int, int, NDArray[Any], NDArray[Any]], NDArray[Any]]
+# (start, stop, src, dst) -> the parts of edges [start, stop), whose node keys are src and dst.
+PartOfEdges = Callable[[int, int, NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
 def assign(
@@ -35,16 +36,20 @@ def assign(
     balance: Balance,
     resources: Resources,
 ) -> None:
-    """Run a partitioner and keep what it says; collective.
+    """Run a partitioner and write its assignment into a folder; collective.
+
+    The file holds the part of each node (edge-cut), the part of each edge (vertex-cut), or the
+    state of an `EdgeRule`, from which the parts of edges are computed when they are read.
 
     Raises:
-        PartitionError: If its state does not fit the memory limit, or it cannot keep the balance.
+        PartitionError: If the partitioner does not support a requested balance, or its state
+            exceeds the memory limit.
     """
     refused = [what for what in balance.limits() if what not in partitioner.balances]
     if refused:
         raise PartitionError(
             f"partition: expected a method that can balance {' and '.join(refused)}, got "
-            f"{partitioner.name}. Leave the limit out, or choose another method."
+            f"{partitioner.name}. Omit the limit, or choose another method."
         )
     comm, path = resources.comm, folder / ASSIGNMENT
     if partitioner.cut == "edge":
@@ -56,31 +61,31 @@ def assign(
         if comm.rank == 0:
             code_N.tofile(path)
     else:
-        kind = _type(num_parts)
+        dtype = _part_dtype(num_parts)
         if comm.rank == 0:
             with path.open("wb") as file:
-                file.truncate(stream.num_edges * kind.itemsize)
+                file.truncate(stream.num_edges * dtype.itemsize)
         comm.barrier(stage="assign: create")
         handle = os.open(path, os.O_WRONLY)
         try:
             for first, parts in partitioner(
                 stream, num_parts, seed=seed, balance=balance, resources=resources
             ):
-                write_from(parts.astype(kind), handle, first)
+                write_from(parts.astype(dtype), handle, first)
         finally:
             os.close(handle)
     comm.barrier(stage="assign: done")
 
 
 class Assignment:
-    """Where nodes or edges go.
+    """Assignment of nodes or edges to parts, read from the file that `assign` wrote.
 
     Args:
-        folder: Where `assign` wrote.
-        partitioner: What assigned.
-        num_parts: Parts (P).
-        num_nodes: Nodes (N).
-        seed: As given to `assign`.
+        folder: Folder of the file.
+        partitioner: The partitioner that made the assignment.
+        num_parts: Number of parts (P).
+        num_nodes: Number of nodes (N).
+        seed: Seed that was passed to `assign`.
     """
 
     def __init__(
@@ -88,33 +93,33 @@ class Assignment:
     ) -> None:
         self._path, self._partitioner, self._seed = folder / ASSIGNMENT, partitioner, seed
         self._num_parts, self._num_nodes = num_parts, num_nodes
-        self._of_nodes: NDArray[np.int32] | None = None
+        self._part_of_nodes: NDArray[np.int32] | None = None
 
-    def of_nodes(self) -> NDArray[np.int32] | None:
-        """Return the part of each node, (N,); None in a vertex-cut. Read when first asked for."""
-        if self._partitioner.cut == "edge" and self._of_nodes is None:
-            self._of_nodes = read_array(self._path, np.dtype(np.int32), 0, self._num_nodes)
-        return self._of_nodes
+    def part_of_nodes(self) -> NDArray[np.int32] | None:
+        """Return the part of each node, (N,), or None for a vertex-cut. Reads the file once."""
+        if self._partitioner.cut == "edge" and self._part_of_nodes is None:
+            self._part_of_nodes = read_array(self._path, np.dtype(np.int32), 0, self._num_nodes)
+        return self._part_of_nodes
 
-    def of_edges(self) -> PartsOf:
-        """Return what gives the parts of edges [start, stop), whose ends are src and dst.
+    def part_of_edges(self) -> PartOfEdges:
+        """Return a function of (start, stop, src, dst) that returns the parts of these edges.
 
-        It may be called by several threads, and holds a word a node at most.
+        Threads may call it in parallel. It holds at most one int64 for each node.
         """
-        rule, kind, of_nodes = self._partitioner, _type(self._num_parts), self.of_nodes()
-        if of_nodes is not None:
-            part_N = of_nodes
-            return lambda start, stop, src, dst: part_N.take(dst)
+        rule, dtype, part_N = self._partitioner, _part_dtype(self._num_parts), self.part_of_nodes()
+        if part_N is not None:
+            nodes = part_N
+            return lambda start, stop, src, dst: nodes.take(dst)
         if isinstance(rule, EdgeRule):
             code_N = np.fromfile(self._path, np.int64)
             place = partial(rule.place, code_N=code_N, num_parts=self._num_parts, seed=self._seed)
             return lambda start, stop, src, dst: place(src, dst)
-        return lambda start, stop, src, dst: read_array(self._path, kind, start, stop)
+        return lambda start, stop, src, dst: read_array(self._path, dtype, start, stop)
 
     def remove(self) -> None:
         """Delete the file."""
         self._path.unlink(missing_ok=True)
 
 
-def _type(num_parts: int) -> np.dtype[Any]:
+def _part_dtype(num_parts: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if num_parts <= 1 << 16 else np.int32)

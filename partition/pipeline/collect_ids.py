@@ -1,7 +1,8 @@
-"""The nodes of a graph that has no node table: the sorted distinct ids of its edges, on disk.
+"""Collect the nodes of a graph without a node table: the sorted distinct ids of its edges.
 
-Ids are collected in sets that are written as sorted runs when they outgrow their memory, and merged
-by ranges of ids. Small integers are collected in a bit map instead, which needs no sorting.
+This is an external sort. Ids are collected in hash sets, which are written as sorted runs when they
+exceed their share of the memory; the runs are then merged, one range of ids at a time. Small
+integers are collected in a bit map instead, which needs no sorting.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ __all__ = ["IDS_FILE", "collect_ids", "count_ids", "ids_in_file"]
 
 IDS_FILE = "ids.arrow"
 
-_BATCH = 1 << 20  # ids a batch of the file
-_SPARSE = 64  # bits of the bit map an edge, beyond which a set is smaller
+_BATCH = 1 << 20  # ids in a batch of the file
+_BITS_PER_EDGE = 64  # a bit map with more bits per edge is larger than a set
 _SETS_SHARE = 4  # sets take a quarter of the memory limit
-_NO_LIMIT = 8 << 30
+_NO_LIMIT = 8 << 30  # bytes that count as the limit if there is none
 
 
 def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None:
     """Write the sorted distinct ids of the edges to `folder / IDS_FILE`; collective.
 
     Raises:
-        GraphFormatError: If the ends of edges have ids of two types, or an edge has none.
+        GraphFormatError: If sources and destinations have ids of different types, or an id is null.
     """
     comm = resources.comm
     first, last = resources.share(0, source.num_edges)
@@ -47,7 +48,7 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
             src, dst = chunk["src"], chunk["dst"]
             if src.type != dst.type:
                 raise refuse(
-                    "edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one."
+                    "edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert a column."
                 )
             collector = collector or _Collector(src.type, source.num_edges, runs, resources)
             collector.add([whole(src), whole(dst)])
@@ -63,7 +64,7 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
 
 
 def ids_in_file(folder: Path) -> Iterator[pa.Array]:
-    """Yield the sorted ids, some at a time."""
+    """Yield the sorted ids in batches."""
     with pa.OSFile(str(folder / IDS_FILE)) as file:
         reader = pa.ipc.open_stream(file)
         for batch in reader:
@@ -71,12 +72,12 @@ def ids_in_file(folder: Path) -> Iterator[pa.Array]:
 
 
 def count_ids(folder: Path) -> int:
-    """Return how many sorted ids there are."""
+    """Return the number of ids in the file."""
     return sum(map(len, ids_in_file(folder)))
 
 
 class _Runs:
-    """Sorted runs of distinct ids of one rank."""
+    """Writer of sorted runs of distinct ids, for one rank."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank, self._count = folder, rank, 0
@@ -95,15 +96,15 @@ def _all_runs(folder: Path) -> list[pa.Array]:
 
 
 class _Collector:
-    """Collects this rank's ids: in a bit map as long as they are small integers, then in sets."""
+    """Collector of this rank's ids: a bit map while they are small integers, then hash sets."""
 
     def __init__(
-        self, kind: pa.DataType, num_edges: int, runs: _Runs, resources: Resources
+        self, id_type: pa.DataType, num_edges: int, runs: _Runs, resources: Resources
     ) -> None:
-        self._kind, self._runs, self._resources = kind, runs, resources
+        self._id_type, self._runs, self._resources = id_type, runs, resources
         self._budget = (resources.memory_limit or _NO_LIMIT) // _SETS_SHARE
-        self._most = min(_SPARSE * num_edges + 4096, 8 * self._budget)
-        self._bits = BitMap() if pa.types.is_int64(kind) else None
+        self._most = min(_BITS_PER_EDGE * num_edges + 4096, 8 * self._budget)
+        self._bits = BitMap() if pa.types.is_int64(id_type) else None
         self._sets: list[IdSet] = []
 
     def add(self, columns: list[pa.Array]) -> None:
@@ -111,17 +112,18 @@ class _Collector:
             return
         threads = self._resources.threads
         if not self._sets:
-            self._sets = [id_set(self._kind, t, threads) for t in range(threads)]
+            self._sets = [id_set(self._id_type, t, threads) for t in range(threads)]
 
-        def add(one: IdSet) -> None:
+        def add(id_set: IdSet) -> None:
             for ids in columns:
-                one.add(ids)
+                id_set.add(ids)
 
         self._resources.map(add, self._sets)
-        if sum(one.num_bytes for one in self._sets) > self._budget:
+        if sum(id_set.num_bytes for id_set in self._sets) > self._budget:
             self.flush()
 
     def _add_bits(self, columns: list[pa.Array]) -> bool:
+        """Add ids to the bit map; if one does not fit, give the bit map up and return False."""
         assert self._bits is not None
         arrays = [ids.to_numpy() for ids in columns]
         bounds = [_bounds(ids) for ids in arrays]
@@ -136,12 +138,12 @@ class _Collector:
         return True
 
     def flush(self) -> None:
-        """Write what was collected as a run, and forget it."""
+        """Write the collected ids as runs, and start again without any."""
         if self._bits is not None and len(members := self._bits.members()):
             self._runs.write(pa.array(members))
             self._bits = BitMap()
         if self._sets:
-            ids = pa.chunked_array([one.ids() for one in self._sets])
+            ids = pa.chunked_array([id_set.ids() for id_set in self._sets])
             self._sets = []
             self._runs.write(_sorted(ids))
 
@@ -153,31 +155,31 @@ def _sorted(ids: pa.ChunkedArray) -> pa.Array:
     return array.take(pc.sort_indices(array))
 
 
-def _merge(runs: list[pa.Array], path: Path, kind: pa.DataType) -> None:
-    """Merge sorted runs range by range, of about a batch of the longest run each."""
-    schema = pa.schema([("id", kind)])
+def _merge(runs: list[pa.Array], path: Path, id_type: pa.DataType) -> None:
+    """Merge sorted runs, one range of ids at a time: about a batch of the longest run."""
+    schema = pa.schema([("id", id_type)])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         if not runs:
             return
         longest = max(runs, key=len)
-        places = [0] * len(runs)
-        for start in range(_BATCH, len(longest) + _BATCH, _BATCH):
+        starts = [0] * len(runs)
+        for end in range(_BATCH, len(longest) + _BATCH, _BATCH):
             stops = [len(run) for run in runs]
-            if start < len(longest):
-                cut = longest[start].as_py()
+            if end < len(longest):
+                next_id = longest[end].as_py()
                 stops = [
-                    bisect_left(run, cut, places[r], key=lambda scalar: scalar.as_py())
+                    bisect_left(run, next_id, starts[r], key=lambda scalar: scalar.as_py())
                     for r, run in enumerate(runs)
                 ]
             slices = [
-                run.slice(place, stop - place)
-                for run, place, stop in zip(runs, places, stops, strict=True)
+                run.slice(start, stop - start)
+                for run, start, stop in zip(runs, starts, stops, strict=True)
             ]
-            places = stops
+            starts = stops
             ids = slices[0]
             if len(runs) > 1:
                 ids = _sorted(pa.chunked_array([pc.unique(pa.chunked_array(slices))]))
-            writer.write_batch(pa.record_batch([ids.cast(kind)], schema))
+            writer.write_batch(pa.record_batch([ids.cast(id_type)], schema))
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)

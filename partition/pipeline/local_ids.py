@@ -1,4 +1,4 @@
-"""Local ids of a part's replicas."""
+"""Local ids of the replicas of a part."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.ooc.bitmap import BitMap, Ranks
+from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.pipeline.order import Replicas
 
-__all__ = ["LocalIds", "number_replicas"]
+__all__ = ["LocalIds", "assign_local_ids"]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalIds:
-    """A part's replicas by local id: masters in their order, then mirrors by owner and id there.
+    """Local ids of the replicas of a part, and the replicas in the order of these ids.
+
+    Masters come first, in the order of `order_masters`, then mirrors by owner and local id there.
+
+    Attributes:
+        local: Local id of each replica, in the order of the node keys.
+        node_key: Node key of each replica, in the order of the local ids, as all that follow.
+        owner: Part that owns it.
+        owner_local: Local id at the owner.
+        in_indptr: Bounds of the in-edges of each replica in the CSC.
+        out_indptr: Bounds of the out-edges of each replica in the CSR.
 
     Shape:
-        local: (L,) int32, of the replicas by node key. All others are by local id.
-        node_key: (L,) int64. owner, owner_local: (L,) int32.
-        in_indptr, out_indptr: (L + 1,) int64, where the edges of each begin in CSC and CSR.
+        local, owner, owner_local: (L,) int32. node_key: (L,) int64.
+        in_indptr, out_indptr: (L + 1,) int64.
     """
 
     local: NDArray[np.int32]
@@ -33,7 +42,7 @@ class LocalIds:
     out_indptr: NDArray[np.int64]
 
 
-def number_replicas(
+def assign_local_ids(
     part: int,
     replicas: Replicas,
     owner: NDArray[np.int32],
@@ -41,30 +50,30 @@ def number_replicas(
     first_new_id: NDArray[np.int64],
     num_nodes: int,
 ) -> LocalIds:
-    """Return the local ids of a part's replicas. Takes 3 bits a node of the graph.
+    """Return the local ids of the replicas of a part. Takes 3 bits for each node of the graph.
 
     Args:
         part: The part.
         replicas: Its replicas.
-        owner: The part that owns each.
-        owner_local: Its local id there.
-        first_new_id: The new id of each part's first master.
-        num_nodes: Nodes of the graph.
+        owner: Part that owns each replica.
+        owner_local: Local id of each replica at its owner.
+        first_new_id: New id of the first master of each part.
+        num_nodes: Number of nodes of the graph.
 
     Shape:
         owner, owner_local: (L,). first_new_id: (P,).
     """
-    # New ids ascend by owner and local id there: a replica's rank among them says where it goes.
+    # New ids ascend by owner, then by local id there, which is the order of the mirrors.
     new_id = np.take(first_new_id, owner) + owner_local
     bits = BitMap(num_nodes)
     bits.add(new_id)
-    local = Ranks(bits).find(new_id)
+    local = MemberPositions(bits).find(new_id)
     size = len(local)
     node_key, by_owner = np.empty(size, np.int64), np.empty((2, size), np.int32)
     indptr = np.zeros((2, size + 1), np.int64)
     counts = replicas.in_count, replicas.out_count
     num_masters = int(np.count_nonzero(replicas.is_master))
-    _number(
+    _fill(
         part, num_masters, replicas.keys, owner, owner_local, *counts, local, node_key, by_owner,
         indptr,
     )  # fmt: skip
@@ -75,7 +84,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 @_jit
-def _number(
+def _fill(
     part: int,
     num_masters: int,
     keys: NDArray[Any],
@@ -88,11 +97,11 @@ def _number(
     by_owner: NDArray[np.int32],
     indptr: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    """Turn ranks among new ids into local ids, and put what is known of replicas in their order."""
+    """Turn positions among sorted new ids into local ids, and fill the arrays in their order."""
     for i in range(keys.shape[0]):
         if owner[i] == part:
             local[i] = owner_local[i]
-        elif owner[i] < part:  # the masters come before
+        elif owner[i] < part:  # masters come before these mirrors
             local[i] += num_masters
         at = np.uint64(local[i])
         node_key[at] = keys[i]

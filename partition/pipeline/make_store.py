@@ -1,4 +1,4 @@
-"""Making stores: beside their place and renamed when whole, so that a killed run can go on."""
+"""Make a store: write it into a temporary folder that a killed run can continue, then rename it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ __all__ = ["Build", "build", "make_store", "temporary_folder"]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A partitioned graph that is kept nowhere: what one rank built of it.
+    """Partitioned graph without a store: the parts that one rank built.
 
     Attributes:
-        parts: The parts that this rank built, by index; part p is built by rank
-            p * comm.size // num_parts.
-        manifest: The same on every rank.
-        book: The same on every rank.
+        parts: Parts of this rank by index. Part p is built by rank p * comm.size // num_parts.
+        manifest: Description of the graph, the same on every rank.
+        book: Partition book, the same on every rank.
     """
 
     parts: dict[int, PartTables]
@@ -52,86 +51,86 @@ def make_store(
 ) -> Store:
     """Partition a graph and write it as a store; collective.
 
-    A run that was killed goes on after its last finished phase when it is started again with the
-    same arguments, and starts clean with others.
+    A killed run continues after its last finished phase when it is started again with the same
+    arguments. With other arguments it starts from the beginning.
 
     Args:
         source: The graph.
-        path: A directory that does not exist yet, or is empty; on a file system that all ranks see.
-        plan: What is asked for.
-        resources: Ranks, threads and memory; None: this process alone, one thread.
-        scratch: A directory for files that are gone when the store is there; None: beside the
-            store. They take about 36 bytes an edge, and the columns once.
+        path: A directory that does not exist yet, or is empty, on a file system that all ranks see.
+        plan: Options of the partitioning.
+        resources: Ranks, threads and memory. If None, this process and one thread.
+        scratch: Directory for temporary files, which take about 36 bytes for each edge and the size
+            of the columns. If None, they are next to the store.
 
     Raises:
         ConfigError: If an argument is wrong.
         GraphFormatError: If the graph is wrong.
-        PartitionError: If it cannot be partitioned as asked, or not within the memory limit.
-        StoreError: If there is something at `path` already, or it cannot be written.
+        PartitionError: If the method cannot satisfy the plan, or exceeds the memory limit.
+        StoreError: If `path` is occupied or cannot be written.
 
     Communication:
-        State of the partitioner, as it says, and counts of each node and part; rows through files.
+        State of the partitioner, and counts for each node and part. Rows go through files.
     """
     resources = resources or Resources()
     comm, path = resources.comm, Path(path)
     refuse_occupied(path)
     partial = partial_path(path)
     folder = partial / "scratch" if scratch is None else Path(scratch).absolute() / partial.name[1:]
-    beside = partial / "store"
+    unfinished = partial / "store"
     with (
         disk_errors(path, "a store"),
         CheckpointedPhases(
-            folder, _job(source, path, plan, comm), comm, fresh=not beside.exists()
-        ) as room,
-        _cleaning([partial, folder], comm),
+            folder, _job(source, path, plan, comm), comm, fresh=not unfinished.exists()
+        ) as phases,
+        _removed_after_failure([partial, folder], comm),
     ):
         if comm.rank == 0:
-            if not room.resumed:
-                shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True, exist_ok=True)
+            if not phases.resumed:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True, exist_ok=True)
         comm.barrier(stage="store: create")
-        building = Pipeline(source, plan, room, resources)
-        edges = building.prepare()
-        assignment = building.assign(edges)
-        counts, largest = building.count(edges, assignment)
-        book = building.write(edges, assignment, counts, beside)
-        manifest = building.manifest(edges, counts, largest, book)
+        pipeline = Pipeline(source, plan, phases, resources)
+        edges = pipeline.prepare()
+        assignment = pipeline.assign(edges)
+        counts, largest = pipeline.count(edges, assignment)
+        book = pipeline.write(edges, assignment, counts, unfinished)
+        manifest = pipeline.manifest(edges, counts, largest, book)
         comm.barrier(stage="store: write")
         if comm.rank == 0:
-            write_description(beside, manifest, book)
+            write_description(unfinished, manifest, book)
             refuse_occupied(path)
-            beside.replace(path)
-            for made in (folder, partial):
-                shutil.rmtree(made, ignore_errors=True)
+            unfinished.replace(path)
+            for temporary in (folder, partial):
+                shutil.rmtree(temporary, ignore_errors=True)
         comm.barrier(stage="store: rename")
     return Store(path, manifest, book)
 
 
 @contextmanager
 def temporary_folder(comm: Communicator) -> Iterator[Path]:
-    """Make a folder that all ranks of a host see, and delete it with all that is in it; collective.
+    """Yield a new folder that all ranks of a host see, and delete it afterwards; collective.
 
-    It is where `tempfile` makes its own: $TMPDIR, or /tmp.
+    It is in the folder of `tempfile`: $TMPDIR, or /tmp.
     """
     made = tempfile.mkdtemp(prefix="graphtheta-") if comm.rank == 0 else ""
     folder = Path(comm.broadcast_text(made, stage="temporary folder"))
     try:
-        with disk_errors(folder, "a store"), _cleaning([folder], comm):
+        with disk_errors(folder, "a store"), _removed_after_failure([folder], comm):
             yield folder
-            comm.barrier(stage="temporary folder: done")  # a slower rank may still read there
+            comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
     finally:
         if comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(source: GraphSource, plan: Plan, resources: Resources | None = None) -> Build:
-    """Partition a graph into parts that are kept nowhere; collective.
+    """Partition a graph without keeping a store; collective.
 
-    The parts are mapped from files in the folder for temporary files, already deleted: they take
-    disk, not memory, and are gone with the process. Arguments and errors are those of `make_store`.
+    The parts are memory-mapped from temporary files that are already deleted: they take disk space
+    instead of memory until the process ends. For arguments and errors see `make_store`.
 
     Raises:
-        StoreError: If ranks on several hosts do not share the folder for temporary files.
+        StoreError: If ranks on different hosts do not share the folder for temporary files.
     """
     resources = resources or Resources()
     comm = resources.comm
@@ -154,23 +153,23 @@ def _job(source: GraphSource, path: Path, plan: Plan, comm: Communicator) -> dic
 
 
 @contextmanager
-def _cleaning(folders: list[Path], comm: Communicator) -> Iterator[None]:
-    """Delete folders after a failure, but for Ctrl-C, after which a run can go on."""
+def _removed_after_failure(folders: list[Path], comm: Communicator) -> Iterator[None]:
+    """Delete folders if the block fails, except by Ctrl-C: an interrupted run can be continued."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        vanished = isinstance(error, FileNotFoundError) and _goes_away(folders[0])
-        for folder in folders:  # on every rank: the last one to give up leaves nothing
+        removed = isinstance(error, FileNotFoundError) and _is_removed_soon(folders[0])
+        for folder in folders:  # on every rank, so that nothing is left after the slowest one
             shutil.rmtree(folder, ignore_errors=True)
-        if vanished and comm.size > 1:
-            # Another rank failed and took the files away: it is that one that has something to say.
-            comm.barrier(stage="store: another rank gave up")
+        if removed and comm.size > 1:
+            # Another rank failed and removed the files. Wait here, so that its error is reported.
+            comm.barrier(stage="store: another rank failed")
         raise
 
 
-def _goes_away(folder: Path) -> bool:
+def _is_removed_soon(folder: Path) -> bool:
     for _ in range(20):
         if not folder.exists():
             return True

@@ -1,4 +1,4 @@
-"""Which part owns each node, its degrees, and its row on the way there."""
+"""Choose the part that owns each node, and spill the node's row and degrees to that part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.part_nodes import part_nodes
-from graphtheta.partition.pipeline.shuffle_edges import note_largest
+from graphtheta.partition.pipeline.shuffle_edges import update_largest
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["NODES_SPILL", "NODE_KEYS", "OWNERS", "choose_masters"]
@@ -28,7 +28,7 @@ NODES_SPILL = "nodes"
 OWNERS = "owners"
 NODE_KEYS = ("node_key", "original_id", "in_degree", "out_degree")
 
-_MASTER_STEP = 1  # keeps the draw of masters independent of the draw of edges
+_MASTER_STEP = 1  # makes the draws of masters independent of those of edges
 
 
 def choose_masters(
@@ -44,49 +44,49 @@ def choose_masters(
 ) -> dict[str, int]:
     """Write the owner of every node, and the spill of nodes by owner; collective.
 
-    A row of the spill is `node_key`, `original_id`, `in_degree`, `out_degree` and the node columns.
-    In a vertex-cut a node's master is in one of the parts that hold an edge of it, drawn by a hash;
-    a node without edges goes to a part drawn by a hash. Some rows of the table are held at a time.
+    A row of the spill has `node_key`, `original_id`, `in_degree`, `out_degree` and the node
+    columns. In a vertex-cut, the owner of a node is drawn by a hash from the parts that hold an
+    edge of the node, or from all parts if it has no edge. The node table is read in chunks.
 
     Args:
         source: The graph.
-        ids_folder: Where `collect_ids` wrote, if the source has no node table.
-        num_nodes: Nodes of the graph (N).
-        num_parts: Parts (P).
-        part_of_nodes: Owners, (N,); None in a vertex-cut.
-        folder: Where `find_part_nodes` wrote.
-        seed: Of the draws.
+        ids_folder: Folder of the file of `collect_ids`, used if the source has no node table.
+        num_nodes: Number of nodes of the graph (N).
+        num_parts: Number of parts (P).
+        part_of_nodes: Owner of each node, (N,); None for a vertex-cut.
+        folder: Folder of the files of `find_part_nodes`.
+        seed: Random seed of the owners in a vertex-cut.
         resources: Ranks, threads and memory.
 
     Returns:
-        The largest value of each integer column of this rank's rows.
+        Largest value of each integer column of this rank's rows.
 
     Raises:
-        GraphFormatError: If a node column holds what it must not.
+        GraphFormatError: If a node column has an invalid value.
     """
     comm = resources.comm
     first, last = resources.share(0, num_nodes)
-    held = _Held(folder, num_parts, first)
+    part_slices = _PartSlices(folder, num_parts, first)
     owners = NodeFile(folder, OWNERS, num_nodes)
     owners.create(comm)
     largest: dict[str, int] = {}
 
-    def stretches() -> Iterator[tuple[int, pa.Table, list[slice]]]:
+    def chunks() -> Iterator[tuple[int, pa.Table, list[slice]]]:
         for start, table in _rows(source, first, last, ids_folder):
-            note_largest(table, largest)
-            yield start, table, held.advance(start + table.num_rows)
+            update_largest(table, largest)
+            yield start, table, part_slices.advance(start + table.num_rows)
 
     def sort(
-        rows: tuple[int, pa.Table, list[slice]],
+        chunk: tuple[int, pa.Table, list[slice]],
     ) -> tuple[int, pa.RecordBatch, NDArray[np.int64]]:
-        start, table, places = rows
+        start, table, slices = chunk
         stop = start + table.num_rows
         validate_nodes(table, "nodes", start)
-        degrees, count, slices = held.degrees(start, stop, places)
+        degrees, num_holders, held = part_slices.degrees(start, stop, slices)
         if part_of_nodes is not None:
             owner = part_of_nodes[start:stop]
         else:
-            owner = _drawn(start, stop, count, slices, num_parts, seed)
+            owner = _draw_owners(start, stop, num_holders, held, num_parts, seed)
         owners.write(start, owner)
         keys = np.arange(start, stop, dtype=np.int64)
         columns = dict(zip(NODE_KEYS, (keys, whole(table["id"]), *degrees), strict=True))
@@ -98,7 +98,7 @@ def choose_masters(
         resources.progress.phase("choose masters", last - first, "nodes") as advance,
         SpillWriter(folder, NODES_SPILL, comm.rank) as writer,
     ):
-        for start, rows, starts in resources.imap(sort, stretches()):
+        for start, rows, starts in resources.imap(sort, chunks()):
             writer.append(start, rows, starts)
             advance(rows.num_rows)
     comm.barrier(stage="choose masters")
@@ -108,7 +108,7 @@ def choose_masters(
 def _rows(
     source: GraphSource, first: int, last: int, folder: Path
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield (first node key, rows of the node table), some rows at a time."""
+    """Yield (first node key, rows of the node table) for node keys [first, last), in chunks."""
     if source.num_nodes is not None:
         for table in source.node_chunks(first, last):
             if table.num_rows:
@@ -123,57 +123,65 @@ def _rows(
         start += len(ids)
 
 
-class _Held:
-    """The parts' sorted keys, walked from a node key on."""
+class _PartSlices:
+    """Cursor over the sorted nodes of all parts: yields the slice of each for a range of node keys.
+
+    The files are opened again for each range: all of them may exceed the limit of open files.
+    """
 
     def __init__(self, folder: Path, num_parts: int, first: int) -> None:
-        # Opened anew for each stretch: files of all parts at once may be more than a process may.
         self._folder = folder
         keys = (part_nodes(folder, part)["key"] for part in range(num_parts))
-        self._places = [int(np.searchsorted(held, first)) for held in keys]
+        self._starts = [int(np.searchsorted(of_part, first)) for of_part in keys]
 
     def advance(self, stop: int) -> list[slice]:
-        """Walk on to the node key `stop`, and return what was passed of each part."""
-        passed = []
-        for part, place in enumerate(self._places):
+        """Return the slice of each part from the last call's end to the node key `stop`."""
+        slices = []
+        for part, start in enumerate(self._starts):
             keys = part_nodes(self._folder, part)["key"]
-            passed.append(slice(place, place + int(np.searchsorted(keys[place:], stop))))
-        self._places = [of_part.stop for of_part in passed]
-        return passed
+            slices.append(slice(start, start + int(np.searchsorted(keys[start:], stop))))
+        self._starts = [of_part.stop for of_part in slices]
+        return slices
 
     def degrees(
-        self, start: int, stop: int, passed: list[slice]
+        self, start: int, stop: int, slices: list[slice]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[Any]]]:
-        """Return in- and out-degrees of nodes [start, stop), how many parts hold each, and which.
+        """Return the degrees of nodes [start, stop), and which parts hold them.
+
+        Returns:
+            In- and out-degrees; the number of parts that hold each node; and for each part the
+            sorted node keys that it holds, minus `start`.
 
         Shape:
-            (2, R) int64; (R,) int32; for each part the sorted keys it holds, less `start`.
+            (2, R) int64; (R,) int32; one array for each part.
         """
         degrees = np.zeros((2, stop - start), np.int64)
-        count = np.zeros(stop - start, np.int32)
-        slices = []
-        for part, places in enumerate(passed):
-            held = part_nodes(self._folder, part)
-            nodes = held["key"][places] - start
-            _add_degrees(nodes, held["in_count"][places], held["out_count"][places], degrees, count)
-            slices.append(nodes)
-        return degrees, count, slices
+        num_holders = np.zeros(stop - start, np.int32)
+        held = []
+        for part, rows in enumerate(slices):
+            nodes = part_nodes(self._folder, part)
+            keys = nodes["key"][rows] - start
+            counts = nodes["in_count"][rows], nodes["out_count"][rows]
+            _add_degrees(keys, *counts, degrees, num_holders)
+            held.append(keys)
+        return degrees, num_holders, held
 
 
-def _drawn(
+def _draw_owners(
     start: int,
     stop: int,
-    count: NDArray[np.int32],
-    slices: list[NDArray[Any]],
+    num_holders: NDArray[np.int32],
+    held: list[NDArray[Any]],
     num_parts: int,
     seed: int,
 ) -> NDArray[np.int32]:
     keys = np.arange(start, stop, dtype=np.int64)
     hashes = hash_keys(keys, seed, Purpose.PLACEMENT, step=_MASTER_STEP)
     owner: NDArray[np.int32] = part_of_hash(hashes, num_parts)
-    left = (hashes % np.maximum(count, 1).astype(np.uint64)).astype(np.int32)
-    for part, nodes in enumerate(slices):
-        _draw(nodes, part, left, owner)
+    # Holders take turns in the order of the parts: after so many of them, the next is the owner.
+    turns = (hashes % np.maximum(num_holders, 1).astype(np.uint64)).astype(np.int32)
+    for part, nodes in enumerate(held):
+        _take_turn(nodes, part, turns, owner)
     return owner
 
 
@@ -186,21 +194,22 @@ def _add_degrees(
     in_count: NDArray[Any],
     out_count: NDArray[Any],
     degrees: NDArray[np.int64],
-    count: NDArray[np.int32],
+    num_holders: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     for i in range(nodes.shape[0]):
         n = np.uint64(nodes[i])
         degrees[0, n] += in_count[i]
         degrees[1, n] += out_count[i]
-        count[n] += 1
+        num_holders[n] += 1
 
 
 @_jit
-def _draw(
-    nodes: NDArray[Any], part: int, left: NDArray[np.int32], owner: NDArray[np.int32]
+def _take_turn(
+    nodes: NDArray[Any], part: int, turns: NDArray[np.int32], owner: NDArray[np.int32]
 ) -> None:  # pragma: no cover - compiled
+    """Let a part own those of its nodes that have no turns left, and count the others down."""
     for i in range(nodes.shape[0]):
         n = np.uint64(nodes[i])
-        if left[n] == 0:
+        if turns[n] == 0:
             owner[n] = part
-        left[n] -= 1
+        turns[n] -= 1

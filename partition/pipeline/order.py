@@ -1,4 +1,4 @@
-"""The order of each part's masters, and word to other parts about the mirrors that it holds."""
+"""Order the masters of each part, and spill its mirrors to the parts that own them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from graphtheta.data.schema import as_numpy
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
-from graphtheta.partition.ooc.bitmap import BitMap, Ranks, rank_of
-from graphtheta.partition.ooc.edge_file import key_type
+from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions, member_position
+from graphtheta.partition.ooc.edge_file import key_dtype
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
@@ -27,31 +27,32 @@ from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.partition.store.quality import PartCounts
 
 __all__ = [
-    "LOCALS",
+    "LOCAL_IDS",
     "MIRRORS_SPILL",
     "Replicas",
-    "local_ids",
-    "number_masters",
+    "master_local_ids",
     "order_masters",
     "replicas_of",
+    "write_local_ids",
 ]
 
 MIRRORS_SPILL = "mirrors"
-LOCALS = "locals"
+LOCAL_IDS = "local-ids"  # `NodeFile`: the local id of each node at its owner
 
 _INT32_LIMIT = 2**31
-_BLOCK = 1 << 22
-_POWERS = 65  # of two that a degree may have
+_CHUNK_NODES = 1 << 22
+_NUM_POWERS = 65  # number of bits of a degree: 0 to 64
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """The nodes of one part, by node key.
+    """Nodes of one part, masters and mirrors, in the order of their node keys.
 
     Attributes:
         keys: Node keys, ascending.
-        in_count, out_count: Their edges in this part.
-        is_master: Whether this part owns them.
+        in_count: Number of in-edges of each node in this part.
+        out_count: Number of out-edges of each node in this part.
+        is_master: Whether this part owns the node.
 
     Shape:
         All (L,): int32 or int64; int32 or int64; bool.
@@ -62,24 +63,25 @@ class Replicas:
     out_count: NDArray[Any]
     is_master: NDArray[np.bool_]
 
-    def ranks(self, num_nodes: int) -> Ranks:
-        """Return the places of node keys in `keys`."""
+    def positions(self, num_nodes: int) -> MemberPositions:
+        """Return the positions of node keys in `keys`."""
         bits = BitMap(num_nodes)
         bits.add(self.keys)
-        return Ranks(bits)
+        return MemberPositions(bits)
 
 
 def replicas_of(part: int, nodes: SpillReader, folder: Path, num_nodes: int) -> Replicas:
-    """Return a part's nodes: those of its edges, and those that it owns."""
+    """Return the nodes of a part: those of its edges, and those that it owns."""
     slices = [as_numpy(rows.column(0)) for _, rows in nodes.read(part, ("node_key",))]
-    kind = key_type(num_nodes)
-    masters = np.concatenate([np.empty(0, kind), *(keys.astype(kind) for keys in slices)])
-    held = part_nodes(folder, part)
-    replicas = Replicas(*_merge(held["key"], held["in_count"], held["out_count"], masters))
+    dtype = key_dtype(num_nodes)
+    masters = np.concatenate([np.empty(0, dtype), *(keys.astype(dtype) for keys in slices)])
+    of_edges = part_nodes(folder, part)
+    counts = of_edges["in_count"], of_edges["out_count"]
+    replicas = Replicas(*_merge(of_edges["key"], *counts, masters))
     if len(replicas.keys) >= _INT32_LIMIT:
         raise PartitionError(
-            f"partition: expected less than 2^31 replicas in a part, got {len(replicas.keys):,} in "
-            f"part {part}. Use more parts."
+            "partition: expected fewer than 2^31 replicas in a part, got "
+            f"{len(replicas.keys):,} in part {part}. Use more parts."
         )
     return replicas
 
@@ -87,20 +89,20 @@ def replicas_of(part: int, nodes: SpillReader, folder: Path, num_nodes: int) -> 
 def order_masters(
     edges: RecordReader, num_nodes: int, num_parts: int, folder: Path, resources: Resources
 ) -> PartCounts:
-    """Write each part's masters' local ids, and the spill of mirrors by owner; collective.
+    """Write the local ids of each part's masters, and the spill of mirrors by owner; collective.
 
-    Interior masters, all of whose in-edges here come from masters, are first. Within each half
-    nodes come by the power of two of their degree, descending, so that rows that are read often
-    are together (14 % off the time of a sum over the in-edges of RMAT), and then by node key, which
-    keeps whatever order the user's nodes have. A row of the spill is `node_key` and `role` of a
-    mirror, a chunk is a part.
+    Interior masters come first: the sources of all their in-edges in this part are masters of this
+    part. Boundary masters follow. Both groups are sorted by the number of bits of the degree,
+    descending, so that frequently read rows are close to each other (which saves 14 % of the time
+    of a sum over the in-edges of an RMAT graph), and then by node key, which keeps the locality of
+    the input. A row of the spill has the `node_key` and `role` of a mirror; each part is one chunk.
 
     Returns:
-        The counts of all parts.
+        Counts of all parts.
     """
     comm = resources.comm
     parts = own_parts(num_parts, comm.rank, comm.size)
-    nodes, workspace = SpillReader(folder, NODES_SPILL), ThreadBuffers()
+    nodes, buffers = SpillReader(folder, NODES_SPILL), ThreadBuffers()
     owners = NodeFile(folder, OWNERS, num_nodes)
     counts = PartCounts.zeros(num_parts)
 
@@ -108,21 +110,21 @@ def order_masters(
         replicas = replicas_of(part, nodes, folder, num_nodes)
         owner = owners.at(replicas.keys)
         boundary = np.zeros(len(replicas.keys), np.uint8)
-        records, table = edges.read(part, workspace), replicas.ranks(num_nodes).table
-        ends = records["src"], records["dst"]
-        cut = _mark(*ends, table, owner, part, boundary)
+        records, table = edges.read(part, buffers), replicas.positions(num_nodes).table
+        endpoints = records["src"], records["dst"]
+        cut = _mark_boundary(*endpoints, table, owner, part, boundary)
         masters = np.flatnonzero(replicas.is_master)
-        outside = boundary[masters].view(np.bool_)
-        interior = len(masters) - int(np.count_nonzero(outside))
-        local = _local_order(outside, _degrees(nodes, part))
+        is_boundary = boundary[masters].view(np.bool_)
+        interior = len(masters) - int(np.count_nonzero(is_boundary))
+        local = _local_ids(is_boundary, _degrees(nodes, part))
         write_arrays(_file(folder, part), key=replicas.keys[masters], local=local)
         mirrors = np.flatnonzero(~replicas.is_master)
         counts.masters[part], counts.mirrors[part] = len(masters), len(mirrors)
         counts.edges[part], counts.cut[part], counts.interior[part] = len(records), cut, interior
         role = ROLE_OUT * (replicas.out_count > 0) + ROLE_IN * (replicas.in_count > 0)
         by_owner, starts = bucket_order(owner[mirrors], num_parts)
-        chosen = mirrors[by_owner]
-        columns = {"node_key": replicas.keys[chosen], "role": role[chosen].astype(np.int8)}
+        mirrors = mirrors[by_owner]
+        columns = {"node_key": replicas.keys[mirrors], "role": role[mirrors].astype(np.int8)}
         return part, pa.record_batch(columns), starts
 
     with (
@@ -135,46 +137,46 @@ def order_masters(
     return counts.total(comm)
 
 
-def number_masters(num_nodes: int, num_parts: int, folder: Path, resources: Resources) -> None:
-    """Write every node's local id at its owner, by node key; collective."""
+def write_local_ids(num_nodes: int, num_parts: int, folder: Path, resources: Resources) -> None:
+    """Write the local id of every node at its owner, in the order of node keys; collective."""
     comm = resources.comm
     first, last = resources.share(0, num_nodes)
-    locals_ = NodeFile(folder, LOCALS, num_nodes)
-    locals_.create(comm)
+    local_ids = NodeFile(folder, LOCAL_IDS, num_nodes)
+    local_ids.create(comm)
     keys = (read_arrays(_file(folder, part))["key"] for part in range(num_parts))
-    places = [int(np.searchsorted(of_part, first)) for of_part in keys]
-    for start in range(first, last, _BLOCK):
-        stop = min(start + _BLOCK, last)
+    positions = [int(np.searchsorted(of_part, first)) for of_part in keys]
+    for start in range(first, last, _CHUNK_NODES):
+        stop = min(start + _CHUNK_NODES, last)
         values = np.empty(stop - start, np.int32)
-        for part, place in enumerate(places):
+        for part, begin in enumerate(positions):
             of_part = read_arrays(_file(folder, part))
-            end = place + int(np.searchsorted(of_part["key"][place:], stop))
-            values[of_part["key"][place:end] - start] = of_part["local"][place:end]
-            places[part] = end
-        locals_.write(start, values)
-    comm.barrier(stage="number masters")
+            end = begin + int(np.searchsorted(of_part["key"][begin:], stop))
+            values[of_part["key"][begin:end] - start] = of_part["local"][begin:end]
+            positions[part] = end
+        local_ids.write(start, values)
+    comm.barrier(stage="write local ids")
 
 
 def _degrees(nodes: SpillReader, part: int) -> NDArray[np.int64]:
-    """Return the degrees of a part's masters in the whole graph, by node key."""
+    """Return the degrees of a part's masters in the whole graph, in the order of node keys."""
     total = [np.empty(0, np.int64)]
     for _, rows in nodes.read(part, ("in_degree", "out_degree")):
         total.append(as_numpy(rows.column(0)) + as_numpy(rows.column(1)))
     return np.concatenate(total)
 
 
-def _local_order(outside: NDArray[np.bool_], degree: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the local id of each master."""
-    power = np.frexp(degree.astype(np.float64))[1]  # 0 for degree 0, else bits of the degree
-    group = np.where(outside, _POWERS, 0) + (_POWERS - 1 - power)
-    order, _ = bucket_order(group, 2 * _POWERS)
+def _local_ids(is_boundary: NDArray[np.bool_], degree: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the local id of each master; see `order_masters` for the order."""
+    power = np.frexp(degree.astype(np.float64))[1]  # number of bits of the degree
+    group = np.where(is_boundary, _NUM_POWERS, 0) + (_NUM_POWERS - 1 - power)
+    order, _ = bucket_order(group, 2 * _NUM_POWERS)
     local = np.empty(len(order), np.int32)
     local[order] = np.arange(len(order), dtype=np.int32)
     return local
 
 
-def local_ids(folder: Path, part: int) -> NDArray[np.int32]:
-    """Return the local ids of a part's masters, in the order of their keys; memory-mapped.
+def master_local_ids(folder: Path, part: int) -> NDArray[np.int32]:
+    """Return the local ids of a part's masters in the order of node keys, memory-mapped.
 
     Shape:
         (M,) int32.
@@ -191,27 +193,28 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 @_jit
 def _merge(
-    held: NDArray[Any],
+    nodes: NDArray[Any],
     in_count: NDArray[Any],
     out_count: NDArray[Any],
     masters: NDArray[Any],
 ) -> tuple[
     NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]
 ]:  # pragma: no cover - compiled
-    most = held.shape[0] + masters.shape[0]
-    keys = np.empty(most, held.dtype)
+    """Merge the keys of nodes with edges and of masters into the fields of `Replicas`."""
+    most = nodes.shape[0] + masters.shape[0]
+    keys = np.empty(most, nodes.dtype)
     ins = np.zeros(most, in_count.dtype)
     outs = np.zeros(most, out_count.dtype)
     own = np.zeros(most, np.bool_)
     i = j = count = 0
-    while i < held.shape[0] or j < masters.shape[0]:
-        from_held = j == masters.shape[0] or (i < held.shape[0] and held[i] <= masters[j])
-        own[count] = j < masters.shape[0] and (not from_held or held[i] == masters[j])
+    while i < nodes.shape[0] or j < masters.shape[0]:
+        has_edges = j == masters.shape[0] or (i < nodes.shape[0] and nodes[i] <= masters[j])
+        own[count] = j < masters.shape[0] and (not has_edges or nodes[i] == masters[j])
         if own[count]:
             keys[count] = masters[j]
             j += 1
-        if from_held:
-            keys[count] = held[i]
+        if has_edges:
+            keys[count] = nodes[i]
             ins[count] = in_count[i]
             outs[count] = out_count[i]
             i += 1
@@ -220,7 +223,7 @@ def _merge(
 
 
 @_jit
-def _mark(
+def _mark_boundary(
     src: NDArray[Any],
     dst: NDArray[Any],
     table: NDArray[np.uint64],
@@ -231,9 +234,9 @@ def _mark(
     """Mark destinations of edges from mirrors; count edges between nodes of different owners."""
     cut = 0
     for i in range(np.uint64(src.shape[0])):
-        s = rank_of(table, np.uint64(src[i]))
-        d = rank_of(table, np.uint64(dst[i]))
-        of_src = owner[s]
-        boundary[d] |= np.uint8(of_src != part)  # a branch would be mispredicted too often
-        cut += of_src != owner[d]
+        s = member_position(table, np.uint64(src[i]))
+        d = member_position(table, np.uint64(dst[i]))
+        src_owner = owner[s]
+        boundary[d] |= np.uint8(src_owner != part)  # a branch would often be mispredicted
+        cut += src_owner != owner[d]
     return cut

@@ -1,18 +1,19 @@
-"""Partition a graph: from a source to a store, phase by phase, with bounded memory.
+"""Pipeline that partitions a graph: phases that turn a source into a store, with bounded memory.
 
 ```
-ids       without a node table: the sorted distinct ids of the edges
-edges     the edges as node keys on disk: what partitioners stream
-assign    the partitioner: a part for each node or each edge
-move      edges to the spill of their parts
-replicas  which nodes each part holds
-masters   the owner of each node; nodes to the spill of their parts
-order     each part's masters in order; mirrors to the spill of their owners
-number    each node's local id at its owner
-parts     each part's tables, one part at a time and thread
-index     from ids and node keys to new ids
+ids         without a node table: collect the sorted distinct ids of the edges
+edges       write the edges as node keys, the stream that partitioners read
+duplicates  if requested: drop duplicate edges
+assign      run the partitioner: a part for each node or each edge
+shuffle     spill the edges to their parts
+replicas    find the nodes of each part's edges
+masters     choose the owner of each node; spill the nodes to their owners
+order       order each part's masters; spill the mirrors to their owners
+local-ids   write the local id of each node at its owner
+parts       build and write the tables of each part, one part at a time in each thread
+index       write the index from original ids and node keys to new ids
 ```
-The result is the same, byte for byte, on any number of ranks and threads.
+The result is the same, byte for byte, for any number of ranks and threads.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from graphtheta.partition.pipeline.assign import Assignment, assign
 from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
 from graphtheta.partition.pipeline.deduplicate import drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
-from graphtheta.partition.pipeline.order import LOCALS, number_masters, order_masters
+from graphtheta.partition.pipeline.order import LOCAL_IDS, order_masters, write_local_ids
 from graphtheta.partition.pipeline.part_builder import PartBuilder, part_bytes
 from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
@@ -66,10 +67,10 @@ _IDS_SPILL = "original-ids"
 
 
 def named_partitioner(method: str) -> Partitioner:
-    """Return the partitioner called `method`.
+    """Return the partitioner with the name `method`.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If it does not exist.
     """
     if method not in PARTITIONERS:
         raise ConfigError(
@@ -80,17 +81,17 @@ def named_partitioner(method: str) -> Partitioner:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for; all that shows in a store but the graph.
+    """Options of a partitioning. The store depends on the graph and these options only.
 
     Attributes:
-        num_parts: Parts (P), at most the number of nodes.
-        method: A key of `PARTITIONERS`.
+        num_parts: Number of parts (P), at most the number of nodes.
+        method: Name of the partitioner, a key of `PARTITIONERS`.
         seed: Seed of the partitioner.
-        undirected: Add the reverse of every edge that is not a self-loop.
-        self_loops: Keep edges from a node to itself.
-        repeats: Keep edges that have the ends of an earlier one.
-        balance: Limits that the partitioner keeps.
-        balance_split: The split whose training nodes `balance.train` is about.
+        undirected: Whether to add the reverse of every edge that is not a self-loop.
+        self_loops: Whether to keep edges from a node to itself.
+        repeats: Whether to keep duplicate edges (same source and destination as an earlier edge).
+        balance: Limits on the imbalance of the parts.
+        balance_split: Name of the split whose training nodes `balance.train` limits.
     """
 
     num_parts: int
@@ -106,29 +107,31 @@ class Plan:
         named_partitioner(self.method)
         if self.num_parts < 1:
             raise ConfigError(
-                f"partition: expected at least one part, got {self.num_parts}. Ask for more."
+                f"partition: expected at least one part, got {self.num_parts}. Use more parts."
             )
 
 
 class Pipeline:
-    """A store in the making. All methods are collective.
+    """Phases that partition a graph and write a store. All methods are collective.
+
+    Call `prepare`, `assign`, `count`, `write` and `manifest` in this order.
 
     Args:
         source: The graph.
-        plan: What is asked for.
-        scratch: Where phases keep their files.
+        plan: Options of the partitioning.
+        phases: Checkpoints of the phases, and the folder of their files.
         resources: Ranks, threads and memory.
     """
 
     def __init__(
-        self, source: GraphSource, plan: Plan, scratch: CheckpointedPhases, resources: Resources
+        self, source: GraphSource, plan: Plan, phases: CheckpointedPhases, resources: Resources
     ) -> None:
-        self._source, self._plan, self._scratch = source, plan, scratch
+        self._source, self._plan, self._phases = source, plan, phases
         self._resources, self._comm = resources, resources.comm
-        self._folder = scratch.folder
+        self._folder = phases.folder
 
     def prepare(self) -> EdgeFile:
-        """Return the edges as node keys.
+        """Write the edges as node keys, and return them.
 
         Raises:
             GraphFormatError: If the graph is wrong.
@@ -144,15 +147,15 @@ class Pipeline:
             collect_ids(source, folder, self._resources)
             return {"num_nodes": count_ids(folder)}
 
-        num_nodes = self._scratch.phase("ids", ids)["num_nodes"]
+        num_nodes = self._phases.phase("ids", ids)["num_nodes"]
         if num_nodes == 0:
             raise GraphFormatError(
                 "nodes: expected at least one node, got none. Check that the input is not empty."
             )
         if plan.num_parts > num_nodes:
             raise PartitionError(
-                f"partition: expected at most one part a node, got {plan.num_parts:,} parts for "
-                f"{num_nodes:,} nodes. Ask for fewer parts."
+                f"partition: expected at most one part per node, got {plan.num_parts:,} parts for "
+                f"{num_nodes:,} nodes. Use fewer parts."
             )
 
         def edges() -> dict[str, Any]:
@@ -166,13 +169,13 @@ class Pipeline:
             )
             return {}
 
-        self._scratch.phase("edges", edges)
+        self._phases.phase("edges", edges)
         if not plan.repeats:
-            self._scratch.phase("repeats", lambda: drop_duplicates(folder, self._resources))
+            self._phases.phase("duplicates", lambda: drop_duplicates(folder, self._resources))
         return EdgeFile(folder)
 
     def assign(self, edges: EdgeFile) -> Assignment:
-        """Return where nodes or edges go."""
+        """Run the partitioner, and return its assignment of nodes or edges to parts."""
         plan = self._plan
         partitioner = named_partitioner(plan.method)
 
@@ -188,17 +191,22 @@ class Pipeline:
             )
             return {}
 
-        self._scratch.phase("assign", run)
+        self._phases.phase("assign", run)
         return Assignment(
             self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
         )
 
     def count(self, edges: EdgeFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
-        """Move nodes and edges to their parts, and return the counts and largest labels."""
+        """Spill edges and nodes to their parts, and order the masters.
+
+        Returns:
+            The counts of the parts, and the largest value of each integer column of `edges` and
+            `nodes`.
+        """
         plan, folder, resources = self._plan, self._folder, self._resources
         num_nodes, num_parts = edges.num_nodes, plan.num_parts
 
-        def move() -> dict[str, Any]:
+        def shuffle() -> dict[str, Any]:
             largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
             return self._largest(largest, self._source.edge_schema)
 
@@ -212,7 +220,7 @@ class Pipeline:
                 edges.folder,
                 num_nodes,
                 num_parts,
-                assignment.of_nodes(),
+                assignment.part_of_nodes(),
                 folder,
                 seed=plan.seed,
                 resources=resources,
@@ -223,18 +231,19 @@ class Pipeline:
             counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 
-        largest = {"edges": self._scratch.phase("move", move)}
-        self._scratch.phase("replicas", replicas)
-        largest["nodes"] = self._scratch.phase("masters", masters)
-        counts = self._scratch.phase("order", order)["counts"]
+        largest = {"edges": self._phases.phase("shuffle", shuffle)}
+        self._phases.phase("replicas", replicas)
+        largest["nodes"] = self._phases.phase("masters", masters)
+        counts = self._phases.phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
 
     def write(
         self, edges: EdgeFile, assignment: Assignment, counts: PartCounts, path: Path
     ) -> Book:
-        """Write parts and index into the folder `path`, and return the book.
+        """Write the parts and the index into the folder `path`, and return the partition book.
 
-        Deletes files of phases that are over, by a thread of its own: it may wait for the disk.
+        A background thread deletes the files that are not needed any more, since the disk may be
+        slow to do so.
         """
         with ThreadPoolExecutor(1) as remover:
             if self._comm.rank == 0:
@@ -249,18 +258,18 @@ class Pipeline:
         first_new_id = np.cumsum(counts.masters) - counts.masters
         mine = own_parts(num_parts, comm.rank, comm.size)
 
-        def number() -> dict[str, Any]:
-            number_masters(num_nodes, num_parts, self._folder, self._resources)
+        def local_ids() -> dict[str, Any]:
+            write_local_ids(num_nodes, num_parts, self._folder, self._resources)
             return {}
 
         def parts() -> dict[str, Any]:
             records, columns = self._records(edges), self._source.edge_schema
-            drafts = PartBuilder(records, self._folder, num_nodes, first_new_id, columns)
+            builder = PartBuilder(records, self._folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
 
                 def write(part: int) -> None:
-                    _write_part(drafts, part, int(counts.interior[part]), path)
+                    _write_part(builder, part, int(counts.interior[part]), path)
                     advance(1)
 
                 self._resources.map(write, mine, max_threads=at_once)
@@ -270,14 +279,14 @@ class Pipeline:
             self._write_index(num_nodes, first_new_id, path)
             return {}
 
-        self._scratch.phase("number", number)
+        self._phases.phase("local-ids", local_ids)
         if comm.rank == 0:
             (path / "index").mkdir(parents=True, exist_ok=True)
         comm.barrier(stage="store: create")
-        self._scratch.phase("parts", parts)
+        self._phases.phase("parts", parts)
         if comm.rank == 0:
             remover.submit(self._records(edges).remove)
-        self._scratch.phase("index", index)
+        self._phases.phase("index", index)
         texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
         return Book(
             first_new_id=first_new_id,
@@ -290,7 +299,7 @@ class Pipeline:
     def manifest(
         self, edges: EdgeFile, counts: PartCounts, largest: dict[str, Any], book: Book
     ) -> Manifest:
-        """Return what describes the graph as a whole."""
+        """Return the manifest of the store."""
         source, plan = self._source, self._plan
         edge_schema = describe(source.edge_schema, ("src", "dst"), largest["edges"])
         node_schema = describe(source.node_schema, ("id",), largest["nodes"])
@@ -319,10 +328,11 @@ class Pipeline:
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})
 
     def _records(self, edges: EdgeFile) -> RecordReader:
-        kind = edge_record(edges.num_nodes, edges.num_edges, self._source.num_edges)
-        return RecordReader(self._folder, EDGES, kind)
+        dtype = edge_record(edges.num_nodes, edges.num_edges, self._source.num_edges)
+        return RecordReader(self._folder, EDGES, dtype)
 
     def _balance(self, num_nodes: int) -> Balance:
+        """Return the balance of the plan, with the mask of training nodes if it needs one."""
         balance, split = self._plan.balance, f"split:{self._plan.balance_split}"
         if balance.train is None:
             return balance
@@ -330,12 +340,13 @@ class Pipeline:
         if split not in names:
             raise ConfigError(
                 f"partition: expected a node column {split!r} to balance training nodes, got "
-                f"{', '.join(names) or 'no node table'}. Name a split that there is."
+                f"{', '.join(names) or 'no node table'}. Choose an existing split."
             )
         train = [as_numpy(rows[split]) == 1 for rows in self._source.node_chunks(0, num_nodes)]
         return Balance(balance.nodes, balance.edges, balance.train, np.concatenate(train))
 
     def _largest(self, mine: Mapping[str, int], schema: pa.Schema) -> dict[str, Any]:
+        """Return the largest value of each integer column over all ranks, -1 for other columns."""
         names = schema.names
         values = np.array([mine.get(name, -1) for name in names], np.int64)
         if names:
@@ -343,6 +354,7 @@ class Pipeline:
         return dict(zip(names, values.tolist(), strict=True))
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
+        """Return how many parts to build in parallel within the memory limit."""
         edge_row, node_row = map(row_bytes, (self._source.edge_schema, self._source.node_schema))
         replicas = counts.masters + counts.mirrors
         largest = int(
@@ -361,12 +373,12 @@ class Pipeline:
                 spill_ids(writer, part, masters, int(first_new_id[part]), num_parts)
         comm.barrier(stage="index: spill")
         spill = SpillReader(folder, _IDS_SPILL)
-        owners, locals_ = (NodeFile(folder, name, num_nodes) for name in (OWNERS, LOCALS))
+        owners, local_ids = (NodeFile(folder, name, num_nodes) for name in (OWNERS, LOCAL_IDS))
         with self._resources.progress.phase("write index", len(mine), "buckets") as advance:
 
             def write(bucket: int) -> None:
                 first, last = (num_nodes * (bucket + i) // num_parts for i in (0, 1))
-                new_ids = first_new_id[owners.read(first, last)] + locals_.read(first, last)
+                new_ids = first_new_id[owners.read(first, last)] + local_ids.read(first, last)
                 shutil.rmtree(bucket_folder(path, bucket), ignore_errors=True)
                 write_bucket(path, bucket, spill, new_ids)
                 advance(1)
@@ -374,23 +386,24 @@ class Pipeline:
             self._resources.map(write, mine)
 
 
-def _write_part(drafts: PartBuilder, part: int, num_interior: int, path: Path) -> None:
-    """Write a part, unless an earlier run did; its record is written last."""
+def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) -> None:
+    """Write a part, unless an earlier run completed it. The record of a part is written last."""
     folder = part_folder(path, part)
     if (folder / PART_RECORD).exists():
         check_folder(folder, PART_RECORD)
         return
     shutil.rmtree(folder, ignore_errors=True)
-    tables = drafts.build(part, num_interior).tables()
+    tables = builder.build(part, num_interior).tables()
     write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
 
 
 def row_bytes(schema: pa.Schema) -> int:
-    """Return about the bytes of a row."""
+    """Return an estimate of the bytes of a row."""
     bits = 0
-    for kind in schema.types:
-        width = kind.list_size if pa.types.is_fixed_size_list(kind) else 1
-        value = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    for column in schema.types:
+        width, value = 1, column
+        if pa.types.is_fixed_size_list(column):
+            width, value = column.list_size, column.value_type
         bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
     return bits // 8
 
@@ -398,5 +411,5 @@ def row_bytes(schema: pa.Schema) -> int:
 def _refuse_names(names: list[str], reserved: tuple[str, ...], where: str) -> None:
     for name in sorted(set(names) & set(reserved)):
         raise refuse(
-            where, f"no column of the store's own name {name!r}", "one", "Rename the column."
+            where, f"no column {name!r}, which the store adds", "one", "Rename the column."
         )

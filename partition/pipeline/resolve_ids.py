@@ -1,8 +1,9 @@
-"""From the edges of a source to node keys on disk, whatever names the nodes.
+"""Resolve the ids of edges: read the edges of a source, and write them with node keys.
 
-How an id becomes a key: node keys, and ids that are 0 ... N - 1 in order, as they are; sorted small
-integers by their rank in a bit map; all others by a hash table, in as many passes over the edges as
-its slices need to fit the memory limit.
+An id becomes a node key in one of three ways. Node keys, and ids that are 0 ... N - 1 in order, are
+used unchanged. Sorted small integers are mapped to their position in a bit map. All other ids are
+mapped by a hash table; if the table exceeds the memory limit, it is built slice by slice, with one
+pass over the edges for each slice.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from graphtheta.data.schema import in_range, refuse, some, validate_edges, valid
 from graphtheta.data.source import GraphSource
 from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.resources import Advance, Resources
-from graphtheta.partition.ooc.bitmap import BitMap, Ranks
+from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.edge_file import Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.id_table import IdMap, id_map, map_bytes
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
 
 __all__ = ["resolve_edges"]
 
-Ids = Callable[[], Iterator[pa.Array]]
-_BITS_AN_ID = 64  # more bits of a bit map an id take more memory than a hash table
-_NO_LIMIT = 8 << 30
+Ids = Callable[[], Iterator[pa.Array]]  # reads all ids of the nodes, in the order of node keys
+
+_BITS_PER_ID = 64  # a bit map with more bits per id is larger than a hash table
+_NO_LIMIT = 8 << 30  # bytes that count as the limit if there is none
 
 
 def resolve_edges(
@@ -43,20 +45,20 @@ def resolve_edges(
     self_loops: bool,
     resources: Resources,
 ) -> None:
-    """Write the segments of a `EdgeFile`; collective.
+    """Write the segments of an `EdgeFile`; collective.
 
     Args:
         source: The graph.
-        folder: Where they are written; holds the file of ids if the source has no node table.
-        num_nodes: Nodes of the graph.
-        undirected: Add the reverse of every edge that is not a self-loop; the reverse of edge e
-            has edge_key e + (number of input edges).
-        self_loops: Whether self-loops are kept.
+        folder: Where to write. If the source has no node table, the file of `collect_ids` is here.
+        num_nodes: Number of nodes of the graph.
+        undirected: Whether to add the reverse of every edge that is not a self-loop. The reverse of
+            the edge with key e has edge_key e + (number of input edges).
+        self_loops: Whether to keep self-loops.
         resources: Ranks, threads and memory.
 
     Raises:
-        GraphFormatError: If an edge has no end, or one of another type, or an unknown one; or a
-            node table has an id twice.
+        GraphFormatError: If an id of an edge is null, unknown, or of the wrong type, or the node
+            table has duplicate ids.
     """
     with _Writer(source, folder, num_nodes, undirected, self_loops, resources) as writer:
         _write_all(writer, source, folder, num_nodes, resources)
@@ -66,27 +68,31 @@ def resolve_edges(
 def _write_all(
     writer: _Writer, source: GraphSource, folder: Path, num_nodes: int, resources: Resources
 ) -> None:
-    table = source.num_nodes is not None
-    if source.keyed and table:
+    has_table = source.num_nodes is not None
+    if source.keyed and has_table:
         writer.write(_Keys(num_nodes))
         return
-    ids: Ids = (lambda: _table_ids(source)) if table else (lambda: ids_in_file(folder))
-    kind = source.node_schema.field("id").type if table else source.edge_schema.field("src").type
-    if _are_keys(ids, kind):
+    ids: Ids = (lambda: _table_ids(source)) if has_table else (lambda: ids_in_file(folder))
+    field = source.node_schema.field("id") if has_table else source.edge_schema.field("src")
+    if _are_keys(ids, field.type):
         writer.write(_Identity(num_nodes))
-    elif not table and (bits := _bit_map(ids, kind, num_nodes)) is not None:
-        writer.write(_Sorted(Ranks(bits)))
+    elif not has_table and (bits := _bit_map(ids, field.type, num_nodes)) is not None:
+        writer.write(_Sorted(MemberPositions(bits)))
     else:
-        _by_hash(writer, ids, kind, num_nodes, folder, resources)
+        _write_by_hash(writer, ids, field.type, num_nodes, folder, resources)
 
 
 class _Mapping(Protocol):
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
-        """Return the keys of ids; refuse unknown ones."""
+        """Return the node keys of ids.
+
+        Raises:
+            GraphFormatError: If an id is unknown or of the wrong type.
+        """
 
 
 class _Writer:
-    """Reads this rank's edges once a call, and writes its segments."""
+    """Reader of this rank's share of the edge table, and writer of its segments."""
 
     def __init__(
         self,
@@ -101,7 +107,7 @@ class _Writer:
         self._source, self._resources = source, resources
         self.first, self.last = resources.share(0, source.num_edges)
         self._self_loops = self_loops
-        with ExitStack() as opened:  # both segments, or none
+        with ExitStack() as opened:  # closes the first if the second cannot be opened
             name = f"0-{rank:05d}"
             forward = SegmentWriter(folder, name, num_nodes, keyed=not self_loops)
             self._forward = opened.enter_context(forward)
@@ -112,7 +118,7 @@ class _Writer:
             self._opened = opened.pop_all()
 
     def chunks(self, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (first row, src and dst) of this rank's rows, checked."""
+        """Yield (first row, table of src and dst) of this rank's rows, validated."""
         row = self.first
         chunks = self._source.edge_chunks(self.first, self.last, ends_only=True)
         for chunk in self._resources.prefetch(chunks):
@@ -122,31 +128,31 @@ class _Writer:
             advance(chunk.num_rows)
 
     def write(self, mapping: _Mapping) -> None:
-        """Map and write all edges."""
+        """Map the ids of all edges to node keys, and write the edges."""
 
-        def mapped(numbered: tuple[int, pa.Table]) -> tuple[int, NDArray[Any], NDArray[Any]]:
-            row, chunk = numbered
+        def mapped(item: tuple[int, pa.Table]) -> tuple[int, NDArray[Any], NDArray[Any]]:
+            row, chunk = item
             src, dst = (mapping(whole(chunk[end]), f"edges: {end}", row) for end in ("src", "dst"))
             return row, src, dst
 
         rows = self.last - self.first
-        with self._resources.progress.phase("name nodes", rows, "edges") as advance:
+        with self._resources.progress.phase("map ids", rows, "edges") as advance:
             for row, src, dst in self._resources.imap(mapped, self.chunks(advance)):
                 self.append(row, src, dst)
 
     def append(self, row: int, src: NDArray[Any], dst: NDArray[Any]) -> None:
-        """Write edges of consecutive rows."""
+        """Write the edges of consecutive rows from `row` on, given as node keys."""
         keys: NDArray[np.int64] | int = row
         if not self._self_loops or self._reverse is not None:
-            apart = np.flatnonzero(src != dst)
+            no_loop = np.flatnonzero(src != dst)
         if not self._self_loops:
-            src, dst, keys = src[apart], dst[apart], row + apart
-            apart = np.arange(len(src))
+            src, dst, keys = src[no_loop], dst[no_loop], row + no_loop
+            no_loop = np.arange(len(src))
         self._forward.append(src, dst, keys)
         if self._reverse is not None:
             first = self._source.num_edges
-            reverse = (row + apart if isinstance(keys, int) else keys) + first
-            self._reverse.append(dst[apart], src[apart], reverse)
+            reverse = (row + no_loop if isinstance(keys, int) else keys) + first
+            self._reverse.append(dst[no_loop], src[no_loop], reverse)
 
     def __enter__(self) -> _Writer:
         return self
@@ -155,15 +161,12 @@ class _Writer:
         self._opened.close()
 
     def segments(self) -> list[Segment]:
-        """Return what was written."""
-        return [writer.segment() for writer in self._writers()]
-
-    def _writers(self) -> list[SegmentWriter]:
-        return [self._forward, *([self._reverse] if self._reverse else [])]
+        """Return the descriptions of the written segments."""
+        return [writer.segment() for writer in (self._forward, self._reverse) if writer]
 
 
 class _Keys:
-    """Node keys as they are."""
+    """Mapping of node keys to themselves."""
 
     def __init__(self, num_nodes: int) -> None:
         self._num_nodes = num_nodes
@@ -179,7 +182,7 @@ class _Keys:
 
 
 class _Identity:
-    """Ids that are keys."""
+    """Mapping of ids that are equal to the node keys."""
 
     def __init__(self, num_nodes: int) -> None:
         self._num_nodes = num_nodes
@@ -194,36 +197,41 @@ class _Identity:
 
 
 class _Sorted:
-    """Sorted integers by their rank."""
+    """Mapping of sorted integers to their position."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, positions: MemberPositions) -> None:
+        self._positions = positions
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
-        return self._ranks.find(ids.to_numpy())
+        return self._positions.find(ids.to_numpy())
 
 
 class _Table:
-    """Any ids by a hash table."""
+    """Mapping of ids by a hash table."""
 
-    def __init__(self, table: IdMap, kind: pa.DataType) -> None:
-        self._table, self._kind = table, kind
+    def __init__(self, table: IdMap, id_type: pa.DataType) -> None:
+        self._table, self._id_type = table, id_type
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
-        _check_type(ids, self._kind, where)
+        _check_type(ids, self._id_type, where)
         keys = np.empty(len(ids), np.int64)
         self._table.find(ids, keys)
         _check_known(keys, ids, where, first_row)
         return keys
 
 
-def _by_hash(
-    writer: _Writer, ids: Ids, kind: pa.DataType, num_nodes: int, folder: Path, resources: Resources
+def _write_by_hash(
+    writer: _Writer,
+    ids: Ids,
+    id_type: pa.DataType,
+    num_nodes: int,
+    folder: Path,
+    resources: Resources,
 ) -> None:
     budget = (resources.memory_limit or _NO_LIMIT) // 2
-    num_slices = -(-map_bytes(kind, num_nodes) // budget)
+    num_slices = -(-map_bytes(id_type, num_nodes) // budget)
     if num_slices == 1:
-        writer.write(_Table(_filled(ids, kind, num_nodes, 0, 1), kind))
+        writer.write(_Table(_filled_map(ids, id_type, num_nodes, 0, 1), id_type))
         return
     rows = writer.last - writer.first
     path = folder / f"pending-{resources.comm.rank:05d}"
@@ -231,36 +239,37 @@ def _by_hash(
         np.lib.format.open_memmap(path, "w+", np.int64, (2, rows)) if rows else np.empty((2, 0))
     )
     for index in range(num_slices):
-        table = _filled(ids, kind, num_nodes, index, num_slices)
-        title = f"name nodes ({index + 1} of {num_slices})"
+        table = _filled_map(ids, id_type, num_nodes, index, num_slices)
+        title = f"map ids ({index + 1} of {num_slices})"
         with resources.progress.phase(title, rows, "edges") as advance:
             for row, chunk in writer.chunks(advance):
-                at = slice(row - writer.first, row - writer.first + chunk.num_rows)
-                for end, name in enumerate(("src", "dst")):
+                rows_of_chunk = slice(row - writer.first, row - writer.first + chunk.num_rows)
+                for endpoint, name in enumerate(("src", "dst")):
                     where, column = f"edges: {name}", whole(chunk[name])
-                    _check_type(column, kind, where)
-                    keys = np.array(pending[end, at])
+                    _check_type(column, id_type, where)
+                    keys = np.array(pending[endpoint, rows_of_chunk])
                     table.find(column, keys)
                     _check_known(keys, column, where, row)
-                    pending[end, at] = keys
+                    pending[endpoint, rows_of_chunk] = keys
     for start in range(0, rows, 1 << 20):
         src, dst = np.array(pending[:, start : start + (1 << 20)])
         writer.append(writer.first + start, src, dst)
     path.unlink(missing_ok=True)
 
 
-def _filled(ids: Ids, kind: pa.DataType, num_nodes: int, index: int, num_slices: int) -> IdMap:
-    table, first, twice = id_map(kind, index, num_slices, num_nodes), 0, []
-    for some_ids in ids():
-        twice.append(table.insert(some_ids, first))
-        first += len(some_ids)
-    again = pa.chunked_array(twice, kind)
-    if len(again):
-        names = pc.unique(again)
+def _filled_map(
+    ids: Ids, id_type: pa.DataType, num_nodes: int, index: int, num_slices: int
+) -> IdMap:
+    table, first, repeated = id_map(id_type, index, num_slices, num_nodes), 0, []
+    for batch in ids():
+        repeated.append(table.insert(batch, first))
+        first += len(batch)
+    duplicates = pc.unique(pa.chunked_array(repeated, id_type))
+    if len(duplicates):
         raise refuse(
             "nodes: id",
-            "every id once",
-            f"{some(names.slice(0, 3).to_pylist(), len(names))} more than once",
+            "unique ids",
+            f"{some(duplicates.slice(0, 3).to_pylist(), len(duplicates))} more than once",
             "Remove the duplicate rows.",
         )
     return table
@@ -275,36 +284,38 @@ def _table_ids(source: GraphSource) -> Iterator[pa.Array]:
         yield whole(chunk["id"])
 
 
-def _are_keys(ids: Ids, kind: pa.DataType) -> bool:
-    if not pa.types.is_int64(kind):
+def _are_keys(ids: Ids, id_type: pa.DataType) -> bool:
+    """Return whether the ids are 0 ... N - 1 in order."""
+    if not pa.types.is_int64(id_type):
         return False
     first = 0
-    for some_ids in ids():
-        if not _consecutive(some_ids.to_numpy(), first):
+    for batch in ids():
+        if not _consecutive(batch.to_numpy(), first):
             return False
-        first += len(some_ids)
+        first += len(batch)
     return True
 
 
-def _bit_map(ids: Ids, kind: pa.DataType, num_nodes: int) -> BitMap | None:
-    """Return a bit for each sorted id, or None if they are too far apart."""
-    if not pa.types.is_int64(kind):
+def _bit_map(ids: Ids, id_type: pa.DataType, num_nodes: int) -> BitMap | None:
+    """Return a bit map of sorted ids, or None if it would be larger than a hash table."""
+    if not pa.types.is_int64(id_type):
         return None
     bits = BitMap()
-    for some_ids in ids():
-        values = some_ids.to_numpy()
+    for batch in ids():
+        values = batch.to_numpy()
         if not len(values):
             continue
-        if values[0] < 0 or values[-1] > _BITS_AN_ID * num_nodes + 4096:
+        if values[0] < 0 or values[-1] > _BITS_PER_ID * num_nodes + 4096:
             return None
         bits.reach(int(values[-1]))
         bits.add(values)
     return bits
 
 
-def _check_type(ids: pa.Array, kind: pa.DataType, where: str) -> None:
-    if ids.type != kind:
-        raise refuse(where, f"ids of type {kind} as in the nodes", ids.type, "Convert one.")
+def _check_type(ids: pa.Array, id_type: pa.DataType, where: str) -> None:
+    if ids.type != id_type:
+        expected = f"ids of type {id_type} as in the nodes"
+        raise refuse(where, expected, ids.type, "Convert one of the columns.")
 
 
 def _check_known(keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
@@ -321,7 +332,7 @@ def _unknown(
         "ids of the node table",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
         f"(first in row {first_row + int(rows[0])})",
-        "Add these nodes or drop their edges.",
+        "Add these nodes, or drop their edges.",
     )
 
 
@@ -330,7 +341,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 @_jit
 def _any_outside(values: NDArray[np.int64], stop: int) -> bool:  # pragma: no cover - compiled
-    """Return whether a value is not in [0, stop). No early exit: that would not be vectorised."""
+    """Return whether a value is not in [0, stop); without early exit, so that it is vectorised."""
     bad = False
     for i in range(np.uint64(values.shape[0])):
         bad |= (values[i] < 0) | (values[i] >= stop)

@@ -1,4 +1,4 @@
-"""Edges to the spill of their parts, with their places among all in-edges of their destinations."""
+"""Spill edges to their parts, with their positions among all in-edges of their destinations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphtheta.partition.core.degrees import count_keys
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
-from graphtheta.partition.ooc.edge_file import EdgeFile, Piece, key_type
+from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, key_dtype
 from graphtheta.partition.ooc.record_spill import RecordWriter
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
@@ -30,11 +30,11 @@ __all__ = [
     "EDGE_COLUMNS",
     "EDGE_KEYS",
     "edge_record",
-    "note_largest",
     "shuffle_edges",
+    "update_largest",
 ]
 
-EDGES, EDGE_COLUMNS = "edges", "edge-columns"  # spills
+EDGES, EDGE_COLUMNS = "edges", "edge-columns"  # names of the spills
 EDGE_KEYS = ("edge_key", "in_position")
 
 _UINT32_LIMIT = 2**32
@@ -43,32 +43,43 @@ _NO_KEYS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Some edges in order, with their columns, if there are any."""
+    """Consecutive edges, with their columns if there are any.
 
-    first: int  # among all edges
-    row: int  # among those of this rank
+    Attributes:
+        first: Position of the first edge among all edges.
+        row: Position of the first edge among the edges of this rank.
+        src: Node keys of the sources.
+        dst: Node keys of the destinations.
+        first_key: Edge key of the first edge.
+        edge_key: Edge keys; empty if they are consecutive.
+        in_position: Number of in-edges of the destination with a lower edge key.
+        columns: Edge columns, or None without any.
+    """
+
+    first: int
+    row: int
     src: NDArray[Any]
     dst: NDArray[Any]
     first_key: int
-    edge_key: NDArray[np.int64]  # empty where keys are consecutive
+    edge_key: NDArray[np.int64]
     in_position: NDArray[Any]
     columns: pa.Table | None
 
 
 def edge_record(num_nodes: int, num_edges: int, num_rows: int) -> np.dtype[Any]:
-    """Return the type of an edge on its way to its part: 16 bytes, more in graphs of 2^31 and on.
+    """Return the dtype of the record of an edge in the spill: 16 bytes, more in very large graphs.
 
-    Fields are `src` and `dst` (node keys), `edge_key`, and `in_position`: how many in-edges of the
-    destination have a lower edge key.
+    Fields are `src` and `dst` (node keys), `edge_key`, and `in_position`: the number of in-edges of
+    the destination that have a lower edge key.
 
     Args:
-        num_nodes: Nodes of the graph.
-        num_edges: Its edges, reverse ones included.
-        num_rows: Rows of the edge table; edge keys are below twice that.
+        num_nodes: Number of nodes of the graph.
+        num_edges: Number of edges of the graph, including added reverse edges.
+        num_rows: Number of rows of the edge table; edge keys are less than twice that.
     """
     fields = [
-        ("src", key_type(num_nodes)),
-        ("dst", key_type(num_nodes)),
+        ("src", key_dtype(num_nodes)),
+        ("dst", key_dtype(num_nodes)),
         ("edge_key", np.uint32 if 2 * num_rows < _UINT32_LIMIT else np.int64),
         ("in_position", np.uint32 if num_edges < _UINT32_LIMIT else np.int64),
     ]
@@ -83,55 +94,61 @@ def shuffle_edges(
     folder: Path,
     resources: Resources,
 ) -> dict[str, int]:
-    """Write the spills of edges by part; collective. Return the largest value of integer columns.
+    """Write the spills of edges by part; collective.
 
-    A chunk is called by the place of its first edge among all edges. Records are those of
-    `edge_record`; edge columns, if there are any, go by a spill of their own in the same order.
+    The number of a chunk is the position of its first edge among all edges. The records are those
+    of `edge_record`; edge columns, if there are any, are in a second spill in the same order.
+
+    Returns:
+        Largest value of each integer column of this rank's edges.
 
     Raises:
-        GraphFormatError: If an edge column holds what it must not.
+        GraphFormatError: If an edge column has an invalid value.
 
     Communication:
-        Counts of in-edges of all nodes through files, where there are several ranks.
+        Counts of in-edges of all nodes, through files, if there are several ranks.
     """
     comm = resources.comm
     names = [name for name in source.edge_schema.names if name not in ("src", "dst")]
-    mine = edges.pieces_of(comm.rank)
+    mine = edges.segments_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
     largest: dict[str, int] = {}
 
     def chunks() -> Iterator[_Chunk]:
         row = 0
-        for half, piece in enumerate(mine):
-            counter.start(half)
-            ranges = _with_columns(source, edges, piece, half) if names else _ranges(edges, piece)
+        for direction, segment in enumerate(mine):
+            counter.start(direction)
+            if names:
+                ranges = _ranges_with_columns(source, edges, segment, direction)
+            else:
+                ranges = ((*bounds, None) for bounds in chunk_ranges(segment.first, segment.last))
             for first, last, table in ranges:
                 src, dst = edges.read(first, last)
-                if table is not None and not half:
-                    note_largest(table, largest)
+                if table is not None and not direction:
+                    update_largest(table, largest)
                 position = counter.count(dst)
-                first_key, keys = piece.segment.first_key + first - piece.first, _NO_KEYS
-                if piece.segment.keyed:
+                first_key, keys = segment.first_key + first - segment.first, _NO_KEYS
+                if segment.keyed:
                     keys = edges.keys(first, last)
                 yield _Chunk(first, row, src, dst, first_key, keys, position, table)
                 row += last - first
 
-    of_edges, space = assignment.of_edges(), ThreadBuffers()
-    kind = edge_record(edges.num_nodes, edges.num_edges, source.num_edges)
-
-    total = sum(p.segment.num_edges for p in mine)
+    part_of_edges, buffers = assignment.part_of_edges(), ThreadBuffers()
+    dtype = edge_record(edges.num_nodes, edges.num_edges, source.num_edges)
+    total = sum(segment.num_edges for segment in mine)
     with (
-        resources.progress.phase("move edges", total, "edges") as advance,
+        resources.progress.phase("shuffle edges", total, "edges") as advance,
         RecordWriter(folder, EDGES, comm.rank) as records,
         SpillWriter(folder, EDGE_COLUMNS, comm.rank) as columns,
     ):
 
         def move(chunk: _Chunk) -> _Moved:
             size = len(chunk.src)
-            part = of_edges(chunk.first, chunk.first + size, chunk.src, chunk.dst)
-            sorted_, starts = space.take("records", size, kind), np.zeros(num_parts + 1, np.int64)
-            _sort(chunk, part, sorted_, starts)
-            records.write(sorted_, chunk.row)
+            part = part_of_edges(chunk.first, chunk.first + size, chunk.src, chunk.dst)
+            by_part = buffers.take("records", size, dtype)
+            starts = np.zeros(num_parts + 1, np.int64)
+            _sort(chunk, part, by_part, starts)
+            records.write(by_part, chunk.row)
             return _Moved(chunk.first, starts, _sorted_columns(chunk.columns, part, num_parts))
 
         for moved in resources.imap(move, chunks()):
@@ -139,33 +156,28 @@ def shuffle_edges(
             if moved.columns is not None:
                 columns.append(moved.first, moved.columns, moved.starts)
             advance(int(moved.starts[-1]))
-    comm.barrier(stage="move edges")
+    comm.barrier(stage="shuffle edges")
     counter.remove()
     return largest
 
 
-def _ranges(edges: EdgeFile, piece: Piece) -> Iterator[tuple[int, int, None]]:
-    for first, last in chunk_ranges(piece.first, piece.first + piece.segment.num_edges):
-        yield first, last, None
-
-
-def _with_columns(
-    source: GraphSource, edges: EdgeFile, piece: Piece, half: int
+def _ranges_with_columns(
+    source: GraphSource, edges: EdgeFile, segment: Segment, direction: int
 ) -> Iterator[tuple[int, int, pa.Table | None]]:
     """Yield (first, last, columns) of the edges of each chunk of the source."""
-    if not piece.segment.num_edges:
+    if not segment.num_edges:
         return
-    offset = half * source.num_edges  # of the edge keys of this half
-    end = piece.first + piece.segment.num_edges
-    row = int(edges.keys(piece.first, piece.first + 1)[0]) - offset
+    offset = direction * source.num_edges  # edge key minus row of the source
+    end = segment.last
+    row = int(edges.keys(segment.first, segment.first + 1)[0]) - offset
     stop = int(edges.keys(end - 1, end)[0]) - offset + 1
-    first = piece.first
+    first = segment.first
     for chunk in source.edge_chunks(row, stop):
-        if not half:  # reverse edges have the same columns
+        if not direction:  # reverse edges have the same columns
             validate_edges(chunk, "edges", row)
         last = min(end, first + chunk.num_rows)
         table = chunk.drop_columns(["src", "dst"])
-        if piece.segment.keyed:
+        if segment.keyed:
             keys = edges.keys(first, last)
             last = first + int(np.searchsorted(keys, offset + row + chunk.num_rows))
             table = table.take(pa.array(keys[: last - first] - offset - row))
@@ -176,51 +188,51 @@ def _with_columns(
 
 
 class _Counter:
-    """Counts in-edges by destination, in the order of the edge keys: halves first, then ranks."""
+    """Counter of the in-edges of each node, in the order of the edge keys."""
 
     def __init__(
-        self, edges: EdgeFile, mine: list[Piece], folder: Path, resources: Resources
+        self, edges: EdgeFile, mine: list[Segment], folder: Path, resources: Resources
     ) -> None:
         self._folder, self._comm = folder, resources.comm
-        kind = np.uint32 if edges.num_edges < _UINT32_LIMIT else np.int64
-        self._count = np.zeros(edges.num_nodes, kind)
-        self._halves = len(mine)
+        dtype = np.uint32 if edges.num_edges < _UINT32_LIMIT else np.int64
+        self._count = np.zeros(edges.num_nodes, dtype)
+        self._num_directions = len(mine)
         if self._comm.size > 1:
-            for half, piece in enumerate(mine):
+            for direction, segment in enumerate(mine):
                 count = np.zeros_like(self._count)
-                for first, last in chunk_ranges(piece.first, piece.first + piece.segment.num_edges):
+                for first, last in chunk_ranges(segment.first, segment.last):
                     count_keys(edges.read(first, last)[1], count)
-                write_arrays(self._path(half, self._comm.rank), count=count)
+                write_arrays(self._path(direction, self._comm.rank), count=count)
             self._comm.barrier(stage="count in-edges")
 
-    def start(self, half: int) -> None:
-        """Count on from what is before this rank's edges of a half."""
+    def start(self, direction: int) -> None:
+        """Set the counts to those of all edges before this rank's segment of a direction."""
         if self._comm.size == 1:
             return
         self._count[:] = 0
         ranks = range(self._comm.size)
-        before = [(h, r) for h in range(half) for r in ranks]
-        for h, r in before + [(half, r) for r in range(self._comm.rank)]:
-            np.add(self._count, read_arrays(self._path(h, r))["count"], out=self._count)
+        before = [(d, r) for d in range(direction) for r in ranks]
+        for d, r in before + [(direction, r) for r in range(self._comm.rank)]:
+            np.add(self._count, read_arrays(self._path(d, r))["count"], out=self._count)
 
     def count(self, dst: NDArray[Any]) -> NDArray[Any]:
-        """Return the places of edges among the in-edges of their destinations."""
+        """Return the positions of the next edges among the in-edges of their destinations."""
         position = np.empty(dst.shape[0], self._count.dtype)
         _positions(dst, self._count, position)
         return position
 
     def remove(self) -> None:
-        """Delete this rank's files, after a barrier."""
-        for half in range(self._halves):
-            self._path(half, self._comm.rank).unlink(missing_ok=True)
+        """Delete this rank's files. Call it after a barrier."""
+        for direction in range(self._num_directions):
+            self._path(direction, self._comm.rank).unlink(missing_ok=True)
 
-    def _path(self, half: int, rank: int) -> Path:
-        return self._folder / f"in-edges-{half}-{rank:05d}.arrow"
+    def _path(self, direction: int, rank: int) -> Path:
+        return self._folder / f"in-edges-{direction}-{rank:05d}.arrow"
 
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """A chunk whose records are written: where each part's start, and the columns by part."""
+    """A chunk whose records are written: where each part's edges start, and the sorted columns."""
 
     first: int
     starts: NDArray[np.int64]
@@ -231,8 +243,8 @@ def _sort(
     chunk: _Chunk, part: NDArray[Any], records: NDArray[Any], starts: NDArray[np.int64]
 ) -> None:
     fields = [records[name] for name in ("src", "dst", "edge_key", "in_position")]
-    ends = chunk.src, chunk.dst
-    _scatter(part, starts, *ends, chunk.first_key, chunk.edge_key, chunk.in_position, *fields)
+    keys = chunk.first_key, chunk.edge_key
+    _scatter(part, starts, chunk.src, chunk.dst, *keys, chunk.in_position, *fields)
 
 
 def _sorted_columns(
@@ -245,8 +257,8 @@ def _sorted_columns(
     return pa.record_batch({name: whole(taken[name]) for name in taken.column_names})
 
 
-def note_largest(table: pa.Table, largest: dict[str, int]) -> None:
-    """Keep the largest value of each integer column that was seen so far."""
+def update_largest(table: pa.Table, largest: dict[str, int]) -> None:
+    """Update the largest value of each integer column by the rows of a table."""
     for name in table.column_names:
         if pa.types.is_integer(table[name].type):
             value = pc.max(table[name]).as_py()
@@ -280,16 +292,16 @@ def _scatter(
     to_key: NDArray[Any],
     to_position: NDArray[Any],
 ) -> None:  # pragma: no cover - compiled
-    """Put edges in the order of their parts, stable, and say where each part starts."""
+    """Sort edges by part, stable, and write where the edges of each part start."""
     one = np.uint64(1)
     for i in range(np.uint64(part.shape[0])):
         starts[np.uint64(part[i]) + one] += 1
     for p in range(starts.shape[0] - 1):
         starts[p + 1] += starts[p]
-    place = starts.copy()
+    next_position = starts.copy()
     for i in range(np.uint64(part.shape[0])):
-        at = np.uint64(place[np.uint64(part[i])])
-        place[np.uint64(part[i])] += 1
+        at = np.uint64(next_position[np.uint64(part[i])])
+        next_position[np.uint64(part[i])] += 1
         to_src[at] = src[i]
         to_dst[at] = dst[i]
         to_key[at] = edge_key[i] if edge_key.shape[0] else first_key + np.int64(i)

@@ -1,1 +1,1 @@
-"""The partitioned store on disk: manifest, parts, index and communities."""
+"""Partitioned store: the format of its manifest, parts, index and communities."""

@@ -1,11 +1,11 @@
-"""Communities of a store's nodes, beside the graph and outside its checksum.
+"""Communities of the nodes of a store, stored next to its parts and outside its checksum.
 
 ```
-communities/<name>/part-00003.arrow    one column, community int64: a row a master, in their order
-communities/<name>/communities.json    how many, how they were found, of which store; sizes, hashes
+communities/<name>/part-00003.arrow    one column `community` (int64), one row for each master
+communities/<name>/communities.json    `CommunityRecord`
 ```
-They can be added to a store at any time, several under different names. Each is written beside its
-place and renamed when whole.
+Communities can be added to a store at any time, several under different names. Each folder is
+written under a temporary name and renamed when complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ __all__ = [
     "communities_folder",
     "list_communities",
     "open_communities",
-    "read_communities",
     "write_communities",
 ]
 
@@ -41,13 +40,13 @@ _RECORD = "communities.json"
 
 
 class CommunityRecord(BaseModel):
-    """What `communities.json` says.
+    """Content of `communities.json`.
 
     Attributes:
-        num_communities: Largest community plus one.
-        num_nodes: Nodes of the graph (N).
-        num_parts: Parts of the store (P).
-        method: How they were found, in words.
+        num_communities: Number of communities: the largest one plus one.
+        num_nodes: Number of nodes of the graph (N).
+        num_parts: Number of parts of the store (P).
+        method: How the communities were found, as text.
         store_checksum: Checksum of the store that they belong to.
         files: Size and hash of each file.
     """
@@ -64,11 +63,11 @@ class CommunityRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Communities:
-    """Opened communities of a store; a part's are mapped when asked for.
+    """Opened communities of a store. Reading a part maps its file.
 
     Attributes:
-        path: Their folder.
-        record: What is known of them as a whole.
+        path: Folder of the communities.
+        record: Content of `communities.json`.
     """
 
     path: Path
@@ -78,8 +77,8 @@ class Communities:
         """Return the community of each master of a part, memory-mapped.
 
         Raises:
-            ConfigError: If there is no such part.
-            StoreError: If the file is missing, or of another size or type.
+            ConfigError: If the part does not exist.
+            StoreError: If the file is missing or damaged.
 
         Shape:
             (M,) int64, in [0, num_communities).
@@ -87,13 +86,13 @@ class Communities:
         if not 0 <= part < self.record.num_parts:
             raise ConfigError(
                 f"{self.path}: expected a part in [0, {self.record.num_parts}), got {part}. "
-                "Ask for one of these."
+                "Choose one of these."
             )
         path = self.path / _file(part)
         table = open_table(path)
         size, known = path.stat().st_size, self.record.files.get(path.name)
         if known is None or size != known.size:
-            raise damaged(path, "the size that it was written with", f"{size:,} bytes")
+            raise damaged(path, "the size in communities.json", f"{size:,} bytes")
         if table.schema != _SCHEMA:
             raise damaged(path, "one column, community int64", f"{table.schema.names}")
         return column_numpy(table, "community")
@@ -109,22 +108,22 @@ def write_communities(
     *,
     method: str = "given",
 ) -> Communities:
-    """Write communities of the nodes of a store into it; one process does.
+    """Write communities of the nodes of a store into the store; not collective.
 
     Args:
-        store: The store, or its path. Nothing of it is changed.
-        name: Letters, digits, `_`, `-` and `.`; a name that the store has no communities of yet.
-        community_of_node: Community of each node, in node_key order, from 0. Some of the numbers
-            may have no node.
-        method: How they were found, for the record.
+        store: The store, or its path. Its other files are not changed.
+        name: Name of the communities, of letters, digits, `_`, `-` and `.`; it must be new.
+        community_of_node: Community of each node, from 0, in the order of node keys. A community
+            may be empty. The array may be memory-mapped: one part of it is copied at a time.
+        method: How the communities were found, for the record.
 
     Raises:
-        ConfigError: If the name is not one, or the array is of another length or type, or holds a
+        ConfigError: If the name is invalid, or the array has the wrong length or type, or a
             negative number.
         StoreError: If the store has communities of that name, or is damaged.
 
     Shape:
-        community_of_node: (N,) integers; mapped memory will do. One part of it is copied at a time.
+        community_of_node: (N,) integers.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     folder = communities_folder(opened, name)
@@ -152,7 +151,7 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
     """Open the communities `name` of a store.
 
     Raises:
-        ConfigError: If the store has none of that name; the message lists those that it has.
+        ConfigError: If the store has no communities of that name; the message lists its names.
         StoreError: If they are damaged, or belong to another store.
     """
     opened = store if isinstance(store, Store) else open_store(store, parts=())
@@ -162,12 +161,12 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
         raise ConfigError(
             f"{opened.path}: expected communities {name!r}, got "
             f"{some(names, len(names)) if names else 'none'}. "
-            f"{'Name one of these, or find' if names else 'Find'} some: graphtheta communities."
+            f"{'Choose one of these, or add' if names else 'Add'} some with graphtheta communities."
         )
     try:
         record = CommunityRecord.model_validate_json(read_text(folder / _RECORD))
     except ValidationError:
-        raise damaged(folder / _RECORD, "a record of communities", "something else") from None
+        raise damaged(folder / _RECORD, "a record of communities", "other content") from None
     if record.store_checksum != opened.checksum:
         raise StoreError(
             f"{folder}: expected communities of the store {opened.checksum}, got those of "
@@ -176,17 +175,8 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
     return Communities(folder, record)
 
 
-def read_communities(store: Store | Path | str, part: int, name: str) -> NDArray[np.int64]:
-    """Return the community of each master of a part, memory-mapped; see `open_communities`.
-
-    Shape:
-        (M,) int64.
-    """
-    return open_communities(store, name).part(part)
-
-
 def list_communities(store: Store | Path | str) -> list[str]:
-    """Return the names of the communities that a store has, sorted."""
+    """Return the sorted names of the communities of a store."""
     path = store.path if isinstance(store, Store) else Path(store)
     return sorted(file.parent.name for file in (path / _FOLDER).glob(f"[!.]*/{_RECORD}"))
 
@@ -196,15 +186,15 @@ def _file(part: int) -> str:
 
 
 def communities_folder(store: Store, name: str) -> Path:
-    """Return where communities of a name are, or would be.
+    """Return the folder of the communities `name` of a store, which may not exist.
 
     Raises:
-        ConfigError: If it is no name.
+        ConfigError: If the name is invalid.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ConfigError(
             f"communities: expected a name of letters, digits, '_', '-' and '.', got {name!r}. "
-            "Choose another."
+            "Choose another name."
         )
     return store.path / _FOLDER / name
 
@@ -215,7 +205,7 @@ def _check(store: Store, community_of_node: NDArray[np.integer]) -> None:
     if community_of_node.shape != (num_nodes,) or community_of_node.dtype.kind not in "iu":
         raise ConfigError(
             f"communities: expected ({num_nodes:,},) integers, one for each node, got {given}. "
-            "Give one community a node, in the order of the node table."
+            "Pass one community for each node, in the order of the node table."
         )
     if int(community_of_node.min()) < 0:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Folders of Arrow files, each with a JSON record of its files' sizes and hashes.
+"""Read and write folders of Arrow files, each with a JSON record of sizes and hashes of its files.
 
-A file is Arrow's IPC file format, one record batch, no compression: each column is one stretch of
-memory of the mapped file.
+A file has the Arrow IPC file format, with one record batch and without compression, so that each
+column is contiguous in the mapped file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphtheta.errors import StoreError
-from graphtheta.partition.store.part import PartTables
 
 __all__ = [
     "FileRecord",
@@ -25,7 +24,6 @@ __all__ = [
     "check_folder",
     "damaged",
     "open_table",
-    "part_digest",
     "read_text",
     "record_digest",
     "verify_folder",
@@ -34,7 +32,8 @@ __all__ = [
 ]
 
 
-# A mapping larger than memory is no promise to write all of it. Python names it from 3.12 on.
+# MAP_NORESERVE: reserve no swap space for a mapping, which may be larger than memory. The mmap
+# module defines it from Python 3.12 on.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -48,12 +47,12 @@ class FileRecord(BaseModel):
 
 
 class FolderRecord(BaseModel):
-    """What a folder holds: `part.json` of a part, `bucket.json` of a bucket of the index.
+    """Record of a folder: `part.json` of a part, or `bucket.json` of a bucket of the index.
 
     Attributes:
         part: Index of the part or bucket.
-        num_interior: Interior masters of a part; None for a bucket.
-        files: The files by name.
+        num_interior: Number of interior masters of a part; None for a bucket.
+        files: Size and hash of each file, by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,20 +62,12 @@ class FolderRecord(BaseModel):
     files: dict[str, FileRecord]
 
     def text(self) -> str:
-        """Return the record as it is written."""
+        """Return the record as JSON text, as it is written."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
-def part_digest(part: PartTables) -> str:
-    """Return the hash of a part's content: that of its `part.json`, written or not."""
-    files = {f"{name}.arrow": write_table(table, None) for name, table in part.tables().items()}
-    return record_digest(
-        FolderRecord(part=part.part, num_interior=part.num_interior, files=files).text()
-    )
-
-
 def record_digest(text: str) -> str:
-    """Return the hash of a folder's record, which stands for the content of its files."""
+    """Return the hash of a record's text. It identifies the content of the folder's files."""
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
@@ -88,7 +79,7 @@ def write_folder(
     part: int,
     num_interior: int | None = None,
 ) -> None:
-    """Write tables and their record into a new folder."""
+    """Create a folder and write tables and, last, their record into it."""
     folder.mkdir()
     files = {f"{name}.arrow": table for name, table in tables.items()}
     record = FolderRecord(
@@ -99,42 +90,42 @@ def write_folder(
     (folder / record_name).write_text(record.text())
 
 
-def write_table(table: pa.Table, path: Path | None) -> FileRecord:
-    """Write a table of one chunk and return its record; without a path only compute that."""
-    with _Hashing(path) as sink:
-        # A table without rows has no batch of its own.
+def write_table(table: pa.Table, path: Path) -> FileRecord:
+    """Write a table of one chunk, and return its size and hash."""
+    with _HashingFile(path) as sink:
+        # A table without rows has no batches: write an empty one.
         batches = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-        assert len(batches) == 1, "a store's tables are of one chunk"
+        assert len(batches) == 1, "the tables of a store have one chunk"
         with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), table.schema) as writer:
             writer.write_batch(batches[0])
         return FileRecord(size=sink.tell(), xxh3=sink.hexdigest())
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of a store.
+    """Return the content of a text file of a store.
 
     Raises:
-        StoreError: If it is missing or not text.
+        StoreError: If the file is missing or not text.
     """
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
         raise _missing(path) from None
     except UnicodeDecodeError:
-        raise damaged(path, "text", "something else") from None
+        raise damaged(path, "text", "other content") from None
 
 
 def check_folder(folder: Path, record_name: str) -> FolderRecord:
-    """Return a folder's record after comparing its files' sizes.
+    """Return the record of a folder after checking the sizes of its files.
 
     Raises:
-        StoreError: If a file is missing or of another size.
+        StoreError: If a file is missing or its size is wrong.
     """
     path = folder / record_name
     try:
         record = FolderRecord.model_validate_json(read_text(path))
     except ValidationError:
-        raise damaged(path, "a list of files", "something else") from None
+        raise damaged(path, "a list of files", "other content") from None
     for name, file in record.files.items():
         path = folder / name
         try:
@@ -147,7 +138,7 @@ def check_folder(folder: Path, record_name: str) -> FolderRecord:
 
 
 def open_table(path: Path) -> pa.Table:
-    """Return a file's table, memory-mapped.
+    """Return the table of a file, memory-mapped.
 
     Raises:
         StoreError: If the file is missing or not an Arrow file of one record batch.
@@ -159,14 +150,14 @@ def open_table(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise _missing(path) from None
     except (pa.ArrowException, OSError, ValueError):
-        raise damaged(path, "an Arrow file", "something else") from None
+        raise damaged(path, "an Arrow file", "other content") from None
     if batches != 1:
         raise damaged(path, "one record batch", f"{batches}")
     return table
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    # Private: tensors over a column may be written to, and the file still never changes.
+    # A private mapping is writable, as torch requires, and writing never changes the file.
     with path.open("rb") as file:
         return mmap.mmap(
             file.fileno(),
@@ -177,10 +168,10 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def verify_folder(folder: Path, record_name: str) -> str:
-    """Hash the files of a folder and return the digest of its record.
+    """Check the hashes of the files of a folder, and return the hash of its record.
 
     Raises:
-        StoreError: If a file is missing or its content is not what was written.
+        StoreError: If a file is missing or was changed.
     """
     for name, file in check_folder(folder, record_name).files.items():
         found = _hash_file(folder / name)
@@ -190,10 +181,10 @@ def verify_folder(folder: Path, record_name: str) -> str:
 
 
 def damaged(path: Path, expected: str, got: str) -> StoreError:
-    """Return the error of a file that is not what it was when the store was written."""
+    """Return the error for a file that was changed after the store was written."""
     return StoreError(
         f"{path}: expected {expected}, got {got}. "
-        "The file was altered or cut short; copy or build the store again."
+        "The file was changed or truncated. Copy or build the store again."
     )
 
 
@@ -206,43 +197,41 @@ def _missing(path: Path) -> StoreError:
 def _hash_file(path: Path) -> str:
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            hasher.update(piece)
+        while data := file.read(1 << 22):
+            hasher.update(data)
     return str(hasher.hexdigest())
 
 
-class _Hashing:
-    """A file to write to that hashes what passes; without a path it only hashes."""
+class _HashingFile:
+    """File opened for writing that hashes what is written."""
 
     closed = False
 
-    def __init__(self, path: Path | None) -> None:
-        self._file: BinaryIO | None = path.open("wb") if path else None
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
         self._hash = xxhash.xxh3_128()
         self._size = 0
 
-    def __enter__(self) -> _Hashing:
+    def __enter__(self) -> _HashingFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
+        self._file.close()
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
         self._size += len(data)
-        if self._file:
-            self._file.write(data)
+        self._file.write(data)
         return len(data)
 
     def tell(self) -> int:
         return self._size
 
     def flush(self) -> None:
-        """Arrow asks for it; closing the file does it."""
+        """Do nothing: Arrow requires the method, and closing the file flushes it."""
 
     def close(self) -> None:
-        """Arrow asks for it; `__exit__` does it."""
+        """Do nothing: Arrow requires the method, and `__exit__` closes the file."""
 
     def hexdigest(self) -> str:
         return str(self._hash.hexdigest())

@@ -1,4 +1,4 @@
-"""The hash of original ids that the store's index is bucketed by."""
+"""Hash of original ids, which selects the bucket of an id in the index of a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["hash_ids"]
 
 
 def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
-    """Return 64 well-mixed bits of each id; the same in every process and version.
+    """Return a 64-bit hash of each id, the same in every process and version.
 
     Shape:
         ids: (R,) int64 or string. Returns (R,) uint64.
@@ -33,7 +33,7 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
 def _fnv1a(
     bounds: NDArray[np.int64], data: NDArray[np.uint8], out: NDArray[np.int64]
 ) -> None:  # pragma: no cover - compiled
-    # Fowler, Noll, Vo; one word a string, mixed afterwards.
+    # FNV-1a (Fowler, Noll, Vo): one 64-bit word for each text, which the caller mixes.
     for i in range(out.shape[0]):
         word = np.uint64(0xCBF29CE484222325)
         for j in range(bounds[i], bounds[i + 1]):

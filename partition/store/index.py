@@ -1,8 +1,8 @@
-"""The index of a store: from a node key or an original id to the new id.
+"""Index of a store: maps node keys and original ids to new ids.
 
-There are as many buckets as parts. Bucket b of the node keys is the dense array of new ids of keys
-[N * b // P, N * (b + 1) // P). Bucket b of the original ids has the ids whose hash is b modulo P,
-sorted by hash. Look-ups map the buckets they touch; nothing is read whole.
+The index has as many buckets as the store has parts. For node keys, bucket b is the dense array of
+the new ids of keys [N * b // P, N * (b + 1) // P). For original ids, bucket b has the ids whose
+hash is b modulo P, sorted by hash. A look-up maps the buckets that it needs.
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ BUCKET_RECORD = "bucket.json"
 
 
 def block_of(keys_R: NDArray[np.int64], total: int, num_blocks: int) -> NDArray[np.int64]:
-    """Return which block [total * b // num_blocks, total * (b + 1) // num_blocks) has each key."""
+    """Return the block that contains each key.
+
+    Block b is the range [total * b // num_blocks, total * (b + 1) // num_blocks).
+    """
     # The largest b with total * b // num_blocks <= key.
     return ((keys_R + 1) * num_blocks - 1) // total
 
 
 def bucket_folder(path: Path, bucket: int) -> Path:
-    """Return the folder of a bucket of the index of the store at `path`."""
+    """Return the folder of a bucket of the index in the directory of a store."""
     return path / "index" / f"bucket-{bucket:05d}"
 
 
 def spill_ids(
     writer: SpillWriter, part: int, masters: pa.Table, first_new_id: int, num_parts: int
 ) -> None:
-    """Send the original ids of a part's masters, with their new ids, to their buckets."""
+    """Spill the original ids of a part's masters, with their new ids, to their buckets."""
     ids = whole(masters["original_id"])
     hashes = hash_ids(ids)
     order, starts = bucket_order((hashes % np.uint64(num_parts)).astype(np.int64), num_parts)
@@ -54,17 +57,18 @@ def spill_ids(
 
 
 def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray[np.int64]) -> None:
-    """Write one bucket of the index of the store that is being made at `path`.
+    """Write one bucket of the index of a store.
 
     Args:
-        path: The store.
-        bucket: Which bucket.
-        spill: Where `spill_ids` wrote.
-        new_ids_B: New ids of the bucket's node keys, in the order of the keys.
+        path: Directory of the store.
+        bucket: Number of the bucket.
+        spill: Spill that `spill_ids` wrote.
+        new_ids_B: New ids of the node keys of the bucket, in the order of the keys.
     """
     slices = [rows for _, rows in spill.read(bucket)]
     table = contiguous(pa.Table.from_batches(slices, schema=spill.schema))
-    by_hash = np.argsort(column_numpy(table, "hash"), kind="stable")  # new ids ascend already
+    # Stable: ids with the same hash stay in the order of their new ids.
+    by_hash = np.argsort(column_numpy(table, "hash"), kind="stable")
     tables = {
         "node_key": pa.table({"new_id": new_ids_B}),
         "original_id": contiguous(table.take(pa.array(by_hash))),
@@ -74,11 +78,11 @@ def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Look-ups in the index of one store, by one reader.
+    """Index of an opened store.
 
     Attributes:
-        path: The store.
-        manifest: Its manifest.
+        path: Directory of the store.
+        manifest: Manifest of the store.
     """
 
     path: Path
@@ -111,7 +115,7 @@ class Index:
         """Return the new id of each original id.
 
         Raises:
-            GraphFormatError: If ids are of another type.
+            GraphFormatError: If the ids have the wrong type.
             UnknownNode: If an id is unknown.
 
         Shape:
@@ -137,34 +141,34 @@ class Index:
             typed = array.cast(id_type) if len(array) else pa.array([], id_type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
             typed = None
-        # Only integers name integers: 1 is not "1".
+        # The cast would turn the text "1" into the integer 1.
         if typed is None or (len(typed) and _is_text(array.type) != _is_text(id_type)):
             raise refuse(
-                f"{self.path}: ids", f"values of type {id_type}", "others", "Convert them."
+                f"{self.path}: ids", f"values of type {id_type}", "another type", "Convert them."
             )
         return typed
 
 
 def _find(table: pa.Table, ids: pa.Array, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the new id of each id, -1 if it is not in the bucket."""
+    """Return the new id of each id in the table of a bucket, or -1 for an unknown id."""
     sorted_hash, new_id = column_numpy(table, "hash"), column_numpy(table, "new_id")
     known = whole(table["original_id"])
     found = np.full(len(ids), -1, np.int64)
-    place, rows = np.searchsorted(sorted_hash, hashes), np.arange(len(ids))
-    while rows.shape[0]:  # more than once only where two ids share a hash
-        inside = place < len(known)
-        place, rows = place[inside], rows[inside]
-        equal_hash = sorted_hash[place] == hashes[rows]
-        place, rows = place[equal_hash], rows[equal_hash]
-        same = pc.equal(known.take(pa.array(place)), ids.take(pa.array(rows)))
+    position, rows = np.searchsorted(sorted_hash, hashes), np.arange(len(ids))
+    while rows.shape[0]:  # repeats only if different ids have the same hash
+        inside = position < len(known)
+        position, rows = position[inside], rows[inside]
+        equal_hash = sorted_hash[position] == hashes[rows]
+        position, rows = position[equal_hash], rows[equal_hash]
+        same = pc.equal(known.take(pa.array(position)), ids.take(pa.array(rows)))
         hit = same.to_numpy(zero_copy_only=False).astype(np.bool_)
-        found[rows[hit]] = new_id[place[hit]]
-        place, rows = place[~hit] + 1, rows[~hit]
+        found[rows[hit]] = new_id[position[hit]]
+        position, rows = position[~hit] + 1, rows[~hit]
     return found
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _is_text(id_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(id_type) or pa.types.is_large_string(id_type))
 
 
 def _unknown(path: Path, expected: str, got: list[Any]) -> GraphFormatError:

@@ -1,6 +1,7 @@
-"""What describes a partitioned graph as a whole: the manifest (of fixed size) and the book.
+"""Description of a partitioned graph: the manifest and the partition book.
 
-The manifest never grows with the number of parts; the book has one row a part.
+The size of the manifest does not depend on the number of parts. The partition book has one row for
+each part.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class ColumnSpec(BaseModel):
     """Type of a column.
 
     Attributes:
-        dtype: Arrow's name of the type of one value: `"float32"`, `"int64"`, `"bool"`, ...
-        width: Values a row, for a fixed-size list; None means one plain value a row.
+        dtype: Arrow name of the type of one value: `"float32"`, `"int64"`, `"bool"`, ...
+        width: Number of values in each row of a fixed-size list; None for a column of scalars.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,12 +39,12 @@ class ColumnSpec(BaseModel):
 
 
 class LabelSpec(BaseModel):
-    """What a label column holds.
+    """Task of a label column.
 
     Attributes:
-        task: What is predicted.
-        num_classes: Classes of a multi-class label, labels of a multi-label one, 2 for binary,
-            outputs of a regression.
+        task: Kind of prediction.
+        num_classes: Number of classes (multi-class), of labels (multi-label), of outputs
+            (regression), or 2 (binary).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,26 +54,26 @@ class LabelSpec(BaseModel):
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that a model needs: one logit suffices for a binary label."""
+        """Number of outputs of a model: one logit for a binary label, else `num_classes`."""
         return 1 if self.task == "binary" else self.num_classes
 
 
 class Manifest(BaseModel):
-    """A partitioned graph in a few lines: `manifest.json`.
+    """Manifest of a store, `manifest.json`: what describes the graph as a whole.
 
     Attributes:
-        format_version: Version of the store's format.
-        num_nodes: Nodes of the graph (N).
-        num_edges: Edges stored, reverse edges of an undirected input included (E).
-        num_parts: Parts (P).
+        format_version: Version of the format of the store.
+        num_nodes: Number of nodes of the graph (N).
+        num_edges: Number of stored edges (E), including added reverse edges.
+        num_parts: Number of parts (P).
         method: Name of the partitioner, a key of `PARTITIONERS`.
-        cut: `"edge"`: every edge lives with its destination's master; `"vertex"`: edges are placed
-            freely.
+        cut: `"edge"` if every edge is in the part of its destination's master; `"vertex"` if edges
+            can be in any part.
         seed: Seed of the partitioner.
-        undirected: Whether the builder added the reverse of every input edge.
+        undirected: Whether the reverse of every input edge was added.
         self_loops: Whether edges from a node to itself were kept.
-        repeats: Whether edges with the ends of an earlier one were kept.
-        id_type: Arrow's name of the type of the original ids: `"int64"` or `"string"`.
+        repeats: Whether duplicate edges were kept.
+        id_type: Arrow name of the type of the original ids: `"int64"` or `"string"`.
         node_columns: Node columns by name, without keys, ids and degrees.
         edge_columns: Edge columns by name, without endpoints, keys and positions.
         labels: Node labels by name, without the prefix `label:`.
@@ -80,9 +81,9 @@ class Manifest(BaseModel):
         edge_labels: Edge labels by name.
         edge_splits: Names of the edge splits.
         num_edge_types: Largest value of the edge column `type` plus one; None without that column.
-        quality: What the partitioning achieved.
-        checksum: Hash of the content of every part and of all the above but `quality`. It depends
-            neither on the path nor on the number of ranks that built the store.
+        quality: Measured quality of the partitioning.
+        checksum: Hash of the content of every part and of the fields above, except `quality`. It
+            depends neither on the path nor on the number of ranks that built the store.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,10 +112,17 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """One row a part: `book.arrow`. A node's new id is first_new_id[part] + local master id.
+    """Partition book, `book.arrow`: the sizes of all parts, and which new ids each part owns.
+
+    The new id of a master is first_new_id[part] + local id. "Partition book" is the usual term for
+    this table in distributed graph systems.
 
     Attributes:
-        digests: Hash of each part's files, hexadecimal.
+        first_new_id: New id of the first master of each part.
+        masters: Number of masters of each part.
+        mirrors: Number of mirrors of each part.
+        edges: Number of edges of each part.
+        digests: Hash of the files of each part, hexadecimal.
 
     Shape:
         first_new_id, masters, mirrors, edges: (P,) int64.
@@ -128,15 +136,15 @@ class Book:
 
     @property
     def num_parts(self) -> int:
-        """Parts (P)."""
+        """Number of parts (P)."""
         return len(self.digests)
 
 
 def checksum(manifest: Manifest, book: Book) -> str:
-    """Return the hash that names a partitioned graph: its schema and the content of its parts."""
+    """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
     for name in ("self_loops", "repeats"):
-        if described[name]:  # stores from before there was a choice have the same hash
+        if described[name]:  # keeps the hash of stores written before these options existed
             del described[name]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

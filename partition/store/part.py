@@ -1,7 +1,7 @@
-"""One part of a partitioned graph: its Arrow tables, the same type in memory and memory-mapped.
+"""Arrow tables of one part of a partitioned graph, in memory or memory-mapped.
 
-Local node ids index `replicas`: masters first, then mirrors. An edge of an edge-cut lives with its
-destination's master; in a vertex-cut a mirror may hold in-edges too.
+The local id of a node is its row in `replicas`: masters first, then mirrors. In an edge-cut, an
+edge is in the part of its destination's master; in a vertex-cut, mirrors may have in-edges too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ __all__ = [
     "INDPTR",
     "PLAN",
     "REPLICAS",
-    "ROLE_BOTH",
     "ROLE_IN",
     "ROLE_OUT",
     "TABLES",
@@ -24,9 +23,9 @@ __all__ = [
 
 TABLES = ("masters", "replicas", "in_indptr", "out_indptr", "in_edges", "out_edges", "plan")
 
-ROLE_OUT = np.int8(1)  # the mirror has out-edges: it needs the master's values
+# Roles of a mirror in the plan, combined by addition.
+ROLE_OUT = np.int8(1)  # the mirror has out-edges: it needs the values of its master
 ROLE_IN = np.int8(2)  # the mirror has in-edges: it sends partial sums
-ROLE_BOTH = np.int8(3)
 
 REPLICAS = pa.schema([("node_key", pa.int64()), ("owner", pa.int32()), ("owner_local", pa.int32())])
 INDPTR = pa.schema([("indptr", pa.int64())])
@@ -35,27 +34,29 @@ PLAN = pa.schema([("peer", pa.int32()), ("master", pa.int32()), ("role", pa.int8
 
 @dataclass(frozen=True, slots=True)
 class PartTables:
-    """The tables of one part, each of one contiguous chunk.
+    """Tables of one part, each in one contiguous chunk.
 
     Attributes:
         part: Index of the part, in [0, num_parts).
-        num_interior: Masters whose locally held in-edges all come from masters of this part; they
-            are the first masters.
+        num_interior: Number of interior masters, which come first: the sources of all their
+            in-edges in this part are masters of this part.
         masters: M rows: `node_key` int64, `original_id` (int64 or string), `in_degree` and
-            `out_degree` int64 (of the whole graph), then the node columns of the source
-            (`features`, `label:<name>`, `split:<name>`, others), in its order.
+            `out_degree` int64 (in the whole graph), then the node columns of the source
+            (`features`, `label:<name>`, `split:<name>`, others), in their order.
         replicas: L rows: `node_key` int64, `owner` int32 (part), `owner_local` int32 (local id
             there). Masters first (owner is this part), then mirrors sorted by (owner, owner_local).
-        in_indptr: L + 1 rows of `indptr` int64: row i of the CSC is [indptr[i], indptr[i + 1]).
-        out_indptr: L + 1 rows of `indptr` int64, of the CSR.
+        in_indptr: L + 1 rows of `indptr` int64: the in-edges of node i are rows
+            [indptr[i], indptr[i + 1]) of `in_edges`.
+        out_indptr: The same for `out_edges`.
         in_edges: E rows in CSC order: `src` int32 (local), `edge_key` int64, `in_position` int64,
-            then the edge columns of the source. A row's edges are sorted by edge_key.
+            then the edge columns of the source. The in-edges of a node are sorted by edge_key.
         out_edges: E rows in CSR order: `dst` int32 (local), `csc_position` int32 (int64 from 2^31
-            edges): the edge's row in `in_edges`. A row's edges are sorted by csc_position.
-        plan: One row for each mirror that another part holds of a master here: `peer` int32 (that
-            part), `master` int32 (local id here), `role` int8 (1: the mirror has out-edges, 2: it
-            has in-edges, 3: both). Sorted by (peer, master), which is the order of that part's
-            mirrors of this owner.
+            edges on), the row of the edge in `in_edges`. The out-edges of a node are sorted by
+            csc_position.
+        plan: One row for each mirror in another part of a master of this part: `peer` int32 (the
+            other part), `master` int32 (local id here), `role` int8 (1: the mirror has out-edges,
+            2: it has in-edges, 3: both). Sorted by (peer, master), which is the order in which the
+            peer has its mirrors of this part.
     """
 
     part: int
@@ -70,24 +71,24 @@ class PartTables:
 
     @property
     def num_masters(self) -> int:
-        """Nodes that this part owns (M)."""
+        """Number of nodes that this part owns (M)."""
         return int(self.masters.num_rows)
 
     @property
     def num_mirrors(self) -> int:
-        """Copies of other parts' nodes (H)."""
+        """Number of copies of nodes of other parts (H)."""
         return int(self.replicas.num_rows - self.masters.num_rows)
 
     @property
     def num_replicas(self) -> int:
-        """Masters and mirrors (L)."""
+        """Number of masters and mirrors (L)."""
         return int(self.replicas.num_rows)
 
     @property
     def num_edges(self) -> int:
-        """Edges that live here (E)."""
+        """Number of edges of this part (E)."""
         return int(self.in_edges.num_rows)
 
     def tables(self) -> dict[str, pa.Table]:
-        """Return the tables by file name without suffix, in a fixed order."""
+        """Return the tables by the names of their files (without suffix), in a fixed order."""
         return {name: getattr(self, name) for name in TABLES}

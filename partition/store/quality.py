@@ -1,4 +1,4 @@
-"""How good a partitioning is: what it costs in copies, in traffic and in waiting.
+"""Quality of a partitioning: replication factor, edge cut and balance.
 
 Source: Gonzalez et al., "PowerGraph", OSDI 2012 (replication factor of a vertex-cut).
 """
@@ -20,12 +20,13 @@ class Quality(BaseModel):
     """Measured quality of a partitioning.
 
     Attributes:
-        replication_factor: Replicas (masters and mirrors) a node; 1.0 is the least.
-        edge_cut: Fraction of edges whose endpoints' masters are in different parts; 0.0 without
+        replication_factor: Replicas (masters and mirrors) per node; at least 1.0.
+        edge_cut: Fraction of edges whose endpoints have masters in different parts; 0.0 without
             edges.
-        node_balance: Masters of the largest part over the mean; 1.0 is the least.
-        edge_balance: Edges of the largest part over the mean; 1.0 is the least, also without edges.
-        mirrors: Replicas that are not masters, over all parts.
+        node_balance: Largest number of masters of a part, divided by the mean; at least 1.0.
+        edge_balance: Largest number of edges of a part, divided by the mean; at least 1.0, and 1.0
+            without edges.
+        mirrors: Number of mirrors in all parts.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,11 +40,14 @@ class Quality(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PartCounts:
-    """Counts of each part, those of other ranks' parts zero until `total` adds them up.
+    """Counts for each part. A rank fills in its own parts, and `total` adds up those of all ranks.
 
     Attributes:
-        cut: Edges held whose endpoints' masters are in different parts.
-        interior: Masters whose in-edges here all come from masters.
+        masters: Number of masters.
+        mirrors: Number of mirrors.
+        edges: Number of edges.
+        cut: Number of edges whose endpoints have masters in different parts.
+        interior: Number of interior masters (see `PartTables`).
 
     Shape:
         All (P,) int64.
@@ -57,14 +61,14 @@ class PartCounts:
 
     @classmethod
     def zeros(cls, num_parts: int) -> PartCounts:
-        """Return counts of nothing yet."""
+        """Return counts of zero."""
         return cls(*np.zeros((5, num_parts), np.int64))
 
     def total(self, comm: Communicator) -> PartCounts:
-        """Return the sum over ranks.
+        """Return the sum over all ranks; collective.
 
         Communication:
-            One all-reduce of 40 P bytes.
+            One all-reduce of 40 bytes for each part.
         """
         counts_5P = np.stack([self.masters, self.mirrors, self.edges, self.cut, self.interior])
         comm.all_reduce(counts_5P, "sum", stage="partition counts")
@@ -85,7 +89,7 @@ def measure(counts: PartCounts) -> Quality:
 
 
 def quality_rows(quality: Quality) -> list[tuple[str, str]]:
-    """Return (what, value) lines for a person."""
+    """Return (name, formatted value) of each measure, for display."""
     return [
         ("replication factor", f"{quality.replication_factor:.3f}"),
         ("edge cut", f"{100 * quality.edge_cut:.2f} %"),

@@ -1,4 +1,4 @@
-"""What the columns of a graph hold, as the manifest says it."""
+"""Types, labels and splits of the columns of a table, as stored in the manifest."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LABEL, _SPLIT = "label:", "split:"
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of one table.
+    """Columns of one table.
 
     Attributes:
-        columns: Type of each column.
-        labels: What each label column holds, by name.
+        columns: Type of each column, by name.
+        labels: Task of each label column, by name.
         splits: Names of the splits.
         num_types: Largest value of the column `type` plus one; None without that column.
     """
@@ -32,23 +32,23 @@ class Schema:
 
 
 def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]) -> Schema:
-    """Return what the columns of a table hold.
+    """Return the description of the columns of a table.
 
     Args:
-        columns: Names and types.
-        keys: Columns that are none of the user's.
-        largest: Largest value of integer columns of all rows; classes are counted from 0 to it.
+        columns: Names and types of all columns.
+        keys: Columns to leave out: ids and endpoints.
+        largest: Largest value of each integer column, which determines the number of classes.
     """
     types = {
-        name: kind
-        for name, kind in zip(columns.names, columns.types, strict=True)
+        name: dtype
+        for name, dtype in zip(columns.names, columns.types, strict=True)
         if name not in keys
     }
     return Schema(
-        columns={name: _column(kind) for name, kind in types.items()},
+        columns={name: _column(dtype) for name, dtype in types.items()},
         labels={
-            name.removeprefix(_LABEL): _label(kind, largest.get(name, -1) + 1)
-            for name, kind in types.items()
+            name.removeprefix(_LABEL): _label(dtype, largest.get(name, -1) + 1)
+            for name, dtype in types.items()
             if name.startswith(_LABEL)
         },
         splits=[name.removeprefix(_SPLIT) for name in types if name.startswith(_SPLIT)],
@@ -56,23 +56,23 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
     )
 
 
-def _column(kind: pa.DataType) -> ColumnSpec:
-    if pa.types.is_fixed_size_list(kind):
-        return ColumnSpec(dtype=_dtype(kind.value_type), width=kind.list_size)
-    return ColumnSpec(dtype=_dtype(kind))
+def _column(dtype: pa.DataType) -> ColumnSpec:
+    if pa.types.is_fixed_size_list(dtype):
+        return ColumnSpec(dtype=_dtype(dtype.value_type), width=dtype.list_size)
+    return ColumnSpec(dtype=_dtype(dtype))
 
 
-def _dtype(kind: pa.DataType) -> str:
+def _dtype(dtype: pa.DataType) -> str:
     # Arrow calls float32 "float" and float64 "double".
-    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+    return {"float": "float32", "double": "float64"}.get(str(dtype), str(dtype))
 
 
-def _label(kind: pa.DataType, num_classes: int) -> LabelSpec:
-    if pa.types.is_fixed_size_list(kind):
-        task: LabelKind = "multilabel" if pa.types.is_boolean(kind.value_type) else "regression"
-        return LabelSpec(task=task, num_classes=kind.list_size)
-    if pa.types.is_boolean(kind):
+def _label(dtype: pa.DataType, num_classes: int) -> LabelSpec:
+    if pa.types.is_fixed_size_list(dtype):
+        task: LabelKind = "multilabel" if pa.types.is_boolean(dtype.value_type) else "regression"
+        return LabelSpec(task=task, num_classes=dtype.list_size)
+    if pa.types.is_boolean(dtype):
         return LabelSpec(task="binary", num_classes=2)
-    if pa.types.is_integer(kind):
+    if pa.types.is_integer(dtype):
         return LabelSpec(task="multiclass", num_classes=num_classes)
     return LabelSpec(task="regression", num_classes=1)

@@ -1,13 +1,13 @@
-"""The store: a partitioned graph as a directory that any Arrow reader opens.
+"""Store: a partitioned graph in a directory of Arrow files.
 
 ```
-manifest.json               size independent of the number of parts
-book.arrow                  a row a part: first_new_id, masters, mirrors, edges, digest
+manifest.json               description of the graph
+book.arrow                  partition book: first_new_id, masters, mirrors, edges, digest of a part
 index/bucket-00003/         node_key.arrow, original_id.arrow, bucket.json
 part-00003/                 masters.arrow, replicas.arrow, in_indptr.arrow, out_indptr.arrow,
                             in_edges.arrow, out_edges.arrow, plan.arrow, part.json
 ```
-It is written beside its place and renamed when whole.
+A store is written under a temporary name and renamed when complete.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ PART_RECORD = "part.json"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An opened store; its parts are mapped when asked for.
+    """Opened store. Reading a part maps its files.
 
     Attributes:
-        path: The directory.
-        manifest: The graph as a whole.
-        book: One row a part.
+        path: Directory of the store.
+        manifest: Description of the graph.
+        book: Partition book.
     """
 
     path: Path
@@ -61,45 +61,45 @@ class Store:
 
     @property
     def num_parts(self) -> int:
-        """Parts (P)."""
+        """Number of parts (P)."""
         return self.manifest.num_parts
 
     @property
     def checksum(self) -> str:
-        """Names the content, wherever it is stored and however many ranks wrote it."""
+        """Hash of the content, independent of the path and of the number of ranks that wrote it."""
         return self.manifest.checksum
 
     @property
     def index(self) -> Index:
-        """From original ids and node keys to new ids."""
+        """Index from original ids and node keys to new ids."""
         return Index(self.path, self.manifest)
 
     def part(self, part: int) -> PartTables:
-        """Return a part's tables, memory-mapped.
+        """Return the tables of a part, memory-mapped.
 
         Raises:
-            ConfigError: If there is no such part.
-            StoreError: If a file of it is missing, cut short, or not an Arrow file.
+            ConfigError: If the part does not exist.
+            StoreError: If a file of the part is missing or damaged.
         """
         if not 0 <= part < self.num_parts:
             raise ConfigError(
                 f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
-                "Ask for one of these."
+                "Choose one of these."
             )
         folder = part_folder(self.path, part)
         record = check_folder(folder, PART_RECORD)
         if record.num_interior is None or set(record.files) != {f"{n}.arrow" for n in TABLES}:
-            raise damaged(folder / PART_RECORD, f"files {', '.join(TABLES)}", "others")
+            raise damaged(folder / PART_RECORD, f"files {', '.join(TABLES)}", "other files")
         tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
         opened = PartTables(part=part, num_interior=record.num_interior, **tables)
         self._check_rows(opened, folder)
         return opened
 
     def verify(self) -> None:
-        """Hash every file.
+        """Check the hash of every file.
 
         Raises:
-            StoreError: If one is missing or altered; the message names it.
+            StoreError: If a file is missing or was changed; the message names it.
         """
         for part, digest in enumerate(self.book.digests):
             folder = part_folder(self.path, part)
@@ -114,7 +114,7 @@ class Store:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return what `graphtheta info` prints, ready for JSON."""
+        """Return what `graphtheta info` prints, as JSON-serialisable values."""
         rows = zip(self.book.masters, self.book.mirrors, self.book.edges, strict=True)
         return {
             "path": str(self.path),
@@ -147,28 +147,30 @@ class Store:
 
 
 def write_description(path: Path, manifest: Manifest, book: Book) -> None:
-    """Write what describes the graph as a whole; the manifest last: only then the store opens."""
+    """Write the partition book and then the manifest, without which a store does not open."""
     write_table(_book_table(book), path / "book.arrow")
     text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
     (path / "manifest.json").write_text(text)
 
 
 def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store:
-    """Open a store, checking that its files are there and whole (`Store.verify` hashes them).
+    """Open a store, and check that its files exist and have the right sizes.
+
+    `Store.verify` checks their content, too.
 
     Args:
-        path: The directory.
-        parts: The parts to check: a worker names its own. None: all of them, and the index.
+        path: Directory of the store.
+        parts: Parts to check; a worker passes its own. If None, all parts and the index.
 
     Raises:
-        StoreError: If the store is missing, damaged, or of a newer format.
+        StoreError: If the store is missing or damaged, or has a newer format.
     """
     path = Path(path)
     if not (path / "manifest.json").is_file():
         raise StoreError(
             f"{path}: expected a store (a directory with manifest.json), got "
             f"{'a directory without one' if path.is_dir() else 'none'}. "
-            "Name a store, or make one with `graphtheta partition`."
+            "Choose a store, or make one with `graphtheta partition`."
         )
     store = Store(path, _read_manifest(path / "manifest.json"), _read_book(path / "book.arrow"))
     if store.book.num_parts != store.num_parts:
@@ -181,7 +183,7 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
 
 
 def part_folder(path: Path, part: int) -> Path:
-    """Return the folder of a part of the store at `path`."""
+    """Return the folder of a part in the directory of a store."""
     return path / f"part-{part:05d}"
 
 
@@ -217,6 +219,6 @@ def _book_table(book: Book) -> pa.Table:
 def _read_book(path: Path) -> Book:
     table = open_table(path)
     if table.column_names != [*_BOOK_COUNTS, "digest"]:
-        raise damaged(path, "a book", f"columns {', '.join(table.column_names)}")
+        raise damaged(path, "a partition book", f"columns {', '.join(table.column_names)}")
     counts = {name: column_numpy(table, name) for name in _BOOK_COUNTS}
     return Book(**counts, digests=tuple(table["digest"].to_pylist()))

@@ -1,4 +1,4 @@
-"""Columns of a part's tables as NumPy, and tables in the one layout that the store writes."""
+"""Access to the columns of tables as NumPy arrays, and the normalised layout of stored tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["column_numpy", "column_valid", "contiguous"]
 
 
 def column_numpy(table: pa.Table, name: str) -> NDArray[Any]:
-    """Return a column as an array, without a copy but for booleans and text.
+    """Return a column as a read-only array, without a copy except for booleans and text.
 
-    What stands at an Arrow null is unspecified; see `column_valid`. Arrays are read-only.
+    The value of an Arrow null is unspecified; see `column_valid`.
 
     Shape:
         Returns (rows,), or (rows, width) for a fixed-size list.
@@ -26,7 +26,7 @@ def column_numpy(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def column_valid(table: pa.Table, name: str) -> NDArray[np.bool_] | None:
-    """Return which rows of a column are not null; None means that none is null.
+    """Return a mask of the rows of a column that are not null, or None if no row is null.
 
     Shape:
         Returns (rows,) bool.
@@ -39,14 +39,14 @@ def column_valid(table: pa.Table, name: str) -> NDArray[np.bool_] | None:
 
 
 def contiguous(table: pa.Table) -> pa.Table:
-    """Return a table of one chunk a column, without metadata: equal content gives equal bytes.
+    """Return a table with one chunk per column and without metadata: equal content, equal bytes.
 
     Raises:
         PartitionError: If a column does not fit one chunk (2 GiB of text).
     """
     arrays = [whole(column) for column in table.columns]
     for name, array in zip(table.column_names, arrays, strict=True):
-        if isinstance(array, pa.ChunkedArray):  # 32-bit offsets do not reach over all of it
+        if isinstance(array, pa.ChunkedArray):  # 32-bit offsets are too small for one chunk
             raise PartitionError(
                 f"partition: expected less than 2 GiB of text in column {name!r} of one part, "
                 "got more. Use more parts."

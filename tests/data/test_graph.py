@@ -186,7 +186,7 @@ def test_graph_without_edges():
 BAD = {
     "duplicate_ids": (
         {"nodes": pa.concat_tables([NODES, NODES])},
-        "nodes: id: expected every id once, got 'a', 'b', 'c' more than once",
+        "nodes: id: expected unique ids, got 'a', 'b', 'c' more than once",
     ),
     "unknown_ids": (
         {"nodes": NODES.slice(0, 1)},

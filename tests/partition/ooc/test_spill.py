@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
-from graphtheta.partition.ooc.bitmap import order_within
+from graphtheta.partition.ooc.bitmap import positions_in_sorted_groups
 from graphtheta.partition.ooc.edge_file import EdgeFile, SegmentWriter, write_segments
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 from graphtheta.partition.store.index import block_of
@@ -29,11 +29,11 @@ def test_bucket_order_is_stable(buckets: list[int]) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(groups=st.lists(st.sets(st.integers(0, 200)), max_size=5))
-def test_order_within_sorts_every_group_by_itself(groups: list[set[int]]) -> None:
+def test_positions_in_sorted_groups_sort_every_group(groups: list[set[int]]) -> None:
     values = np.array([value for group in groups for value in group], np.int32)
     starts = np.cumsum([0, *map(len, groups)])
     placed = np.empty_like(values)
-    placed[order_within(values, starts, 201)] = values
+    placed[positions_in_sorted_groups(values, starts, 201)] = values
     assert placed.tolist() == [value for group in groups for value in sorted(group)]
 
 

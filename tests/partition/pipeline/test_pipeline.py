@@ -15,8 +15,7 @@ from graphtheta.comm.threads import run_local
 from graphtheta.data.graph import Graph
 from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, assess, build, measure
-from graphtheta.partition.pipeline import order
-from graphtheta.partition.pipeline import part_builder as draft
+from graphtheta.partition.pipeline import order, part_builder
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph, to_graph
 from tests.partition.invariants import check
 from tests.partition.sources import IdSource, build_on, by_id
@@ -166,7 +165,7 @@ def test_build_refuses_a_part_of_more_replicas_than_local_ids(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(order, "_INT32_LIMIT", 40)
-    monkeypatch.setattr(draft, "_INT32_LIMIT", 40)
+    monkeypatch.setattr(part_builder, "_INT32_LIMIT", 40)
     graph = to_graph(random_graph(40, 100))
     with pytest.raises(PartitionError, match=r"got 40 in part 0\. Use more parts"):
         build(graph, Plan(1))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphtheta.partition import Plan, Resources, build
-from graphtheta.partition.ooc.bitmap import BitMap, Ranks
+from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.id_table import id_map, id_set
 from graphtheta.partition.pipeline import collect_ids as ids
 from graphtheta.partition.pipeline import resolve_ids as resolve
@@ -63,14 +63,14 @@ def test_id_map_does_not_know_others() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(values=st.lists(st.integers(0, 500), max_size=50))
-def test_bit_map_ranks_its_members(values: list[int]) -> None:
+def test_members_of_a_bit_map_have_positions(values: list[int]) -> None:
     bits = BitMap(10)
     bits.reach(500)
     bits.add(np.array(values, np.int64))
     assert bits.members().tolist() == sorted(set(values))
-    ranks = Ranks(bits)
-    assert ranks.count == len(set(values))
-    assert ranks.find(np.array(values, np.int32)).tolist() == [
+    positions = MemberPositions(bits)
+    assert positions.count == len(set(values))
+    assert positions.find(np.array(values, np.int32)).tolist() == [
         sorted(set(values)).index(value) for value in values
     ]
 
@@ -116,5 +116,5 @@ def test_passes_over_slices_give_the_same_keys(
         source = IdSource(None, source.edges)
     whole = build(source, Plan(3, "node-hash"))
     monkeypatch.setattr(resolve, "_NO_LIMIT", 2500)  # some slices
-    monkeypatch.setattr(resolve, "_BITS_AN_ID", 0)
+    monkeypatch.setattr(resolve, "_BITS_PER_ID", 0)
     assert build(source, Plan(3, "node-hash")).manifest == whole.manifest

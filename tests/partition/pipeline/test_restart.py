@@ -20,8 +20,8 @@ GRAPH = to_graph(power_law(60, 300), text_ids=True)
 PLAN = Plan(3, "dbh", undirected=True, repeats=False)
 EDGE_CUT = Plan(3, "fennel")
 PHASES = [
-    "ids", "edges", "repeats", "assign", "move", "replicas", "masters", "order", "number",
-    "parts", "index",
+    "ids", "edges", "duplicates", "assign", "shuffle", "replicas", "masters", "order",
+    "local-ids", "parts", "index",
 ]  # fmt: skip
 
 # Makes the store; is killed at the end of a phase, before or after it is recorded, or within parts.
@@ -149,7 +149,7 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "store"
     with CheckpointedPhases(tmp_path / ".store.partial" / "scratch", {}, SingleCommunicator()):
-        with pytest.raises(StoreError, match="expected no other run to make the same store"):
+        with pytest.raises(StoreError, match="expected no other run that makes the same store"):
             make_store(GRAPH, path, PLAN)
         assert (tmp_path / ".store.partial" / "scratch" / "job.json").exists()
     make_store(GRAPH, path, PLAN).verify()
@@ -157,7 +157,7 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.spawn
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["edges", "move", "parts"])
+@pytest.mark.parametrize("phase", ["edges", "shuffle", "parts"])
 def test_killed_rank_ends_the_job_and_the_next_goes_on(
     phase: str, whole: str, tmp_path: Path
 ) -> None:

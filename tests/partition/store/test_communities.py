@@ -15,7 +15,6 @@ from graphtheta.partition.store import communities as module
 from graphtheta.partition.store.communities import (
     list_communities,
     open_communities,
-    read_communities,
     write_communities,
 )
 from tests.graphs import random_graph, to_graph
@@ -38,7 +37,7 @@ def test_communities_come_back_in_the_order_of_masters(store: Store, dtype: type
     assert found.record.method == "Louvain"
     for part in range(3):
         keys = store.part(part).masters["node_key"].to_numpy()
-        values = read_communities(store.path, part, "louvain")
+        values = open_communities(store.path, "louvain").part(part)
         assert values.dtype == np.int64
         np.testing.assert_array_equal(values, OF_NODE[keys])
 
@@ -49,7 +48,7 @@ def test_several_live_side_by_side(store: Store) -> None:
     write_communities(store, "a.2", np.zeros(40, np.int64))
     assert list_communities(store.path) == ["a.2", "b"]
     assert open_communities(store, "a.2").record.num_communities == 1
-    assert int(read_communities(store, 0, "a.2").sum()) == 0
+    assert int(open_communities(store, "a.2").part(0).sum()) == 0
 
 
 def test_a_part_without_masters_has_none(tmp_path: Path) -> None:
@@ -57,7 +56,7 @@ def test_a_part_without_masters_has_none(tmp_path: Path) -> None:
     store = make_store(graph, tmp_path / "store", Plan(3))
     assert 0 in store.book.masters
     write_communities(store, "c", np.arange(5))
-    found = [read_communities(store, part, "c") for part in range(3)]
+    found = [open_communities(store, "c").part(part) for part in range(3)]
     assert [len(values) for values in found] == store.book.masters.tolist()
 
 
@@ -107,7 +106,7 @@ def test_those_that_exist_are_kept(store: Store) -> None:
     with pytest.raises(StoreError, match=r"communities/c: expected no file and no directory"):
         write_communities(store, "c", np.zeros(40, np.int64))
     np.testing.assert_array_equal(
-        read_communities(store, 1, "c"), OF_NODE[store.part(1).masters["node_key"].to_numpy()]
+        open_communities(store, "c").part(1), OF_NODE[store.part(1).masters["node_key"].to_numpy()]
     )
 
 
@@ -118,7 +117,7 @@ def test_unknown_names_and_parts_are_refused(store: Store) -> None:
     with pytest.raises(ConfigError, match="expected communities 'd', got 'c'"):
         open_communities(store, "d")
     with pytest.raises(ConfigError, match=r"a part in \[0, 3\), got 3"):
-        read_communities(store, 3, "c")
+        open_communities(store, "c").part(3)
 
 
 def test_communities_of_another_store_are_refused(store: Store, tmp_path: Path) -> None:
@@ -134,10 +133,10 @@ def test_damage_is_named(store: Store) -> None:
     folder = store.path / "communities" / "c"
     (folder / "part-00000.arrow").unlink()
     with pytest.raises(StoreError, match=r"part-00000\.arrow: expected a file of the store"):
-        read_communities(store, 0, "c")
+        open_communities(store, "c").part(0)
     (folder / "part-00001.arrow").write_bytes((folder / "part-00002.arrow").read_bytes() + b"x")
     with pytest.raises(StoreError, match=r"part-00001\.arrow: expected"):
-        read_communities(store, 1, "c")
+        open_communities(store, "c").part(1)
     (folder / "communities.json").write_text(json.dumps({"num_nodes": 40}))
     with pytest.raises(StoreError, match=r"communities\.json: expected a record"):
         open_communities(store, "c")

@@ -91,7 +91,7 @@ def test_manifest_does_not_grow_with_parts(tmp_path: Path) -> None:
 def test_open_store_raises_store_error_when_a_file_is_cut_short(file: str, store: Store) -> None:
     path = store.path / file
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StoreError, match=rf"{file}: expected .* cut short"):
+    with pytest.raises(StoreError, match=rf"{file}: expected .* changed or truncated"):
         open_store(store.path)
 
 
