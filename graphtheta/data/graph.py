@@ -392,7 +392,7 @@ def _check_unique(ids: pa.ChunkedArray) -> None:
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     raise refuse(
         "nodes: id",
-        "every id once",
+        "unique ids",
         f"{some(twice.slice(0, 3).to_pylist(), len(twice))} more than once",
         "Remove the duplicate rows.",
     )
