@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.rng.edge_sampling import place_in_row
+from graphtheta.rng.edge_sampling import find_in_row
 
 __all__ = [
     "describe_edges",
@@ -131,7 +131,7 @@ def find_edges_in_rows(
         out_R[r] = -1
         if row_R[r] >= 0:
             first, last = indptr[row_R[r]], indptr[row_R[r] + 1]
-            out_R[r] = place_in_row(edge_key, first, last, key_R[r])
+            out_R[r] = find_in_row(edge_key, first, last, key_R[r])
 
 
 def empty_table(num_keys: int) -> NDArray[np.int64]:

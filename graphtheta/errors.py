@@ -1,25 +1,25 @@
-"""The exceptions a user of GraphTheta can meet.
+"""Exceptions that GraphTheta raises.
 
 ```
 GraphThetaError
 ├── ConfigError (ValueError)       an argument, option or name is wrong
 ├── GraphFormatError (ValueError)  the input data are wrong
-│   └── UnknownNode                an id or key names no node of the graph
+│   └── UnknownNode                an id or key is not that of a node of the graph
 ├── TraceError (ValueError)        a layer's `gather` is not a function of one edge
-├── PartitionError                 a graph cannot be partitioned as asked
+├── PartitionError                 a graph cannot be partitioned as requested
 │   └── StoreError                 a store is missing, damaged or of another format
-├── CommError                      workers could not go on together
+├── CommError                      workers could not continue together
 │   ├── ExchangeTimeout            a worker waited longer than the timeout
 │   ├── CollectiveMismatch         two workers are in different operations
 │   └── WorkerFailed               another worker failed first
-└── EngineError                    a server of the engine could not answer
-    ├── LimitExceeded              a request asks for more than the server allows
-    ├── WrongServer                it speaks another protocol, or serves another store
-    ├── Unreachable                no server is there, or it is busy or stopping
-    └── CallTimeout                the answer did not come in time
+└── EngineError                    a server of the engine did not answer a request
+    ├── LimitExceeded              a request exceeds a limit of the server
+    ├── WrongServer                it has another protocol version or another store
+    ├── Unreachable                no server answers, or it is busy or stopping
+    └── CallTimeout                the answer did not arrive in time
 ```
 
-Messages are one line: where, what was expected, what came, what to do.
+A message is one line: where the error is, what was expected, what was found, and what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class GraphThetaError(Exception):
-    """Root of every exception GraphTheta raises on purpose."""
+    """Base class of all exceptions of GraphTheta."""
 
 
 class ConfigError(GraphThetaError, ValueError):
@@ -57,26 +57,26 @@ class GraphFormatError(GraphThetaError, ValueError):
 
 
 class UnknownNode(GraphFormatError):
-    """An original id, a node key or a new id names no node of the graph."""
+    """An original id, a node key or a new id is not that of a node of the graph."""
 
 
 class TraceError(GraphThetaError, ValueError):
     """A layer's `gather` cannot be recorded, or is not a function of one edge.
 
-    Not a TypeError: torch's operators would turn it into "unsupported operand".
+    It is not a TypeError, which torch's operators would turn into "unsupported operand".
     """
 
 
 class PartitionError(GraphThetaError):
-    """A graph cannot be partitioned as asked."""
+    """A graph cannot be partitioned as requested."""
 
 
 class StoreError(PartitionError):
-    """A store is missing, damaged, or of a format this version does not read."""
+    """A store is missing, damaged, or of a format that this version cannot read."""
 
 
 class CommError(GraphThetaError):
-    """Workers could not go on together."""
+    """Workers could not continue together."""
 
 
 class ExchangeTimeout(CommError):
@@ -91,7 +91,7 @@ class WorkerFailed(CommError):
     """Another worker failed first.
 
     Attributes:
-        rank: The rank that failed.
+        rank: Rank of the worker that failed.
     """
 
     def __init__(self, rank: int, message: str) -> None:
@@ -100,20 +100,20 @@ class WorkerFailed(CommError):
 
 
 class EngineError(GraphThetaError):
-    """A server of the engine could not answer."""
+    """A server of the engine did not answer a request."""
 
 
 class LimitExceeded(EngineError):
-    """A request asks for more than the server allows one to."""
+    """A request exceeds a limit of the server."""
 
 
 class WrongServer(EngineError):
-    """A server speaks another version of the protocol, or serves another store."""
+    """A server has another version of the protocol, or serves another store."""
 
 
 class Unreachable(EngineError):
-    """No server is there, or it is busy or stopping."""
+    """No server answers, or it is busy or stopping."""
 
 
 class CallTimeout(EngineError):
-    """An answer did not come before the deadline of the call."""
+    """An answer did not arrive before the deadline of the call."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.engine.kernels import describe_edges, find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
-from graphtheta.rng.edge_sampling import draw_positions, draw_ranks, edges_at, number_drawn
+from graphtheta.rng.edge_sampling import draw_positions, draw_priorities, edges_at, number_drawn
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 
 __all__ = ["Draw", "Edges", "OpenPart"]
@@ -216,7 +216,7 @@ class OpenPart:
         key_2: NDArray[np.uint32],
     ) -> Edges:
         weight = column_numpy(self.tables.in_edges, draw.weight or "")
-        rank, edge = draw_ranks(
+        rank, edge = draw_priorities(
             rows,
             self.in_indptr,
             self.edge_key,

@@ -1,9 +1,9 @@
-"""Drawing some in-edges of each destination, the same ones wherever the edges are.
+"""Sampling of the in-edges of nodes, with the same result for any distribution of the edges.
 
-A node's in-edges have positions 0 to d - 1 in the whole graph, by edge_key. What is drawn are
-positions, keyed by (seed, step), node_key and layer; a worker keeps those that it holds. Weighted
-draws rank every edge by a number of its own, keyed by edge_key, so that workers that hold parts of
-a list can merge their best.
+The in-edges of a node have positions 0 to d - 1 in the whole graph, ordered by edge_key. A draw
+chooses positions, keyed by (seed, step), node_key and layer, and each worker keeps the edges that
+it holds. A weighted draw gives each edge a priority, keyed by edge_key, so that workers that hold
+parts of a list of in-edges can merge their best edges.
 
 Sources: Floyd's algorithm (Bentley, Floyd, CACM 30(9), 1987) without replacement; Efraimidis,
 Spirakis, "Weighted random sampling with a reservoir", Inf. Process. Lett. 97(5), 2006.
@@ -22,11 +22,11 @@ from graphtheta.rng.philox import philox
 
 __all__ = [
     "draw_positions",
-    "draw_ranks",
+    "draw_priorities",
     "edges_at",
     "edges_of",
+    "find_in_row",
     "number_drawn",
-    "place_in_row",
 ]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -41,7 +41,11 @@ def _below(high: np.uint32, low: np.uint32, bound: np.uint64) -> np.int64:
 
 
 def number_drawn(degree_R: NDArray[np.int64], fanout: int, *, replace: bool) -> NDArray[np.int64]:
-    """Return how many positions are drawn in lists of some lengths: (R,) int64."""
+    """Return the number of positions to draw from lists of the given lengths.
+
+    Shape:
+        degree_R: (R,) int64. Returns (R,) int64.
+    """
     if replace:
         return np.where(degree_R > 0, np.int64(fanout), 0)
     return np.minimum(degree_R, fanout)
@@ -57,12 +61,14 @@ def draw_positions(
     key_2: NDArray[np.uint32],
     out_D: NDArray[np.int64],
 ) -> None:
-    """Draw positions in each row's list, ascending: all of them where there are no more.
+    """Draw positions in the list of each row, in ascending order.
+
+    Without replacement, all positions are drawn if the fan-out is not smaller than the list.
 
     Shape:
-        key_R: node keys. degree_R: lengths of the lists in the whole graph, below 2^32. count_R:
-        how many are drawn, as of `number_drawn`. out_D: as long as all of these, row after row;
-        written.
+        key_R: (R,) node keys. degree_R: (R,) lengths of the lists in the whole graph, less than
+        2^32. count_R: (R,) numbers of draws, from `number_drawn`. out_D: (sum of count_R,)
+        positions, row after row; written.
     """
     most = 1
     for r in range(key_R.shape[0]):
@@ -99,22 +105,22 @@ def draw_positions(
                 at = chosen & (size - 1)
                 while table[at] >= 0 and table[at] != chosen:
                     at = (at + 1) & (size - 1)
-                if table[at] == chosen:  # taken: then the last one cannot be
+                if table[at] == chosen:  # drawn before; `last` cannot have been drawn
                     chosen = last
                     at = chosen & (size - 1)
                     while table[at] >= 0:
                         at = (at + 1) & (size - 1)
                 table[at] = chosen
-            place = i
-            while place > 0 and out[place - 1] > chosen:
-                out[place] = out[place - 1]
-                place -= 1
-            out[place] = chosen
+            j = i
+            while j > 0 and out[j - 1] > chosen:
+                out[j] = out[j - 1]
+                j -= 1
+            out[j] = chosen
 
 
 @_jit
-def place_in_row(column: NDArray[np.int64], first: int, last: int, wanted: int) -> int:
-    """Return where a row's ascending values, column[first:last], hold one; -1 if they do not."""
+def find_in_row(column: NDArray[np.int64], first: int, last: int, wanted: int) -> int:
+    """Return the position of a value in the ascending values column[first:last], or -1."""
     low, high = first, last
     while low < high:
         middle = (low + high) // 2
@@ -135,13 +141,19 @@ def edges_at(
     count_R: NDArray[np.int64],
     edges: NDArray[np.int64],
 ) -> int:
-    """Turn positions into places of the edges held here; return how many there are.
+    """Find the local edges at drawn positions of the in-edge lists, and return their number.
 
-    Where `is_whole`, every list is held whole, and a position is a place.
+    Args:
+        row_R: Local ids of the destinations.
+        indptr: First local edge of each local node.
+        in_position: Position of each local edge among all in-edges of its destination.
+        is_whole: Whether this worker holds all in-edges of its nodes, so that no search is needed.
+        position_D: Drawn positions, row after row.
+        count_R: Number of positions of each row; overwritten by the number of edges found.
+        edges: Local edges, row after row; written.
 
     Shape:
-        row_R: local rows. position_D: row after row. count_R: of positions, then of edges. edges:
-        as long as all positions, written.
+        row_R, count_R: (R,). position_D, edges: (D,).
     """
     size = begin = 0
     for r in range(row_R.shape[0]):
@@ -152,9 +164,9 @@ def edges_at(
                 size += 1
         else:
             for i in range(count_R[r]):
-                place = place_in_row(in_position, first, last, position_D[begin + i])
-                if place >= 0:
-                    edges[size] = place
+                edge = find_in_row(in_position, first, last, position_D[begin + i])
+                if edge >= 0:
+                    edges[size] = edge
                     size += 1
         begin += count_R[r]
         count_R[r] = size - before
@@ -170,11 +182,12 @@ def edges_of(
     count_R: NDArray[np.int64],
     edges: NDArray[np.int64],
 ) -> int:
-    """Return how many edges the rows have, and write their places.
+    """List the local in-edges of some nodes, and return their number.
 
     Shape:
-        allowed: (L,), which sources count; empty: all. count_R: written. edges: as long as all
-        edges of the rows, written.
+        row_R: (R,) local ids of the destinations. allowed: (L,) whether edges of a source count;
+        (0,) if all do. count_R: (R,) number of edges of each row; written. edges: as long as all
+        edges of the rows; written.
     """
     size = 0
     for r in range(row_R.shape[0]):
@@ -188,7 +201,7 @@ def edges_of(
 
 
 @_jit
-def draw_ranks(
+def draw_priorities(
     row_R: NDArray[np.int64],
     indptr: NDArray[np.int64],
     edge_key: NDArray[np.int64],
@@ -198,19 +211,21 @@ def draw_ranks(
     stream: np.uint32,
     key_2: NDArray[np.uint32],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rank the edges of each row by -log(u) / weight and keep the smallest, ascending.
+    """Draw local in-edges by weight: those with the smallest priorities -log(u) / weight.
 
-    With replacement column f holds the smallest of the f-th draw. Where there is none the rank is
-    infinite; an edge of weight 0 is never drawn.
+    Without replacement, a row contains its smallest priorities in ascending order. With
+    replacement, column f contains the smallest priority of draw f. An edge of weight 0 is never
+    drawn.
 
     Shape:
-        Returns (R, fanout) ranks, and (R, fanout) int64 places, -1 where there is no edge.
+        row_R: (R,) local ids of the destinations. Returns (R, fanout) float64 priorities, infinite
+        where there is no edge, and (R, fanout) int64 local edges, -1 where there is none.
     """
     draws = fanout if replace else 1
-    rank_RF = np.full((row_R.shape[0], fanout), math.inf)
+    priority_RF = np.full((row_R.shape[0], fanout), math.inf)
     edge_RF = np.full((row_R.shape[0], fanout), -1, np.int64)
     for r in range(row_R.shape[0]):
-        rank, edge = rank_RF[r], edge_RF[r]
+        priority, edge = priority_RF[r], edge_RF[r]
         for e in range(indptr[row_R[r]], indptr[row_R[r] + 1]):
             if not weight[e] > 0:
                 continue
@@ -226,12 +241,12 @@ def draw_ranks(
                 uniform = (float(bits) + 0.5) / 4503599627370496.0  # in (0, 1), 52 bits
                 value = -math.log(uniform) / weight[e]
                 if replace:
-                    if value < rank[f]:
-                        rank[f], edge[f] = value, e
-                elif value < rank[fanout - 1]:
-                    place = fanout - 1
-                    while place > 0 and rank[place - 1] > value:
-                        rank[place], edge[place] = rank[place - 1], edge[place - 1]
-                        place -= 1
-                    rank[place], edge[place] = value, e
-    return rank_RF, edge_RF
+                    if value < priority[f]:
+                        priority[f], edge[f] = value, e
+                elif value < priority[fanout - 1]:
+                    i = fanout - 1
+                    while i > 0 and priority[i - 1] > value:
+                        priority[i], edge[i] = priority[i - 1], edge[i - 1]
+                        i -= 1
+                    priority[i], edge[i] = value, e
+    return priority_RF, edge_RF

@@ -1,9 +1,9 @@
-"""Keyed permutations of [0, n) that are computed, not stored: any number, at any place, both ways.
+"""Keyed permutations of [0, n) that are computed for any number instead of stored.
 
-A permutation is four rounds of x -> (x * odd + add) mod 2^b, then x ^= x >> b/2, on the fewest bits
-b that hold n; what falls outside [0, n) is permuted again until it falls inside (cycle walking:
-Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), at most twice on average.
-Both steps can be undone, and so can the whole. It shuffles; it is no cipher.
+A permutation is four rounds of x -> (x * odd + add) mod 2^b, then x ^= x >> b/2, where b is the
+number of bits of n - 1. A result outside [0, n) is permuted again until it is inside (cycle
+walking: Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), at most twice on
+average. Both steps are invertible, and so is the permutation. It is not a secure cipher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 @_jit
 def permuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
-    """Return the place of x, for kernels; `spec` is that of a `Permutation`."""
+    """Return the image of x under the permutation with `Permutation.spec`, in a compiled loop."""
     size, mask, shift = spec[0], spec[1], spec[2]
     while True:
         for i in range(3, 3 + 3 * _ROUNDS, 3):
@@ -36,11 +36,11 @@ def permuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
 
 @_jit
 def unpermuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
-    """Return what `permuted` sends to x, for kernels."""
+    """Return the number whose image under `permuted` is x, in a compiled loop."""
     size, mask, shift = spec[0], spec[1], spec[2]
     while True:
         for i in range(3 * _ROUNDS, 0, -3):
-            x ^= x >> shift  # its own inverse: the shift is at least half the bits
+            x ^= x >> shift  # its own inverse, because the shift is at least half the bits
             x = ((x - spec[i + 2]) * spec[i + 1]) & mask
         if x < size:
             return x
@@ -59,17 +59,17 @@ def _unpermute(x: NDArray[np.int64], spec: NDArray[np.uint64], out: NDArray[np.i
 
 
 class Permutation:
-    """A permutation of [0, size).
+    """Keyed permutation of [0, size).
 
     Args:
-        size: At least 1, at most 2^63.
-        seed: Which permutation, together with `purpose` and `step`.
-        purpose: What it is for.
-        step: Keeps several of one purpose apart.
+        size: Number of elements, from 1 to 2^63.
+        seed: Random seed; seed, purpose and step determine the permutation.
+        purpose: Purpose of the permutation.
+        step: Number that distinguishes several permutations of the same purpose.
 
     Attributes:
-        spec: What kernels pass to `permuted` and `unpermuted`: size, mask and shift, then for each
-            round a factor, its inverse and a term.
+        spec: Parameters for `permuted` and `unpermuted`: size, mask and shift, then a factor, its
+            inverse and a summand for each round.
 
     Shape:
         spec: (15,) uint64.
@@ -90,7 +90,7 @@ class Permutation:
         self.spec: NDArray[np.uint64] = np.array(spec, np.uint64)
 
     def forward(self, x_R: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the places of numbers in [0, size).
+        """Return the images of numbers in [0, size).
 
         Shape:
             x_R: (R,) integers. Returns (R,) int64.
@@ -101,7 +101,7 @@ class Permutation:
         return out
 
     def inverse(self, x_R: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the numbers at places in [0, size): what `forward` sends there.
+        """Return the numbers whose images under `forward` are the given ones.
 
         Shape:
             x_R: (R,) integers. Returns (R,) int64.

@@ -1,11 +1,11 @@
-"""Counter-based random numbers, keyed by what the data is and never by where it lives.
+"""Counter-based random numbers, keyed by the element that they are for and not by its location.
 
 Every draw is Philox4x32-10 of a counter (column block, element key low, element key high, stream)
-under a key derived from (seed, step). An element key is a node_key or an edge_key, so a mask does
+with a key derived from (seed, step). An element key is a node_key or an edge_key, so a mask does
 not depend on workers, threads or partitioner, and backward draws it again instead of storing it.
 
-Column c of a row of F columns is lane c // Q of block c % Q with Q = ceil(F / 4): neighbouring
-columns come from neighbouring blocks and one lane, which lets the compiler vectorise.
+Column c of a row of F columns is lane c // Q of block c % Q, where Q = ceil(F / 4). Neighbouring
+columns come from neighbouring blocks and the same lane, so that the compiler can vectorise.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -35,7 +35,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class Purpose(IntEnum):
-    """What a draw is for; draws of different purposes are independent."""
+    """Purpose of a draw; draws of different purposes are independent."""
 
     NODE_DROPOUT = 1
     EDGE_DROPOUT = 2
@@ -54,7 +54,7 @@ class Purpose(IntEnum):
 def philox(
     c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, k0: np.uint32, k1: np.uint32
 ) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
-    """Return Philox4x32-10 of one counter; inlined into the kernels that call it."""
+    """Return Philox4x32-10 of one counter; inlined into the compiled functions that call it."""
     m0 = np.uint64(0xD2511F53)
     m1 = np.uint64(0xCD9E8D57)
     for _ in range(10):
@@ -84,13 +84,13 @@ def _philox_rows(
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 def hash_key(key: np.uint64, stream: np.uint32, k0: np.uint32, k1: np.uint32) -> np.uint64:
-    """Return what `hash_keys` gives for one key, in a compiled loop.
+    """Return the result of `hash_keys` for one key, in a compiled loop.
 
     Args:
-        key: The element key.
+        key: Element key.
         stream: `stream_id(purpose)`.
-        k0: First word of `step_key(seed, step)`.
-        k1: Second word.
+        k0: First element of `step_key(seed, step)`.
+        k1: Second element of it.
     """
     low = np.uint32(key)
     high = np.uint32(key >> np.uint64(32))
@@ -110,7 +110,7 @@ def _hash_keys(
 def _draw_row(
     draws: NDArray[np.uint32], blocks: int, k: np.uint64, stream: np.uint32, key: NDArray[np.uint32]
 ) -> None:
-    # Four lanes written to four stretches of a row's buffer: this loop vectorises.
+    # The four lanes are written to four ranges of the buffer, so that this loop vectorises.
     lane0 = draws[:blocks]
     lane1 = draws[blocks : 2 * blocks]
     lane2 = draws[2 * blocks : 3 * blocks]
@@ -119,7 +119,7 @@ def _draw_row(
     hi = np.uint32(k >> np.uint64(32))
     k0 = key[0]
     k1 = key[1]
-    for q in range(np.uint32(blocks)):  # unsigned: no test for negative indices
+    for q in range(np.uint32(blocks)):  # unsigned, so that indices need no test for negative values
         a, b, c, d = philox(np.uint32(q), lo, hi, stream, k0, k1)
         lane0[q] = a
         lane1[q] = b
@@ -165,7 +165,7 @@ def _dropout_rows(
 
 
 def _mix64(value: int) -> int:
-    # SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): a bijection of 64 bits.
+    # Finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection of 64 bits.
     value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -183,7 +183,7 @@ def step_key(seed: int, step: int) -> NDArray[np.uint32]:
 
 
 def stream_id(purpose: Purpose, layer: int = 0, call: int = 0) -> np.uint32:
-    """Return the counter word that keeps draws apart: purpose, layer and call within the layer."""
+    """Return the part of the counter that encodes purpose, layer and call within the layer."""
     return np.uint32((purpose & 0xFF) | ((call & 0xFF) << 8) | ((layer & 0xFFFF) << 16))
 
 
@@ -219,7 +219,7 @@ def _threshold(p: float) -> np.uint32:
 def keep_mask(
     keys_R: NDArray[np.int64], width: int, p: float, key_2: NDArray[np.uint32], stream: np.uint32
 ) -> NDArray[np.bool_]:
-    """Draw which of `width` columns a row are kept, each dropped with probability p in [0, 1).
+    """Draw which of `width` columns of each row are kept; each is dropped with probability p.
 
     Shape:
         keys_R: (R,) int64 node or edge keys. Returns (R, width) bool.
@@ -237,11 +237,11 @@ def dropout(
     stream: np.uint32,
     out_RF: NDArray[Any],
 ) -> None:
-    """Write x / (1 - p) where kept and 0 elsewhere: `keep_mask` fused with its product.
+    """Write x / (1 - p) where `keep_mask` is True and 0 elsewhere, in one pass.
 
     Shape:
-        x_RF, out_RF: (R, F) float32 or float64, C-contiguous, and may be the same. keys_R: (R,)
-        int64.
+        x_RF, out_RF: (R, F) float32 or float64, C-contiguous; they may be the same array. keys_R:
+        (R,) int64.
     """
     scale = x_RF.dtype.type(1.0 / (1.0 - p))
     _dropout_rows(x_RF, keys_R, _threshold(p), scale, stream, key_2, out_RF)

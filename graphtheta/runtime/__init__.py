@@ -1,1 +1,1 @@
-"""Process-wide tuning: threads, memory allocation, buffers and cache folders."""
+"""The process: its threads, memory, settings and cache folder, and files written atomically."""

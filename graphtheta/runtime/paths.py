@@ -1,4 +1,4 @@
-"""Folders of this user where GraphTheta keeps files between runs."""
+"""Folder where GraphTheta keeps files between runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
-    """Return where stores made on the spot are kept: $GRAPHTHETA_CACHE or ~/.cache/graphtheta."""
-    given = os.environ.get("GRAPHTHETA_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "graphtheta"
+    """Return the cache folder: GRAPHTHETA_CACHE, or ~/.cache/graphtheta if that is not set."""
+    folder = os.environ.get("GRAPHTHETA_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "graphtheta"

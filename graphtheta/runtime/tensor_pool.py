@@ -1,9 +1,9 @@
-"""Memory of large tensors that is kept for the next ones: a step needs what the last one needed.
+"""Pool of memory for large tensors, which a step reuses from the last step.
 
-The C allocator gives blocks of megabytes back to the kernel when they are freed, and gets them anew
-page by page, which costs as much as computing what is written there. Here a block that is freed
-waits for the next tensor of its size; what waits and what is in use are together at most what was
-ever in use at once. `GRAPHTHETA_MALLOC=system` leaves all to the C allocator.
+The C allocator returns large buffers to the kernel when they are freed and gets new ones page by
+page, which costs as much time as computing their content. Here, a freed buffer is kept for the next
+tensor of its size. The pool never holds more bytes than were once in use at the same time.
+`GRAPHTHETA_MALLOC=system` turns the pool off.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from graphtheta.runtime.malloc import is_left_to_system
 __all__ = ["Pool", "empty"]
 
 _IS_LINUX = sys.platform == "linux"
-_SMALLEST = 4 << 20  # bytes; the C allocator keeps smaller blocks
+_MIN_BYTES = 4 << 20  # the C allocator keeps smaller buffers itself
 
 _TYPES: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -36,57 +36,58 @@ _TYPES: dict[torch.dtype, Any] = {
     torch.int64: np.int64,
 }
 
-_Block = NDArray[np.uint8]
+_Buffer = NDArray[np.uint8]
 
 
 class Pool:
-    """Blocks that were freed, by size.
+    """Pool of freed buffers, by size.
 
     Attributes:
-        returned: Blocks come back here, from any thread, also while a lock is held.
-        held: Bytes of all blocks.
-        used: Bytes of those that have not come back, when one was last taken.
+        returned: Buffers that were freed since the last `take`. Any thread may append to it, also
+            while a lock is held.
+        held: Bytes of all buffers, free or in use.
+        used: Bytes of the buffers in use at the last `take`.
     """
 
     def __init__(self) -> None:
-        self.returned: deque[_Block] = deque()
+        self.returned: deque[_Buffer] = deque()
         self.held = self.used = 0
-        self._most = 0  # that were ever in use at once
-        self._free: dict[int, list[_Block]] = {}
+        self._most_used = 0
+        self._free: dict[int, list[_Buffer]] = {}
         self._lock = Lock()
 
-    def take(self, size: int) -> _Block:
-        """Return a block whose content is arbitrary, an old one or a fresh one.
+    def take(self, size: int) -> _Buffer:
+        """Return a buffer of uninitialised memory, reused if one of its size is free.
 
         Shape:
             Returns (size,).
         """
         with self._lock:
             while self.returned:
-                block = self.returned.popleft()
-                self.used -= block.nbytes
-                self._free.setdefault(block.nbytes, []).append(block)
-            self._most = max(self._most, self.used + size)
-            blocks = self._free.get(size)
-            if not blocks:
-                self._drop(self._most - size)
-                blocks = [_fresh(size)]
+                buffer = self.returned.popleft()
+                self.used -= buffer.nbytes
+                self._free.setdefault(buffer.nbytes, []).append(buffer)
+            self._most_used = max(self._most_used, self.used + size)
+            buffers = self._free.get(size)
+            if not buffers:
+                self._drop(self._most_used - size)
+                buffers = [_allocate(size)]
                 self.held += size
             self.used += size
-            return blocks.pop()
+            return buffers.pop()
 
     def _drop(self, most: int) -> None:
-        """Give free blocks back to the kernel until no more bytes than `most` are held."""
-        for size, blocks in self._free.items():
-            while blocks and self.held > most:
-                blocks.pop()
+        """Release free buffers until the pool holds at most `most` bytes."""
+        for size, buffers in self._free.items():
+            while buffers and self.held > most:
+                buffers.pop()
                 self.held -= size
 
 
-def _fresh(size: int) -> _Block:
+def _allocate(size: int) -> _Buffer:
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # of a kernel that has no huge pages
-        pages.madvise(mmap.MADV_HUGEPAGE)  # one fault for 2 MiB
+    with contextlib.suppress(OSError):  # the kernel may have no huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)  # one page fault per 2 MiB
     return np.frombuffer(pages, np.uint8)
 
 
@@ -94,21 +95,21 @@ _pool = Pool()
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a tensor on the CPU whose content is arbitrary, as `torch.empty`.
+    """Return an uninitialised tensor on the CPU, as `torch.empty` does, from the pool if large.
 
     Shape:
         Returns `shape`.
     """
     size, kind = math.prod(shape) * dtype.itemsize, _TYPES.get(dtype)
-    if size < _SMALLEST or kind is None or is_left_to_system() or not _IS_LINUX:
+    if size < _MIN_BYTES or kind is None or is_left_to_system() or not _IS_LINUX:
         return torch.empty(tuple(shape), dtype=dtype)
-    block = _pool.take(_rounded(size))
-    array = block[:size].view(kind).reshape(tuple(shape))
-    weakref.finalize(array, _pool.returned.append, block).atexit = False
+    buffer = _pool.take(_round_up(size))
+    array = buffer[:size].view(kind).reshape(tuple(shape))
+    weakref.finalize(array, _pool.returned.append, buffer).atexit = False
     return torch.from_numpy(array)
 
 
-def _rounded(size: int) -> int:
-    """Return the next of eight sizes an octave: batches that are almost alike share blocks."""
+def _round_up(size: int) -> int:
+    """Return the next of eight sizes per power of two, so that similar tensors share buffers."""
     step = 1 << max(12, size.bit_length() - 4)
     return -(-size // step) * step

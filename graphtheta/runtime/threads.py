@@ -1,8 +1,8 @@
-"""How many threads a rank may use, for torch and Numba alike.
+"""Number of threads of a rank, for torch and Numba.
 
-Numba's default layer aborts the process when two threads run parallel kernels at once; TBB does
-not, but Numba finds it only if `libtbb` was loaded before the first kernel. So everything that
-sets threads loads it first.
+Numba's default threading layer aborts the process if two threads run parallel kernels at the same
+time. TBB does not, but Numba finds it only if `libtbb` is loaded before the first kernel, so every
+function here that uses Numba loads it first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
 def core_mask() -> NDArray[np.int32]:
-    """Return 1 for each core that this process may run on; (4096,), the same length everywhere."""
+    """Return 1 for each core that this process may run on, and 0 for the others.
+
+    Shape:
+        Returns (4096,) int32, the same length on every host.
+    """
     mask = np.zeros(_CORES, np.int32)
     if hasattr(os, "sched_getaffinity"):
         mask[[core % _CORES for core in os.sched_getaffinity(0)]] = 1
@@ -44,7 +48,7 @@ def core_mask() -> NDArray[np.int32]:
 
 
 def cpu_quota(path: Path = _CGROUP_CPU) -> float | None:
-    """Return the cores that the control group grants, or None where it sets no limit."""
+    """Return the number of cores that the control group allows, or None if it has no limit."""
     try:
         quota, period = path.read_text().split()
         return int(quota) / int(period)
@@ -53,14 +57,14 @@ def cpu_quota(path: Path = _CGROUP_CPU) -> float | None:
 
 
 def thread_share(mask: NDArray[np.int32], users: NDArray[np.int32], host_ranks: int) -> float:
-    """Return the cores a rank has to itself, in fractions.
+    """Return the share of the host's cores that a rank may use, as a fraction of cores.
 
-    A core that several ranks may run on counts in shares, so that bound ranks (one mask each) and
-    unbound ones (the same mask for all) both come out right.
+    A core that n ranks may run on counts 1/n for each of them. This is right for bound ranks, which
+    have different masks, and for unbound ones, which have the same.
 
     Args:
         mask: `core_mask()` of this rank.
-        users: Sum of the masks of all ranks on this host.
+        users: Number of ranks on this host that may run on each core.
         host_ranks: Number of ranks on this host.
     """
     share = float((mask / np.maximum(users, 1)).sum())
@@ -69,12 +73,12 @@ def thread_share(mask: NDArray[np.int32], users: NDArray[np.int32], host_ranks: 
 
 
 def fair_threads(mask: NDArray[np.int32], users: NDArray[np.int32], host_ranks: int) -> int:
-    """Return how many threads a rank should use, at least 1.
+    """Return the number of threads that a rank should use, at least 1.
 
-    OMP_NUM_THREADS and SLURM_CPUS_PER_TASK, in this order, come before `thread_share`.
+    OMP_NUM_THREADS and SLURM_CPUS_PER_TASK take precedence over `thread_share`, in this order.
 
     Raises:
-        ConfigError: If one of them is no whole number.
+        ConfigError: If one of them is not a whole number.
     """
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         text = os.environ.get(name, "").split(",")[0]  # OpenMP allows a list, by nesting level
@@ -87,7 +91,7 @@ def fair_threads(mask: NDArray[np.int32], users: NDArray[np.int32], host_ranks: 
 
 @functools.cache
 def load_tbb() -> bool:
-    """Load the TBB library so that Numba can find it; return whether it is there."""
+    """Load the TBB library so that Numba finds it, and return whether it exists."""
     for name in (f"{sys.prefix}/lib/libtbb.so.12", "libtbb.so.12"):
         try:
             ctypes.CDLL(name, ctypes.RTLD_GLOBAL)
@@ -98,15 +102,15 @@ def load_tbb() -> bool:
 
 
 def numba_threads() -> int:
-    """Return how many threads Numba kernels called from this thread use."""
+    """Return the number of threads that Numba kernels called from this thread use."""
     load_tbb()
-    import numba  # takes half a second: only ranks that compute pay for it
+    import numba  # takes half a second, which only ranks that compute need
 
     return int(numba.get_num_threads())
 
 
 def set_numba_threads(threads: int) -> None:
-    """Let Numba kernels called from this thread use `threads` threads, or what there are."""
+    """Set the number of threads of Numba kernels called from this thread, up to what Numba has."""
     load_tbb()
     import numba
 
@@ -115,9 +119,9 @@ def set_numba_threads(threads: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Let torch and Numba use `threads` threads each in this process.
+    """Set the number of threads of torch and of Numba in this process, and OMP_NUM_THREADS.
 
-    torch is not imported for it: if it is not loaded yet, it will read OMP_NUM_THREADS.
+    This does not import torch, which reads OMP_NUM_THREADS when it is imported later.
     """
     if threads < 1:
         raise ConfigError(f"threads: expected a whole number >= 1, got {threads}.")

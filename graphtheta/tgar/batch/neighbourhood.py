@@ -29,7 +29,7 @@ from graphtheta.exchange.plan import Route
 from graphtheta.exchange.rows import RoutePositions, exchange_rows, send_positions, split_by_peer
 from graphtheta.rng.edge_sampling import (
     draw_positions,
-    draw_ranks,
+    draw_priorities,
     edges_at,
     edges_of,
     number_drawn,
@@ -255,7 +255,7 @@ class Neighbourhoods:
         assert fanout.weight is not None
         weight = self.weight(fanout.weight)
         size = fanout.size if fanout.replace else min(fanout.size, self._most())
-        rank, edge = draw_ranks(
+        rank, edge = draw_priorities(
             rows,
             whole.indptr,
             shard.edge_key,
