@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "docs" / "getting-started.md"]
+DOCS = ("getting-started", "batches", "links")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 BLOCKS = {
     f"{page.stem}-{number}": block
     for page in PAGES
