@@ -1,4 +1,4 @@
-"""`graphtheta explain`: what becomes of a model's layers."""
+"""`graphtheta explain`: how each layer of a model runs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ _NODES, _EDGES, _TYPES = 64, 256, 5
 def explain(
     input: Annotated[
         str | None,
-        typer.Argument(help="A store, data set or graph; a small random graph if left out."),
+        typer.Argument(help="Store, data set or graph. By default, a small random graph."),
     ] = None,
     model: Annotated[str, typer.Option(help="Model.")] = "gcn",
-    hidden: Annotated[int, typer.Option(help="Columns of hidden layers (a head).", min=1)] = 16,
-    layers: Annotated[int, typer.Option(help="Graph layers.", min=1)] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads.", min=1)] = 4,
-    dropout: Annotated[float, typer.Option(help="Of nodes and attention.", min=0)] = 0.5,
-    features: Annotated[int, typer.Option(help="Node features of the random graph.", min=1)] = 64,
+    hidden: Annotated[int, typer.Option(help="Width of hidden layers, per head.", min=1)] = 16,
+    layers: Annotated[int, typer.Option(help="Number of graph layers.", min=1)] = 2,
+    heads: Annotated[int, typer.Option(help="Number of attention heads.", min=1)] = 4,
+    dropout: Annotated[float, typer.Option(help="Dropout of nodes and attention.", min=0)] = 0.5,
+    features: Annotated[
+        int, typer.Option(help="Width of the random graph's node features.", min=1)
+    ] = 64,
     edge_features: Annotated[
-        int, typer.Option(help="Edge features of the random graph.", min=1)
+        int, typer.Option(help="Width of the random graph's edge features.", min=1)
     ] = 16,
-    classes: Annotated[int, typer.Option(help="Classes of the random graph.", min=2)] = 16,
+    classes: Annotated[
+        int, typer.Option(help="Number of classes of the random graph.", min=2)
+    ] = 16,
 ) -> None:
-    """Say for each layer what is hoisted to nodes, folded, fused and saved, and bytes an edge.
+    """Print what each layer computes per node and per edge, what it saves, and bytes per edge.
 
     Example: graphtheta explain --model gat-e --heads 4
     """
-    from rich.console import Console
-    from rich.table import Table
-
     import graphtheta as gt
     from graphtheta.comm.launch import communicator
     from graphtheta.datasets.store_cache import open_input
@@ -54,16 +55,8 @@ def explain(
     )
     view = View(shard)
     net(view, view.inputs(next(net.parameters()).dtype))
-    console = Console()
     for number, layer in enumerate(m for m in net.modules() if isinstance(m, TGARLayer)):
-        about = layer.explain()
-        title = f"layer {number}: {about.layer}"
-        table = Table(title=title, show_header=False, title_justify="left")
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for what, text in about.rows():
-            table.add_row(what, text)
-        console.print(table)
+        print(f"layer {number}: {layer.explain()}")
 
 
 def _random(features: int, edge_features: int, classes: int) -> Any:

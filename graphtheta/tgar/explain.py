@@ -1,9 +1,10 @@
-"""Explaining a layer: what became of its `gather`, for a person who wants to write a fast one."""
+"""Explanations of how a layer runs its `gather`, for authors of fast layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 
 from graphtheta.tgar.compiler import NotLowered, Program
 from graphtheta.tgar.compiler.ir.terms import Term, walk
@@ -13,22 +14,24 @@ from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
 __all__ = ["Explanation", "explained"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
-    """What runs where.
+    """How a layer runs: what is computed per node, what per edge, and by which executor.
+
+    Printed, it is a table; `graphtheta explain` shows the same one.
 
     Attributes:
-        layer: Its class.
-        aggregator: Its Sum stage.
+        layer: Class of the layer.
+        aggregator: Name of its Sum stage.
         self_loops: Whether it adds self-loops.
         executor: "fused" or "chunked".
-        reason: Why it is not fused; empty where it is.
-        hoisted: What torch computes once a node or once a step, by endpoint.
-        folded: What was multiplied out so that an edge computes less.
-        commuted: What edges add up for a row to multiply once, by kernel.
-        fused: What an edge computes, by name: score and message.
-        saved: What is kept from one kernel to another, an edge.
-        bytes_per_edge: Moved by each kernel, and by the chunked executor not said.
+        reason: Why it is not fused; empty if it is.
+        hoisted: Expressions that torch computes once per node, by endpoint, or once per step.
+        folded: Products of parameters that were computed in advance, so that an edge computes less.
+        commuted: Sums over edges that are multiplied once per row, by kernel.
+        fused: Expressions that are computed per edge, by name: score and message.
+        saved: Values per edge that are kept from one kernel to another.
+        bytes_per_edge: Bytes that each kernel moves per edge; empty for the chunked executor.
     """
 
     layer: str
@@ -44,22 +47,31 @@ class Explanation:
     bytes_per_edge: Mapping[str, int] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return what a table shows: (what, of what)."""
+        """Return the rows of the table: a name, and what it is."""
         loops = ", self-loops" if self.self_loops else ""
         why = f": {self.reason}" if self.reason else ""
         rows = [("executor", f"{self.executor}{why}"), ("sum", f"{self.aggregator}{loops}")]
-        rows += [(f"hoisted, {end}", "; ".join(texts)) for end, texts in self.hoisted.items()]
+        rows += [(f"hoisted, {name}", "; ".join(texts)) for name, texts in self.hoisted.items()]
         rows += [("folded", text) for text in self.folded]
         rows += [(f"commuted, {name}", "; ".join(texts)) for name, texts in self.commuted.items()]
         rows += [(f"fused, {name}", text) for name, text in self.fused.items()]
-        rows += [(f"saved, {when}", text) for when, text in self.saved.items()]
-        rows += [("bytes an edge, " + name, str(n)) for name, n in self.bytes_per_edge.items()]
+        rows += [(f"saved, {name}", text) for name, text in self.saved.items()]
+        rows += [(f"bytes per edge, {name}", str(n)) for name, n in self.bytes_per_edge.items()]
         return rows
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = self.rows()
-        width = max(len(what) for what, _ in rows)
-        return "\n".join([self.layer, *(f"  {what:<{width}}  {text}" for what, text in rows)])
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([self.layer, *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+    def _repr_html_(self) -> str:
+        """Return the table as a notebook displays it."""
+        cell = 'style="text-align: left"'
+        rows = "".join(
+            f"<tr><th {cell}>{escape(name)}</th><td {cell}>{escape(text)}</td></tr>"
+            for name, text in self.rows()
+        )
+        return f"<table><caption>{escape(self.layer)}</caption>{rows}</table>"
 
 
 def explained(
@@ -73,25 +85,25 @@ def explained(
 
     Args:
         layer: Class of the layer.
-        aggregator: Its Sum stage.
+        aggregator: Name of its Sum stage.
         self_loops: Whether it adds self-loops.
         expression: The traced gather.
-        program: Its kernels, or why there are none.
+        program: Its kernels, or the reason why it has none.
     """
-    ends = {
+    per_node = {
         "source": expression.sources,
         "destination": expression.destinations,
         "parameters": expression.parameters,
     }
     hoisted = {
-        end: tuple(_text(expression, i) for i in indices)
-        for end, indices in ends.items()
+        name: tuple(_text_of_node(expression, i) for i in indices)
+        for name, indices in per_node.items()
         if indices
     }
     if isinstance(program, NotLowered):
         return Explanation(layer, aggregator, self_loops, "chunked", str(program), hoisted)
     names = {
-        f"{kind}{n}": _text(expression, i)
+        f"{kind}{n}": _text_of_node(expression, i)
         for kind, indices in (
             ("source", expression.sources),
             ("destination", expression.destinations),
@@ -105,8 +117,8 @@ def explained(
     for name in program.lowered.parameters:
         names.setdefault(name, f"W{name.removeprefix('parameter')}")
 
-    def said(term: Term) -> str:
-        return _told(term, names, program.names)
+    def text_of(term: Term) -> str:
+        return _text_of_term(term, names, program.names)
 
     outputs = ("score", "message") if program.score is not None else ("message",)
     forward = program.forward(save_score=True, finish=True)
@@ -120,17 +132,17 @@ def explained(
     }
     commuted = {
         name: tuple(
-            f"sum of {said(value)}, multiplied once a row" for value in kernel.moment_values
+            f"sum of {text_of(value)}, multiplied once per row" for value in kernel.moment_values
         )
         for name, kernel in kernels.items()
         if kernel is not None
     }
     saved = {}
     if program.score_size:
-        saved["forward"] = f"score ({program.score_size} numbers an edge)"
+        saved["forward"] = f"score ({program.score_size} numbers per edge)"
     if backward.saved_size:
-        texts = "; ".join(said(c) for c in backward.saved)
-        saved["over in-edges"] = f"{backward.saved_size} numbers an edge: {texts}"
+        texts = "; ".join(text_of(c) for c in backward.saved)
+        saved["over in-edges"] = f"{backward.saved_size} numbers per edge: {texts}"
     return Explanation(
         layer,
         aggregator,
@@ -140,19 +152,25 @@ def explained(
         hoisted,
         tuple(_renamed(text, names) for text in program.lowered.folded),
         {name: moments for name, moments in commuted.items() if moments},
-        dict(zip(outputs, map(said, program.lowered.outputs), strict=True)),
+        dict(zip(outputs, map(text_of, program.lowered.outputs), strict=True)),
         saved,
         {name: kernel.bytes_per_edge() for name, kernel in kernels.items() if kernel is not None},
     )
 
 
-def _told(term: Term, names: Mapping[str, str], words: Mapping[Term, str]) -> str:
-    """Write a term as a person would; shapes are left out."""
-    if term in words:
-        return words[term]
-    inputs = [_told(t, names, words) for t in term.inputs]
+def _text_of_term(term: Term, leaf_names: Mapping[str, str], term_names: Mapping[Term, str]) -> str:
+    """Return a term as a formula, without shapes.
+
+    Args:
+        term: The term.
+        leaf_names: Names of leaves to show instead of the compiler's.
+        term_names: Terms that have a name of their own.
+    """
+    if term in term_names:
+        return term_names[term]
+    inputs = [_text_of_term(t, leaf_names, term_names) for t in term.inputs]
     if term.op == "leaf":
-        return names.get(term.leaf.name, term.leaf.name)
+        return leaf_names.get(term.leaf.name, term.leaf.name)
     if term.op == "const":
         return f"{term.detail:g}"
     if term.op in ("reshape", "expand"):
@@ -176,15 +194,15 @@ def _renamed(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def _text(expression: Expression, index: int) -> str:
-    """Write a node of an expression as it stood in the code, about."""
+def _text_of_node(expression: Expression, index: int) -> str:
+    """Return a node of an expression roughly as its source code."""
     node = expression.nodes[index]
     if isinstance(node, Leaf):
         where = {Origin.SOURCE: "src.", Origin.DESTINATION: "dst.", Origin.EDGE: "edge."}
         return where.get(node.origin, "") + (node.name or "constant")
     name = getattr(node.function, "__name__", str(node.function)).strip("_")
-    said = [
-        _text(expression, a.index) if isinstance(a, Ref) else str(a)
+    args = [
+        _text_of_node(expression, a.index) if isinstance(a, Ref) else str(a)
         for a in (*node.args, *node.kwargs.values())
     ]
-    return f"{name}({', '.join(said)})"
+    return f"{name}({', '.join(args)})"

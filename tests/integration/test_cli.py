@@ -67,7 +67,7 @@ def test_help_has_an_example(command: Run, name: str) -> None:
 def test_explain_says_that_every_model_is_fused(command: Run, name: str) -> None:
     result = command("explain", "--model", name, "--layers", "2", "--hidden", "8")
     assert result.code == 0
-    assert result.out.count("bytes an edge, forward") == 2
+    assert result.out.count("bytes per edge, forward") == 2
     assert "chunked" not in result.out
 
 

@@ -1,4 +1,4 @@
-"""What `explain` says of a layer, and that it is what runs."""
+"""Explanations of layers, and that they describe what runs."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_a_plain_sum_has_nothing_on_edges_and_saves_nothing() -> None:
     assert about.hoisted == {"source": ("src.z",)}
     assert about.fused == {"message": "src.z"}
     assert about.saved == {}
-    # An index of 4 bytes and a row of 2 float32, each way; and back, the mean's share.
+    # An index of 4 bytes and a row of 2 float32, each way; backward also the factor of the mean.
     assert about.bytes_per_edge == {"forward": 12, "backward over out-edges": 16}
 
 
-def test_attention_saves_a_number_a_head() -> None:
+def test_attention_saves_a_number_per_head() -> None:
     about = explain(GATEConv(3, 8, heads=4, edge_dim=2, dropout=0.5))
-    assert about.saved["forward"] == "score (4 numbers an edge)"
-    assert about.saved["over in-edges"].startswith("8 numbers an edge: (attention * keep(0.5));")
+    assert about.saved["forward"] == "score (4 numbers per edge)"
+    assert about.saved["over in-edges"].startswith("8 numbers per edge: (attention * keep(0.5));")
     assert about.self_loops
     assert "keep(0.5)" in about.fused["message"]
 
@@ -53,8 +53,8 @@ def test_attention_saves_a_number_a_head() -> None:
 def test_what_edges_add_up_is_multiplied_once_a_row() -> None:
     about = explain(GATEConv(3, 16, heads=4, edge_dim=2))
     assert about.commuted == {
-        "forward": ("sum of (edge.attr * weight), multiplied once a row",),
-        "backward over in-edges": ("sum of (edge.attr * attention), multiplied once a row",),
+        "forward": ("sum of (edge.attr * weight), multiplied once per row",),
+        "backward over in-edges": ("sum of (edge.attr * attention), multiplied once per row",),
     }
     assert "commuted, forward" in str(about)
 
@@ -63,6 +63,25 @@ def test_what_runs_chunked_says_why() -> None:
     about = explain(written(lambda y, s, d, e: torch.sin(s["h"] + d["h"]), dtype=torch.float32))
     assert (about.executor, about.reason) == ("chunked", "sin() has no kernel")
     assert "chunked: sin() has no kernel" in str(about)
+
+
+def test_explanation_is_a_table_in_text_and_html() -> None:
+    explanation = explain(SAGEConv(3, 2))
+    assert repr(explanation).splitlines() == [
+        "SAGEConv",
+        "  executor                                 fused",
+        "  sum                                      mean",
+        "  hoisted, source                          src.z",
+        "  fused, message                           src.z",
+        "  bytes per edge, forward                  12",
+        "  bytes per edge, backward over out-edges  16",
+    ]
+    layer = written(
+        lambda y, s, d, e: torch.where(s["h"] > d["h"], s["h"], y.w), dtype=torch.float32
+    )
+    html = explain(layer)._repr_html_()
+    assert html.startswith("<table><caption>Written</caption>")
+    assert "(src.h &gt; dst.h)" in html
 
 
 def test_explaining_before_running_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Which nodes and edges a batch needs: found by all workers, the same whatever their number."""
+"""The nodes and edges that a batch needs are the same on any number of workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.tgar import Fanout, Neighbourhoods
+from graphtheta.tgar import Fanout, Neighbourhoods, View
 from tests.graphs import CORNER_GRAPHS, random_graph, to_graph
 
 WORKERS = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
@@ -50,7 +50,7 @@ def neighbourhood(
 
 
 def check(block: Any) -> None:
-    """Look at what a block promises."""
+    """Check that the arrays of a block agree with the shard."""
     shard, route = block.shard, block.sources
     num_replicas = block.num_inputs + route.num_mirrors
     assert (block.in_edges.other < num_replicas).all()
@@ -200,4 +200,25 @@ def test_nothing_is_left_behind(graph: gt.Graph) -> None:
     found = Neighbourhoods(shard)
     for _ in range(2):
         found.blocks(np.arange(5), [None, Fanout(2)])
-        assert (found._slot == -1).all()
+        assert (found._block_row == -1).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_repr_shows_active_nodes_and_edges(workers: int, graph: gt.Graph) -> None:
+    def job(comm: Communicator) -> tuple[str, list[str], str]:
+        shard = gt.open_shard(graph, comm)
+        masters = np.arange(shard.num_masters)
+        view = View(shard, blocks=Neighbourhoods(shard).blocks(masters[:3], [None, Fanout(2)]))
+        mine = [
+            f"inputs={b.num_inputs}/{b.active.inputs}, outputs={b.num_outputs}/{b.active.outputs}, "
+            f"edges={b.num_edges}/{b.active.edges}"
+            for b in view.blocks or ()
+        ]
+        return repr(view), mine, repr(view[1])
+
+    text, (first, second), layer = gt.run_local(job, workers=workers)
+    assert text == f"View(2 layers)\n  0: Block({first})\n  1: Block({second})"
+    assert layer == f"LayerView(layer=1, Block({second}))"
+    shard = gt.open_shard(graph)
+    assert repr(View(shard)) == "View(all 62 nodes and 400 edges)"
+    assert repr(View(shard)[0].block) == "Block(inputs=62/62, outputs=62/62, edges=400/400)"

@@ -1,1 +1,1 @@
-"""What a layer computes on: blocks, views and the neighbourhoods they are built from."""
+"""Batches: blocks, views, and the neighbourhoods that they are built from."""

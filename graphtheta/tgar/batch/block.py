@@ -1,8 +1,8 @@
-"""Blocks: what one layer computes on, with node and edge numbers of its own.
+"""Blocks: the active nodes and edges that one layer computes on, with row numbers of their own.
 
-Its inputs are some of the worker's masters; the first of them are its outputs. Mirrors come behind
-the inputs, those with in-edges (in a vertex-cut) first. A block of all nodes and edges is the
-shard's own storage; any other holds arrays as long as what is active.
+The inputs of a block are some of the worker's masters; the first of them are its outputs. Mirrors
+follow the inputs; in a vertex-cut, those with in-edges come first. A block of all nodes and edges
+uses the arrays of the shard; any other block has arrays of the length of what is active.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Active", "Block", "Fanout", "whole_block"]
 
 
 class Active(NamedTuple):
-    """How much of the graph a layer computes on, over all workers: the same on each of them.
+    """Numbers of active nodes and edges of a layer over all workers; the same on each of them.
 
     Attributes:
-        inputs: Nodes whose values the layer reads.
-        outputs: Nodes that get a new value.
-        edges: Edges that carry a message.
+        inputs: Number of nodes whose values the layer reads.
+        outputs: Number of nodes that get a new value.
+        edges: Number of edges that carry a message.
     """
 
     inputs: int
@@ -39,12 +39,13 @@ class Active(NamedTuple):
 
 @dataclass(frozen=True)
 class Fanout:
-    """How many in-edges of each destination a layer draws.
+    """Number of in-edges that a layer samples per destination.
 
     Attributes:
-        size: At least 1.
-        replace: Whether an edge can be drawn more than once.
-        weight: Name of an edge column that edges are drawn in proportion to; None: all alike.
+        size: Number of edges, at least 1.
+        replace: Whether to sample with replacement.
+        weight: Name of the edge column whose values edges are sampled in proportion to. If None,
+            edges are equally likely.
     """
 
     size: int
@@ -52,22 +53,23 @@ class Fanout:
     weight: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Block:
-    """The active nodes and edges of a layer on this worker.
+    """Active nodes and edges of a layer on one worker.
 
     Attributes:
-        shard: Storage.
-        num_inputs: I, masters whose values the layer reads.
-        num_outputs: O, the first of them: masters that get a new value.
-        sources: Mirrors whose value Gather reads, behind the inputs.
-        destinations: Mirrors that hold in-edges, behind the outputs; none in an edge-cut.
-        in_edges: In-edges by destination: O rows, and in a vertex-cut as many as there are
-            mirrors in `destinations` more.
-        rows: (I,) int64 local ids of the inputs in the shard, or None for all masters.
-        edges: (E,) int64 places of the edges in the shard, or None for all.
-        active: Inputs, outputs and edges of all workers.
-        fanout: How the edges were drawn; None: all are here that the batch allows.
+        shard: Shard that stores the nodes and edges.
+        num_inputs: Number of masters whose values the layer reads (I).
+        num_outputs: Number of masters that get a new value (O): the first of the inputs.
+        sources: Route of the mirrors whose values Gather reads; they follow the inputs.
+        destinations: Route of the mirrors with in-edges; they follow the outputs. Empty in an
+            edge-cut.
+        in_edges: In-edges by destination: a row per output, and in a vertex-cut a row per mirror of
+            `destinations`.
+        rows: (I,) int64 local ids of the inputs in the shard. If None, all masters.
+        edges: (E,) int64 positions of the edges in the shard. If None, all edges.
+        active: Numbers of inputs, outputs and edges of all workers.
+        fanout: How the edges were sampled. If None, no edge that the batch allows is missing.
     """
 
     shard: Shard
@@ -81,14 +83,22 @@ class Block:
     active: Active
     fanout: Fanout | None = None
 
+    def __repr__(self) -> str:
+        of_all = self.active
+        return (
+            f"Block(inputs={self.num_inputs}/{of_all.inputs}, "
+            f"outputs={self.num_outputs}/{of_all.outputs}, "
+            f"edges={self.num_edges}/{of_all.edges})"
+        )
+
     @property
     def num_edges(self) -> int:
-        """Active edges held by this worker."""
+        """Number of active edges held by this worker."""
         return self.in_edges.num_edges
 
     @cached_property
     def out_edges(self) -> Adjacency:
-        """The same edges by source: rows of inputs, then mirrors; backward alone reads them."""
+        """The same edges by source: a row per input, then per mirror. Only backward reads them."""
         if self.edges is None:
             return self.shard.out_edges
         indptr, other, route = self.in_edges.indptr, self.in_edges.other, self.sources
@@ -111,11 +121,11 @@ class Block:
         return None if self.edges is None else self.shard.to_device(self.edges)
 
     def of_inputs(self, column_M: Tensor) -> Tensor:
-        """Return the rows of the inputs of a column of all masters."""
+        """Select the rows of the inputs from a column of all masters."""
         return column_M if self.row_index is None else column_M.index_select(0, self.row_index)
 
     def of_edges(self, column_E: Tensor) -> Tensor:
-        """Return the rows of the active edges of a column of all edges."""
+        """Select the rows of the active edges from a column of all edges."""
         return column_E if self.edge_index is None else column_E.index_select(0, self.edge_index)
 
     @cached_property
@@ -126,13 +136,14 @@ class Block:
 
     @cached_property
     def distinct(self) -> tuple[Block, Tensor] | None:
-        """The block with each edge once, and which edges those are; None if none can stand twice.
+        """The block with each edge once, and the positions of those edges in this block.
 
-        Where one message wins, each copy of its edge would get the gradient of the row.
+        None if no edge can occur twice. Where one message wins, each copy of its edge would get the
+        gradient of the row.
         """
         if self.edges is None or self.fanout is None or not self.fanout.replace:
             return None
-        # Copies stand together, and an edge is in one row.
+        # The copies of an edge follow each other, and an edge is in one row.
         first = np.append(True, self.edges[1:] != self.edges[:-1])[: len(self.edges)]
         indptr = np.append(0, np.cumsum(first))[self.in_edges.indptr]
         in_edges = replace(self.in_edges, indptr=indptr, other=self.in_edges.other[first])
@@ -141,7 +152,7 @@ class Block:
 
     @cached_property
     def topology(self) -> Topology:
-        """In-edges with tensors, for the chunked executor."""
+        """In-edges as tensors, for the chunked executor."""
         if self.edges is None:
             return self.shard.topology
         to_device = self.shard.to_device
@@ -151,7 +162,7 @@ class Block:
 
     @cached_property
     def loopless_topology(self) -> Topology:
-        """The in-edges without self-loops, for layers that add their own."""
+        """In-edges without self-loops as tensors, for layers that add their own."""
         if self.edges is None:
             return self.shard.loopless_topology
         return without_self_loops(self.topology, self.in_edges)

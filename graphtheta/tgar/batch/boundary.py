@@ -1,4 +1,4 @@
-"""Marks: which nodes a batch may read, and what is a few in-hops around them."""
+"""Boundary of a batch: the nodes within a few in-hops, which the batch may read."""
 
 from __future__ import annotations
 
@@ -20,76 +20,78 @@ _NONE = np.zeros(0, np.int64)
 
 
 class Boundary:
-    """A mark for each replica of this worker, kept and wiped.
+    """Search for the nodes within a few in-hops of given nodes, by all workers together.
+
+    The array of marks is kept from one search to the next, and cleared after each.
 
     Args:
-        shard: Storage.
-        comm: What the workers talk through.
+        shard: The graph.
+        comm: Communicator of the workers.
     """
 
     def __init__(self, shard: Shard, comm: Communicator) -> None:
         self._edges, self._comm = shard.in_edges, comm
         self._num_masters, self._route = shard.num_masters, shard.plan.mirrors
-        self._mirrored = RoutePositions(self._route, shard.num_masters)
+        self._positions = RoutePositions(self._route, shard.num_masters)
         self._marked = np.zeros(shard.num_masters + shard.num_mirrors, np.uint8)
 
     @contextmanager
     def around(self, replicas: NDArray[np.int64], hops: int) -> Iterator[NDArray[np.uint8]]:
-        """Mark nodes and what reaches them in `hops` in-hops, while the context lasts.
+        """Mark nodes and everything within `hops` in-hops of them, while the context lasts.
 
         Args:
-            replicas: Local ids of the nodes, each once: every replica that this worker holds.
-            hops: At least 0; collective above.
+            replicas: Local ids of the nodes, each once, with every replica that this worker holds.
+            hops: Number of hops, at least 0; collective if positive.
 
         Shape:
-            Yields (L,) uint8: 1 where marked, on all workers alike.
+            Yields (L,) uint8: 1 for marked replicas. All replicas of a node are marked or none.
 
         Communication:
-            A hop: the places of mirrors that are reached, and of all mirrors of masters that are:
-            4 bytes each, to plan peers.
+            Per hop, the positions of newly reached mirrors, and of all mirrors of newly reached
+            masters: 4 bytes each, to plan peers.
         """
         marked = [replicas]
         try:
             self._marked[replicas] = 1
             for _ in range(hops):
-                marked.append(self._widen(marked[-1]))
+                marked.append(self._mark_one_hop(marked[-1]))
             yield self._marked
         finally:
-            for chosen in marked:
-                self._marked[chosen] = 0
+            for replicas in marked:
+                self._marked[replicas] = 0
 
-    def _widen(self, replicas: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Mark what reaches nodes by one edge, and return what was not marked before."""
+    def _mark_one_hop(self, replicas: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Mark the sources of the nodes' in-edges; return the replicas that are newly marked."""
         edges, num_masters, marked = self._edges, self._num_masters, self._marked
         rows = replicas[replicas < edges.num_rows]
         most = int((edges.indptr[rows + 1] - edges.indptr[rows]).sum())
         found = np.empty(min(most, len(marked)), np.int64)
         found = found[: _mark_sources(rows, edges.indptr, edges.other, marked, found)]
         own, mirrors = found[found < num_masters], np.sort(found[found >= num_masters])
-        told = self._tell_owners(mirrors - num_masters)
-        told = told[marked[told] == 0]
-        marked[told] = 1
-        others = num_masters + self._tell_mirrors(np.concatenate([own, told]))
+        masters = self._masters_of(mirrors - num_masters)
+        masters = masters[marked[masters] == 0]
+        marked[masters] = 1
+        others = num_masters + self._mirrors_of(np.concatenate([own, masters]))
         others = others[marked[others] == 0]
         marked[others] = 1
-        return np.concatenate([found, told, others])
+        return np.concatenate([found, masters, others])
 
-    def _tell_owners(self, mirrors: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tell owners of mirrors; return the masters that this worker is told of. Both ascend."""
-        route = self._route  # of all mirrors: each stands at its own place
-        heard = send_positions(
+    def _masters_of(self, mirrors: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Send mirrors to their owners; return the masters received, ascending; collective."""
+        route = self._route  # of all mirrors, so that a mirror is its own position
+        received = send_positions(
             self._comm, mirrors, route.mirror_slices, route.master_slices, stage=_STAGE
         )
-        return np.unique(route.master_S[np.concatenate([_NONE, *heard.values()])])
+        return np.unique(route.master_S[np.concatenate([_NONE, *received.values()])])
 
-    def _tell_mirrors(self, masters: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tell all mirrors of masters; return the mirrors that this worker is told of."""
+    def _mirrors_of(self, masters: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Send masters to all their mirrors; return the mirrors received; collective."""
         route = self._route
-        places = np.sort(self._mirrored.of(masters)[0])
-        heard = send_positions(
-            self._comm, places, route.master_slices, route.mirror_slices, stage=_STAGE
+        positions = np.sort(self._positions.of(masters)[0])
+        received = send_positions(
+            self._comm, positions, route.master_slices, route.mirror_slices, stage=_STAGE
         )
-        return np.concatenate([_NONE, *heard.values()])
+        return np.concatenate([_NONE, *received.values()])
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -100,7 +102,7 @@ def _mark_sources(
     marked: NDArray[np.uint8],
     found: NDArray[np.int64],
 ) -> int:
-    """Mark the sources of rows' in-edges; list those that were not, and return how many."""
+    """Mark the sources of the rows' in-edges, list the newly marked, and return their number."""
     size = 0
     for r in range(rows.shape[0]):
         for e in range(indptr[rows[r]], indptr[rows[r] + 1]):

@@ -1,4 +1,4 @@
-"""In-degrees inside a batch: what normalisation counts where it forgets the rest of the graph."""
+"""In-degrees within a batch, for normalisation that ignores the rest of the graph."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Degrees"]
 
 
 class Degrees:
-    """In-degrees of a block's outputs, counted over its edges.
+    """In-degrees of a block's outputs, counted over the block's edges.
 
     Args:
-        block: Its outputs begin with the inputs of every layer of the batch: the block that would
-            stand below the first.
+        block: Block whose outputs begin with the inputs of every layer of the batch: the block of
+            one more layer below the first.
 
     Communication:
-        In a vertex-cut 8 bytes a mirror, the first time of each column; times the types by type.
+        In a vertex-cut 8 bytes per mirror when a column is first read; by type, that for each type.
     """
 
     def __init__(self, block: Block) -> None:

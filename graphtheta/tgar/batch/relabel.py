@@ -1,4 +1,7 @@
-"""Compiled loops that give the nodes and edges of a batch numbers of their own."""
+"""Compiled loops that give the nodes of a batch their row numbers in a block.
+
+`block_row` is an array with the row of each replica of the shard in the block, or -1.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 @_jit
-def number_rows(rows: NDArray[np.int64], first: int, slot: NDArray[np.int32]) -> None:
-    """Give rows the numbers from `first` on."""
-    for i in range(rows.shape[0]):
-        slot[rows[i]] = first + i
+def number_rows(replicas: NDArray[np.int64], first: int, block_row: NDArray[np.int32]) -> None:
+    """Number replicas from `first` on, in order."""
+    for i in range(replicas.shape[0]):
+        block_row[replicas[i]] = first + i
 
 
 @_jit
@@ -28,24 +31,24 @@ def read_sources(
 
 
 @_jit
-def list_new(other: NDArray[np.int32], slot: NDArray[np.int32], found: NDArray[np.int64]) -> int:
-    """Return how many sources have no number yet, mark them by -2, and list each once.
+def list_new(src: NDArray[np.int32], block_row: NDArray[np.int32], found: NDArray[np.int64]) -> int:
+    """List each source without a row once, mark it by -2, and return the number of them.
 
     Shape:
-        other: (E,) local ids. slot: (L,). found: (E,) written.
+        src: (E,) local ids. block_row: (L,). found: (E,) written.
     """
     size = 0
-    for e in range(other.shape[0]):
-        source = other[e]
-        if slot[source] == -1:
-            slot[source] = -2
+    for e in range(src.shape[0]):
+        source = src[e]
+        if block_row[source] == -1:
+            block_row[source] = -2
             found[size] = source
             size += 1
     return size
 
 
 @_jit
-def translate(slot: NDArray[np.int32], other: NDArray[np.int32]) -> None:
-    """Replace local ids by the batch's numbers, in place."""
-    for e in range(other.shape[0]):
-        other[e] = slot[other[e]]
+def translate(block_row: NDArray[np.int32], src: NDArray[np.int32]) -> None:
+    """Replace local ids by rows of the block, in place."""
+    for e in range(src.shape[0]):
+        src[e] = block_row[src[e]]

@@ -1,7 +1,7 @@
-"""Views: what a batch is. Per layer, the active nodes and edges over the shard's shared storage.
+"""Views: batches as the active nodes and edges of each layer, over the storage of the shard.
 
-A view lives for one step. It carries what the step's layers share: the token that chains their
-exchanges, the Philox key of the step, and counters that keep draws apart.
+A view is used for one step. It holds what the layers of the step share: the token that chains their
+exchanges, and the Philox key from which random numbers are drawn.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ __all__ = ["EdgeColumns", "LayerView", "View"]
 
 
 class EdgeColumns(MutableMapping[str, Tensor]):
-    """Edge columns of a block by name, (E, ...) each, in CSC order; selected when first read.
+    """Mapping from a name to the edge column of a block: (E, ...), in CSC order.
 
-    Replacing one by a tensor that requires grad gives its gradient.
+    A column is selected when it is first read. To differentiate with respect to a column, replace
+    it by a tensor that requires grad.
 
     Attributes:
-        whole: Columns of all edges of the shard, for their types and widths.
+        whole: Columns of all edges of the shard, or what replaced them.
     """
 
     def __init__(self, block: Block) -> None:
@@ -60,10 +61,10 @@ class EdgeColumns(MutableMapping[str, Tensor]):
 
 
 class LayerView:
-    """What one layer of a step computes on.
+    """Active nodes and edges of one layer of a batch.
 
     Attributes:
-        view: The step this belongs to.
+        view: The batch.
         layer: Index of the layer, counted from the input.
         block: The active nodes and edges.
         edge_columns: Edge columns of the active edges.
@@ -76,9 +77,12 @@ class LayerView:
         self.edge_columns = EdgeColumns(block)
         self._calls: Counter[Purpose] = Counter()
 
+    def __repr__(self) -> str:
+        return f"LayerView(layer={self.layer}, {self.block})"
+
     @property
     def shard(self) -> Shard:
-        """Storage."""
+        """Shard that stores the nodes and edges."""
         return self.view.shard
 
     @property
@@ -88,26 +92,27 @@ class LayerView:
 
     @property
     def node_keys(self) -> NDArray[np.int64]:
-        """Keys of the layer's input rows: (I,) int64."""
+        """Keys of the input nodes: (I,) int64."""
         return self.block.node_key
 
     def node_column(self, name: str, *, self_loops: bool) -> Tensor:
-        """Return a column of the input rows: (I, ...).
+        """Return a node column of the inputs: (I, ...).
 
-        It is of the whole graph whatever is active, but for in-degrees of a renormalised view, and
-        those by type where edges are drawn: a mean is over what was drawn, and of a node's many
-        types most are not. Only the outputs have those.
+        Values are those of the whole graph, with two exceptions. In a renormalised view, in-degrees
+        count the edges of the batch. If edges are sampled, in-degrees by type count the sampled
+        edges, and only for outputs: a mean by type is over those.
 
         Args:
-            name: Of a column of the shard; or `in_degree_by_type`.
-            self_loops: Whether `in_degree` counts a self-loop of the layer's own, and no other.
+            name: Name of a node column of the shard, or `in_degree_by_type`.
+            self_loops: Whether `in_degree` counts one self-loop, the layer's own, instead of the
+                graph's.
         """
         loopless = name == "in_degree" and self_loops
         counted = "loopless_in_degree" if loopless else name
         if name == "in_degree_by_type" and self.block.fanout is not None:
-            drawn = Degrees(self.block).column(name)
-            column = drawn.new_zeros((self.block.num_inputs, drawn.shape[1]))
-            column[: len(drawn)] = drawn
+            sampled = Degrees(self.block).column(name)
+            column = sampled.new_zeros((self.block.num_inputs, sampled.shape[1]))
+            column[: len(sampled)] = sampled
         elif self.view.degrees is not None and name in ("in_degree", "in_degree_by_type"):
             column = self.view.degrees.column(counted)[: self.block.num_inputs]
         elif counted in ("loopless_in_degree", "in_degree_by_type"):
@@ -117,16 +122,17 @@ class LayerView:
         return column + 1 if loopless else column
 
     def loop_column(self, name: str) -> Tensor:
-        """Return what a layer's own self-loops carry: the mean of a node's in-edges, 0 if none.
+        """Return an edge column of a layer's own self-loops: the mean over the node's in-edges.
 
-        The mean is over the whole graph; over the active edges in a renormalised view, and in a
-        column that was replaced, differentiably. Collective in a vertex-cut.
+        It is 0 for a node without in-edges. The mean is over the whole graph. In a renormalised
+        view, and for a column that was replaced, it is over the active edges, and differentiable.
+        Collective in a vertex-cut.
 
         Shape:
-            (O,) or (O, A), of the edge column's type.
+            (O,) or (O, A), of the edge column's dtype.
 
         Raises:
-            ConfigError: If the column is not of floating point.
+            ConfigError: If the column is not floating point.
         """
         shard, block = self.shard, self.block
         whole = self.edge_columns.whole[name]
@@ -146,57 +152,59 @@ class LayerView:
         partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
         if shard.is_vertex_cut:
             route = block.destinations
-            self.view.token, arrived = to_master(
+            self.view.token, received = to_master(
                 partial, self.view.token, self.channel, route, self.layer
             )
             own = [c[: block.num_outputs] for c in partial]
-            partial = mean.merge(own, arrived, shard.to_device(route.master_S))
+            partial = mean.merge(own, received, shard.to_device(route.master_S))
         return mean.finish(partial)
 
     def edges_per_draw(self) -> Tensor | None:
-        """Return how many in-edges each drawn one stands for; None if none are drawn.
+        """Return the number of in-edges per sampled edge, or None if edges are not sampled.
 
-        What a sum over drawn edges is to be multiplied by, so that its expectation is the sum over
-        all (Horvitz, Thompson, JASA 1952). Drawn by weight, edges count by it.
+        A sum over sampled edges times this number has the sum over all in-edges as its expectation.
+        If edges are sampled by weight, their share in that sum is by weight too.
 
         Shape:
-            (O,) floating point; below 1 where more is drawn, with replacement, than there is.
+            (O,) floating point; below 1 where sampling with replacement draws more than there are.
+
+        Source:
+            Horvitz and Thompson, JASA 1952.
         """
         block, fanout = self.block, self.block.fanout
         if fanout is None:
             return None
         degree = block.of_inputs(self.shard.node_column("in_degree"))[: block.num_outputs]
         size = fanout.size
-        drawn = torch.full_like(degree, size) if fanout.replace else degree.clamp(max=size)
-        return torch.where(degree > 0, degree / drawn, 1.0)
+        sampled = torch.full_like(degree, size) if fanout.replace else degree.clamp(max=size)
+        return torch.where(degree > 0, degree / sampled, 1.0)
 
     def next_stream(self, purpose: Purpose) -> np.uint32:
-        """Return a stream of draws that no other call of this layer and step uses."""
+        """Return the id of a random stream that no other call in this layer and step uses."""
         call = self._calls[purpose]
         self._calls[purpose] += 1
         return stream_id(purpose, self.layer, call)
 
 
 class View:
-    """A batch: the active nodes and edges of each layer, all of them unless blocks are given.
-
-    `view[k]` is what layer k computes on, the same object each time.
+    """Batch: the active nodes and edges of each layer; `view[k]` is the `LayerView` of layer k.
 
     Args:
-        shard: Storage.
-        seed: Of everything that is drawn.
-        step: Counted over the run.
-        blocks: One for each graph layer, from the input; the inputs of one are the outputs of the
-            one before. None: every node is active at every layer.
-        degrees: In-degrees inside the batch, which then stand for those of the whole graph.
+        shard: Shard that stores the nodes and edges.
+        seed: Random seed of dropout.
+        step: Number of the step in the run.
+        blocks: Active nodes and edges of each graph layer, from the input; the inputs of a block
+            are the outputs of the one before. If None, every node is active at every layer.
+        degrees: In-degrees within the batch, which a renormalised view uses instead of those of the
+            whole graph.
 
     Attributes:
-        shard: Storage.
+        shard: The same shard.
         step_key: (2,) uint32 Philox key of (seed, step).
-        token: 0-d tensor that every exchange takes and replaces; a step runs exactly one
-            `backward(loss + view.token)`. Where workers that are threads share a GPU, it runs
-            under `torch.autograd.set_multithreading_enabled(False)`: torch has one thread a GPU,
-            in which workers would wait for each other.
+        token: 0-d tensor that every exchange takes and replaces. A step runs exactly one
+            `backward(loss + view.token)`. If workers that are threads share a GPU, it must run
+            under `torch.autograd.set_multithreading_enabled(False)`: torch has one backward thread
+            per GPU, in which the workers would wait for each other.
     """
 
     def __init__(
@@ -215,29 +223,36 @@ class View:
         self._layers: dict[int, LayerView] = {}
         self._features: Tensor | None = None
 
+    def __repr__(self) -> str:
+        if self.blocks is None:
+            manifest = self.shard.manifest
+            return f"View(all {manifest.num_nodes} nodes and {manifest.num_edges} edges)"
+        lines = [f"  {layer}: {block}" for layer, block in enumerate(self.blocks)]
+        return "\n".join([f"View({len(self.blocks)} layers)", *lines])
+
     def __getitem__(self, layer: int) -> LayerView:
         if layer not in self._layers:
             if self.blocks is not None and not 0 <= layer < len(self.blocks):
                 raise ConfigError(
-                    f"view: the batch was prepared for {len(self.blocks)} graph layers, and layer "
-                    f"{layer} was asked for. Give the model a `num_layers` that counts them all."
+                    f"view: expected a layer below {len(self.blocks)}, for which the batch was "
+                    f"prepared, got {layer}. Give the model a `num_layers` that counts them all."
                 )
             block = whole_block(self.shard) if self.blocks is None else self.blocks[layer]
             self._layers[layer] = LayerView(self, layer, block)
         return self._layers[layer]
 
     def inputs(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the features of the input layer's nodes: (I, F)."""
+        """Return the features of the first layer's inputs: (I, F)."""
         if self._features is None:
             self._features = self.of_inputs(self.shard.features)
         return self._features if dtype is None else self._features.to(dtype)
 
     def of_inputs(self, column_M: Tensor) -> Tensor:
-        """Return the rows of the input layer's nodes of a column of all masters: (I, ...)."""
+        """Select the rows of the first layer's inputs from a column of all masters: (I, ...)."""
         return self.blocks[0].of_inputs(column_M) if self.blocks else column_M
 
     def prepare(self) -> None:
-        """Do ahead of time what a step would do when it gets there; talks to nobody."""
+        """Compute in advance what a step needs: features and out-edges. Not collective."""
         self._features = self.inputs()
         for block in self.blocks or ():
             _ = block.out_edges
