@@ -182,6 +182,7 @@ def partition(
         write_assignment,
     )
     from graphtheta.partition import compare as compared
+    from graphtheta.partition.core.resources import format_bytes
     from graphtheta.runtime.atomic import refuse_occupied
 
     given = {
@@ -222,9 +223,15 @@ def partition(
         return
     title += f" by {method}"
     expected = estimate(source, plan, resources)
-    show_rows(expected.rows(), title=f"estimate for {title}")
     if target is None:
+        show_rows(expected.rows(), title=f"estimate for {title}")
         return
+    print(
+        f"estimate: {format_bytes(expected.memory)} of memory per rank, "
+        f"{format_bytes(expected.scratch + expected.store)} of disk, "
+        f"about {expected.seconds:,.0f} s",
+        flush=True,
+    )
     resources.check_memory(expected.build_memory, "the job", "Use more parts.")
     if assignment_only:
         write_assignment(source, target, plan, resources)
