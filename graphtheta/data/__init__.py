@@ -1,1 +1,1 @@
-"""A user's tables: schemas, column mapping, and the in-memory graph."""
+"""Input graphs: tables of nodes and edges, their columns, and the in-memory graph."""

@@ -1,7 +1,6 @@
-"""Adjacency: the edges of each row, in-edges of destinations (CSC) or out-edges of sources (CSR),
-and the chunks of about equal work that threads take them in.
+"""Edges grouped by node: in-edges of destinations (CSC) or out-edges of sources (CSR).
 
-Never imports torch.
+The rows are divided into chunks of about equal work for threads. Never imports torch.
 """
 
 from __future__ import annotations
@@ -14,23 +13,25 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Adjacency", "Chunks", "outwards", "stretches"]
+__all__ = ["Adjacency", "Chunks", "concatenated_ranges", "transposed"]
 
 _CHUNK_COST = 1 << 14  # an edge costs 1, a row 4
-_MAX_CHUNKS = 2048  # beyond that they grow: each has numbers of its own for parameters
+_MAX_CHUNKS = 2048  # larger graphs have larger chunks, as each needs memory for partial sums
 _ROW_COST = 4
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Rows cut into chunks, from the graph alone, so that sums have the same order everywhere.
+    """Division of rows into chunks.
+
+    It depends only on the graph, so that sums have the same order for any number of threads.
 
     Attributes:
-        table: (chunks, 5) int64: first row, last row, first edge, last edge, segment. A row of too
-            many edges is cut into segments, one a chunk, numbered over all such rows; the segment
-            of other chunks is -1.
+        table: (chunks, 5) int64: first row, last row, first edge, last edge, segment. A row with
+            too many edges is divided into segments, one per chunk, numbered over all such rows. The
+            segment of other chunks is -1.
         segment_row: (segments,) int64 row of each segment, ascending.
-        num_first: Leading chunks whose rows are below the border that was asked for.
+        num_first: Number of leading chunks whose rows are below the border.
     """
 
     table: NDArray[np.int64]
@@ -40,16 +41,17 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Adjacency:
-    """Edges by row.
+    """Edges grouped by the node at one end, which is the row.
 
     Attributes:
-        indptr: (rows + 1,) int64; row i's edges are [indptr[i], indptr[i + 1]).
+        indptr: (rows + 1,) int64; the edges of row i are [indptr[i], indptr[i + 1]).
         other: (E,) int32 local id of the node at the other end of each edge.
-        position: (E,) int32 or int64 place of each edge among the in-edges, or None for those.
-        border: Rows below it can be done while others' are on their way: in-edges of rows that need
-            no mirror, out-edges of masters (0 where nobody asks).
-        leading: Rows below it stand at the same place among the nodes at the other ends.
-        shift: How much further all other rows stand there.
+        position: (E,) int32 or int64 position of each edge among the in-edges. None if these are
+            the in-edges.
+        border: Rows below it can be computed during an exchange: in-edges of rows that need no
+            mirror, out-edges of masters. 0 if this is not used.
+        leading: Rows below it have the same number among the nodes at the other ends.
+        shift: Difference between the two numbers for all other rows.
     """
 
     indptr: NDArray[np.int64]
@@ -70,12 +72,12 @@ class Adjacency:
         return int(self.indptr[-1])
 
     def node_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where rows stand among the nodes at the other ends."""
+        """Return the numbers of rows among the nodes at the other ends."""
         return rows + np.where(rows < self.leading, 0, self.shift)
 
     @cached_property
     def own_edges(self) -> NDArray[np.int64]:
-        """How many edges each row has with itself: (rows,); a chunk is looked at at a time."""
+        """Number of self-loops of each row: (rows,) int64, computed chunk by chunk."""
         counts = np.zeros(self.num_rows, np.int64)
         for first, last, start, stop, _ in self.chunks.table:
             degrees = np.diff(self.indptr[first : last + 1].clip(start, stop))
@@ -86,7 +88,7 @@ class Adjacency:
 
     @cached_property
     def chunks(self) -> Chunks:
-        """The rows in chunks."""
+        """Chunks of the rows."""
         return _cut(self.indptr, self.border)
 
 
@@ -116,24 +118,24 @@ def _cut(indptr: NDArray[np.int64], border: int) -> Chunks:
     return Chunks(table, table[segments, 0].copy(), int(np.sum(table[:, 1] <= border)))
 
 
-def stretches(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return first[i], ..., first[i] + count[i] - 1 for every i, one stretch after the other.
+def concatenated_ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the concatenation of the ranges [first[i], first[i] + count[i]).
 
     Shape:
         first, count: (R,). Returns (sum of count,) int64.
     """
     within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    places: NDArray[np.int64] = np.repeat(first, count) + within
-    return places
+    numbers: NDArray[np.int64] = np.repeat(first, count) + within
+    return numbers
 
 
-def outwards(
+def transposed(
     indptr: NDArray[np.int64], other: NDArray[np.int32], num_masters: int, num_mirrors: int
 ) -> Adjacency:
-    """Return edges by the node at their other end; a node's edges stay in order.
+    """Return edges grouped by the node at their other end; the edges of a node stay in order.
 
     Shape:
-        indptr: (R + 1,). other: (E,) numbers of masters, then of mirrors.
+        indptr: (R + 1,). other: (E,) masters first, then mirrors.
     """
     num_rows = num_masters + num_mirrors
     num_edges = len(other)
@@ -151,7 +153,7 @@ def _transpose(
     dst: NDArray[np.int32],
     position: NDArray[Any],
 ) -> None:
-    """Turn a CSC into a CSR; a row's edges stay in CSC order.
+    """Convert CSC to CSR; the edges of a row stay in CSC order.
 
     Shape:
         out_indptr: (sources + 1,) zeros, written. dst, position: (E,) written.

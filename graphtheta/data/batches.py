@@ -1,7 +1,7 @@
-"""Tables in chunks of a bounded size, so that no reader ever holds a whole one.
+"""Chunks of tables, of a bounded size, so that no reader needs a whole table in memory.
 
-A chunk has at most `CHUNK_ROWS` rows, and of wide rows as few as make `CHUNK_BYTES`. A range
-without rows is one empty chunk, so that whoever reads a range sees its columns.
+A chunk has at most `CHUNK_ROWS` rows and about `CHUNK_BYTES` bytes. A range without rows is one
+empty chunk, so that a reader always gets the columns.
 """
 
 from __future__ import annotations
@@ -10,45 +10,45 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-__all__ = ["CHUNK_BYTES", "CHUNK_ROWS", "regrouped", "rows_for", "sliced"]
+__all__ = ["CHUNK_BYTES", "CHUNK_ROWS", "regroup_batches", "rows_per_chunk", "table_chunks"]
 
 CHUNK_ROWS = 1 << 20
 CHUNK_BYTES = 128 << 20
 
 
-def rows_for(row_bytes: float) -> int:
-    """Return how many rows of a size make a chunk; at least one."""
+def rows_per_chunk(row_bytes: float) -> int:
+    """Return the number of rows in a chunk, at least 1, given the bytes of a row."""
     return max(1, min(CHUNK_ROWS, int(CHUNK_BYTES / max(row_bytes, 1))))
 
 
-def sliced(table: pa.Table, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
-    """Yield rows [start, stop) of a table as chunks of about one size, without a copy."""
+def table_chunks(table: pa.Table, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
+    """Yield rows [start, stop) of a table in chunks of about equal size, without a copy."""
     rows = table.slice(start, None if stop is None else max(0, stop - start))
-    most = rows_for(rows.nbytes / max(rows.num_rows, 1))
-    step = max(1, -(-rows.num_rows // max(1, -(-rows.num_rows // most))))
+    max_rows = rows_per_chunk(rows.nbytes / max(rows.num_rows, 1))
+    step = max(1, -(-rows.num_rows // max(1, -(-rows.num_rows // max_rows))))
     for first in range(0, max(rows.num_rows, 1), step):
         yield rows.slice(first, step)
 
 
-def regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield the rows of consecutive batches as chunks: large ones cut, small ones together.
+def regroup_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield the rows of batches as chunks: large batches are split, small ones are joined.
 
-    Batches of a quarter of a chunk and more are passed on as they are: joining them would copy.
+    Batches of a quarter of a chunk or more are not joined, because that would copy them.
     """
-    held: list[pa.RecordBatch] = []
+    pending: list[pa.Table] = []
     rows = size = 0
     for batch in batches:
-        for piece in sliced(pa.Table.from_batches([batch])):
+        for piece in table_chunks(pa.Table.from_batches([batch])):
             if not piece.num_rows:
                 continue
             full = rows + piece.num_rows > CHUNK_ROWS or size + piece.nbytes > CHUNK_BYTES
-            if held and (full or held[0].schema != piece.schema):
-                yield pa.concat_tables(held)
-                held, rows, size = [], 0, 0
-            held.append(piece)
+            if pending and (full or pending[0].schema != piece.schema):
+                yield pa.concat_tables(pending)
+                pending, rows, size = [], 0, 0
+            pending.append(piece)
             rows, size = rows + piece.num_rows, size + piece.nbytes
             if rows >= CHUNK_ROWS // 4 or size >= CHUNK_BYTES // 4:
-                yield pa.concat_tables(held)
-                held, rows, size = [], 0, 0
-    if held:
-        yield pa.concat_tables(held)
+                yield pa.concat_tables(pending)
+                pending, rows, size = [], 0, 0
+    if pending:
+        yield pa.concat_tables(pending)

@@ -1,7 +1,7 @@
-"""Graph: a whole graph in memory as two Arrow tables, checked when it is made.
+"""Whole graph in memory, as two Arrow tables that are validated when it is made.
 
-Row i of `nodes` is node_key i, row j of `edges` is edge_key j. `graphtheta.data.schema`
-defines the columns. A Graph is read-only; it is a `GraphSource`, so that it can be partitioned.
+Row i of `nodes` has node_key i, and row j of `edges` has edge_key j. `graphtheta.data.schema`
+describes the columns. A Graph is read-only. It is a `GraphSource`, so that it can be partitioned.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from graphtheta.data import interop
-from graphtheta.data.batches import sliced
-from graphtheta.data.mapping import Column, Names, plan_edges, plan_nodes, shape
+from graphtheta.data.batches import table_chunks
+from graphtheta.data.mapping import Names
 from graphtheta.data.schema import (
     as_numpy,
     in_range,
@@ -25,33 +23,33 @@ from graphtheta.data.schema import (
     names_of,
     need_column,
     refuse,
-    some,
     validate_edges,
     validate_nodes,
     whole,
 )
+from graphtheta.data.tables import check_unique_ids, digest_of, keyed_tables
 from graphtheta.errors import GraphFormatError
 
 if TYPE_CHECKING:
     from graphtheta.data.source import GraphSource
 
-__all__ = ["Graph", "validate_edges", "validate_nodes"]
+__all__ = ["Graph"]
 
 
 class Graph:
-    """A graph of one node type, in memory.
+    """Graph of one node type, in memory.
 
     Args:
-        nodes: The node table, with `id` and columns as in `graphtheta.data.schema`.
-        edges: The edge table; `src` and `dst` are int64 node keys.
+        nodes: Node table, with `id` and columns as described in `graphtheta.data.schema`.
+        edges: Edge table, whose `src` and `dst` are int64 node keys.
 
     Attributes:
-        nodes: The node table; every column is one chunk.
-        edges: The edge table; every column is one chunk.
+        nodes: Node table; every column is one Arrow chunk.
+        edges: Edge table; every column is one Arrow chunk.
 
     Raises:
-        GraphFormatError: If there is no node, an id is used twice, an edge's end is not a node, or
-            a column has a wrong type or value. One line that says where.
+        GraphFormatError: If there is no node, an id occurs twice, an end of an edge is not a node,
+            or a column has a wrong type or value.
     """
 
     __slots__ = ("_digest", "edges", "nodes")
@@ -69,7 +67,7 @@ class Graph:
             )
         validate_nodes(nodes, "nodes")
         validate_edges(edges, "edges")
-        _check_unique(nodes["id"])
+        check_unique_ids(nodes["id"])
         for end in ("src", "dst"):
             if not pa.types.is_int64(edges.schema.field(end).type):
                 raise refuse(
@@ -98,65 +96,53 @@ class Graph:
 
     @property
     def num_features(self) -> int:
-        """Number of input features of a node; 0 if there are none."""
+        """Number of input features per node; 0 if there are none."""
         if "features" not in self.nodes.column_names:
             return 0
         return int(self.nodes.schema.field("features").type.list_size)
 
     @property
     def ids(self) -> NDArray[Any]:
-        """Original ids.
-
-        Shape:
-            (N,) int64, or object (str).
-        """
+        """Original ids: (N,) int64, or object (str)."""
         return as_numpy(self.nodes["id"])
 
     @property
     def features(self) -> NDArray[Any]:
-        """Input features; a read-only view.
+        """Input features, as a read-only view.
 
         Shape:
             (N, F) float32 or float64.
 
         Raises:
-            ConfigError: If there are none.
+            ConfigError: If the graph has no features.
         """
         return self.column("features", of="nodes")
 
     @property
     def src(self) -> NDArray[np.int64]:
-        """Node keys of the edges' sources; a read-only view.
-
-        Shape:
-            (E,) int64.
-        """
+        """Node keys of the sources of edges: (E,) int64, a read-only view."""
         return as_numpy(self.edges["src"])
 
     @property
     def dst(self) -> NDArray[np.int64]:
-        """Node keys of the edges' destinations; a read-only view.
-
-        Shape:
-            (E,) int64.
-        """
+        """Node keys of the destinations of edges: (E,) int64, a read-only view."""
         return as_numpy(self.edges["dst"])
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the nodes' label columns."""
+        """Names of the label columns of nodes."""
         return names_of("label", self.nodes)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the nodes' split columns."""
+        """Names of the split columns of nodes."""
         return names_of("split", self.nodes)
 
     def label(self, name: str | None = None) -> NDArray[Any]:
-        """Return a label of the nodes, 0 where it is missing; see `labelled`.
+        """Return a label of all nodes, with 0 where it is missing; see `labelled`.
 
         Args:
-            name: Which one; None: `y`, or the only one.
+            name: Name of the label. If None, the only one, or `y` if there are several.
 
         Shape:
             (N,) or (N, K); a view, except for booleans.
@@ -167,7 +153,7 @@ class Graph:
         return as_numpy(self.nodes[named_column("label", self.nodes, name)])
 
     def labelled(self, name: str | None = None) -> NDArray[np.bool_]:
-        """Return which nodes have the label `name`.
+        """Return whether each node has the label `name`.
 
         Shape:
             (N,) bool.
@@ -182,7 +168,7 @@ class Graph:
         """Return a split of the nodes: 0 none, 1 train, 2 validation, 3 test.
 
         Args:
-            name: Which one; None: `split`, or the only one.
+            name: Name of the split. If None, the only one, or `split` if there are several.
 
         Shape:
             (N,) int8, a view.
@@ -193,10 +179,14 @@ class Graph:
         return as_numpy(self.nodes[named_column("split", self.nodes, name)])
 
     def column(self, name: str, *, of: Literal["edges", "nodes"] = "edges") -> NDArray[Any]:
-        """Return any column as NumPy, a view where Arrow's layout allows it.
+        """Return a column as a NumPy array, without a copy if Arrow's layout allows it.
+
+        Args:
+            name: Name of the column.
+            of: Table of the column.
 
         Raises:
-            ConfigError: If there is no such column; the message lists those that exist.
+            ConfigError: If there is no such column; the message lists the existing ones.
         """
         table = self.edges if of == "edges" else self.nodes
         return as_numpy(table[need_column(name, table.column_names, of)])
@@ -212,42 +202,34 @@ class Graph:
 
     @property
     def keyed(self) -> bool:
-        """True: `src` and `dst` are node keys."""
         return True
 
     @property
     def node_schema(self) -> pa.Schema:
-        """Columns of the node table."""
         return self.nodes.schema
 
     @property
     def edge_schema(self) -> pa.Schema:
-        """Columns of the edge table."""
         return self.edges.schema
 
     def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the node table, or its `id` alone, without a copy."""
-        return sliced(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
+        return table_chunks(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the edge table, or its `src` and `dst` alone, likewise."""
-        return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
+        return table_chunks(
+            self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop
+        )
 
     def stamp(self) -> str:
-        """Return the digest: everything is in memory."""
         return self.digest()
 
     def digest(self) -> str:
-        """Return the xxh3 of both tables' columns; equal graphs have equal digests."""
+        """Return the xxh3 hash of all columns; equal graphs have equal digests."""
         if not self._digest:
-            sink = _Hash()
-            for table in (self.nodes, self.edges):
-                with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
-                    writer.write_table(table)
-            self._digest = sink.hash.hexdigest()
+            self._digest = digest_of((self.nodes, self.edges))
         return self._digest
 
-    # Made from other things, and turned into them
+    # Conversions
 
     @classmethod
     def from_arrow(
@@ -265,53 +247,47 @@ class Graph:
         edge_type: str | None = None,
         edge_weight: str | None = None,
     ) -> Graph:
-        """Make a graph of a node table and an edge table whose edges name nodes by id.
+        """Convert a node table and an edge table that contains the ids of nodes.
 
         Args:
-            nodes: The node table; None: the nodes are the sorted distinct ids of the edges.
-            edges: The edge table.
-            id: The nodes' column of ids, integers or strings. None: a node's id is its row number.
-            src: The edges' column of source ids.
-            dst: The edges' column of destination ids.
-            features: A list column, or scalar columns as names or a glob, say `"f_*"`, combined in
-                natural order. None: the column `features`, if there is one.
-            labels: Label columns by name, or a mapping of label names to columns. None: columns
-                already called `label:<name>`. Nulls are missing labels.
-            splits: Split columns, likewise: words (`train`, `val`, `test`), 0 to 3, or booleans
-                (True: train). A mapping may give three boolean columns: train, validation, test.
-            edge_features: As `features`, for the edges; becomes `attr`.
-            edge_type: The edges' column of types, integers from 0; becomes `type`.
-            edge_weight: The edges' column of weights; becomes `weight`.
+            nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
+            edges: Edge table.
+            id: Column of node ids, integers or strings. If None, the row number.
+            src: Column of source ids.
+            dst: Column of destination ids.
+            features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
+                natural order (f_2 before f_10). If None, the column `features`, if there is one.
+            labels: Label columns, or a mapping of label names to columns. If None, the columns
+                named `label:<name>`. A null is a missing label.
+            splits: Split columns, in the same form. Their values are `train`, `val` and `test`, or
+                0 to 3, or booleans (True for train). A mapping may give three boolean columns for
+                a name: train, validation, test. If None, the columns named `split:<name>`.
+            edge_features: Features of edges, in the same form as `features`; become `attr`. If
+                None, the column `attr`, if there is one.
+            edge_type: Column of edge types, integers from 0; becomes `type`.
+            edge_weight: Column of edge weights; becomes `weight`.
 
         Returns:
-            A graph that also keeps every column that is not named here.
+            A graph with these columns and all other columns of the tables.
 
         Raises:
             ConfigError: If a named column does not exist.
-            GraphFormatError: If an edge names an unknown node, or as for `Graph`.
+            GraphFormatError: If an end of an edge is not in the node table, or as for `Graph`.
         """
-        edge_plan = plan_edges(
-            edges.column_names,
-            "edges",
+        tables = keyed_tables(
+            nodes,
+            edges,
+            id=id,
             src=src,
             dst=dst,
-            features=edge_features,
-            type=edge_type,
-            weight=edge_weight,
+            features=features,
+            labels=labels,
+            splits=splits,
+            edge_features=edge_features,
+            edge_type=edge_type,
+            edge_weight=edge_weight,
         )
-        edge_table = shape(edges, _with_others(edge_plan, edges), "edges")
-        if nodes is None:
-            node_table = pa.table({"id": _ends(edge_table)})
-        else:
-            node_plan = plan_nodes(
-                nodes.column_names, "nodes", id=id, features=features, labels=labels, splits=splits
-            )
-            node_table = shape(nodes, _with_others(node_plan, nodes), "nodes")
-            if id is None:
-                rows = pa.array(np.arange(nodes.num_rows))
-                node_table = pa.table({"id": rows, **_columns(node_table)})
-        keys = {end: _keys(edge_table[end], node_table["id"], end) for end in ("src", "dst")}
-        return cls(node_table, pa.table({**_columns(edge_table), **keys}))
+        return cls(*tables)
 
     @classmethod
     def from_source(cls, source: GraphSource) -> Graph:
@@ -330,95 +306,137 @@ class Graph:
 
     @classmethod
     def from_pyg(cls, data: Any) -> Graph:
-        """Make a graph of a `torch_geometric.data.Data`; see `graphtheta.data.interop.from_pyg`."""
+        """Convert a `torch_geometric.data.Data`.
+
+        Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the
+        masks (as split `split`; masks of several columns also as `0`, `1`, ...) and `original_id`.
+        Without `original_id`, the id of a node is its row. A class below 0 and a target of NaN are
+        missing labels.
+
+        Args:
+            data: Graph to convert. In `y`, integers are classes, several columns of integers or
+                booleans are multi-label classes, and floating-point numbers are regression targets.
+
+        Raises:
+            GraphFormatError: If the graph is heterogeneous or has no `edge_index`, the length of a
+                tensor is not that of the graph, or as for `Graph`.
+        """
         return cls(*interop.from_pyg(data))
 
     @classmethod
-    def from_dgl(cls, graph: Any, **options: Any) -> Graph:
-        """Make a graph of a homogeneous `dgl.DGLGraph`; see `graphtheta.data.interop.from_dgl`."""
-        return cls(*interop.from_dgl(graph, **options))
+    def from_dgl(
+        cls,
+        graph: Any,
+        *,
+        features: str = "feat",
+        label: str = "label",
+        edge_features: str = "feat",
+        edge_type: str = "etype",
+        edge_weight: str = "weight",
+    ) -> Graph:
+        """Convert a homogeneous `dgl.DGLGraph`.
+
+        Reads the tensors below as far as they exist, the masks as `from_pyg` does, and
+        `ndata["original_id"]`. Without that, the id of a node is its row.
+
+        Args:
+            graph: Graph to convert.
+            features: Key of the features in `ndata`.
+            label: Key in `ndata` of the tensor that becomes label `y`.
+            edge_features: Key in `edata` of the tensor that becomes `attr`.
+            edge_type: Key in `edata` of the tensor that becomes `type`.
+            edge_weight: Key in `edata` of the tensor that becomes `weight`.
+
+        Raises:
+            GraphFormatError: If the graph has several node or edge types, or as for `from_pyg`.
+        """
+        tables = interop.from_dgl(
+            graph,
+            features=features,
+            label=label,
+            edge_features=edge_features,
+            edge_type=edge_type,
+            edge_weight=edge_weight,
+        )
+        return cls(*tables)
 
     @classmethod
-    def from_networkx(cls, graph: Any, **options: Any) -> Graph:
-        """Make a graph of a networkx graph; see `graphtheta.data.interop.from_networkx`."""
-        return cls.from_arrow(*interop.from_networkx(graph, **options))
+    def from_networkx(
+        cls,
+        graph: Any,
+        *,
+        features: str | Sequence[str] | None = None,
+        labels: Names | None = None,
+        splits: Names | None = None,
+        edge_features: str | Sequence[str] | None = None,
+        edge_type: str | None = None,
+        edge_weight: str | None = None,
+    ) -> Graph:
+        """Convert a networkx graph, whose nodes are all integers or all strings.
+
+        An edge of an undirected graph becomes two directed edges, a self-loop one. Floats become
+        float32. This loops over nodes and edges in Python, as networkx stores them.
+
+        Args:
+            graph: Graph to convert.
+            features: Attributes of nodes that are the features, in the form of `from_arrow`.
+                Attributes that no argument names are left out.
+            labels: Attributes of nodes that are labels, in the form of `from_arrow`.
+            splits: Attributes of nodes that are splits, in the form of `from_arrow`.
+            edge_features: Attributes of edges that are features; become `attr`.
+            edge_type: Attribute of edges that becomes `type`.
+            edge_weight: Attribute of edges that becomes `weight`.
+
+        Raises:
+            ConfigError: If no node, or no edge, has a named attribute.
+            GraphFormatError: If nodes have several types, an attribute is missing on some nodes or
+                edges, or as for `Graph`.
+        """
+        tables = interop.from_networkx(
+            graph,
+            features=features,
+            labels=labels,
+            splits=splits,
+            edge_features=edge_features,
+            edge_type=edge_type,
+            edge_weight=edge_weight,
+        )
+        return cls.from_arrow(*tables)
 
     def to_pyg(self, *, label: str | None = None, split: str | None = None) -> Any:
-        """Return a `torch_geometric.data.Data`; see `graphtheta.data.interop.to_pyg`."""
+        """Convert to a `torch_geometric.data.Data`.
+
+        A missing class is -1, a missing target NaN.
+
+        Args:
+            label: Label that becomes `y`. If None, `y` or the only label; without labels there is
+                no `y`.
+            split: Split that becomes the masks. If None, the splits `0`, `1`, ... as columns of the
+                masks if they exist, else `split` or the only split; without splits there are no
+                masks.
+
+        Raises:
+            ConfigError: If there is no such label or split.
+        """
         return interop.to_pyg(self.nodes, self.edges, label=label, split=split)
 
     def to_dgl(self, *, label: str | None = None, split: str | None = None) -> Any:
-        """Return a `dgl.DGLGraph`; see `graphtheta.data.interop.to_dgl`."""
+        """Convert to a `dgl.DGLGraph`, with the keys that `from_dgl` reads by default.
+
+        String ids are left out, because DGL stores only tensors.
+
+        Args:
+            label: Label that becomes `ndata["label"]`; chosen as in `to_pyg`.
+            split: Split that becomes the masks; chosen as in `to_pyg`.
+
+        Raises:
+            ConfigError: If there is no such label or split.
+        """
         return interop.to_dgl(self.nodes, self.edges, label=label, split=split)
 
     def to_networkx(self) -> Any:
-        """Return a `networkx.MultiDiGraph`; see `graphtheta.data.interop.to_networkx`."""
+        """Convert to a `networkx.MultiDiGraph` of original ids, with all columns as attributes.
+
+        This loops over nodes and edges in Python, as networkx stores them.
+        """
         return interop.to_networkx(self.nodes, self.edges)
-
-
-class _Hash:
-    """A file that only hashes what is written to it."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.hash = xxhash.xxh3_128()
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def close(self) -> None:
-        """Nothing to close: the hash goes on over the next table."""
-
-
-def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(table.column_names, table.columns, strict=True))
-
-
-def _with_others(plan: dict[str, Column], table: pa.Table) -> dict[str, Column]:
-    used = {name for column in plan.values() for name in column.inputs}
-    others = [n for n in table.column_names if n not in used and n not in plan]
-    return plan | {name: Column("other", (name,)) for name in others}
-
-
-def _check_unique(ids: pa.ChunkedArray) -> None:
-    if len(pc.unique(ids)) == len(ids):
-        return
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    raise refuse(
-        "nodes: id",
-        "unique ids",
-        f"{some(twice.slice(0, 3).to_pylist(), len(twice))} more than once",
-        "Remove the duplicate rows.",
-    )
-
-
-def _ends(edges: pa.Table) -> pa.Array:
-    src, dst = edges["src"], edges["dst"]
-    if src.type != dst.type:
-        raise refuse("edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one.")
-    ids = pc.unique(pa.chunked_array(src.chunks + dst.chunks, src.type)).drop_null()
-    return ids.take(pc.sort_indices(ids))
-
-
-def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
-    where = f"edges: {name}"
-    if ends.type != ids.type:
-        raise refuse(
-            where, f"ids of type {ids.type} as in the nodes' id", ends.type, "Convert one of them."
-        )
-    keys = whole(pc.index_in(ends, whole(ids)))
-    if keys.null_count:
-        unknown = pc.unique(ends.filter(keys.is_null()))
-        raise refuse(
-            where,
-            "ids of the node table",
-            f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in {keys.null_count:,} rows)",
-            "Add these nodes or drop these edges.",
-        )
-    return keys.cast(pa.int64())

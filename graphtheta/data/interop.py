@@ -1,12 +1,11 @@
-"""Node and edge tables from and to PyTorch Geometric, DGL and networkx.
+"""Conversion of node and edge tables from and to PyTorch Geometric, DGL and networkx.
 
-`Graph.from_pyg` and its siblings call these: the tables that are returned here make a graph, and
-those that are taken here are a graph's.
+The methods of `Graph`, such as `Graph.from_pyg`, call these functions and describe their arguments.
 
-The other libraries have no missing labels. Coming from them, a class below 0 and a NaN target are
-missing; going to them, a missing class or boolean is -1 and a missing target NaN.
+The other libraries have no missing labels. In their graphs, a class below 0 and a target of NaN
+are missing; in graphs made for them, a missing class or boolean is -1 and a missing target NaN.
 
-torch, dgl and networkx are imported when they are needed and not before.
+torch, dgl and networkx are imported only inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from graphtheta.data.schema import (
 )
 from graphtheta.errors import GraphFormatError
 
-Tables = tuple[pa.Table, pa.Table]  # of nodes and of edges
+Tables = tuple[pa.Table, pa.Table]  # nodes, edges
 
 __all__ = ["from_dgl", "from_networkx", "from_pyg", "to_dgl", "to_networkx", "to_pyg"]
 
@@ -37,20 +36,7 @@ MASKS = ("train_mask", "val_mask", "test_mask")
 
 
 def from_pyg(data: Any) -> Tables:
-    """Return the node and edge tables of a `torch_geometric.data.Data`.
-
-    Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the masks
-    (as split `split`; with several columns also as `0`, `1`, ...) and `original_id`; without that,
-    a node's id is its row.
-
-    Args:
-        data: The graph. Of `y`, integers are classes, several columns of integers or booleans are
-            multi-label, floating-point numbers are regression targets.
-
-    Raises:
-        GraphFormatError: If it is heterogeneous or has no `edge_index`, a tensor has another
-            length than the graph, or as for `Graph`.
-    """
+    """Return the node and edge tables of a `torch_geometric.data.Data`; see `Graph.from_pyg`."""
     if hasattr(data, "node_types"):
         raise GraphFormatError(
             "from_pyg: expected a graph of one node type, got HeteroData. "
@@ -84,18 +70,7 @@ def from_pyg(data: Any) -> Tables:
 def to_pyg(
     nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
 ) -> Any:
-    """Return a graph as a `torch_geometric.data.Data`.
-
-    Args:
-        nodes: The node table of a graph.
-        edges: The edge table of a graph.
-        label: The label that becomes `y`. None: `y`, or the only one; no `y` if there is none.
-        split: The split that becomes the masks. None: all of `0`, `1`, ... as columns of the
-            masks, else `split` or the only one; no masks if there is none.
-
-    Raises:
-        ConfigError: If there is no such label or split.
-    """
+    """Return tables of a graph as a `torch_geometric.data.Data`; see `Graph.to_pyg`."""
     import torch
     from torch_geometric.data import Data
 
@@ -113,30 +88,9 @@ def to_pyg(
 
 
 def from_dgl(
-    graph: Any,
-    *,
-    features: str = "feat",
-    label: str = "label",
-    edge_features: str = "feat",
-    edge_type: str = "etype",
-    edge_weight: str = "weight",
+    graph: Any, *, features: str, label: str, edge_features: str, edge_type: str, edge_weight: str
 ) -> Tables:
-    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`.
-
-    Reads the named `ndata` and `edata` that exist, and the masks, as `from_pyg` does; a node's id
-    is `ndata["original_id"]`, or else its row.
-
-    Args:
-        graph: The graph.
-        features: The features in `ndata`.
-        label: What becomes label `y`, in `ndata`.
-        edge_features: What becomes `attr`, in `edata`.
-        edge_type: What becomes `type`, in `edata`.
-        edge_weight: What becomes `weight`, in `edata`.
-
-    Raises:
-        GraphFormatError: If it has several node or edge types, or as for `from_pyg`.
-    """
+    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`; see `Graph.from_dgl`."""
     if not graph.is_homogeneous:
         raise GraphFormatError(
             "from_dgl: expected a graph of one node and one edge type, got several. "
@@ -165,19 +119,7 @@ def from_dgl(
 def to_dgl(
     nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
 ) -> Any:
-    """Return a graph as a `dgl.DGLGraph`, with names as `from_dgl` reads them.
-
-    String ids are left out: DGL holds tensors only.
-
-    Args:
-        nodes: The node table of a graph.
-        edges: The edge table of a graph.
-        label: As for `to_pyg`.
-        split: As for `to_pyg`.
-
-    Raises:
-        ConfigError: If there is no such label or split.
-    """
+    """Return tables of a graph as a `dgl.DGLGraph`; see `Graph.to_dgl`."""
     import dgl
     import torch
 
@@ -195,25 +137,16 @@ def to_dgl(
 def from_networkx(
     graph: Any,
     *,
-    features: str | Sequence[str] | None = None,
-    labels: Names | None = None,
-    splits: Names | None = None,
-    edge_features: str | Sequence[str] | None = None,
-    edge_type: str | None = None,
-    edge_weight: str | None = None,
+    features: str | Sequence[str] | None,
+    labels: Names | None,
+    splits: Names | None,
+    edge_features: str | Sequence[str] | None,
+    edge_type: str | None,
+    edge_weight: str | None,
 ) -> Tables:
-    """Return the node and edge tables of a networkx graph; its edges name nodes by id.
+    """Return the node and edge tables of a networkx graph; see `Graph.from_networkx`.
 
-    Nodes must be all integers or all strings.
-
-    An undirected graph's edges are taken in both directions, self-loops once. Attributes are
-    chosen as columns are by `Graph.from_arrow`, those not chosen are left out, and floats are
-    float32. This loops over nodes and edges in Python, as networkx keeps them.
-
-    Raises:
-        ConfigError: If no node, or no edge, has an attribute of a given name.
-        GraphFormatError: If nodes are of several types, an attribute is missing somewhere, or as
-            for `Graph`.
+    The edges contain the ids of nodes.
     """
     if not len(graph):
         raise refuse(
@@ -237,10 +170,7 @@ def from_networkx(
 
 
 def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
-    """Return a graph as a `networkx.MultiDiGraph` of original ids, every column an attribute.
-
-    This loops over nodes and edges in Python, as networkx keeps them.
-    """
+    """Return tables of a graph as a `networkx.MultiDiGraph`; see `Graph.to_networkx`."""
     import networkx as nx
 
     result = nx.MultiDiGraph()
@@ -254,7 +184,7 @@ def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
     return result
 
 
-# Arrays of tensors
+# Tensors
 
 
 def _array(tensor: Any) -> NDArray[Any]:
@@ -351,7 +281,7 @@ def _split_array(nodes: pa.Table, name: str | None) -> NDArray[np.int8]:
     return as_numpy(nodes[named_column("split", nodes, name)])
 
 
-# Arrow of Python objects
+# Python objects
 
 
 def _plain(values: list[Any], where: str) -> pa.Array:
@@ -377,6 +307,6 @@ def _attributes(rows: Iterable[tuple[Any, dict[str, Any]]], where: str) -> dict[
         try:
             columns[text] = _plain([attributes.get(name) for attributes in data], where)
         except GraphFormatError:
-            # Not every attribute is data for us; one that is asked for will be found missing.
+            # An attribute may be no data for us. If it is requested, it is reported as missing.
             continue
     return columns

@@ -1,4 +1,4 @@
-"""From a user's tables to ours: which columns make which of ours, and in what type."""
+"""Mapping of a user's columns to the columns of node and edge tables."""
 
 from __future__ import annotations
 
@@ -44,14 +44,19 @@ SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How one column of our table is made: its kind, and the input columns it is made of."""
+    """Origin of one column of a node or edge table.
+
+    Attributes:
+        kind: Kind of the column, which determines its type and checks.
+        inputs: Names of the input columns that it is made from.
+    """
 
     kind: ColumnKind
     inputs: tuple[str, ...]
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key under which f_2 comes before f_10."""
+    """Return a sort key by which f_2 comes before f_10."""
     return [
         (int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)
     ]
@@ -66,21 +71,20 @@ def plan_nodes(
     labels: Names | None = None,
     splits: Names | None = None,
 ) -> dict[str, Column]:
-    """Say which of the `available` columns make each column of a node table.
+    """Return the origin of each column of a node table.
+
+    The options are those of `Graph.from_arrow`.
 
     Args:
         available: Column names of the input table.
-        where: Names the input in messages.
-        id: The column of original ids; None: the table has none.
-        features: One list column, or scalar columns as names or a glob (`"f_*"`), combined in
-            natural order (f_2 before f_10). None: the column `features`, if there is one.
-        labels: Columns, kept as `label:<column>`, or a mapping of names to columns. None: the
-            columns that are already called `label:<name>`.
-        splits: The same for `split:<name>`. A name may map to three columns of booleans: train,
-            validation, test.
+        where: Name of the input in messages.
+        id: Column of original ids. If None, the table has none.
+        features: One list column, or scalar columns as names or a glob.
+        labels: Label columns, or a mapping of label names to columns.
+        splits: Split columns, or a mapping of split names to one or three columns.
 
     Raises:
-        ConfigError: If a named column does not exist; the message lists those that do.
+        ConfigError: If a named column does not exist; the message lists the existing ones.
     """
     plan = {} if id is None else {"id": Column("id", (need_column(id, available, where),))}
     plan |= _matrix("features", features, available, where)
@@ -99,19 +103,19 @@ def plan_edges(
     type: str | None = None,
     weight: str | None = None,
 ) -> dict[str, Column]:
-    """Say which of the `available` columns make each column of an edge table.
+    """Return the origin of each column of an edge table.
 
     Args:
         available: Column names of the input table.
-        where: Names the input in messages.
-        src: The column of source ids.
-        dst: The column of destination ids.
-        features: As for nodes; becomes `attr`. None: the column `attr`, if there is one.
-        type: The column of edge types. None: the column `type`, if there is one.
-        weight: The column of edge weights. None: the column `weight`, if there is one.
+        where: Name of the input in messages.
+        src: Column of source ids.
+        dst: Column of destination ids.
+        features: Features, which become `attr`, in the form of `plan_nodes`.
+        type: Column of edge types. If None, the column `type`, if there is one.
+        weight: Column of edge weights. If None, the column `weight`, if there is one.
 
     Raises:
-        ConfigError: If a named column does not exist; the message lists those that do.
+        ConfigError: If a named column does not exist; the message lists the existing ones.
     """
     plan = {
         "src": Column("id", (need_column(src, available, where),)),
@@ -158,23 +162,23 @@ def _named(
             raise ConfigError(
                 f"{where}: expected one column for {prefix}{name}"
                 f"{', or three (train, validation, test)' if kind == 'split' else ''}, "
-                f"got {len(inputs)}. Name them so."
+                f"got {len(inputs)}. Correct the number of columns."
             )
         plan[prefix + name] = Column(kind, tuple(need_column(c, available, where) for c in inputs))
     return plan
 
 
 def shape(table: pa.Table, plan: Mapping[str, Column], where: str, first_row: int = 0) -> pa.Table:
-    """Make our columns from a user's, each of one chunk.
+    """Convert an input table to the columns of a plan, each of one Arrow chunk.
 
     Args:
-        table: The input, or some rows of it.
-        plan: What `plan_nodes` or `plan_edges` returned.
-        where: Names the input in messages.
-        first_row: The number of the first row, for messages.
+        table: Input table, or some rows of it.
+        plan: Result of `plan_nodes` or `plan_edges`.
+        where: Name of the input in messages.
+        first_row: Number of the first row, for messages.
 
     Raises:
-        GraphFormatError: If a column has a type that does not fit its kind, or lists of several
+        GraphFormatError: If the type of a column does not fit its kind, or lists have different
             lengths.
     """
     columns = {}
@@ -191,7 +195,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_list(kind: pa.DataType) -> bool:
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_one(kind) for is_one in lists)
+    return any(is_kind(kind) for is_kind in lists)
 
 
 def _ids(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
@@ -280,12 +284,12 @@ def _zero_or_one(array: pa.Array, where: str, first_row: int) -> None:
 
 
 def missing_rows(count: int, kind: pa.DataType) -> pa.Array:
-    """Return `count` missing labels of a type, a fixed-size list."""
+    """Return `count` missing labels of a fixed-size list type."""
     return _zero_under_nulls(pa.nulls(count, kind))
 
 
 def _zero_under_nulls(array: pa.Array) -> pa.Array:
-    # What lies under a null is otherwise arbitrary, and would make equal tables' bytes differ.
+    # Values at nulls are arbitrary otherwise, so that equal tables would differ in their bytes.
     if not array.null_count or getattr(array.type, "list_size", 1) == 0:
         return array
     missing = array.is_null().to_numpy(zero_copy_only=False)
@@ -313,11 +317,11 @@ def _split(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     if not _is_text(kind):
         raise refuse(where, "words, integers or booleans", kind, "Convert the column.")
     words = pc.utf8_lower(array.cast(pa.string()).fill_null(""))
-    place = pc.index_in(words, pa.array(list(SPLITS)))
-    if place.null_count:
-        odd = pc.unique(words.filter(place.is_null())).to_pylist()
+    position = pc.index_in(words, pa.array(list(SPLITS)))
+    if position.null_count:
+        odd = pc.unique(words.filter(position.is_null())).to_pylist()
         raise refuse(where, "train, val, test or none", some(odd, len(odd)), "Correct the words.")
-    return pa.array(np.array(list(SPLITS.values()), np.int8)[place.to_numpy()])
+    return pa.array(np.array(list(SPLITS.values()), np.int8)[position.to_numpy()])
 
 
 def _type(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:

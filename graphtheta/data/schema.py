@@ -1,11 +1,11 @@
-"""The columns of node and edge tables: their form, their checks, and NumPy views of them.
+"""Columns of node and edge tables: their types, validation, and conversion to NumPy.
 
 A node table has `id` (int64 or string) and may have `features` (FixedSizeList of float32 or
-float64), `label:<name>` and `split:<name>`; an edge table has `src` and `dst` and may have `attr`
-(like features), `type` (int64), `weight` (floating), `label:<name>`, `split:<name>`. Labels are
+float64), `label:<name>` and `split:<name>`. An edge table has `src` and `dst` and may have `attr`
+(like features), `type` (int64), `weight` (floating), `label:<name>` and `split:<name>`. Labels are
 int64 (classes), bool, float32 (regression) or FixedSizeLists of bool (multi-label) or float32; a
 missing label is a null. Splits are int8: 0 none, 1 train, 2 validation, 3 test. Other columns are
-carried along unchecked.
+kept without validation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """Return a column as NumPy: a read-only view, except for booleans and text, which are copied.
 
-    What stands at a null is 0 in columns that `shape` made, and arbitrary in others.
+    The value at a null is 0 in columns made by `shape`, and arbitrary in others.
 
     Shape:
         (R,), or (R, F) for fixed-size lists of F.
@@ -66,7 +66,7 @@ def matrix_column(values_RF: NDArray[Any]) -> pa.Array:
     """Return a matrix as a FixedSizeList column, without a copy if it is C-contiguous.
 
     Shape:
-        values_RF: (R, F) of numbers. Returns R rows.
+        values_RF: (R, F) numbers. Returns R rows.
     """
     flat = pa.array(np.ascontiguousarray(values_RF).reshape(-1))
     if not values_RF.shape[1]:
@@ -77,14 +77,14 @@ def matrix_column(values_RF: NDArray[Any]) -> pa.Array:
 def split_columns(
     train: NDArray[np.bool_], val: NDArray[np.bool_], test: NDArray[np.bool_], where: str
 ) -> dict[str, pa.Array]:
-    """Return `split:<name>` columns of masks: one, or with several splits also the first by name.
+    """Return the `split:<name>` columns of boolean masks.
 
     Shape:
-        train, val, test: (N,) gives `split:split`; (N, R) gives `split:0`, ..., and `split:split`
-            equal to `split:0`.
+        train, val, test: (N,) for the column `split:split`; (N, R) for the columns `split:0`, ...
+        and `split:split`, which is equal to `split:0`.
 
     Raises:
-        GraphFormatError: If a node is in two of the three.
+        GraphFormatError: If a node is in two of the masks.
     """
     if train.ndim == 1:
         return {"split:split": pa.array(one_split(train, val, test, where))}
@@ -101,7 +101,7 @@ def one_split(
     """Return the split of three masks: 0 none, 1 train, 2 validation, 3 test.
 
     Raises:
-        GraphFormatError: If a row is in two of the three.
+        GraphFormatError: If a row is in two of the masks.
     """
     twice = np.flatnonzero(train.astype(np.int8) + val + test > 1)
     if len(twice):
@@ -115,14 +115,14 @@ def one_split(
 
 
 def validate_nodes(table: pa.Table, where: str, first_row: int = 0) -> None:
-    """Check the values of a node table, or of a block of its rows.
+    """Validate a node table, or a chunk of its rows.
 
-    Ids are only checked to be there: whether they are unique, a block cannot tell.
+    It does not check whether ids are unique, which needs the whole table.
 
     Args:
-        table: Columns as this module describes them.
-        where: Names the table in messages.
-        first_row: The number of the first row, for messages.
+        table: Columns as described in this module.
+        where: Name of the table in messages.
+        first_row: Number of the first row, for messages.
 
     Raises:
         GraphFormatError: If a column has another type; an id is null; a feature is null, NaN or
@@ -132,12 +132,12 @@ def validate_nodes(table: pa.Table, where: str, first_row: int = 0) -> None:
 
 
 def validate_edges(table: pa.Table, where: str, first_row: int = 0) -> None:
-    """Check the values of an edge table, or of a block of its rows.
+    """Validate an edge table, or a chunk of its rows.
 
     Args:
-        table: Columns as this module describes them.
-        where: Names the table in messages.
-        first_row: The number of the first row, for messages.
+        table: Columns as described in this module.
+        where: Name of the table in messages.
+        first_row: Number of the first row, for messages.
 
     Raises:
         GraphFormatError: If a column has another type; `src` or `dst` is null; an attribute or
@@ -165,13 +165,13 @@ def _validate(table: pa.Table, where: str, first_row: int, checks: Mapping[str, 
 
 
 def no_nulls(array: pa.Array, where: str, first_row: int) -> None:
-    """Raise a GraphFormatError that names the rows if some of them hold nothing."""
+    """Raise a GraphFormatError that names the rows if some values are null."""
     if array.null_count:
         rows = first_row + np.flatnonzero(array.is_null())
         raise refuse(
             where,
             "a value in every row",
-            f"nothing in {_rows(rows)}",
+            f"nulls in {_rows(rows)}",
             "Fill or drop these rows.",
         )
 
@@ -194,7 +194,7 @@ def in_range(
 
 
 def _finite(array: pa.Array, where: str, first_row: int) -> None:
-    # Rows with a null are missing labels here; a null where none may be was refused before.
+    # Rows with a null are missing labels; nulls in other columns were refused before.
     values = as_numpy(array)
     bad = ~np.isfinite(values.T if values.ndim == 2 else values[None]).all(axis=0)
     if array.null_count:
@@ -225,7 +225,7 @@ def _check_matrix(array: pa.Array, where: str, first_row: int) -> None:
 
 
 def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
-    """Raise a GraphFormatError that names the rows if some lists of a fixed size hold a null."""
+    """Raise a GraphFormatError that names the rows if fixed-size lists contain nulls."""
     width = array.type.list_size
     inside = array.values.slice(array.offset * width, len(array) * width)
     if not inside.null_count:
@@ -235,7 +235,7 @@ def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
     if len(rows):
         raise refuse(
             where,
-            "a number in every place",
+            "lists without nulls",
             f"nulls in {_rows(first_row + rows)}",
             "Fill them or drop the rows.",
         )
@@ -280,7 +280,7 @@ def _check_split(array: pa.Array, where: str, first_row: int) -> None:
 
 
 def some(items: Iterable[object], count: int) -> str:
-    """Name up to three of `count` things: `3, 17, 20, ... (12 in all)`."""
+    """Return a text with up to three of `count` items, such as "3, 17, 20, ... (12 in all)"."""
     shown = [repr(i) if isinstance(i, str) else str(i) for i in itertools.islice(items, 3)]
     return ", ".join(shown) + (f", ... ({count:,} in all)" if count > 3 else "")
 
@@ -294,28 +294,29 @@ def _remedy(where: str) -> str:
 
 
 def need_column(name: str, available: Sequence[str], where: str) -> str:
-    """Return `name`, or raise a ConfigError that lists the columns there are."""
+    """Return `name`, or raise a ConfigError that lists the existing columns."""
     if name not in available:
         raise ConfigError(
             f"{where}: expected a column {name!r}, got columns "
-            f"{', '.join(available) or 'none at all'}. Name one of these."
+            f"{', '.join(available) or 'none'}. Name one of these."
         )
     return name
 
 
 def names_of(kind: str, table: pa.Table) -> tuple[str, ...]:
-    """Return the names of a table's columns of one kind, `label` or `split`."""
+    """Return the names of a table's columns of a kind, `label` or `split`."""
     prefix = f"{kind}:"
     return tuple(n.removeprefix(prefix) for n in table.column_names if n.startswith(prefix))
 
 
 def named_column(kind: str, table: pa.Table, name: str | None) -> str:
-    """Return the column of a label or split: the named one, else the only one or the default.
+    """Return the column of a label or split.
 
     Args:
-        kind: `label`, whose default is `y`, or `split`, whose default is `split`.
-        table: The node table of a graph.
-        name: None for the default.
+        kind: `label` or `split`.
+        table: Node table of a graph.
+        name: Name of the label or split. If None, the only one, or `y` or `split` if there are
+            several.
 
     Raises:
         ConfigError: If there is no such column.
@@ -332,12 +333,12 @@ def named_column(kind: str, table: pa.Table, name: str | None) -> str:
 
 
 def refuse(where: str, expected: str, got: object, remedy: str) -> GraphFormatError:
-    """Return the error of an input that is not as expected, worded as all are."""
+    """Return the exception for an input that is not as expected."""
     return GraphFormatError(f"{where}: expected {expected}, got {got}. {remedy}")
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one chunk, dictionaries decoded."""
+    """Return a column as one Arrow array, with dictionaries decoded."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -1,4 +1,4 @@
-"""GraphSource: what a graph is built from, read by ranges of rows and in chunks of them."""
+"""Protocol of graph inputs that are read by ranges of rows, in chunks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ __all__ = ["GraphSource", "TopologySource"]
 
 
 class GraphSource(Protocol):
-    """A node table and an edge table that are read by ranges of rows.
+    """Node table and edge table that are read by ranges of rows.
 
-    Row i of the node table is node_key i, row j of the edge table is edge_key j, whoever reads.
-    `graphtheta.Graph` (in memory) and `graphtheta.datasets.tables.TableSource` (files) are two.
+    Row i of the node table has node_key i, and row j of the edge table has edge_key j.
+    `graphtheta.Graph` (in memory) and `graphtheta.datasets.tables.TableSource` (files) implement
+    this protocol.
     """
 
     @property
     def num_nodes(self) -> int | None:
-        """Rows of the node table; None if there is none: the nodes are the edges' sorted ids."""
+        """Rows of the node table. If None, there is none, and nodes are the sorted ids of edges."""
 
     @property
     def num_edges(self) -> int:
@@ -31,7 +32,7 @@ class GraphSource(Protocol):
 
     @property
     def node_schema(self) -> pa.Schema:
-        """Columns of the node table; none without one."""
+        """Columns of the node table; empty if there is none."""
 
     @property
     def edge_schema(self) -> pa.Schema:
@@ -40,47 +41,47 @@ class GraphSource(Protocol):
     def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of the node table, in order, in chunks.
 
-        Columns are `id` (int64 or string), and where there are such: `features`, `label:<name>`,
-        `split:<name>` and others. A chunk has at most 2^20 rows, and of wide rows as few as make
-        128 MiB; there is never more than one in memory, so let go of it before the next. A range
-        without rows gives one chunk without rows. Not called without a node table.
+        Columns are `id` (int64 or string) and, if there are any, `features`, `label:<name>`,
+        `split:<name>` and others. A chunk has at most 2^20 rows and about 128 MiB. Release a chunk
+        before you request the next, so that only one is in memory. A range without rows yields one
+        empty chunk. This is not called if there is no node table.
 
         Args:
             start: First row.
-            stop: The row after the last.
-            ids_only: Yield `id` alone; nothing else is read.
+            stop: Row after the last one.
+            ids_only: Whether to read and yield only `id`.
 
         Raises:
             GraphFormatError: If the rows cannot be read as such columns.
         """
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the edge table, in order, in chunks as of nodes.
+        """Yield rows [start, stop) of the edge table, in order, in chunks like those of nodes.
 
         Columns are `src` and `dst` (int64 node keys, or original ids of the type of `id`), and the
         edge columns: `attr`, `type`, `weight`, `label:<name>`, `split:<name>` and others.
 
         Args:
             start: First row.
-            stop: The row after the last.
-            ends_only: Yield `src` and `dst` alone; nothing else is read.
+            stop: Row after the last one.
+            ends_only: Whether to read and yield only `src` and `dst`.
 
         Raises:
             GraphFormatError: If the rows cannot be read as such columns.
         """
 
     def digest(self) -> str:
-        """Return the xxh3 of the content: the key under which a partitioned copy is cached."""
+        """Return the xxh3 hash of the content, under which a partitioned copy is cached."""
 
     def stamp(self) -> str:
-        """Return what changes whenever the content does, without reading all of it."""
+        """Return a text that changes if the content does, without reading all of the content."""
 
 
 class TopologySource:
-    """A source without its columns: ids and ends of edges.
+    """Source with only the ids of nodes and the ends of edges of another source.
 
     Args:
-        source: The whole.
+        source: Source with all columns.
     """
 
     def __init__(self, source: GraphSource) -> None:
@@ -91,17 +92,13 @@ class TopologySource:
         self.edge_schema = pa.schema([source.edge_schema.field(end) for end in ("src", "dst")])
 
     def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        """Yield ids of nodes [start, stop)."""
         yield from self._source.node_chunks(start, stop, ids_only=True)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        """Yield ends of edges [start, stop)."""
         yield from self._source.edge_chunks(start, stop, ends_only=True)
 
     def digest(self) -> str:
-        """Return the hash of the whole."""
         return self._source.digest()
 
     def stamp(self) -> str:
-        """Return the stamp of the whole."""
         return self._source.stamp()

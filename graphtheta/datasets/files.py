@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from graphtheta.data.batches import regrouped
+from graphtheta.data.batches import regroup_batches
 from graphtheta.data.mapping import natural_key
 from graphtheta.datasets.binary_edges import Npy, Raw
 from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet
@@ -95,7 +95,7 @@ class TableFiles:
             GraphFormatError: If a file cannot be read, or lacks a column the first file has.
         """
         chunk = None
-        for chunk in regrouped(self._batches(start, stop, names)):
+        for chunk in regroup_batches(self._batches(start, stop, names)):
             yield chunk
         if chunk is None:
             yield pa.schema([self._format.schema.field(name) for name in names]).empty_table()

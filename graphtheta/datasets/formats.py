@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pyarrow import fs
 
-from graphtheta.data.batches import rows_for
+from graphtheta.data.batches import rows_per_chunk
 
 __all__ = ["Csv", "Format", "Ipc", "Parquet", "open_mapped"]
 
@@ -82,7 +82,7 @@ class Parquet:
                 first += group.num_rows
             left = stop - start
             # The last of a small range's rows end its batch: a look at one row decodes one page.
-            rows = min(rows_for(row_bytes), skip + left)
+            rows = min(rows_per_chunk(row_bytes), skip + left)
             for batch in parquet.iter_batches(rows, row_groups=groups, columns=list(names)):
                 piece = batch.slice(skip, left)
                 skip -= min(skip, batch.num_rows)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.data.adjacency import stretches
+from graphtheta.data.adjacency import concatenated_ranges
 from graphtheta.exchange.plan import Route
 
 __all__ = ["RoutePositions", "exchange_rows", "send_positions", "send_rows", "split_by_peer"]
@@ -40,7 +40,7 @@ class RoutePositions:
         first = self.indptr[masters]
         count = self.indptr[masters + 1] - first
         index = np.repeat(np.arange(len(masters)), count)
-        return self.positions[stretches(first, count)], index
+        return self.positions[concatenated_ranges(first, count)], index
 
 
 def exchange_rows(

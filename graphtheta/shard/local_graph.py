@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.adjacency import Adjacency, outwards
+from graphtheta.data.adjacency import Adjacency, transposed
 from graphtheta.data.schema import as_numpy
 from graphtheta.exchange.plan import ExchangePlan, Role
 from graphtheta.partition.store.manifest import Book
@@ -103,7 +103,7 @@ def local_graph(
         ]
         edges = MergedEdges(parts, local, num_masters + len(mirrors), threads)
         in_indptr = edges.indptr
-        out_edges = outwards(in_indptr, edges["src"], num_masters, len(mirrors))
+        out_edges = transposed(in_indptr, edges["src"], num_masters, len(mirrors))
 
     owner_H = (np.searchsorted(starts, mirrors, side="right") - 1).astype(np.int32)
     has_out, has_in = np.diff(out_edges.indptr) > 0, np.diff(in_indptr) > 0

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.adjacency import stretches
+from graphtheta.data.adjacency import concatenated_ranges
 from graphtheta.data.schema import as_numpy
 from graphtheta.partition.store.part import PartTables
 
@@ -86,7 +86,7 @@ class MergedEdges(Mapping[str, NDArray[Any]]):
                 some = slice(*np.searchsorted(self._id[k], (first, last)))
                 row, indptr = self._row[k][some], self._indptr[k]
                 count = indptr[row + 1] - indptr[row]
-                position = stretches(indptr[row], count)
+                position = concatenated_ranges(indptr[row], count)
                 codes.append((np.repeat(self._id[k][some] - first, count), self._key[k][position]))
                 found = column[position]
                 values.append(self._local[k][found] if name == "src" else found)

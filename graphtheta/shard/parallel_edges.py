@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.data.adjacency import stretches
+from graphtheta.data.adjacency import concatenated_ranges
 from graphtheta.exchange.directory import location_code, rank_and_row
 from graphtheta.exchange.rows import send_rows
 from graphtheta.shard.shard import Shard
@@ -110,4 +110,4 @@ def _find_peers(
 
 def _ranges(indptr: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the entries of some rows, one row after the other."""
-    return stretches(indptr[rows], indptr[rows + 1] - indptr[rows])
+    return concatenated_ranges(indptr[rows], indptr[rows + 1] - indptr[rows])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from graphtheta.data.adjacency import outwards
+from graphtheta.data.adjacency import transposed
 from graphtheta.exchange.directory import location_code, rank_and_row
 from graphtheta.exchange.plan import ExchangePlan, Role
 from graphtheta.exchange.rows import RoutePositions, exchange_rows, send_rows
@@ -44,7 +44,7 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
     edges = {name: column[kept] for name, column in local.edges.items()}
     edges["in_position"] = in_position
     in_indptr = np.append(0, np.cumsum(kept))[local.in_indptr]
-    out_edges = outwards(in_indptr, edges["src"], plan.num_masters, plan.num_mirrors)
+    out_edges = transposed(in_indptr, edges["src"], plan.num_masters, plan.num_mirrors)
     in_degree, out_degree = np.diff(in_indptr), np.diff(out_edges.indptr)
     masters = local.masters
     for name, degree, route in (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.data.adjacency import stretches
+from graphtheta.data.adjacency import concatenated_ranges
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Route
 from graphtheta.exchange.rows import exchange_rows
@@ -178,7 +178,7 @@ class _ItemsById:
         """Return the positions of the items with one of `ids`."""
         first = np.searchsorted(self._ids, ids)
         count = np.searchsorted(self._ids, ids, side="right") - first
-        positions: NDArray[np.int64] = self._order[stretches(first, count)]
+        positions: NDArray[np.int64] = self._order[concatenated_ranges(first, count)]
         return positions
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.adjacency import stretches
+from graphtheta.data.adjacency import concatenated_ranges
 from graphtheta.exchange.directory import rank_and_row
 from graphtheta.exchange.rows import send_rows
 from graphtheta.nn.decoders import Endpoint
@@ -149,6 +149,6 @@ class Ranking:
         first = np.searchsorted(known, queries)
         count = np.searchsorted(known, queries, side="right") - first
         which = np.repeat(np.arange(len(queries)), count)
-        masters = master_of[stretches(first, count)]
+        masters = master_of[concatenated_ranges(first, count)]
         order = np.argsort(masters, kind="stable")
         return which[order], masters[order]

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from graphtheta.data.graph import Graph, validate_edges, validate_nodes
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import validate_edges, validate_nodes
 from graphtheta.errors import ConfigError, GraphFormatError
 
 NODES = pa.table(
@@ -194,7 +195,7 @@ BAD = {
     ),
     "null_ids": (
         {"edges": pa.table({"from": ["a", None], "to": ["a", "b"]})},
-        "edges: src .*: expected a value in every row, got nothing in row 1",
+        "edges: src .*: expected a value in every row, got nulls in row 1",
     ),
     "ids_of_two_types": (
         {"edges": pa.table({"from": [1], "to": [2]})},
@@ -214,19 +215,19 @@ BAD = {
     ),
     "null_features": (
         {"nodes": with_column("x", [0.0, None, 1.0]), "features": "x"},
-        "expected a value in every row, got nothing in row 1",
+        "expected a value in every row, got nulls in row 1",
     ),
     "nulls_inside_features": (
         {"nodes": with_column("x", [[0.0], [None], [1.0]]), "features": "x"},
-        "expected a number in every place, got nulls in row 1",
+        "expected lists without nulls, got nulls in row 1",
     ),
     "nulls_inside_labels": (
         {"nodes": with_column("y", [[True, None], None, [True, False]]), "labels": "y"},
-        "expected a number in every place, got nulls in row 0",
+        "expected lists without nulls, got nulls in row 0",
     ),
     "null_inside_a_label_of_one": (
         {"nodes": with_column("y", [[1.5], [None], [2.5]]), "labels": "y"},
-        "expected a number in every place, got nulls in row 1",
+        "expected lists without nulls, got nulls in row 1",
     ),
     "lists_of_two_lengths": (
         {"nodes": with_column("x", [[0.0], [1.0, 2.0], [1.0]]), "features": "x"},

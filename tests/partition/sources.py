@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
-from graphtheta.data.batches import sliced
+from graphtheta.data.batches import table_chunks
 from graphtheta.data.graph import Graph
 from graphtheta.partition import Build, GraphSource, PartTables, Plan, Resources, build
 
@@ -43,10 +43,12 @@ class IdSource:
 
     def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
         assert self.nodes is not None
-        return sliced(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
+        return table_chunks(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        return sliced(self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop)
+        return table_chunks(
+            self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop
+        )
 
     def digest(self) -> str:
         return ""

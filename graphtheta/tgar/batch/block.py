@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.adjacency import Adjacency, outwards
+from graphtheta.data.adjacency import Adjacency, transposed
 from graphtheta.exchange.plan import Route
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.topology import Topology, without_self_loops
@@ -102,7 +102,7 @@ class Block:
         if self.edges is None:
             return self.shard.out_edges
         indptr, other, route = self.in_edges.indptr, self.in_edges.other, self.sources
-        return outwards(indptr, other, route.num_masters, route.num_mirrors)
+        return transposed(indptr, other, route.num_masters, route.num_mirrors)
 
     @cached_property
     def node_key(self) -> NDArray[np.int64]:
