@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,17 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["RunConfig", "option_details"]
 
-_MINI = {"strategy": ["mini"]}
-_CLUSTER = {"strategy": ["cluster"]}
-_LINK = {"task": ["link"]}
-_PAIRS = {"task": ["edge", "link"]}
-
 
 def _option(
     default: Any,
-    panel: str,
     help: str,
     *,
+    panel: str,
     metavar: str = "NAME",
     without: str = "",
     requires: Mapping[str, list[str]] | None = None,
@@ -31,9 +27,9 @@ def _option(
 
     Args:
         default: Value if the option is omitted; `...` if there is none.
-        panel: Heading of the option in the help.
         help: What the option does. Placeholders such as `{models}` are replaced by names in
             a registry.
+        panel: Section of the help.
         metavar: Placeholder of a text value in the help.
         without: Describes a default that is not a value.
         requires: Another option, and the values of it that this option has an effect with.
@@ -51,6 +47,21 @@ def _option(
     return Field(default, description=help, json_schema_extra=details, **constraints)
 
 
+# Options by section of the help, and those that have an effect only with certain tasks or
+# strategies.
+_input = partial(_option, panel="Input")
+_model = partial(_option, panel="Model")
+_task = partial(_option, panel="Task")
+_link = partial(_task, requires={"task": ["link"]})
+_pairs = partial(_task, requires={"task": ["edge", "link"]})
+_batches = partial(_option, panel="Batches")
+_mini = partial(_batches, requires={"strategy": ["mini"]})
+_cluster = partial(_batches, requires={"strategy": ["cluster"]})
+_training = partial(_option, panel="Training")
+_run = partial(_option, panel="Run", resumable=True)
+_machine = partial(_option, panel="Machine", resumable=True)
+
+
 class RunConfig(BaseModel):
     """Configuration of one run. Field names are the keys of the TOML file.
 
@@ -59,251 +70,177 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input: str = _option(
+    input: str = _input(
         ...,
-        "Input",
         "Store, name of a bundled data set ({datasets}), or path or URI of a graph.",
         metavar="INPUT",
         resumable=True,
     )
 
-    model: str = _option("gcn", "Model", "Model: {models}.")
-    hidden: int = _option(
+    model: str = _model("gcn", "Model: {models}.")
+    hidden: int = _model(
         16,
-        "Model",
         "Features of a hidden layer, per head in models with attention; also the size of the "
         "node vectors that a decoder reads.",
         ge=1,
     )
-    layers: int = _option(2, "Model", "Number of graph layers.", ge=1)
-    heads: int = _option(8, "Model", "Number of attention heads, in models with attention.", ge=1)
-    dropout: float = _option(
-        0.5, "Model", "Dropout probability of node features and attention weights.", ge=0, lt=1
+    layers: int = _model(2, "Number of graph layers.", ge=1)
+    heads: int = _model(8, "Number of attention heads, in models with attention.", ge=1)
+    dropout: float = _model(
+        0.5, "Dropout probability of node features and attention weights.", ge=0, lt=1
     )
-    batch_norm: bool = _option(
-        False, "Model", "Apply batch normalisation to hidden layers, over all workers."
+    batch_norm: bool = _model(
+        False, "Apply batch normalisation to hidden layers, over all workers."
     )
-    num_bases: int | None = _option(
+    num_bases: int | None = _model(
         None,
-        "Model",
         "Number of basis matrices that the relations of R-GCN share.",
         without="a matrix per relation",
         ge=1,
     )
-    embedding: int = _option(
-        0,
-        "Model",
-        "Size of a learned vector of each node, concatenated to its features; 0 for none.",
-        ge=0,
+    embedding: int = _model(
+        0, "Size of a learned vector of each node, concatenated to its features; 0 for none.", ge=0
     )
 
-    task: str = _option(
+    task: str = _task(
         "node",
-        "Task",
         "Prediction task: {tasks}. node and edge predict a label, link whether an edge exists.",
     )
-    label: str | None = _option(None, "Task", "Label to predict, if the graph has several.")
-    split: str | None = _option(
-        None, "Task", "Split into training, validation and test, if the graph has several."
+    label: str | None = _task(None, "Label to predict, if the graph has several.")
+    split: str | None = _task(
+        None, "Split into training, validation and test, if the graph has several."
     )
-    decoder: str | None = _option(
+    decoder: str | None = _pairs(
         None,
-        "Task",
         "Decoder that scores a pair of nodes (edge and link prediction): {decoders}.",
         without="mlp for edge; dot for link, or distmult if there is a relation column",
-        requires=_PAIRS,
     )
-    relation_column: str | None = _option(
+    relation_column: str | None = _pairs(
         None,
-        "Task",
         "Integer edge column of relations, for the decoder (edge and link prediction).",
         metavar="COLUMN",
-        requires=_PAIRS,
     )
-    negatives: int = _option(
-        1, "Task", "Negative samples per positive edge (link prediction).", ge=1, requires=_LINK
-    )
-    corrupt: Literal["both", "dst", "src"] = _option(
+    negatives: int = _link(1, "Negative samples per positive edge (link prediction).", ge=1)
+    corrupt: Literal["both", "dst", "src"] = _link(
         "both",
-        "Task",
         "End of an edge that a negative sample replaces (link prediction); with both, one of the "
         "two, chosen at random.",
-        requires=_LINK,
     )
-    exclude_targets: bool | None = _option(
+    exclude_targets: bool | None = _pairs(
         None,
-        "Task",
         "Pass no messages along the edges that a mini- or cluster-batch predicts, or along other "
         "edges between the same nodes (edge and link prediction).",
         without="only for link",
-        requires=_PAIRS,
     )
-    validation_messages: bool = _option(
-        False,
-        "Task",
-        "Pass messages along validation edges when testing (link prediction).",
-        requires=_LINK,
+    validation_messages: bool = _link(
+        False, "Pass messages along validation edges when testing (link prediction)."
     )
-    ranking: bool = _option(
+    ranking: bool = _link(
         True,
-        "Task",
         "Rank each validation and test edge among all nodes, for MRR and hits@k (link prediction).",
-        requires=_LINK,
     )
 
-    strategy: str = _option(
+    strategy: str = _batches(
         "global",
-        "Batches",
         "Batching strategy: {strategies}. A step trains on the whole graph, on some of its "
         "training nodes or edges, or on some communities.",
     )
-    batch_size: int = _option(
-        1024,
-        "Batches",
-        "Training nodes or edges in a mini-batch, over all workers.",
-        ge=1,
-        requires=_MINI,
+    batch_size: int = _mini(
+        1024, "Training nodes or edges in a mini-batch, over all workers.", ge=1
     )
-    fanouts: str = _option(
+    fanouts: str = _mini(
         "all",
-        "Batches",
         "In-edges to sample per node (mini-batches): a number or all for each layer, first the "
         "layer next to the input, such as 15,10,5; or all for no sampling.",
         metavar="N,N,...",
-        requires=_MINI,
     )
-    replace: bool = _option(
-        False, "Batches", "Sample edges with replacement (mini-batches).", requires=_MINI
-    )
-    edge_weight: str | None = _option(
+    replace: bool = _mini(False, "Sample edges with replacement (mini-batches).")
+    edge_weight: str | None = _mini(
         None,
-        "Batches",
         "Edge column of sampling weights (mini-batches).",
         metavar="COLUMN",
         without="sample uniformly",
-        requires=_MINI,
     )
-    clusters_per_batch: int = _option(
-        20, "Batches", "Communities in a batch (cluster-batches).", ge=1, requires=_CLUSTER
-    )
-    communities: str = _option(
+    clusters_per_batch: int = _cluster(20, "Communities in a batch (cluster-batches).", ge=1)
+    communities: str = _cluster(
         "louvain",
-        "Batches",
         "Name of communities in the store, or hanp to detect them before training "
         "(cluster-batches).",
-        requires=_CLUSTER,
     )
-    only: str | None = _option(
+    only: str | None = _cluster(
         None,
-        "Batches",
         "Numbers of the communities to train on, such as 3,7 (cluster-batches).",
         metavar="N,N,...",
         without="all",
-        requires=_CLUSTER,
     )
-    boundary_hops: int = _option(
+    boundary_hops: int = _cluster(
         0,
-        "Batches",
         "Hops of in-neighbours to add to the communities (cluster-batches). As many as there are "
         "layers is exact.",
         ge=0,
-        requires=_CLUSTER,
     )
-    renormalise: bool = _option(
-        False,
-        "Batches",
-        "Normalise by the degrees in the batch instead of the graph (cluster-batches).",
-        requires=_CLUSTER,
+    renormalise: bool = _cluster(
+        False, "Normalise by the degrees in the batch instead of the graph (cluster-batches)."
     )
-    micro_batches: int = _option(
+    micro_batches: int = _batches(
         1,
-        "Batches",
         "Micro-batches that a step is divided into. Groups of workers take them from a queue.",
         ge=1,
         resumable=True,
     )
-    prefetch: int = _option(
-        0,
-        "Batches",
-        "Batches to prepare in the background. Does not change the result.",
-        ge=0,
-        resumable=True,
+    prefetch: int = _batches(
+        0, "Batches to prepare in the background. Does not change the result.", ge=0, resumable=True
     )
 
-    epochs: int = _option(
-        200, "Training", "Number of epochs, including those before a resume.", ge=1, resumable=True
+    epochs: int = _training(
+        200, "Number of epochs, including those before a resume.", ge=1, resumable=True
     )
-    optimizer: str = _option("adam", "Training", "Optimiser: {optimizers}.")
-    lr: float = _option(0.01, "Training", "Learning rate.", gt=0)
-    weight_decay: float = _option(5e-4, "Training", "Weight decay of all parameters.", ge=0)
-    seed: int = _option(
-        0, "Training", "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
+    optimizer: str = _training("adam", "Optimiser: {optimizers}.")
+    lr: float = _training(0.01, "Learning rate.", gt=0)
+    weight_decay: float = _training(5e-4, "Weight decay of all parameters.", ge=0)
+    seed: int = _training(
+        0, "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
     )
-    evaluate_every: int = _option(
-        1, "Training", "Epochs between evaluations on validation and test.", ge=1
-    )
-    patience: int | None = _option(
+    evaluate_every: int = _training(1, "Epochs between evaluations on validation and test.", ge=1)
+    patience: int | None = _training(
         None,
-        "Training",
         "Epochs without a better validation metric after which to stop.",
         without="never stop early",
         ge=0,
         resumable=True,
     )
 
-    method: str | None = _option(
-        None,
-        "Input",
-        "Partitioner of an input that is not a store: {methods}.",
-        without="node-hash",
+    method: str | None = _input(
+        None, "Partitioner of an input that is not a store: {methods}.", without="node-hash"
     )
-    undirected: bool = _option(
-        False, "Input", "Add the reverse of every edge of an input that is not a store."
+    undirected: bool = _input(
+        False, "Add the reverse of every edge of an input that is not a store."
     )
 
-    run_dir: Path = _option(
-        ...,
-        "Run",
-        "Directory to write the run to: configuration, metrics, checkpoints, weights.",
-        resumable=True,
+    run_dir: Path = _run(
+        ..., "Directory to write the run to: configuration, metrics, checkpoints, weights."
     )
-    checkpoint_every: int = _option(
+    checkpoint_every: int = _run(
         0,
-        "Run",
         "Epochs between checkpoints; 0 for a checkpoint only at the end, and on SIGTERM or "
         "SIGUSR1.",
         ge=0,
-        resumable=True,
     )
 
-    device: Literal["cpu", "cuda"] = _option(
-        "cpu",
-        "Machine",
-        "Device. With cuda, each worker of a host takes one of its GPUs.",
-        resumable=True,
+    device: Literal["cpu", "cuda"] = _machine(
+        "cpu", "Device. With cuda, each worker of a host takes one of its GPUs."
     )
-    threads: int | None = _option(
-        None,
-        "Machine",
-        "Threads per worker.",
-        without="cores of the host divided by its workers",
-        ge=1,
-        resumable=True,
+    threads: int | None = _machine(
+        None, "Threads per worker.", without="cores of the host divided by its workers", ge=1
     )
-    groups: int = _option(
+    groups: int = _machine(
         1,
-        "Machine",
         "Groups that the workers are divided into, each with the whole graph. Does not change the "
         "result.",
         ge=1,
-        resumable=True,
     )
-    timeout: float = _option(
-        1800.0,
-        "Machine",
-        "Seconds to wait for another worker before the job is aborted.",
-        gt=0,
-        resumable=True,
+    timeout: float = _machine(
+        1800.0, "Seconds to wait for another worker before the job is aborted.", gt=0
     )
 
     def record(self) -> dict[str, Any]:
