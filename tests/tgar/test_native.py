@@ -75,6 +75,34 @@ def test_only_equal_kernels_have_equal_texts() -> None:
     assert kernel(5).text() != kernel(6).text()
 
 
+_EMIT = """
+from graphtheta.tgar.compiler.codegen.emit import emit
+from graphtheta.tgar.compiler.ir.kernel import Kernel, Pass, Save
+from graphtheta.tgar.compiler.ir.terms import Leaf, TermFactory
+
+value = TermFactory().leaf(Leaf("source", "source0", "float32", 3), (3,))
+saves = tuple(Save(Leaf("edge", name, "float32", 3), value) for name in "abcdefgh")
+print(emit(Kernel("in", "float32", (Pass(saves=saves),), (), ()), 32))
+"""
+
+
+@pytest.mark.spawn
+def test_every_process_generates_the_same_code() -> None:
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", _EMIT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            timeout=120,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(texts) == 1
+
+
 def test_a_folder_that_others_may_write_to_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from tests.tgar.layers import written
 
 def call(operator: Operator, s: Any, d: Any) -> Any:
     """Apply the torch function of an operator to values of both endpoints."""
-    name = operator.torch.split()[0]
+    name = operator.spellings[0]
     function = getattr(torch, name, None) or getattr(F, name)
     if operator.kind == "arithmetic":  # from 1 to 2: in the domain of each
         x, y = 1.5 + 0.5 * torch.tanh(s["h"] - d["h"]), 1.5 + 0.5 * torch.sin(d["h"])
@@ -42,7 +42,7 @@ def test_operator_same_as_chunked(name: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_entry_is_complete(name: str) -> None:
     operator = OPERATORS[name]
     assert operator.name == name
-    for spelled in (operator.torch + " " + operator.reflected).split():
+    for spelled in (*operator.spellings, *operator.reflected.split()):
         assert rule_of(spelled) is not None
         assert spelled not in RULES
     assert callable(operator.emit)
@@ -62,7 +62,7 @@ def test_entry_is_complete(name: str) -> None:
 
 
 def test_names_of_torch_belong_to_one_operator() -> None:
-    names = [n for o in OPERATORS.values() for n in (o.torch + " " + o.reflected).split()]
+    names = [n for o in OPERATORS.values() for n in (*o.spellings, *o.reflected.split())]
     assert len(names) == len(set(names))
 
 
@@ -78,10 +78,9 @@ def test_one_entry_adds_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert rule_of("atan") is None
     arctangent = Operator(
-        name="atan",
-        torch="atan",
+        "atan",
         gradient=lambda t, c, y, x: [t.div(c, t.add(1, t.mul(x, x)))],
-        emit=lambda b, x: vm.library(b, "atan", x),
+        emit=vm.library("atan"),
         costly=True,
     )
     monkeypatch.setitem(OPERATORS, arctangent.name, arctangent)
@@ -93,13 +92,10 @@ def test_one_entry_adds_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def tables() -> tuple[str, str]:
     """Return the tables of supported operations as docs/kernels.md should show them."""
 
-    def code(names: str) -> str:
-        shown = [n for n in names.split() if not n.startswith("__")]
-        return ", ".join(f"`{name}`" for name in shown)
-
     def torch_of(operator: Operator) -> str:
-        symbol = f"`{operator.symbol.replace('|', chr(92) + '|')}`" if operator.symbol else ""
-        return ", ".join(filter(None, (symbol, code(f"{operator.torch} {operator.reflected}"))))
+        names = [operator.symbol.replace("|", "\\|"), *operator.spellings]
+        names += operator.reflected.split()
+        return ", ".join(f"`{name}`" for name in names if name and not name.startswith("__"))
 
     yes = {True: "yes", False: "no"}
     operators = [

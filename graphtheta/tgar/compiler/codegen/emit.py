@@ -83,7 +83,9 @@ class _Emitter(Values):
             for t in kernel.leaves
             if f"loop_{t.leaf.name}" in names
         }
-        self.saving = {name: self._argument(f"out_{name}", self.float) for name in self.saved}
+        self.saving = {
+            s.leaf.name: self._argument(f"out_{s.leaf.name}", self.float) for s in kernel.saves
+        }
         self.totals = {a.name: self.local(self.float, a.size, a.name) for a in kernel.collected}
         self.winners = {
             a.name: self.local(I32, a.size, f"{a.name}.winner")

@@ -32,7 +32,7 @@ def rule_of(name: str) -> Rule | None:
         name: Its `__name__`.
     """
     for operator in OPERATORS.values():
-        if name in operator.torch.split():
+        if name in operator.spellings:
             return partial(_elementwise, operator)
         if name in operator.reflected.split():
             return partial(_elementwise, operator, reflected=True)

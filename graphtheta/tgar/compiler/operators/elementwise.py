@@ -9,7 +9,7 @@ products with parameters, indexing) is a rule of `lowering/rules.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -19,13 +19,14 @@ from graphtheta.tgar.compiler.operators import vector_math as vm
 __all__ = ["OPERATORS", "Operator", "is_costly"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Operator:
     """Element-wise operator.
 
     Attributes:
         name: The `op` of its terms.
-        torch: Names of the torch functions and methods that lower to it, separated by spaces.
+        torch: Names of the torch functions and methods that lower to it, separated by spaces, if
+            not just the operator's.
         reflected: Those that take the two operands in reverse order, such as `__rsub__`.
         kind: "arithmetic" takes floats and returns a float, "comparison" takes two floats or two
             integers and returns a bool, "logical" takes and returns bools.
@@ -41,7 +42,8 @@ class Operator:
     """
 
     name: str
-    torch: str
+    _: KW_ONLY
+    torch: str = ""
     reflected: str = ""
     kind: Literal["arithmetic", "comparison", "logical"] = "arithmetic"
     arity: int = 1
@@ -50,6 +52,11 @@ class Operator:
     emit: Callable[..., Any]
     costly: bool
     symbol: str = ""
+
+    @property
+    def spellings(self) -> list[str]:
+        """Names of the torch functions and methods that take the operands in this order."""
+        return (self.torch or self.name).split()
 
     def apply(self, terms: TermFactory, *operands: Term, parameter: float | None = None) -> Term:
         """Return the term of this operator on `operands`."""
@@ -103,96 +110,69 @@ def _extreme_gradient(
 
 _UNARY = (
     Operator(
-        name="neg",
+        "neg",
         torch="neg __neg__",
         gradient=lambda t, c, y, x: [t.neg(c)],
         emit=lambda b, x: b.fneg(x),
         costly=False,
     ),
+    Operator("exp", gradient=lambda t, c, y, x: [t.mul(c, y)], emit=vm.exp, costly=True),
     Operator(
-        name="exp",
-        torch="exp",
-        gradient=lambda t, c, y, x: [t.mul(c, y)],
-        emit=vm.exp,
-        costly=True,
-    ),
-    Operator(
-        name="expm1",
-        torch="expm1",
+        "expm1",
         gradient=lambda t, c, y, x: [t.mul(c, t.add(y, 1))],
-        emit=lambda b, x: vm.library(b, "expm1", x),
+        emit=vm.library("expm1"),
         costly=True,
     ),
     Operator(
-        name="log",
-        torch="log",
+        "log",
         gradient=lambda t, c, y, x: [t.mul(c, t.div(1, x))],
-        emit=lambda b, x: vm.library(b, "log", x),
+        emit=vm.library("log"),
         costly=True,
     ),
     Operator(
-        name="log1p",
-        torch="log1p",
+        "log1p",
         gradient=lambda t, c, y, x: [t.mul(c, t.div(1, t.add(x, 1)))],
-        emit=lambda b, x: vm.library(b, "log1p", x),
+        emit=vm.library("log1p"),
         costly=True,
     ),
     Operator(
-        name="sqrt",
-        torch="sqrt",
+        "sqrt",
         gradient=lambda t, c, y, x: [t.mul(c, t.div(0.5, y))],
         emit=vm.sqrt,
         costly=True,
     ),
     Operator(
-        name="sigmoid",
-        torch="sigmoid",
+        "sigmoid",
         gradient=lambda t, c, y, x: [t.mul(c, t.mul(y, t.sub(1, y)))],
         emit=vm.sigmoid,
         costly=True,
     ),
     Operator(
-        name="tanh",
-        torch="tanh",
+        "tanh",
         gradient=lambda t, c, y, x: [t.mul(c, t.sub(1, t.mul(y, y)))],
-        emit=lambda b, x: vm.library(b, "tanh", x),
+        emit=vm.library("tanh"),
         costly=True,
     ),
+    Operator("abs", torch="abs __abs__", gradient=_abs_gradient, emit=vm.magnitude, costly=False),
     Operator(
-        name="abs",
-        torch="abs __abs__",
-        gradient=_abs_gradient,
-        emit=vm.magnitude,
-        costly=False,
-    ),
-    Operator(
-        name="relu",
-        torch="relu",
+        "relu",
         gradient=lambda t, c, y, x: [t.mul(c, t.select(t.compare("gt", y, 0.0), 1, 0))],
         emit=vm.relu,
         costly=False,
     ),
     Operator(
-        name="leaky_relu",
-        torch="leaky_relu",
+        "leaky_relu",
         parameter=("negative_slope", 0.01),
         gradient=_leaky_relu_gradient,
         emit=vm.leaky_relu,
         costly=False,
     ),
-    Operator(
-        name="elu",
-        torch="elu",
-        parameter=("alpha", 1.0),
-        gradient=_elu_gradient,
-        emit=vm.elu,
-        costly=True,
-    ),
+    Operator("elu", parameter=("alpha", 1.0), gradient=_elu_gradient, emit=vm.elu, costly=True),
 )
 
 _BINARY = (
     Operator(
-        name="add",
+        "add",
         torch="add __add__ __radd__",
         arity=2,
         gradient=lambda t, c, y, a, b: [c, c],
@@ -201,7 +181,7 @@ _BINARY = (
         symbol="+",
     ),
     Operator(
-        name="sub",
+        "sub",
         torch="sub subtract __sub__",
         reflected="__rsub__ rsub",
         arity=2,
@@ -211,7 +191,7 @@ _BINARY = (
         symbol="-",
     ),
     Operator(
-        name="mul",
+        "mul",
         torch="mul multiply __mul__ __rmul__",
         arity=2,
         gradient=lambda t, c, y, a, b: [t.mul(c, b), t.mul(c, a)],
@@ -220,7 +200,7 @@ _BINARY = (
         symbol="*",
     ),
     Operator(
-        name="div",
+        "div",
         torch="div divide true_divide __truediv__ __div__",
         reflected="__rtruediv__ __rdiv__",
         arity=2,
@@ -230,7 +210,7 @@ _BINARY = (
         symbol="/",
     ),
     Operator(
-        name="max",
+        "max",
         torch="maximum",
         arity=2,
         gradient=partial(_extreme_gradient, "lt"),
@@ -238,7 +218,7 @@ _BINARY = (
         costly=False,
     ),
     Operator(
-        name="min",
+        "min",
         torch="minimum",
         arity=2,
         gradient=partial(_extreme_gradient, "gt"),
@@ -248,54 +228,31 @@ _BINARY = (
 )
 
 
-def _comparison(name: str, symbol: str, *others: str) -> Operator:
+def _to_bool(
+    name: str, torch: str, symbol: str, emit: Callable[..., Any] | None = None, arity: int = 2
+) -> Operator:
     return Operator(
-        name=name,
-        torch=" ".join((name, f"__{name}__", *others)),
-        kind="comparison",
-        arity=2,
+        name,
+        torch=torch,
+        kind="logical" if emit else "comparison",
+        arity=arity,
         gradient=None,
-        emit=lambda b, x, y: vm.compare(b, symbol, x, y),
+        emit=emit or (lambda b, x, y: vm.compare(b, symbol, x, y)),
         costly=False,
         symbol=symbol,
     )
 
 
 _TO_BOOL = (
-    _comparison("lt", "<", "less"),
-    _comparison("le", "<="),
-    _comparison("gt", ">", "greater"),
-    _comparison("ge", ">="),
-    _comparison("eq", "=="),
-    _comparison("ne", "!="),
-    Operator(
-        name="and",
-        torch="logical_and __and__ bitwise_and",
-        kind="logical",
-        arity=2,
-        gradient=None,
-        emit=lambda b, x, y: b.and_(x, y),
-        costly=False,
-        symbol="&",
-    ),
-    Operator(
-        name="or",
-        torch="logical_or __or__ bitwise_or",
-        kind="logical",
-        arity=2,
-        gradient=None,
-        emit=lambda b, x, y: b.or_(x, y),
-        costly=False,
-        symbol="|",
-    ),
-    Operator(
-        name="not",
-        torch="logical_not __invert__ bitwise_not",
-        kind="logical",
-        gradient=None,
-        emit=lambda b, x: b.not_(x),
-        costly=False,
-    ),
+    _to_bool("lt", "lt less __lt__", "<"),
+    _to_bool("le", "le __le__", "<="),
+    _to_bool("gt", "gt greater __gt__", ">"),
+    _to_bool("ge", "ge __ge__", ">="),
+    _to_bool("eq", "eq __eq__", "=="),
+    _to_bool("ne", "ne __ne__", "!="),
+    _to_bool("and", "logical_and __and__ bitwise_and", "&", lambda b, x, y: b.and_(x, y)),
+    _to_bool("or", "logical_or __or__ bitwise_or", "|", lambda b, x, y: b.or_(x, y)),
+    _to_bool("not", "logical_not __invert__ bitwise_not", "", lambda b, x: b.not_(x), arity=1),
 )
 
 OPERATORS = {operator.name: operator for operator in (*_UNARY, *_BINARY, *_TO_BOOL)}

@@ -9,6 +9,7 @@ not-a-number give what they give in torch; results below the smallest normal num
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -65,28 +66,31 @@ def _intrinsic(b: Any, name: str, *args: Any) -> Any:
     lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
     bits = "f32" if isinstance(_element(kind), ir.FloatType) else "f64"
     full = f"llvm.{name}.{lanes}{bits}"
-    module = b.module
-    function = module.globals.get(full) or ir.Function(
-        module, ir.FunctionType(kind, [a.type for a in args]), full
-    )
-    return b.call(function, args)
+    return b.call(_declared(b, full, kind, [a.type for a in args]), args)
 
 
-def library(b: Any, name: str, x: Any) -> Any:
-    """Call a function of the C library (`log`, `tanh`, ...) for each lane."""
-    scalar = _element(x.type)
-    full = name + "f" if isinstance(scalar, ir.FloatType) else name
-    module = b.module
-    function = module.globals.get(full) or ir.Function(
-        module, ir.FunctionType(scalar, [scalar]), full
-    )
-    if not isinstance(x.type, ir.VectorType):
-        return b.call(function, [x])
-    result = ir.Constant(x.type, ir.Undefined)
-    for lane in range(x.type.count):
-        at = ir.IntType(32)(lane)
-        result = b.insert_element(result, b.call(function, [b.extract_element(x, at)]), at)
-    return result
+def _declared(b: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Return an external function, declared in the module on first use."""
+    kind = ir.FunctionType(result, arguments)
+    return b.module.globals.get(name) or ir.Function(b.module, kind, name)
+
+
+def library(name: str) -> Callable[[Any, Any], Any]:
+    """Return a function that calls the C library's `name` (`log`, `tanh`, ...) for each lane."""
+
+    def emit(b: Any, x: Any) -> Any:
+        scalar = _element(x.type)
+        full = name + "f" if isinstance(scalar, ir.FloatType) else name
+        function = _declared(b, full, scalar, [scalar])
+        if not isinstance(x.type, ir.VectorType):
+            return b.call(function, [x])
+        result = ir.Constant(x.type, ir.Undefined)
+        for lane in range(x.type.count):
+            at = ir.IntType(32)(lane)
+            result = b.insert_element(result, b.call(function, [b.extract_element(x, at)]), at)
+        return result
+
+    return emit
 
 
 def compare(b: Any, sign: str, x: Any, y: Any) -> Any:
@@ -131,7 +135,7 @@ def leaky_relu(b: Any, x: Any, slope: float) -> Any:
 
 def elu(b: Any, x: Any, alpha: float) -> Any:
     """Return x, or alpha * (exp(x) - 1) if it is not positive."""
-    below = b.fmul(library(b, "expm1", x), constant(x.type, alpha))
+    below = b.fmul(library("expm1")(b, x), constant(x.type, alpha))
     return b.select(b.fcmp_ordered(">", x, constant(x.type, 0.0)), x, below)
 
 

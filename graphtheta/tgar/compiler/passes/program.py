@@ -9,8 +9,8 @@ computed by the first and saved for the second, a few numbers per edge.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphtheta.tgar.chunked import EdgeInputs
@@ -244,12 +244,19 @@ class Program:
             loads[value] = self.terms.leaf(leaf, value.shape)
             saves.append(Save(leaf, value))
             offset += max(1, value.size)
-        return Backward(
-            self._over_in_edges(of_others, saves) if of_others or saves else None,
-            self._over_out_edges(of_sources, loads, wide_positions) if of_sources else None,
-            size,
-            tuple(saved),
-        )
+        in_kernel = self._gradient_kernel("in", of_others, saves) if of_others or saves else None
+        out_kernel = None
+        if of_sources:
+            of_sources = self._with_values(of_sources, loads)
+            out_kernel = self._gradient_kernel("out", of_sources, wide_positions=wide_positions)
+        return Backward(in_kernel, out_kernel, size, tuple(saved))
+
+    def _with_values(
+        self, found: Sequence[LeafCotangent], replacements: Mapping[Term, Term]
+    ) -> list[LeafCotangent]:
+        """Return cotangents with some of the values that they are computed from replaced."""
+        values = self.terms.substitute([c.value for c in found], replacements)
+        return [replace(c, value=value) for c, value in zip(found, values, strict=True)]
 
     def _cotangents(
         self, wanted: Callable[[Term], bool], saved_score: bool, finish: bool
@@ -284,10 +291,7 @@ class Program:
             (self.message, t.mul(self._widened(weight), upstream)),
         ]
         found = cotangents(t, pairs, wanted)
-        values = t.substitute([c.value for c in found], {self.score: score})
-        return [
-            LeafCotangent(c.leaf, value, c.index) for c, value in zip(found, values, strict=True)
-        ]
+        return self._with_values(found, {self.score: score})
 
     def _per_score(self, message: Term) -> Term:
         """Sum a message over the dimensions that the score lacks."""
@@ -324,18 +328,26 @@ class Program:
         order = {term: n for n, term in enumerate(walk(roots))}
         return sorted(found, key=lambda term: order[term])
 
-    def _over_in_edges(self, found: Sequence[LeafCotangent], saves: Sequence[Save]) -> Kernel:
+    def _gradient_kernel(
+        self,
+        orientation: Orientation,
+        found: Sequence[LeafCotangent],
+        saves: Sequence[Save] = (),
+        *,
+        wide_positions: bool = False,
+    ) -> Kernel:
+        """Return the kernel that sums cotangents over edges into gradients of leaves."""
         updates, accumulators, gradients, all_saves = [], {}, {}, list(saves)
         offset = 0
         for c in found:
             leaf = c.leaf.leaf
+            name = f"gradient_{leaf.name}"
             if leaf.space == "edge":
-                array = Leaf("edge", f"gradient_{leaf.name}", self.storage, leaf.stride)
+                array = Leaf("edge", name, self.storage, leaf.stride)
                 shape = c.leaf.shape if c.index is None else c.leaf.shape[1:]
                 several = c.index is not None or sum(o.leaf is c.leaf for o in found) > 1
                 all_saves.append(Save(array, self.terms.expand(c.value, shape), c.index, several))
-                continue
-            if leaf.space == "parameter":
+            elif leaf.space == "parameter":
                 if leaf.name not in gradients:
                     gradients[leaf.name] = Gradient(leaf.name, c.leaf.shape, offset)
                     offset += c.leaf.size
@@ -346,28 +358,13 @@ class Program:
                     value = self.terms.reshape(value, want[first:])
                 updates.append(Update(leaf.name, value, c.index))
             else:
-                accumulators[leaf.name] = Accumulator(f"gradient_{leaf.name}", c.leaf.shape)
-                updates.append(Update(f"gradient_{leaf.name}", c.value, c.index))
+                accumulators[name] = Accumulator(name, c.leaf.shape)
+                updates.append(Update(name, c.value, c.index))
         return self._kernel(
-            "in",
+            orientation,
             [Pass(tuple(updates), tuple(all_saves))],
             list(accumulators.values()),
             gradients=list(gradients.values()),
-        )
-
-    def _over_out_edges(
-        self, found: Sequence[LeafCotangent], loads: dict[Term, Term], wide_positions: bool
-    ) -> Kernel:
-        values = self.terms.substitute([c.value for c in found], loads)
-        updates, accumulators = [], {}
-        for c, value in zip(found, values, strict=True):
-            name = f"gradient_{c.leaf.leaf.name}"
-            accumulators[name] = Accumulator(name, c.leaf.shape)
-            updates.append(Update(name, value, c.index))
-        return self._kernel(
-            "out",
-            [Pass(tuple(updates))],
-            list(accumulators.values()),
             wide_positions=wide_positions,
         )
 
