@@ -44,7 +44,7 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
 
 
 class ShardColumns:
-    """Node and edge columns of one worker, and what the whole graph's manifest says about them.
+    """Node and edge columns of one worker, and the schema of the whole graph.
 
     Args:
         local: Arrays and tables of this worker.

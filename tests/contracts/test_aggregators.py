@@ -1,4 +1,4 @@
-"""What every entry of `AGGREGATORS` keeps to: a partial is the same however its edges are cut."""
+"""Contract of every entry of `AGGREGATORS`: a partial does not depend on how edges are split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFINITIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def edges(name: str, seed: int = 0) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Return destination rows, what gather returned, and edge keys, of edges in no order."""
+    """Return destination rows, outputs of gather, and edge keys, of unordered edges."""
     generator = torch.Generator().manual_seed(seed)
     row_e = torch.randint(ROWS - 1, (EDGES,), generator=generator)
     message = torch.randn((EDGES, 2, 3), generator=generator, dtype=torch.float64)
@@ -49,9 +49,9 @@ def partial_of(
     rows: int = ROWS,
 ) -> list[Tensor]:
     columns = reduce.start(rows, outputs)
-    for at in range(0, len(row_e), chunk):
-        block = slice(at, at + chunk)
-        reduce.add(columns, row_e[block], [t[block] for t in outputs], key_e[block])
+    for first in range(0, len(row_e), chunk):
+        some = slice(first, first + chunk)
+        reduce.add(columns, row_e[some], [t[some] for t in outputs], key_e[some])
     return columns
 
 
@@ -63,14 +63,14 @@ def merged(
     worker_e: Tensor,
     rows: int = ROWS,
 ) -> Tensor:
-    """Aggregate where edges are spread over workers: 0 holds the masters, the others send."""
+    """Aggregate edges that are spread over workers: worker 0 holds the masters."""
     partials = [
         partial_of(reduce, row_e[on], [t[on] for t in outputs], key_e[on], rows=rows)
         for on in (worker_e == w for w in range(int(worker_e.max()) + 1))
     ]
-    arrived = [torch.cat(columns) for columns in zip(*partials[1:], strict=True)]
+    received = [torch.cat(columns) for columns in zip(*partials[1:], strict=True)]
     master_S = torch.arange(rows).repeat(len(partials) - 1)
-    return reduce.finish(reduce.merge(partials[0], arrived, master_S))
+    return reduce.finish(reduce.merge(partials[0], received, master_S))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +93,7 @@ def test_row_without_edges_is_zero(name: str) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 @pytest.mark.parametrize("name", NAMES)
-def test_aggregator_does_not_see_chunks(name: str, chunk: int) -> None:
+def test_aggregator_does_not_depend_on_chunks(name: str, chunk: int) -> None:
     reduce, (row_e, outputs, key_e) = AGGREGATORS[name], edges(name)
     got = reduce.finish(partial_of(reduce, row_e, outputs, key_e, chunk))
     want = reduce.finish(partial_of(reduce, row_e, outputs, key_e))
@@ -102,21 +102,21 @@ def test_aggregator_does_not_see_chunks(name: str, chunk: int) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
 @pytest.mark.parametrize("name", NAMES)
-def test_aggregator_does_not_see_workers(name: str, workers: int) -> None:
+def test_aggregator_does_not_depend_on_workers(name: str, workers: int) -> None:
     reduce, (row_e, outputs, key_e) = AGGREGATORS[name], edges(name)
     want = reduce.finish(partial_of(reduce, row_e, outputs, key_e))
     worker_e = torch.randint(workers, (EDGES,), generator=torch.Generator().manual_seed(1))
     worker_e[0] = workers - 1
     got = merged(reduce, row_e, outputs, key_e, worker_e)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-    # All edges elsewhere: the master has none of its own.
+    # All edges are on other workers than the master.
     got = merged(reduce, row_e, outputs, key_e, worker_e.clamp(min=1))
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_differentiable_columns_are_sums_of_terms(name: str) -> None:
-    # This is what lets backward differentiate a block of edges on its own.
+    # So backward can differentiate a chunk of edges by itself.
     reduce, (row_e, outputs, key_e) = AGGREGATORS[name], edges(name)
     columns = partial_of(reduce, row_e, outputs, key_e, chunk=7)
     constants = columns[reduce.num_differentiable :]
@@ -128,12 +128,12 @@ def test_differentiable_columns_are_sums_of_terms(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_not_a_number_is_not_lost(name: str) -> None:
+def test_nan_is_kept(name: str) -> None:
     reduce, (row_e, outputs, key_e) = AGGREGATORS[name], edges(name)
     first, last = (row_e == 2).nonzero().flatten()[[0, -1]].tolist()
     for at in (first, last):
         poisoned = [t.clone() for t in outputs]
-        poisoned[0][at] = nan  # the score where there is one
+        poisoned[0][at] = nan  # the score, if there is one
         got = reduce.finish(partial_of(reduce, row_e, poisoned, key_e, chunk=3))
         assert got[2].isnan().all()
         assert not got[[0, 1, 3, 4, 5]].isnan().any()

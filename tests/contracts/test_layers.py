@@ -1,4 +1,4 @@
-"""What every entry of `LAYERS` keeps to, and that `MODELS` follows them."""
+"""Contract of every entry of `LAYERS`, each of which has a model in `MODELS`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(name: str) -> TGARLayer:
         return MAKERS[name]().double()
 
 
-def test_every_layer_is_here_and_in_models() -> None:
+def test_every_layer_has_a_maker_and_a_model() -> None:
     assert set(LAYERS) == set(MAKERS) == set(MODELS)
     for name, layer in LAYERS.items():
         assert type(MAKERS[name]()) is layer
@@ -70,7 +70,7 @@ def test_layer_on_corner_graph(name: str, graph: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer_does_not_see_the_order_of_nodes_and_edges(name: str) -> None:
+def test_layer_does_not_depend_on_the_order_of_nodes_and_edges(name: str) -> None:
     graph = to_graph(random_graph(20, 80), dtype=np.float64)
     rng = np.random.default_rng(3)
     nodes, edges = rng.permutation(20), rng.permutation(80)

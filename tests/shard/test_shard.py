@@ -1,4 +1,4 @@
-"""A shard on any number of workers holds together what the input says, and nothing twice."""
+"""The shards of any number of workers together hold the input graph, each node and edge once."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def by_key(
 
     keys, rows = zip(*on_all(source, workers, work, method), strict=True)
     order = np.concatenate(keys)
-    np.testing.assert_array_equal(np.sort(order), np.arange(len(order)))  # one master a node
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(order)))  # one master per node
     return np.concatenate(rows)[np.argsort(order)]
 
 
-PLACES = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "edge-hash")]
+PARTITIONS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "edge-hash")]
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), PARTITIONS)
 def test_masters_hold_the_columns_of_the_input(workers: int, method: str, graph: Graph) -> None:
     def column(read: Callable[[Shard], Tensor]) -> NDArray[Any]:
         return by_key(graph, workers, read, method)
@@ -94,7 +94,7 @@ def edges_of(shard: Shard) -> NDArray[np.int64]:
     return np.stack([topology.edge_key.numpy(), src, shard.node_key_L[row_E]], axis=1)
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), PARTITIONS)
 def test_every_edge_is_held_once(workers: int, method: str, graph: Graph) -> None:
     def work(shard: Shard) -> tuple[NDArray[np.int64], NDArray[Any]]:
         edges = edges_of(shard)
@@ -111,7 +111,7 @@ def test_every_edge_is_held_once(workers: int, method: str, graph: Graph) -> Non
     np.testing.assert_array_equal(attr[order], graph.column("attr"))
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), PARTITIONS)
 def test_degrees_and_means_are_those_of_the_whole_graph(
     workers: int, method: str, graph: Graph
 ) -> None:
@@ -134,7 +134,7 @@ def test_degrees_and_means_are_those_of_the_whole_graph(
     )
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), PARTITIONS)
 def test_loopless_topology_leaves_self_loops_out(workers: int, method: str, graph: Graph) -> None:
     def work(shard: Shard) -> NDArray[np.int64]:
         whole, topology = edges_of(shard), shard.loopless_topology

@@ -19,7 +19,7 @@ def _no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 def chunked_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no layer run fused."""
     monkeypatch.setattr(
-        "graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("a test asks for it")
+        "graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("disabled by a test")
     )
     monkeypatch.setattr(logging.getLogger("graphtheta"), "disabled", True)
 

@@ -1,4 +1,4 @@
-"""Layers for tests, made of a gather."""
+"""Layers for tests, made from a gather."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 3
 
 
 class Written(TGARLayer):
-    """A layer whose stages are given; `gather(layer, src, dst, edge)` reads what it likes."""
+    """Layer of given stages; `gather(layer, src, dst, edge)` may read the layer."""
 
     def __init__(
         self,

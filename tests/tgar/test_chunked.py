@@ -105,7 +105,7 @@ def test_warning_comes_once_for_each_class_and_reason(caplog: pytest.LogCaptureF
 
 
 class _Largest(TorchDispatchMode):
-    """Note the bytes of the largest tensor that any torch operation makes."""
+    """Mode that records the bytes of the largest tensor that any torch operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_temporaries_do_not_grow_with_edges(make: Callable[[int, int], CornerGra
         view = View(shard)
         (layer(view[0], view.inputs()).sum() + view.token).backward()
 
-    step()  # what is kept with the shard is made here
+    step()  # fills the caches of the shard
     with _Largest() as torch_made:
         step()
     assert torch_made.nbytes <= 8 * CHUNK * 16  # a chunk of messages
@@ -156,8 +156,8 @@ def test_temporaries_do_not_grow_with_edges(make: Callable[[int, int], CornerGra
 @pytest.mark.slow
 @pytest.mark.spawn
 def test_resident_memory_does_not_grow_with_edges() -> None:
-    # A process of its own, whose high-water mark is reset before a step of 2 million edges; their
-    # messages alone would be 512 MB.
+    # In a separate process, the high-water mark is reset before a step of 2 million edges, whose
+    # messages would take 512 MB.
     program = """
         import re
         from pathlib import Path

@@ -1,4 +1,4 @@
-"""Finite differences through every aggregator: nodes, parameters and edge inputs, tiny chunks."""
+"""Gradients of every aggregator equal finite differences: nodes, parameters and edge inputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def graph_with_hub() -> CornerGraph:
 
 
 def message(layer: Written, src: Any, dst: Any, edge: Any) -> Tensor:
-    """Mix everything there is: endpoints, edge inputs, parameters, a mask, a choice by type."""
+    """Return a message of everything: endpoints, edge inputs, parameters, a mask, a type."""
     pair = layer.lin(src["h"] * dst["h"]) + (edge["attr"] @ layer.table[:2]) * layer.w
     return torch.tanh(pair) * keep(0.3, 3) + src["h"] * layer.table[edge["type"]]
 
@@ -74,19 +74,19 @@ def test_gradients_equal_finite_differences(aggregator: str, loops: bool) -> Non
 @pytest.mark.parametrize("method", ["node-hash", "dbh"])
 @pytest.mark.parametrize("loops", [False, True], ids=["", "self_loops"])
 @pytest.mark.parametrize("aggregator", sorted(AGGREGATORS))
-def test_gradients_do_not_see_workers(aggregator: str, loops: bool, method: str) -> None:
+def test_gradients_do_not_depend_on_workers(aggregator: str, loops: bool, method: str) -> None:
     graph = to_graph(graph_with_hub(), seed=5, dtype=np.float64)
     gather = gather_for(aggregator, loops)
 
     def make() -> Written:
         return written(gather, aggregator=aggregator, self_loops=loops)
 
-    alone = run_layer(make, graph, edge_inputs=["attr"])
+    single = run_layer(make, graph, edge_inputs=["attr"])
     together = run_layer(make, graph, 3, method, edge_inputs=["attr"])
-    assert_equal(together.out_NO, alone.out_NO, 1e-10)
-    assert_equal(together.x_grad_NF, alone.x_grad_NF, 1e-10)
-    assert_equal(together.edge_grads["attr"], alone.edge_grads["attr"], 1e-10)
-    for name, grad in alone.parameter_grads.items():
+    assert_equal(together.out_NO, single.out_NO, 1e-10)
+    assert_equal(together.x_grad_NF, single.x_grad_NF, 1e-10)
+    assert_equal(together.edge_grads["attr"], single.edge_grads["attr"], 1e-10)
+    for name, grad in single.parameter_grads.items():
         assert_equal(together.parameter_grads[name], grad, 1e-10)
 
 
@@ -110,7 +110,7 @@ def test_chunks_do_not_change_results(aggregator: str, monkeypatch: pytest.Monke
 
 
 def test_replaced_edge_column_reaches_self_loops() -> None:
-    # A layer's own loop carries the mean of what is there now, not of what the store has.
+    # The column of a self-loop is the mean of the replaced column, not of the store's.
     shard = gt.open_shard(to_graph(graph_with_hub(), dtype=np.float64))
     layer = written(lambda s, src, dst, edge: edge["attr"], self_loops=True)
     view = View(shard)

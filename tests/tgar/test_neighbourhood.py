@@ -109,7 +109,7 @@ def test_exact_neighbourhood_on_corner_graphs(name: str) -> None:
             assert got == by_hand(corner, targets, 2)
 
 
-DRAWS = [
+FANOUTS = [
     Fanout(3),
     Fanout(3, replace=True),
     Fanout(40),
@@ -118,20 +118,20 @@ DRAWS = [
 ]
 
 
-@pytest.mark.parametrize("fanout", DRAWS, ids=str)
-def test_drawn_edges_do_not_depend_on_workers(fanout: Fanout, graph: gt.Graph) -> None:
+@pytest.mark.parametrize("fanout", FANOUTS, ids=str)
+def test_sampled_edges_do_not_depend_on_workers(fanout: Fanout, graph: gt.Graph) -> None:
     weighted = with_weights(graph)
     targets = range(0, 60, 3)
-    alone = neighbourhood(weighted, targets, [fanout] * 2, 1, "node-hash", step=5)
+    single = neighbourhood(weighted, targets, [fanout] * 2, 1, "node-hash", step=5)
     other_step = neighbourhood(weighted, targets, [fanout] * 2, 1, "node-hash", step=6)
-    assert fanout.size == 40 or alone != other_step
+    assert fanout.size == 40 or single != other_step
     for workers, method in WORKERS[1:]:
         got = neighbourhood(weighted, targets, [fanout] * 2, workers, method, step=5)
-        assert got == alone
+        assert got == single
 
 
-@pytest.mark.parametrize("fanout", DRAWS, ids=str)
-def test_fanout_is_how_many_are_drawn(fanout: Fanout, graph: gt.Graph) -> None:
+@pytest.mark.parametrize("fanout", FANOUTS, ids=str)
+def test_fanout_is_the_number_of_sampled_edges(fanout: Fanout, graph: gt.Graph) -> None:
     weighted = with_weights(graph)
     src, dst = ends(graph)
     ((inputs, outputs, edges),) = neighbourhood(weighted, range(62), [fanout], 3, "dbh")
@@ -152,7 +152,7 @@ def with_weights(graph: gt.Graph) -> gt.Graph:
 
 
 def star(weights: NDArray[np.float64]) -> gt.Graph:
-    """One node that hears from all others, again and again."""
+    """Return a graph in which every other node has an edge to node 0."""
     leaves = len(weights)
     corner = (leaves + 1, np.arange(1, leaves + 1), np.zeros(leaves, np.int64))
     graph = to_graph(corner)
@@ -161,7 +161,7 @@ def star(weights: NDArray[np.float64]) -> gt.Graph:
 
 @pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("weight", [None, "weight"])
-def test_shares_of_what_is_drawn(replace: bool, weight: str | None) -> None:
+def test_shares_of_sampled_edges(replace: bool, weight: str | None) -> None:
     weights = np.array([1.0, 2.0, 4.0, 1.0, 8.0, 0.5])
     shard = gt.open_shard(star(weights))
     hub = np.flatnonzero(shard.node_key_L == 0)
@@ -188,14 +188,14 @@ def test_without_replacement_every_pair_is_as_likely() -> None:
     assert (np.abs(pairs - 500) < 4.5 * np.sqrt(5000 * 0.1 * 0.9)).all()
 
 
-def test_weights_that_cannot_be_raise_config_error(graph: gt.Graph) -> None:
+def test_wrong_weights_raise_config_error(graph: gt.Graph) -> None:
     found = Neighbourhoods(gt.open_shard(graph))
     for name in ("nothing", "attr"):
         with pytest.raises(ConfigError, match=name):
             found.weight(name)
 
 
-def test_nothing_is_left_behind(graph: gt.Graph) -> None:
+def test_the_array_of_rows_is_cleared(graph: gt.Graph) -> None:
     shard = gt.open_shard(graph)
     found = Neighbourhoods(shard)
     for _ in range(2):

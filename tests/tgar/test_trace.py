@@ -1,4 +1,4 @@
-"""What `gather` may be: everything that is a function of one edge, and nothing else."""
+"""A `gather` may be any function of one edge, and nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(layer: nn.Module, shard: Shard, dtype: torch.dtype | None = None) -> Ten
 
 
 def eager(layer: Written, shard: Shard, dtype: torch.dtype | None = None) -> Tensor:
-    """Evaluate gather once over all edges, as if there were no tracing, and sum."""
+    """Evaluate gather once over all edges, without tracing, and sum."""
     view = View(shard)
     fields = layer.transform(view.inputs(dtype))
     topology = shard.topology
@@ -63,7 +63,7 @@ def chunks(layer: Written, src: Any, dst: Any, edge: Any) -> Tensor:
 
 def constants(layer: Written, src: Any, dst: Any, edge: Any) -> Tensor:
     scale = torch.arange(3, dtype=src["h"].dtype) * torch.tensor([1.0, 2.0, 3.0])
-    scale[0] = 5.0  # in place on what no edge is in
+    scale[0] = 5.0  # in place on a constant
     return src["h"] * scale
 
 
@@ -173,18 +173,18 @@ def _twice(x: Tensor) -> Tensor:
 
 _elsewhere = torch.ones(3, dtype=torch.float64)
 _drawn = "draws random numbers that depend on the worker"
-_alone = "the value of one edge depends on other edges"
+_one_edge = "the value of one edge depends on other edges"
 _rows = "expected one row per edge|depends on the number of edges|does not run on 7"
 
 REFUSED: dict[str, tuple[Gather, str]] = {
-    "softmax_over_edges": (lambda s, src, dst, edge: src["h"].softmax(0), _alone),
-    "cumsum_over_edges": (lambda s, src, dst, edge: src["h"].cumsum(0), _alone),
-    "flip_of_edges": (lambda s, src, dst, edge: src["h"].flip(0), _alone),
-    "sort_of_edges": (lambda s, src, dst, edge: src["h"].sort(0).values, _alone),
-    "roll_of_edges": (lambda s, src, dst, edge: src["h"].roll(1, 0), _alone),
-    "mean_over_edges": (lambda s, src, dst, edge: src["h"] - src["h"].mean(0), _alone),
-    "norm_over_edges": (lambda s, src, dst, edge: F.normalize(src["h"], dim=0), _alone),
-    "first_edge": (lambda s, src, dst, edge: src["h"] - src["h"][0], _alone),
+    "softmax_over_edges": (lambda s, src, dst, edge: src["h"].softmax(0), _one_edge),
+    "cumsum_over_edges": (lambda s, src, dst, edge: src["h"].cumsum(0), _one_edge),
+    "flip_of_edges": (lambda s, src, dst, edge: src["h"].flip(0), _one_edge),
+    "sort_of_edges": (lambda s, src, dst, edge: src["h"].sort(0).values, _one_edge),
+    "roll_of_edges": (lambda s, src, dst, edge: src["h"].roll(1, 0), _one_edge),
+    "mean_over_edges": (lambda s, src, dst, edge: src["h"] - src["h"].mean(0), _one_edge),
+    "norm_over_edges": (lambda s, src, dst, edge: F.normalize(src["h"], dim=0), _one_edge),
+    "first_edge": (lambda s, src, dst, edge: src["h"] - src["h"][0], _one_edge),
     "sum_over_edges": (lambda s, src, dst, edge: src["h"].sum(0), _rows),
     "flatten": (lambda s, src, dst, edge: src["h"].flatten(), _rows),
     "total": (lambda s, src, dst, edge: src["h"].sum(), _rows),
@@ -322,7 +322,7 @@ def test_random_numbers_outside_gather_raise_trace_error(
 
     options: dict[str, Any] = {stage: draw}
     layer = written(ACCEPTED["field"], **options).train(training)
-    for _ in range(2):  # the first failure does not end the watch
+    for _ in range(2):  # also after the first failure
         with pytest.raises(TraceError, match=r"graphtheta.nn.Dropout for nodes"):
             run(layer, shard)
 
@@ -419,7 +419,7 @@ def test_tracing_happens_once(shard: Shard) -> None:
     layer = written(gather)
     for _ in range(3):
         run(layer, shard)
-    assert len(calls) == 2  # recorded, then probed
+    assert len(calls) == 2  # recorded, then tested
     layer.eval()
     run(layer, shard)
     assert len(calls) == 4

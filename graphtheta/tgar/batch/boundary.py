@@ -64,8 +64,8 @@ class Boundary:
         """Mark the sources of the nodes' in-edges; return the replicas that are newly marked."""
         edges, num_masters, marked = self._edges, self._num_masters, self._marked
         rows = replicas[replicas < edges.num_rows]
-        most = int((edges.indptr[rows + 1] - edges.indptr[rows]).sum())
-        found = np.empty(min(most, len(marked)), np.int64)
+        bound = int((edges.indptr[rows + 1] - edges.indptr[rows]).sum())
+        found = np.empty(min(bound, len(marked)), np.int64)
         found = found[: _mark_sources(rows, edges.indptr, edges.other, marked, found)]
         own, mirrors = found[found < num_masters], np.sort(found[found >= num_masters])
         masters = self._masters_of(mirrors - num_masters)
