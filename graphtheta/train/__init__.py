@@ -1,1 +1,1 @@
-"""Training: the loop, sum of gradients over workers, checkpoints and run folders."""
+"""Training: the loop, sum of gradients over workers, checkpoints and run directories."""

@@ -29,7 +29,7 @@ _NUM_KEPT = 2  # the previous checkpoint as well, in case the disk fails under t
 
 
 def save_checkpoint(
-    folder: Path,
+    directory: Path,
     epoch: int,
     model: nn.Module,
     shard: Shard,
@@ -38,10 +38,10 @@ def save_checkpoint(
     history: History,
     seed: int,
 ) -> None:
-    """Write the checkpoint `folder/epoch-000010`, and delete all but the last two; collective.
+    """Write the checkpoint `directory/epoch-000010`, and delete all but the last two; collective.
 
     Args:
-        folder: Folder of the run's checkpoints.
+        directory: Directory of the run's checkpoints.
         epoch: Number of finished epochs.
         model: Model whose parameters and buffers are saved.
         shard: Graph that the model is trained on.
@@ -51,13 +51,13 @@ def save_checkpoint(
         seed: Random seed of the run.
     """
     comm = shard.comm
-    target = folder / f"epoch-{epoch:06d}"
+    target = directory / f"epoch-{epoch:06d}"
     partial = partial_path(target)
     if comm.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-    comm.barrier(stage="checkpoint folder")
+    comm.barrier(stage="checkpoint directory")
     save_weights(model, shard, partial / "model.safetensors")
     if best is not None:
         save_weights(model, shard, partial / "best.safetensors", best)
@@ -84,14 +84,14 @@ def save_checkpoint(
         (partial / "progress.json").write_text(json.dumps(progress) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        for old in sorted(folder.glob("epoch-*"))[:-_NUM_KEPT]:
+        for old in sorted(directory.glob("epoch-*"))[:-_NUM_KEPT]:
             shutil.rmtree(old)
     comm.barrier(stage="checkpoint")
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(directory: Path) -> Path | None:
     """Return the newest complete checkpoint of a run, or None."""
-    return max(folder.glob("epoch-*"), default=None)
+    return max(directory.glob("epoch-*"), default=None)
 
 
 def load_checkpoint(

@@ -11,7 +11,7 @@ __all__ = ["EventWriter"]
 
 
 class EventWriter:
-    """Writer of scalars to the run folder; without a run folder it writes nothing."""
+    """Writer of scalars to the run directory; without a run directory it writes nothing."""
 
     def __init__(self, run_dir: RunDirectory | None) -> None:
         self._writer: Any = None

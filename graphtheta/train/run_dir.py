@@ -1,4 +1,4 @@
-"""Folder of a run: configuration, label, metrics, events, checkpoints, weights and summary."""
+"""Directory of a run: configuration, label, metrics, events, checkpoints, weights and summary."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["RunDirectory"]
 class RunDirectory:
     """Files of one run, which rank 0 writes.
 
-    The folder is created when its first file is written.
+    The directory is created when its first file is written.
 
     Args:
-        path: The folder.
-        resume: Whether the folder may hold a run already.
+        path: The directory.
+        resume: Whether the directory may hold a run already.
 
     Attributes:
-        path: The folder.
+        path: The directory.
 
     Raises:
-        ConfigError: If the folder holds a run already and `resume` is False, or it is a file.
+        ConfigError: If the directory holds a run already and `resume` is False, or it is a file.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
@@ -36,15 +36,17 @@ class RunDirectory:
         # A trainer without a command line writes no configuration, but a line for each epoch.
         if (self.holds_run or self.metrics.exists()) and not resume:
             raise ConfigError(
-                f"{path}: expected a new folder, got one that holds a run already. Add --resume to "
-                "continue the run, or choose another --run-dir."
+                f"{path}: expected a new directory, got one that holds a run already. Add --resume "
+                "to continue the run, or choose another --run-dir."
             )
         if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path}: expected a folder, got a file. Choose another --run-dir.")
+            raise ConfigError(
+                f"{path}: expected a directory, got a file. Choose another --run-dir."
+            )
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was started in this folder."""
+        """Whether a run was started in this directory."""
         return self.config.exists()
 
     @property
@@ -64,7 +66,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """Directory of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -76,7 +78,7 @@ class RunDirectory:
         """Write `config.toml`, from which the run can be repeated.
 
         Raises:
-            ConfigError: If the folder cannot be written.
+            ConfigError: If the directory cannot be written.
         """
         given = {name: value for name, value in config.items() if value is not None}
         try:
@@ -85,7 +87,7 @@ class RunDirectory:
                 file.write_text(tomli_w.dumps(given))
         except OSError as error:
             raise ConfigError(
-                f"{self.path}: expected a folder to write the run to, got {error.strerror}. "
+                f"{self.path}: expected a directory to write the run to, got {error.strerror}. "
                 "Choose another --run-dir."
             ) from None
 

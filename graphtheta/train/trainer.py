@@ -70,7 +70,7 @@ class Trainer:
         patience: Number of epochs without a better validation metric after which training ends; if
             None, all epochs are trained.
         evaluate_every: Number of epochs between evaluations.
-        run_dir: Folder for the files of the run; if None, none are written.
+        run_dir: Directory for the files of the run; if None, none are written.
         checkpoint_every: Number of epochs between checkpoints. If 0, they are only saved on SIGTERM
             and SIGUSR1, and at the end.
         progress: Whether rank 0 shows a progress bar.
@@ -149,7 +149,7 @@ class Trainer:
         epochs continues from the last epoch.
 
         Returns:
-            The summary, which is also written to the run folder.
+            The summary, which is also written to the run directory.
         """
         done = len(self.history.loss)
         last = done - 1
@@ -256,7 +256,7 @@ class Trainer:
     # -- checkpoints and files --------------------------------------------------------------------
 
     def save(self, epochs_done: int) -> None:
-        """Write a checkpoint to the run folder; collective."""
+        """Write a checkpoint to the run directory; collective."""
         if self._run_dir is None:
             raise ConfigError("trainer: expected a run_dir for checkpoints, got none. Give one.")
         if self.groups.index == 0:
@@ -273,7 +273,7 @@ class Trainer:
         self.world.barrier(stage="checkpoint")
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint of the run folder, if there is one; collective.
+        """Continue from the newest checkpoint of the run directory, if there is one; collective.
 
         Returns:
             Number of finished epochs.
@@ -291,7 +291,7 @@ class Trainer:
         return epochs
 
     def _finish(self, last_epoch: int) -> dict[str, Any]:
-        """Write weights and summary to the run folder, and return the summary; collective."""
+        """Write weights and summary to the run directory, and return the summary; collective."""
         summary = summarise(
             history=self.history,
             last_epoch=last_epoch,

@@ -35,7 +35,7 @@ def save_weights(
     Args:
         model: Model with the weights.
         shard: Graph of the nodes of sharded parameters.
-        path: File to write. Sharded parameters go to files in the same folder.
+        path: File to write. Sharded parameters go to files in the same directory.
         state: Weights to write; if None, those of the model.
     """
     sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
@@ -69,7 +69,7 @@ def save_tensors(
         state: Tensors by name.
         sharded: Names of those that have one row per master.
         shard: Graph of the nodes of sharded tensors.
-        path: File to write. Sharded tensors go to files in the same folder.
+        path: File to write. Sharded tensors go to files in the same directory.
     """
     comm = shard.comm
     if comm.rank == 0:

@@ -209,7 +209,7 @@ def test_file_and_options_make_the_run(command: Run, cora: Path) -> None:
     assert 'model = "gat"' in Path("again/config.toml").read_text()
 
     result = command("train", "--config", "run.toml", "--run-dir", "run")
-    assert_one_line(result, "run: expected a new folder, got one that holds a run already. Add")
+    assert_one_line(result, "run: expected a new directory, got one that holds a run already. Add")
     Path("run.toml").write_text("width = 4\n")
     assert_one_line(
         command("train", cora, "--config", "run.toml", "--run-dir", "new"), "width: unknown key"

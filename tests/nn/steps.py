@@ -1,4 +1,4 @@
-"""One layer or one step of a model on any number of workers, gathered in the order of the input."""
+"""Run one layer, or one step of a model, on any number of workers; gather in input order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Make = Callable[[], nn.Module]
 
 
 class Seen(torch.autograd.Function):
-    """Hands a gradient on, and notes where it is."""
+    """Identity that records the memory address of its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, seen: list[int]) -> Tensor:
@@ -84,9 +84,9 @@ CASES: dict[str, Callable[..., Stack]] = {
 
 
 def assert_equal(got: Any, want: Any, tolerance: float, *, terms: float = 1e-300) -> None:
-    """Compare relative to the largest number: rounding of a sum is relative to its terms.
+    """Assert equality relative to the largest number, as rounding of a sum is to its terms.
 
-    Where these may cancel in all numbers alike, `terms` says how large they are.
+    If the terms may cancel in all numbers, give their size as `terms`.
     """
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape
@@ -95,7 +95,7 @@ def assert_equal(got: Any, want: Any, tolerance: float, *, terms: float = 1e-300
 
 
 def gradient(leaf: Tensor) -> Tensor:
-    """Return the gradient of a leaf, zeros where nothing reached it."""
+    """Return the gradient of a leaf, or zeros if it has none."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
@@ -125,7 +125,7 @@ def step(
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
 ) -> NDArray[Any]:
-    """Return the loss and all gradients of one step with dropout, as rank 0 has them."""
+    """Return the loss and all gradients of one step with dropout, on rank 0."""
 
     def work(comm: Communicator) -> NDArray[Any]:
         with DEVICES[device].usable():
@@ -138,7 +138,7 @@ def step(
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What one layer gives on all workers together.
+    """Results of one layer on all workers together.
 
     Attributes:
         out_NO: Outputs by node_key.
@@ -158,7 +158,7 @@ class LayerRun:
 
 
 def cotangent(shape: Sequence[int]) -> NDArray[Any]:
-    """Return the gradient that tests hand to outputs."""
+    """Return the gradient of the outputs for backward."""
     return np.random.default_rng(99).standard_normal(shape)
 
 
@@ -176,12 +176,12 @@ def run_layer(
 
     Args:
         make: Makes the layer, the same on every rank.
-        graph: What to run on; partitioned on the spot.
-        workers: Threads.
+        graph: Graph to partition and run on.
+        workers: Number of threads.
         method: Partitioner.
-        x_NF: Inputs by node_key; None for the graph's features.
-        edge_inputs: Edge columns whose gradients are wanted.
-        training: Mode of the layer.
+        x_NF: Inputs by node_key; if None, the graph's features.
+        edge_inputs: Edge columns whose gradients to return.
+        training: Whether the layer is in training mode.
     """
     x_NF = graph.features if x_NF is None else x_NF
     shards: dict[int, Shard] = {}
@@ -236,20 +236,20 @@ def assert_same_as(
     theirs: nn.Module,
     ours: Make,
     graph: Graph,
-    places: Sequence[tuple[int, str]],
+    setups: Sequence[tuple[int, str]],
     column: str = "",
 ) -> None:
-    """Compare a layer with another implementation: outputs and the gradients of all inputs.
+    """Compare outputs and all gradients of a layer with those of another implementation.
 
     Args:
-        theirs: Called as theirs(x, edge_index), or with the edge column behind them.
+        theirs: Called as theirs(x, edge_index), or theirs(x, edge_index, column).
         ours: Makes our layer, whose parameters have the same names.
-        graph: In double precision.
-        places: Numbers of workers and partitioners.
-        column: Edge column; its gradient is compared where it has one.
+        graph: Graph in double precision.
+        setups: Numbers of workers and partitioners.
+        column: Edge column; its gradient is compared if it has one.
     """
     theirs.double()
-    for parameter in theirs.parameters():  # biases and eps are zeros at first
+    for parameter in theirs.parameters():  # initial biases and eps are zeros
         nn.init.normal_(parameter)
     weights = theirs.state_dict()
     x = torch.from_numpy(graph.features.copy()).requires_grad_()
@@ -258,7 +258,7 @@ def assert_same_as(
     floating = [t.requires_grad_() for t in extra if t.is_floating_point()]
     out = theirs(x, edge_index, *extra)
     out.backward(torch.from_numpy(cotangent(out.shape)))
-    # Together: where the softmax does not see a parameter, its gradient is nothing but rounding.
+    # All together: the gradient of a parameter that cancels in the softmax is only rounding.
     names, parameters = zip(*theirs.named_parameters(), strict=True)
     want = torch.cat([gradient(p).flatten() for p in parameters])
     assert want.any()
@@ -269,7 +269,7 @@ def assert_same_as(
         layer.load_state_dict(weights)
         return layer
 
-    for workers, method in places:
+    for workers, method in setups:
         run = run_layer(make, graph, workers, method, edge_inputs=[column] if floating else [])
         assert_equal(run.out_NO, out.detach(), 1e-10)
         assert_equal(run.x_grad_NF, gradient(x), 1e-10)

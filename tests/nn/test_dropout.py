@@ -84,7 +84,7 @@ def test_dropout_is_the_same_on_any_number_of_threads(threads: int, width: int) 
     assert torch.equal(ones.grad, kept * scale)
 
 
-def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
+def test_gradient_with_a_sole_owner_is_changed_in_place() -> None:
     view = View(gt.open_shard(GRAPH))[0]
     seen: list[int] = []
     x = torch.randn(30, 8, requires_grad=True)
@@ -95,7 +95,7 @@ def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
     torch.testing.assert_close(x.grad * x.detach(), 2 * y.detach())
 
 
-def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
+def test_shared_gradient_is_not_changed() -> None:
     view, given = View(gt.open_shard(GRAPH))[0], torch.ones(30, 8)
     x, z = torch.randn(30, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     dropped = Dropout(0.5)(view, x)
@@ -107,7 +107,7 @@ def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
     assert torch.equal(x.grad * x.detach(), dropped.detach())
 
 
-def test_dropout_leaves_alone() -> None:
+def test_dropout_returns_its_input() -> None:
     view, x = View(gt.open_shard(GRAPH))[0], torch.ones(30, 3)
     assert Dropout(0.5).eval()(view, x) is x
     assert Dropout(0.0)(view, x) is x

@@ -18,7 +18,7 @@ FEATURES, ATTRIBUTES, OUT, CHANNELS, HEADS, ENCODED = 3, 2, 7, 5, 2, 6
 
 
 class Equations(nn.Module):
-    """The layer as its paper has it, every tensor of edges in full."""
+    """GIPA by the equations of its paper, with tensors of all edges."""
 
     def __init__(self, bitwise: bool, softmax: bool, norm: bool) -> None:
         super().__init__()
@@ -83,8 +83,8 @@ def test_layer_same_as_its_equations(options: dict[str, Any]) -> None:
         )
 
     graph = to_graph(random_graph(40, 240), dtype=np.float64)
-    places = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "dbh")]
-    assert_same_as(Equations(**options), make, graph, places, "attr")
+    setups = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "dbh")]
+    assert_same_as(Equations(**options), make, graph, setups, "attr")
 
 
 def test_normalising_one_channel_raises_config_error() -> None:

@@ -1,4 +1,4 @@
-"""Products, biases and activations in kept memory: values and gradients are torch's."""
+"""Linear maps, biases and activations in pooled memory have the values and gradients of torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
-def test_only_what_is_wanted_gets_a_gradient(frozen: int) -> None:
+def test_frozen_inputs_get_no_gradient(frozen: int) -> None:
     x, w, _ = inputs(9, torch.float64)
     pair = (x, w)
     pair[frozen].requires_grad_(False)
@@ -65,7 +65,7 @@ def test_only_what_is_wanted_gets_a_gradient(frozen: int) -> None:
     assert pair[1 - frozen].grad is not None
 
 
-def test_rows_of_matrices_are_left_to_torch() -> None:
+def test_other_shapes_are_computed_by_torch() -> None:
     x, w = torch.randn(3, 4, 64), torch.randn(48, 64)
     torch.testing.assert_close(linear(x, w), F.linear(x, w))
     torch.testing.assert_close(add_bias(x, w[0]), x + w[0])
@@ -73,14 +73,14 @@ def test_rows_of_matrices_are_left_to_torch() -> None:
     torch.testing.assert_close(elu(x.clone()), F.elu(x))
 
 
-def test_layer_has_the_weights_of_torchs() -> None:
+def test_layer_has_the_initial_weights_of_torch() -> None:
     ours, theirs = Linear(64, 48), nn.Linear(64, 48)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(11, 64)
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
+def test_gradient_with_a_sole_owner_is_changed_in_place() -> None:
     weight = torch.randn(4, 8)
     seen: list[int] = []
     x = torch.randn(50, 8, requires_grad=True)
@@ -91,7 +91,7 @@ def test_gradient_that_nobody_else_has_is_changed_in_place() -> None:
     torch.testing.assert_close(x.grad, 2 * weight.sum(0) * (x > 0))
 
 
-def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
+def test_shared_gradient_is_not_changed() -> None:
     given = torch.ones(50, 8)
     x = torch.randn(50, 8, requires_grad=True)
     relu(x * 1.0).backward(given)  # type: ignore[no-untyped-call]
@@ -100,7 +100,7 @@ def test_gradient_that_somebody_has_is_left_as_it_is() -> None:
     assert (x.grad == (x > 0)).all()
 
 
-def test_gradient_of_two_branches_is_left_to_the_other() -> None:
+def test_gradient_of_two_branches_is_not_changed() -> None:
     x, z = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     (relu(x * 1.0) + relu(z * 1.0)).square().sum().backward()  # type: ignore[no-untyped-call]
     both = 2 * (F.relu(x) + F.relu(z)).detach()
@@ -109,7 +109,7 @@ def test_gradient_of_two_branches_is_left_to_the_other() -> None:
 
 
 @pytest.mark.parametrize("as_numpy", [False, True])
-def test_gradient_that_a_hook_keeps_is_left_as_it_is(as_numpy: bool) -> None:
+def test_gradient_that_a_hook_keeps_is_not_changed(as_numpy: bool) -> None:
     kept: list[Any] = []
     weight = torch.randn(4, 8)
     y = relu(torch.randn(50, 8, requires_grad=True) * 1.0)
@@ -121,7 +121,7 @@ def test_gradient_that_a_hook_keeps_is_left_as_it_is(as_numpy: bool) -> None:
     torch.testing.assert_close(y.grad, expected)
 
 
-def test_view_of_a_gradient_is_left_as_it_is() -> None:
+def test_view_of_a_gradient_is_not_changed() -> None:
     x = torch.randn(50, 8, requires_grad=True)
     relu(x * 1.0).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None

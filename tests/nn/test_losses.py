@@ -19,7 +19,7 @@ def test_losses_are_sums_and_counts() -> None:
     ):
         total, count = LOSSES[task](logits, target)  # type: ignore[index]
         torch.testing.assert_close(total / count, mean)
-        # What is spread over workers adds up.
+        # Sums over the workers add up to the whole.
         halves = [LOSSES[task](logits[r], target[r]) for r in (slice(2), slice(2, None))]  # type: ignore[index]
         torch.testing.assert_close(halves[0][0] + halves[1][0], total)
         assert halves[0][1] + halves[1][1] == count

@@ -53,11 +53,11 @@ def test_model_fits_the_graph(name: str, num_layers: int, shard: Shard) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_are_those_of_the_seed(name: str, shard: Shard) -> None:
+def test_weights_depend_on_the_seed_only(name: str, shard: Shard) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     weights = build(name, shard).state_dict()
-    assert torch.get_rng_state().equal(state)  # the user's generator is left as it was
+    assert torch.get_rng_state().equal(state)  # torch's default generator is unchanged
     torch.manual_seed(6)
     for key, value in build(name, shard).state_dict().items():
         assert value.equal(weights[key])
@@ -125,7 +125,7 @@ def test_model_refuses_an_unknown_argument(model: Any) -> None:
         model(3, 4, 2, width=5)
 
 
-def test_stack_of_layers_of_the_users_own(shard: Shard) -> None:
+def test_stack_takes_any_layers(shard: Shard) -> None:
     stack = Stack(SAGEConv, 3, 4, 2, num_layers=3, make_last_layer=GCNConv, batch_norm=True)
     assert [type(layer) for layer in stack.convs] == [SAGEConv, SAGEConv, GCNConv]
     assert len(stack.norms) == 2
@@ -156,6 +156,6 @@ def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Sha
     with pytest.raises(ConfigError, match="no 'type' column"):
         build("rgcn", bare)
     with pytest.raises(ConfigError, match="if the graph has no features"):
-        build("transformer", bare)  # edge attributes are not what it lacks
+        build("transformer", bare)  # which does not need edge attributes
     with pytest.raises(ConfigError, match="if the graph has no features"):
         build("gcn", bare)

@@ -87,7 +87,7 @@ def many_steps(graph: Graph, workers: int, dtype: torch.dtype, steps: int) -> np
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_batch_norm_does_not_cancel_far_from_zero(workers: int, steps: int, graph: Graph) -> None:
-    # The first step has no shift yet: float64 sums alone must do.
+    # In the first step the shift is zero, so that float64 sums must suffice.
     precise = many_steps(graph, 1, torch.float64, steps)
     rough = many_steps(graph, workers, torch.float32, steps)
     assert np.abs(rough - precise).max() < 1e-5

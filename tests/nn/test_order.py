@@ -1,4 +1,4 @@
-"""Layers that are linear in what they gather: either order of multiplication gives the same."""
+"""Layers that are linear in their messages give the same result for both orders of products."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LAYERS: dict[str, Any] = {
 }
 
 
-def drawn(shard: gt.Shard, outputs: int) -> View:
-    """A batch of one layer with about four inputs an output."""
+def sampled(shard: gt.Shard, outputs: int) -> View:
+    """Return a batch of one layer with about four inputs for each output."""
     rows = np.arange(min(outputs, shard.num_masters))
     return View(shard, blocks=Neighbourhoods(shard).blocks(rows, [Fanout(4)]))
 
@@ -49,7 +49,7 @@ def test_both_orders_give_the_same(
             monkeypatch.setattr(module, "projects_first", lambda *_, first=first: first)
         torch.manual_seed(0)
         layer = LAYERS[name]().double()
-        view = View(shard) if whole else drawn(shard, 20)
+        view = View(shard) if whole else sampled(shard, 20)
         h = inputs(view, requires_grad=requires_grad)
         out = layer(view[0], h)
         weights = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
@@ -60,25 +60,25 @@ def test_both_orders_give_the_same(
         assert_equal(one, other, 1e-12)
 
 
-def test_projects_what_is_fewer() -> None:
+def test_projects_the_fewer_rows() -> None:
     shard = gt.open_shard(GRAPH)
-    whole, few = View(shard)[0], drawn(shard, 20)[0]
+    whole, few = View(shard)[0], sampled(shard, 20)[0]
     assert few.block.active.inputs > 2 * few.block.active.outputs
-    # Of all nodes, products are as many either way: the fewer columns are gathered, and travel.
+    # With all nodes both orders multiply as much, so the smaller width is gathered and sent.
     assert projects_first(whole, 128, 64)
     assert projects_first(whole, 65, 64)
     assert not projects_first(whole, 64, 64)
-    # Of a drawn layer they are fewer behind the sum.
+    # With sampled edges there are fewer products after the sum.
     assert not projects_first(few, 128, 64)
     assert not projects_first(few, 128, 128)
     assert projects_first(few, 1024, 4)
 
 
 @pytest.mark.parametrize("method", ["node-hash", "dbh"])
-def test_all_workers_choose_alike(method: str) -> None:
+def test_all_workers_choose_the_same_order(method: str) -> None:
     def job(comm: gt.Communicator) -> Any:
         shard = gt.open_shard(GRAPH, comm, method=method)
-        view = drawn(shard, 20 if comm.rank == 0 else 0)
+        view = sampled(shard, 20 if comm.rank == 0 else 0)
         widths = [(1024, n) for n in range(1, 64)]
         chosen = [int(projects_first(view[0], *width)) for width in widths]
         assert 0 < sum(chosen) < len(widths)

@@ -1,4 +1,4 @@
-"""Layers equal PyG's with PyG's weights: outputs and all gradients, on any number of workers."""
+"""Layers with PyG's weights have PyG's outputs and gradients, on any number of workers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ pyg = pytest.importorskip("torch_geometric.nn")
 pyg_utils = pytest.importorskip("torch_geometric.utils")
 
 NUM_NODES, NUM_EDGES, FEATURES, ATTRIBUTES, RELATIONS = 40, 240, 5, 3, 4
-SOME_PLACES = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "dbh")]
-OTHER_PLACES = [(2, "dbh"), (3, "node-hash"), (7, "node-hash")]
+SOME_SETUPS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh"), (7, "dbh")]
+OTHER_SETUPS = [(2, "dbh"), (3, "node-hash"), (7, "node-hash")]
 
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    """Normal numbers, so without ties; some nodes isolated, edges parallel, and self-loops."""
+    """Return a graph without ties, with isolated nodes, parallel edges and self-loops."""
     rng = np.random.default_rng(4)
     src, dst = rng.integers(0, NUM_NODES - 4, (2, NUM_EDGES))
     src[:6] = dst[:6]
@@ -55,7 +55,7 @@ def graph() -> Graph:
 
 
 class PygGATE(pyg.MessagePassing):
-    """GAT-E as PyG's users would write it."""
+    """GAT-E written with PyG."""
 
     def __init__(self, heads: int, channels: int) -> None:
         super().__init__(aggr="add", node_dim=0)
@@ -156,19 +156,19 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
 
 
 @pytest.mark.parametrize(
-    "places",
-    [SOME_PLACES, pytest.param(OTHER_PLACES, marks=pytest.mark.slow)],
+    "setups",
+    [SOME_SETUPS, pytest.param(OTHER_SETUPS, marks=pytest.mark.slow)],
     ids=["some", "rest"],
 )
 @pytest.mark.parametrize("name", PAIRS)
-def test_layer_same_as_pyg(name: str, places: list[tuple[int, str]], graph: Graph) -> None:
+def test_layer_same_as_pyg(name: str, setups: list[tuple[int, str]], graph: Graph) -> None:
     torch.manual_seed(0)
     ours, theirs, column = PAIRS[name]()
-    assert_same_as(theirs, ours, graph, places, column)
+    assert_same_as(theirs, ours, graph, setups, column)
 
 
 def test_max_of_zero_gives_the_whole_gradient_to_one_winner(graph: Graph) -> None:
-    # PyG on CPU counts a hidden zero as a tie and halves the gradient; ours is the derivative.
+    # PyG on CPU takes an initial zero for a tie and halves the gradient; ours is the derivative.
     x_NF = -np.abs(graph.features)
     first = int(np.flatnonzero(np.diff(np.sort(graph.dst)) == 0)[0])
     hub = int(np.sort(graph.dst)[first])
@@ -187,6 +187,6 @@ def test_max_of_zero_gives_the_whole_gradient_to_one_winner(graph: Graph) -> Non
     reached = np.unique(graph.dst[graph.src == source])
     want = cotangent((NUM_NODES, FEATURES))[reached].sum(0)
     assert_equal(whole.x_grad_NF[source], want, 1e-12)
-    for workers, method in SOME_PLACES[1:3]:
+    for workers, method in SOME_SETUPS[1:3]:
         run = run_layer(make, graph, workers, method, x_NF=x.numpy())
         assert_equal(run.x_grad_NF, whole.x_grad_NF, 1e-12)

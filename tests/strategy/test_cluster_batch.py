@@ -1,4 +1,4 @@
-"""Cluster-batch: what it must equal, on any number of workers, and what it refuses."""
+"""Cluster-batches: identities with other strategies, any number of workers, and errors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.nn.steps import assert_equal
 
 N = 90
 GRAPH = to_graph(random_graph(N, 400), dtype=np.float64)
-OF_NODE = np.random.default_rng(1).integers(0, 12, N) * 3  # with gaps: most numbers have no node
-PLACES = [(2, "node-hash"), (3, "dbh"), (4, "node-hash"), (4, "dbh")]
+OF_NODE = np.random.default_rng(1).integers(0, 12, N) * 3  # with gaps: most numbers are unused
+SETUPS = [(2, "node-hash"), (3, "dbh"), (4, "node-hash"), (4, "dbh")]
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "gcn": lambda **o: GCN(3, 6, 4, seed=1, **o),
     "gat": lambda **o: GAT(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
@@ -64,7 +64,7 @@ def losses(
 
 
 class Exact:
-    """The targets of another strategy, with all that they reach."""
+    """Strategy with the targets of another one and their exact neighbourhoods."""
 
     def __init__(self, strategy: ClusterBatch) -> None:
         self.strategy = strategy
@@ -94,7 +94,7 @@ def test_as_many_hops_as_layers_is_exact(hops: int, workers: int, method: str) -
 
 
 def induced(graph: Graph, keep: NDArray[np.bool_]) -> Graph:
-    """Return the subgraph of some nodes, as a graph of its own."""
+    """Return the induced subgraph of some nodes."""
     new = np.cumsum(keep) - 1
     inside = keep[graph.src] & keep[graph.dst]
     edges = graph.edges.filter(pa.array(inside))
@@ -123,7 +123,7 @@ def train_nodes(shard: Shard) -> NodeTargets:
     return NodeTargets(shard, rows, lambda out, nodes: LOSSES["multiclass"](out, y[nodes]))
 
 
-@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), *PLACES])
+@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), *SETUPS])
 @pytest.mark.parametrize("model", MODELS)
 def test_no_hops_is_the_induced_subgraph(model: str, workers: int, method: str) -> None:
     chosen = [0, 3, 9, 12, 15]
@@ -134,12 +134,12 @@ def test_no_hops_is_the_induced_subgraph(model: str, workers: int, method: str) 
         (step,) = strategy.schedule(shard, train_nodes(shard), layers=2, seed=0)(0)
         return flat_step(model, shard, step())
 
-    def alone(comm: Communicator) -> NDArray[Any]:
+    def single(comm: Communicator) -> NDArray[Any]:
         shard = gt.open_shard(induced(GRAPH, np.isin(OF_NODE, chosen)), comm)
         (step,) = GlobalBatch().schedule(shard, train_nodes(shard), layers=2, seed=0)(0)
         return flat_step(model, shard, step())
 
-    want = gt.run_local(alone, workers=1)
+    want = gt.run_local(single, workers=1)
     assert np.abs(want[1:]).max() > 0
     assert_equal(gt.run_local(clustered, workers=workers, timeout_s=60, check=True), want, 1e-11)
 
@@ -160,7 +160,7 @@ def test_degrees_are_of_the_whole_graph_unless_renormalised() -> None:
             assert torch.equal(got, upper)
 
 
-def test_all_communities_at_once_are_a_global_batch() -> None:
+def test_all_communities_in_a_step_are_a_global_batch() -> None:
     want = losses(gt.GlobalBatch())
     strategy = ClusterBatch(100, np.zeros(N, np.int64))
     assert_equal(losses(strategy), want, 1e-12)
@@ -185,7 +185,7 @@ def test_all_communities_at_once_are_a_global_batch() -> None:
 def test_losses_are_the_same_on_any_number_of_workers(model: str, options: Any) -> None:
     strategy = ClusterBatch(2, OF_NODE, **options)
     want = losses(strategy, model)
-    for workers, method in PLACES:
+    for workers, method in SETUPS:
         assert_equal(losses(strategy, model, workers, method), want, 1e-9)
 
 
@@ -217,11 +217,11 @@ def test_communities_of_a_store(method: str, tmp_path: Path) -> None:
 
 def test_communities_found_before_training() -> None:
     want = losses(ClusterBatch(2, "hanp"))
-    for workers, method in PLACES:
+    for workers, method in SETUPS:
         assert_equal(losses(ClusterBatch(2, "hanp"), "gcn", workers, method), want, 1e-9)
 
 
-# -- what a step holds ----------------------------------------------------------------------------
+# -- targets of a step ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -251,7 +251,7 @@ def test_an_epoch_visits_each_training_node_once_with_its_community(workers: int
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_ranks_of_repeated_keys_and_those_that_do_not_count() -> None:
+def test_dense_ids_of_repeated_and_uncounted_keys() -> None:
     keys = np.array([5, 900, 5, 7, 30, 900, 12])
     counted = np.array([False, True, True, False, True, False, False])
 
@@ -313,7 +313,7 @@ def test_what_does_not_fit_the_graph_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_name_is_told_those_that_there_are(tmp_path: Path) -> None:
+def test_error_for_an_unknown_name_lists_the_communities(tmp_path: Path) -> None:
     store = make_store(GRAPH, tmp_path / "store", Plan(2))
     write_communities(store, "mine", OF_NODE)
     with pytest.raises(ConfigError, match="expected communities 'theirs', got 'mine'"):

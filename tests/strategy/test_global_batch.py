@@ -1,4 +1,4 @@
-"""Global batches: what no target reaches can be left out, on any number of workers."""
+"""Global batches: nodes that no target reaches can be pruned, on any number of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.nn.steps import CASES, assert_equal
 
 
 def line(num_train: int) -> gt.Graph:
-    """Return a line of 60 nodes, of which the first are for training: few are within reach."""
+    """Return a line of 60 nodes, of which the first are training nodes and reach few others."""
     at = np.arange(59)
     made = to_graph((60, np.append(at + 1, at), np.append(at, at + 1)), dtype=np.float64)
     nodes = made.nodes
@@ -61,23 +61,23 @@ def train(
 
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh"), (7, "range")])
 @pytest.mark.parametrize("name", ["gcn", "gat", "sage_max"])
-def test_what_no_target_reaches_is_left_out(name: str, workers: int, method: str) -> None:
+def test_nodes_that_no_target_reaches_are_pruned(name: str, workers: int, method: str) -> None:
     losses, weights, edges = train(name, True, workers, method)
-    wanted, wanted_weights, all_edges = train(name, False)
+    expected, expected_weights, all_edges = train(name, False)
     assert all_edges is None
     assert edges is not None
-    assert_equal(losses, wanted, 1e-9)
-    assert_equal(weights, wanted_weights, 1e-8)
+    assert_equal(losses, expected, 1e-9)
+    assert_equal(weights, expected_weights, 1e-8)
 
 
-def test_one_worker_computes_the_targets_in_edges_alone() -> None:
+def test_one_worker_computes_only_in_edges_of_targets() -> None:
     edges = train("gcn", True)[2]
     assert edges is not None
     assert edges[-1] == 9  # of 5 nodes at the end of a line
     assert edges == sorted(edges, reverse=True)
 
 
-def test_nothing_is_pruned_where_it_would_not_pay() -> None:
+def test_nothing_is_pruned_if_it_saves_little() -> None:
     assert train("gcn", True, num_train=60)[2] is None
 
 

@@ -1,4 +1,4 @@
-"""Groups of workers: any number of them, pulling micro-batches as they come, gives one curve."""
+"""Groups of workers: losses are the same for any number of groups and any order of pulling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -19,13 +18,13 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, make_store
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, NodeTargets, Strategy
-from tests.graphs import random_graph, to_graph
 from tests.nn.steps import CASES, assert_equal
+from tests.strategy.graphs import graph
 
-PLACES = [(2, 1), (2, 2), (4, 2), (3, 3), (4, 4), (6, 2)]  # workers, groups
+SETUPS = [(2, 1), (2, 2), (4, 2), (3, 3), (4, 4), (6, 2)]  # workers, groups
 STRATEGIES: dict[str, Callable[[int], Strategy]] = {
     "exact": lambda layers: MiniBatch(3),
-    "drawn": lambda layers: MiniBatch(3, [3] * layers),
+    "sampled": lambda layers: MiniBatch(3, [3] * layers),
     "weighted": lambda layers: MiniBatch(3, [3] * layers, weight="weight"),
     "clusters": lambda layers: ClusterBatch(5, OF_NODE),
     "clusters and around": lambda layers: ClusterBatch(5, OF_NODE, boundary_hops=1),
@@ -33,15 +32,6 @@ STRATEGIES: dict[str, Callable[[int], Strategy]] = {
     "global": lambda layers: GlobalBatch(),
 }
 OF_NODE = np.random.default_rng(1).integers(0, 12, 60)
-
-
-@cache
-def graph() -> gt.Graph:
-    """Return a graph with self-loops, parallel edges, isolated nodes and missing labels."""
-    num_nodes, src, dst = random_graph(57, 300)
-    made = to_graph((num_nodes + 3, src, dst), dtype=np.float64)
-    weight = np.random.default_rng(0).random(made.num_edges)
-    return gt.Graph(made.nodes, made.edges.append_column("weight", pa.array(weight)))
 
 
 def train(
@@ -60,7 +50,7 @@ def train(
 ) -> tuple[list[float], Any, dict[str, Any]]:
     """Return the losses, the last weights and the summary, with dropout.
 
-    A group sleeps before every batch, and is late for the first.
+    Groups sleep before every batch, and come late to the first.
     """
 
     def job(comm: Communicator) -> Any:
@@ -91,8 +81,8 @@ def train(
 
 
 @cache
-def alone(strategy: str, name: str) -> tuple[list[float], Any]:
-    """Return what one worker finds, each step in one."""
+def single(strategy: str, name: str) -> tuple[list[float], Any]:
+    """Return the results of one worker without micro-batches."""
     losses, weights, _ = train(strategy, name=name, micro_batches=1)
     return losses, weights
 
@@ -105,7 +95,7 @@ def assert_same(got: tuple[Any, ...], want: tuple[Any, ...], tolerance: float = 
 COVER = [
     (
         strategy,
-        *PLACES[(i + j) % len(PLACES)],
+        *SETUPS[(i + j) % len(SETUPS)],
         ("gat", "sage_max", "gcn", "rgcn")[(i + 2 * j) % 4],
         ("node-hash", "dbh")[(i + j // 2) % 2],
         2 * (j % 2),
@@ -120,7 +110,7 @@ def test_same_as_one_worker(
     strategy: str, workers: int, groups: int, name: str, method: str, prefetch: int
 ) -> None:
     got = train(strategy, workers, groups, name=name, method=method, prefetch=prefetch)
-    assert_same(got, alone(strategy, name))
+    assert_same(got, single(strategy, name))
     assert sum(got[2]["micro_batches_by_group"]) == 5 * 3 * round(steps(strategy))
     assert got[2]["groups"] == groups
 
@@ -138,16 +128,16 @@ def steps(strategy: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("method", ["node-hash", "dbh"])
-@pytest.mark.parametrize(("workers", "groups"), PLACES)
+@pytest.mark.parametrize(("workers", "groups"), SETUPS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_same_as_one_worker_in_full(
     strategy: str, workers: int, groups: int, method: str, prefetch: int
 ) -> None:
     got = train(strategy, workers, groups, method=method, prefetch=prefetch)
-    assert_same(got, alone(strategy, "gat"))
+    assert_same(got, single(strategy, "gat"))
 
 
-@pytest.mark.parametrize("strategy", ["drawn", "clusters"])
+@pytest.mark.parametrize("strategy", ["sampled", "clusters"])
 def test_groups_of_one_size_give_the_same_bits(strategy: str) -> None:
     runs = [
         train(strategy, 2 * groups, groups, method="dbh", dtype=torch.float32, micro_batches=7)
@@ -158,9 +148,9 @@ def test_groups_of_one_size_give_the_same_bits(strategy: str) -> None:
         assert np.array_equal(weights, runs[0][1])
 
 
-def test_more_micro_batches_change_rounding_alone() -> None:
-    for number in (1, 2, 3, 50):  # 50: most have no target
-        assert_same(train("drawn", micro_batches=number), alone("drawn", "gat"))
+def test_more_micro_batches_change_only_rounding() -> None:
+    for number in (1, 2, 3, 50):  # of 50 micro-batches most have no target
+        assert_same(train("sampled", micro_batches=number), single("sampled", "gat"))
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
@@ -171,12 +161,12 @@ def test_a_slow_group_takes_fewer_micro_batches(prefetch: int) -> None:
     fast, slow = got[2]["micro_batches_by_group"]
     assert slow < fast
     assert slow > 0
-    assert_same(got, alone("exact", "gat"))
+    assert_same(got, single("exact", "gat"))
     assert got[2]["phase_seconds"]["backward wait for groups"] > 0
 
 
 def test_a_group_may_come_too_late_for_a_step() -> None:
-    want = alone("exact", "gat")  # compiles what there is to compile
+    want = single("exact", "gat")  # compiles the kernels
     got = train("exact", 2, 2, micro_batches=2, late=lambda group: 2.0 * group)
     fast, slow = got[2]["micro_batches_by_group"]
     assert fast > slow
@@ -202,7 +192,7 @@ def test_a_group_that_fails_ends_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "groups", "micro_batches", "name", "said"),
+    ("workers", "groups", "micro_batches", "name", "message"),
     [
         (3, 2, 2, "gcn", "expected a number that divides 3 workers, got 2"),
         (2, 2, 1, "gcn", "at least as many micro-batches as groups, got 1 for 2"),
@@ -211,18 +201,18 @@ def test_a_group_that_fails_ends_the_job() -> None:
     ],
 )
 def test_wrong_options_raise_config_error(
-    workers: int, groups: int, micro_batches: int, name: str, said: str
+    workers: int, groups: int, micro_batches: int, name: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         train("exact", workers, groups, name=name, micro_batches=micro_batches)
 
 
 def test_a_store_has_a_multiple_of_the_parts_of_a_group(tmp_path: Path) -> None:
     store = tmp_path / "store"
     make_store(graph(), store, Plan(4, "dbh"))
-    assert_same(train("drawn", 4, 2, store=store), alone("drawn", "gat"))
+    assert_same(train("sampled", 4, 2, store=store), single("sampled", "gat"))
     with pytest.raises(ConfigError, match="3 workers do not divide the 4 parts"):
-        train("drawn", 6, 2, store=store)
+        train("sampled", 6, 2, store=store)
 
 
 def test_a_shard_of_other_workers_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Label propagation: the same communities on any number of workers, and those that were planted."""
+"""Label propagation finds planted communities, the same on any number of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphtheta.rng.philox import Purpose, hash_keys
 from graphtheta.strategy import LabelPropagation
 from tests.graphs import CORNER_GRAPHS, power_law, to_graph
 
-PLACES = [(2, "node-hash"), (3, "dbh"), (4, "hdrf"), (4, "node-hash")]
+SETUPS = [(2, "node-hash"), (3, "dbh"), (4, "hdrf"), (4, "node-hash")]
 
 
 def found(
@@ -57,10 +57,10 @@ def test_planted_communities_are_found(degrees: str, tmp_path: Path) -> None:
         tmp_path / "graph", nodes=nodes, group_size=group_size, edge_factor=10, degrees=degrees
     )
     graph = Graph.from_source(datasets.read(str(tmp_path / "graph")))
-    place = Permutation(nodes, 0, Purpose.GENERATE).inverse(np.arange(nodes))
+    position = Permutation(nodes, 0, Purpose.GENERATE).inverse(np.arange(nodes))
     labels = found(graph)
-    assert mutual_information(place % (nodes // group_size), labels) > 0.95
-    for workers, method in PLACES:
+    assert mutual_information(position % (nodes // group_size), labels) > 0.95
+    for workers, method in SETUPS:
         np.testing.assert_array_equal(found(graph, workers, method), labels)
 
 
@@ -68,7 +68,7 @@ def test_planted_communities_are_found(degrees: str, tmp_path: Path) -> None:
 def test_labels_are_the_same_on_any_number_of_workers(corner: str) -> None:
     graph = to_graph(CORNER_GRAPHS[corner])
     labels = found(graph)
-    for most, method in PLACES:
+    for most, method in SETUPS:
         workers = min(most, graph.num_nodes)
         np.testing.assert_array_equal(found(graph, workers, method), labels)
 
@@ -87,7 +87,7 @@ def test_options_keep_it_the_same(how: LabelPropagation) -> None:
     graph = to_graph(power_law(300, 900))
     labels = found(graph, how=how)
     assert 1 < len(np.unique(labels)) < 300
-    for workers, method in PLACES:
+    for workers, method in SETUPS:
         np.testing.assert_array_equal(found(graph, workers, method, how), labels)
 
 
@@ -99,30 +99,32 @@ def test_components_and_isolated_nodes_stay_apart() -> None:
 
 
 def rounds_by_hand(graph: Graph, rounds: int, how: LabelPropagation) -> NDArray[np.int64]:
-    """Return the labels after some rounds, told from one node and neighbour at a time."""
+    """Return the labels after some rounds, computed one node and neighbour at a time."""
     num_nodes = graph.num_nodes
-    ends = [*zip(graph.src.tolist(), graph.dst.tolist(), strict=True)]
+    pairs = [*zip(graph.src.tolist(), graph.dst.tolist(), strict=True)]
     degree = np.bincount(np.concatenate([graph.src, graph.dst]), minlength=num_nodes)
     weight = [round(256 * max(int(d), 1) ** how.preference) for d in degree]
-    loss = round(65536 * how.attenuation)
+    attenuation = round(65536 * how.attenuation)
     labels, scores = list(range(num_nodes)), [65536] * num_nodes
     for number in range(rounds):
         before = labels
         draws = hash_keys(np.arange(num_nodes), 5, Purpose.COMMUNITY, step=2 * number)
-        drawn = hash_keys(np.arange(num_nodes), 5, Purpose.COMMUNITY, step=2 * number + 1).tolist()
-        for looks in (draws < 2**63, draws >= 2**63):
+        tie_break = hash_keys(
+            np.arange(num_nodes), 5, Purpose.COMMUNITY, step=2 * number + 1
+        ).tolist()
+        for updated in (draws < 2**63, draws >= 2**63):
             after = labels.copy(), scores.copy()
-            for i in np.flatnonzero(looks).tolist():
-                near = [a + b - i for a, b in ends if i in (a, b) and a != b]
+            for i in np.flatnonzero(updated).tolist():
+                near = [a + b - i for a, b in pairs if i in (a, b) and a != b]
                 sums = {labels[j]: 0 for j in near}
                 for j in near:
                     sums[labels[j]] += scores[j] * weight[j]
-                rank = {n: (total, n == labels[i], drawn[n]) for n, total in sums.items()}
-                best = max(rank, key=rank.__getitem__, default=-1)
+                value = {n: (total, n == labels[i], tie_break[n]) for n, total in sums.items()}
+                best = max(value, key=value.__getitem__, default=-1)
                 if sums.get(best):
                     reached = max(scores[j] for j in near if labels[j] == best)
                     after[0][i] = best
-                    after[1][i] = reached if best == labels[i] else max(0, reached - loss)
+                    after[1][i] = reached if best == labels[i] else max(0, reached - attenuation)
             labels, scores = after
         if labels == before:
             break
@@ -131,7 +133,7 @@ def rounds_by_hand(graph: Graph, rounds: int, how: LabelPropagation) -> NDArray[
 
 @pytest.mark.parametrize("rounds", [1, 2, 6])
 @pytest.mark.parametrize("corner", ["power_law", "random", "self_loops", "parallel_edges"])
-def test_rounds_are_what_the_source_says(corner: str, rounds: int) -> None:
+def test_rounds_equal_a_reference(corner: str, rounds: int) -> None:
     graph = to_graph(CORNER_GRAPHS[corner])
     how = LabelPropagation(rounds=rounds, attenuation=0.3, preference=0.5)
     np.testing.assert_array_equal(found(graph, how=how), rounds_by_hand(graph, rounds, how))

@@ -1,4 +1,4 @@
-"""Mini-batches: the identities that hold between strategies, and any number of workers."""
+"""Mini-batches: identities with other strategies, and any number of workers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,20 @@ from graphtheta.errors import ConfigError
 from graphtheta.strategy import GlobalBatch, MiniBatch, NodeTargets, Strategy
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Fanout, Neighbourhoods, View
-from tests.graphs import random_graph, to_graph
+from tests.graphs import to_graph
 from tests.nn.steps import CASES, assert_equal
+from tests.strategy.graphs import graph
 
 WORKERS = [(2, "dbh"), (3, "node-hash"), (4, "edge-hash"), (7, "kaminpar")]
 STRATEGIES: dict[str, Callable[[int], Strategy]] = {
     "exact": lambda layers: MiniBatch(4),
-    "drawn": lambda layers: MiniBatch(4, [3] * layers),
-    "first layer drawn": lambda layers: MiniBatch(4, [2, *[None] * (layers - 1)]),
+    "sampled": lambda layers: MiniBatch(4, [3] * layers),
+    "first layer sampled": lambda layers: MiniBatch(4, [2, *[None] * (layers - 1)]),
     "with replacement": lambda layers: MiniBatch(4, [3] * layers, replace=True),
     "weighted": lambda layers: MiniBatch(4, [3] * layers, weight="weight"),
     "all": lambda layers: MiniBatch(1000),
     "large": lambda layers: MiniBatch(4, [1000] * layers),
 }
-
-
-@cache
-def graph() -> gt.Graph:
-    """Return a graph with self-loops, parallel edges, isolated nodes and missing labels."""
-    num_nodes, src, dst = random_graph(57, 300)
-    made = to_graph((num_nodes + 3, src, dst), dtype=np.float64)
-    weight = np.random.default_rng(0).random(made.num_edges)
-    return gt.Graph(made.nodes, made.edges.append_column("weight", pa.array(weight)))
 
 
 def train(
@@ -61,7 +53,7 @@ def train(
 
 
 @cache
-def alone(name: str, strategy: str) -> tuple[list[float], Any]:
+def single(name: str, strategy: str) -> tuple[list[float], Any]:
     return train(name, strategy)
 
 
@@ -73,15 +65,15 @@ BATCH_NORM = {"gcn_batch_norm", "gat_edges"}
 @pytest.mark.parametrize("name", sorted(CASES.keys() - BATCH_NORM))
 def test_one_batch_of_all_is_the_global_batch(name: str) -> None:
     losses, weights = train(name, "all")
-    wanted, wanted_weights = train(name, None)
-    assert_equal(losses, wanted, 1e-12)
-    assert_equal(weights, wanted_weights, 1e-10)
+    expected, expected_weights = train(name, None)
+    assert_equal(losses, expected, 1e-12)
+    assert_equal(weights, expected_weights, 1e-10)
 
 
 COVER = [
     (name, strategy, *WORKERS[(i + j) % 4])
     for i, name in enumerate(CASES)
-    for j, strategy in enumerate(["exact", "drawn", "with replacement", "weighted"])
+    for j, strategy in enumerate(["exact", "sampled", "with replacement", "weighted"])
     if (i + j) % 2 == 0
 ]
 
@@ -89,9 +81,9 @@ COVER = [
 @pytest.mark.parametrize(("name", "strategy", "workers", "method"), COVER)
 def test_same_as_single(name: str, strategy: str, workers: int, method: str) -> None:
     losses, weights = train(name, strategy, workers, method)
-    wanted, wanted_weights = alone(name, strategy)
-    assert_equal(losses, wanted, 1e-9)
-    assert_equal(weights, wanted_weights, 1e-8)
+    expected, expected_weights = single(name, strategy)
+    assert_equal(losses, expected, 1e-9)
+    assert_equal(weights, expected_weights, 1e-8)
 
 
 @pytest.mark.slow
@@ -100,18 +92,18 @@ def test_same_as_single(name: str, strategy: str, workers: int, method: str) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_same_as_single_in_full(name: str, strategy: str, workers: int, method: str) -> None:
     losses, weights = train(name, strategy, workers, method)
-    wanted, wanted_weights = alone(name, strategy)
-    assert_equal(losses, wanted, 1e-9)
-    assert_equal(weights, wanted_weights, 1e-8)
+    expected, expected_weights = single(name, strategy)
+    assert_equal(losses, expected, 1e-9)
+    assert_equal(weights, expected_weights, 1e-8)
 
 
 def test_fanouts_of_all_edges_draw_nothing() -> None:
-    """Without replacement, a fanout that no list exceeds takes every edge."""
+    """Without replacement, a fan-out that no in-degree exceeds takes all edges."""
     for name in ("gat_edges", "sage_max"):
         losses, weights = train(name, "large", 3, "dbh")
-        wanted, wanted_weights = alone(name, "exact")
-        assert_equal(losses, wanted, 1e-12)
-        assert_equal(weights, wanted_weights, 1e-10)
+        expected, expected_weights = single(name, "exact")
+        assert_equal(losses, expected, 1e-12)
+        assert_equal(weights, expected_weights, 1e-10)
 
 
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh")])
@@ -163,18 +155,18 @@ def test_every_training_node_is_a_target_once_an_epoch() -> None:
                 sizes.append(len(everyone))
                 keys.append(sorted(everyone.tolist()))
             seen.append(keys)
-        wanted = np.concatenate(comm.all_gather(shard.node_key_L[rows.numpy()], stage="all"))
-        return sizes, seen, sorted(wanted.tolist())
+        expected = np.concatenate(comm.all_gather(shard.node_key_L[rows.numpy()], stage="all"))
+        return sizes, seen, sorted(expected.tolist())
 
-    sizes, (first, second), wanted = gt.run_local(job, workers=3)
+    sizes, (first, second), expected = gt.run_local(job, workers=3)
     assert first != second
     for keys in (first, second):
-        assert sorted(chain(*keys)) == wanted
-    steps = -(-len(wanted) // 5)
-    assert sizes == 2 * [*[5] * (steps - 1), len(wanted) - 5 * (steps - 1)]
+        assert sorted(chain(*keys)) == expected
+    steps = -(-len(expected) // 5)
+    assert sizes == 2 * [*[5] * (steps - 1), len(expected) - 5 * (steps - 1)]
 
 
-def test_dense_ids_of_keys_anywhere() -> None:
+def test_dense_ids_of_keys_on_any_worker() -> None:
     keys = np.random.default_rng(0).permutation(1000)[:200]
 
     def job(comm: Communicator) -> Any:
@@ -188,7 +180,7 @@ def test_dense_ids_of_keys_anywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: MiniBatch(0), "batch_size >= 1, got 0"),
         (lambda: MiniBatch(4, [3, 0]), r"fanouts >= 1 or None, got \[3, 0\]"),
@@ -201,8 +193,8 @@ def test_dense_ids_of_keys_anywhere() -> None:
         (lambda: weighted(np.full(5, -1.0)), "expected weights of at least 0, got -1.0 in"),
     ],
 )
-def test_wrong_options_raise_config_error(make: Callable[[], Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_options_raise_config_error(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         make()
 
 
@@ -224,10 +216,10 @@ def test_fanouts_may_be_an_array() -> None:
 
 @pytest.mark.parametrize("aggregator", ["max", "min"])
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh")])
-def test_the_winner_of_a_row_is_one_however_often_it_was_drawn(
+def test_a_row_has_one_winner_if_it_is_sampled_twice(
     aggregator: str, workers: int, method: str
 ) -> None:
-    """Of a homogeneous layer the gradient of a factor of its input is its output."""
+    """Check that the derivative with respect to a factor of the input is the output itself."""
 
     class Extreme(gt.tgar.TGARLayer):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Graphs with splits, labels and types of edges, and training on any number of workers."""
+"""Graphs with splits, labels and types of edges, and training of edge tasks on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMUNITIES = np.random.default_rng(1).integers(0, 6, N) * 2
 
 @cache
 def labelled() -> gt.Graph:
-    """Return a graph with loops, parallel edges, and reverses in other splits."""
+    """Return a graph with self-loops, parallel edges, and reverse edges in other splits."""
     made = to_graph(random_graph(N, 260), dtype=np.float64)
     rng = np.random.default_rng(5)
     split = rng.choice([0, 1, 1, 1, 1, 2, 3], made.num_edges).astype(np.int8)
@@ -36,9 +36,10 @@ def labelled() -> gt.Graph:
 
 
 def planted(nodes: int = 160, groups: int = 4, seed: int = 0) -> gt.Graph:
-    """Return communities: pairs inside are linked often, others hardly ever; no feature says it.
+    """Return planted communities, with many edges inside and few between them.
 
-    Label `up` is whether the first feature grows along the edge.
+    The features do not depend on the communities. The label `up` is whether the first feature
+    grows along the edge.
     """
     rng = np.random.default_rng(seed)
     group = rng.integers(0, groups, nodes)
@@ -65,7 +66,7 @@ def train(
     embedding: int = 0,
     epochs: int = 2,
 ) -> tuple[list[float], dict[str, float], NDArray[Any]]:
-    """Return the losses, metrics of the last weights, and these; float64 and dropout."""
+    """Return losses, metrics and outputs of the last weights, with float64 and dropout."""
 
     def job(comm: Communicator) -> Any:
         shard = gt.open_shard(labelled(), comm, method=method)

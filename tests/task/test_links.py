@@ -1,4 +1,4 @@
-"""Links: negatives, what carries no messages, what is learned, and what is refused."""
+"""Link prediction: negatives, edges that carry no messages, learning, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from graphtheta.tgar import ParallelEdges
 from graphtheta.train.run_dir import RunDirectory
 from tests.task.graphs import COMMUNITIES, N, labelled, planted
 
-PLACES = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
+SETUPS = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
 
 
 # -- negatives ------------------------------------------------------------------------------------
@@ -45,10 +45,10 @@ def test_negatives_are_uniform_and_differ_by_step() -> None:
     ):
         assert abs((nodes == other[0]).mean() - 0.1) < 0.02
     some = draw_negatives(keys[7:9], 3, "both", 10, seed=1, step=2)
-    np.testing.assert_array_equal(some[0], nodes[7:9, :3])  # of each edge, whatever is beside it
+    np.testing.assert_array_equal(some[0], nodes[7:9, :3])  # each edge has its own draws
 
 
-def test_only_the_end_that_is_asked_for_is_drawn() -> None:
+def test_only_the_requested_endpoint_is_replaced() -> None:
     assert not draw_negatives(np.arange(9), 4, "dst", 5, seed=0, step=0)[1].any()
     assert draw_negatives(np.arange(9), 4, "src", 5, seed=0, step=0)[1].all()
 
@@ -83,10 +83,10 @@ def test_negatives_are_equal_on_any_number_of_workers(way: str) -> None:
         "mini": MiniBatch(50),
         "cluster": ClusterBatch(2, COMMUNITIES),
     }[way]
-    wanted = scored(made, *PLACES[0])
-    assert sum(map(len, wanted)) > 0
-    for workers, method in PLACES[1:]:
-        assert scored(made, workers, method) == wanted
+    expected = scored(made, *SETUPS[0])
+    assert sum(map(len, expected)) > 0
+    for workers, method in SETUPS[1:]:
+        assert scored(made, workers, method) == expected
 
 
 def test_negatives_of_clusters_are_of_their_nodes() -> None:
@@ -95,13 +95,11 @@ def test_negatives_of_clusters_are_of_their_nodes() -> None:
         assert len(communities) <= 2
 
 
-# -- what carries no messages ---------------------------------------------------------------------
+# -- edges without messages ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
-def test_edges_between_the_same_nodes_are_found_wherever_they_are(
-    workers: int, method: str
-) -> None:
+@pytest.mark.parametrize(("workers", "method"), SETUPS)
+def test_parallel_edges_are_found_on_all_workers(workers: int, method: str) -> None:
     graph = labelled()
     chosen = np.arange(0, graph.num_edges, 7)
 
@@ -115,18 +113,18 @@ def test_edges_between_the_same_nodes_are_found_wherever_they_are(
     def pairs(keys: Any) -> list[frozenset[int]]:
         return [frozenset((int(graph.src[k]), int(graph.dst[k]))) for k in keys]
 
-    wanted = set(pairs(chosen))
+    expected = set(pairs(chosen))
     every = pairs(range(graph.num_edges))
-    assert sum(pair in wanted for pair in every) > len(chosen)  # there are repeats
+    assert sum(pair in expected for pair in every) > len(chosen)  # there are repeats
     assert gt.run_local(job, workers=workers, timeout_s=60) == [
-        key for key, pair in enumerate(every) if pair in wanted
+        key for key, pair in enumerate(every) if pair in expected
     ]
 
 
 def rows_of(
     model: str, shard: Any, strategy: Strategy, task: Any, step: int, **part: int
 ) -> tuple[dict[int, Any], Any]:
-    """Return, of a step, the outputs of its seeds by node_key, and the keys of its targets."""
+    """Return the outputs of a step's seeds by node_key, and the keys of its targets."""
     encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
     made = EdgeModel(encoder, decoder_for("dot", 5)).double()
     bound = task.bind(made, shard, 0)
@@ -145,8 +143,8 @@ def changed(graph: Graph, kept: NDArray[np.bool_]) -> Graph:
 @pytest.mark.parametrize(
     "strategy", [MiniBatch(20), ClusterBatch(3, COMMUNITIES, boundary_hops=2)], ids=["mini", "cl"]
 )
-def test_targets_carry_nothing(strategy: Strategy) -> None:
-    """Embeddings of a step equal those on a graph without its targets, repeats and reverses."""
+def test_targets_carry_no_messages(strategy: Strategy) -> None:
+    """Compare a step with one on a graph without its targets, their repeats and reverses."""
     graph, task = labelled(), LinkPrediction()
     found, targets = rows_of("sage", gt.open_shard(graph), strategy, task, 1)
     pairs = {frozenset((int(graph.src[k]), int(graph.dst[k]))) for k in targets}
@@ -162,9 +160,9 @@ def test_targets_carry_nothing(strategy: Strategy) -> None:
     encoder = GraphSAGE(3, 4, 5, dropout=0.0).double()
     view = gt.tgar.View(shard)
     outputs = encoder(view, view.inputs()).detach().numpy()
-    wanted = dict(zip(shard.node_key_L.tolist(), outputs, strict=True))
+    expected = dict(zip(shard.node_key_L.tolist(), outputs, strict=True))
     for key, row in found.items():
-        np.testing.assert_allclose(row, wanted[key], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(row, expected[key], rtol=1e-12, atol=1e-14)
     loud, _ = rows_of(
         "sage", gt.open_shard(graph), strategy, LinkPrediction(exclude_targets=False), 1
     )
@@ -174,7 +172,7 @@ def test_targets_carry_nothing(strategy: Strategy) -> None:
 @pytest.mark.parametrize(
     "strategy", [MiniBatch(20), ClusterBatch(3, COMMUNITIES, boundary_hops=2)], ids=["mini", "cl"]
 )
-def test_targets_carry_nothing_in_any_part_of_their_step(strategy: Strategy) -> None:
+def test_targets_carry_no_messages_in_any_micro_batch(strategy: Strategy) -> None:
     shard, task = gt.open_shard(labelled()), LinkPrediction()
     whole, targets = rows_of("sage", shard, strategy, task, 1)
     assert len(targets) > 2
@@ -185,7 +183,7 @@ def test_targets_carry_nothing_in_any_part_of_their_step(strategy: Strategy) -> 
 
 @pytest.mark.parametrize("model", ["gcn", "sage"])
 def test_hold_out_edges_leave_no_trace(model: str) -> None:
-    """Neither a message nor a degree: with other hold-out edges every embedding is the same."""
+    """Compare embeddings of graphs with other hold-out edges: they are the same."""
     graph = labelled()
     split = graph.column("split:split")
     fewer = changed(graph, (split < 2) | (np.arange(graph.num_edges) % 2 == 0))
@@ -197,7 +195,7 @@ def test_hold_out_edges_leave_no_trace(model: str) -> None:
         np.testing.assert_array_equal(first[key], second[key])
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), SETUPS)
 def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, method: str) -> None:
     graph = labelled()
     kept = np.random.default_rng(2).random(graph.num_edges) < 0.6
@@ -226,17 +224,17 @@ def test_a_shard_with_some_edges_is_that_of_the_smaller_graph(workers: int, meth
         shard = gt.open_shard(graph, comm, method=method)
         return rows(with_edges(shard, kept[shard.edge_key]), comm)
 
-    wanted = rows(gt.open_shard(changed(graph, kept)), gt.communicator())
-    for found, want in zip(gt.run_local(restricted, workers=workers), wanted, strict=True):
+    expected = rows(gt.open_shard(changed(graph, kept)), gt.communicator())
+    for found, want in zip(gt.run_local(restricted, workers=workers), expected, strict=True):
         np.testing.assert_array_equal(found, want)
 
 
-def test_a_copied_embedding_stays_of_its_masters() -> None:
+def test_a_copied_embedding_stays_sharded() -> None:
     model = copy.deepcopy(NodeEmbedding(gt.open_shard(labelled()), 4)).double()
     assert [is_sharded(parameter) for parameter in model.parameters()] == [True]
 
 
-# -- what is learned ------------------------------------------------------------------------------
+# -- learning ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -264,7 +262,7 @@ def test_labels_of_edges_are_learned() -> None:
     assert trainer.fit(60)["test_auroc"] > 0.9
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------
 
 
 def edge_model(decoder: str = "dot", **options: Any) -> EdgeModel:
@@ -278,7 +276,7 @@ def without(prefix: str) -> Graph:
 
 
 @pytest.mark.parametrize(
-    ("task", "model", "graph", "said"),
+    ("task", "model", "graph", "message"),
     [
         (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Add"),
         (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Add"),
@@ -291,9 +289,9 @@ def without(prefix: str) -> Graph:
     ],
 )
 def test_what_does_not_fit_raises_config_error(
-    task: Any, model: Any, graph: Graph, said: str
+    task: Any, model: Any, graph: Graph, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         gt.Trainer(model, gt.open_shard(graph), task=task)
 
 
@@ -324,13 +322,11 @@ def test_no_training_edge_raises_graph_format_error() -> None:
             gt.Trainer(model, gt.open_shard(tested), task=task)
 
 
-# -- learned vectors of nodes ---------------------------------------------------------------------
+# -- node embeddings ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
-def test_learned_vectors_are_resumed_on_other_workers(
-    before: int, after: int, tmp_path: Path
-) -> None:
+def test_embeddings_are_resumed_on_other_workers(before: int, after: int, tmp_path: Path) -> None:
     def trainer(comm: Communicator, folder: str) -> gt.Trainer:
         shard = gt.open_shard(labelled(), comm, method="dbh")
         encoder = NodeEmbedding(shard, 4, GCN(3 + 4, 6, 5, dropout=0.3))
@@ -347,10 +343,10 @@ def test_learned_vectors_are_resumed_on_other_workers(
         mine = trainer(comm, "whole")
         return mine.fit(6)["loss_history"], mine.evaluate()
 
-    wanted, metrics = gt.run_local(whole, workers=before, timeout_s=60)
+    expected, metrics = gt.run_local(whole, workers=before, timeout_s=60)
     gt.run_local(lambda comm: trainer(comm, "cut").fit(3), workers=before, timeout_s=60)
     losses, found = gt.run_local(go_on, workers=after, timeout_s=60)
-    assert losses == pytest.approx(wanted, rel=1e-8)
+    assert losses == pytest.approx(expected, rel=1e-8)
     assert found == pytest.approx(metrics, rel=1e-6)
     files = [path.name for path in (tmp_path / "cut").glob("weights.*")]
     assert len(files) == 1 + after

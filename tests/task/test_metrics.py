@@ -1,4 +1,4 @@
-"""Metrics over all workers equal those of one, also where a worker has no rows."""
+"""Metrics over all workers equal those of one worker, also if a worker has no rows."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_logits_are_no_probabilities_whatever_their_range(task: LabelKind) -> None:
+def test_logits_in_0_to_1_are_not_taken_for_probabilities(task: LabelKind) -> None:
     spec, outputs, targets = case(task)
-    outputs[:13] = outputs[:13].abs() / outputs.abs().max()  # of one worker all are in [0, 1]
-    said = outputs.reshape(targets.shape) > 0
-    right = float((said == targets).double().mean())
-    f1 = float(2 * (said & targets).sum() / (said.sum() + targets.sum()))
+    outputs[:13] = outputs[:13].abs() / outputs.abs().max()  # on one worker all are in [0, 1]
+    predicted = outputs.reshape(targets.shape) > 0
+    right = float((predicted == targets).double().mean())
+    f1 = float(2 * (predicted & targets).sum() / (predicted.sum() + targets.sum()))
     for shares in ([slice(0, ROWS)], [slice(0, 13), slice(13, ROWS)]):
 
         def work(comm: Communicator, shares: list[slice] = shares) -> dict[str, float]:
@@ -81,7 +81,7 @@ def test_auroc_of_large_logits_has_no_ties() -> None:
     assert metrics_for(spec, SingleCommunicator())(outputs, targets)["auroc"] == 1.0
 
 
-def test_there_is_no_auroc_of_one_class() -> None:
+def test_auroc_of_one_class_is_left_out() -> None:
     spec, outputs, targets = case("binary")
     metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.ones_like(targets))
     assert metrics.keys() == {"accuracy"}

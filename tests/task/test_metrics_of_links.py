@@ -1,4 +1,4 @@
-"""Ranks, hits and the area under the curve against brute force, and on small known answers."""
+"""Ranks, hits and the area under the ROC curve equal brute force and known values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 from tests.task.graphs import N, labelled
 
-PLACES = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
+SETUPS = [(1, "node-hash"), (2, "dbh"), (3, "node-hash"), (4, "edge-hash")]
 
 
 def embeddings() -> NDArray[np.float64]:
-    """Return vectors with equal ones among them, so that scores tie."""
+    """Return embeddings some of which are equal, so that scores tie."""
     rng = np.random.default_rng(0)
     distinct = rng.standard_normal((N // 2, 5))
     return distinct[rng.integers(0, N // 2, N)]
@@ -35,7 +35,7 @@ def decoder(name: str) -> Any:
 
 
 def brute_force(name: str, split: int, relations: bool) -> dict[str, float]:
-    """Rank by the definition: one edge, one end and one node at a time."""
+    """Return ranks by the definition, for one edge, endpoint and node at a time."""
     graph, z, score = labelled(), torch.from_numpy(embeddings()), decoder(name)
     kind = graph.column("type") if relations else np.zeros(graph.num_edges, np.int64)
     triples = list(zip(graph.src.tolist(), kind.tolist(), graph.dst.tolist(), strict=True))
@@ -59,7 +59,7 @@ def brute_force(name: str, split: int, relations: bool) -> dict[str, float]:
     return {"mrr": (1 / rank).mean(), **{f"hits@{k}": (rank <= k).mean() for k in (1, 3, 10)}}
 
 
-@pytest.mark.parametrize(("workers", "method"), PLACES)
+@pytest.mark.parametrize(("workers", "method"), SETUPS)
 @pytest.mark.parametrize("name", DECODERS)
 def test_filtered_ranks_equal_brute_force(
     name: str, workers: int, method: str, monkeypatch: pytest.MonkeyPatch
@@ -100,7 +100,7 @@ def test_area_under_curve_equals_brute_force(workers: int) -> None:
     rng = np.random.default_rng(workers)
     positive, negative = rng.integers(0, 9, 70) / 4 + 0.25, rng.integers(-2, 8, 90) / 4
     difference = positive[:, None] - negative[None]
-    wanted = ((difference > 0) + (difference == 0) / 2).mean()
+    expected = ((difference > 0) + (difference == 0) / 2).mean()
 
     def job(comm: Communicator) -> float:
         cuts = [0, 0, 30, 31][: comm.size - 1]  # some workers have none
@@ -108,20 +108,20 @@ def test_area_under_curve_equals_brute_force(workers: int) -> None:
         return area_under_curve(*mine, comm)
 
     both = (positive, negative)
-    assert gt.run_local(job, workers=workers, timeout_s=60) == pytest.approx(wanted, abs=1e-15)
+    assert gt.run_local(job, workers=workers, timeout_s=60) == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(
-    ("positive", "negative", "wanted"),
+    ("positive", "negative", "expected"),
     [([2.0, 3.0], [1.0], 1.0), ([0.0], [1.0], 0.0), ([1.0], [1.0], 0.5), ([-0.0], [0.0], 0.5)],
 )
-def test_known_areas(positive: list[float], negative: list[float], wanted: float) -> None:
+def test_known_areas(positive: list[float], negative: list[float], expected: float) -> None:
     found = area_under_curve(np.array(positive), np.array(negative), gt.communicator())
-    assert found == wanted
+    assert found == expected
     assert np.isnan(area_under_curve(np.array(positive), np.zeros(0), gt.communicator()))
 
 
-def test_rounding_does_not_part_equal_scores() -> None:
+def test_scores_that_differ_by_rounding_tie() -> None:
     scores = torch.tensor([0.3, 0.3 + 1e-16, 0.31, -1e9, 0.0], dtype=torch.float64)
     found = round_scores(scores)
     assert found[0] == found[1] < found[2]

@@ -1,4 +1,4 @@
-"""Links and labels of edges: the same on any number of workers, under every strategy."""
+"""Edge and link prediction: the same results on any number of workers, for every strategy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS = [(2, "dbh"), (3, "node-hash"), (4, "edge-hash"), (4, "node-hash")]
 WAYS: dict[str, Callable[[], Strategy]] = {
     "global": GlobalBatch,
     "mini": lambda: MiniBatch(32),
-    "mini drawn": lambda: MiniBatch(32, [3, 3]),
+    "mini sampled": lambda: MiniBatch(32, [3, 3]),
     "cluster": lambda: ClusterBatch(2, COMMUNITIES),
     "cluster boundary": lambda: ClusterBatch(3, COMMUNITIES, boundary_hops=1),
 }
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "link embedding": (lambda: LinkPrediction(negatives=2), {"decoder": "mlp", "embedding": 4}),
     "edge": (EdgePrediction, {"decoder": "mlp", "outputs": 3}),
-    "edge silent": (
+    "edge masked": (
         lambda: EdgePrediction(exclude_targets=True),
         {"decoder": "bilinear", "outputs": 3},
     ),
@@ -37,7 +37,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 @cache
-def alone(case: str, way: str) -> Any:
+def single(case: str, way: str) -> Any:
     task, options = CASES[case]
     return train(task(), WAYS[way](), **options)
 
@@ -53,12 +53,12 @@ COVER = [
 def check(case: str, way: str, workers: int, method: str) -> None:
     task, options = CASES[case]
     losses, metrics, outputs = train(task(), WAYS[way](), workers, method, **options)
-    wanted, wanted_metrics, wanted_outputs = alone(case, way)
-    assert_equal(losses, wanted, 1e-10)
-    assert_equal(outputs, wanted_outputs, 1e-9)
-    assert metrics.keys() == wanted_metrics.keys()
+    expected, expected_metrics, expected_outputs = single(case, way)
+    assert_equal(losses, expected, 1e-10)
+    assert_equal(outputs, expected_outputs, 1e-9)
+    assert metrics.keys() == expected_metrics.keys()
     for name, value in metrics.items():
-        assert value == pytest.approx(wanted_metrics[name], rel=1e-9), name
+        assert value == pytest.approx(expected_metrics[name], rel=1e-9), name
 
 
 @pytest.mark.parametrize(("case", "way", "workers", "method"), COVER)
@@ -84,6 +84,6 @@ def test_a_mini_batch_of_all_edges_is_the_global_batch() -> None:
     for case in ("link dot", "edge"):
         task, options = CASES[case]
         losses, _, outputs = train(task(), MiniBatch(10_000), **options)
-        wanted, _, wanted_outputs = alone(case, "global")
-        assert_equal(losses, wanted, 1e-12)
-        assert_equal(outputs, wanted_outputs, 1e-10)
+        expected, _, expected_outputs = single(case, "global")
+        assert_equal(losses, expected, 1e-12)
+        assert_equal(outputs, expected_outputs, 1e-10)

@@ -1,4 +1,4 @@
-"""Reduce sums gradients in flat buckets, zero where a worker has none."""
+"""Gradients are summed over workers in buckets; a missing gradient counts as zero."""
 
 from __future__ import annotations
 

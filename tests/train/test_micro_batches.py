@@ -1,4 +1,4 @@
-"""Gradients of micro-batches are added up in their order, whoever has them."""
+"""Gradients of micro-batches are summed in ascending order, whichever group computed them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TAKEN: dict[str, list[list[int]]] = {
 
 
 def gradient(step: int, number: int, rank: int) -> torch.Tensor:
-    """Return what a worker of a group finds in a micro-batch, whichever group it is."""
+    """Return the gradient of a micro-batch on a worker of any group."""
     rng = np.random.default_rng([step, number, rank])
     return torch.from_numpy(rng.standard_normal(11)).float()
 
 
 @pytest.mark.parametrize("bucket_bytes", [reduce.BUCKET_BYTES, 1])
 @pytest.mark.parametrize("taken", TAKEN)
-def test_sum_is_in_order_whoever_has_it(
+def test_sum_is_in_order_for_any_assignment(
     taken: str, bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reduce, "BUCKET_BYTES", bucket_bytes)

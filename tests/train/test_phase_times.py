@@ -1,4 +1,4 @@
-"""The table of phases at the end of a run."""
+"""Table of the phases at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphtheta.train.phase_times import phase_times
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out(micro_batches: int) -> None:
+def test_phases_are_in_the_order_of_a_step_and_complete(micro_batches: int) -> None:
     shard = gt.open_shard(gt.datasets.load("cora"))
     model = gt.nn.GAT(shard.num_features, 8, shard.num_classes, heads=2)
     trainer = gt.Trainer(
@@ -33,7 +33,7 @@ def test_phases_stand_in_the_order_of_a_step_and_leave_nothing_out(micro_batches
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_what_is_prepared_in_the_background_is_told(prefetch: int) -> None:
+def test_background_preparation_is_reported(prefetch: int) -> None:
     shard = gt.open_shard(gt.datasets.load("cora"))
     model = gt.nn.GCN(shard.num_features, 8, shard.num_classes)
     trainer = gt.Trainer(model, shard, strategy=MiniBatch(64), prefetch=prefetch)

@@ -1,4 +1,4 @@
-"""The loop: what it learns, remembers, writes, and resumes."""
+"""Trainer: learning, best epoch, files, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_patience_ends_training_early() -> None:
     assert summary["epochs"] == summary["best_epoch"] + 1 + 3
 
 
-def test_to_fit_again_is_to_go_on_from_the_last_epoch(tmp_path: Path) -> None:
+def test_second_fit_continues_from_the_last_epoch(tmp_path: Path) -> None:
     whole = local(lambda comm: trainer(comm).fit(14))
     assert whole["best_epoch"] < 13
 
     def twice(comm: Communicator) -> tuple[dict[str, Any], dict[str, Any]]:
         mine = trainer(comm, tmp_path)
         mine.fit(9)
-        first = mine.fit(9)  # nothing is left to do
+        first = mine.fit(9)  # all epochs are done already
         return first, mine.fit(14)
 
     first, second = local(twice)
@@ -114,7 +114,7 @@ def test_to_fit_again_is_to_go_on_from_the_last_epoch(tmp_path: Path) -> None:
     assert local(resumed)["loss_history"] == local(lambda c: trainer(c).fit(16))["loss_history"]
 
 
-def test_weights_that_a_caller_gives_after_fit_stay() -> None:
+def test_second_fit_keeps_weights_that_the_caller_set() -> None:
     mine = trainer(gt.communicator())
     mine.fit(14)
     for parameter in mine.model.parameters():
@@ -125,7 +125,7 @@ def test_weights_that_a_caller_gives_after_fit_stay() -> None:
 
 @pytest.mark.parametrize("evaluate_every", [1, 3])
 @pytest.mark.parametrize("kind", ["no validation", "one class"])
-def test_without_a_validation_metric_the_last_epoch_counts(kind: str, evaluate_every: int) -> None:
+def test_without_a_validation_metric_the_last_epoch_is_best(kind: str, evaluate_every: int) -> None:
     split, labels = np.arange(60) % 4, np.random.default_rng(1).random(60) > 0.5
     if kind == "no validation":
         split[split == 2] = 0
@@ -187,7 +187,7 @@ def test_only_the_last_two_checkpoints_stay(tmp_path: Path) -> None:
     assert kept == ["epoch-000006", "epoch-000008"]
 
 
-def test_sigusr1_saves_and_goes_on_and_sigterm_saves_and_stops(tmp_path: Path) -> None:
+def test_sigusr1_saves_and_continues_and_sigterm_saves_and_stops(tmp_path: Path) -> None:
     mine = trainer(gt.communicator(), tmp_path)
     epoch = mine._epoch
 
@@ -225,10 +225,10 @@ def test_trainer_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
 
 
 def test_predictions_come_in_the_order_of_the_input_nodes() -> None:
-    alone = local(lambda comm: trainer(comm).predict(), 1)
+    single = local(lambda comm: trainer(comm).predict(), 1)
     three = local(lambda comm: trainer(comm).predict(), 3)
-    assert alone.shape == (GRAPH.num_nodes, 3)
-    torch.testing.assert_close(three, alone, rtol=1e-4, atol=1e-5)
+    assert single.shape == (GRAPH.num_nodes, 3)
+    torch.testing.assert_close(three, single, rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_on_disk_are_keyed_by_original_id(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_predictions_on_disk_are_keyed_by_original_id(tmp_path: Path) -> None:
 def test_predictions_refuse_a_folder_in_use(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
     mine = trainer(gt.communicator())
-    with pytest.raises(ConfigError, match="new or empty folder"):
+    with pytest.raises(ConfigError, match="new or empty directory"):
         write_predictions(infer(mine.model, mine.shard), mine.shard, mine.task.spec, tmp_path)
 
 
@@ -281,10 +281,10 @@ def test_every_task_trains_the_same_on_any_number_of_workers(kind: str, tmp_path
         write_predictions(infer(model, shard), shard, mine.task.spec, out)
         return summary, out
 
-    (alone, _), (three, folder) = local(work, 1), local(work, 3)
-    assert three["loss_history"] == pytest.approx(alone["loss_history"], rel=1e-4)
-    metric = f"val_{alone['metric']}"
-    assert three[metric] == pytest.approx(alone[metric], rel=1e-3)
+    (single, _), (three, folder) = local(work, 1), local(work, 3)
+    assert three["loss_history"] == pytest.approx(single["loss_history"], rel=1e-4)
+    metric = f"val_{single['metric']}"
+    assert three[metric] == pytest.approx(single[metric], rel=1e-3)
     assert pq.read_table(folder).num_rows == 60
 
 
@@ -318,7 +318,7 @@ def test_trainer_raises_when_the_outputs_do_not_fit_the_label() -> None:
         gt.Trainer(gt.nn.GCN(6, 4, 2), shard).fit(1)
 
 
-def test_trainer_raises_when_the_loss_is_no_number() -> None:
+def test_trainer_raises_when_the_loss_is_nan() -> None:
     shard = gt.open_shard(GRAPH)
     model = gt.nn.GCN(6, 4, 3)
     torch.nn.init.constant_(model.convs[0].lin.weight, float("nan"))

@@ -1,4 +1,4 @@
-"""What layers that count in-edges make of those that are drawn."""
+"""Layers that use in-degrees weigh sampled in-edges correctly."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_expectation_is_the_exact_convolution(replace: bool) -> None:
         return out[:, 0].numpy()
 
     exact = outputs(None, 0)
-    drawn = np.stack([outputs(Fanout(4, replace), step) for step in range(STEPS)])
-    error = drawn.std(axis=0) / np.sqrt(STEPS)
+    sampled = np.stack([outputs(Fanout(4, replace), step) for step in range(STEPS)])
+    error = sampled.std(axis=0) / np.sqrt(STEPS)
     assert (error > 0).sum() > 100
-    assert np.abs(drawn.mean(axis=0) - exact).max() < 1e-9 + 5 * error.max()
-    assert (np.abs(drawn.mean(axis=0) - exact) < 1e-9 + 5 * error).mean() > 0.99
+    assert np.abs(sampled.mean(axis=0) - exact).max() < 1e-9 + 5 * error.max()
+    assert (np.abs(sampled.mean(axis=0) - exact) < 1e-9 + 5 * error).mean() > 0.99
 
 
-def test_few_in_edges_are_all_drawn_and_count_once() -> None:
+def test_few_in_edges_are_all_sampled_and_count_once() -> None:
     shard = gt.open_shard(GRAPH)
     block = Neighbourhoods(shard).blocks(ROWS, [Fanout(10**4)])[0]
     weight = View(shard, blocks=[block])[0].edges_per_draw()
@@ -47,7 +47,7 @@ def test_few_in_edges_are_all_drawn_and_count_once() -> None:
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_rgcn_takes_the_mean_of_what_is_drawn(replace: bool) -> None:
+def test_rgcn_takes_the_mean_of_sampled_edges(replace: bool) -> None:
     shard, layer = gt.open_shard(GRAPH), RGCNConv(1, 1, num_relations=5).double()
     block = Neighbourhoods(shard).blocks(ROWS, [Fanout(4, replace)], step=3)[0]
     view = View(shard, blocks=[block])
