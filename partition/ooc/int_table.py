@@ -32,6 +32,8 @@ def in_slice(
     mixed: np.uint64, index: np.uint64, num_slices: np.uint64
 ) -> bool:  # pragma: no cover - compiled
     """Return whether an id with these mixed bits belongs to slice `index`."""
+    if num_slices == np.uint64(1):
+        return True
     of: np.uint64 = ((mixed >> np.uint64(32)) * num_slices) >> np.uint64(32)
     return bool(of == index)
 
