@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all: written under another name, then renamed.
+"""Files and folders that are written under a temporary name and renamed when complete.
 
 The temporary name is hidden and in the same folder, so that the rename stays on one file system
 and is atomic. Never imports torch.
@@ -19,12 +19,12 @@ __all__ = ["atomic_file", "atomic_folder", "disk_errors", "partial_path", "refus
 
 
 def partial_path(path: Path, token: str = "") -> Path:
-    """Return the temporary name `.NAME.partial-TOKEN` in the folder of `path`, as absolute path.
+    """Return the absolute path `.NAME.partial-TOKEN` in the folder of `path`.
 
     Args:
-        path: The final name.
-        token: Distinguishes several writers of the same path. Without one, the name is always the
-            same: an interrupted run finds what it left.
+        path: The final path.
+        token: Distinguishes concurrent writers of the same path. Without a token the name is always
+            the same, so that a later run finds the files of an interrupted one.
     """
     path = path.absolute()
     return path.with_name(f".{path.name}.partial{token and '-'}{token}")
@@ -79,12 +79,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def disk_errors(
     path: Path | str, what: str, error: type[GraphThetaError] = StoreError
 ) -> Iterator[None]:
-    """Turn an OSError of the block into an error of one line.
+    """Convert an OSError of the block into an exception with a message of one line.
 
     Args:
-        path: Where the block writes.
-        what: What it writes.
-        error: Type of the exception that is raised.
+        path: Path that the block writes to.
+        what: Description of what it writes.
+        error: Type of the new exception.
 
     Raises:
         StoreError, or the given `error`: If the block raises an OSError.
@@ -96,19 +96,19 @@ def disk_errors(
         where = f" at {caught.filename}" if caught.filename else ""
         raise error(
             f"{path}: expected to write {what}, got {reason}{where}. "
-            "Name a place with space and permission."
+            "Choose a path with enough space and write permission."
         ) from None
 
 
 def refuse_occupied(path: Path, error: type[GraphThetaError] = StoreError) -> None:
-    """Refuse a path unless there is nothing, or an empty directory.
+    """Refuse a path where something exists, except an empty directory.
 
     Raises:
-        StoreError, or the given `error`: If there is a file, or a directory with content.
+        StoreError, or the given `error`: If the path is a file or a directory that is not empty.
     """
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise error(
-            f"{path}: expected no file and no directory but an empty one, got "
-            f"{'a directory with content' if path.is_dir() else 'a file'}. "
-            "Remove it or name another path."
+            f"{path}: expected a new path or an empty directory, got "
+            f"{'a directory that is not empty' if path.is_dir() else 'a file'}. "
+            "Remove it, or choose another path."
         )

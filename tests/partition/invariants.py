@@ -1,4 +1,4 @@
-"""What holds of the parts of any graph, checked against the whole graph, slowly and plainly."""
+"""Invariants of the parts of any graph, checked against the whole graph by slow, simple code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def expected_edges(
 ) -> tuple[Ints, Ints, Ints]:
     """Return src, dst and edge_key of every edge of the store, by edge_key."""
     src, dst, keys = graph.src, graph.dst, np.arange(graph.num_edges)
-    apart = src != dst
+    no_loop = src != dst
     if undirected:
         src, dst, keys = (
-            np.concatenate([src, dst[apart]]),
-            np.concatenate([dst, src[apart]]),
-            np.concatenate([keys, keys[apart] + graph.num_edges]),
+            np.concatenate([src, dst[no_loop]]),
+            np.concatenate([dst, src[no_loop]]),
+            np.concatenate([keys, keys[no_loop] + graph.num_edges]),
         )
     seen: set[tuple[int, int]] = set()
     kept = []
-    for place, ends in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
-        if (self_loops or ends[0] != ends[1]) and (repeats or ends not in seen):
-            kept.append(place)
-        seen.add(ends)
+    for position, edge in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
+        if (self_loops or edge[0] != edge[1]) and (repeats or edge not in seen):
+            kept.append(position)
+        seen.add(edge)
     return src[kept], dst[kept], keys[kept]
 
 
@@ -42,7 +42,7 @@ def check(
     self_loops: bool = True,
     repeats: bool = True,
 ) -> None:
-    """Assert every invariant of design and format."""
+    """Check all invariants of the format of parts."""
     parts, manifest = whole.parts, whole.build.manifest
     assert sorted(parts) == list(range(manifest.num_parts))
     edges = expected_edges(graph, undirected, self_loops, repeats)
@@ -104,7 +104,7 @@ def _check_edges(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> 
     for node in range(graph.num_nodes):
         rows = np.flatnonzero(dst == node)
         in_position[rows] = np.arange(len(rows))
-    held = []
+    found = []
     for part in whole.parts.values():
         node_key = column_numpy(part.replicas, "node_key")
         keys = column_numpy(part.in_edges, "edge_key")
@@ -118,8 +118,8 @@ def _check_edges(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> 
         for name in set(graph.edges.column_names) - {"src", "dst"}:
             expected = graph.edges[name].take(pa.array(keys % max(graph.num_edges, 1)))
             assert part.in_edges[name].equals(expected), name
-        held.append(keys)
-    np.testing.assert_array_equal(np.sort(np.concatenate(held)), edge_key)
+        found.append(keys)
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), edge_key)
 
 
 def _check_masters(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> None:
@@ -136,11 +136,11 @@ def _check_masters(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -
         )
         assert part.masters.drop_columns(["node_key", "in_degree", "out_degree"]).equals(taken)
         rows = _rows(column_numpy(part.in_indptr, "indptr"))
-        foreign = column_numpy(part.in_edges, "src") >= part.num_masters
-        boundary = np.isin(np.arange(part.num_masters), rows[foreign])
+        from_mirror = column_numpy(part.in_edges, "src") >= part.num_masters
+        boundary = np.isin(np.arange(part.num_masters), rows[from_mirror])
         assert not boundary[: part.num_interior].any()
         assert boundary[part.num_interior :].all()
-        # Interior first; then large degrees, to the power of two; then by key.
+        # Interior masters first; then by the number of bits of the degree, descending; then by key.
         power = [int(degree).bit_length() for degree in in_degree[key] + out_degree[key]]
         expected = np.lexsort((key, -np.array(power, np.int64), boundary))
         np.testing.assert_array_equal(expected, np.arange(part.num_masters))
@@ -163,18 +163,18 @@ def _check_replicas(whole: Whole) -> None:
             np.lexsort((local[m:], owner[m:])), np.arange(part.num_mirrors)
         )
         for row in range(m, len(key)):
-            there = whole.parts[int(owner[row])]
-            assert column_numpy(there.masters, "node_key")[local[row]] == key[row]
+            owning = whole.parts[int(owner[row])]
+            assert column_numpy(owning.masters, "node_key")[local[row]] == key[row]
         in_edges = np.diff(column_numpy(part.in_indptr, "indptr"))[m:]
         out_edges = np.diff(column_numpy(part.out_indptr, "indptr"))[m:]
         assert (in_edges + out_edges > 0).all(), "a mirror without an edge"
     if whole.build.manifest.cut == "vertex":
         for part in whole.parts.values():
-            held = np.diff(column_numpy(part.in_indptr, "indptr"))
-            held = held + np.diff(column_numpy(part.out_indptr, "indptr"))
+            local = np.diff(column_numpy(part.in_indptr, "indptr"))
+            local = local + np.diff(column_numpy(part.out_indptr, "indptr"))
             degree = column_numpy(part.masters, "in_degree")
             degree = degree + column_numpy(part.masters, "out_degree")
-            assert (held[: part.num_masters][degree > 0] > 0).all(), "a master without its edges"
+            assert (local[: part.num_masters][degree > 0] > 0).all(), "a master without an edge"
 
 
 def _check_plan(parts: dict[int, PartTables]) -> None:

@@ -1,4 +1,4 @@
-"""Graph sources for the tests, and building on several ranks."""
+"""Graph sources for tests, and partitioning on several ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphtheta.partition import Build, GraphSource, PartTables, Plan, Resources
 
 @dataclass(frozen=True)
 class IdSource:
-    """Edges that name nodes by id; without a node table if `nodes` is None."""
+    """Graph whose edges refer to nodes by id; without a node table if `nodes` is None."""
 
     nodes: pa.Table | None
     edges: pa.Table
@@ -58,7 +58,7 @@ class IdSource:
 
 
 def by_id(graph: Graph) -> IdSource:
-    """Return the same graph with edges that name nodes by id."""
+    """Return the same graph with edges that refer to nodes by id."""
     edges = graph.edges
     for end in ("src", "dst"):
         ids = graph.nodes["id"].take(edges[end])
@@ -68,14 +68,14 @@ def by_id(graph: Graph) -> IdSource:
 
 @dataclass(frozen=True)
 class Whole:
-    """What all ranks built together."""
+    """Build of all ranks together."""
 
     build: Build
     parts: dict[int, PartTables]
 
 
 def build_on(source: GraphSource, num_parts: int, workers: int, **options: Any) -> Whole:
-    """Build on some ranks; checks that manifest and book are the same on each."""
+    """Build on several ranks, and check that the manifest and the book are the same on each."""
     builds: dict[int, Build] = {}
     lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Wrong input to the builder: one line that says where, what, and what to do."""
+"""Invalid input of the partitioning pipeline: errors of one line with a remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CASES: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
         EDGES,
         "nodes: features.*NaN",
     ),
-    "null_end": (None, {"src": ["a", None], "dst": ["b", "c"]}, "edges: src"),
+    "null_endpoint": (None, {"src": ["a", None], "dst": ["b", "c"]}, "edges: src"),
     "mixed_id_types": (None, {"src": ["a"], "dst": [1]}, "edges: dst.*string.*int64"),
     "no_edges_and_no_nodes": (
         None,
@@ -63,7 +63,7 @@ def test_build_raises_graph_format_error_when_a_key_is_out_of_range(key: int) ->
     ],
     ids=["more_parts_than_nodes", "no_parts", "unknown_method"],
 )
-def test_build_raises_when_asked_for_the_impossible(
+def test_build_raises_for_impossible_plans(
     num_parts: int, method: str, error: type[GraphThetaError], match: str
 ) -> None:
     source = IdSource(None, pa.table(EDGES))

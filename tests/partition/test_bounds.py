@@ -1,4 +1,4 @@
-"""What a store costs who reads it and who makes it: memory that is bounded."""
+"""Bounded memory of processes that make a store and that read it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ shard = sum(table.nbytes for table in part.tables().values())
 print(json.dumps({"seconds": seconds, "beyond": resident() - before - shard, "shard": shard}))
 """
 
-# Partitions under a cap on memory that is not of a file, once everything is loaded and compiled.
+# Partitions a graph under a limit on private memory, set after code is loaded and compiled.
 MAKE = """
 import resource, sys
 from graphtheta.datasets.tables import TableSource
@@ -57,7 +57,7 @@ print(store.checksum)
 
 @pytest.mark.slow
 @pytest.mark.spawn
-def test_one_of_1024_parts_opens_at_once_and_costs_its_own_size(tmp_path: Path) -> None:
+def test_a_part_of_1024_opens_fast_and_takes_memory_of_its_own_size(tmp_path: Path) -> None:
     rmat(tmp_path / "graph", scale=16, edge_factor=16)
     make_store(read(str(tmp_path / "graph")), tmp_path / "store", Plan(1024, "dbh"))
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_one_of_1024_parts_opens_at_once_and_costs_its_own_size(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.spawn
 def test_graph_larger_than_memory_is_partitioned(tmp_path: Path) -> None:
-    # 410 MB of features and 48 MB of edges, by a process that may have 200 MB.
+    # 410 MB of features and 48 MB of edges, in a process that may use 200 MB.
     num_nodes, files = 400_000, 8
     rng = np.random.default_rng(0)
     (tmp_path / "nodes").mkdir()

@@ -1,4 +1,4 @@
-"""Files and folders written under another name: complete, or not there, and nothing left over."""
+"""Files and folders under a temporary name: complete or absent, and removed after a failure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_folder_appears_when_the_block_succeeds(tmp_path: Path) -> None:
         (partial / "file").write_text("new")
         assert not path.exists()
     assert [entry.name for entry in path.parent.iterdir()] == ["folder"]
-    with pytest.raises(StoreError, match="a directory with content"), atomic_folder(path):
+    with pytest.raises(StoreError, match="a directory that is not empty"), atomic_folder(path):
         pass
 
 
@@ -66,7 +66,7 @@ def test_failure_leaves_no_folder(error: type[BaseException], tmp_path: Path) ->
 
 def test_disk_errors_are_one_line() -> None:
     with (
-        pytest.raises(ConfigError, match=r"^out: expected to write a file, got first at f\. Name"),
+        pytest.raises(ConfigError, match=r"^out: expected to write a file, got first at f\. "),
         disk_errors("out", "a file", ConfigError),
     ):
         raise OSError(28, "first\nsecond", "f")

@@ -88,7 +88,7 @@ def test_assignment_is_that_of_the_store(
             assert all(of_edge[key] == index for key in part.in_edges["edge_key"].to_pylist())
         assert len(of_edge) == built.manifest.num_edges
     assert [entry.name for entry in tmp_path.iterdir()] == ["assigned"]
-    with pytest.raises(StoreError, match="Remove it or name another"):
+    with pytest.raises(StoreError, match="Remove it, or choose another"):
         write_assignment(source, tmp_path / "assigned", plan)
 
 
@@ -102,7 +102,7 @@ def test_assignment_that_cannot_be_written_leaves_nothing(
         "graphtheta.partition.analysis.compare"
     ]  # the package has a function of that name
     monkeypatch.setattr(module, "_write_nodes", full)
-    with pytest.raises(StoreError, match=r"No space left on device\. Name a place"):
+    with pytest.raises(StoreError, match=r"No space left on device\. Choose a path"):
         write_assignment(GRAPH, tmp_path / "assigned", Plan(3))
     assert not list(tmp_path.iterdir())
 

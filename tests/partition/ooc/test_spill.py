@@ -1,4 +1,4 @@
-"""Rows through files: chunks of several ranks come back by bucket, in the order of the chunks."""
+"""Out-of-core files: spills, arrays and segments of edges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
-from graphtheta.partition.ooc.bitmap import positions_in_sorted_groups
 from graphtheta.partition.ooc.edge_file import EdgeFile, SegmentWriter, write_segments
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 from graphtheta.partition.store.index import block_of
@@ -25,16 +24,6 @@ def test_bucket_order_is_stable(buckets: list[int]) -> None:
     order, starts = bucket_order(array, 5)
     assert order.tolist() == np.argsort(array, kind="stable").tolist()
     assert starts.tolist() == [sum(b < k for b in buckets) for k in range(6)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(groups=st.lists(st.sets(st.integers(0, 200)), max_size=5))
-def test_positions_in_sorted_groups_sort_every_group(groups: list[set[int]]) -> None:
-    values = np.array([value for group in groups for value in group], np.int32)
-    starts = np.cumsum([0, *map(len, groups)])
-    placed = np.empty_like(values)
-    placed[positions_in_sorted_groups(values, starts, 201)] = values
-    assert placed.tolist() == [value for group in groups for value in sorted(group)]
 
 
 def test_rows_come_back_by_bucket_in_the_order_of_the_chunks(tmp_path: Path) -> None:
@@ -68,7 +57,7 @@ def test_rows_come_back_by_bucket_in_the_order_of_the_chunks(tmp_path: Path) -> 
     assert SpillReader(tmp_path, "x").schema is None
 
 
-def test_half_written_spill_is_closed_and_has_no_index(tmp_path: Path) -> None:
+def test_incomplete_spill_is_closed_and_has_no_index(tmp_path: Path) -> None:
     def fail() -> None:
         with SpillWriter(tmp_path, "x", 0) as writer:
             writer.append(0, pa.record_batch({"a": [1]}), np.array([0, 1]))
@@ -79,7 +68,7 @@ def test_half_written_spill_is_closed_and_has_no_index(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".arrow"]
 
 
-def test_arrays_come_back(tmp_path: Path) -> None:
+def test_arrays_are_read_as_written(tmp_path: Path) -> None:
     arrays = {
         "a": np.arange(5, dtype=np.int32),
         "b": np.arange(10.0).reshape(5, 2),
@@ -97,13 +86,13 @@ def test_arrays_come_back(tmp_path: Path) -> None:
 def test_segment_that_cannot_be_opened_leaves_no_file_open(tmp_path: Path) -> None:
     (tmp_path / "x.dst").mkdir()
     before = psutil.Process().num_fds()
-    with pytest.raises(IsADirectoryError) as failed:  # whose traceback keeps what is not closed
+    with pytest.raises(IsADirectoryError) as failed:  # its traceback keeps unclosed files alive
         SegmentWriter(tmp_path, "x", 10, keyed=True)
     assert psutil.Process().num_fds() == before, failed
 
 
 @pytest.mark.parametrize("num_nodes", [100, 2**31])
-def test_key_file_reads_across_segments(num_nodes: int, tmp_path: Path) -> None:
+def test_edge_file_reads_across_segments(num_nodes: int, tmp_path: Path) -> None:
     from graphtheta.comm.single import SingleCommunicator
 
     src, dst = np.arange(10) % 7, np.arange(10) % 5

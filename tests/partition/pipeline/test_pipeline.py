@@ -1,4 +1,4 @@
-"""The builder: what its parts hold, and that the number of ranks does not show in them."""
+"""Partitioning pipeline: content of the parts, independent of the number of ranks and threads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ METHODS = sorted(PARTITIONERS)
 @st.composite
 def corner_graphs(draw: st.DrawFn) -> CornerGraph:
     num_nodes = draw(st.integers(1, 12))
-    ends = st.integers(0, num_nodes - 1)
-    edges = draw(st.lists(st.tuples(ends, ends), max_size=30))
+    node = st.integers(0, num_nodes - 1)
+    edges = draw(st.lists(st.tuples(node, node), max_size=30))
     pairs = np.array(edges, np.int64).reshape(-1, 2)
     return num_nodes, pairs[:, 0].copy(), pairs[:, 1].copy()
 
@@ -98,7 +98,7 @@ def test_build_gives_the_same_bytes_on_any_number_of_threads(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_build_is_repeatable_and_heeds_the_seed(method: str) -> None:
+def test_build_is_reproducible_and_depends_on_the_seed(method: str) -> None:
     graph = to_graph(random_graph(200, 800))
     checksums = [build(graph, Plan(4, method, seed=s)).manifest.checksum for s in (0, 0, 1)]
     assert checksums[0] == checksums[1]
@@ -129,30 +129,30 @@ def test_build_without_a_node_table_numbers_sorted_ids(text_ids: bool, workers: 
 
 
 def test_build_reads_only_its_own_rows() -> None:
-    asked: set[tuple[str, int, int]] = set()
+    requested: set[tuple[str, int, int]] = set()
 
     class Spy(IdSource):
         def node_chunks(
             self, start: int, stop: int, *, ids_only: bool = False
         ) -> Iterator[pa.Table]:
-            asked.add(("nodes", start, stop))
+            requested.add(("nodes", start, stop))
             return super().node_chunks(start, stop, ids_only=ids_only)
 
         def edge_chunks(
             self, start: int, stop: int, *, ends_only: bool = False
         ) -> Iterator[pa.Table]:
-            asked.add(("edges", start, stop))
+            requested.add(("edges", start, stop))
             return super().edge_chunks(start, stop, ends_only=ends_only)
 
     graph = to_graph(random_graph(10, 31))
     build_on(Spy(graph.nodes, graph.edges, keyed=True), 3, 3)
-    assert sorted(asked) == [
+    assert sorted(requested) == [
         *(("edges", 31 * r // 3, 31 * (r + 1) // 3) for r in range(3)),
         *(("nodes", 10 * r // 3, 10 * (r + 1) // 3) for r in range(3)),
     ]
 
 
-def test_dbh_spreads_a_hub() -> None:
+def test_dbh_distributes_the_edges_of_a_hub() -> None:
     leaves = np.arange(1, 4001)
     graph = Graph(
         pa.table({"id": np.arange(4001)}),
@@ -180,7 +180,7 @@ def test_undirected_input_is_two_directed_edges_and_a_self_loop_once() -> None:
     assert sorted(part.masters["in_degree"].to_pylist()) == [1, 2]
 
 
-def test_manifest_says_what_the_columns_hold() -> None:
+def test_manifest_describes_the_columns() -> None:
     graph = to_graph(CORNER_GRAPHS["random"], text_ids=True)
     manifest = build(graph, Plan(2)).manifest
     dump = manifest.model_dump(exclude_none=True)
@@ -203,7 +203,7 @@ def test_manifest_says_what_the_columns_hold() -> None:
     assert dump["num_edge_types"] == 5
 
 
-def test_manifest_names_every_task() -> None:
+def test_manifest_has_the_task_of_every_label() -> None:
     nodes = {
         "id": [0, 1, 2],
         "label:binary": [True, None, False],
@@ -231,7 +231,7 @@ def test_manifest_names_every_task() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["power_law", "self_loops", "edgeless", "star_in"])
-def test_assess_equals_what_build_measures(name: str, method: str, workers: int) -> None:
+def test_assess_agrees_with_build(name: str, method: str, workers: int) -> None:
     graph = to_graph(CORNER_GRAPHS[name])
 
     def work(comm: Communicator) -> None:

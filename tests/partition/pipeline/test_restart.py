@@ -1,4 +1,4 @@
-"""A run that is killed: it goes on, and leaves neither a store that opens nor anything else."""
+"""Killed runs: they can be continued, and leave no store that opens before it is complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHASES = [
     "local-ids", "parts", "index",
 ]  # fmt: skip
 
-# Makes the store; is killed at the end of a phase, before or after it is recorded, or within parts.
+# Makes a store; is killed at the end of a phase, before or after its record, or within the parts.
 JOB = """
 import os, signal, sys
 from graphtheta.comm.launch import communicator, guarded
@@ -59,7 +59,7 @@ if when == "within":
     def broken(folder, *args, **options):
         if folder.name == "part-00002":
             folder.mkdir()
-            (folder / "masters.arrow").write_text("half")
+            (folder / "masters.arrow").write_text("truncated")
             die()
         write_folder(folder, *args, **options)
     pipeline.write_folder = broken
@@ -96,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("parts", "within"),
     ],
 )
-def test_killed_run_goes_on_where_it_was(phase: str, when: str, whole: str, tmp_path: Path) -> None:
+def test_killed_run_is_continued(phase: str, when: str, whole: str, tmp_path: Path) -> None:
     path = tmp_path / "store"
     killed = make(path, phase, when)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -115,7 +115,7 @@ def test_killed_run_goes_on_where_it_was(phase: str, when: str, whole: str, tmp_
 
 @pytest.mark.spawn
 @pytest.mark.parametrize(("phase", "when"), [("order", "after"), ("parts", "within")])
-def test_killed_edge_cut_goes_on_in_another_scratch(phase: str, when: str, tmp_path: Path) -> None:
+def test_killed_edge_cut_is_continued_in_a_folder(phase: str, when: str, tmp_path: Path) -> None:
     code = JOB.replace(", PLAN, Resources(comm)", ", EDGE_CUT, Resources(comm), scratch=scratch_at")
     code = code.replace("import GRAPH, PLAN", "import GRAPH, EDGE_CUT").replace(
         "path, last, when = sys.argv[1:4]", "path, last, when, scratch_at = sys.argv[1:5]"
@@ -132,7 +132,7 @@ def test_killed_edge_cut_goes_on_in_another_scratch(phase: str, when: str, tmp_p
     assert not list(elsewhere.iterdir())
 
 
-def test_other_job_starts_clean_after_a_killed_one(whole: str, tmp_path: Path) -> None:
+def test_other_job_starts_from_the_beginning(whole: str, tmp_path: Path) -> None:
     path = tmp_path / "store"
     killed = make(path, "masters", "after")
     assert killed.returncode == -signal.SIGKILL
@@ -158,7 +158,7 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 @pytest.mark.spawn
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["edges", "shuffle", "parts"])
-def test_killed_rank_ends_the_job_and_the_next_goes_on(
+def test_killed_rank_ends_the_job_and_the_next_run_continues(
     phase: str, whole: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "job.py"

@@ -1,4 +1,4 @@
-"""Communities beside a store: written whole, read by part, and no part of the store."""
+"""Communities of a store: written completely, read by part, and outside the checksum."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_communities_come_back_in_the_order_of_masters(store: Store, dtype: type
         np.testing.assert_array_equal(values, OF_NODE[keys])
 
 
-def test_several_live_side_by_side(store: Store) -> None:
+def test_a_store_can_have_several_communities(store: Store) -> None:
     assert list_communities(store) == []
     write_communities(store, "b", OF_NODE)
     write_communities(store, "a.2", np.zeros(40, np.int64))
@@ -51,7 +51,7 @@ def test_several_live_side_by_side(store: Store) -> None:
     assert int(open_communities(store, "a.2").part(0).sum()) == 0
 
 
-def test_a_part_without_masters_has_none(tmp_path: Path) -> None:
+def test_a_part_without_masters_has_no_communities(tmp_path: Path) -> None:
     graph = to_graph((5, np.empty(0, np.int64), np.empty(0, np.int64)))
     store = make_store(graph, tmp_path / "store", Plan(3))
     assert 0 in store.book.masters
@@ -60,7 +60,7 @@ def test_a_part_without_masters_has_none(tmp_path: Path) -> None:
     assert [len(values) for values in found] == store.book.masters.tolist()
 
 
-def test_the_store_is_the_same_with_them(store: Store) -> None:
+def test_communities_do_not_change_the_store(store: Store) -> None:
     before = {f: f.read_bytes() for f in store.path.rglob("*") if f.is_file()}
     write_communities(store, "c", OF_NODE)
     opened = open_store(store.path)
@@ -69,7 +69,7 @@ def test_the_store_is_the_same_with_them(store: Store) -> None:
     assert {f: f.read_bytes() for f in before} == before
 
 
-def test_files_are_arrow(store: Store) -> None:
+def test_communities_are_arrow_files(store: Store) -> None:
     write_communities(store, "c", OF_NODE)
     folder = store.path / "communities" / "c"
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -92,7 +92,7 @@ def test_files_are_arrow(store: Store) -> None:
     ],
     ids=["length", "floats", "negative", "path", "hidden", "empty"],
 )
-def test_wrong_arguments_are_refused(
+def test_invalid_arguments_are_refused(
     store: Store, name: str, values: np.ndarray, match: str
 ) -> None:
     with pytest.raises(ConfigError, match=match) as caught:
@@ -101,9 +101,9 @@ def test_wrong_arguments_are_refused(
     assert not (store.path / "communities").exists()
 
 
-def test_those_that_exist_are_kept(store: Store) -> None:
+def test_existing_communities_are_not_overwritten(store: Store) -> None:
     write_communities(store, "c", OF_NODE)
-    with pytest.raises(StoreError, match=r"communities/c: expected no file and no directory"):
+    with pytest.raises(StoreError, match=r"communities/c: expected a new path or an empty"):
         write_communities(store, "c", np.zeros(40, np.int64))
     np.testing.assert_array_equal(
         open_communities(store, "c").part(1), OF_NODE[store.part(1).masters["node_key"].to_numpy()]
@@ -128,7 +128,7 @@ def test_communities_of_another_store_are_refused(store: Store, tmp_path: Path) 
         open_communities(other, "c")
 
 
-def test_damage_is_named(store: Store) -> None:
+def test_error_names_the_damaged_file(store: Store) -> None:
     write_communities(store, "c", OF_NODE)
     folder = store.path / "communities" / "c"
     (folder / "part-00000.arrow").unlink()

@@ -1,4 +1,4 @@
-"""The store on disk: what was written comes back, and what was damaged does not."""
+"""Store: writing and reading, damaged files, and failures while a store is made."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_store_has_the_files_of_the_format(store: Store) -> None:
     )
 
 
-def test_store_gives_back_what_was_built(store: Store) -> None:
+def test_store_holds_the_parts_that_were_built(store: Store) -> None:
     built = build(GRAPH, Plan(3, "dbh"))
     opened = open_store(store.path)
     opened.verify()
@@ -68,7 +68,7 @@ def test_store_columns_are_views_of_the_mapped_file(store: Store) -> None:
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
-def test_store_is_the_same_bytes_by_any_number_of_ranks(
+def test_store_has_the_same_bytes_for_any_number_of_ranks(
     workers: int, store: Store, tmp_path: Path
 ) -> None:
     def work(comm: Communicator) -> Store:
@@ -88,7 +88,7 @@ def test_manifest_does_not_grow_with_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [*(f"part-00001/{n}.arrow" for n in TABLES), "book.arrow"])
-def test_open_store_raises_store_error_when_a_file_is_cut_short(file: str, store: Store) -> None:
+def test_open_store_raises_store_error_when_a_file_is_truncated(file: str, store: Store) -> None:
     path = store.path / file
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StoreError, match=rf"{file}: expected .* changed or truncated"):
@@ -110,7 +110,7 @@ def test_open_store_raises_store_error_when_a_file_is_missing(file: str, store: 
         open_store(store.path)
 
 
-def test_open_store_checks_only_the_parts_asked_for(store: Store) -> None:
+def test_open_store_checks_only_the_requested_parts(store: Store) -> None:
     (store.path / "part-00001" / "plan.arrow").unlink()
     open_store(store.path, parts=[0, 2]).part(2)
     with pytest.raises(StoreError, match=r"part-00001/plan\.arrow"):
@@ -118,7 +118,7 @@ def test_open_store_checks_only_the_parts_asked_for(store: Store) -> None:
 
 
 @pytest.mark.parametrize("file", ["part-00001/in_edges.arrow", "index/bucket-00002/node_key.arrow"])
-def test_verify_names_the_altered_file(file: str, store: Store) -> None:
+def test_verify_names_the_changed_file(file: str, store: Store) -> None:
     path = store.path / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -127,7 +127,7 @@ def test_verify_names_the_altered_file(file: str, store: Store) -> None:
         store.verify()
 
 
-def test_verify_names_an_altered_part_record(store: Store) -> None:
+def test_verify_names_a_changed_part_record(store: Store) -> None:
     path = store.path / "part-00001" / "part.json"
     record = json.loads(path.read_text())
     record["num_interior"] += 1
@@ -136,7 +136,7 @@ def test_verify_names_an_altered_part_record(store: Store) -> None:
         store.verify()
 
 
-def test_verify_finds_an_altered_manifest(store: Store) -> None:
+def test_verify_finds_a_changed_manifest(store: Store) -> None:
     path = store.path / "manifest.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
     with pytest.raises(StoreError, match=r"manifest\.json"):
@@ -148,10 +148,10 @@ def test_opening_damaged_headers_raises_store_error_only(store: Store) -> None:
     path = store.path / "part-00001" / "replicas.arrow"
     content = path.read_bytes()
     messages = []
-    for place in rng.integers(0, len(content), 200):
-        altered = bytearray(content)
-        altered[place] ^= 0xFF
-        path.write_bytes(altered)
+    for position in rng.integers(0, len(content), 200):
+        changed = bytearray(content)
+        changed[position] ^= 0xFF
+        path.write_bytes(changed)
         try:
             open_store(store.path)
         except StoreError as error:
@@ -178,14 +178,14 @@ def test_open_store_raises_store_error_when_the_format_is_unknown(
     assert "\n" not in str(caught.value)
 
 
-def test_open_store_raises_store_error_when_there_is_none(tmp_path: Path) -> None:
+def test_open_store_raises_store_error_when_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="a directory without one"):
         open_store(tmp_path)
     with pytest.raises(StoreError, match="got none"):
         open_store(tmp_path / "nowhere")
 
 
-def test_part_raises_config_error_when_there_is_no_such_part(store: Store) -> None:
+def test_part_raises_config_error_when_the_part_does_not_exist(store: Store) -> None:
     with pytest.raises(ConfigError, match=r"a part in \[0, 3\), got 3"):
         store.part(3)
 
@@ -193,7 +193,7 @@ def test_part_raises_config_error_when_there_is_no_such_part(store: Store) -> No
 def test_make_store_takes_an_empty_directory_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     make_store(GRAPH, tmp_path / "empty", Plan(2)).verify()
-    with pytest.raises(StoreError, match=r"got a directory with content\. Remove it or name"):
+    with pytest.raises(StoreError, match=r"got a directory that is not empty\. Remove it"):
         make_store(GRAPH, tmp_path / "empty", Plan(2))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match="got a file"):
@@ -202,7 +202,7 @@ def test_make_store_takes_an_empty_directory_and_nothing_else(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
-def test_make_store_makes_missing_parents(tmp_path: Path) -> None:
+def test_make_store_creates_missing_parents(tmp_path: Path) -> None:
     make_store(GRAPH, tmp_path / "a" / "b", Plan(2))
     open_store(tmp_path / "a" / "b")
 
@@ -228,7 +228,7 @@ def test_make_store_leaves_nothing_when_a_rank_fails(
         comm.barrier(stage="both know")
         make_store(GRAPH, tmp_path / "store", Plan(2), Resources(comm))
 
-    with pytest.raises(StoreError, match=r"No space left on device at part-00001\. Name a place"):
+    with pytest.raises(StoreError, match=r"No space left on device at part-00001\. Choose a path"):
         run_local(work, 2, timeout_s=60)
     assert not list(tmp_path.iterdir())
 
