@@ -1,7 +1,7 @@
-"""Data sets: those that are bundled, and readers of the forms others are published in.
+"""Data sets: bundled ones, and readers of the formats in which others are published.
 
-`DATASETS` names what `load` gives; `READERS` what `read` recognises;
-`graphtheta.datasets.generate` makes graphs of any size. A new reader is a module with
+`DATASETS` lists the data sets of `load`, and `READERS` the formats that `read` recognises.
+`graphtheta.datasets.generate` generates graphs of any size. A new reader is a module with
 `recognises(path)` and `read(path, **options)`, and a line in `READERS`.
 """
 
@@ -23,15 +23,15 @@ __all__ = ["DATASETS", "READERS", "Reader", "load", "read"]
 
 
 class Reader(Protocol):
-    """What a module that reads one form of data offers."""
+    """Interface of a module that reads one format."""
 
     @property
     def recognises(self) -> Callable[[str], bool]:
-        """Whether a path or URI is of this form; must not raise."""
+        """Function that returns whether a path or URI has this format, and does not raise."""
 
     @property
     def read(self) -> Callable[..., GraphSource]:
-        """Read a path or URI, with keyword options of the form's own."""
+        """Function that reads a path or URI, with keyword options of the format."""
 
 
 def _cora() -> Graph:
@@ -54,7 +54,7 @@ def load(name: str) -> Graph:
     """Return a bundled data set.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no data set of this name.
     """
     if name not in DATASETS:
         raise ConfigError(
@@ -65,21 +65,22 @@ def load(name: str) -> Graph:
 
 
 def read(uri: str, **options: Any) -> GraphSource:
-    """Return the graph at a path or URI, whatever its form, or a bundled one.
+    """Read a graph in any known format, or a bundled data set.
 
     Args:
-        uri: The name of a data set; a Planetoid folder (`ind.<name>.*`); a folder of Bitcoin OTC or
-            of WordNet; an npz file, or a folder with one; a folder with `nodes/` and `edges/`, or
-            `nodes.parquet` and `edges.parquet`, or edges only; or an edge list in one file.
-        options: Those of the reader that recognises it, for example
+        uri: Name of a data set; or a path or URI of a Planetoid folder (`ind.<name>.*`), a folder
+            of Bitcoin OTC or WordNet, an npz file or a folder with one, a folder with `nodes/` and
+            `edges/` or `nodes.parquet` and `edges.parquet` or only edges, or a file with an edge
+            list.
+        options: Options of the reader that recognises it, for example of
             `graphtheta.datasets.tables.read`.
 
     Returns:
-        A `Graph`; of tables and edge lists a `TableSource`, which reads rows when asked.
+        A `Graph`; for tables and edge lists a `TableSource`, which reads rows on request.
 
     Raises:
-        ConfigError: If nothing recognises it, or the reader has no such option.
-        GraphFormatError: If the files are damaged or hold wrong values.
+        ConfigError: If no reader recognises it, or the reader has no such option.
+        GraphFormatError: If the files are damaged or contain wrong values.
     """
     if uri in DATASETS:
         _check_options(f"data set {uri!r}", load, options)
@@ -89,7 +90,7 @@ def read(uri: str, **options: Any) -> GraphSource:
             _check_options(f"{name} ({uri})", reader.read, options)
             return reader.read(uri, **options)
     raise ConfigError(
-        f"read: expected a data set ({', '.join(DATASETS)}) or a path of one of the forms "
+        f"read: expected a data set ({', '.join(DATASETS)}) or a path of one of the formats "
         f"{', '.join(READERS)}, got {uri!r}. Check that the path exists."
     )
 

@@ -1,13 +1,13 @@
-"""Edge lists as arrays of pairs of ids: NumPy files, and raw binaries.
+"""Formats of edge lists that are arrays of pairs of ids: NumPy files and raw binary files.
 
-- `.npy`: integers of shape (E, 2), or (2, E) as PyTorch Geometric's edge_index; (2, 2) is taken as
+- `.npy`: integers of shape (E, 2), or (2, E) like PyTorch Geometric's edge_index; (2, 2) is read as
   two rows of (source, destination).
-- `.bin`: little-endian pairs without a header. The type stands before the suffix, as in
-  `edges.u32.bin`, `edges.i64.bin`; without one it is u32, what the binary edge lists of HEP, 2PS
-  and others hold (Mayer, Jacobsen, "Hybrid edge partitioner", SIGMOD 2021).
+- `.bin`: little-endian pairs without a header. The type precedes the suffix, as in
+  `edges.u32.bin` and `edges.i64.bin`. The default is u32, as in the binary edge lists of HEP, 2PS
+  and others (Mayer, Jacobsen, "Hybrid edge partitioner", SIGMOD 2021).
 
-Such a file does not name its columns: they are called as the edge table's options say, `src` and
-`dst` by default. It is mapped into memory if it is local, and read where it is asked for.
+Such a file does not name its columns. Their names are those of the edge table's options, `src` and
+`dst` by default. A local file is mapped into memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,13 @@ _RAW_TYPES = {"u32": "<u4", "i32": "<i4", "u64": "<u8", "i64": "<i8"}
 
 
 class Npy:
-    """One integer array of pairs in NumPy's own format."""
+    """Format of an integer array of pairs in a NumPy file."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
         self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
 
     def count(self, path: str) -> int:
-        """As `Format`."""
         with open_mapped(self._system, path) as file:
             shape, _, _ = _header(file, path)
         return _num_pairs(shape)
@@ -48,17 +47,16 @@ class Npy:
     def stream(
         self, path: str, start: int, stop: int, names: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """As `Format`."""
         with open_mapped(self._system, path) as file:
             shape, fortran, kind = _header(file, path)
             begin, rows = file.tell(), _num_pairs(shape)
-            # (E, 2) by columns and (2, E) by rows lie alike: all sources, then all destinations.
-            apart = fortran == (shape[1] == 2)
+            # (E, 2) by columns and (2, E) by rows have the same layout: sources, then destinations.
+            separate = fortran == (shape[1] == 2)
             for first in range(start, stop, CHUNK_ROWS):
                 count = min(CHUNK_ROWS, stop - first)
-                if apart:
-                    at = (begin + (end * rows + first) * kind.itemsize for end in (0, 1))
-                    ends = [_values(file, offset, count, kind) for offset in at]
+                if separate:
+                    offsets = (begin + (end * rows + first) * kind.itemsize for end in (0, 1))
+                    ends = [_values(file, offset, count, kind) for offset in offsets]
                 else:
                     offset = begin + 2 * first * kind.itemsize
                     ends = list(_values(file, offset, 2 * count, kind).reshape(count, 2).T)
@@ -66,14 +64,13 @@ class Npy:
 
 
 class Raw:
-    """Little-endian pairs, and nothing else."""
+    """Format of little-endian pairs without a header."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
         self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
 
     def count(self, path: str) -> int:
-        """As `Format`."""
         pair_bytes = 2 * _raw_type(path).itemsize
         size = self._system.get_file_info(path).size
         if size % pair_bytes:
@@ -81,14 +78,13 @@ class Raw:
                 path,
                 f"pairs of {pair_bytes} bytes",
                 f"{size:,} bytes, {size % pair_bytes} too many",
-                "Copy the file again, or say its type in its name, as in edges.i64.bin.",
+                "Copy the file again, or put its type into its name, as in edges.i64.bin.",
             )
         return int(size // pair_bytes)
 
     def stream(
         self, path: str, start: int, stop: int, names: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """As `Format`."""
         kind = _raw_type(path)
         with open_mapped(self._system, path) as file:
             for first in range(start, stop, CHUNK_ROWS):
@@ -99,7 +95,7 @@ class Raw:
 
 def _names(path: str, unnamed: Sequence[str]) -> Sequence[str]:
     if posixpath.splitext(path)[1] not in (".npy", ".bin"):
-        raise ConfigError(f"{path}: expected pairs that are not compressed. Decompress the file.")
+        raise ConfigError(f"{path}: expected an uncompressed file of pairs. Decompress the file.")
     if len(unnamed) != 2:
         raise ConfigError(
             f"{path}: expected a table of nodes, got pairs of ids. Give the nodes as Parquet, "
@@ -109,16 +105,16 @@ def _names(path: str, unnamed: Sequence[str]) -> Sequence[str]:
 
 
 def _raw_type(path: str) -> np.dtype[Any]:
-    said = posixpath.splitext(posixpath.splitext(path)[0])[1].removeprefix(".")
-    if re.fullmatch(r"[uif]\d+", said) and said not in _RAW_TYPES:
+    name = posixpath.splitext(posixpath.splitext(path)[0])[1].removeprefix(".")
+    if re.fullmatch(r"[uif]\d+", name) and name not in _RAW_TYPES:
         raise refuse(
-            path, f"a type among {', '.join(_RAW_TYPES)} in its name", said, "Convert the file."
+            path, f"a type among {', '.join(_RAW_TYPES)} in its name", name, "Convert the file."
         )
-    return np.dtype(_RAW_TYPES.get(said, "<u4"))
+    return np.dtype(_RAW_TYPES.get(name, "<u4"))
 
 
 def _header(file: pa.NativeFile, path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of a NumPy file, and leave the file at its data."""
+    """Read the header of a NumPy file and leave the file position at the data."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
         version, np.lib.format.read_array_header_2_0
@@ -127,7 +123,7 @@ def _header(file: pa.NativeFile, path: str) -> tuple[tuple[int, ...], bool, np.d
     if len(shape) != 2 or 2 not in shape:
         raise refuse(path, "shape (E, 2) or (2, E)", f"shape {shape}", "Save an array of pairs.")
     if kind.kind not in "iu":
-        raise refuse(path, "integers", kind, "Convert the ids, or give a Parquet table.")
+        raise refuse(path, "integers", kind, "Convert the ids, or use a Parquet table.")
     size, needed = file.size(), file.tell() + shape[0] * shape[1] * kind.itemsize
     if size < needed:
         raise refuse(path, f"{needed:,} bytes", f"{size:,}", "Copy the file again.")

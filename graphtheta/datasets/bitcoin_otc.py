@@ -1,9 +1,9 @@
-"""Bitcoin OTC: who trusted whom on a trading platform, when, and who was a fraud.
+"""Reader of Bitcoin OTC: trust ratings between users of a trading platform, some of them frauds.
 
-Nodes are users under their original numbers. An edge is a rating, from the rater to the rated, with
-`attr` = (rating / 10, time scaled to [0, 1]). Label `y` is whether a user is a fraud; most users
-have none. Features are of the ratings alone, never of a label; but whoever labelled the users may
-have looked at the ratings, too, so that a high score says little about frauds elsewhere.
+Nodes are users with their original numbers. An edge is a rating, from the rater to the rated user,
+with `attr` = (rating / 10, time scaled to [0, 1]). Label `y` is whether a user is a fraud; most
+users have none. Features are computed from the ratings only. As the people who labelled the users
+may have used the ratings too, a high score does not show that frauds can be found elsewhere.
 
 Sources: Kumar, Spezzano, Subrahmanian, Faloutsos, "Edge weight prediction in weighted signed
 networks", ICDM 2016 (ratings). Kumar, Hooi, Makhija, Kumar, Faloutsos, Subrahmanian, "REV2:
@@ -50,10 +50,10 @@ def read(path: str, *, seed: int = 0) -> Graph:
     """Read the folder of ratings and labels.
 
     Args:
-        path: The folder, with `soc-sign-bitcoinotc.csv` (from, to, rating, seconds; with or without
-            a header line) and `otc_gt.csv` (user, +1 or -1).
-        seed: Which random split: 60 % of the frauds and of the others for training, 20 %
-            validation, 20 % test.
+        path: Folder with `soc-sign-bitcoinotc.csv` (from, to, rating, seconds; with or without a
+            header line) and `otc_gt.csv` (user, +1 or -1).
+        seed: Random seed of the split: 60 % of the frauds and of the others are for training, 20 %
+            for validation, 20 % for test.
 
     Returns:
         The graph, with boolean label `y`, null where unknown, and split `split`.

@@ -1,4 +1,4 @@
-"""Edge lists: one file of edges, CSV, pairs of ids or another format, without a node table."""
+"""Reader of edge lists: one file of edges in a table format, without a node table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["read", "recognises"]
 
 
 def recognises(uri: str) -> bool:
-    """Return whether `uri` names a file of a table format."""
+    """Return whether the suffix of `uri` is that of a table format."""
     return suffix(uri) in SUFFIXES
 
 
@@ -24,14 +24,14 @@ def read(
     edge_type: str | None = None,
     edge_weight: str | None = None,
 ) -> TableSource:
-    """Open an edge list, with options as for `TableSource`.
+    """Open an edge list, with the options of `TableSource`.
 
-    Its nodes are the sorted distinct ids of its edges. Of a CSV file without a header
-    line the first two columns are source and destination.
+    The nodes are the sorted distinct ids of the edges. In a CSV file without a header line, the
+    first two columns are source and destination.
 
     Raises:
         ConfigError: If the file or a named column does not exist.
-        GraphFormatError: If it cannot be read.
+        GraphFormatError: If the file cannot be read.
     """
     return TableSource(
         None,

@@ -1,15 +1,14 @@
-"""A table in files of one format, read by ranges of rows, a chunk at a time.
+"""Table in files of one format, read by ranges of rows in chunks.
 
 A table is one file, or a folder of files in natural order of their names (part-2 before part-10),
-on any file system pyarrow knows: a path, or a URI such as `s3://bucket/edges`. What is read for a
-range of rows depends on the format:
+on any file system that pyarrow supports: a path, or a URI such as `s3://bucket/edges`. The data
+that is read for a range of rows depends on the format:
 
-- Parquet: the row groups and columns that are asked for, each group once a pass, a batch at a time
-  however large the group is.
-- Arrow IPC: the batches, memory-mapped if the file is local.
-- CSV has no index: a pass streams the file from its start to its last row that is asked for, so
-  convert large tables.
-- Pairs of ids (`.npy`, `.bin`; `graphtheta.datasets.binary_edges`): also memory-mapped.
+- Parquet: the requested row groups and columns. Each group is read once per pass, in batches.
+- Arrow IPC: the requested record batches, memory-mapped if the file is local.
+- CSV: there is no index, so a pass reads the file from its start to the last requested row. Convert
+  large tables to another format.
+- Pairs of ids (`.npy`, `.bin`; see `graphtheta.datasets.binary_edges`): memory-mapped too.
 """
 
 from __future__ import annotations
@@ -47,27 +46,27 @@ _HASHED_BYTES = 16 << 20
 
 
 def suffix(path: str) -> str:
-    """Return the suffix of a path that says its format; that of a compression does not."""
+    """Return the suffix of a path that names its format, without that of a compression."""
     stem, last = posixpath.splitext(path)
     return posixpath.splitext(stem)[1] if last in _COMPRESSED else last
 
 
 class TableFiles:
-    """The files of one table, as one sequence of rows.
+    """Files of one table, as one sequence of rows.
 
     Args:
-        uri: A path or URI of a file or folder.
-        unnamed: Names of the first columns of a file that does not name them: a CSV file without a
-            header line, pairs of ids. Empty: it must name them.
+        uri: Path or URI of a file or folder.
+        unnamed: Names of the first columns of a file that does not name its columns: a CSV file
+            without a header line, or pairs of ids. If empty, the file must name them.
 
     Attributes:
-        uri: As given, for messages.
+        uri: The path or URI, for messages.
         names: Names of the columns.
-        num_rows: Rows of all files.
+        num_rows: Number of rows of all files.
 
     Raises:
-        ConfigError: If there is no such file, or it is of no known format.
-        GraphFormatError: If it cannot be read.
+        ConfigError: If there is no such file, or its format is unknown.
+        GraphFormatError: If the file cannot be read.
     """
 
     def __init__(self, uri: str, unnamed: Sequence[str] = ()) -> None:
@@ -77,7 +76,7 @@ class TableFiles:
         if len({SUFFIXES.get(kind) for kind in kinds}) > 1 or kinds[0] not in SUFFIXES:
             raise ConfigError(
                 f"{uri}: expected files of one of {', '.join(SUFFIXES)}, got "
-                f"{', '.join(kinds) or 'none'}. Convert them, or give the table's own folder."
+                f"{', '.join(kinds) or 'none'}. Convert them, or use a folder of one table."
             )
         with _reading(self._where(self._paths[0])):
             self._format = SUFFIXES[kinds[0]](self._system, self._paths[0], unnamed)
@@ -92,7 +91,7 @@ class TableFiles:
         """Yield rows [start, stop) of the named columns, in chunks of `graphtheta.data.batches`.
 
         Raises:
-            GraphFormatError: If a file cannot be read, or lacks a column the first file has.
+            GraphFormatError: If a file cannot be read, or lacks a column of the first file.
         """
         chunk = None
         for chunk in regroup_batches(self._batches(start, stop, names)):
@@ -117,7 +116,7 @@ class TableFiles:
         return self.uri if len(self._paths) == 1 else path
 
     def stamp(self) -> list[tuple[str, int, int]]:
-        """Return name, size in bytes and time of change in nanoseconds of each file."""
+        """Return name, size in bytes and modification time in nanoseconds of each file."""
         with _reading(self.uri):
             return [
                 (info.path, info.size or 0, info.mtime_ns or 0)
@@ -125,7 +124,7 @@ class TableFiles:
             ]
 
     def update(self, state: Any) -> None:
-        """Feed the files' bytes to a hash."""
+        """Update a hash with the bytes of all files."""
         with _reading(self.uri):
             for path in self._paths:
                 state.update(posixpath.basename(path).encode())
@@ -162,7 +161,7 @@ def _find(uri: str) -> tuple[fs.FileSystem, list[str]]:
         ) from None
     if info.type == fs.FileType.File:
         return system, [path]
-    # A leading _ or . marks what writers leave beside the data: _SUCCESS, .part-0.crc.
+    # Names of files that are not data begin with _ or a dot: _SUCCESS, .part-0.crc.
     paths = [i.path for i in found if i.type == fs.FileType.File and i.base_name[0] not in "_."]
     if not paths:
         raise ConfigError(f"{uri}: expected a file or a folder of files, got none. Check the path.")

@@ -1,4 +1,4 @@
-"""Formats of tables, one class each: what the columns are, and batches of a range of rows."""
+"""Formats of table files, one class each, which read the schema and ranges of rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Csv", "Format", "Ipc", "Parquet", "open_mapped"]
 
 _CSV_BLOCK_BYTES = 16 << 20
 _PARQUET_BUFFER_BYTES = 1 << 20
-_TEXT_BYTES = 32  # of a string, where a dictionary hides its length
+_TEXT_BYTES = 32  # assumed size of a string, where a dictionary hides its length
 
 
 class Format(Protocol):
-    """How the files of a table are read; made of a file system, the first file's path, and names.
+    """Reader of the files of a table, made from a file system, the first path, and column names.
 
     Attributes:
         schema: Columns of the first file.
@@ -37,8 +37,7 @@ class Format(Protocol):
     ) -> Iterator[pa.RecordBatch]:
         """Yield rows [start, stop) of a file, with at least the named columns.
 
-        Batches may be as large as they lie in a file that is mapped, and are of about the size of
-        a chunk where they are decoded.
+        Batches of a mapped file may have any size; decoded batches have about the size of a chunk.
         """
 
 
@@ -50,7 +49,7 @@ def open_mapped(system: fs.FileSystem, path: str) -> pa.NativeFile:
 
 
 class Parquet:
-    """Parquet: row groups, decoded a batch at a time."""
+    """Parquet files: row groups that are decoded in batches."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
@@ -58,16 +57,14 @@ class Parquet:
             self.schema = pyarrow.parquet.read_schema(file)
 
     def count(self, path: str) -> int:
-        """As `Format`."""
         with self._system.open_input_file(path) as file:
             return int(pyarrow.parquet.read_metadata(file).num_rows)
 
     def stream(
         self, path: str, start: int, stop: int, names: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """As `Format`."""
         with self._system.open_input_file(path) as file:
-            # A buffer, and no reading ahead: else a column of a whole row group is in memory.
+            # With read-ahead, a column of a whole row group would be in memory.
             parquet = pyarrow.parquet.ParquetFile(
                 file, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False
             )
@@ -81,7 +78,7 @@ class Parquet:
                     row_bytes = max(row_bytes, _decoded_bytes(group, names) / group.num_rows)
                 first += group.num_rows
             left = stop - start
-            # The last of a small range's rows end its batch: a look at one row decodes one page.
+            # A batch ends with a small range, so that reading one row decodes one page.
             rows = min(rows_per_chunk(row_bytes), skip + left)
             for batch in parquet.iter_batches(rows, row_groups=groups, columns=list(names)):
                 piece = batch.slice(skip, left)
@@ -106,7 +103,7 @@ def _decoded_bytes(group: pyarrow.parquet.RowGroupMetaData, names: Sequence[str]
 
 
 class Ipc:
-    """Arrow IPC files, Feather among them: record batches."""
+    """Arrow IPC files, which include Feather: record batches."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
@@ -114,7 +111,6 @@ class Ipc:
             self.schema = pa.ipc.open_file(file).schema
 
     def count(self, path: str) -> int:
-        """As `Format`."""
         with open_mapped(self._system, path) as file:
             options = pa.ipc.IpcReadOptions(included_fields=[0])  # batches may be compressed
             reader = pa.ipc.open_file(file, options=options)
@@ -123,7 +119,6 @@ class Ipc:
     def stream(
         self, path: str, start: int, stop: int, names: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """As `Format`."""
         with open_mapped(self._system, path) as file:
             schema = pa.ipc.open_file(file).schema
             fields = [schema.names.index(name) for name in names if name in schema.names]
@@ -134,7 +129,7 @@ class Ipc:
 
 
 class Csv:
-    """Text of fields between commas, semicolons, tabs or spaces."""
+    """Text files with fields separated by commas, semicolons, tabs or spaces."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
@@ -147,7 +142,7 @@ class Csv:
             skip_rows=skip, column_names=names, block_size=_CSV_BLOCK_BYTES
         )
         with self._open(path, {}, None) as reader:
-            # A decimal in text has no width: float32, what networks are trained in.
+            # Decimal numbers in text have no type: read them as float32, the type for training.
             self.schema = pa.schema(
                 [f.with_type(pa.float32()) if f.type == pa.float64() else f for f in reader.schema]
             )
@@ -163,7 +158,6 @@ class Csv:
         )
 
     def count(self, path: str) -> int:
-        """As `Format`."""
         name = self.schema.names[0]
         with self._open(path, {name: self.schema.field(name).type}, [name]) as reader:
             return sum(batch.num_rows for batch in reader)
@@ -171,7 +165,6 @@ class Csv:
     def stream(
         self, path: str, start: int, stop: int, names: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """As `Format`."""
         types = {name: self.schema.field(name).type for name in names}
         with self._open(path, types, list(names)) as reader:
             yield from _within(reader, start, stop)
@@ -189,12 +182,12 @@ def _within(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterato
 
 
 def _dialect(lines: Sequence[str], unnamed: Sequence[str]) -> tuple[str, list[str] | None]:
-    """Return the delimiter, and the columns' names if the first line does not hold them."""
+    """Return the delimiter, and the names of the columns if the first line does not have them."""
     delimiter = next((d for d in "\t,; " if lines and d in lines[0]), ",")
     rows = [[field.strip().strip('"') for field in line.split(delimiter)] for line in lines]
     if not unnamed or not rows or set(unnamed) <= set(rows[0]):
         return delimiter, None
-    # Words above numbers are names; the other way round, or alike, the first line is data.
+    # If a word is above a number, the first line contains names; otherwise it is data.
     if len(rows) > 1 and any(
         not _NUMBER.fullmatch(above) and _NUMBER.fullmatch(below)
         for above, below in zip(rows[0], rows[1], strict=False)

@@ -1,10 +1,10 @@
-"""Graphs in one `npz` file, in the two forms in common use.
+"""Reader of graphs in an `npz` file, in the two forms in common use.
 
 - Sparse matrices (`adj_matrix`, `node_attr`, `node_label`; pickled SciPy): Amazon Computers and
-  others of Shchur et al. Edges are symmetrised, duplicates and self-loops dropped; there is no
-  public split, so one is drawn: 20 training and 30 validation nodes a class, the rest for test.
+  others by Shchur et al. Edges are symmetrised, and duplicates and self-loops are removed. There is
+  no public split, so one is drawn: 20 training and 30 validation nodes per class, others for test.
 - Arrays (`node_features`, `node_labels`, `edges`, and masks of several splits): Tolokers and others
-  of Platonov et al. A row of `edges` is an undirected edge and is taken in both directions.
+  by Platonov et al. A row of `edges` is an undirected edge, which becomes two directed ones.
 
 Sources: Shchur, Mumme, Bojchevski, Gunnemann, "Pitfalls of graph neural network evaluation", 2018.
 Platonov, Kuznedelev, Diskin, Babenko, Prokhorenkova, "A critical look at the evaluation of GNNs
@@ -49,16 +49,16 @@ def read(path: str, *, seed: int = 0) -> Graph:
 
     Args:
         path: The file, or a folder with no other npz file.
-        seed: Which random split, where the file has none.
+        seed: Random seed of the split, if the file has none.
 
     Returns:
-        The graph, with label `y` (bool if there are two classes) and split `split`; where the file
-        has several splits also `0`, `1`, ..., the first of them being `split`. A node's id is its
-        row.
+        The graph, with label `y` (bool if there are two classes) and split `split`. If the file has
+        several splits, they are `0`, `1`, ..., and `split` is the first of them. The id of a node
+        is its row.
 
     Raises:
-        GraphFormatError: If the file is damaged, of another form, or holds a pickle of anything
-            but arrays and sparse matrices.
+        GraphFormatError: If the file is damaged, has another form, or contains a pickle of other
+            objects than arrays and sparse matrices.
     """
     path = str(_file(path) or path)
     found = read_npz(path, (*_SPARSE, *_ARRAYS, *_MASKS))
@@ -116,7 +116,7 @@ def _nodes(features_NF: NDArray[np.float32], labels: NDArray[Any]) -> _Columns:
 
 
 def _both_ways(src: NDArray[Any], dst: NDArray[Any], num_nodes: int) -> dict[str, NDArray[Any]]:
-    # Sorted by source, then destination, each pair once: PyTorch Geometric's to_undirected.
+    # Distinct pairs sorted by source and destination, as by PyTorch Geometric's to_undirected.
     forward, back = src.astype(np.int64), dst.astype(np.int64)
     pairs = np.unique(np.concatenate([forward * num_nodes + back, back * num_nodes + forward]))
     return {"src": pairs // num_nodes, "dst": pairs % num_nodes}

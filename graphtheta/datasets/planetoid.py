@@ -1,7 +1,7 @@
-"""Planetoid folders: Cora, CiteSeer, Pubmed as `ind.<name>.{x,tx,allx,y,ty,ally,graph,test.index}`.
+"""Reader of Planetoid folders: Cora, CiteSeer and Pubmed, in files `ind.<name>.<key>`.
 
-The graph is PyTorch Geometric's: the same node order, edges and public split (20 training nodes a
-class, 500 for validation, 1,000 for test).
+The graph is the same as PyTorch Geometric's: node order, edges and public split (20 training nodes
+per class, 500 for validation, 1,000 for test).
 
 Source: Yang, Cohen, Salakhutdinov, "Revisiting semi-supervised learning with graph embeddings",
 ICML 2016.
@@ -38,13 +38,13 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     """Read a Planetoid folder.
 
     Args:
-        path: The folder, of one data set.
-        normalize: Whether to divide each node's features by their sum, as PyTorch Geometric's
-            examples do (NormalizeFeatures).
+        path: Folder of one data set.
+        normalize: Whether to divide the features of each node by their sum, as the examples of
+            PyTorch Geometric do (NormalizeFeatures).
 
     Returns:
-        The graph, with label `y` and split `split`; a node's id is its row. Nodes that CiteSeer
-        leaves out of its test files have features of 0, class 0 and no split.
+        The graph, with label `y` and split `split`. The id of a node is its row. Nodes that are
+        missing from the test files of CiteSeer have features of 0, class 0 and no split.
 
     Raises:
         GraphFormatError: If a file is missing or damaged.
@@ -54,7 +54,7 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     if len(names) != 1:
         raise GraphFormatError(
             f"{folder}: expected one ind.<name>.test.index, got {len(names)}. "
-            f"Give each data set a folder of its own."
+            f"Put each data set into a folder of its own."
         )
     part = {key: folder / f"ind.{names[0]}.{key}" for key in _KEYS}
     test = _load_index(part["test.index"])
@@ -62,7 +62,7 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     known, unknown = (
         sparse_matrix(_load(part[key], csr_matrix), str(part[key])) for key in ("allx", "tx")
     )
-    # The rows of tx belong at the positions the test index lists, which may skip some.
+    # The rows of tx belong to the positions in the test index, which may skip some.
     num_nodes = int(test.max()) + 1
     features = np.zeros((num_nodes, known.shape[1]), np.float32)
     labels = np.zeros(num_nodes, np.int64)
@@ -87,10 +87,10 @@ def read(path: str, *, normalize: bool = True) -> Graph:
 
 
 def row_normalized(values_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features divided by their row's sum, or by 1 if that is less.
+    """Return features divided by the sum of their row, or by 1 if the sum is less.
 
     Shape:
-        values_NF: (N, F) float32, none negative. Returns like it.
+        values_NF: (N, F) non-negative float32. Returns the same shape and type.
     """
     total = np.maximum(values_NF.sum(axis=1, keepdims=True), np.float32(1))
     return np.asarray(values_NF / total, np.float32)
@@ -99,8 +99,8 @@ def row_normalized(values_NF: NDArray[np.float32]) -> NDArray[np.float32]:
 def _edges(
     neighbours: dict[int, list[int]], num_nodes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    # A dict of lists can only be walked in Python; duplicates and self-loops go, as in PyTorch
-    # Geometric, which also orders by destination.
+    # Only Python can iterate over a dict of lists. As in PyTorch Geometric, duplicates and
+    # self-loops are removed, and edges are sorted by destination.
     counts = np.fromiter(map(len, neighbours.values()), np.int64)
     src = np.repeat(np.fromiter(neighbours, np.int64), counts)
     dst = np.fromiter(itertools.chain.from_iterable(neighbours.values()), np.int64)

@@ -1,7 +1,7 @@
-"""The only unpickler in GraphTheta, for data sets published as pickles.
+"""Restricted unpickler for data sets that are published as pickles.
 
-A pickle is a program. This one may name a few constructors of arrays, sparse matrices and lists
-and nothing else, so that the worst a file can do is to be refused or to be large.
+A pickle can run any function. Here it may only use a few constructors of arrays, sparse matrices
+and lists, so that a malicious file is refused. No other module of GraphTheta unpickles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphtheta.errors import GraphFormatError
 
 __all__ = ["ALLOWED", "read_npz", "sparse_matrix", "unpickle"]
 
-# NumPy's and SciPy's constructors under the names that older and newer versions write.
+# Constructors of NumPy and SciPy, under the names that older and newer versions write.
 _reconstruct = np.empty(0).__reduce__()[0]
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -37,7 +37,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 class _Restricted(pickle.Unpickler):
     def __init__(self, file: IO[bytes], where: str) -> None:
-        # latin1 is how Python 2's byte strings, and so NumPy's buffers in them, are read.
+        # latin1 reads byte strings of Python 2, which contain the buffers of NumPy arrays.
         super().__init__(file, encoding="latin1")
         self._where = where
 
@@ -52,29 +52,30 @@ class _Restricted(pickle.Unpickler):
 
 
 def unpickle(file: IO[bytes], where: str) -> Any:
-    """Return what a pickle holds, if it is made of arrays, sparse matrices, dicts and lists.
+    """Return the object in a pickle of arrays, sparse matrices, dicts and lists.
 
     Args:
-        file: A pickle of any protocol; strings of Python 2 are read as latin1.
-        where: Names the file in messages.
+        file: Pickle of any protocol. Strings of Python 2 are read as latin1.
+        where: Name of the file in messages.
 
     Raises:
-        GraphFormatError: If it names anything else, before that is looked up, or is damaged.
+        GraphFormatError: If the pickle uses any other function or class, which is not imported, or
+            is damaged.
     """
     try:
         return _Restricted(file, where).load()
     except GraphFormatError:
         raise
     except Exception as error:
-        # A damaged pickle fails in any way: its opcodes call constructors with what it holds.
+        # A damaged pickle may raise any exception, as it calls constructors with its data.
         raise _damaged(where, error) from None
 
 
 def sparse_matrix(value: Any, where: str) -> scipy.sparse.csr_matrix:
-    """Return an unpickled sparse matrix once its indices are known to be in range.
+    """Check that an unpickled object is a sparse matrix with valid indices, and return it.
 
     Raises:
-        GraphFormatError: If it is something else, or its arrays do not fit together.
+        GraphFormatError: If it is another object, or its arrays do not fit together.
     """
     try:
         matrix = scipy.sparse.csr_matrix(
@@ -87,13 +88,13 @@ def sparse_matrix(value: Any, where: str) -> scipy.sparse.csr_matrix:
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return those of the named members of an `npz` file that it has.
+    """Return the named members of an `npz` file, as far as it has them.
 
-    Arrays are read as they are; arrays of objects go through `unpickle`, and one of no dimension
-    is returned as its object.
+    Arrays of objects are read by `unpickle`; an array without dimensions is returned as its object.
 
     Raises:
-        GraphFormatError: If it is no `npz` file, is damaged, or holds a pickle `unpickle` refuses.
+        GraphFormatError: If the file is not an `npz` file, is damaged, or contains a pickle that
+            `unpickle` refuses.
     """
     try:
         with zipfile.ZipFile(path) as archive:

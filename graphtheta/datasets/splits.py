@@ -1,4 +1,4 @@
-"""Random splits drawn by node_key: the same for a seed, whatever else the graph holds."""
+"""Random splits of nodes, drawn by seed and node_key."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def random_split(
 ) -> NDArray[np.int8]:
     """Split nodes at random into training, validation and test nodes.
 
-    Nodes are ordered by the hash of (seed, node_key): the first are for training, the next for
-    validation, the rest for test. A class too small for both fills training first.
+    Nodes are ordered by the hash of (seed, node_key). The first ones are for training, the next for
+    validation, and the rest for test. If a class is too small, its nodes are for training first.
 
     Args:
         num_nodes: Number of nodes.
-        labels: Classes; a negative one means no label, and its node gets no split. None: every
-            node is labelled.
-        train: How many, an int, or what fraction of the labelled nodes, a float, to train on.
-        val: The same for validation.
-        seed: Which split.
-        per_class: Whether `train` and `val` count nodes, or fractions, of each class by itself.
+        labels: Classes. A negative class is a missing label, whose node gets no split. If None, all
+            nodes have a label.
+        train: Number (int) or fraction (float) of the labelled nodes that are for training.
+        val: Number or fraction for validation.
+        seed: Random seed.
+        per_class: Whether `train` and `val` are numbers or fractions of each class.
 
     Shape:
         labels: (N,) int64. Returns (N,) int8: 0 none, 1 train, 2 validation, 3 test.
@@ -51,11 +51,11 @@ def random_split(
     order = np.lexsort((keys, hash_keys(keys, seed, Purpose.SPLIT), classes))
     keys, classes = keys[order], classes[order]
     _, first, size = np.unique(classes, return_index=True, return_counts=True)
-    place = np.arange(len(keys)) - np.repeat(first, size)
+    position = np.arange(len(keys)) - np.repeat(first, size)
     last_train = np.repeat(_count(train, size), size)
     last_val = last_train + np.repeat(_count(val, size), size)
     split = np.zeros(num_nodes, np.int8)
-    split[keys] = 3 - (place < last_val) - (place < last_train).astype(np.int8)
+    split[keys] = 3 - (position < last_val) - (position < last_train).astype(np.int8)
     return split
 
 

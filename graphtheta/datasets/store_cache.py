@@ -1,9 +1,9 @@
-"""The cache of graphs that were partitioned on the spot.
+"""Cache of the stores of graphs that are partitioned when a run starts.
 
-An input that is not a store is partitioned by the workers that want to train on it, each of which
-reads its own rows, and kept under a name that says what it is made of: the digest of the content,
-the number of parts, the method, the seed and whether reverse edges were added. The next run with
-as many workers opens it at once. Everything here can be deleted at any time that no run starts.
+An input that is not a store is partitioned by the workers of the run, each of which reads its own
+rows. The store is cached under a name made of the digest of the input, the number of parts, the
+method, the seed and whether reverse edges were added. The next run with the same number of workers
+opens it. The cache can be deleted while no run starts.
 
 Never imports torch.
 """
@@ -28,29 +28,29 @@ from graphtheta.runtime.paths import cache_folder
 
 __all__ = ["cached_store", "open_input"]
 
-_DEFAULT_METHOD = "node-hash"  # of all methods the one that never brings a whole graph together
+_DEFAULT_METHOD = "node-hash"  # the only method that never needs a whole graph in one place
 
 
 def open_input(
     path: str, comm: Communicator, *, method: str | None = None, undirected: bool = False
 ) -> Store:
-    """Open a store, or any input that `graphtheta.datasets.read` reads, partitioned; collective.
+    """Open a store, or partition any other input that `graphtheta.datasets.read` reads; collective.
 
     Args:
-        path: A store, the name of a data set, or a path or URI of a graph.
-        comm: The workers; an input that is no store is partitioned into one part a worker.
-        method: Partitioner of such an input, of no account for a store; None: `node-hash`.
+        path: Store, name of a data set, or path or URI of a graph.
+        comm: The workers. An input that is not a store is partitioned into one part per worker.
+        method: Partitioner of such an input. If None, `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
 
     Raises:
-        ConfigError: If it does not exist, or is a store without the reverse edges.
-        GraphFormatError: If the graph is wrong.
+        ConfigError: If the input does not exist, or is a store without the reverse edges.
+        GraphFormatError: If the graph is malformed.
         StoreError: If the store is damaged, or the cache cannot be written.
     """
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
         return cached_store(lambda: read(path), comm, method=method, undirected=undirected)
-    store = open_store(path, parts=())  # a worker checks the parts that it opens
+    store = open_store(path, parts=())  # each worker checks the parts that it opens
     if undirected and not store.manifest.undirected:
         raise ConfigError(
             f"{path}: expected a store with the reverse of every edge, got one made without "
@@ -68,26 +68,28 @@ def cached_store(
     undirected: bool = False,
     folder: Path | None = None,
 ) -> Store:
-    """Return the store of an input, in one part a worker, made now if there is none; collective.
+    """Return the cached store of an input, with one part per worker; make it if needed; collective.
 
-    Several jobs may do the same at the same time: the first to finish wins, the others use its.
+    Several jobs may do this at the same time. They use the store of the first that finishes.
 
     Args:
-        open_source: Opens the input. Called by rank 0, and by all ranks if there is no store yet.
+        open_source: Function that opens the input. Rank 0 calls it, and all ranks do if there is no
+            store yet.
         comm: The workers.
         method: A key of `PARTITIONERS`.
-        seed: Of the partitioner. Training does not depend on it, so runs of all seeds share one.
+        seed: Random seed of the partitioner. Training does not depend on it, so that runs with any
+            seed share a store.
         undirected: Whether the partitioner adds the reverse of every edge.
-        folder: The cache, which all workers see; None: `cache_folder()`.
+        folder: Cache folder, which all workers share. If None, `cache_folder()`.
 
     Raises:
-        ConfigError: If the method is unknown, or a worker does not see what rank 0 wrote.
-        GraphFormatError: If the graph is wrong.
+        ConfigError: If the method is unknown, or a worker does not see the files of rank 0.
+        GraphFormatError: If the graph is malformed.
         PartitionError: If there are more workers than nodes.
         StoreError: If the cache cannot be written.
 
     Communication:
-        The digest; then, if there is no store yet, that of `make_store`.
+        A broadcast of the digest and, if there is no store yet, that of `make_store`.
     """
     named_partitioner(method)
     folder = folder or cache_folder()
@@ -98,7 +100,7 @@ def cached_store(
     comm.broadcast(digest, stage="cache: digest of the input")
     name = f"{digest.tobytes().hex()}-{comm.size}-{method}-{seed}{'-undirected' * undirected}"
     path = folder / f"v{FORMAT_VERSION}" / name
-    if not _says_rank_0(comm, lambda: _is_whole(path)):
+    if not _ask_rank_0(comm, lambda: _is_whole(path)):
         source = source or open_source()
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         token = comm.broadcast_text(secrets.token_hex(8), stage="cache: name")
@@ -118,14 +120,14 @@ def cached_store(
     return open_store(path, parts=())
 
 
-def _says_rank_0(comm: Communicator, question: Callable[[], bool]) -> bool:
+def _ask_rank_0(comm: Communicator, question: Callable[[], bool]) -> bool:
     answer = np.array([comm.rank == 0 and question()], np.int8)
     comm.broadcast(answer, stage="cache: look for the store")
     return bool(answer[0])
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is a store; a damaged one is taken away."""
+    """Return whether there is a store, and remove a damaged one."""
     if not path.exists():
         return False
     try:
@@ -139,7 +141,7 @@ def _is_whole(path: Path) -> bool:
 def _move_in(partial: Path, path: Path) -> None:
     try:
         partial.rename(path)
-    except OSError:  # not empty: another job was first, with the same bytes
+    except OSError:  # another job was first, with the same content
         if not path.exists():
             raise
         shutil.rmtree(partial, ignore_errors=True)

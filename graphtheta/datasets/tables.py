@@ -1,4 +1,4 @@
-"""A graph of a node table and an edge table in files, read by ranges of rows."""
+"""Graph of a node table and an edge table in files, read by ranges of rows."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ __all__ = ["TableSource", "read", "recognises"]
 
 
 class TableSource:
-    """A graph in files: a `GraphSource` that reads only the rows it is asked for.
+    """Graph in files: a `GraphSource` that reads only the requested rows.
 
     Args:
-        nodes_uri: The node table, as `graphtheta.datasets.files` describes it. None: the nodes are
+        nodes_uri: Node table, in a format of `graphtheta.datasets.files`. If None, the nodes are
             the sorted distinct ids of the edges.
-        edges_uri: The edge table.
-        id: The nodes' column of original ids, integers or strings.
-        src: The edges' column of source ids.
-        dst: The edges' column of destination ids.
-        features: A list column, or scalar columns as names or a glob, say `"f_*"`, combined in
-            natural order. None: the column `features`, if there is one.
-        labels: Label columns by name, or a mapping of label names to columns. None: columns already
-            called `label:<name>`.
-        splits: Split columns, likewise: words (`train`, `val`, `valid`, `validation`, `test`),
-            0 to 3, or booleans. A mapping may give three columns: train, validation, test.
-        edge_features: As `features`, for the edges; becomes `attr`.
-        edge_type: The edges' column of types, integers from 0; becomes `type`.
-        edge_weight: The edges' column of weights; becomes `weight`.
+        edges_uri: Edge table.
+        id: Column of original ids, integers or strings.
+        src: Column of source ids.
+        dst: Column of destination ids.
+        features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
+            natural order. If None, the column `features`, if there is one.
+        labels: Label columns, or a mapping of label names to columns. If None, the columns named
+            `label:<name>`.
+        splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
+            `validation`) and `test`, or 0 to 3, or booleans. A mapping may give three columns:
+            train, validation, test.
+        edge_features: Features of edges, in the same form as `features`; become `attr`.
+        edge_type: Column of edge types, integers from 0; becomes `type`.
+        edge_weight: Column of edge weights; becomes `weight`.
 
-    Columns that are not named are not read. A CSV file needs a header line to name columns; an
-    edge list without one has its source and destination in the first two. Its fields are separated
-    by tabs, commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that
-    start with `#` are skipped. Pairs of ids in `.npy` and `.bin` files name no columns either:
-    `graphtheta.datasets.binary_edges` says how they are laid out.
+    Other columns are not read. A CSV file needs a header line to name columns; in an edge list
+    without one, source and destination are the first two columns. Its fields are separated by tabs,
+    commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that start
+    with `#` are skipped. Pairs of ids in `.npy` and `.bin` files do not name columns either; see
+    `graphtheta.datasets.binary_edges`.
 
     Raises:
         ConfigError: If a file or column does not exist.
@@ -84,81 +85,38 @@ class TableSource:
 
     @property
     def num_nodes(self) -> int | None:
-        """Rows of the node table; None without one."""
         return None if self._nodes is None else self._nodes.files.num_rows
 
     @property
     def num_edges(self) -> int:
-        """Rows of the edge table."""
         return self._edges.files.num_rows
-
-    def node_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the node table at once.
-
-        Raises:
-            ConfigError: If there is no node table.
-            GraphFormatError: As for `node_chunks`.
-        """
-        return pa.concat_tables(self.node_chunks(start, stop))
-
-    def edge_rows(self, start: int, stop: int) -> pa.Table:
-        """Return rows [start, stop) of the edge table at once.
-
-        Raises:
-            GraphFormatError: As for `edge_chunks`.
-        """
-        return pa.concat_tables(self.edge_chunks(start, stop))
 
     @property
     def node_schema(self) -> pa.Schema:
-        """Columns of the node table; none without one."""
         return pa.schema([]) if self._nodes is None else self._nodes.schema
 
     @property
     def edge_schema(self) -> pa.Schema:
-        """Columns of the edge table."""
         return self._edges.schema
 
     def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the node table in chunks.
-
-        Args:
-            start: First row.
-            stop: The row after the last.
-            ids_only: Read and yield `id` alone.
-
-        Raises:
-            ConfigError: If there is no node table.
-            GraphFormatError: If a row cannot be read, or has another type or length than the first.
-        """
         if self._nodes is None:
             raise ConfigError("nodes: expected a node table, got none. Use the edges' ids.")
         names = ["id"] if ids_only else list(self._nodes.plan)
         return self._nodes.chunks(start, stop, names)
 
     def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the edge table in chunks.
-
-        Args:
-            start: First row.
-            stop: The row after the last.
-            ends_only: Read and yield `src` and `dst` alone.
-
-        Raises:
-            GraphFormatError: If a row cannot be read, or has another type or length than the first.
-        """
         names = ["src", "dst"] if ends_only else list(self._edges.plan)
         return self._edges.chunks(start, stop, names)
 
     def stamp(self) -> str:
-        """Return the files' names, sizes and times, and which columns are used."""
         tables = [table for table in (self._nodes, self._edges) if table is not None]
         return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
 
     def digest(self) -> str:
-        """Return the xxh3 of the files' bytes and of which columns are used.
+        """Return the xxh3 hash of all files and of the columns that are used.
 
-        Reads every byte of every file: let one rank do it.
+        This reads all files, so only one rank should call it.
         """
         state = xxhash.xxh3_128()
         for table in (self._nodes, self._edges):
@@ -170,7 +128,7 @@ class TableSource:
 
 
 class _Table:
-    """Files and which of their columns make ours; all rows have the types of the first."""
+    """Files of a table, with the mapping of their columns and the types of the first row."""
 
     def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
         self.files = files
@@ -178,7 +136,7 @@ class _Table:
         self.schema = self._types()
 
     def _types(self) -> pa.Schema:
-        # The first row says the types, unless it has a missing label where others have lists.
+        # The first row determines the types, unless a list label is missing there.
         schema, start, stop = pa.schema([]), 0, 1
         while True:
             for raw in self.files.stream(start, stop, _inputs(self.plan)):
@@ -193,7 +151,7 @@ class _Table:
             start, stop = stop, stop * 16
 
     def chunks(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of some of our columns."""
+        """Yield rows [start, stop) of some columns."""
         plan = {name: self.plan[name] for name in names}
         schema = pa.schema([self.schema.field(name) for name in names])
         for raw in self.files.stream(start, stop, _inputs(plan)):
@@ -229,7 +187,7 @@ def _is_empty(kind: pa.DataType) -> bool:
 
 
 def recognises(uri: str) -> bool:
-    """Return whether `uri` is a folder of an edge table, and perhaps a node table."""
+    """Return whether `uri` is a folder with an edge table, and possibly a node table."""
     return _table_in(uri, "edges") is not None
 
 
@@ -248,8 +206,8 @@ def read(
 ) -> TableSource:
     """Open a folder with `nodes/` and `edges/`, or `nodes.parquet` and `edges.parquet`.
 
-    Without a node table the nodes are the sorted distinct ids of the edges. Options are those of
-    `TableSource`.
+    Without a node table, the nodes are the sorted distinct ids of the edges. The options are those
+    of `TableSource`.
 
     Raises:
         ConfigError: If a named column does not exist.
@@ -260,7 +218,7 @@ def read(
         if nodes_uri is None and given is not None:
             raise ConfigError(
                 f"{uri}: expected a node table with {name}, got none. Add nodes.parquet, or leave "
-                f"{name} out."
+                f"out {name}."
             )
     return TableSource(
         nodes_uri,

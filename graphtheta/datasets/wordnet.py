@@ -1,13 +1,13 @@
-r"""WordNet: synsets, the typed pointers between them, and the lexicographer file of each.
+r"""Reader of WordNet: synsets, typed pointers between them, and the lexicographer files as labels.
 
-Nodes are synsets; the id is the part of speech and the offset, such as `n00001740`. Edges are
-pointers, from the synset they stand in, with `type` = the index of their symbol in `POINTERS`.
-Label `y` is the number of the lexicographer file (45 classes), which is a kind of topic: noun.food,
-verb.motion. A part of speech has its own classes (26 for nouns, 15 for verbs, 3 for adjectives, 1
-for adverbs), and words of the gloss often give it away; it is not a feature as such.
+Nodes are synsets. Their id is the part of speech and the offset, such as `n00001740`. Edges are
+pointers, from the synset that contains them, with `type` = the index of their symbol in `POINTERS`.
+Label `y` is the number of the lexicographer file (45 classes), which is a topic such as noun.food
+or verb.motion. Each part of speech has its own classes (26 for nouns, 15 for verbs, 3 for
+adjectives, 1 for adverbs). It is not a feature, but words of the gloss often imply it.
 
-Features are the words of the synset's lemmas and of its gloss, hashed into 128 counts, each
-replaced by its square root, scaled to length 1: no language model, no label.
+Features are the words of the lemmas and the gloss of a synset, hashed into 128 counts. Each count
+is replaced by its square root, and the vector is scaled to length 1.
 
 Source: Fellbaum (ed.), "WordNet: an electronic lexical database", MIT Press 1998.
 Format: wndb(5WN).
@@ -41,24 +41,25 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def recognises(path: str) -> bool:
-    """Return whether `path` is a folder with WordNet's data files."""
+    """Return whether `path` is a folder with the data files of WordNet."""
     return all((Path(path) / name).is_file() for name in _FILES.values())
 
 
 def read(path: str, *, seed: int = 0) -> Graph:
     """Read the four data files of WordNet.
 
-    Lines are parsed in Python; what is on them is then handled by columns.
+    Lines are parsed in Python; the fields are then processed by columns.
 
     Args:
-        path: The folder with `data.noun`, `data.verb`, `data.adj`, `data.adv`.
-        seed: Which random split: of each class 60 % for training, 20 % validation, 20 % test.
+        path: Folder with `data.noun`, `data.verb`, `data.adj` and `data.adv`.
+        seed: Random seed of the split: 60 % of each class are for training, 20 % for validation,
+            20 % for test.
 
     Returns:
         The graph, with label `y` and split `split`.
 
     Raises:
-        GraphFormatError: If a line is not as the format has it, or a pointer leads nowhere.
+        GraphFormatError: If a line has a wrong format, or the target of a pointer does not exist.
     """
     found = _Synsets()
     for letter, name in _FILES.items():
@@ -85,7 +86,7 @@ def read(path: str, *, seed: int = 0) -> Graph:
 
 
 class _Synsets:
-    """Columns that grow with the lines: one entry a synset, a pointer or a word."""
+    """Columns with one entry per synset, pointer or word, to which lines are added."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -100,7 +101,7 @@ class _Synsets:
     def parse(self, path: Path, letter: str) -> None:
         with path.open(encoding="latin1") as file:
             for number, line in enumerate(file, start=1):
-                if line[0] != " ":  # the licence stands indented above the data
+                if line[0] != " ":  # lines of the licence, above the data, are indented
                     try:
                         self._add(line, letter)
                     except (ValueError, IndexError):
@@ -132,9 +133,9 @@ def _hashed(words: list[str], num_words: list[int]) -> NDArray[np.float32]:
     hashes = [xxhash.xxh3_64_intdigest(word.encode()) for word in coded.dictionary.to_pylist()]
     buckets = (np.array(hashes, np.uint64) % np.uint64(_WIDTH)).astype(np.int64)
     rows = np.repeat(np.arange(len(num_words)), num_words)
-    places = rows * _WIDTH + buckets[coded.indices.to_numpy()]
-    counts = np.bincount(places, minlength=len(num_words) * _WIDTH).reshape(-1, _WIDTH)
+    positions = rows * _WIDTH + buckets[coded.indices.to_numpy()]
+    counts = np.bincount(positions, minlength=len(num_words) * _WIDTH).reshape(-1, _WIDTH)
     roots = np.sqrt(counts).astype(np.float32)
-    # Counts are whole, so a length below 1 is one of 0.
+    # Counts are integers, so that a length less than 1 is 0.
     length = np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1)
     return np.asarray(roots / length, np.float32)

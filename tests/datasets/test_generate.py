@@ -184,7 +184,7 @@ def test_job_of_two_writes_the_same_bytes(tmp_path: Path) -> None:
     for ranks, name in ((1, "one"), (2, "two")):
         done = run_job([*words, str(tmp_path / name), "--nodes", "5000"], ranks, timeout_s=120)
         assert done.code == 0, done.output
-        assert done.output.count("the graph is in") == 1
+        assert done.output.count("wrote the graph to") == 1
     assert content(tmp_path / "one") == content(tmp_path / "two")
     done = run_job([*words, str(tmp_path / "two")], 2, timeout_s=120)
     assert done.code == 2

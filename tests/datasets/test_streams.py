@@ -13,6 +13,7 @@ from graphtheta.datasets import binary_edges as pairs
 from graphtheta.datasets import files, formats
 from graphtheta.datasets.tables import TableSource
 from graphtheta.errors import ConfigError, GraphFormatError
+from tests.datasets.rows import edge_rows
 
 E = 1000
 
@@ -99,7 +100,7 @@ def test_chunks_are_the_rows(name, tmp_path):
     source = TableSource(None, str(WRITERS[name](edges, tmp_path)))
     assert source.num_edges == E
     whole = edges.select(
-        [c for c in edges.column_names if c in source.edge_rows(0, 0).column_names]
+        [c for c in edges.column_names if c in edge_rows(source, 0, 0).column_names]
     )
     for start, stop in RANGES:
         for ends_only in (False, True):
@@ -187,7 +188,7 @@ def test_files_of_several_integer_types_are_one_table(tmp_path):
         ends = np.arange(3, dtype=kind)
         pq.write_table(pa.table({"src": ends, "dst": ends}), tmp_path / f"{part}.parquet")
     source = TableSource(None, str(tmp_path))
-    assert source.edge_rows(0, 6)["src"].to_pylist() == [0, 1, 2, 0, 1, 2]
+    assert edge_rows(source, 0, 6)["src"].to_pylist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_damaged_row_group_is_refused_in_the_pass_and_names_its_file(tmp_path):
@@ -235,7 +236,7 @@ REFUSED = {
     ),
     "flat.npy": (np.zeros(4, int), r"expected shape .*, got shape \(4,\)"),
     "floats.npy": (np.zeros((4, 2)), "expected integers, got float64"),
-    "e.bin.gz": (np.zeros(2, "<u4"), "expected pairs that are not compressed"),
+    "e.bin.gz": (np.zeros(2, "<u4"), "expected an uncompressed file of pairs"),
 }
 
 
@@ -245,14 +246,14 @@ def test_wrong_pairs_are_refused_in_one_line(name, tmp_path):
     path = tmp_path / name
     saved(array, path) if name.endswith(".npy") else raw(array, path)
     with pytest.raises((GraphFormatError, ConfigError), match=message) as got:
-        datasets.read(str(path)).edge_rows(0, 1)
+        edge_rows(datasets.read(str(path)), 0, 1)
     assert "\n" not in str(got.value)
     assert name in str(got.value)
 
 
 def test_pairs_cannot_be_nodes_and_take_the_names_asked_for(tmp_path):
     path = str(saved(np.array([[4, 5]]), tmp_path / "e.npy"))
-    assert datasets.read(path, src="from", dst="to").edge_rows(0, 1).to_pydict() == {
+    assert edge_rows(datasets.read(path, src="from", dst="to"), 0, 1).to_pydict() == {
         "src": [4],
         "dst": [5],
     }

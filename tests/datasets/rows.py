@@ -1,0 +1,15 @@
+"""Rows of a source as one table."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from graphtheta.data.source import GraphSource
+
+
+def node_rows(source: GraphSource, start: int, stop: int) -> pa.Table:
+    return pa.concat_tables(source.node_chunks(start, stop))
+
+
+def edge_rows(source: GraphSource, start: int, stop: int) -> pa.Table:
+    return pa.concat_tables(source.edge_chunks(start, stop))
