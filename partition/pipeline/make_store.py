@@ -63,8 +63,8 @@ def make_store(
             of the columns. If None, they are next to the store.
 
     Raises:
-        ConfigError: If an argument is wrong.
-        GraphFormatError: If the graph is wrong.
+        ConfigError: If an argument is invalid.
+        GraphFormatError: If the graph is invalid.
         PartitionError: If the method cannot satisfy the plan, or exceeds the memory limit.
         StoreError: If `path` is occupied or cannot be written.
 

@@ -131,10 +131,10 @@ class Pipeline:
         self._folder = phases.folder
 
     def prepare(self) -> EdgeFile:
-        """Write the edges as node keys, and return them.
+        """Write the edges as node keys, and return the file of edges.
 
         Raises:
-            GraphFormatError: If the graph is wrong.
+            GraphFormatError: If the graph is invalid.
             PartitionError: If there are more parts than nodes.
         """
         source, plan, folder = self._source, self._plan, self._folder

@@ -61,10 +61,6 @@ class FolderRecord(BaseModel):
     num_interior: int | None = None
     files: dict[str, FileRecord]
 
-    def text(self) -> str:
-        """Return the record as JSON text, as it is written."""
-        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
-
 
 def record_digest(text: str) -> str:
     """Return the hash of a record's text. It identifies the content of the folder's files."""
@@ -87,7 +83,8 @@ def write_folder(
         num_interior=num_interior,
         files={name: write_table(table, folder / name) for name, table in files.items()},
     )
-    (folder / record_name).write_text(record.text())
+    text = record.model_dump_json(indent=2, exclude_none=True) + "\n"
+    (folder / record_name).write_text(text)
 
 
 def write_table(table: pa.Table, path: Path) -> FileRecord:
