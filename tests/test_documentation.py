@@ -94,10 +94,10 @@ def prepared(tmp_path: Path) -> Path:
     columns |= {f"f_{i}": draw.random(graph.num_nodes).astype(np.float32) for i in range(10)}
     split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_nodes)]
     pq.write_table(pa.table({**columns, "split": split}), tmp_path / "nodes.parquet")
-    edges = {"src": graph.src, "dst": graph.dst, "sign": draw.random(graph.num_edges) > 0.5}
+    edges = {"src": graph.src, "dst": graph.dst, "label:sign": draw.random(graph.num_edges) > 0.5}
     edges |= {"type": draw.integers(0, 3, graph.num_edges)}
     split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_edges)]
-    pq.write_table(pa.table({**edges, "split": split}), tmp_path / "edges.parquet")
+    pq.write_table(pa.table({**edges, "split:split": split}), tmp_path / "edges.parquet")
     pairs = {"src": graph.src[:20], "dst": graph.dst[:20]}
     pq.write_table(pa.table(pairs), tmp_path / "pairs.parquet")
     return tmp_path
