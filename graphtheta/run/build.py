@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
 from graphtheta.errors import ConfigError
@@ -12,7 +10,7 @@ from graphtheta.partition import LabelSpec
 from graphtheta.run.config import RunConfig
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
-from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction, Task
+from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
 from graphtheta.train.trainer import OPTIMIZERS
 
@@ -41,12 +39,46 @@ def check_names(config: RunConfig) -> None:
 
 def strategy_of(config: RunConfig) -> Strategy:
     """Return the strategy of a run."""
-    return _STRATEGIES[config.strategy](config)
+    if config.strategy == "mini":
+        return MiniBatch(
+            config.batch_size,
+            _fanouts(config.fanouts, config.layers),
+            replace=config.replace,
+            weight=config.edge_weight,
+        )
+    if config.strategy == "cluster":
+        return ClusterBatch(
+            config.clusters_per_batch,
+            config.communities,
+            boundary_hops=config.boundary_hops,
+            only=None if config.only is None else _communities(config.only),
+            renormalise=config.renormalise,
+        )
+    # Targets of nodes are the same in each step, so that the view can be pruned once. Negative
+    # samples of links are not.
+    return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
 
 
-def task_of(config: RunConfig) -> Task:
+def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPrediction:
     """Return the task of a run."""
-    return _TASKS[config.task](config)
+    if config.task == "edge":
+        return EdgePrediction(
+            config.label,
+            config.split,
+            relation=config.relation_column,
+            exclude_targets=bool(config.exclude_targets),
+        )
+    if config.task == "link":
+        return LinkPrediction(
+            config.split,
+            relation=config.relation_column,
+            negatives=config.negatives,
+            corrupt=config.corrupt,
+            exclude_targets=config.exclude_targets is not False,
+            validation_messages=config.validation_messages,
+            ranking=config.ranking,
+        )
+    return NodePrediction(config.label, config.split)
 
 
 def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:
@@ -58,7 +90,6 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         spec: Label that the model predicts, for a graph without it. If None, the graph's label.
     """
     task = task_of(config)
-    is_pair_task = isinstance(task, EdgePrediction | LinkPrediction)
     outputs = None if spec is None else spec.num_outputs
     model: nn.Module = model_for(
         config.model,
@@ -71,12 +102,12 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         batch_norm=config.batch_norm,
         num_bases=config.num_bases,
         more_channels=config.embedding,
-        out_channels=config.hidden if is_pair_task else outputs,
+        out_channels=outputs if isinstance(task, NodePrediction) else config.hidden,
         seed=config.seed,
     )
     if config.embedding:
         model = NodeEmbedding(shard, config.embedding, model, seed=config.seed)
-    if not isinstance(task, EdgePrediction | LinkPrediction):
+    if isinstance(task, NodePrediction):
         return model
     column = config.relation_column
     default = "mlp" if config.task == "edge" else "dot" if column is None else "distmult"
@@ -89,64 +120,6 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         seed=config.seed,
     )
     return EdgeModel(model, decoder)
-
-
-def _global(config: RunConfig) -> GlobalBatch:
-    # Targets of nodes are the same in each step, so that the view can be pruned once. Negative
-    # samples of links are not.
-    return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
-
-
-def _mini(config: RunConfig) -> MiniBatch:
-    return MiniBatch(
-        config.batch_size,
-        _fanouts(config.fanouts, config.layers),
-        replace=config.replace,
-        weight=config.edge_weight,
-    )
-
-
-def _cluster(config: RunConfig) -> ClusterBatch:
-    return ClusterBatch(
-        config.clusters_per_batch,
-        config.communities,
-        boundary_hops=config.boundary_hops,
-        only=None if config.only is None else _communities(config.only),
-        renormalise=config.renormalise,
-    )
-
-
-def _edge(config: RunConfig) -> EdgePrediction:
-    return EdgePrediction(
-        config.label,
-        config.split,
-        relation=config.relation_column,
-        exclude_targets=bool(config.exclude_targets),
-    )
-
-
-def _link(config: RunConfig) -> LinkPrediction:
-    return LinkPrediction(
-        config.split,
-        relation=config.relation_column,
-        negatives=config.negatives,
-        corrupt=config.corrupt,
-        exclude_targets=config.exclude_targets is not False,
-        validation_messages=config.validation_messages,
-        ranking=config.ranking,
-    )
-
-
-_STRATEGIES: dict[str, Callable[[RunConfig], Strategy]] = {
-    "global": _global,
-    "mini": _mini,
-    "cluster": _cluster,
-}
-_TASKS: dict[str, Callable[[RunConfig], Task]] = {
-    "node": lambda config: NodePrediction(config.label, config.split),
-    "edge": _edge,
-    "link": _link,
-}
 
 
 def _communities(text: str) -> list[int]:

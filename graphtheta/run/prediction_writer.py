@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +20,6 @@ from graphtheta.runtime.atomic import atomic_file, disk_errors
 from graphtheta.shard.shard import Shard
 
 __all__ = ["outputs_as_columns", "require_empty", "write_columns", "write_predictions"]
-
-
-def _classes(logits: Tensor) -> dict[str, pa.Array]:
-    probability = logits.softmax(1)
-    return {
-        "prediction": pa.array(logits.argmax(1).numpy()),
-        "probability": matrix_column(probability.numpy()),
-    }
-
-
-def _binary(logits: Tensor) -> dict[str, pa.Array]:
-    probability = logits.reshape(-1).sigmoid()
-    return {
-        "prediction": pa.array((probability >= 0.5).numpy()),
-        "probability": pa.array(probability.numpy()),
-    }
-
-
-def _labels(logits: Tensor) -> dict[str, pa.Array]:
-    probability = logits.sigmoid()
-    return {
-        "prediction": matrix_column((probability >= 0.5).numpy()),
-        "probability": matrix_column(probability.numpy()),
-    }
-
-
-def _values(outputs: Tensor) -> dict[str, pa.Array]:
-    single = outputs.shape[1] == 1
-    values = outputs.reshape(-1).numpy() if single else outputs.numpy()
-    return {"prediction": pa.array(values) if single else matrix_column(values)}
-
-
-_COLUMNS: dict[LabelKind, Callable[[Tensor], dict[str, pa.Array]]] = {
-    "multiclass": _classes,
-    "binary": _binary,
-    "multilabel": _labels,
-    "regression": _values,
-}
 
 
 def require_empty(folder: Path, comm: Communicator) -> None:
@@ -116,7 +78,19 @@ def outputs_as_columns(outputs: Tensor, task: LabelKind) -> dict[str, pa.Array]:
     Shape:
         outputs: (R, outputs), the outputs of a model.
     """
-    return _COLUMNS[task](outputs.detach().cpu())
+    values = outputs.detach().cpu()
+    if task == "binary" or (task == "regression" and values.shape[1] == 1):
+        values = values.reshape(-1)
+    if task == "regression":
+        return {"prediction": _column(values)}
+    probability = values.softmax(1) if task == "multiclass" else values.sigmoid()
+    prediction = values.argmax(1) if task == "multiclass" else probability >= 0.5
+    return {"prediction": _column(prediction), "probability": _column(probability)}
+
+
+def _column(values: Tensor) -> pa.Array:
+    array = values.numpy()
+    return pa.array(array) if array.ndim == 1 else matrix_column(array)
 
 
 def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) -> None:

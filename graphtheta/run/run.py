@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -133,21 +135,10 @@ def predict_run(
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
     rows = None if nodes is None else masters_in_table(shard, nodes)
-
-    def outputs(*, embeddings: bool) -> Tensor:
-        if rows is None:
-            return infer(model, shard, embeddings=embeddings)
-        return infer_nodes(model, shard, rows, embeddings=embeddings)
-
-    predicted = outputs(embeddings=False)
-    write_predictions(
-        predicted,
-        shard,
-        spec,
-        out,
-        embeddings_M=outputs(embeddings=True) if embeddings else None,
-        rows=rows,
-    )
+    run: Callable[..., Tensor] = infer if rows is None else partial(infer_nodes, rows=rows)
+    predicted = run(model, shard)
+    vectors = run(model, shard, embeddings=True) if embeddings else None
+    write_predictions(predicted, shard, spec, out, vectors, rows=rows)
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
 
 
