@@ -6,45 +6,31 @@ from pathlib import Path
 from typing import Annotated
 
 from graphtheta.cli.help import argument, option
-from graphtheta.cli.names import names
 from graphtheta.cli.show import show_rows
 
 __all__ = ["communities"]
 
 
 def communities(
-    store: Annotated[
-        Path, argument("STORE", "Store to add the communities to. The graph is not changed.")
-    ],
-    method: Annotated[
-        str,
-        option(
-            "NAME",
-            f"Detection method: {names('communities')}. multilevel makes communities of equal "
-            "size.",
-        ),
-    ] = "leiden",
-    name: Annotated[
-        str | None,
-        option("NAME", "Name of the communities in the store.", default="name of the method"),
-    ] = None,
-    count: Annotated[
-        int | None, option("INTEGER", "Number of communities; multilevel only, required there.")
-    ] = None,
-    resolution: Annotated[
-        float | None,
-        option(
-            "FLOAT",
-            "Resolution; louvain and leiden only. Higher values give more communities.",
-            default="1",
-        ),
-    ] = None,
-    seed: Annotated[int, option("INTEGER", "Random seed of the method.")] = 0,
+    store: Annotated[Path, argument("STORE")],
+    method: Annotated[str, option("NAME")] = "leiden",
+    name: Annotated[str | None, option("NAME", default="name of the method")] = None,
+    count: Annotated[int | None, option("INTEGER")] = None,
+    resolution: Annotated[float | None, option("FLOAT", default="1")] = None,
+    seed: Annotated[int, option("INTEGER")] = 0,
 ) -> None:
     """Detect communities of a store's nodes, for cluster-batches.
 
     They are written to communities/NAME in the store. All edges are in memory while they are
     detected.
+
+    Args:
+        store: Store to add the communities to. The graph is not changed.
+        method: Detection method: {communities}. multilevel makes communities of equal size.
+        name: Name of the communities in the store.
+        count: Number of communities; multilevel only, required there.
+        resolution: Resolution; louvain and leiden only. Higher values give more communities.
+        seed: Random seed of the method.
 
     Example:
       graphtheta communities store --method multilevel --count 1500 --name clusters

@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import Annotated
 
 from graphtheta.cli.help import argument, option
-from graphtheta.cli.names import names
 
 __all__ = ["export"]
 
 
 def export(
-    form: Annotated[str, argument("FORMAT", f"Format to write: {names('exporters')}.")],
-    store: Annotated[Path, argument("STORE", "Store to convert.")],
-    out: Annotated[Path, argument("OUT", "Directory to write to; new or empty.")],
-    name: Annotated[
-        str,
-        option("NAME", "Name of the graph (DGL formats).", default="name of the store's directory"),
-    ] = "",
+    form: Annotated[str, argument("FORMAT")],
+    store: Annotated[Path, argument("STORE")],
+    out: Annotated[Path, argument("OUT")],
+    name: Annotated[str, option("NAME", default="name of the store's directory")] = "",
 ) -> None:
     """Convert a store to a partitioned graph of DGL or PyG.
 
     Parts and columns stay the same. The formats dgl and pyg keep an edge with its destination, so
     that they cannot hold a vertex-cut; dgl-chunked can.
+
+    Args:
+        form: Format to write: {exporters}.
+        store: Store to convert.
+        out: Directory to write to; new or empty.
+        name: Name of the graph (DGL formats).
 
     Example:
       graphtheta export pyg store pyg-folder

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from graphtheta.cli.names import NAMES, names
+
 __all__ = ["Command", "Group", "Threads", "argument", "command_group", "flag", "option"]
 
 
-def argument(metavar: str, help: str) -> Any:
-    """Declare a positional argument, for `typing.Annotated`."""
+def argument(metavar: str, help: str | None = None) -> Any:
+    """Declare a positional argument, for `typing.Annotated`.
+
+    Args:
+        metavar: Placeholder of the value in the help.
+        help: What the argument is. If None, it is in the docstring of the command.
+    """
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
 def option(
-    metavar: str, help: str, *, panel: str | None = None, default: str | bool = True, **limits: Any
+    metavar: str,
+    help: str | None = None,
+    *,
+    panel: str | None = None,
+    default: str | bool = True,
+    **limits: Any,
 ) -> Any:
     """Declare an option that takes a value, for `typing.Annotated`.
 
     Args:
         metavar: Placeholder of the value in the help.
-        help: What the option does.
+        help: What the option does. If None, it is in the docstring of the command.
         panel: Section of the help.
         default: Describes a default that is not a value; False to show none.
         limits: `min` and `max` of a number.
@@ -32,8 +45,8 @@ def option(
     )
 
 
-def flag(name: str, help: str, *, panel: str | None = None) -> Any:
-    """Declare an option that takes no value, for `typing.Annotated`."""
+def flag(name: str, help: str | None = None, *, panel: str | None = None) -> Any:
+    """Declare an option that takes no value, for `typing.Annotated`; see `option`."""
     return typer.Option(name, help=help, rich_help_panel=panel)
 
 
@@ -65,7 +78,22 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """Command whose help has a section for each `rich_help_panel` of its options."""
+    """Command whose help is in its docstring, with a section for each `rich_help_panel`.
+
+    The help of an argument or option is its entry under `Args:`. There, placeholders such as
+    `{models}` are replaced by names in a registry.
+    """
+
+    def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:
+        text, found, entries = (help or "").partition("\n\nArgs:\n")
+        entries, _, rest = entries.partition("\n\n")
+        super().__init__(*args, help=f"{text}\n\n{rest}" if found else help, **options)
+        texts = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", entries, re.MULTILINE))
+        parameters: list[Any] = self.params
+        for parameter in parameters:
+            if parameter.name in texts:
+                text = " ".join(texts[parameter.name].split())
+                parameter.help = text.format_map({registry: names(registry) for registry in NAMES})
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         self.help = _with_examples(self.help)

@@ -24,27 +24,26 @@ _ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def info(
-    store: Annotated[Path, argument("STORE", "Directory of the store.")],
-    verify: Annotated[
-        bool, flag("--verify", "Check the content of every file against its hash.")
-    ] = False,
-    as_json: Annotated[bool, flag("--json", "Print everything as JSON.")] = False,
-    report: Annotated[
-        bool,
-        flag("--report", "Read every part; report its size, predicted traffic and node degrees."),
-    ] = False,
-    picture: Annotated[
-        Path | None, option("FILE", "Plot the report, to FILE.png and FILE.svg.")
-    ] = None,
-    width: Annotated[
-        int, option("INTEGER", "Values per node that a layer sends.", panel=_TRAFFIC, min=1)
-    ] = 128,
-    dtype: Annotated[
-        str, option("NAME", f"Type of these values: {', '.join(_ITEMSIZES)}.", panel=_TRAFFIC)
-    ] = "float32",
-    layers: Annotated[int, option("INTEGER", "Number of graph layers.", panel=_TRAFFIC, min=1)] = 2,
+    store: Annotated[Path, argument("STORE")],
+    verify: Annotated[bool, flag("--verify")] = False,
+    as_json: Annotated[bool, flag("--json")] = False,
+    report: Annotated[bool, flag("--report")] = False,
+    picture: Annotated[Path | None, option("FILE")] = None,
+    width: Annotated[int, option("INTEGER", panel=_TRAFFIC, min=1)] = 128,
+    dtype: Annotated[str, option("NAME", panel=_TRAFFIC)] = "float32",
+    layers: Annotated[int, option("INTEGER", panel=_TRAFFIC, min=1)] = 2,
 ) -> None:
     """Describe a store, verify its files, and report on its parts.
+
+    Args:
+        store: Directory of the store.
+        verify: Check the content of every file against its hash.
+        as_json: Print everything as JSON.
+        report: Read every part; report its size, predicted traffic and node degrees.
+        picture: Plot the report, to FILE.png and FILE.svg.
+        width: Values per node that a layer sends.
+        dtype: Type of these values: float64, float32, float16, bfloat16.
+        layers: Number of graph layers.
 
     Example:
       graphtheta info store --verify

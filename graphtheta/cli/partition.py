@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from graphtheta.cli.help import Threads, argument, flag, option
-from graphtheta.cli.names import names
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 
@@ -19,151 +19,92 @@ __all__ = ["partition"]
 _GRAPH, _METHOD, _COLUMNS, _MACHINE = "Graph", "Partitioner", "Columns of the tables", "Machine"
 
 
-def _balance(counted: str) -> Any:
-    help = f"Largest number of {counted} in a part, over the mean, such as 1.05."
-    return option("FLOAT", help, panel=_METHOD, default="up to the partitioner")
+_column = partial(option, panel=_COLUMNS)
 
-
-def _column(metavar: str, help: str, default: str | bool) -> Any:
-    return option(metavar, help, panel=_COLUMNS, default=default)
+_Balance = Annotated[float | None, option("FLOAT", panel=_METHOD, default="up to the partitioner")]
 
 
 def partition(
-    parts: Annotated[
-        int, option("INTEGER", "Number of parts: a multiple of the workers of later runs.")
-    ],
-    input: Annotated[
-        str | None,
-        argument(
-            "INPUT",
-            f"Name of a bundled data set ({names('datasets')}), or path or URI of a graph "
-            f"({names('readers')}). Leave it out with --edges.",
-        ),
-    ] = None,
-    store: Annotated[str | None, argument("STORE", "Directory to write the store to.")] = None,
-    dry_run: Annotated[
-        bool, flag("--dry-run", "Print an estimate of memory, disk space and time, and stop.")
-    ] = False,
-    compare: Annotated[
-        str | None,
-        option(
-            "NAME,NAME,...",
-            "Partitioners to compare, such as dbh,hdrf: print how well and how fast each of them "
-            "divides the graph, and write nothing.",
-        ),
-    ] = None,
-    assignment_only: Annotated[
-        bool,
-        flag(
-            "--assignment-only",
-            "Write only which part each node and edge belongs to, as Parquet, instead of a store.",
-        ),
-    ] = False,
+    parts: Annotated[int, option("INTEGER")],
+    input: Annotated[str | None, argument("INPUT")] = None,
+    store: Annotated[str | None, argument("STORE")] = None,
+    dry_run: Annotated[bool, flag("--dry-run")] = False,
+    compare: Annotated[str | None, option("NAME,NAME,...")] = None,
+    assignment_only: Annotated[bool, flag("--assignment-only")] = False,
     nodes: Annotated[
-        str | None,
-        option(
-            "PATH",
-            "Node table, with --edges: a Parquet, Arrow or CSV file, or a directory of them.",
-            panel=_GRAPH,
-            default="the ids in the edge table",
-        ),
+        str | None, option("PATH", panel=_GRAPH, default="the ids in the edge table")
     ] = None,
-    edges: Annotated[
-        str | None,
-        option(
-            "PATH",
-            "Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a directory of them.",
-            panel=_GRAPH,
-        ),
-    ] = None,
-    undirected: Annotated[
-        bool, flag("--undirected", "Add the reverse of every edge.", panel=_GRAPH)
-    ] = False,
-    drop_self_loops: Annotated[
-        bool, flag("--drop-self-loops", "Drop edges from a node to itself.", panel=_GRAPH)
-    ] = False,
-    drop_duplicates: Annotated[
-        bool,
-        flag(
-            "--drop-duplicates",
-            "Keep only the first of the edges with the same source and destination.",
-            panel=_GRAPH,
-        ),
-    ] = False,
-    id: Annotated[str | None, _column("COLUMN", "Node column of ids.", "id")] = None,
-    src: Annotated[str | None, _column("COLUMN", "Edge column of source ids.", "src")] = None,
-    dst: Annotated[str | None, _column("COLUMN", "Edge column of destination ids.", "dst")] = None,
+    edges: Annotated[str | None, option("PATH", panel=_GRAPH)] = None,
+    undirected: Annotated[bool, flag("--undirected", panel=_GRAPH)] = False,
+    drop_self_loops: Annotated[bool, flag("--drop-self-loops", panel=_GRAPH)] = False,
+    drop_duplicates: Annotated[bool, flag("--drop-duplicates", panel=_GRAPH)] = False,
+    id: Annotated[str | None, _column("COLUMN", default="id")] = None,
+    src: Annotated[str | None, _column("COLUMN", default="src")] = None,
+    dst: Annotated[str | None, _column("COLUMN", default="dst")] = None,
     features: Annotated[
-        list[str] | None,
-        _column(
-            "COLUMN",
-            "Node column of features: a list column, or numbers, by name or as a pattern such as "
-            "'f_*'. Repeat the option for several.",
-            "features, if there is one",
-        ),
+        list[str] | None, _column("COLUMN", default="features, if there is one")
     ] = None,
     label: Annotated[
-        list[str] | None,
-        _column(
-            "[NAME=]COLUMN",
-            "Node column of a label, and a name for it. Repeat the option for several.",
-            "columns called label:NAME",
-        ),
+        list[str] | None, _column("[NAME=]COLUMN", default="columns called label:NAME")
     ] = None,
     split: Annotated[
-        list[str] | None,
-        _column(
-            "[NAME=]COLUMN",
-            "Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for three "
-            "columns of booleans. Repeat the option for several.",
-            "columns called split:NAME",
-        ),
+        list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
     ] = None,
     edge_features: Annotated[
-        list[str] | None,
-        _column("COLUMN", "Edge column of features, as --features.", "attr, if there is one"),
+        list[str] | None, _column("COLUMN", default="attr, if there is one")
     ] = None,
-    edge_type: Annotated[
-        str | None,
-        _column("COLUMN", "Edge column of types, integers from 0.", "type, if there is one"),
-    ] = None,
-    edge_weight: Annotated[
-        str | None, _column("COLUMN", "Edge column of weights.", "weight, if there is one")
-    ] = None,
-    method: Annotated[
-        str,
-        option(
-            "NAME",
-            f"Partitioner: {names('methods')}. kaminpar cuts the fewest edges, but holds all of "
-            "them in the memory of one host. Measure others on your graph with --compare.",
-            panel=_METHOD,
-        ),
-    ] = "kaminpar",
-    seed: Annotated[int, option("INTEGER", "Random seed of the partitioner.", panel=_METHOD)] = 0,
-    balance_nodes: Annotated[float | None, _balance("masters")] = None,
-    balance_edges: Annotated[float | None, _balance("edges")] = None,
-    balance_train: Annotated[float | None, _balance("training nodes")] = None,
-    balance_split: Annotated[
-        str, option("NAME", "Split of the nodes that --balance-train counts.", panel=_METHOD)
-    ] = "split",
-    memory_limit: Annotated[
-        str | None,
-        option(
-            "SIZE",
-            "Memory of a worker, such as 8GB or 500MiB. A job that needs more is refused.",
-            panel=_MACHINE,
-            default="no limit",
-        ),
-    ] = None,
+    edge_type: Annotated[str | None, _column("COLUMN", default="type, if there is one")] = None,
+    edge_weight: Annotated[str | None, _column("COLUMN", default="weight, if there is one")] = None,
+    method: Annotated[str, option("NAME", panel=_METHOD)] = "kaminpar",
+    seed: Annotated[int, option("INTEGER", panel=_METHOD)] = 0,
+    balance_nodes: _Balance = None,
+    balance_edges: _Balance = None,
+    balance_train: _Balance = None,
+    balance_split: Annotated[str, option("NAME", panel=_METHOD)] = "split",
+    memory_limit: Annotated[str | None, option("SIZE", panel=_MACHINE, default="no limit")] = None,
     threads: Threads = None,
-    scratch: Annotated[
-        Path | None,
-        option("PATH", "Directory for temporary files.", panel=_MACHINE, default="next to STORE"),
-    ] = None,
+    scratch: Annotated[Path | None, option("PATH", panel=_MACHINE, default="next to STORE")] = None,
 ) -> None:
     """Partition a graph and write it as a store.
 
     A job that was interrupted continues where it stopped when it is started again.
+
+    Args:
+        parts: Number of parts: a multiple of the workers of later runs.
+        input: Name of a bundled data set ({datasets}), or path or URI of a graph ({readers}).
+            Leave it out with --edges.
+        store: Directory to write the store to.
+        dry_run: Print an estimate of memory, disk space and time, and stop.
+        compare: Partitioners to compare, such as dbh,hdrf: print how well and how fast each of
+            them divides the graph, and write nothing.
+        assignment_only: Write only which part each node and edge belongs to, as Parquet, instead
+            of a store.
+        nodes: Node table, with --edges: a Parquet, Arrow or CSV file, or a directory of them.
+        edges: Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a directory of them.
+        undirected: Add the reverse of every edge.
+        drop_self_loops: Drop edges from a node to itself.
+        drop_duplicates: Keep only the first of the edges with the same source and destination.
+        id: Node column of ids.
+        src: Edge column of source ids.
+        dst: Edge column of destination ids.
+        features: Node column of features: a list column, or numbers, by name or as a pattern such
+            as 'f_*'. Repeat the option for several.
+        label: Node column of a label, and a name for it. Repeat the option for several.
+        split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
+            three columns of booleans. Repeat the option for several.
+        edge_features: Edge column of features, as --features.
+        edge_type: Edge column of types, integers from 0.
+        edge_weight: Edge column of weights.
+        method: Partitioner: {methods}. kaminpar cuts the fewest edges, but holds all of them in
+            the memory of one host. Measure others on your graph with --compare.
+        seed: Random seed of the partitioner.
+        balance_nodes: Largest number of masters in a part, over the mean, such as 1.05.
+        balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
+        balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
+        balance_split: Split of the nodes that --balance-train counts.
+        memory_limit: Memory of a worker, such as 8GB or 500MiB. A job that needs more is refused.
+        threads: Threads per worker.
+        scratch: Directory for temporary files.
 
     Example:
       graphtheta partition cora store --parts 2

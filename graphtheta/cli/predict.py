@@ -11,55 +11,33 @@ __all__ = ["predict"]
 
 
 def predict(
-    run_dir: Annotated[Path, argument("RUN_DIR", "The --run-dir of a finished run.")],
-    input: Annotated[
-        str, argument("INPUT", "Store, name of a bundled data set, or path or URI of a graph.")
-    ],
-    out: Annotated[
-        Path, option("PATH", "Directory for the Parquet files, one per worker; new or empty.")
-    ],
-    embeddings: Annotated[
-        bool, flag("--embeddings", "Also write the input of the last layer (node prediction).")
-    ] = False,
-    nodes: Annotated[
-        str | None,
-        option(
-            "PATH",
-            "Table of the nodes to predict, with their ids in a column id (node prediction).",
-            default="all nodes",
-        ),
-    ] = None,
-    edges: Annotated[
-        str | None,
-        option(
-            "PATH",
-            "Table of the pairs of nodes to predict, with columns src and dst, and the relation "
-            "column of the run if it has one (edge and link prediction).",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        option(
-            "[cpu|cuda]",
-            "Device. With cuda, each worker of a host takes one of its GPUs.",
-            panel="Machine",
-        ),
-    ] = "cpu",
+    run_dir: Annotated[Path, argument("RUN_DIR")],
+    input: Annotated[str, argument("INPUT")],
+    out: Annotated[Path, option("PATH")],
+    embeddings: Annotated[bool, flag("--embeddings")] = False,
+    nodes: Annotated[str | None, option("PATH", default="all nodes")] = None,
+    edges: Annotated[str | None, option("PATH")] = None,
+    device: Annotated[str, option("[cpu|cuda]", panel="Machine")] = "cpu",
     threads: Threads = None,
-    timeout: Annotated[
-        float,
-        option(
-            "FLOAT",
-            "Seconds to wait for another worker before the job is aborted.",
-            panel="Machine",
-        ),
-    ] = 1800.0,
+    timeout: Annotated[float, option("FLOAT", panel="Machine")] = 1800.0,
 ) -> None:
     """Predict nodes or edges of a graph with a trained model.
 
     The files have the columns id (as in the input), prediction, probability and, on request,
     embedding. For pairs of nodes: src, dst, the relation column, prediction, probability; in link
     prediction this is the probability that the edge exists.
+
+    Args:
+        run_dir: The --run-dir of a finished run.
+        input: Store, name of a bundled data set, or path or URI of a graph.
+        out: Directory for the Parquet files, one per worker; new or empty.
+        embeddings: Also write the input of the last layer (node prediction).
+        nodes: Table of the nodes to predict, with their ids in a column id (node prediction).
+        edges: Table of the pairs of nodes to predict, with columns src and dst, and the relation
+            column of the run if it has one (edge and link prediction).
+        device: Device. With cuda, each worker of a host takes one of its GPUs.
+        threads: Threads per worker.
+        timeout: Seconds to wait for another worker before the job is aborted.
 
     Example:
       mpiexec -n 2 graphtheta predict runs/gat store --out predictions

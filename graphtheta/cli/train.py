@@ -102,30 +102,20 @@ def _range(field: FieldInfo) -> Iterator[str]:
 def train(
     options: dict[str, Any],
     *,
-    config: Annotated[
-        Path | None,
-        option(
-            "FILE",
-            "TOML file of these options, such as the config.toml of another run. Options on the "
-            "command line take precedence.",
-            panel="Run",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        flag(
-            "--resume",
-            "Continue the run in --run-dir from its last checkpoint, if there is one.",
-            panel="Run",
-        ),
-    ] = False,
-    no_progress: Annotated[
-        bool, flag("--no-progress", "Show no progress bar.", panel="Run")
-    ] = False,
+    config: Annotated[Path | None, option("FILE", panel="Run")] = None,
+    resume: Annotated[bool, flag("--resume", panel="Run")] = False,
+    no_progress: Annotated[bool, flag("--no-progress", panel="Run")] = False,
 ) -> None:
     """Train a model on one worker, or on all workers of a job.
 
     Under mpiexec, srun or torchrun the workers train together, each on its share of the graph.
+
+    Args:
+        options: Options of the run that were given, by field name.
+        config: TOML file of these options, such as the config.toml of another run. Options on the
+            command line take precedence.
+        resume: Continue the run in --run-dir from its last checkpoint, if there is one.
+        no_progress: Show no progress bar.
 
     Example:
       mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat

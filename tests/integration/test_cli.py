@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
 from graphtheta.bench.kernels import KERNELS
+from graphtheta.cli import app
 from graphtheta.cli.names import NAMES
 from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
@@ -61,6 +63,14 @@ def test_help_has_an_example(command: Run, name: str) -> None:
     result = command(*name.split(), "--help")
     assert result.code == 0
     assert f"graphtheta {name}" in result.out.partition("Example:")[2]
+
+
+def test_every_argument_and_option_has_a_help() -> None:
+    commands: list[Any] = [get_command(app)]
+    for one in commands:
+        commands.extend(getattr(one, "commands", {}).values())
+        assert all(parameter.help for parameter in one.params), one.name
+    assert len(commands) > len(COMMANDS)
 
 
 @pytest.mark.parametrize("name", MODELS)
