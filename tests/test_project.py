@@ -54,7 +54,7 @@ INSIDE = {
     ),
     "engine": (("kernels", "wire"), ("client", "server"), ("pyg",)),
     "tgar": (
-        ("expression", "aggregators"),
+        ("expression", "aggregators", "worker_independent"),
         ("trace", "batch"),
         ("chunked",),
         ("compiler",),

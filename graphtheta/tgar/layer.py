@@ -36,7 +36,8 @@ from graphtheta.tgar.chunked import EdgeInputs, GatherSum
 from graphtheta.tgar.compiler import FusedGatherSum, NotLowered, Program, program_of
 from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
-from graphtheta.tgar.trace import WorkerIndependent, trace
+from graphtheta.tgar.trace import trace
+from graphtheta.tgar.worker_independent import WorkerIndependent
 
 __all__ = ["TGARLayer", "count_layers"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
 from graphtheta.errors import TraceError
 from graphtheta.tgar.expression import (
@@ -27,22 +27,15 @@ from graphtheta.tgar.expression import (
     Ref,
     map_structure,
 )
+from graphtheta.tgar.worker_independent import name_of, refuse_worker_dependent
 
-__all__ = ["Gather", "WorkerIndependent", "keep", "trace"]
+__all__ = ["Gather", "keep", "trace"]
 
 Gather = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Any]
 
 _TRACE_ROWS, _TEST_ROWS = 5, 7  # primes, so that a row count in a shape is noticed
 _SELECTION = (4, 1, 6, 1, 3)  # unordered, with a repeat, and not all rows
 
-_RANDOM = {
-    "rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "random_",
-    "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
-    "alpha_dropout_", "feature_dropout", "feature_dropout_", "feature_alpha_dropout",
-    "feature_alpha_dropout_", "native_dropout", "rrelu", "rrelu_", "gumbel_softmax", "bernoulli",
-    "bernoulli_", "binomial", "multinomial", "poisson", "normal", "normal_", "log_normal_",
-    "uniform_", "exponential_", "geometric_", "cauchy_",
-}  # fmt: skip
 _READS_VALUE = {
     "__bool__", "__float__", "__int__", "__index__", "__len__", "__iter__", "__contains__",
     "item", "tolist", "numpy", "__array__", "nonzero", "unique", "masked_select", "equal",
@@ -50,32 +43,6 @@ _READS_VALUE = {
 }  # fmt: skip
 
 _local = threading.local()
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", "") or str(resolve_name(function))
-
-
-def _refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
-    if name in _RANDOM:
-        raise TraceError(
-            f"layer: {name}() draws random numbers that depend on the worker. Use "
-            "graphtheta.nn.Dropout for nodes, or keep(p) inside gather."
-        )
-    if name == "batch_norm" and kwargs.get("training"):
-        raise TraceError(
-            "layer: torch's batch norm takes its statistics from one worker's nodes. Use "
-            "graphtheta.nn.BatchNorm between layers."
-        )
-
-
-class WorkerIndependent(TorchFunctionMode):
-    """Context that refuses torch's random numbers and batch norm: they depend on the workers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        _refuse_worker_dependent(_name(func), kwargs)
-        return func(*args, **kwargs)
 
 
 class _Recorder(TorchFunctionMode):
@@ -119,8 +86,8 @@ class _Recorder(TorchFunctionMode):
         return known or value.requires_grad
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, _name(func)
-        _refuse_worker_dependent(name, kwargs)
+        kwargs, name = kwargs or {}, name_of(func)
+        refuse_worker_dependent(name, kwargs)
         given: list[Tensor] = []
         map_structure((args, kwargs), lambda v: given.append(v) if isinstance(v, Tensor) else None)
         recorded = any(self._is_recorded(v) for v in given)
