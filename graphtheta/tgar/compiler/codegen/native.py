@@ -31,7 +31,7 @@ from graphtheta.tgar.compiler.ir.kernel import Kernel
 
 __all__ = ["CompiledKernel", "Statistics", "compile_kernel", "statistics"]
 
-# Sources that machine code depends on, temporarys the text of the kernel.
+# Sources that machine code depends on, in addition to the text of the kernel.
 _SOURCES = tuple(Path(__file__).parents[1] / name for name in ("ir", "operators", "codegen"))
 
 
