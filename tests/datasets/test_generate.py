@@ -133,7 +133,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 def test_only_a_new_or_empty_directory_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     rmat(tmp_path / "empty", scale=3)
-    with pytest.raises(ConfigError, match="got a directory with content"):
+    with pytest.raises(ConfigError, match="got a directory that is not empty"):
         rmat(tmp_path / "empty", scale=3)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="got a file"):
