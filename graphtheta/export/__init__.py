@@ -1,7 +1,7 @@
-"""From a store to the folders of other systems, part by part.
+"""Export of stores to the partition folders of other systems.
 
-A form is one file here that has `write(store, folder, name)`, and one line in `EXPORTERS`. The
-files are imported when asked for: DGL's and PyG's need torch, DGL's needs dgl.
+A format is one module here with `write(store, folder, name)`, and one line in `EXPORTERS`. Modules
+are imported when they are used: those of DGL and PyG need torch, and that of DGL needs dgl.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ EXPORTERS: dict[str, str] = {
 }
 
 
-def export(form: str, store: Store | Path | str, out: Path | str, *, name: str = "") -> None:
-    """Write a store in another system's form, into a new folder.
+def export(format: str, store: Store | Path | str, out: Path | str, *, name: str = "") -> None:
+    """Write a store in the format of another system, into a new folder.
 
-    One process writes. It holds one part at a time; what a form needs beyond that, its module says.
-    The folder is written beside its place and renamed when whole.
+    One process writes, and it loads one part at a time; the module of a format describes what else
+    it needs. The folder is written under a temporary name and renamed when it is complete.
 
     Args:
-        form: A key of `EXPORTERS`.
+        format: A key of `EXPORTERS`.
         store: The store, or its path.
-        out: A directory that does not exist yet, or is empty.
-        name: Name of the graph, where the form has one; by default that of the store's folder.
+        out: Folder to write, which does not exist or is empty.
+        name: Name of the graph, if the format has one. Defaults to the name of the store's folder.
 
     Raises:
-        ConfigError: If there is no such form; the store is cut in a way that the form cannot say;
-            two columns would get one name; or a library is missing.
-        StoreError: If the store is missing or damaged, or `out` is occupied.
+        ConfigError: If the format is unknown, or cannot represent the cut of the store; if two
+            columns would get the same name; or if a library is missing.
+        StoreError: If the store is missing or damaged, or `out` is not empty.
     """
-    if form not in EXPORTERS:
-        raise ConfigError(f"export: unknown form {form!r}. Choose one of {', '.join(EXPORTERS)}.")
+    if format not in EXPORTERS:
+        raise ConfigError(
+            f"export: unknown format {format!r}. Choose one of {', '.join(EXPORTERS)}."
+        )
     opened = store if isinstance(store, Store) else open_store(store)
-    write = import_module(EXPORTERS[form]).write
+    write = import_module(EXPORTERS[format]).write
     with atomic_folder(out) as folder:
         write(opened, folder, name or opened.path.resolve().name or "graph")

@@ -1,11 +1,11 @@
-"""How the columns of a store leave it: as tensors, or in tables where no tensor can say them.
+"""Conversion of the columns of a store to tensors, or to Parquet where that is not possible.
 
-Other systems hold tensors only, without missing values. Numbers and booleans become tensors. Of
+Other systems store only tensors, without missing values. Numbers and booleans become tensors. In
 labels, a missing class or boolean is -1 and a missing target NaN, as in `graphtheta.data.interop`.
-The default split becomes three masks. Everything else goes into a Parquet table beside the tensors:
-text, dates, and columns other than labels in which something is missing.
+The default split becomes three masks. All other columns are written to a Parquet table next to the
+tensors: text, dates, and columns with missing values that are not labels.
 
-What follows from the rest is left out: degrees, and the positions of edges.
+Degrees and positions of edges are left out, because they can be computed from the graph.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ RECORD = "graphtheta.json"
 _MASKS = ("train_mask", "val_mask", "test_mask")
 _LABEL, _SPLIT = "label:", "split:"
 _KEPT = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
-_WIDENED = {"uint16": "int32", "uint32": "int64"}  # torch knows few unsigned types
+_WIDENED = {"uint16": "int32", "uint32": "int64"}  # torch has few unsigned types
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of the nodes or edges of a store, the same for every part.
+    """Conversion of the columns of nodes or edges of a store, the same for every part.
 
     Attributes:
-        names: What each column that becomes a tensor is called there.
-        incomplete: The labels of which some are missing, in whichever part.
-        masked: The split that becomes `train_mask`, `val_mask` and `test_mask`; None if none does.
-        rest: The columns that become no tensor.
+        names: Name of the tensor, by the column that becomes a tensor.
+        incomplete: Label columns with missing values in some part.
+        masked: Split column that becomes `train_mask`, `val_mask` and `test_mask`, or None.
+        rest: Columns that do not become tensors.
     """
 
     names: Mapping[str, str]
@@ -55,7 +55,7 @@ class Columns:
         """Yield the name and the values of each tensor, one at a time.
 
         Shape:
-            Each (rows,) or (rows, width). Views of the table where no value had to change.
+            Each (rows,) or (rows, width); a view of the table if no value changes.
         """
         for column, name in self.names.items():
             yield name, self._values(table, column)
@@ -68,7 +68,7 @@ class Columns:
         values = column_numpy(table, column)
         if column not in self.incomplete:
             return values.astype(_WIDENED.get(values.dtype.name, values.dtype), copy=False)
-        # The same type in every part, also in one that misses nothing.
+        # The type must be the same in every part, also in parts without missing values.
         floating = values.ndim == 2 or values.dtype.kind == "f"
         filled = np.array(values, np.float32 if floating else np.int64)
         valid = column_valid(table, column)
@@ -79,12 +79,12 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What one look at all parts tells.
+    """Properties of all parts of a store.
 
     Attributes:
-        nodes: The columns of the masters.
-        edges: The columns of the edges.
-        num_edge_keys: Largest edge_key plus one; 0 without edges.
+        nodes: Columns of masters.
+        edges: Columns of edges.
+        num_edge_keys: Largest edge_key plus one; 0 if there are no edges.
     """
 
     nodes: Columns
@@ -93,18 +93,19 @@ class Survey:
 
 
 def survey(store: Store, nodes: Mapping[str, str], edges: Mapping[str, str]) -> Survey:
-    """Look at all parts, one by one, and say what becomes of their columns.
+    """Determine from all parts of a store how its columns are converted.
 
-    Reads how many values are missing, which the files' headers say, and the edge keys.
+    This reads the numbers of missing values, which are in the headers of the files, and the edge
+    keys.
 
     Args:
         store: The store.
-        nodes: Names that the other system has for columns of the nodes: `features`, and `label`
-            for the label `y`, or else the only one. Others keep theirs, `:` becoming `_`.
-        edges: Likewise for `attr`, `type`, `weight` and `label` of the edges.
+        nodes: Names of node columns in the other system: of `features`, and of `label`, which is
+            the label `y` or the only label. Other columns keep their names, with `_` for `:`.
+        edges: Names of the edge columns `attr`, `type`, `weight` and `label` in the other system.
 
     Raises:
-        ConfigError: If two columns would get one name.
+        ConfigError: If two columns would get the same name.
     """
     missing: dict[str, set[str]] = {"nodes": set(), "edges": set()}
     num_edge_keys = 0
@@ -124,7 +125,7 @@ def survey(store: Store, nodes: Mapping[str, str], edges: Mapping[str, str]) -> 
 
 
 def write_record(store: Store, found: Survey, folder: Path) -> None:
-    """Write what a reader of the folder may want to know: the manifest, and who is called what."""
+    """Write the manifest of the store and the names of all columns in the other system."""
     columns = {
         f"{kind}_columns": {
             "tensors": dict(of.names),
@@ -139,7 +140,7 @@ def write_record(store: Store, found: Survey, folder: Path) -> None:
 
 
 def write_rest(columns: Columns, table: pa.Table, key: str, path: Path) -> None:
-    """Write the columns that become no tensor beside the column `key`; nothing if all become."""
+    """Write the column `key` and the columns that are not tensors, if there are any."""
     import pyarrow.parquet as pq
 
     if columns.rest:
@@ -164,7 +165,7 @@ def _columns(
     for column, name in names.items():
         if name in taken:
             raise ConfigError(
-                f"export: expected names of their own for the columns of the {kind}, got {name!r} "
+                f"export: expected different names for the columns of {kind}, got {name!r} "
                 f"for {taken[name]!r} and {column!r}. Rename one, and partition again."
             )
         taken[name] = column

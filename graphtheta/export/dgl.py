@@ -1,19 +1,20 @@
-"""DGL's partition folder, which `dgl.distributed.load_partition` and `DistGraph` read.
+"""Export to DGL's partition folder, for `dgl.distributed.load_partition` and `DistGraph`.
 
 ```
 <name>.json                 ranges of node and edge ids of each part
 part0/graph.dgl             masters, then mirrors ("halo nodes"); every edge of the masters
 part0/node_feat.dgl         columns of the masters: feat, label, train_mask, ..., original_id
 part0/edge_feat.dgl         columns of the edges: feat, etype, weight, ..., edge_key
-part0/node_columns.parquet  columns that no tensor can hold, by node_key; edge_columns likewise
-graphtheta.json             the store's manifest, and which column got which name
+part0/node_columns.parquet  columns that cannot be tensors, by node_key; also edge_columns
+graphtheta.json             manifest of the store, and the names of all columns
 ```
-A global node id is our new id; a global edge id counts the edges part by part, in CSC order. The
-graph has them as `_ID`, and as `orig_id` the node_key and edge_key. DGL stores booleans as bytes.
+A global node id is the new id of the store. Global edge ids number the edges part by part, in CSC
+order. The graph contains them as `_ID`, and node_key and edge_key as `orig_id`. DGL stores booleans
+as bytes.
 
-As in the parts that DGL's `tools/dispatch_data.py` makes, every edge is in one part: that of its
-destination. `partition_graph` repeats an edge in the part of its source, as an outer edge, which
-sampling in-neighbours does not read.
+As with DGL's `tools/dispatch_data.py`, every edge is in one part, that of its destination.
+`partition_graph` repeats an edge in the part of its source, as an outer edge, which sampling of
+in-neighbours does not read.
 
 Needs dgl. Memory: one part, as tables and as tensors.
 
@@ -43,13 +44,13 @@ __all__ = ["write"]
 
 
 def write(store: Store, folder: Path, name: str) -> None:
-    """Write the folder; `name` is the graph's, and that of the JSON file.
+    """Write the folder; `name` is the name of the graph and of the JSON file.
 
     Raises:
-        ConfigError: If the store is a vertex-cut, two columns would get one name, or there is
-            no dgl.
+        ConfigError: If the store is a vertex-cut, two columns would get the same name, or dgl is
+            not installed.
     """
-    refuse_vertex_cut(store, "dgl", ", or export dgl-chunked, which takes the nodes' parts only")
+    refuse_vertex_cut(store, "dgl", ", or export dgl-chunked, which uses only the parts of nodes")
     dgl = _dgl()
     found = survey(store, NODE_NAMES, EDGE_NAMES)
     stops = np.cumsum(store.book.edges)
@@ -70,11 +71,11 @@ def write(store: Store, folder: Path, name: str) -> None:
 def _dgl() -> Any:
     try:
         import dgl
-    except (ImportError, OSError) as error:  # a dgl that does not fit torch fails to load a library
+    except (ImportError, OSError) as error:  # a dgl for another torch cannot load its library
         reason = str(error).strip().splitlines()
         raise ConfigError(
             f"export dgl: expected the library dgl, got {reason[0] if reason else 'none'}. "
-            "Install it (pip install 'graphtheta[dgl]'), or export dgl-chunked, which needs none."
+            "Install it (pip install 'graphtheta[dgl]'), or export dgl-chunked, which needs no dgl."
         ) from None
     return dgl
 
@@ -84,7 +85,7 @@ def _graph(dgl: Any, store: Store, part: PartTables, first_edge_id: int) -> Any:
     ends = torch.from_numpy(src), torch.from_numpy(destinations(part))
     graph = dgl.graph(ends, num_nodes=part.num_replicas)
     owner = column_numpy(part.replicas, "owner").astype(np.int64)
-    inner_edge = np.ones(part.num_edges, np.uint8)  # an edge lives with its destination's master
+    inner_edge = np.ones(part.num_edges, np.uint8)  # every edge is in the part of its destination
     edge_ids = np.arange(first_edge_id, first_edge_id + part.num_edges, dtype=np.int64)
     columns: dict[str, NDArray[Any]] = {
         "_ID": new_ids(store, part),

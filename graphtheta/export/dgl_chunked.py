@@ -1,17 +1,17 @@
-"""DGL's chunked graph format, the input of its `tools/dispatch_data.py`, with our parts in it.
+"""Export to DGL's chunked graph format, the input of its `tools/dispatch_data.py`, with parts.
 
 ```
 metadata.json                        counts, and the files of edges, node_data and edge_data
-edges/part-00000.csv                 "src dst" a line, as node ids
-node_data/feat/part-00000.npy        a column of the nodes; edge_data likewise
-node_columns/part-00000.parquet      columns that no array can hold, by node_key; edge_columns too
-partition/_N.txt                     the part of each node's master, a line a node
-partition/partition_meta.json        how many parts
-graphtheta.json                      the store's manifest, and which column got which name
+edges/part-00000.csv                 lines of "src dst", as node ids
+node_data/feat/part-00000.npy        a column of nodes; also edge_data
+node_columns/part-00000.parquet      columns that cannot be arrays, by node_key; also edge_columns
+partition/_N.txt                     the part of the master of each node, one per line
+partition/partition_meta.json        number of parts
+graphtheta.json                      manifest of the store, and the names of all columns
 ```
-There is a chunk for each part, empty where a part has no edges. A node's id is its new id, so that
-nothing is looked up. DGL places every edge with its destination: of a vertex-cut only the parts of
-the nodes are taken over. Needs neither dgl nor torch.
+There is a chunk for each part, which is empty if the part has no edges. The id of a node is its new
+id, so that no ids are looked up. DGL puts every edge into the part of its destination, so that only
+the parts of the nodes of a vertex-cut are kept. Needs neither dgl nor torch.
 
 Memory: one part.
 
@@ -37,19 +37,19 @@ from graphtheta.partition.store.tables import column_numpy
 
 __all__ = ["EDGE_NAMES", "EDGE_TYPE", "NODE_NAMES", "NODE_TYPE", "write"]
 
-NODE_TYPE = "_N"  # what DGL calls the one type of node and the one type of edge
+NODE_TYPE = "_N"  # DGL's names of the only node type and the only edge type
 EDGE_TYPE = "_N:_E:_N"
 NODE_NAMES = {"features": "feat", "label": "label"}
 EDGE_NAMES = {"attr": "feat", "type": "etype", "label": "label"}
 _LINES = csv.WriteOptions(include_header=False, delimiter=" ")
-_MAX_LINES = 1 << 20  # of the parts of nodes, written at a time
+_MAX_LINES = 1 << 20  # lines that are written at a time
 
 
 def write(store: Store, folder: Path, name: str) -> None:
-    """Write the folder; `name` is the graph's.
+    """Write the folder; `name` is the name of the graph.
 
     Raises:
-        ConfigError: If two columns would get one name.
+        ConfigError: If two columns would get the same name.
     """
     found = survey(store, NODE_NAMES, EDGE_NAMES)
     for sub in ("edges", "node_data", "edge_data", "partition"):
@@ -89,7 +89,7 @@ def _write_assignment(store: Store, folder: Path) -> None:
         for part, count in enumerate(store.book.masters.tolist()):
             for start in range(0, count, _MAX_LINES):
                 file.write(f"{part}\n" * min(_MAX_LINES, count - start))
-    # DGL takes no other name of an algorithm than these two, and does nothing with it.
+    # DGL accepts only these two names of an algorithm, and does not use them.
     algorithm = "metis" if store.manifest.method == "metis" else "random"
     meta = {"version": "1.0.0", "num_parts": store.num_parts, "algo_name": algorithm}
     (folder / "partition_meta.json").write_text(json.dumps(meta, indent=4) + "\n")

@@ -1,4 +1,4 @@
-"""What forms have in common whose parts hold an edge with its destination, and nowhere else."""
+"""Functions of formats in which every edge is in the part of its destination, and only there."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from graphtheta.partition.store.tables import column_numpy
 __all__ = ["destinations", "new_ids", "refuse_vertex_cut"]
 
 
-def refuse_vertex_cut(store: Store, form: str, instead: str = "") -> None:
-    """Refuse a store whose edges are not all with their destinations.
+def refuse_vertex_cut(store: Store, format: str, instead: str = "") -> None:
+    """Raise an error unless every edge of a store is in the part of its destination.
 
     Args:
         store: The store.
-        form: Names the form in the message.
-        instead: What else would do.
+        format: Name of the format in the message.
+        instead: Alternative for the message.
 
     Raises:
-        ConfigError: If it is a vertex-cut.
+        ConfigError: If the store is a vertex-cut.
     """
     if store.manifest.cut != "edge":
         raise ConfigError(
-            f"export {form}: expected an edge-cut, since this form keeps every edge in the part of "
-            f"its destination, got {store.path} by {store.manifest.method}, a vertex-cut. "
+            f"export {format}: expected an edge-cut, since this format has every edge in the part "
+            f"of its destination, got {store.path} by {store.manifest.method}, a vertex-cut. "
             f"Partition with --method kaminpar{instead}."
         )
 
 
 def destinations(part: PartTables) -> NDArray[np.int64]:
-    """Return the local id of each edge's destination, in CSC order.
+    """Return the local id of the destination of each edge, in CSC order.
 
     Shape:
         (E,) int64.

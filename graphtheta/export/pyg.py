@@ -1,4 +1,4 @@
-"""PyG's partition folder, which `LocalGraphStore` and `LocalFeatureStore.from_partition` read.
+"""Export to PyG's partition folder, for `LocalGraphStore` and `LocalFeatureStore`.
 
 ```
 META.json                    number of parts; edges are sorted by destination
@@ -6,16 +6,16 @@ node_map.pt edge_map.pt      the part of each node and edge
 part_0/graph.pt              row (src), col (dst), edge_id, size
 part_0/node_feats.pt         global_id, and the columns of the masters: x, y, train_mask, ...
 part_0/edge_feats.pt         global_id, and the columns of the edges: edge_attr, edge_type, ...
-part_0/node_columns.parquet  columns that no tensor can hold, by node_key; edge_columns likewise
-graphtheta.json              the store's manifest, and which column got which name
+part_0/node_columns.parquet  columns that cannot be tensors, by node_key; also edge_columns
+graphtheta.json              manifest of the store, and the names of all columns
 ```
-As in PyG, global ids are those of the input: node_key and edge_key. With reverse edges some edge
-keys name no edge: there `edge_map` is -1. Of a part without masters, or without edges, PyG's
-loaders want no features; the file or its content is left out.
+As in PyG, global ids are those of the input: node_key and edge_key. With reverse edges, some edge
+keys have no edge; there `edge_map` is -1. PyG's loaders expect no features of a part without
+masters or without edges, so the file or its content is left out.
 
-Memory: one part, as tables and as tensors. The two maps are what PyG wants: 8 bytes for each node
-and for each edge key of the graph. They are made in mapped files, which need no memory of ours; PyG
-loads them whole.
+Memory: one part, as tables and as tensors. PyG needs the two maps, of 8 bytes for each node and for
+each edge key of the graph. They are made in mapped files, which need no memory here, but PyG loads
+them into memory.
 
 Source: torch_geometric 2.8.1, `torch_geometric.distributed.Partitioner`.
 """
@@ -49,10 +49,10 @@ _EDGE_NAMES = {
 
 
 def write(store: Store, folder: Path, name: str) -> None:
-    """Write the folder; this form has no place for the graph's name.
+    """Write the folder; `name` is not used, because this format has no name of the graph.
 
     Raises:
-        ConfigError: If the store is a vertex-cut, or two columns would get one name.
+        ConfigError: If the store is a vertex-cut, or two columns would get the same name.
     """
     refuse_vertex_cut(store, "pyg")
     found = survey(store, _NODE_NAMES, _EDGE_NAMES)
@@ -89,7 +89,7 @@ def write(store: Store, folder: Path, name: str) -> None:
 
 
 def _new_map(path: Path, length: int) -> NDArray[np.int64]:
-    if not length:  # no file of no bytes can be mapped
+    if not length:  # an empty file cannot be mapped
         return np.empty(0, np.int64)
     values: NDArray[np.int64] = np.memmap(path, np.int64, "w+", shape=(length,))
     values[:] = -1

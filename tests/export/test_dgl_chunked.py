@@ -118,12 +118,12 @@ def test_columns_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
     graph = to_graph(random_graph(30, 90))
     nodes = graph.nodes.append_column("label_score", graph.nodes["label:score"])
     store = store_of(Graph(nodes, graph.edges), tmp_path / "store", 2)
-    match = r"columns? of the nodes, got 'label_score' for 'label:score' and 'label_score'\. Rename"
+    match = r"columns of nodes, got 'label_score' for 'label:score' and 'label_score'\. Rename"
     with pytest.raises(ConfigError, match=match):
         export("dgl-chunked", store, tmp_path / "chunked")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_an_unknown_form_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown form 'csv'\. Choose one of dgl, dgl-chunked"):
+    with pytest.raises(ConfigError, match=r"unknown format 'csv'\. Choose one of dgl, dgl-chunked"):
         export("csv", tmp_path / "store", tmp_path / "out")

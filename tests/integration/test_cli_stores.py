@@ -178,7 +178,7 @@ def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path
     assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
     assert_one_line(command("export", "pyg", cora, "out"), "expected a new path or an empty")
     assert_one_line(
-        command("export", "csv", cora, "other"), "unknown form 'csv'. Choose one of dgl"
+        command("export", "csv", cora, "other"), "unknown format 'csv'. Choose one of dgl"
     )
     assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
 

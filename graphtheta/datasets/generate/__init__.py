@@ -1,7 +1,7 @@
-"""Graphs that are made, not collected: of any size, in parallel, and the same for a seed.
+"""Generators of graphs of any size, which are the same for a seed on any number of workers.
 
-A generator is a module with a function of its name, and a line in `GENERATORS`. It writes a folder
-of Parquet tables that `graphtheta.datasets.read` and `graphtheta partition` read.
+A generator is a module with a function of the same name, and a line in `GENERATORS`. It writes a
+folder of Parquet tables, which `graphtheta.datasets.read` and `graphtheta partition` read.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""A power-law graph with many attributes on nodes and edges, and labels that depend on both.
+"""Generator of a power-law graph with many attributes and with labels that depend on them.
 
-It stands in for the graph of Alipay on which GraphTheta was presented: 1.4 billion nodes of 575
-attributes, 4.1 billion edges of 57, degrees up to hundreds of thousands, a binary label (arXiv
-2104.10569). Its degrees have a tail of exponent 3: at the full size the largest hub has an
-in-degree of E / sqrt(N), about 110,000.
+It resembles the graph of Alipay in the paper on GraphTheta (arXiv 2104.10569): 1.4 billion nodes
+with 575 attributes, 4.1 billion edges with 57, degrees up to hundreds of thousands, and a binary
+label. The degrees have a tail of exponent 3. At full size, the largest in-degree is E / sqrt(N),
+about 110,000.
 
 Node v is in class 1 if
 
     s(v) / 2 + sum over in-edges (u, v) with first attribute > 0 of s(u) / sqrt(in-degree of v) > 0
 
-with s the sum of the first `TELLING` attributes under alternating signs, over sqrt(TELLING); one
-label in twenty is then flipped. The other attributes tell nothing. So that a node can look at its
-in-edges without a graph in memory, edges are numbered by the popularity of their destinations, in
-closed form: edge e ends at rank floor(N (e / E)^2). Rows are a permutation of that numbering.
+where s is the sum of the first `INFORMATIVE` attributes with alternating signs, divided by
+sqrt(INFORMATIVE). Then one label in twenty is flipped. The other attributes carry no information.
+Edges are numbered by the popularity of their destinations in closed form, so that the in-edges of
+a node are known without a graph in memory: edge e ends at position floor(N (e / E)^2) of the order
+of popularity. Rows are a permutation of this numbering.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, w
 from graphtheta.rng.permutation import Permutation, permuted, unpermuted
 from graphtheta.rng.philox import Purpose, philox
 
-__all__ = ["TELLING", "attributed"]
+__all__ = ["INFORMATIVE", "attributed"]
 
-TELLING = 8
+INFORMATIVE = 8
 _FLIPPED = np.uint32(0.05 * 2**32)
 
 
@@ -59,21 +60,21 @@ def attributed(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a graph with attributes in the likeness of Alipay's; collective.
+    """Write a power-law graph with attributes on nodes and edges; collective.
 
-    Nodes have `features`, `label:y` (yes or no) and `split:split` (60 % training, 20 % validation,
-    20 % test), edges have `attr`. Attributes have mean 0 and variance 1.
+    Nodes have `features`, a boolean `label:y` and `split:split` (60 % training, 20 % validation,
+    20 % test). Edges have `attr`. Attributes have mean 0 and variance 1.
 
     Args:
-        out: A new directory, or an empty one.
-        nodes: How many; their ids are 0 to nodes - 1.
-        edge_factor: Edges a node.
-        node_attributes: Attributes a node, at least `TELLING`.
-        edge_attributes: Attributes an edge.
-        seed: Which graph.
-        comm: As for `write_folder`.
-        threads: As for `write_folder`.
-        progress: As for `write_folder`.
+        out: Folder to write, which does not exist or is empty.
+        nodes: Number of nodes; their ids are 0 to nodes - 1.
+        edge_factor: Edges per node.
+        node_attributes: Attributes per node, at least `INFORMATIVE`.
+        edge_attributes: Attributes per edge.
+        seed: Random seed of the graph.
+        comm: The ranks that write, as in `write_folder`.
+        threads: Threads of this rank, as in `write_folder`.
+        progress: Progress callback, as in `write_folder`.
 
     Returns:
         The folder.
@@ -84,7 +85,7 @@ def attributed(
     for name, value, least in (
         ("nodes", nodes, 2),
         ("edge factor", edge_factor, 1),
-        ("node attributes", node_attributes, TELLING),
+        ("node attributes", node_attributes, INFORMATIVE),
         ("edge attributes", edge_attributes, 1),
     ):
         refuse_unless(value >= least, f"attributed: {name}", f"{least} or more", value, "Raise it.")
@@ -115,7 +116,7 @@ def attributed(
         _values(number, streams[1], key, values_RF)
         return pa.table({"src": src, "dst": dst, "attr": matrix_column(values_RF)})
 
-    # Attributes have 1,021 values: a dictionary takes a third of the space.
+    # Attributes have 1,021 different values, so that a dictionary takes a third of the space.
     written = {
         name: {
             "use_dictionary": [f"{column}.list.element"],
@@ -161,7 +162,7 @@ def _dst_rank(edge: Any, nodes: Any, edges: Any) -> Any:
 
 @jit
 def _first_edge(rank: Any, nodes: Any, edges: Any) -> Any:
-    """Return the first edge whose destination has this rank, or a later one."""
+    """Return the first edge whose destination is at this position of the order, or a later one."""
     edge = np.int64(np.float64(edges) * np.sqrt(np.float64(rank) / np.float64(nodes)))
     while edge > 0 and _dst_rank(edge - 1, nodes, edges) >= rank:
         edge -= 1
@@ -179,7 +180,7 @@ def _src_rank(
         np.uint32(0), np.uint32(number), np.uint32(number >> np.uint64(32)), word, key[0], key[1]
     )
     rank = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes - 1, True)
-    return rank + (rank >= dst_rank)  # drawn among the others: no self-loops
+    return rank + (rank >= dst_rank)  # drawn among the other nodes, without self-loops
 
 
 @jit
@@ -207,11 +208,11 @@ def _ends(
 def _score(node: np.uint64, word: np.uint32, key: NDArray[np.uint32]) -> np.float64:
     low, high = np.uint32(node), np.uint32(node >> np.uint64(32))
     total = np.float64(0.0)
-    for block in range(TELLING // 4):
+    for block in range(INFORMATIVE // 4):
         a, b, c, d = philox(np.uint32(block), low, high, word, key[0], key[1])
         total += np.float64(bell(np.uint32(a))) - np.float64(bell(np.uint32(b)))
         total += np.float64(bell(np.uint32(c))) - np.float64(bell(np.uint32(d)))
-    return np.float64(total / np.sqrt(np.float64(TELLING)))
+    return np.float64(total / np.sqrt(np.float64(INFORMATIVE)))
 
 
 @jit

@@ -1,11 +1,12 @@
-"""Planted communities: groups with most edges inside, and labels and features to learn from.
+"""Generator of planted communities: groups with most edges inside, labels and features.
 
-Nodes stand in an order of popularity that only the generator knows; node_key is a permutation of
-it. Place p is in group p mod G, so that every group has its share of hubs. An edge draws its source
-by popularity, and its destination inside the source's group or anywhere, again by popularity. Every
-group has a class; a node's label is that of its group, but for one in ten, drawn at random; its
-features are a centroid of the class of its group under noise that hides it: a node alone tells
-its label badly, its neighbours together tell it well. There are no self-loops; parallel edges stay.
+Nodes have an order of popularity, and node_key is a permutation of it. Position p of the order
+belongs to group p mod G, so that every group has hubs. The source of an edge is drawn by
+popularity, and its destination is drawn by popularity too, inside the group of the source or among
+all nodes. Every group has a class. The label of a node is the class of its group, except that one
+label in ten is drawn at random. Its features are the centroid of the class of its group plus noise,
+so that the features of a node predict its label badly, and those of its neighbours predict it well.
+There are no self-loops; there may be parallel edges.
 
 Source: Condon, Karp, "Algorithms for graph partitioning on the planted partition model", 2001 (the
 uniform case).
@@ -41,7 +42,7 @@ __all__ = ["DEGREES", "communities"]
 
 DEGREES = ("power-law", "uniform")
 _LABEL_NOISE = np.uint32(0.1 * 2**32)
-_SIGNAL = 2.4  # length of a centroid; the noise has 1 in every direction
+_SIGNAL = 2.4  # length of a centroid; the noise has variance 1 in every direction
 
 
 def communities(
@@ -65,18 +66,19 @@ def communities(
     20 % test).
 
     Args:
-        out: A new directory, or an empty one.
-        nodes: How many; their ids are 0 to nodes - 1.
-        edge_factor: Edges a node.
-        features: Features a node.
-        classes: Classes of groups.
-        group_size: Nodes of a group; some have one less.
-        inside: Fraction of edges that are drawn inside a group; of the others some fall there.
+        out: Folder to write, which does not exist or is empty.
+        nodes: Number of nodes; their ids are 0 to nodes - 1.
+        edge_factor: Edges per node.
+        features: Features per node.
+        classes: Number of classes.
+        group_size: Nodes per group; some groups have one less.
+        inside: Fraction of edges whose destination is drawn inside the group. Of the other edges,
+            some are inside by chance.
         degrees: `power-law`, with a tail of exponent 3, or `uniform`.
-        seed: Which graph.
-        comm: As for `write_folder`.
-        threads: As for `write_folder`.
-        progress: As for `write_folder`.
+        seed: Random seed of the graph.
+        comm: The ranks that write, as in `write_folder`.
+        threads: Threads of this rank, as in `write_folder`.
+        progress: Progress callback, as in `write_folder`.
 
     Returns:
         The folder.
@@ -182,9 +184,9 @@ def _nodes(
         low, high = np.uint32(node), np.uint32(node >> np.uint64(32))
         group = unpermuted(node, places) % np.uint64(groups)
         kind = _class(group, classes, of_group, key)
-        strayed, other, _c, _d = philox(np.uint32(0), low, high, of_label, key[0], key[1])
+        noise, other, _c, _d = philox(np.uint32(0), low, high, of_label, key[0], key[1])
         labels[i] = kind
-        if np.uint32(strayed) < _LABEL_NOISE:
+        if np.uint32(noise) < _LABEL_NOISE:
             drawn = np.uint64(np.uint32(other)) * np.uint64(classes)
             labels[i] = np.int64(drawn >> np.uint64(32))
         for column in range(0, width, 4):
@@ -213,16 +215,16 @@ def _edges(
         low, high = np.uint32(edge), np.uint32(edge >> np.uint64(32))
         a, b, c, d = philox(np.uint32(0), low, high, word, key[0], key[1])
         e, f, _g, _h = philox(np.uint32(1), low, high, word, key[0], key[1])
-        place = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes, power_law)
-        group, member = place % groups, place // groups
+        position = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes, power_law)
+        group, member = position % groups, position // groups
         members = (nodes - group + groups - 1) // groups
         u = unit(np.uint32(c), np.uint32(d))
-        # Drawn among the others: no self-loops.
+        # Drawn among the other nodes, without self-loops.
         if members > 1 and unit(np.uint32(e), np.uint32(f)) < inside:
             other = popular_rank(u, members - 1, power_law)
             other = (other + (other >= member)) * groups + group
         else:
             other = popular_rank(u, nodes - 1, power_law)
-            other += other >= place
-        src[i] = np.int64(permuted(np.uint64(place), places))
+            other += other >= position
+        src[i] = np.int64(permuted(np.uint64(position), places))
         dst[i] = np.int64(permuted(np.uint64(other), places))

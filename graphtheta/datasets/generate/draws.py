@@ -1,8 +1,8 @@
-"""What generators draw: ranks, noise and splits, each from the counter of an edge or a node.
+"""Random draws of generators: popularity, noise and splits.
 
-Kernels are pure functions of (seed, edge ordinal or node key): a chunk is the same whoever makes
-it, and wherever chunks begin. They use exact arithmetic only, no logarithm or cosine, so that they
-give the same bits on any machine.
+All functions are pure functions of the seed and of an edge number or node key, so that a row does
+not depend on the rank or chunk in which it is made. They use only exact arithmetic, without
+logarithms or cosines, so that the bits are the same on any machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class Draw(IntEnum):
-    """What a word is drawn for; words for different things are independent."""
+    """Purpose of a draw; draws of different purposes are independent."""
 
     ENDS = 1
     PLACE = 2
@@ -44,31 +44,31 @@ def draw_key(seed: int) -> NDArray[np.uint32]:
 
 
 def stream(draw: Draw) -> np.uint32:
-    """Return the counter word of a kind of draw."""
+    """Return the stream of a purpose, which is part of the Philox counter."""
     return stream_id(Purpose.GENERATE, layer=draw)
 
 
 @jit
 def unit(a: np.uint32, b: np.uint32) -> np.float64:
-    """Return a number in [0, 1) of 53 random bits."""
+    """Return a number in [0, 1) from 53 random bits."""
     bits = (np.uint64(a) << np.uint64(21)) | (np.uint64(b) >> np.uint64(11))
     return np.float64(bits) * 2.0**-53
 
 
 @jit
 def popular_rank(u: np.float64, count: Any, power_law: bool) -> Any:
-    """Return which of `count` things a number in [0, 1) falls on, the most popular one being 0.
+    """Return one of `count` items, drawn by u in [0, 1); item 0 is the most popular.
 
-    Under the power law rank r is drawn in proportion to sqrt(r + 1) - sqrt(r), about r^-1/2: the
-    tail of degrees has exponent 3, and of E draws sqrt(E^2 / count) fall on the first.
+    With the power law, the probability of item r is proportional to sqrt(r + 1) - sqrt(r), which is
+    about r^-1/2. The tail of degrees has exponent 3, and E / sqrt(count) of E draws are item 0.
     """
-    place = np.float64(count) * (u * u if power_law else u)
-    return min(np.int64(place), count - 1)
+    value = np.float64(count) * (u * u if power_law else u)
+    return min(np.int64(value), count - 1)
 
 
 @jit
 def bell(word: np.uint32) -> np.float32:
-    """Return a number of mean 0 and variance 1: the sum of a word's four bytes, about normal."""
+    """Return a nearly normal number of mean 0 and variance 1, from the sum of the four bytes."""
     total = (
         (word & np.uint32(255))
         + ((word >> np.uint32(8)) & np.uint32(255))
@@ -91,10 +91,10 @@ def _splits(
 
 
 def node_splits(start: int, stop: int, seed: int) -> NDArray[np.int8]:
-    """Draw which split nodes [start, stop) are in: 60 % training, 20 % validation, 20 % test.
+    """Draw the splits of nodes [start, stop): 60 % training, 20 % validation, 20 % test.
 
     Shape:
-        Returns (stop - start,) int8, as `graphtheta.data.schema` says.
+        Returns (stop - start,) int8, with the values of `graphtheta.data.schema`.
     """
     out = np.empty(stop - start, np.int8)
     train, val = np.uint32(0.6 * 2**32), np.uint32(0.8 * 2**32)

@@ -1,7 +1,8 @@
-"""Folders of Parquet tables written by all threads and ranks: file c by rank c % size.
+"""Writing of generated folders of Parquet tables by all threads and ranks.
 
-A folder holds `edges/`, `nodes/` where there is something to say of nodes, and `generated.json`
-with the generator and its arguments. It is written beside and renamed when whole.
+A folder contains `edges/`, possibly `nodes/`, and `generated.json` with the generator and its
+arguments. Rank r writes the files c with c % size = r. The folder is written under a temporary name
+and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _FILE_GROUPS = 16
 
 @dataclass(frozen=True, slots=True)
 class GeneratedTable:
-    """A table that is made rows at a time.
+    """Table that is generated in chunks of rows.
 
     Attributes:
         name: `nodes` or `edges`.
-        num_rows: Rows in all.
-        rows: Makes rows [start, stop); called by several threads.
-        row_bytes: About what a row takes in memory.
+        num_rows: Number of rows.
+        rows: Function that returns rows [start, stop), which several threads call.
+        row_bytes: Approximate size of a row in memory.
         written: Options of `pyarrow.parquet.ParquetWriter`.
     """
 
@@ -53,7 +54,7 @@ class GeneratedTable:
 
 
 def refuse_unless(holds: bool, where: str, expected: str, got: object, remedy: str) -> None:
-    """Raise a ConfigError about an argument that is not as expected."""
+    """Raise a ConfigError about an argument unless a condition holds."""
     if not holds:
         raise ConfigError(f"{where}: expected {expected}, got {got}. {remedy}")
 
@@ -70,22 +71,22 @@ def write_folder(
     """Write a folder of tables; collective.
 
     Args:
-        out: A new directory, or an empty one.
-        tables: What to write.
-        about: What `generated.json` says.
-        comm: The ranks, which share the file system. None: this process alone.
-        threads: Threads of this rank. None: its cores.
-        progress: Called when rows are written, from any thread, with their number and with that of
-            all rows of this rank.
+        out: Folder to write, which does not exist or is empty.
+        tables: Tables to write.
+        about: Content of `generated.json`.
+        comm: The ranks that write, which share the file system. If None, only this process.
+        threads: Threads of this rank. If None, `threads_per_rank()`.
+        progress: Function that is called from any thread when rows are written, with their number
+            and with the number of all rows of this rank.
 
     Returns:
         The folder, whose content does not depend on threads and ranks.
 
     Raises:
-        ConfigError: If there is something at `out`, or it cannot be written.
+        ConfigError: If `out` is not empty, or cannot be written.
 
     Communication:
-        A name of 16 bytes, and three barriers.
+        A broadcast of 16 bytes, and three barriers.
     """
     comm = comm or SingleCommunicator()
     path = Path(out).absolute()
@@ -136,7 +137,7 @@ class _File:
 
 
 def _files(table: GeneratedTable, folder: Path) -> list[_File]:
-    # A power of two of rows: the same layout for a table, whoever writes it.
+    # A power of two, so that the layout of a table does not depend on who writes it.
     fitting = max(1, _GROUP_BYTES // table.row_bytes)
     group_rows = min(_GROUP_ROWS, 1 << (fitting.bit_length() - 1))
     file_rows = group_rows * _FILE_GROUPS

@@ -1,9 +1,9 @@
-"""RMAT: the graph of the Graph500 benchmark, whose few hubs hold most of the edges.
+"""Generator of RMAT graphs, as in the Graph500 benchmark, whose few hubs have most of the edges.
 
-Edge e falls into a quadrant of the adjacency matrix with probabilities a, b, c, d, then into a
-quadrant of that, down to one entry. Six levels at once are one of 4,096 outcomes, drawn from 32
-bits by the alias method; probabilities are exact to 2^-32. Self-loops and parallel edges stay, as
-in Graph500, and so does the direction.
+An edge falls into a quadrant of the adjacency matrix with probabilities a, b, c, d, then into a
+quadrant of that quadrant, down to one entry. Six levels together have 4,096 outcomes, one of which
+is drawn from 32 bits by the alias method, with probabilities exact to 2^-32. As in Graph500, edges
+are directed, and there may be self-loops and parallel edges.
 
 Sources: Chakrabarti, Zhan, Faloutsos, "R-MAT: a recursive model for graph mining", SDM 2004.
 Graph500 specification, graph500.org. Vose, "A linear algorithm for generating random numbers with
@@ -32,7 +32,7 @@ __all__ = ["GRAPH500", "IDS", "rmat", "rmat_edges"]
 GRAPH500 = (0.57, 0.19, 0.19, 0.05)
 IDS = ("dense", "int64", "string")
 _LEVELS = 6
-_TOGETHER = 512  # edges whose words are in the cache together
+_BATCH = 512  # edges whose random numbers are in the cache at the same time
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
@@ -50,22 +50,23 @@ def rmat(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write an RMAT graph of 2^scale vertices; collective.
+    """Write an RMAT graph of 2^scale nodes; collective.
 
     Args:
-        out: A new directory, or an empty one.
-        scale: Binary logarithm of the number of vertices, 1 to 40.
-        edge_factor: Edges a vertex.
-        ids: What edges call vertices: `dense`, 0 to 2^scale - 1; `int64`, the same shuffled over
-            63 bits; `string`, these as 16 hexadecimal digits.
-        scramble: Shuffle the vertices, as Graph500 does; else vertex 0 is the largest hub, and
-            numbers tell degrees.
-        with_nodes: Write also a table of all vertices; else the graph has those with edges.
-        quadrants: Probabilities of (src, dst) halves (0, 0), (0, 1), (1, 0), (1, 1).
-        seed: Which graph.
-        comm: As for `write_folder`.
-        threads: As for `write_folder`.
-        progress: As for `write_folder`.
+        out: Folder to write, which does not exist or is empty.
+        scale: Binary logarithm of the number of nodes, 1 to 40.
+        edge_factor: Edges per node.
+        ids: Ids of nodes: `dense`, 0 to 2^scale - 1; `int64`, a permutation of them over 63 bits;
+            `string`, these as 16 hexadecimal digits.
+        scramble: Whether to shuffle the nodes, as Graph500 does. Otherwise node 0 is the largest
+            hub, and degrees follow from the numbers.
+        with_nodes: Whether to write a table of all nodes too. Otherwise the graph has only nodes
+            with edges.
+        quadrants: Probabilities of the (src, dst) halves (0, 0), (0, 1), (1, 0), (1, 1).
+        seed: Random seed of the graph.
+        comm: The ranks that write, as in `write_folder`.
+        threads: Threads of this rank, as in `write_folder`.
+        progress: Progress callback, as in `write_folder`.
 
     Returns:
         The folder.
@@ -79,10 +80,10 @@ def rmat(
     num_nodes = 1 << scale
     names = Permutation(1 << 63, seed, Purpose.GENERATE, step=2)
 
-    def name(vertices: NDArray[np.int64]) -> pa.Array:
+    def name(nodes: NDArray[np.int64]) -> pa.Array:
         if ids == "dense":
-            return pa.array(vertices)
-        shuffled = names.forward(vertices)
+            return pa.array(nodes)
+        shuffled = names.forward(nodes)
         return pa.array(shuffled) if ids == "int64" else _hexadecimal(shuffled)
 
     def edges(start: int, stop: int) -> pa.Table:
@@ -94,8 +95,8 @@ def rmat(
     def nodes(start: int, stop: int) -> pa.Table:
         return pa.table({"id": name(np.arange(start, stop))})
 
-    # Measured: delta-packed dense ids take 6.3 bytes an edge at scale 24 and decode faster than
-    # plain ones; shuffled ones do not compress; of text, zstd halves the digits at no cost.
+    # Measured: delta-packed dense ids take 6.3 bytes per edge at scale 24 and decode faster than
+    # plain ones. Shuffled ids do not compress. For text, zstd halves the size at no cost.
     encoding = {"dense": "DELTA_BINARY_PACKED", "int64": "PLAIN"}.get(
         ids, "DELTA_LENGTH_BYTE_ARRAY"
     )
@@ -164,9 +165,10 @@ def _check(scale: int, quadrants: tuple[float, ...]) -> None:
 def _alias_table(quadrants: tuple[float, float, float, float]) -> NDArray[np.uint32]:
     """Return the alias table of six levels.
 
-    Outcome (six bits of src, six bits of dst) is drawn by a word w as follows: column w >> 20 holds
-    a threshold in its upper 20 bits and another outcome in its lower 12; the outcome is the column
-    itself if the lower 20 bits of w are below the threshold, else the other one.
+    An outcome is six bits of src and six bits of dst. It is drawn from 32 random bits w as follows.
+    Column w >> 20 of the table contains a threshold in its upper 20 bits and another outcome in its
+    lower 12. The result is the column itself if the lower 20 bits of w are less than the threshold,
+    and the other outcome otherwise.
 
     Shape:
         Returns (4096,) uint32.
@@ -176,7 +178,7 @@ def _alias_table(quadrants: tuple[float, float, float, float]) -> NDArray[np.uin
     for level in range(_LEVELS):
         src, dst = (outcomes >> (level + _LEVELS)) & 1, (outcomes >> level) & 1
         chance *= np.asarray(quadrants)[2 * src + dst]
-    # Whole numbers of 2^-32 that sum to one, by largest remainders.
+    # Multiples of 2^-32 that sum to 1, by the method of largest remainders.
     exact = chance / chance.sum() * 2.0**32
     weight = np.floor(exact).astype(np.int64)
     short = (1 << 32) - int(weight.sum())
@@ -185,7 +187,7 @@ def _alias_table(quadrants: tuple[float, float, float, float]) -> NDArray[np.uin
     threshold, other = np.zeros(len(outcomes), np.int64), outcomes.copy()
     light = [int(o) for o in np.flatnonzero(weight < full)]
     heavy = [int(o) for o in np.flatnonzero(weight > full)]
-    while light:  # a light column is filled up by a heavy outcome
+    while light:  # a heavy outcome fills the rest of a light column
         column, donor = light.pop(), heavy[-1]
         threshold[column], other[column] = weight[column], donor
         weight[donor] -= full - weight[column]
@@ -200,7 +202,7 @@ def _alias_table(quadrants: tuple[float, float, float, float]) -> NDArray[np.uin
 def _deeper(
     src: np.uint64, dst: np.uint64, word: np.uint32, table: NDArray[np.uint32]
 ) -> tuple[np.uint64, np.uint64]:
-    """Return the ends six levels down."""
+    """Return the ends of an edge six levels deeper."""
     column = word >> np.uint32(20)
     entry = table[column]
     below = (word & np.uint32(0xFFFFF)) < (entry >> np.uint32(12))
@@ -223,9 +225,9 @@ def _edges(
 ) -> None:
     blocks = (scale + 4 * _LEVELS - 1) // (4 * _LEVELS)
     surplus = np.uint64(blocks * 4 * _LEVELS - scale)
-    words = np.empty((4, _TOGETHER), np.uint32)
-    for start in range(0, src_E.shape[0], _TOGETHER):
-        count = min(_TOGETHER, src_E.shape[0] - start)
+    words = np.empty((4, _BATCH), np.uint32)
+    for start in range(0, src_E.shape[0], _BATCH):
+        count = min(_BATCH, src_E.shape[0] - start)
         src, dst = src_E[start : start + count], dst_E[start : start + count]
         src[:] = 0
         dst[:] = 0
@@ -238,7 +240,7 @@ def _edges(
                 src[i] = np.int64(row)
                 dst[i] = np.int64(column)
         for i in range(count):
-            # Levels are alike: those drawn beyond the scale are left out.
+            # All levels have the same probabilities, so that surplus ones can be dropped.
             row, column = np.uint64(src[i]) >> surplus, np.uint64(dst[i]) >> surplus
             if scramble:
                 row, column = permuted(row, places), permuted(column, places)
@@ -255,7 +257,7 @@ def _draw(
     ends: np.uint32,
     key: NDArray[np.uint32],
 ) -> None:
-    # A loop of its own, over four stretches of memory: the compiler vectorises it.
+    # A separate loop over four arrays, which the compiler vectorises.
     w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
     k0, k1 = key[0], key[1]
     for i in range(np.uint32(count)):
