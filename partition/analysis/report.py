@@ -18,7 +18,7 @@ from graphtheta.partition.store.quality import PartCounts, Quality, measure
 from graphtheta.partition.store.store import Store
 from graphtheta.partition.store.tables import column_numpy
 
-__all__ = ["Report", "degree_bounds", "recount", "report"]
+__all__ = ["Report", "degree_bounds", "report"]
 
 _NUM_BINS = 64  # degree 0, and a bin for each power of two of an int64
 _NUM_SPLITS = 4  # none, train, validation, test
@@ -119,18 +119,6 @@ def report(store: Store) -> Report:
         out_degrees=degrees[1, :num_bins],
         largest_degrees=(largest[0], largest[1]),
     )
-
-
-def recount(store: Store) -> Quality:
-    """Return the quality counted from the tables of the parts; book and manifest are not used.
-
-    Raises:
-        StoreError: If a part is missing or damaged.
-    """
-    counts = PartCounts.zeros(store.num_parts)
-    for index in range(store.num_parts):
-        _count(store.part(index), counts)
-    return measure(counts)
 
 
 def degree_bounds(num_bins: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,6 +17,7 @@ from graphtheta.partition.core.stream import EdgeStream
 
 __all__ = [
     "Capacities",
+    "NodeWeights",
     "add_node",
     "fill_ratio",
     "fits",
@@ -33,28 +34,33 @@ _DEFAULT_LIMIT = 1.05  # of nodes, if no limit is set
 _LOOSE_LIMIT = 1.5  # of nodes, if only other limits are set
 
 
-@dataclass(frozen=True, slots=True)
-class Capacities:
-    """Weights of the nodes and capacities of a part, for each of C balance limits.
-
-    Attributes:
-        what: What each limit is of: those that are set, then nodes.
-        limits: Largest part divided by the mean.
-        num_required: Number of limits that must hold. A limit of nodes that the user did not set
-            comes last and may be exceeded.
+class NodeWeights(NamedTuple):
+    """Weights of the nodes and capacity of a part, for each of C balance limits.
 
     Shape:
-        weight_NC: (N, C) int32, or int64 if a weight needs it. total_C, capacity_C: (C,) int64.
-        mean_C: (C,) float64, mean weight of a node, or 1 if all weights are 0.
+        weight_NC: (N, C) int32, or int64 if a weight needs it. capacity_C: (C,) int64. mean_C: (C,)
+        float64, mean weight of a node, or 1 if all weights are 0.
     """
 
-    what: tuple[BalanceOf, ...]
-    limits: tuple[float, ...]
-    num_required: int
     weight_NC: NDArray[Any]
-    total_C: NDArray[np.int64]
     capacity_C: NDArray[np.int64]
     mean_C: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacities:
+    """Balance limits as capacities of parts.
+
+    Attributes:
+        limits: Largest part divided by the mean, for the limits that are set, then nodes.
+        num_required: Number of limits that must hold. A limit of nodes that the user did not set
+            comes last and may be exceeded.
+        weights: Weights and capacities, in the order of the limits.
+    """
+
+    limits: dict[BalanceOf, float]
+    num_required: int
+    weights: NodeWeights
 
 
 def single_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
@@ -93,16 +99,16 @@ def node_capacities(
     limits = balance.limits() or {"nodes": _DEFAULT_LIMIT}
     num_required = len(limits)
     limits.setdefault("nodes", _LOOSE_LIMIT)
-    weights = [_weights(stream, what, balance, resources) for what in limits]
-    heaviest = max(int(weight_N.max()) for weight_N in weights)
+    columns = [_weights(stream, what, balance, resources) for what in limits]
+    heaviest = max(int(weight_N.max()) for weight_N in columns)
     dtype = np.int32 if heaviest < 2**31 else np.int64
     weight_NC = np.empty((stream.num_nodes, len(limits)), dtype)
-    for c, weight_N in enumerate(weights):
+    for c, weight_N in enumerate(columns):
         weight_NC[:, c] = weight_N
-    total_C = np.array([weight_N.sum(dtype=np.int64) for weight_N in weights], np.int64)
-    ratios = np.array(list(limits.values()))
-    capacity_C = np.ceil(ratios * total_C / num_parts - 1e-9).astype(np.int64)
-    for c, ((what, limit), weight_N) in enumerate(zip(limits.items(), weights, strict=True)):
+    total_C = np.array([weight_N.sum(dtype=np.int64) for weight_N in columns], np.int64)
+    ratio_C = np.array(list(limits.values()))
+    capacity_C = np.ceil(ratio_C * total_C / num_parts - 1e-9).astype(np.int64)
+    for c, ((what, limit), weight_N) in enumerate(zip(limits.items(), columns, strict=True)):
         node = int(weight_N.argmax())
         if weight_N[node] > capacity_C[c]:
             mean = int(total_C[c]) / num_parts
@@ -113,104 +119,20 @@ def node_capacities(
                 f"{weight_N[node] / mean:.3g}, use fewer parts, or use a vertex-cut such as dbh."
             )
     mean_C = np.where(total_C > 0, total_C / stream.num_nodes, 1.0)
-    return Capacities(
-        tuple(limits),
-        tuple(limits.values()),
-        num_required,
-        weight_NC,
-        total_C,
-        capacity_C,
-        mean_C,
-    )
+    return Capacities(limits, num_required, NodeWeights(weight_NC, capacity_C, mean_C))
 
 
 def part_loads(
-    parts_N: NDArray[np.int32], num_parts: int, capacities: Capacities
+    parts_N: NDArray[np.int32], num_parts: int, weights: NodeWeights
 ) -> NDArray[np.int64]:
     """Return the sum of the weights of the nodes of each part.
 
     Shape:
         parts_N: (N,). Returns (P, C) int64.
     """
-    load_PC = np.zeros((num_parts, len(capacities.what)), np.int64)
-    _add_up(parts_N, capacities.weight_NC, load_PC)
+    load_PC = np.zeros((num_parts, weights.capacity_C.shape[0]), np.int64)
+    _add_nodes(parts_N, weights, load_PC)
     return load_PC
-
-
-# -- compiled: one node, one part -----------------------------------------------------------------
-
-
-@_jit
-def fits(
-    load_PC: NDArray[np.int64],
-    part: int,
-    weight_NC: NDArray[Any],
-    node: int,
-    capacity_C: NDArray[np.int64],
-) -> bool:  # pragma: no cover - compiled
-    """Return whether a part has room for a node under every limit."""
-    for c in range(capacity_C.shape[0]):
-        if load_PC[part, c] + weight_NC[node, c] > capacity_C[c]:
-            return False
-    return True
-
-
-@_jit
-def limit_shares(
-    weight_NC: NDArray[Any], node: int, mean_C: NDArray[np.float64], share_C: NDArray[np.float64]
-) -> None:  # pragma: no cover - compiled
-    """Write the share of each limit in the normalised weight of a node; the shares sum to 1.
-
-    A hub then looks for a part with room for edges, and a node without in-edges for a part with
-    room for nodes. Otherwise some parts would fill up with edges and others with nodes.
-    """
-    total = 0.0
-    for c in range(mean_C.shape[0]):
-        share_C[c] = weight_NC[node, c] / mean_C[c]
-        total += share_C[c]
-    for c in range(mean_C.shape[0]):
-        share_C[c] = share_C[c] / total if total > 0.0 else 1.0 / mean_C.shape[0]
-
-
-@_jit
-def fill_ratio(
-    load_PC: NDArray[np.int64],
-    part: int,
-    capacity_C: NDArray[np.int64],
-    share_C: NDArray[np.float64],
-) -> float:  # pragma: no cover - compiled
-    """Return how full a part is, 1 at its capacity: the mean over the limits, weighted by share."""
-    ratio = 0.0
-    for c in range(capacity_C.shape[0]):
-        ratio += share_C[c] * load_PC[part, c] / max(capacity_C[c], 1)
-    return ratio
-
-
-@_jit
-def least_full(
-    load_PC: NDArray[np.int64],
-    weight_NC: NDArray[Any],
-    node: int,
-    capacity_C: NDArray[np.int64],
-    share_C: NDArray[np.float64],
-    must_fit: bool,
-) -> int:  # pragma: no cover - compiled
-    """Return the least full part, the first on ties; -1 if `must_fit` and none has room."""
-    best, best_ratio = -1, np.inf
-    for p in range(load_PC.shape[0]):
-        ratio = fill_ratio(load_PC, p, capacity_C, share_C)
-        if ratio < best_ratio and (not must_fit or fits(load_PC, p, weight_NC, node, capacity_C)):
-            best, best_ratio = p, ratio
-    return best
-
-
-@_jit
-def add_node(
-    load_PC: NDArray[np.int64], part: int, weight_NC: NDArray[Any], node: int, sign: int
-) -> None:  # pragma: no cover - compiled
-    """Add a node's weights to the load of a part, or subtract them if `sign` is -1."""
-    for c in range(load_PC.shape[1]):
-        load_PC[part, c] += sign * weight_NC[node, c]
 
 
 def _weights(
@@ -224,11 +146,77 @@ def _weights(
     return np.ones(stream.num_nodes, np.int8)
 
 
+# -- compiled -------------------------------------------------------------------------------------
+
+
 @_jit
-def _add_up(
-    parts_N: NDArray[np.int32], weight_NC: NDArray[Any], load_PC: NDArray[np.int64]
+def fits(
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int
+) -> bool:  # pragma: no cover - compiled
+    """Return whether a part has room for a node under every limit."""
+    for c in range(load_PC.shape[1]):
+        if load_PC[part, c] + weights.weight_NC[node, c] > weights.capacity_C[c]:
+            return False
+    return True
+
+
+@_jit
+def limit_shares(
+    weights: NodeWeights, node: int, share_C: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
-    for v in range(np.uint64(parts_N.shape[0])):
-        p = np.uint64(parts_N[v])
-        for c in range(np.uint64(weight_NC.shape[1])):
-            load_PC[p, c] += weight_NC[v, c]
+    """Write the share of each limit in the normalised weight of a node; the shares sum to 1.
+
+    A hub then looks for a part with room for edges, and a node without in-edges for a part with
+    room for nodes. Otherwise some parts would fill up with edges and others with nodes.
+    """
+    num_limits, total = share_C.shape[0], 0.0
+    for c in range(num_limits):
+        share_C[c] = weights.weight_NC[node, c] / weights.mean_C[c]
+        total += share_C[c]
+    for c in range(num_limits):
+        share_C[c] = share_C[c] / total if total > 0.0 else 1.0 / num_limits
+
+
+@_jit
+def fill_ratio(
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, share_C: NDArray[np.float64]
+) -> float:  # pragma: no cover - compiled
+    """Return how full a part is, 1 at its capacity: the mean over the limits, weighted by share."""
+    ratio = 0.0
+    for c in range(load_PC.shape[1]):
+        ratio += share_C[c] * load_PC[part, c] / max(weights.capacity_C[c], 1)
+    return ratio
+
+
+@_jit
+def least_full(
+    load_PC: NDArray[np.int64],
+    weights: NodeWeights,
+    node: int,
+    share_C: NDArray[np.float64],
+    must_fit: bool,
+) -> int:  # pragma: no cover - compiled
+    """Return the least full part, the first on ties; -1 if `must_fit` and none has room."""
+    best, best_ratio = -1, np.inf
+    for p in range(load_PC.shape[0]):
+        ratio = fill_ratio(load_PC, p, weights, share_C)
+        if ratio < best_ratio and (not must_fit or fits(load_PC, p, weights, node)):
+            best, best_ratio = p, ratio
+    return best
+
+
+@_jit
+def add_node(
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int, sign: int
+) -> None:  # pragma: no cover - compiled
+    """Add a node's weights to the load of a part, or subtract them if `sign` is -1."""
+    for c in range(load_PC.shape[1]):
+        load_PC[part, c] += sign * weights.weight_NC[node, c]
+
+
+@_jit
+def _add_nodes(
+    parts_N: NDArray[np.int32], weights: NodeWeights, load_PC: NDArray[np.int64]
+) -> None:  # pragma: no cover - compiled
+    for v in range(parts_N.shape[0]):
+        add_node(load_PC, parts_N[v], weights, v, 1)

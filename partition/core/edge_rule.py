@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
 
 __all__ = ["EdgeRule"]
 
@@ -58,25 +58,18 @@ class EdgeRule(ABC):
 
     @abstractmethod
     def place(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        code_N: NDArray[np.int64],
-        num_parts: int,
-        *,
-        seed: int,
+        self, edges: EdgeChunk, code_N: NDArray[np.int64], num_parts: int, *, seed: int
     ) -> NDArray[np.int32]:
         """Return the parts of edges; most of it without the global interpreter lock.
 
         Args:
-            src: Sources.
-            dst: Destinations.
+            edges: Sources and destinations.
             code_N: Result of `node_codes`.
             num_parts: Number of parts (P).
             seed: Random seed.
 
         Shape:
-            src, dst: (R,). Returns (R,).
+            Returns (R,) for R edges.
         """
 
     def __call__(
@@ -92,8 +85,8 @@ class EdgeRule(ABC):
         code_N = self.node_codes(stream, num_parts, seed=seed, resources=resources)
         first, last = resources.share(0, stream.num_edges)
 
-        def place(edges: tuple[int, int]) -> EdgeParts:
-            return edges[0], self.place(*stream.read(*edges), code_N, num_parts, seed=seed)
+        def place(chunk: tuple[int, int]) -> EdgeParts:
+            return chunk[0], self.place(stream.read(*chunk), code_N, num_parts, seed=seed)
 
         with resources.progress.phase("place edges", last - first, "edges") as advance:
             for start, parts in resources.imap(place, chunk_ranges(first, last)):

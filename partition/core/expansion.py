@@ -13,13 +13,13 @@ Source:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.replica_bitset import add_replica, words_per_node
+from graphtheta.partition.core.replica_bitset import Replicas, add_replica
 
 __all__ = ["UnassignedEdges", "expansion_bytes"]
 
@@ -75,16 +75,13 @@ class UnassignedEdges:
         )
 
     def expand(
-        self,
-        loads_P: NDArray[np.int64],
-        replicas: NDArray[np.uint64],
-        first_seed: int,
+        self, loads_P: NDArray[np.int64], replicas: Replicas, first_seed: int
     ) -> NDArray[np.int32]:
         """Assign all edges; a part gets at most their mean, rounded up. Call this once.
 
         Args:
             loads_P: Number of edges of each part, 0 at first; updated in place.
-            replicas: Parts of each node; updated in place.
+            replicas: Parts of all nodes; updated in place.
             first_seed: Node from which the first part grows, or the next node that has edges.
 
         Returns:
@@ -92,8 +89,7 @@ class UnassignedEdges:
         """
         assert self._added == self._part.shape[0], "as many edges as announced"
         num_nodes = self._degree.shape[0]
-        links = np.empty((num_nodes, 3), np.int32)  # columns _NEXT, _PREVIOUS and _BUCKET
-        _expand(
+        growth = _Growth(
             self._begin,
             self._length,
             self._entries,
@@ -103,13 +99,36 @@ class UnassignedEdges:
             loads_P,
             -(-self._part.shape[0] // loads_P.shape[0]),
             replicas,
-            np.uint64(words_per_node(loads_P.shape[0])),
             np.full(num_nodes, -1, np.int32),
-            links,
+            np.empty((num_nodes, 3), np.int32),
             np.empty(self._highest + 1, np.int32),
-            first_seed,
         )
+        _expand(growth, first_seed)
         return self._part
+
+
+class _Growth(NamedTuple):
+    """State of the growth of parts.
+
+    Boundary nodes are in buckets by their number of neighbours outside the part. A bucket is a
+    doubly linked list, so that a node changes buckets in a few writes.
+    """
+
+    begin_N: NDArray[np.int64]  # of the lists
+    length_N: NDArray[np.int32]
+    entries: NDArray[Any]  # neighbour and edge
+    degree_N: NDArray[np.int64]
+    highest: int  # low degree
+    part_E: NDArray[np.int32]
+    loads_P: NDArray[np.int64]
+    quota: int  # edges of a part
+    replicas: Replicas
+    in_part_N: NDArray[np.int32]  # last part in whose core or boundary a node was
+    links_N3: NDArray[np.int32]  # columns _NEXT, _PREVIOUS and _BUCKET
+    heads: NDArray[np.int32]  # first node of each bucket, or -1
+
+
+_NEXT, _PREVIOUS, _BUCKET = 0, 1, 2
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -150,15 +169,9 @@ def _add(
     return edge
 
 
-# Boundary nodes are in buckets by their number of neighbours outside the part. A bucket is a doubly
-# linked list, so that a node changes buckets in a few writes.
-_NEXT, _PREVIOUS, _BUCKET = 0, 1, 2
-
-
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _insert(
-    node: int, bucket: int, links: NDArray[np.int32], heads: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+def _insert(node: int, bucket: int, growth: _Growth) -> None:  # pragma: no cover - compiled
+    links, heads = growth.links_N3, growth.heads
     after = heads[bucket]
     links[node, _NEXT], links[node, _PREVIOUS], links[node, _BUCKET] = after, -1, bucket
     if after >= 0:
@@ -167,9 +180,8 @@ def _insert(
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _remove(
-    node: int, links: NDArray[np.int32], heads: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+def _remove(node: int, growth: _Growth) -> None:  # pragma: no cover - compiled
+    links, heads = growth.links_N3, growth.heads
     after, before = links[node, _NEXT], links[node, _PREVIOUS]
     if after >= 0:
         links[after, _PREVIOUS] = before
@@ -179,71 +191,49 @@ def _remove(
         heads[links[node, _BUCKET]] = after
 
 
+@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+def _assign(
+    edge: int, node: int, other: int, part: int, growth: _Growth
+) -> None:  # pragma: no cover - compiled
+    growth.part_E[edge] = part
+    growth.loads_P[part] += 1
+    add_replica(growth.replicas, np.uint64(node), np.uint64(part))
+    add_replica(growth.replicas, np.uint64(other), np.uint64(part))
+
+
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _join(
-    node: int,
-    core: int,
-    part: int,
-    begin_N: NDArray[np.int64],
-    length_N: NDArray[np.int32],
-    entries: NDArray[Any],
-    degree_N: NDArray[np.int64],
-    highest: int,
-    part_E: NDArray[np.int32],
-    loads_P: NDArray[np.int64],
-    quota: int,
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
-    in_part_N: NDArray[np.int32],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-) -> int:  # pragma: no cover - compiled
+def _join(node: int, core: int, part: int, growth: _Growth) -> int:  # pragma: no cover - compiled
     # Add a node to the boundary, and assign its edges with nodes of the part. Return the lowest
     # bucket that a node was put into.
-    in_part_N[node] = part
-    begin, kept = begin_N[node], 0
-    lowest = highest
-    for i in range(begin, begin + length_N[node]):
+    entries = growth.entries
+    growth.in_part_N[node] = part
+    begin, kept = growth.begin_N[node], 0
+    lowest = growth.highest
+    for i in range(begin, begin + growth.length_N[node]):
         other, edge = entries[i, 0], entries[i, 1]
-        if part_E[edge] >= 0:
+        if growth.part_E[edge] >= 0:
             continue
-        is_high = degree_N[other] > highest
-        if (is_high or in_part_N[other] == part) and loads_P[part] < quota:
-            part_E[edge] = part
-            loads_P[part] += 1
-            add_replica(replicas, words, np.uint64(node), np.uint64(part))
-            add_replica(replicas, words, np.uint64(other), np.uint64(part))
+        is_high = growth.degree_N[other] > growth.highest
+        inside = is_high or growth.in_part_N[other] == part
+        if inside and growth.loads_P[part] < growth.quota:
+            _assign(edge, node, other, part, growth)
             if not (is_high or other == node or other == core):
-                bucket = links[other, _BUCKET] - 1
-                _remove(other, links, heads)
-                _insert(other, bucket, links, heads)
+                bucket = growth.links_N3[other, _BUCKET] - 1
+                _remove(other, growth)
+                _insert(other, bucket, growth)
                 lowest = min(lowest, bucket)
         else:
             entries[begin + kept, 0], entries[begin + kept, 1] = other, edge
             kept += 1
-    length_N[node] = kept
-    _insert(node, kept, links, heads)
+    growth.length_N[node] = kept
+    _insert(node, kept, growth)
     return min(lowest, kept)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _expand(
-    begin_N: NDArray[np.int64],
-    length_N: NDArray[np.int32],
-    entries: NDArray[Any],
-    degree_N: NDArray[np.int64],
-    highest: int,
-    part_E: NDArray[np.int32],
-    loads_P: NDArray[np.int64],
-    quota: int,
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
-    in_part_N: NDArray[np.int32],
-    links: NDArray[np.int32],
-    heads: NDArray[np.int32],
-    first_seed: int,
-) -> None:  # pragma: no cover - compiled
-    num_nodes, num_parts = degree_N.shape[0], loads_P.shape[0]
+def _expand(growth: _Growth, first_seed: int) -> None:  # pragma: no cover - compiled
+    loads_P, quota, heads = growth.loads_P, growth.quota, growth.heads
+    length_N, num_nodes, num_parts = growth.length_N, growth.length_N.shape[0], loads_P.shape[0]
     passed = 0  # nodes, from the first seed on, that have no edges left
     for part in range(num_parts):
         heads[:] = -1
@@ -256,33 +246,22 @@ def _expand(
                     passed += 1
                 if passed == num_nodes:
                     return
-                seed = (first_seed + passed) % num_nodes
-                bucket = _join(
-                    seed, -1, part, begin_N, length_N, entries, degree_N, highest, part_E,
-                    loads_P, quota, replicas, words, in_part_N, links, heads,
-                )  # fmt: skip
+                bucket = _join((first_seed + passed) % num_nodes, -1, part, growth)
                 continue
             core = int(heads[bucket])
-            _remove(core, links, heads)
-            begin = begin_N[core]
+            _remove(core, growth)
+            begin = growth.begin_N[core]
             for i in range(begin, begin + length_N[core]):
-                other, edge = int(entries[i, 0]), int(entries[i, 1])
-                if part_E[edge] >= 0:
+                other, edge = int(growth.entries[i, 0]), int(growth.entries[i, 1])
+                if growth.part_E[edge] >= 0:
                     continue
-                if loads_P[part] < quota and in_part_N[other] != part and other != core:
-                    joined = _join(
-                        other, core, part, begin_N, length_N, entries, degree_N, highest, part_E,
-                        loads_P, quota, replicas, words, in_part_N, links, heads,
-                    )  # fmt: skip
-                    bucket = min(bucket, joined)
-                if part_E[edge] < 0:
+                if loads_P[part] < quota and growth.in_part_N[other] != part and other != core:
+                    bucket = min(bucket, _join(other, core, part, growth))
+                if growth.part_E[edge] < 0:
                     # The part is full before this core node is done: its remaining edges go to
                     # the next part that has room.
                     to = part
                     while loads_P[to] >= quota:
                         to = (to + 1) % num_parts
-                    part_E[edge] = to
-                    loads_P[to] += 1
-                    add_replica(replicas, words, np.uint64(core), np.uint64(to))
-                    add_replica(replicas, words, np.uint64(other), np.uint64(to))
+                    _assign(edge, core, other, to, growth)
             length_N[core] = 0

@@ -7,8 +7,7 @@ which is also the peak while they are built.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -22,8 +21,7 @@ __all__ = ["NeighbourLists", "build_neighbour_lists", "neighbour_list_bytes"]
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourLists:
+class NeighbourLists(NamedTuple):
     """Neighbours of each node: every edge is in the lists of both endpoints; no self-loops.
 
     Shape:

@@ -24,10 +24,10 @@ from graphtheta.partition.core.resources import Advance, Resources
 from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["DEFAULT_NODE_BLOCKS", "Decide", "NodeBlocks", "Place"]
+__all__ = ["DEFAULT_NODE_BLOCKS", "Apply", "Decide", "NodeBlocks"]
 
 Decide = Callable[[int, int, int, NDArray[np.int32]], None]
-Place = Callable[[int, NDArray[np.int32]], None]
+Apply = Callable[[int, NDArray[np.int32]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class NodeBlocks:
         num_nodes: int,
         seed: int,
         decide: Decide,
-        place: Place,
+        apply: Apply,
         resources: Resources,
         advance: Advance,
     ) -> None:
@@ -98,7 +98,7 @@ class NodeBlocks:
             decide: Called with first, last, the number of blocks of the batch, and an array to
                 write the decisions for nodes [first, last) to. Several threads call it, for nodes
                 of `nodes_of_rank` only.
-            place: Called with the first node of a batch and the decisions for the batch, which are
+            apply: Called with the first node of a batch and the decisions for the batch, which are
                 the same on every rank.
             resources: Ranks and threads.
             advance: Called with the number of nodes just assigned.
@@ -115,7 +115,7 @@ class NodeBlocks:
                 self._decide(low, high, self._num_blocks(first, last), mine, decide, pool)
                 if comm.size > 1:
                     mine = np.concatenate(comm.all_gather(mine, stage="place nodes"))
-                place(first, mine)
+                apply(first, mine)
                 advance(last - first)
 
     def _decide(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.capacity import (
-    Capacities,
+    NodeWeights,
     add_node,
     fits,
     least_full,
@@ -41,8 +40,7 @@ _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 _LOAD_FACTOR = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class GainRule:
+class GainRule(NamedTuple):
     """Score of a part: count * (1 - discount * x) - penalty * sqrt(x).
 
     `count` is the number of the node's neighbours in the part, and x says how full the part is, 1
@@ -79,7 +77,7 @@ def stream_nodes(
     lists: NeighbourLists,
     parts_N: NDArray[np.int32],
     num_parts: int,
-    capacities: Capacities,
+    weights: NodeWeights,
     rule: GainRule,
     *,
     passes: int,
@@ -96,7 +94,7 @@ def stream_nodes(
         lists: Neighbours of the nodes that this rank decides.
         parts_N: Part of each node, or -1.
         num_parts: Number of parts (P).
-        capacities: Capacities of the parts.
+        weights: Weights of the nodes and capacity of a part.
         rule: Score of a part.
         passes: Number of times that all nodes are assigned.
         blocks: Sizes of the blocks that are decided in parallel.
@@ -107,35 +105,21 @@ def stream_nodes(
         Nishimura, Ugander, "Restreaming graph partitioning: simple versatile algorithms for
         advanced balancing", KDD 2013.
     """
-    weight_NC, capacity_C, mean_C = capacities.weight_NC, capacities.capacity_C, capacities.mean_C
-    load_PC = np.zeros((num_parts, capacity_C.shape[0]), np.int64)
     num_nodes = parts_N.shape[0]
+    load_PC = np.zeros((num_parts, weights.capacity_C.shape[0]), np.int64)
 
     def decide(first: int, last: int, num_blocks: int, decisions: NDArray[np.int32]) -> None:
-        _decide(
-            lists.indptr,
-            lists.neighbours,
-            parts_N,
-            weight_NC,
-            load_PC,
-            capacity_C,
-            mean_C,
-            rule.discount,
-            rule.penalty,
-            min(_LOAD_FACTOR, float(num_blocks)),
-            blocks.block_size,
-            first,
-            last,
-            decisions,
-        )
+        load_factor = min(_LOAD_FACTOR, float(num_blocks))
+        state = (lists, parts_N, weights, load_PC)
+        _decide(*state, rule, load_factor, blocks.block_size, first, last, decisions)
 
-    def place(first: int, decisions: NDArray[np.int32]) -> None:
-        _place(parts_N, weight_NC, load_PC, capacity_C, mean_C, first, decisions)
+    def apply(first: int, decisions: NDArray[np.int32]) -> None:
+        _apply(parts_N, weights, load_PC, first, decisions)
 
     with resources.progress.phase("place nodes", passes * num_nodes, "nodes") as advance:
         for _ in range(passes):
             load_PC[:] = 0
-            blocks.run(num_nodes, seed, decide, place, resources, advance)
+            blocks.run(num_nodes, seed, decide, apply, resources, advance)
 
 
 # -- compiled: shared by methods that look at neighbours' parts ----------------------------------
@@ -153,8 +137,7 @@ def copy_loads(
 
 @_jit
 def count_parts(
-    indptr: NDArray[np.int64],
-    neighbours: NDArray[Any],
+    lists: NeighbourLists,
     parts_N: NDArray[np.int32],
     decisions: NDArray[np.int32],
     first: np.uint64,
@@ -166,8 +149,7 @@ def count_parts(
     """Count a node's neighbours in each part; return the number of parts that have any.
 
     Args:
-        indptr: Bounds of the neighbour lists.
-        neighbours: Neighbours of all nodes.
+        lists: Neighbour lists.
         parts_N: Part of each node before the batch, or -1.
         decisions: Parts of nodes from `first` on.
         first: First node of `decisions`.
@@ -177,8 +159,8 @@ def count_parts(
         found: The parts that have neighbours, in the order of the first one; written.
     """
     one, num_found = np.uint64(1), np.uint64(0)
-    for k in range(np.uint64(indptr[node]), np.uint64(indptr[node + one])):
-        u = np.uint64(neighbours[k])
+    for k in range(np.uint64(lists.indptr[node]), np.uint64(lists.indptr[node + one])):
+        u = np.uint64(lists.neighbours[k])
         # Unsigned: a node before the block wraps around to a large number.
         part = decisions[u - first] if u - block < node - block else parts_N[u]
         if part >= 0:
@@ -199,28 +181,23 @@ def _score(
     ratio_PC: NDArray[np.float64],
     part: int,
     share_C: NDArray[np.float64],
-    discount: float,
-    penalty: float,
+    rule: GainRule,
 ) -> float:  # pragma: no cover - compiled
     ratio = 0.0
     for c in range(share_C.shape[0]):
         ratio += share_C[c] * ratio_PC[part, c]
     # Positive even if the ratio is above 1, because neighbours are better than none.
-    score = count * max(1.0 - discount * ratio, 1e-6)
-    return score - penalty * np.sqrt(ratio) if penalty != 0.0 else score
+    score = count * max(1.0 - rule.discount * ratio, 1e-6)
+    return score - rule.penalty * np.sqrt(ratio) if rule.penalty != 0.0 else score
 
 
 @_jit
 def _decide(
-    indptr: NDArray[np.int64],
-    neighbours: NDArray[Any],
+    lists: NeighbourLists,
     parts_N: NDArray[np.int32],
-    weight_NC: NDArray[Any],
+    weights: NodeWeights,
     load_PC: NDArray[np.int64],
-    capacity_C: NDArray[np.int64],
-    mean_C: NDArray[np.float64],
-    discount: float,
-    penalty: float,
+    rule: GainRule,
     load_factor: float,
     block_size: int,
     first: int,
@@ -228,50 +205,41 @@ def _decide(
     decisions: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     num_parts, num_limits = load_PC.shape
+    capacity_C = weights.capacity_C
     seen_PC, ratio_PC = np.empty_like(load_PC), np.empty(load_PC.shape)  # as the block sees them
     count_P, found = np.zeros(num_parts, np.int32), np.empty(num_parts, np.int32)
     share_C = np.ones(num_limits)
+    base = np.uint64(first)
     for start in range(first, last, block_size):
-        stop = min(start + block_size, last)
         copy_loads(load_PC, seen_PC)
         for p in range(num_parts):
             for c in range(num_limits):
                 ratio_PC[p, c] = load_PC[p, c] / max(capacity_C[c], 1)
         least = int(np.argmin(ratio_PC[:, 0]))
         block = np.uint64(start)
-        for v in range(block, np.uint64(stop)):
-            num_found = count_parts(
-                indptr,
-                neighbours,
-                parts_N,
-                decisions,
-                np.uint64(first),
-                block,
-                v,
-                count_P,
-                found,
-            )
+        for v in range(block, np.uint64(min(start + block_size, last))):
+            num_found = count_parts(lists, parts_N, decisions, base, block, v, count_P, found)
             if num_limits > 1:
-                limit_shares(weight_NC, v, mean_C, share_C)
-                least = least_full(seen_PC, weight_NC, v, capacity_C, share_C, False)
+                limit_shares(weights, v, share_C)
+                least = least_full(seen_PC, weights, v, share_C, False)
             best, best_score = -1, -np.inf
             for t in range(num_found):
                 p = found[t]
-                score = _score(count_P[p], ratio_PC, p, share_C, discount, penalty)
+                score = _score(count_P[p], ratio_PC, p, share_C, rule)
                 count_P[p] = 0
                 if score > best_score or (score == best_score and p < best):
-                    if fits(seen_PC, p, weight_NC, v, capacity_C):
+                    if fits(seen_PC, p, weights, v):
                         best, best_score = int(p), score
             # Of the parts without a neighbour, the least full one scores highest.
-            score = _score(0, ratio_PC, least, share_C, discount, penalty)
+            score = _score(0, ratio_PC, least, share_C, rule)
             if score > best_score or (score == best_score and least < best):
-                if fits(seen_PC, least, weight_NC, v, capacity_C):
+                if fits(seen_PC, least, weights, v):
                     best, best_score = least, score
                 elif best < 0:
-                    best = least_full(seen_PC, weight_NC, v, capacity_C, share_C, True)
-            decisions[v - np.uint64(first)] = best
+                    best = least_full(seen_PC, weights, v, share_C, True)
+            decisions[v - base] = best
             if best >= 0:
-                add_node(seen_PC, best, weight_NC, v, 1)
+                add_node(seen_PC, best, weights, v, 1)
                 for c in range(num_limits):
                     load = load_PC[best, c] + load_factor * (seen_PC[best, c] - load_PC[best, c])
                     ratio_PC[best, c] = load / max(capacity_C[c], 1)
@@ -280,22 +248,20 @@ def _decide(
 
 
 @_jit
-def _place(
+def _apply(
     parts_N: NDArray[np.int32],
-    weight_NC: NDArray[Any],
+    weights: NodeWeights,
     load_PC: NDArray[np.int64],
-    capacity_C: NDArray[np.int64],
-    mean_C: NDArray[np.float64],
     first: int,
     decisions: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
-    share_C = np.empty_like(mean_C)
+    share_C = np.empty_like(weights.mean_C)
     for i in range(decisions.shape[0]):
         v, part = first + i, decisions[i]
-        if part < 0 or not fits(load_PC, part, weight_NC, v, capacity_C):
-            limit_shares(weight_NC, v, mean_C, share_C)
-            part = least_full(load_PC, weight_NC, v, capacity_C, share_C, True)
+        if part < 0 or not fits(load_PC, part, weights, v):
+            limit_shares(weights, v, share_C)
+            part = least_full(load_PC, weights, v, share_C, True)
             if part < 0:
-                part = least_full(load_PC, weight_NC, v, capacity_C, share_C, False)
-        add_node(load_PC, part, weight_NC, v, 1)
+                part = least_full(load_PC, weights, v, share_C, False)
+        add_node(load_PC, part, weights, v, 1)
         parts_N[v] = part

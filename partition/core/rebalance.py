@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
-from graphtheta.partition.core.capacity import Capacities, add_node, part_loads
+from graphtheta.partition.core.capacity import Capacities, NodeWeights, add_node, part_loads
 
 __all__ = ["rebalance"]
 
@@ -29,75 +27,61 @@ def rebalance(parts_N: NDArray[np.int32], num_parts: int, capacities: Capacities
     Raises:
         PartitionError: If some part still exceeds a required capacity at the end.
     """
-    load_PC = part_loads(parts_N, num_parts, capacities)
-    capacity_C = capacities.capacity_C.copy()
+    weight_NC, capacity_C, mean_C = capacities.weights
+    load_PC = part_loads(parts_N, num_parts, capacities.weights)
+    capacity_C = capacity_C.copy()
     capacity_C[capacities.num_required :] = parts_N.shape[0]
+    weights = NodeWeights(weight_NC, capacity_C, mean_C)
     for _ in range(_MAX_ROUNDS):
         if not (load_PC > capacity_C).any():
             return
-        if not _reduce_excess(
-            parts_N, capacities.weight_NC, load_PC, capacity_C, capacities.mean_C
-        ):
+        if not _reduce_excess(parts_N, weights, load_PC):
             break
     over = (load_PC > capacity_C).any(axis=0)
     if over.any():
         c = int(over.argmax())
-        mean = capacities.total_C[c] / num_parts
+        what, limit = list(capacities.limits.items())[c]
+        got = load_PC[:, c].max() / (load_PC[:, c].sum() / num_parts)
         raise PartitionError(
-            f"partition: expected parts within the limit {capacities.what[c]}="
-            f"{capacities.limits[c]:g}, got {load_PC[:, c].max() / mean:.4g}. Raise the "
-            "limit, use fewer parts, or use a vertex-cut such as dbh."
+            f"partition: expected parts within the limit {what}={limit:g}, got {got:.4g}. Raise "
+            "the limit, use fewer parts, or use a vertex-cut such as dbh."
         )
 
 
 @_jit
 def _weighs_on_excess(
-    load_PC: NDArray[np.int64],
-    part: int,
-    weight_NC: NDArray[Any],
-    node: int,
-    capacity_C: NDArray[np.int64],
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int
 ) -> bool:  # pragma: no cover - compiled
     """Return whether the node has weight under a limit that its part exceeds."""
-    for c in range(capacity_C.shape[0]):
-        if load_PC[part, c] > capacity_C[c] and weight_NC[node, c] > 0:
+    for c in range(load_PC.shape[1]):
+        if load_PC[part, c] > weights.capacity_C[c] and weights.weight_NC[node, c] > 0:
             return True
     return False
 
 
 @_jit
 def _excess_reduction(
-    load_PC: NDArray[np.int64],
-    part: int,
-    weight_NC: NDArray[Any],
-    leaving: int,
-    joining: int,
-    capacity_C: NDArray[np.int64],
-    mean_C: NDArray[np.float64],
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, leaving: int, joining: int
 ) -> float:  # pragma: no cover - compiled
     """Return how much the excess of a part shrinks if one node leaves and another joins it.
 
     A node of -1 means no node. The unit is the weight of a mean node.
     """
     reduction = 0.0
-    for c in range(capacity_C.shape[0]):
-        before = load_PC[part, c] - capacity_C[c]
+    for c in range(load_PC.shape[1]):
+        before = load_PC[part, c] - weights.capacity_C[c]
         after = before
         if leaving >= 0:
-            after -= weight_NC[leaving, c]
+            after -= weights.weight_NC[leaving, c]
         if joining >= 0:
-            after += weight_NC[joining, c]
-        reduction += (max(before, 0) - max(after, 0)) / mean_C[c]
+            after += weights.weight_NC[joining, c]
+        reduction += (max(before, 0) - max(after, 0)) / weights.mean_C[c]
     return reduction
 
 
 @_jit
 def _reduce_excess(
-    parts_N: NDArray[np.int32],
-    weight_NC: NDArray[Any],
-    load_PC: NDArray[np.int64],
-    capacity_C: NDArray[np.int64],
-    mean_C: NDArray[np.float64],
+    parts_N: NDArray[np.int32], weights: NodeWeights, load_PC: NDArray[np.int64]
 ) -> bool:  # pragma: no cover - compiled
     changed = False
     num_nodes = parts_N.shape[0]
@@ -107,30 +91,30 @@ def _reduce_excess(
         p = parts_N[v]
         if failures == _MAX_FAILURES:
             break
-        if not _weighs_on_excess(load_PC, p, weight_NC, v, capacity_C):
+        if not _weighs_on_excess(load_PC, p, weights, v):
             continue
-        gain = _excess_reduction(load_PC, p, weight_NC, v, -1, capacity_C, mean_C)
+        gain = _excess_reduction(load_PC, p, weights, v, -1)
         best, best_gain = -1, 0.0
         for q in range(load_PC.shape[0]):
-            total = gain + _excess_reduction(load_PC, q, weight_NC, -1, v, capacity_C, mean_C)
+            total = gain + _excess_reduction(load_PC, q, weights, -1, v)
             if q != p and total > best_gain:
                 best, best_gain = q, total
         for _ in range(0 if best >= 0 else min(num_nodes, _MAX_SWAPS)):
             q = parts_N[other]
             if q != p:
-                gain = _excess_reduction(load_PC, p, weight_NC, v, other, capacity_C, mean_C)
-                gain += _excess_reduction(load_PC, q, weight_NC, other, v, capacity_C, mean_C)
+                gain = _excess_reduction(load_PC, p, weights, v, other)
+                gain += _excess_reduction(load_PC, q, weights, other, v)
                 if gain > 0.0:
-                    add_node(load_PC, q, weight_NC, other, -1)
-                    add_node(load_PC, p, weight_NC, other, 1)
+                    add_node(load_PC, q, weights, other, -1)
+                    add_node(load_PC, p, weights, other, 1)
                     parts_N[other], best = p, q
                     break
             other = other + 1 if other + 1 < num_nodes else 0
         failures += 1
         if best >= 0:
             failures = 0
-            add_node(load_PC, p, weight_NC, v, -1)
-            add_node(load_PC, best, weight_NC, v, 1)
+            add_node(load_PC, p, weights, v, -1)
+            add_node(load_PC, best, weights, v, 1)
             parts_N[v] = best
             changed = True
     return changed

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.capacity import (
-    Capacities,
+    NodeWeights,
     add_node,
     fill_ratio,
     fits,
@@ -64,63 +62,45 @@ class BalancedLabelPropagation(Fennel):
         lists: NeighbourLists,
         parts_N: NDArray[np.int32],
         num_parts: int,
-        capacities: Capacities,
+        weights: NodeWeights,
         seed: int,
         resources: Resources,
     ) -> None:
-        weight_NC, capacity_C = capacities.weight_NC, capacities.capacity_C
-        load_PC = part_loads(parts_N, num_parts, capacities)
+        load_PC = part_loads(parts_N, num_parts, weights)
         num_nodes = parts_N.shape[0]
         moved = 0
 
         def decide(first: int, last: int, num_blocks: int, decisions: NDArray[np.int32]) -> None:
-            _decide_moves(
-                lists.indptr,
-                lists.neighbours,
-                parts_N,
-                weight_NC,
-                load_PC,
-                capacity_C,
-                capacities.mean_C,
-                self.blocks.block_size,
-                first,
-                last,
-                decisions,
-            )
+            state = (lists, parts_N, weights, load_PC)
+            _decide_moves(*state, self.blocks.block_size, first, last, decisions)
 
-        def place(first: int, decisions: NDArray[np.int32]) -> None:
+        def apply(first: int, decisions: NDArray[np.int32]) -> None:
             nonlocal moved
-            moved += _move(parts_N, weight_NC, load_PC, capacity_C, first, decisions)
+            moved += _move(parts_N, weights, load_PC, first, decisions)
 
         phase = resources.progress.phase("propagate labels", self.rounds * num_nodes, "nodes")
         with phase as advance:
             for _ in range(self.rounds):
                 moved = 0
-                self.blocks.run(num_nodes, seed, decide, place, resources, advance)
+                self.blocks.run(num_nodes, seed, decide, apply, resources, advance)
                 if moved <= _MIN_MOVED * num_nodes:
                     break
 
 
 @_jit
 def _neighbour_value(
-    load_PC: NDArray[np.int64],
-    part: int,
-    capacity_C: NDArray[np.int64],
-    share_C: NDArray[np.float64],
+    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, share_C: NDArray[np.float64]
 ) -> float:  # pragma: no cover - compiled
     """Return how much a neighbour in a part counts."""
-    return 1.0 - _DISCOUNT * min(fill_ratio(load_PC, part, capacity_C, share_C), 1.0)
+    return 1.0 - _DISCOUNT * min(fill_ratio(load_PC, part, weights, share_C), 1.0)
 
 
 @_jit
 def _decide_moves(
-    indptr: NDArray[np.int64],
-    neighbours: NDArray[Any],
+    lists: NeighbourLists,
     parts_N: NDArray[np.int32],
-    weight_NC: NDArray[Any],
+    weights: NodeWeights,
     load_PC: NDArray[np.int64],
-    capacity_C: NDArray[np.int64],
-    mean_C: NDArray[np.float64],
     block_size: int,
     first: int,
     last: int,
@@ -130,58 +110,46 @@ def _decide_moves(
     share_C = np.ones(num_limits)
     seen_PC = np.empty_like(load_PC)  # loads as the block sees them
     count_P, found = np.zeros(num_parts, np.int32), np.empty(num_parts, np.int32)
+    base = np.uint64(first)
     for start in range(first, last, block_size):
-        stop = min(start + block_size, last)
         copy_loads(load_PC, seen_PC)
         block = np.uint64(start)
-        for v in range(block, np.uint64(stop)):
-            num_found = count_parts(
-                indptr,
-                neighbours,
-                parts_N,
-                decisions,
-                np.uint64(first),
-                block,
-                v,
-                count_P,
-                found,
-            )
+        for v in range(block, np.uint64(min(start + block_size, last))):
+            num_found = count_parts(lists, parts_N, decisions, base, block, v, count_P, found)
             if num_limits > 1:
-                limit_shares(weight_NC, v, mean_C, share_C)
+                limit_shares(weights, v, share_C)
             own = parts_N[v]
-            best = own
-            best_score = count_P[own] * _neighbour_value(seen_PC, own, capacity_C, share_C)
+            best, best_score = own, count_P[own] * _neighbour_value(seen_PC, own, weights, share_C)
             for t in range(num_found):
                 p = found[t]
-                score = count_P[p] * _neighbour_value(seen_PC, p, capacity_C, share_C)
+                score = count_P[p] * _neighbour_value(seen_PC, p, weights, share_C)
                 count_P[p] = 0
                 # On ties the node stays; among other parts the first wins.
                 if p != own and (
                     score > best_score or (score == best_score and best != own and p < best)
                 ):
-                    if fits(seen_PC, p, weight_NC, v, capacity_C):
+                    if fits(seen_PC, p, weights, v):
                         best, best_score = p, score
-            decisions[v - np.uint64(first)] = best
+            decisions[v - base] = best
             if best != own:
-                add_node(seen_PC, own, weight_NC, v, -1)
-                add_node(seen_PC, best, weight_NC, v, 1)
+                add_node(seen_PC, own, weights, v, -1)
+                add_node(seen_PC, best, weights, v, 1)
 
 
 @_jit
 def _move(
     parts_N: NDArray[np.int32],
-    weight_NC: NDArray[Any],
+    weights: NodeWeights,
     load_PC: NDArray[np.int64],
-    capacity_C: NDArray[np.int64],
     first: int,
     decisions: NDArray[np.int32],
 ) -> int:  # pragma: no cover - compiled
     moved = 0
     for i in range(decisions.shape[0]):
         v = first + i
-        if decisions[i] != parts_N[v] and fits(load_PC, decisions[i], weight_NC, v, capacity_C):
-            add_node(load_PC, parts_N[v], weight_NC, v, -1)
-            add_node(load_PC, decisions[i], weight_NC, v, 1)
+        if decisions[i] != parts_N[v] and fits(load_PC, decisions[i], weights, v):
+            add_node(load_PC, parts_N[v], weights, v, -1)
+            add_node(load_PC, decisions[i], weights, v, 1)
             parts_N[v] = decisions[i]
             moved += 1
     return moved

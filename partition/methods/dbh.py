@@ -12,7 +12,7 @@ from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.intrinsics import prefetch_row
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["DegreeBasedHashing"]
@@ -51,16 +51,10 @@ class DegreeBasedHashing(EdgeRule):
         return code_N
 
     def place(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        code_N: NDArray[np.int64],
-        num_parts: int,
-        *,
-        seed: int,
+        self, edges: EdgeChunk, code_N: NDArray[np.int64], num_parts: int, *, seed: int
     ) -> NDArray[np.int32]:
-        parts = np.empty(src.shape[0], np.int32)
-        _place(src, dst, code_N, parts)
+        parts = np.empty(edges[0].shape[0], np.int32)
+        _place(*edges, code_N, parts)
         return parts
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.partition.core.stream import EdgeChunk, EdgeStream
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["EdgeHash"]
@@ -39,17 +39,11 @@ class EdgeHash(EdgeRule):
         return np.empty(0, np.int64)
 
     def place(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        code_N: NDArray[np.int64],
-        num_parts: int,
-        *,
-        seed: int,
+        self, edges: EdgeChunk, code_N: NDArray[np.int64], num_parts: int, *, seed: int
     ) -> NDArray[np.int32]:
         key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
-        parts = np.empty(src.shape[0], np.int32)
-        _place(src, dst, purpose, key_2, np.uint64(num_parts), parts)
+        parts = np.empty(edges[0].shape[0], np.int32)
+        _place(*edges, purpose, key_2, np.uint64(num_parts), parts)
         return parts
 
 

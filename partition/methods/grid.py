@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["Grid"]
@@ -55,16 +55,10 @@ class Grid(EdgeRule):
         return code_N
 
     def place(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        code_N: NDArray[np.int64],
-        num_parts: int,
-        *,
-        seed: int,
+        self, edges: EdgeChunk, code_N: NDArray[np.int64], num_parts: int, *, seed: int
     ) -> NDArray[np.int32]:
-        parts = np.empty(src.shape[0], np.int32)
-        _place(src, dst, code_N, *_size(num_parts), parts)
+        parts = np.empty(edges[0].shape[0], np.int32)
+        _place(*edges, code_N, *_size(num_parts), parts)
         return parts
 
 

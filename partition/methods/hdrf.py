@@ -16,11 +16,11 @@ from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
+    Replicas,
     add_replicas,
     new_replicas,
     prefetch_node,
     replica_bytes,
-    words_per_node,
 )
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
@@ -104,7 +104,7 @@ class ReplicaRule:
 
     Args:
         degree_N: Degrees of all nodes.
-        replicas: Parts of each node, as `new_replicas` returns them.
+        replicas: Parts of all nodes.
         num_parts: Number of parts (P).
         cap: Most edges of a part.
         balance_weight: Weight of the balance term.
@@ -113,15 +113,14 @@ class ReplicaRule:
     def __init__(
         self,
         degree_N: NDArray[np.int64],
-        replicas: NDArray[np.uint64],
+        replicas: Replicas,
         num_parts: int,
         cap: int,
         balance_weight: float,
     ) -> None:
         assert num_parts <= 1 << PART_BITS, "a key has room for the parts"
-        self._degree, self._replicas, self._cap = degree_N, replicas, cap
-        self._balance_weight = float(balance_weight)
-        self._words = np.uint64(words_per_node(num_parts))
+        self._degree, self._replicas = degree_N, replicas
+        self._cap, self._balance_weight = cap, float(balance_weight)
 
     def decide(
         self,
@@ -132,12 +131,11 @@ class ReplicaRule:
         load_step: int,
         parts: NDArray[np.int32],
     ) -> None:
-        state = (self._degree, self._replicas, self._words)
-        limits = (load_step, self._cap, self._balance_weight)
-        _decide(src, dst, bounds, *state, loads_P, *limits, parts)
+        state = (self._degree, self._replicas, loads_P)
+        _decide(src, dst, bounds, *state, load_step, self._cap, self._balance_weight, parts)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        add_replicas(src, dst, parts, self._replicas, self._words)
+        add_replicas(src, dst, parts, self._replicas)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
@@ -166,105 +164,72 @@ def _decide(
     dst: NDArray[Any],
     bounds: NDArray[np.int64],
     degree_N: NDArray[np.int64],
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
+    replicas: Replicas,
     loads_P: NDArray[np.int64],
     load_step: int,
     cap: int,
     balance_weight: float,
-    parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
-    key_P = np.empty(loads_P.shape[0], np.int64)
-    has_room = np.empty(np.int64(words), np.uint64)
-    for block in range(bounds.shape[0] - 1):
-        _decide_block(
-            src[: bounds[block + 1]],
-            dst,
-            np.uint64(bounds[block]),
-            degree_N,
-            replicas,
-            words,
-            loads_P,
-            load_step,
-            cap,
-            balance_weight,
-            key_P,
-            has_room,
-            parts,
-        )
-
-
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _decide_block(
-    src: NDArray[Any],
-    dst: NDArray[Any],
-    first: np.uint64,
-    degree_N: NDArray[np.int64],
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
-    loads_P: NDArray[np.int64],
-    load_step: int,
-    cap: int,
-    balance_weight: float,
-    key_P: NDArray[np.int64],
-    has_room: NDArray[np.uint64],
     parts: NDArray[np.int32],
 ) -> None:  # pragma: no cover - compiled
     one, six, ahead = np.uint64(1), np.uint64(6), np.uint64(AHEAD)
-    most = np.int64(0)
-    has_room[:] = 0
-    for index in range(np.uint64(loads_P.shape[0])):
-        part = np.uint64(index)
-        load = loads_P[part]
-        key_P[part] = (load << PART_BITS) | np.int64(part)
-        most = max(most, load)
-        if load < cap:
-            has_room[part >> six] |= one << (part & np.uint64(63))
-    least = _least(key_P)
-    end = np.uint64(src.shape[0])
-    for i in range(first, end):
-        if i + ahead < end:
-            prefetch_node(np.uint64(src[i + ahead]), degree_N, replicas, words)
-            prefetch_node(np.uint64(dst[i + ahead]), degree_N, replicas, words)
-        if parts[i] < 0:
-            continue
-        u, v = np.uint64(src[i]), np.uint64(dst[i])
-        degree_u, degree_v = np.float64(degree_N[u]), np.float64(degree_N[v])
-        with_u = 1.0 + degree_v / (degree_u + degree_v)
-        with_v = 1.0 + degree_u / (degree_u + degree_v)
-        unit = balance_weight / (1.0 + np.float64(most - (least >> PART_BITS)))
-        best, score = least, unit * np.float64(most - (least >> PART_BITS))
-        # Among parts with replicas of the same endpoints, the least loaded one scores highest. So
-        # four parts are compared: with neither endpoint, both, only the source, only the other.
-        key = np.int64(_NONE)
-        for word in range(words):
-            both = replicas[u * words + word] & replicas[v * words + word] & has_room[word]
-            key = _least_in(both, word << six, key_P, key)
-        reachable = max(with_u, with_v) + score  # upper bound for a part of one endpoint
-        if key != _NONE:
-            other = 3.0 + unit * np.float64(most - (key >> PART_BITS))
-            if other > score or (other == score and key < best):
-                best, score = key, other
-        if score <= reachable:
-            of_u, of_v = np.int64(_NONE), np.int64(_NONE)
+    bits, words = replicas.bits, replicas.words
+    key_P = np.empty(loads_P.shape[0], np.int64)
+    has_room = np.empty(np.int64(words), np.uint64)
+    for block in range(bounds.shape[0] - 1):
+        most = np.int64(0)
+        has_room[:] = 0
+        for index in range(np.uint64(loads_P.shape[0])):
+            part = np.uint64(index)
+            load = loads_P[part]
+            key_P[part] = (load << PART_BITS) | np.int64(part)
+            most = max(most, load)
+            if load < cap:
+                has_room[part >> six] |= one << (part & np.uint64(63))
+        least = _least(key_P)
+        end = np.uint64(bounds[block + 1])
+        for i in range(np.uint64(bounds[block]), end):
+            if i + ahead < end:
+                prefetch_node(np.uint64(src[i + ahead]), degree_N, replicas)
+                prefetch_node(np.uint64(dst[i + ahead]), degree_N, replicas)
+            if parts[i] < 0:
+                continue
+            u, v = np.uint64(src[i]), np.uint64(dst[i])
+            degree_u, degree_v = np.float64(degree_N[u]), np.float64(degree_N[v])
+            with_u = 1.0 + degree_v / (degree_u + degree_v)
+            with_v = 1.0 + degree_u / (degree_u + degree_v)
+            unit = balance_weight / (1.0 + np.float64(most - (least >> PART_BITS)))
+            best, score = least, unit * np.float64(most - (least >> PART_BITS))
+            # Among parts with replicas of the same endpoints, the least loaded one scores highest.
+            # So four parts are compared: with neither endpoint, both, only one, only the other.
+            key = np.int64(_NONE)
             for word in range(words):
-                at_u, at_v = replicas[u * words + word], replicas[v * words + word]
-                of_u = _least_in(at_u & ~at_v & has_room[word], word << six, key_P, of_u)
-                of_v = _least_in(at_v & ~at_u & has_room[word], word << six, key_P, of_v)
-            if of_u != _NONE:
-                other = with_u + unit * np.float64(most - (of_u >> PART_BITS))
-                if other > score or (other == score and of_u < best):
-                    best, score = of_u, other
-            if of_v != _NONE:
-                other = with_v + unit * np.float64(most - (of_v >> PART_BITS))
-                if other > score or (other == score and of_v < best):
-                    best, score = of_v, other
-        part = np.uint64(best & ((1 << PART_BITS) - 1))
-        parts[i] = np.int32(part)
-        key_P[part] = best + (np.int64(load_step) << PART_BITS)
-        load = key_P[part] >> PART_BITS
-        most = max(most, load)
-        if load >= cap:
-            has_room[part >> six] &= ~(one << (part & np.uint64(63)))
-        if best == least:
-            least = _least(key_P)
+                both = bits[u * words + word] & bits[v * words + word] & has_room[word]
+                key = _least_in(both, word << six, key_P, key)
+            reachable = max(with_u, with_v) + score  # upper bound for a part of one endpoint
+            if key != _NONE:
+                other = 3.0 + unit * np.float64(most - (key >> PART_BITS))
+                if other > score or (other == score and key < best):
+                    best, score = key, other
+            if score <= reachable:
+                of_u, of_v = np.int64(_NONE), np.int64(_NONE)
+                for word in range(words):
+                    in_u, in_v = bits[u * words + word], bits[v * words + word]
+                    of_u = _least_in(in_u & ~in_v & has_room[word], word << six, key_P, of_u)
+                    of_v = _least_in(in_v & ~in_u & has_room[word], word << six, key_P, of_v)
+                if of_u != _NONE:
+                    other = with_u + unit * np.float64(most - (of_u >> PART_BITS))
+                    if other > score or (other == score and of_u < best):
+                        best, score = of_u, other
+                if of_v != _NONE:
+                    other = with_v + unit * np.float64(most - (of_v >> PART_BITS))
+                    if other > score or (other == score and of_v < best):
+                        best, score = of_v, other
+            part = np.uint64(best & ((1 << PART_BITS) - 1))
+            parts[i] = np.int32(part)
+            key_P[part] = best + (np.int64(load_step) << PART_BITS)
+            load = key_P[part] >> PART_BITS
+            most = max(most, load)
+            if load >= cap:
+                has_room[part >> six] &= ~(one << (part & np.uint64(63)))
+            if best == least:
+                least = _least(key_P)

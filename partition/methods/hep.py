@@ -106,7 +106,7 @@ class HybridEdgePartitioner:
                 low_parts = edges.expand(loads_P, replicas, drawn % max(1, num_nodes))
                 advance(low_edges)
             del edges
-        comm.broadcast(replicas, stage="hep: broadcast replicas")
+        comm.broadcast(replicas.bits, stage="hep: broadcast replicas")
         comm.broadcast(loads_P, stage="hep: broadcast loads")
         taken = 0
 

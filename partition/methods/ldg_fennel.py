@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.capacity import Capacities, node_capacities
+from graphtheta.partition.core.capacity import Capacities, NodeWeights, node_capacities
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.node_blocks import DEFAULT_NODE_BLOCKS, NodeBlocks
 from graphtheta.partition.core.node_greedy import (
@@ -75,14 +75,14 @@ class _StreamedNodes:
             lists,
             parts_N,
             num_parts,
-            capacities,
+            capacities.weights,
             self.rule(stream, num_parts, capacities),
             passes=self.passes,
             blocks=self.blocks,
             seed=seed,
             resources=resources,
         )
-        self._refine(lists, parts_N, num_parts, capacities, seed, resources)
+        self._refine(lists, parts_N, num_parts, capacities.weights, seed, resources)
         rebalance(parts_N, num_parts, capacities)
         return parts_N
 
@@ -91,7 +91,7 @@ class _StreamedNodes:
         lists: NeighbourLists,
         parts_N: NDArray[np.int32],
         num_parts: int,
-        capacities: Capacities,
+        weights: NodeWeights,
         seed: int,
         resources: Resources,
     ) -> None:
@@ -127,5 +127,6 @@ class Fennel(_StreamedNodes):
     def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
         num_nodes = stream.num_nodes
         alpha = math.sqrt(num_parts) * stream.num_edges / num_nodes**1.5
-        full_nodes = num_nodes * capacities.limits[0] / num_parts  # nodes of a full part
+        limit = next(iter(capacities.limits.values()))
+        full_nodes = num_nodes * limit / num_parts  # nodes of a full part
         return GainRule(penalty=1.5 * alpha * math.sqrt(full_nodes))  # gamma alpha x^(gamma - 1)

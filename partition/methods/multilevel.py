@@ -79,7 +79,7 @@ class MultilevelPartitioner(ABC):
         weight_N, capacities = None, None
         if limit is not None:
             capacities = node_capacities(stream, num_parts, balance, resources)
-            weight_N = capacities.weight_NC[:, 0] if what == "edges" else None
+            weight_N = capacities.weights.weight_NC[:, 0] if what == "edges" else None
         parts_N = label_on_rank_zero(
             stream,
             resources,

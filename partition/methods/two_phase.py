@@ -20,12 +20,13 @@ from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
+    Replicas,
     add_replica,
     add_replicas,
+    has_replica,
     new_replicas,
     prefetch_node,
     replica_bytes,
-    words_per_node,
 )
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, edge_chunks
@@ -146,7 +147,6 @@ class _CandidateRule:
         resources: Resources,
     ) -> None:
         self._code, self._cap, self._resources = code_N, cap, resources
-        self._words = np.uint64(words_per_node(num_parts))
         self._replicas = new_replicas(code_N.shape[0], num_parts)
         self._within_P = np.zeros(num_parts, np.int64)
         self._key_2, self._purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
@@ -160,7 +160,7 @@ class _CandidateRule:
 
         def count(edges: EdgeChunk) -> NDArray[np.int64]:
             counts_P = np.zeros_like(self._within_P)
-            _count_within(*edges, self._code, self._replicas, self._words, counts_P)
+            _count_within(*edges, self._code, self._replicas, counts_P)
             return counts_P
 
         for counts_P in self._resources.map(count, self._slices(src, dst)):
@@ -194,12 +194,12 @@ class _CandidateRule:
         load_step: int,
         parts: NDArray[np.int32],
     ) -> None:
-        state = (self._code, self._replicas, self._words)
+        state = (self._code, self._replicas, loads_P)
         fallback = (self._cap, self._purpose, self._key_2)
-        _decide(src, dst, bounds, *state, loads_P, load_step, *fallback, parts)
+        _decide(src, dst, bounds, *state, load_step, *fallback, parts)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        add_replicas(src, dst, parts, self._replicas, self._words)
+        add_replicas(src, dst, parts, self._replicas)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -215,8 +215,7 @@ def _count_within(
     src: NDArray[Any],
     dst: NDArray[Any],
     code_N: NDArray[np.int64],
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
+    replicas: Replicas,
     counts_P: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
     for i in range(np.uint64(src.shape[0])):
@@ -225,8 +224,8 @@ def _count_within(
         if part_u == code_N[v] & _PART_MASK:
             part = np.uint64(part_u)
             counts_P[part] += 1
-            add_replica(replicas, words, u, part)
-            add_replica(replicas, words, v, part)
+            add_replica(replicas, u, part)
+            add_replica(replicas, v, part)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -243,22 +242,13 @@ def _mark_within(
         parts[i] = np.int32(-1 - part if within else 0)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _has_replica(
-    replicas: NDArray[np.uint64], words: np.uint64, node: np.uint64, part: np.uint64
-) -> np.int64:  # pragma: no cover - compiled
-    word = replicas[node * words + (part >> np.uint64(6))]
-    return np.int64((word >> (part & np.uint64(63))) & np.uint64(1))
-
-
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def _decide(
     src: NDArray[Any],
     dst: NDArray[Any],
     bounds: NDArray[np.int64],
     code_N: NDArray[np.int64],
-    replicas: NDArray[np.uint64],
-    words: np.uint64,
+    replicas: Replicas,
     loads_P: NDArray[np.int64],
     load_step: int,
     cap: int,
@@ -273,8 +263,8 @@ def _decide(
         end = np.uint64(bounds[block + 1])
         for i in range(np.uint64(bounds[block]), end):
             if i + ahead < end:
-                prefetch_node(np.uint64(src[i + ahead]), code_N, replicas, words)
-                prefetch_node(np.uint64(dst[i + ahead]), code_N, replicas, words)
+                prefetch_node(np.uint64(src[i + ahead]), code_N, replicas)
+                prefetch_node(np.uint64(dst[i + ahead]), code_N, replicas)
             if parts[i] < 0:
                 continue
             u, v = np.uint64(src[i]), np.uint64(dst[i])
@@ -282,10 +272,10 @@ def _decide(
             degree_u, degree_v = code_N[u] >> PART_BITS, code_N[v] >> PART_BITS
             # Scores are multiplied by the sum of both degrees, which makes them integers.
             with_u, with_v = degree_u + 2 * degree_v, 2 * degree_u + degree_v
-            score_u = with_u * _has_replica(replicas, words, u, part_u)
-            score_u += with_v * _has_replica(replicas, words, v, part_u)
-            score_v = with_u * _has_replica(replicas, words, u, part_v)
-            score_v += with_v * _has_replica(replicas, words, v, part_v)
+            score_u = with_u * has_replica(replicas, u, part_u)
+            score_u += with_v * has_replica(replicas, v, part_u)
+            score_v = with_u * has_replica(replicas, u, part_v)
+            score_v += with_v * has_replica(replicas, v, part_v)
             part = part_u if score_u >= score_v else part_v
             if seen_P[part] >= cap:
                 hub = u if degree_u >= degree_v else v

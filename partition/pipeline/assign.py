@@ -113,7 +113,7 @@ class Assignment:
         if isinstance(rule, EdgeRule):
             code_N = np.fromfile(self._path, np.int64)
             place = partial(rule.place, code_N=code_N, num_parts=self._num_parts, seed=self._seed)
-            return lambda start, stop, src, dst: place(src, dst)
+            return lambda start, stop, src, dst: place((src, dst))
         return lambda start, stop, src, dst: read_array(self._path, dtype, start, stop)
 
     def remove(self) -> None:

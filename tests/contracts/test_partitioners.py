@@ -1,4 +1,4 @@
-"""What every entry of `PARTITIONERS` keeps to."""
+"""Contract of every entry of `PARTITIONERS`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
 METHODS = sorted(PARTITIONERS)
 RANDOM = [method for method in METHODS if method != "range"]
-# A hash is balanced as chance has it.
+# Largest part divided by the mean; a hash balances only on average.
 BALANCED = 1.1
 
 
@@ -68,9 +68,7 @@ def test_partitioner_name_is_its_key(method: str) -> None:
 
 @pytest.mark.parametrize("name", CORNER_GRAPHS)
 @pytest.mark.parametrize("method", METHODS)
-def test_partitioner_places_everything_alike_on_any_ranks_and_threads(
-    method: str, name: str
-) -> None:
+def test_partitioner_result_does_not_depend_on_ranks_and_threads(method: str, name: str) -> None:
     corner = CORNER_GRAPHS[name]
     for num_parts in {1, min(2, corner[0]), corner[0]}:
         alone = assign(corner, num_parts, method)
@@ -87,7 +85,7 @@ def test_partitioner_is_repeatable(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", RANDOM)
-def test_partitioner_heeds_the_seed(method: str) -> None:
+def test_partitioner_result_depends_on_the_seed(method: str) -> None:
     corner = random_graph(300, 1500)
     assert (assign(corner, 4, method, seed=1) != assign(corner, 4, method, seed=2)).any()
 
@@ -103,7 +101,7 @@ def test_partitioner_is_balanced(method: str) -> None:
     ("method", "what"),
     [(method, what) for method in METHODS for what in sorted(PARTITIONERS[method].balances)],
 )
-def test_partitioner_keeps_the_balance_that_it_takes(method: str, what: str, limit: float) -> None:
+def test_partitioner_keeps_its_limits(method: str, what: str, limit: float) -> None:
     if method in ("kaminpar", "metis") and limit == 1.0:
         pytest.skip("multilevel methods need some slack")
     num_nodes, src, dst = power_law(1200, 6000)
@@ -122,13 +120,13 @@ def test_partitioner_keeps_the_balance_that_it_takes(method: str, what: str, lim
             "train": is_train,
         }[what]
         loads = np.bincount(parts, weights=weights, minlength=4)
-        if what == "edges":  # a node that weighs more than a part may be is in a part
+        if what == "edges":  # the heaviest node may alone exceed the limit
             limit = max(limit, 4 * weights.max() / weights.sum())
     assert loads.max() <= np.ceil(limit * loads.sum() / 4 - 1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_partitioner_states_the_memory_that_it_is_refused_for(method: str) -> None:
+def test_partitioner_refuses_to_exceed_the_memory_limit(method: str) -> None:
     corner = random_graph(4000, 16000)
     need = PARTITIONERS[method].memory(4000, 16000, 64)
     if method in ("node-hash", "range") or need == 0:
@@ -139,8 +137,8 @@ def test_partitioner_states_the_memory_that_it_is_refused_for(method: str) -> No
     assign(corner, 64, method, memory_limit=2 * need + (1 << 20))
 
 
-def test_dbh_follows_the_endpoint_of_lower_degree() -> None:
-    # Each edge goes where its leaf's hash says, in whichever direction it points.
+def test_dbh_uses_the_endpoint_of_lower_degree() -> None:
+    # The leaf's hash decides each edge, in either direction.
     star = CORNER_GRAPHS["star_in"]
     parts = assign(star, 3, "dbh")
     turned = assign((star[0], star[2], star[1]), 3, "dbh")

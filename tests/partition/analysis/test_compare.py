@@ -32,7 +32,7 @@ GRAPH = to_graph(power_law(60, 300), text_ids=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_compare_finds_what_stores_have(workers: int) -> None:
+def test_compare_equals_the_quality_of_stores(workers: int) -> None:
     methods = ["dbh", "node-hash", "hdrf"]
 
     def work(comm: Communicator) -> None:
@@ -48,7 +48,7 @@ def test_compare_finds_what_stores_have(workers: int) -> None:
     run_local(work, workers, timeout_s=60)
 
 
-def test_compare_goes_on_after_a_method_that_is_refused() -> None:
+def test_compare_continues_after_a_method_is_refused() -> None:
     resources = Resources(memory_limit=400_000)
     graph = to_graph(random_graph(200, 3000))
     found = list(compare(graph, Plan(4), ["metis", "dbh"], resources))
@@ -60,7 +60,7 @@ def test_compare_goes_on_after_a_method_that_is_refused() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("method", ["dbh", "node-hash"])
 @pytest.mark.parametrize("table", [True, False], ids=["table", "no_table"])
-def test_assignment_is_that_of_the_store(
+def test_written_assignment_equals_that_of_the_store(
     method: str, workers: int, table: bool, tmp_path: Path
 ) -> None:
     source = by_id(GRAPH)
@@ -92,9 +92,7 @@ def test_assignment_is_that_of_the_store(
         write_assignment(source, tmp_path / "assigned", plan)
 
 
-def test_assignment_that_cannot_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_assignment_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -108,7 +106,7 @@ def test_assignment_that_cannot_be_written_leaves_nothing(
 
 
 @pytest.mark.parametrize("method", sorted(PARTITIONERS))
-def test_estimate_is_no_less_than_the_disk_that_is_used(method: str, tmp_path: Path) -> None:
+def test_estimate_is_close_to_the_disk_space_used(method: str, tmp_path: Path) -> None:
     graph = to_graph(random_graph(2000, 8000))
     for undirected in (False, True):
         plan = Plan(4, method, undirected=undirected)
@@ -119,7 +117,7 @@ def test_estimate_is_no_less_than_the_disk_that_is_used(method: str, tmp_path: P
         assert 0.5 * found.store < size < 1.3 * found.store + 100_000
 
 
-def test_estimate_guesses_the_nodes_of_edges() -> None:
+def test_nodes_are_estimated_from_a_sample_of_edges() -> None:
     edges = by_id(to_graph(random_graph(3000, 60_000))).edges
     found = estimate(IdSource(None, edges), Plan(4), Resources())
     assert 2900 < found.num_nodes < 3200

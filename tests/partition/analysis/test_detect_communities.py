@@ -1,4 +1,4 @@
-"""Communities: found, repeatable, numbered by their first nodes, refused in one line."""
+"""Community detection: results, numbering, repeatability and error messages."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_planted_groups_are_found(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_result_depends_on_neither_ranks_nor_threads_nor_earlier_runs(method: str) -> None:
+def test_ranks_threads_and_earlier_runs_do_not_change_the_result(method: str) -> None:
     corner = power_law(500, 3000)
     alone = find(corner, method, seed=3)
     find(corner, method, seed=4)
@@ -97,7 +97,7 @@ def test_result_depends_on_neither_ranks_nor_threads_nor_earlier_runs(method: st
 
 
 @pytest.mark.parametrize("method", ["leiden", "multilevel"])
-def test_the_seed_is_heeded(method: str) -> None:
+def test_seed_changes_the_result(method: str) -> None:
     corner = power_law(500, 3000)
     assert (find(corner, method, seed=1) != find(corner, method, seed=2)).any()
 
@@ -117,7 +117,7 @@ def test_nodes_without_edges_are_communities_of_their_own(method: str) -> None:
     assert len(np.unique(labels)) == 6
 
 
-def test_multilevel_makes_as_many_as_asked() -> None:
+def test_multilevel_makes_the_requested_number() -> None:
     labels = find(groups(8, 50)[0], "multilevel", value=16)
     assert np.bincount(labels).shape == (16,)
     assert np.bincount(labels).max() <= 1.03 * 25 + 1
@@ -144,12 +144,14 @@ def test_wrong_arguments_are_one_line(method: str, arguments: Any, message: str)
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [20_000, 60_000])
-def test_what_does_not_fit_is_refused(method: str, limit: int) -> None:
+def test_state_above_the_memory_limit_is_refused(method: str, limit: int) -> None:
     with pytest.raises(PartitionError, match=f"{method}.* memory limit .* for example by lpa"):
         find(power_law(500, 3000), method, memory_limit=limit, workers=2)
 
 
-def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_has_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "networkit", None)
     with pytest.raises(ConfigError, match=r"pip install 'graphtheta\[communities\]'"):
         find(CORNER_GRAPHS["cycle"], "louvain")

@@ -1,4 +1,4 @@
-"""The methods that place edges: what all of them keep to, and what each one promises."""
+"""Vertex-cut methods: properties that all of them share, and those of each method."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def place(
     limit: float | None = None,
     dtype: type[np.signedinteger] = np.int32,
 ) -> Parts:
-    """Return the part of every edge; checks that each edge gets one exactly."""
+    """Return the part of every edge; check that each edge gets exactly one."""
     num_nodes, src, dst = corner
     ends = src.astype(dtype), dst.astype(dtype)
     for end in ends:
@@ -85,17 +85,17 @@ def place(
 
 
 def replication_factor(corner: CornerGraph, parts: Parts) -> float:
-    """Return copies a node, of nodes with an edge."""
+    """Return the number of replicas per node with an edge."""
     num_nodes, src, dst = corner
     keys = np.concatenate([src, dst]) + num_nodes * np.concatenate([parts, parts]).astype(np.int64)
     return len(np.unique(keys)) / len(np.unique(keys % num_nodes))
 
 
-# -- all -------------------------------------------------------------------------------------------
+# -- all methods ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_name_is_what_users_call_it(name: str) -> None:
+def test_name_is_the_key_in_the_registry(name: str) -> None:
     method = METHODS[name]()
     assert method.name == name
     assert method.cut == "vertex"
@@ -105,7 +105,7 @@ def test_name_is_what_users_call_it(name: str) -> None:
 
 @pytest.mark.parametrize("graph", CORNER_GRAPHS)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_edge_gets_the_same_part_on_any_ranks(name: str, graph: str) -> None:
+def test_ranks_do_not_change_the_result_on_corner_graphs(name: str, graph: str) -> None:
     corner = CORNER_GRAPHS[graph]
     for num_parts in (1, 2, 7, 70):
         alone = place(corner, num_parts, METHODS[name]())
@@ -126,7 +126,7 @@ def test_every_edge_gets_the_same_part_on_any_ranks(name: str, graph: str) -> No
     ],
     ids=lambda method: str(method.name),
 )
-def test_threads_and_ranks_do_not_show(method: EdgePartitioner) -> None:
+def test_ranks_and_threads_do_not_change_the_result(method: EdgePartitioner) -> None:
     corner = power_law(3000, 150_000)  # threads share batches of 4096 edges or more
     alone = place(corner, 33, method)
     for ranks, threads in ((1, 2), (1, 5), (3, 2)):
@@ -135,14 +135,14 @@ def test_threads_and_ranks_do_not_show(method: EdgePartitioner) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_width_of_keys_does_not_show(name: str) -> None:
+def test_dtype_of_keys_does_not_change_the_result(name: str) -> None:
     corner = random_graph(50, 400)
     narrow, wide = (place(corner, 5, METHODS[name](), dtype=kind) for kind in (np.int32, np.int64))
     np.testing.assert_array_equal(narrow, wide)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_seed_is_heeded(name: str) -> None:
+def test_seed_changes_the_result(name: str) -> None:
     corner = random_graph(300, 1500)
     first, again, other = (place(corner, 4, METHODS[name](), seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -156,7 +156,7 @@ def test_edges_are_balanced(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"edge-hash"}))
-def test_what_does_not_fit_the_memory_is_refused(name: str) -> None:
+def test_state_above_the_memory_limit_is_refused(name: str) -> None:
     stream = EdgesInMemory(1000, *np.zeros((2, 10), np.int32))
     resources = Resources(memory_limit=100)
     with pytest.raises(PartitionError, match=r"memory limit .* Use the method"):
@@ -164,12 +164,12 @@ def test_what_does_not_fit_the_memory_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_fewer_copies_than_by_chance(name: str) -> None:
+def test_fewer_replicas_than_a_random_assignment(name: str) -> None:
     corner = power_law(5000, 50_000)
-    copies = replication_factor(corner, place(corner, 16, METHODS[name]()))
-    chance = replication_factor(corner, place(corner, 16, EdgeHash()))
+    replicas = replication_factor(corner, place(corner, 16, METHODS[name]()))
+    at_random = replication_factor(corner, place(corner, 16, EdgeHash()))
     share = {"edge-hash": 1.0, "grid": 0.8, "dbh": 0.75, "2ps-l": 0.75, "hdrf": 0.6, "hep": 0.6}
-    assert copies <= share[name] * chance
+    assert replicas <= share[name] * at_random
 
 
 # -- limits ----------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_limit_of_edges_is_kept(name: str, graph: str) -> None:
 
 
 def test_clusters_without_room_fall_back() -> None:
-    # All edges join two nodes, so that both are of one cluster and of one part.
+    # All edges join the same two nodes, which are in one cluster and therefore in one part.
     corner = 2, np.zeros(1000, np.int64), np.ones(1000, np.int64)
     counts = np.bincount(place(corner, 4, TwoPhaseStreaming(cluster_volume=9.0)))
     assert counts.max() <= 263  # 1.05 of the mean, rounded up
@@ -205,14 +205,14 @@ def test_cap_is_exact() -> None:
 # -- hashes ----------------------------------------------------------------------------------------
 
 
-def test_edge_hash_is_that_of_the_pair() -> None:
+def test_edge_hash_is_the_hash_of_both_endpoints() -> None:
     num_nodes, src, dst = random_graph(30, 200)
     pair = hash_keys(src, 5, Purpose.PLACEMENT) + dst.astype(np.uint64)
     expected = hash_keys(pair.view(np.int64), 5, Purpose.PLACEMENT) % np.uint64(6)
     np.testing.assert_array_equal(place((num_nodes, src, dst), 6, EdgeHash(), seed=5), expected)
 
 
-def test_dbh_follows_the_lower_degree_then_the_lower_key() -> None:
+def test_dbh_uses_the_lower_degree_then_the_lower_key() -> None:
     # Degrees: 0 has 3, 1 and 2 have 2, 3 has 3 by its self-loop.
     edges = np.array([(0, 1), (2, 0), (2, 1), (0, 3), (3, 3)])
     deciding = np.array([1, 2, 1, 0, 3])
@@ -224,7 +224,7 @@ def test_dbh_follows_the_lower_degree_then_the_lower_key() -> None:
 @pytest.mark.parametrize(
     ("num_parts", "most"), [(1, 1), (2, 2), (4, 3), (5, 4), (7, 5), (12, 6), (13, 7), (16, 7)]
 )
-def test_grid_bounds_the_copies_of_a_node(num_parts: int, most: int) -> None:
+def test_grid_bounds_the_replicas_of_a_node(num_parts: int, most: int) -> None:
     corner = random_graph(60, 20_000)
     parts = place(corner, num_parts, Grid())
     for node in range(60):
@@ -237,8 +237,8 @@ def test_grid_bounds_the_copies_of_a_node(num_parts: int, most: int) -> None:
 # -- greedy methods --------------------------------------------------------------------------------
 
 
-def hdrf_plainly(corner: CornerGraph, num_parts: int, weight: float) -> list[int]:
-    """Score every part for every edge, one after the other."""
+def sequential_hdrf(corner: CornerGraph, num_parts: int, weight: float) -> list[int]:
+    """Score every part for every edge, one edge after another."""
     num_nodes, src, dst = corner
     degree = np.bincount(np.concatenate([src, dst]), minlength=num_nodes)
     held: list[set[int]] = [set() for _ in range(num_nodes)]
@@ -264,14 +264,14 @@ def hdrf_plainly(corner: CornerGraph, num_parts: int, weight: float) -> list[int
 
 
 @pytest.mark.parametrize(("num_parts", "weight"), [(3, 1.1), (9, 1.1), (9, 0.3), (70, 4.0)])
-def test_hdrf_one_by_one_is_the_papers(num_parts: int, weight: float) -> None:
+def test_hdrf_in_batches_of_one_edge_equals_the_paper(num_parts: int, weight: float) -> None:
     corner = power_law(150, 900)
     method = HighDegreeReplicatedFirst(balance_weight=weight, blocks=EdgeBlocks(batch_size=1))
-    expected = part_order(num_parts, 0)[hdrf_plainly(corner, num_parts, weight)]
+    expected = part_order(num_parts, 0)[sequential_hdrf(corner, num_parts, weight)]
     np.testing.assert_array_equal(place(corner, num_parts, method), expected)
 
 
-def test_hdrf_in_blocks_makes_no_more_copies() -> None:
+def test_hdrf_in_blocks_makes_few_more_replicas() -> None:
     corner = power_law(4000, 40_000)
     one_by_one, in_blocks = (
         replication_factor(corner, place(corner, 16, HighDegreeReplicatedFirst(blocks=blocks)))
@@ -288,13 +288,13 @@ def test_cliques_stay_whole(method: EdgePartitioner) -> None:
     assert replication_factor(cliques, place(cliques, 2, method)) <= 25 / 24
 
 
-def test_growing_parts_places_all_of_a_graph_without_hubs() -> None:
+def test_hep_without_hubs_grows_parts_over_all_edges() -> None:
     corner = random_graph(2000, 10_000)
     counts = np.bincount(place(corner, 7, HybridEdgePartitioner(tau=1e9)), minlength=7)
     assert counts.max() <= -(-10_000 // 7)
 
 
-def test_hep_without_room_for_edges_names_its_remedy() -> None:
+def test_hep_without_room_for_edges_advises_a_lower_tau() -> None:
     _, src, dst = random_graph(50, 5000)
     stream = EdgesInMemory(50, src.astype(np.int32), dst.astype(np.int32))
     resources = Resources(memory_limit=20_000)

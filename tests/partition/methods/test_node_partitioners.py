@@ -1,4 +1,4 @@
-"""Partitioners that place nodes: whole, balanced, repeatable, and worth their memory."""
+"""Edge-cut methods: properties that all of them share, balance, memory and quality."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def place(
     threads: int = 1,
     memory_limit: int | None = None,
 ) -> NDArray[np.int32]:
-    """Return the parts of all nodes, which every rank returns."""
+    """Return the parts of all nodes; check that every rank returns the same."""
     stream = stream_of(corner)
     results: list[NDArray[np.int32]] = []
     lock = threading.Lock()
@@ -84,7 +84,7 @@ def place(
 
 
 def communities(num_groups: int, size: int, degree: int, seed: int = 0) -> CornerGraph:
-    """80 % of edges inside groups, node keys shuffled."""
+    """Return a graph with 80 % of the edges inside groups and shuffled node keys."""
     rng = np.random.default_rng(seed)
     num_nodes = num_groups * size
     src = rng.integers(0, num_nodes, num_nodes * degree)
@@ -112,11 +112,11 @@ def in_degree(corner: CornerGraph) -> NDArray[np.int64]:
     return np.bincount(corner[2], minlength=corner[0])
 
 
-# -- what holds of all ----------------------------------------------------------------------------
+# -- all methods ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_names_and_shape(method: str) -> None:
+def test_name_is_the_key_in_the_registry(method: str) -> None:
     partitioner = METHODS[method]
     assert partitioner.name == method
     assert partitioner.cut == "edge"
@@ -125,7 +125,7 @@ def test_names_and_shape(method: str) -> None:
 
 @pytest.mark.parametrize("name", CORNER_GRAPHS)
 @pytest.mark.parametrize("method", METHODS)
-def test_places_every_node_alike_on_any_ranks_and_threads(method: str, name: str) -> None:
+def test_ranks_and_threads_do_not_change_the_result(method: str, name: str) -> None:
     corner = CORNER_GRAPHS[name]
     for num_parts in {1, min(2, corner[0]), corner[0]}:
         alone = place(METHODS[method], corner, num_parts)
@@ -138,7 +138,7 @@ def test_places_every_node_alike_on_any_ranks_and_threads(method: str, name: str
 
 
 @pytest.mark.parametrize("method", ["range", *GREEDY])
-def test_ranks_and_threads_do_not_show_with_limits(method: str) -> None:
+def test_ranks_and_threads_do_not_change_the_result_with_limits(method: str) -> None:
     corner = power_law(400, 3000)
     limits = {"edges": 3.0} if method == "range" else {"nodes": 1.1, "edges": 3.0, "train": 1.2}
     balance = Balance(**limits, is_train=np.arange(400) % 3 == 0)
@@ -151,7 +151,7 @@ def test_ranks_and_threads_do_not_show_with_limits(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_is_repeatable_and_heeds_the_seed(method: str) -> None:
+def test_seed_decides_the_result(method: str) -> None:
     corner = random_graph(300, 1500)
     first, again, other = (place(METHODS[method], corner, 4, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -159,7 +159,7 @@ def test_is_repeatable_and_heeds_the_seed(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_takes_keys_of_64_bits_and_read_only_edges(method: str) -> None:
+def test_accepts_64_bit_keys_and_read_only_edges(method: str) -> None:
     num_nodes, src, dst = random_graph(60, 300)
     src.flags.writeable = dst.flags.writeable = False
     wide: EdgeStream = EdgesInMemory(num_nodes, src, dst)
@@ -191,7 +191,7 @@ def test_keeps_one_limit(method: str, what: Any) -> None:
 
 @pytest.mark.parametrize("method", GREEDY)
 @pytest.mark.parametrize("blocks", [SMALL, NodeBlocks()])
-def test_keeps_all_limits_at_once(method: str, blocks: NodeBlocks) -> None:
+def test_keeps_all_limits_together(method: str, blocks: NodeBlocks) -> None:
     corner = power_law(3000, 24000, seed=1)
     is_train = hash_keys(np.arange(3000), 0, Purpose.SPLIT) % np.uint64(10) < 2
     balance = Balance(1.05, 1.1, 1.05, is_train)
@@ -202,7 +202,7 @@ def test_keeps_all_limits_at_once(method: str, blocks: NodeBlocks) -> None:
 
 
 @pytest.mark.parametrize("method", GREEDY)
-def test_nodes_are_balanced_if_nothing_is_asked_and_loosely_if_others_are(method: str) -> None:
+def test_nodes_are_balanced_by_default_and_loosely_with_other_limits(method: str) -> None:
     corner = power_law(3000, 24000)
     assert keeps(1.05, place(METHODS[method], corner, 4), 4)
     parts = place(METHODS[method], corner, 3, balance=Balance(edges=1.1))
@@ -225,7 +225,7 @@ def test_ranges_that_cannot_keep_a_limit_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("method", ["range", "kaminpar", "metis"])
-def test_methods_of_one_limit_refuse_several(method: str) -> None:
+def test_methods_that_support_one_limit_refuse_several(method: str) -> None:
     with pytest.raises(PartitionError, match=f"one balance limit for {method}, got 2"):
         place(METHODS[method], random_graph(9, 9), 2, balance=Balance(nodes=1.1, edges=1.1))
 
@@ -248,7 +248,7 @@ def test_ranges_fill_up_where_equal_sums_break_the_limit() -> None:
     assert keeps(1.5, parts, 3, np.array([3, 5, 5, 3]))
 
 
-def test_parts_that_hold_too_much_give_nodes_away() -> None:
+def test_rebalance_moves_nodes_of_high_key_out_of_full_parts() -> None:
     stream = stream_of(random_graph(40, 100))
     capacities = node_capacities(stream, 4, Balance(nodes=1.0), Resources())
     parts = np.zeros(40, np.int32)
@@ -268,9 +268,7 @@ def test_a_limit_that_cannot_be_kept_is_an_error() -> None:
 
 @pytest.mark.parametrize("method", [*GREEDY, "kaminpar", "metis"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_does_not_fit_is_refused_with_an_estimate_and_a_remedy(
-    method: str, workers: int
-) -> None:
+def test_state_above_the_memory_limit_is_refused_with_a_remedy(method: str, workers: int) -> None:
     corner = random_graph(1000, 8000)
     with pytest.raises(PartitionError, match=r"memory limit of .* estimate of .*node-hash or dbh"):
         place(METHODS[method], corner, 2, memory_limit=30_000, workers=workers)
@@ -284,7 +282,7 @@ def test_work_space_of_multilevel_methods_is_counted() -> None:
     place(KaMinPar(), corner, 2, memory_limit=1_000_000)
 
 
-def test_ranks_share_the_topology_of_greedy_methods() -> None:
+def test_ranks_share_the_neighbour_lists_of_greedy_methods() -> None:
     blocks = NodeBlocks(block_size=10, max_blocks=4, growth=1)
     rows: list[NDArray[np.bool_]] = []
     lock = threading.Lock()
@@ -300,7 +298,7 @@ def test_ranks_share_the_topology_of_greedy_methods() -> None:
     assert max(each.sum() for each in rows) < 600
 
 
-def test_topology_is_undirected_and_simple_if_asked() -> None:
+def test_neighbour_lists_are_undirected_and_simple_on_request() -> None:
     stream = stream_of(CORNER_GRAPHS["parallel_edges"])
     every = build_neighbour_lists(stream, Resources())
     assert every.indptr.tolist() == [0, 4, 10, 12]
@@ -317,12 +315,12 @@ def test_topology_is_undirected_and_simple_if_asked() -> None:
 
 
 @pytest.mark.parametrize("method", [*GREEDY, "kaminpar", "metis"])
-def test_two_cliques_are_cut_apart(method: str) -> None:
+def test_two_cliques_are_separated(method: str) -> None:
     pairs = [(i, j) for i in range(12) for j in range(12) if i != j]
     edges = np.array([*pairs, *((i + 12, j + 12) for i, j in pairs), (0, 12)], np.int64)
     parts = place(METHODS[method], (24, edges[:, 0], edges[:, 1]), 2)
     crossing = np.count_nonzero(parts[edges[:, 0]] != parts[edges[:, 1]])
-    # A stream does not see the second clique coming.
+    # A streaming method does not know the second clique when it assigns the first.
     assert crossing == 1 if method in ("kaminpar", "metis") else crossing < len(edges) / 2
 
 
@@ -335,7 +333,7 @@ def test_communities_are_kept_together(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", GREEDY)
-def test_blocks_cut_about_as_few_edges_as_one_node_after_the_other(method: str) -> None:
+def test_blocks_cut_about_as_few_edges_as_sequential_decisions(method: str) -> None:
     corner = communities(64, 64, 10, seed=1)
     blocks = NodeBlocks(block_size=64, max_blocks=8)
     one_by_one = NodeBlocks(block_size=corner[0], max_blocks=1)
