@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from graphtheta.rng.edge_sampling import find_in_row
 
 __all__ = [
-    "describe_edges",
     "empty_table",
     "fill_table",
     "find_edges_between",
@@ -50,33 +49,6 @@ def find_mirrors(
                 high = middle
         found = low < owner.shape[0] and owner[low] == owner_R[r] and owner_local[low] == local_R[r]
         out_R[r] = low if found else -1
-
-
-@_jit
-def describe_edges(
-    other_E: NDArray[np.int32],
-    position_E: NDArray[np.int64],
-    first_new_id: NDArray[np.int64],
-    owner: NDArray[np.int32],
-    owner_local: NDArray[np.int32],
-    node_key: NDArray[np.int64],
-    edge_key: NDArray[np.int64],
-    node_E: NDArray[np.int64],
-    key_E: NDArray[np.int64],
-    edge_E: NDArray[np.int64],
-) -> None:
-    """Write the global names of edges and of their other ends.
-
-    Shape:
-        other_E: local ids of the other ends. position_E: positions in CSC order. first_new_id:
-        (P,). owner, owner_local, node_key: (L,) of the part. edge_key: (E_part,) of the part.
-        node_E, key_E: new ids and node keys of the other ends, written. edge_E: edge keys, written.
-    """
-    for e in range(other_E.shape[0]):
-        other = other_E[e]
-        node_E[e] = first_new_id[owner[other]] + owner_local[other]
-        key_E[e] = node_key[other]
-        edge_E[e] = edge_key[position_E[e]]
 
 
 @_jit

@@ -21,21 +21,23 @@ from graphtheta.engine.kernels import (
     find_edges_by_key,
     find_edges_in_rows,
 )
-from graphtheta.engine.server.part import Draw, Edges, OpenPart
+from graphtheta.engine.server.part import Edges, OpenPart
 from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
+from graphtheta.proto.v1 import graph_pb2 as messages
 
 __all__ = ["ServerGraph"]
 
 _CHUNK_BYTES = 1 << 21  # approximate size of a chunk of a response
 _SCANNED = 1 << 26  # edges to scan before checking whether the caller is still there
 _Ids = NDArray[np.int64]
+_Chunks = Iterator[ResponseChunk]
 
 # Reads edges of nodes at one part, given the rows of the request, the nodes' local ids, and their
 # in-degrees in the whole graph if they are known.
-_Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], Iterator[ResponseChunk]]
+_Read = Callable[[OpenPart, _Ids, _Ids, _Ids | None], _Chunks]
 
 
 class ServerGraph:
@@ -68,7 +70,7 @@ class ServerGraph:
 
     # -- nodes ------------------------------------------------------------------------------------
 
-    def lookup(self, ids: pa.Array, *, by_key: bool) -> Iterator[ResponseChunk]:
+    def lookup(self, ids: pa.Array, *, by_key: bool) -> _Chunks:
         """Yield the new ids of nodes given by original ids or by node keys, in order.
 
         Raises:
@@ -80,7 +82,7 @@ class ServerGraph:
         for span in _spans(len(new_ids), 8):
             yield ResponseChunk(pa.record_batch({"new_id": new_ids[span]}))
 
-    def node_columns(self, new_ids: _Ids, names: list[str]) -> Iterator[ResponseChunk]:
+    def node_columns(self, new_ids: _Ids, names: list[str]) -> _Chunks:
         """Yield columns of nodes that the served parts own, with the rows of the request.
 
         Raises:
@@ -101,11 +103,11 @@ class ServerGraph:
         new_ids: _Ids,
         *,
         out: bool,
-        draw: Draw | None,
+        draw: messages.Draw | None,
         columns: list[str],
         parts: NDArray[np.int32] | None = None,
         degrees: _Ids | None = None,
-    ) -> Iterator[ResponseChunk]:
+    ) -> _Chunks:
         """Yield the edges of nodes: all, or the in-edges that are drawn.
 
         The edges of a node at one part are sorted by edge key.
@@ -123,13 +125,11 @@ class ServerGraph:
             ConfigError: If there is no such column or part, or `draw` is given for out-edges.
             UnknownNode: If there is no such node.
         """
-        self._check_edge_columns(columns)
+        _check_columns("edge columns", self.store.manifest.edge_columns, columns)
         if draw is not None:
             self._check_draw(draw, out)
 
-        def read(
-            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[ResponseChunk]:
+        def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
             table = part.tables.in_edges.select(columns)
             size = max(1, _CHUNK_BYTES // (32 + _row_bytes(table)))
             if draw is None:
@@ -142,9 +142,7 @@ class ServerGraph:
 
         yield from self._read_edges(new_ids, parts, degrees, read, out=out)
 
-    def find_edges(
-        self, src: _Ids, dst: _Ids, parts: NDArray[np.int32] | None = None
-    ) -> Iterator[ResponseChunk]:
+    def find_edges(self, src: _Ids, dst: _Ids, parts: NDArray[np.int32] | None = None) -> _Chunks:
         """Yield the lowest edge key of each pair of nodes with an edge, with the row of the pair.
 
         Args:
@@ -158,24 +156,14 @@ class ServerGraph:
         """
         src_owner, src_local = self._locate(src)
 
-        def read(
-            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[ResponseChunk]:
+        def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
             position = np.empty(len(rows), np.int64)
-            find_edges_between(
-                part.local_ids(src_owner[rows], src_local[rows]),
-                local,
-                part.in_indptr,
-                part.src,
-                part.out_indptr,
-                part.dst,
-                part.csc_position,
-                position,
-            )
+            source = part.local_ids(src_owner[rows], src_local[rows])
+            in_edges = part.in_indptr, part.src
+            out_edges = part.out_indptr, part.dst, part.csc_position
+            find_edges_between(source, local, *in_edges, *out_edges, position)
             found = np.flatnonzero(position >= 0)
-            key = part.edge_key[position[found]]
-            columns = {"row": rows[found].astype(np.int32), "edge_key": key}
-            yield ResponseChunk(pa.record_batch(columns))
+            yield ResponseChunk(_batch(rows[found], edge_key=part.edge_key[position[found]]))
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
@@ -185,7 +173,7 @@ class ServerGraph:
         names: list[str],
         dst: _Ids | None = None,
         parts: NDArray[np.int32] | None = None,
-    ) -> Iterator[ResponseChunk]:
+    ) -> _Chunks:
         """Yield columns of the edges that the served parts hold, with the rows of the request.
 
         Args:
@@ -199,14 +187,12 @@ class ServerGraph:
             ConfigError: If there is no such column or part.
             UnknownNode: If there is no such node.
         """
-        self._check_edge_columns(names)
+        _check_columns("edge columns", self.store.manifest.edge_columns, names)
         if dst is None:
             yield from self._scan_edges(keys, names)
             return
 
-        def read(
-            part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None
-        ) -> Iterator[ResponseChunk]:
+        def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
             position = np.empty(len(rows), np.int64)
             find_edges_in_rows(keys[rows], local, part.in_indptr, part.edge_key, position)
             found = position >= 0
@@ -215,7 +201,7 @@ class ServerGraph:
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
-    def _scan_edges(self, keys: _Ids, names: list[str]) -> Iterator[ResponseChunk]:
+    def _scan_edges(self, keys: _Ids, names: list[str]) -> _Chunks:
         distinct, index = np.unique(keys, return_inverse=True)
         table = empty_table(len(distinct))
         fill_table(distinct, table)
@@ -240,7 +226,7 @@ class ServerGraph:
         read: _Read,
         *,
         out: bool,
-    ) -> Iterator[ResponseChunk]:
+    ) -> _Chunks:
         """Read edges of nodes at the parts given for them, or else at all open parts that have any.
 
         In the second case, also yield the other parts that hold edges of the nodes.
@@ -254,7 +240,7 @@ class ServerGraph:
                 yield from read(part, rows, ids, None if degrees is None else degrees[rows])
             return
         for part, rows in self._by_part(owner):
-            degree = part.in_degrees(local[rows])
+            degree = part.in_degree[local[rows]]
             yield from read(part, rows, local[rows], degree)
             if out or self._is_spread:
                 which, holder = part.other_holders(local[rows], out=out)
@@ -262,16 +248,11 @@ class ServerGraph:
                     some_rows = rows[which[index]]
                     ids = other.local_ids(owner[some_rows], local[some_rows])
                     yield from read(other, some_rows, ids, degree[which[index]])
-                yield from self._other_parts(rows[which], holder, degree[which])
-
-    def _other_parts(
-        self, rows: _Ids, parts: NDArray[np.int32], degrees: _Ids
-    ) -> Iterator[ResponseChunk]:
-        away = ~np.isin(parts, list(self.parts))
-        if away.any():
-            row = rows[away].astype(np.int32)
-            columns = {"row": row, "part": parts[away], "in_degree": degrees[away]}
-            yield ResponseChunk(other_parts=pa.record_batch(columns))
+                away = ~self._is_open[holder]
+                if away.any():
+                    index = which[away]
+                    others = _batch(rows[index], part=holder[away], in_degree=degree[index])
+                    yield ResponseChunk(other_parts=others)
 
     def _locate(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
         """Return the owners of nodes, and the nodes' local ids there."""
@@ -302,10 +283,7 @@ class ServerGraph:
             if part in self.parts:
                 yield self.parts[part], np.flatnonzero(parts == part)
 
-    def _check_edge_columns(self, names: list[str]) -> None:
-        _check_columns("edge columns", list(self.store.manifest.edge_columns), names)
-
-    def _check_draw(self, draw: Draw, out: bool) -> None:
+    def _check_draw(self, draw: messages.Draw, out: bool) -> None:
         if out:
             raise ConfigError("draw: expected in-edges, got out-edges. Request all out-edges.")
         if draw.fanout < 1 or draw.layer >= 1 << 16:
@@ -313,9 +291,9 @@ class ServerGraph:
                 f"draw: expected a fanout >= 1 and a layer < 65,536, got {draw.fanout} and "
                 f"{draw.layer}. Correct them."
             )
-        if draw.weight is not None:
+        if draw.weight:
             columns = self.store.manifest.edge_columns
-            _check_columns("draw", list(columns), [draw.weight])
+            _check_columns("draw", columns, [draw.weight])
             spec = columns[draw.weight]
             if spec.width is not None or not spec.dtype.startswith(("int", "float", "double")):
                 raise ConfigError(
@@ -336,22 +314,20 @@ def _check_columns(where: str, known: Iterable[str], names: list[str]) -> None:
 
 def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa.RecordBatch:
     node, node_key, edge_key = part.describe(edges)
-    columns: dict[str, Any] = {
-        "row": rows[edges.row].astype(np.int32),
-        "node": node,
-        "node_key": node_key,
-        "edge_key": edge_key,
-    }
+    columns: dict[str, Any] = {"node": node, "node_key": node_key, "edge_key": edge_key}
     if edges.rank is not None:
         columns |= {"rank": edges.rank, "draw": edges.draw}
-    return pa.record_batch(columns | _take(table, edges.position))
+    return _batch(rows[edges.row], **columns, **_take(table, edges.position))
 
 
-def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> Iterator[ResponseChunk]:
+def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> _Chunks:
     """Yield rows of a table by position, with the rows of the request."""
     for span in _spans(len(rows), 4 + _row_bytes(table)):
-        row = rows[span].astype(np.int32)
-        yield ResponseChunk(pa.record_batch({"row": row} | _take(table, positions[span])))
+        yield ResponseChunk(_batch(rows[span], **_take(table, positions[span])))
+
+
+def _batch(rows: _Ids, **columns: Any) -> pa.RecordBatch:
+    return pa.record_batch({"row": rows.astype(np.int32), **columns})
 
 
 def _take(table: pa.Table, positions: _Ids) -> dict[str, pa.Array]:

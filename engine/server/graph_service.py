@@ -1,9 +1,11 @@
 """gRPC graph service: translates requests to calls of `ServerGraph`, and results to messages."""
 
+# ruff: noqa: N802  # gRPC calls methods by the names in the service definition.
+
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -11,8 +13,7 @@ import pyarrow as pa
 
 import graphtheta
 from graphtheta.engine.server.graph import ServerGraph
-from graphtheta.engine.server.part import Draw
-from graphtheta.engine.wire.chunks import encode_chunk
+from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, Limits
 from graphtheta.engine.wire.tables import column, decode, encode_columns
 from graphtheta.errors import ConfigError, LimitExceeded, WrongServer
@@ -20,6 +21,9 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphServicer
 
 __all__ = ["NODES", "GraphService"]
+
+_Context: TypeAlias = grpc.ServicerContext
+_Chunks = Iterator[ResponseChunk]
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -50,8 +54,8 @@ class GraphService(GraphServicer):
     def __init__(self, graph: ServerGraph, limits: Limits, *, predicts: bool) -> None:
         self._graph, self._limits, self._predicts = graph, limits, predicts
 
-    def Handshake(  # noqa: N802
-        self, request: messages.HandshakeRequest, context: grpc.ServicerContext
+    def Handshake(
+        self, request: messages.HandshakeRequest, context: _Context
     ) -> messages.HandshakeReply:
         store, book = self._graph.store, self._graph.store.book
         if request.protocol_version != PROTOCOL_VERSION:
@@ -78,9 +82,7 @@ class GraphService(GraphServicer):
             software=f"graphtheta {graphtheta.__version__}",
         )
 
-    def Lookup(  # noqa: N802
-        self, request: messages.LookupRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def Lookup(self, request: messages.LookupRequest, context: _Context) -> _Chunks:
         by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}
         if request.naming not in by_key:
             raise ConfigError(
@@ -88,11 +90,9 @@ class GraphService(GraphServicer):
             )
         is_key = by_key[request.naming]
         ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
-        yield from map(encode_chunk, self._graph.lookup(ids, by_key=is_key))
+        return self._graph.lookup(ids, by_key=is_key)
 
-    def NodeColumns(  # noqa: N802
-        self, request: messages.NodeColumnsRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def NodeColumns(self, request: messages.NodeColumnsRequest, context: _Context) -> _Chunks:
         if request.HasField("range"):
             first, count = request.range.first, request.range.count
             if count > self._limits.max_ids:
@@ -109,16 +109,14 @@ class GraphService(GraphServicer):
             new_ids = np.arange(first, first + count)
         else:
             new_ids = column(self._decode(request.nodes, "node columns: nodes", NODES), "new_id")
-        yield from map(encode_chunk, self._graph.node_columns(new_ids, list(request.columns)))
+        return self._graph.node_columns(new_ids, list(request.columns))
 
-    def Neighbours(  # noqa: N802
-        self, request: messages.NeighboursRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def Neighbours(self, request: messages.NeighboursRequest, context: _Context) -> _Chunks:
         directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
         if request.direction not in directions:
             raise ConfigError("neighbours: expected a direction, got none. Specify in or out.")
         nodes = self._decode(request.nodes, "neighbours: nodes", NODES, _NODES_AT_PART)
-        chunks = self._graph.neighbours(
+        return self._graph.neighbours(
             column(nodes, "new_id"),
             out=directions[request.direction],
             draw=self._draw(request.draw) if request.HasField("draw") else None,
@@ -126,45 +124,32 @@ class GraphService(GraphServicer):
             parts=_optional(nodes, "part"),
             degrees=_degrees(nodes),
         )
-        yield from map(encode_chunk, chunks)
 
-    def FindEdges(  # noqa: N802
-        self, request: messages.FindEdgesRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def FindEdges(self, request: messages.FindEdgesRequest, context: _Context) -> _Chunks:
         pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _PAIRS_AT_PART)
         ends = column(pairs, "src"), column(pairs, "dst")
-        yield from map(encode_chunk, self._graph.find_edges(*ends, _optional(pairs, "part")))
+        return self._graph.find_edges(*ends, _optional(pairs, "part"))
 
-    def EdgeColumns(  # noqa: N802
-        self, request: messages.EdgeColumnsRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def EdgeColumns(self, request: messages.EdgeColumnsRequest, context: _Context) -> _Chunks:
         accepted = (_EDGE_KEYS, _EDGES, _EDGES_AT_PART)
         edges = self._decode(request.edges, "edge columns: edges", *accepted)
-        chunks = self._graph.edge_columns(
+        return self._graph.edge_columns(
             column(edges, "edge_key"),
             list(request.columns),
             _optional(edges, "dst"),
             _optional(edges, "part"),
         )
-        yield from map(encode_chunk, chunks)
 
     def _decode(self, data: bytes, where: str, *schemas: pa.Schema) -> pa.RecordBatch:
         return decode(data, where, *schemas, max_rows=self._limits.max_ids)
 
-    def _draw(self, draw: messages.Draw) -> Draw:
+    def _draw(self, draw: messages.Draw) -> messages.Draw:
         if draw.fanout > self._limits.max_fanout:
             raise LimitExceeded(
                 f"draw: expected a fanout of at most {self._limits.max_fanout:,}, got "
                 f"{draw.fanout:,}. Request all edges, or fewer."
             )
-        return Draw(
-            fanout=draw.fanout,
-            replace=draw.replace,
-            weight=draw.weight or None,
-            seed=draw.seed,
-            step=draw.step,
-            layer=draw.layer,
-        )
+        return draw
 
 
 def _optional(batch: pa.RecordBatch, name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from graphtheta.engine.server.metrics import Metrics
+from graphtheta.engine.wire.chunks import encode_chunk
 from graphtheta.engine.wire.protocol import STORE_KEY, Limits, status_of
 from graphtheta.errors import ConfigError, GraphThetaError, Unreachable, WrongServer
 
@@ -56,7 +57,7 @@ class Interceptor(grpc.ServerInterceptor):
             self._stream(handler, method, store), handler.request_deserializer
         )
 
-    # A single message is serialised here, so that its bytes can be counted. Streams yield bytes.
+    # Messages are serialised here, so that their bytes can be counted.
 
     def _unary(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
         def call(request: Any, context: grpc.ServicerContext) -> bytes:
@@ -73,8 +74,9 @@ class Interceptor(grpc.ServerInterceptor):
                 for chunk in handler.unary_stream(request, context):
                     if not context.is_active():  # the caller is gone, or the deadline has passed
                         return
-                    sent(len(chunk))
-                    yield chunk
+                    data = encode_chunk(chunk)
+                    sent(len(data))
+                    yield data
 
         return call
 

@@ -8,34 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.engine.kernels import describe_edges, find_mirrors
+from graphtheta.engine.kernels import find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
+from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.rng.edge_sampling import draw_positions, draw_priorities, edges_at, number_drawn
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 
-__all__ = ["Draw", "Edges", "OpenPart"]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How edges are drawn: as `graphtheta.tgar.Fanout` does at a seed, step and layer of training.
-
-    Attributes:
-        fanout: In-edges to draw for each node.
-        replace: Whether an edge can be drawn more than once.
-        weight: Edge column of the draw weights. If None, draws are uniform.
-        seed: Random seed.
-        step: Training step.
-        layer: Layer, counted from the input.
-    """
-
-    fanout: int
-    replace: bool
-    weight: str | None
-    seed: int
-    step: int
-    layer: int
+__all__ = ["Edges", "OpenPart"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +46,7 @@ class OpenPart:
     Attributes:
         tables: The Arrow tables.
         part: Index of the part.
+        in_degree: (M,) in-degrees of the masters in the whole graph.
     """
 
     def __init__(self, tables: PartTables, book: Book, *, is_whole: bool) -> None:
@@ -82,7 +63,7 @@ class OpenPart:
         self._owner = column_numpy(tables.replicas, "owner")
         self._owner_local = column_numpy(tables.replicas, "owner_local")
         self._node_key = column_numpy(tables.replicas, "node_key")
-        self._in_degree = column_numpy(tables.masters, "in_degree")
+        self.in_degree = column_numpy(tables.masters, "in_degree")
         peers = column_numpy(tables.plan, "peer")
         self._peers = np.unique(peers)
         self._peer_starts = np.append(np.searchsorted(peers, self._peers), len(peers))
@@ -111,25 +92,9 @@ class OpenPart:
         Shape:
             Returns (E,) each.
         """
-        node, key, edge = np.empty((3, len(edges.position)), np.int64)
-        describe_edges(
-            edges.other,
-            edges.position,
-            self._first_new_id,
-            self._owner,
-            self._owner_local,
-            self._node_key,
-            self.edge_key,
-            node,
-            key,
-            edge,
-        )
-        return node, key, edge
-
-    def in_degrees(self, master_R: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the in-degrees of masters in the whole graph."""
-        degrees: NDArray[np.int64] = self._in_degree[master_R]
-        return degrees
+        other = edges.other
+        node = self._first_new_id[self._owner[other]] + self._owner_local[other]
+        return node, self._node_key[other], self.edge_key[edges.position]
 
     def other_holders(
         self, master_R: NDArray[np.int64], *, out: bool
@@ -174,7 +139,12 @@ class OpenPart:
                 yield Edges(row, position, self.src[position])
 
     def draw_edges(
-        self, rows: NDArray[np.int64], degrees: NDArray[np.int64], draw: Draw, *, chunk: int
+        self,
+        rows: NDArray[np.int64],
+        degrees: NDArray[np.int64],
+        draw: messages.Draw,
+        *,
+        chunk: int,
     ) -> Iterator[Edges]:
         """Yield the drawn in-edges of nodes that this part holds.
 
@@ -192,7 +162,7 @@ class OpenPart:
         size = max(1, chunk // draw.fanout)
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
-            if draw.weight is not None:
+            if draw.weight:
                 yield self._draw_by_weight(some, first, draw, stream, key_2)
                 continue
             degree = degrees[first : first + size]
@@ -211,21 +181,13 @@ class OpenPart:
         self,
         rows: NDArray[np.int64],
         first: int,
-        draw: Draw,
+        draw: messages.Draw,
         stream: np.uint32,
         key_2: NDArray[np.uint32],
     ) -> Edges:
-        weight = column_numpy(self.tables.in_edges, draw.weight or "")
-        rank, edge = draw_priorities(
-            rows,
-            self.in_indptr,
-            self.edge_key,
-            weight,
-            draw.fanout,
-            draw.replace,
-            stream,
-            key_2,
-        )
+        weight = column_numpy(self.tables.in_edges, draw.weight)
+        edges, draws = (self.in_indptr, self.edge_key, weight), (draw.fanout, draw.replace)
+        rank, edge = draw_priorities(rows, *edges, *draws, stream, key_2)
         row, number = np.nonzero(edge >= 0)
         position = edge[row, number]
         return Edges(

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from graphtheta.engine.server.graph_service import NODES
 from graphtheta.engine.server.predictor import Predictor
-from graphtheta.engine.wire.chunks import ResponseChunk, encode_chunk
+from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import COLUMN, Limits
 from graphtheta.engine.wire.tables import column, decode
 from graphtheta.errors import CallTimeout, UnknownNode
@@ -44,7 +44,7 @@ class PredictService(ScoringServicer):
 
     def Predict(  # noqa: N802
         self, request: messages.PredictRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    ) -> Iterator[ResponseChunk]:
         nodes = decode(request.nodes, "predict: nodes", NODES, max_rows=self._limits.max_ids)
         new_ids = column(nodes, "new_id")
         wrong = new_ids[(new_ids < 0) | (new_ids >= self._num_nodes)]
@@ -64,7 +64,7 @@ class PredictService(ScoringServicer):
             row = pa.array(np.arange(first, first + len(chunk)), pa.int32())
             columns = outputs_as_columns(chunk, self.predictor.spec.task)
             table = {"row": row} | {COLUMN + name: values for name, values in columns.items()}
-            yield encode_chunk(ResponseChunk(pa.record_batch(table)))
+            yield ResponseChunk(pa.record_batch(table))
 
     def close(self) -> None:
         """Stop the predictor."""
