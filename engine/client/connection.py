@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import grpc.experimental
 from graphtheta.engine.wire.protocol import MESSAGE_BYTES, STORE_KEY, error_of
 from graphtheta.errors import CallTimeout, ConfigError, Unreachable
 from graphtheta.proto.v1 import graph_pb2 as messages
-from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 
 __all__ = ["Connection", "Tls"]
 
@@ -94,10 +93,11 @@ class Connection:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, tls.credentials(), _OPTIONS)
-        self._stub = GraphStub(self._channel)
 
-    def call(self, method: str, request: Any, deadline: float) -> Any:
-        """Call a method of the graph service that returns one message.
+    def stream(self, method: str, request: Any, deadline: float) -> list[bytes]:
+        """Call a method of the service, and return the bytes of each message of its response.
+
+        A method that returns a single message is called in the same way.
 
         Args:
             method: Name of the method.
@@ -107,28 +107,14 @@ class Connection:
         Raises:
             GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
         """
-        return self._retry(getattr(self._stub, method), request, deadline, lambda message: message)
-
-    def stream(self, method: str, request: Any, deadline: float) -> list[bytes]:
-        """Call a method that returns a stream of messages, and return their bytes.
-
-        Arguments and exceptions are those of `call`.
-        """
         call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
-        return self._retry(call, request, deadline, list)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Cancel calls in flight and close the channel."""
-        self._channel.close()
-
-    def _retry(self, call: Any, request: Any, deadline: float, read: Callable[[Any], Any]) -> Any:
         for pause in _pauses():
             try:
                 timeout = deadline - time.monotonic()
                 if timeout <= 0:
                     raise CallTimeout(f"{self.address}: expected a response in time, got none.")
                 metadata = ((STORE_KEY, self.store),) if self.store else ()
-                return read(call(request, timeout=timeout, metadata=metadata))
+                return list(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
                 failure = error_of(error.code(), f"{self.address}: {error.details()}")
             except ValueError as error:  # another thread closed the channel
@@ -137,6 +123,10 @@ class Connection:
                 raise failure
             time.sleep(pause)
         raise AssertionError("pauses never end")
+
+    def close(self) -> None:
+        """Cancel calls in flight and close the channel."""
+        self._channel.close()
 
 
 def _pauses() -> Iterator[float]:

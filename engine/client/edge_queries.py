@@ -20,13 +20,15 @@ _Ids = NDArray[np.int64]
 
 
 def draw_message(
-    fanout: int, replace: bool, weight: str | None, seed: int, step: int, layer: int
-) -> messages.Draw:
-    """Return the message that specifies how edges are drawn.
+    fanout: int | None, replace: bool, weight: str | None, seed: int, step: int, layer: int
+) -> messages.Draw | None:
+    """Return the message that specifies how edges are drawn, or None for a fan-out of None.
 
     Raises:
         ConfigError: If a number is out of range.
     """
+    if fanout is None:
+        return None
     try:
         return messages.Draw(
             fanout=fanout, replace=replace, weight=weight or "", seed=seed, step=step, layer=layer

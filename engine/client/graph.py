@@ -9,12 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.engine.client.connection import Tls
-from graphtheta.engine.client.edge_queries import (
-    draw_message,
-    edge_columns,
-    find_edges,
-    neighbours,
-)
+from graphtheta.engine.client.edge_queries import draw_message, edge_columns, find_edges, neighbours
 from graphtheta.engine.client.lookup import IdKind, as_integers, look_up
 from graphtheta.engine.client.neighbours import Neighbours
 from graphtheta.engine.client.node_queries import columns_of, columns_of_all, predict
@@ -217,9 +212,7 @@ class RemoteGraph:
         """
         if direction not in ("in", "out"):
             raise ConfigError(f"direction: expected in or out, got {direction!r}.")
-        draw = None
-        if fanout is not None:
-            draw = draw_message(fanout, replace, weight, seed, step, layer)
+        draw = draw_message(fanout, replace, weight, seed, step, layer)
         new_ids = self.new_ids(ids, by)
         return neighbours(self._pool, new_ids, list(columns), draw, out=direction == "out")
 
@@ -268,17 +261,8 @@ class RemoteGraph:
                 )
 
         def in_edges(nodes: _Ids, fanout: int | None, layer: int) -> Neighbours:
-            return self.neighbours(
-                nodes,
-                by="new_id",
-                fanout=fanout,
-                replace=replace,
-                weight=weight,
-                seed=seed,
-                step=step,
-                layer=layer,
-                columns=columns,
-            )
+            draw = draw_message(fanout, replace, weight, seed, step, layer)
+            return neighbours(self._pool, nodes, list(columns), draw, out=False)
 
         found = expand(new_ids, np.asarray(keys, np.int64), fanouts, in_edges)
         if len(found.node_key) <= _MAX_CACHED:

@@ -17,6 +17,10 @@ from graphtheta.errors import EngineError
 __all__ = ["Responses", "fill_missing"]
 
 
+_Ids = NDArray[np.int64]
+_OtherParts = tuple[_Ids, NDArray[np.int32], _Ids]
+
+
 @dataclass
 class Responses:
     """Tables that together answer a query.
@@ -26,8 +30,8 @@ class Responses:
         other_parts: Rows whose edges continue at parts of other servers: (row, part, in_degree).
     """
 
-    tables: list[tuple[NDArray[np.int64], pa.RecordBatch]]
-    other_parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]]
+    tables: list[tuple[_Ids, pa.RecordBatch]]
+    other_parts: list[_OtherParts]
 
     @classmethod
     def decode(cls, chunks: list[bytes], rows: NDArray[np.int64]) -> Responses:
@@ -94,9 +98,7 @@ class Responses:
             values[rows] = as_numpy(array)
         return values
 
-    def joined_other_parts(
-        self,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    def joined_other_parts(self) -> _OtherParts:
         """Return `other_parts` as three arrays: rows, parts and in-degrees."""
         empty = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
         columns = zip(empty, *self.other_parts, strict=True)
@@ -125,11 +127,10 @@ def fill_missing(array: pa.Array) -> NDArray[Any]:
         values[np.asarray(array.is_valid())] = present
         return values
     if pa.types.is_boolean(kind):
-        return as_numpy(array.cast(pa.int8()).fill_null(-1)).copy()
-    if pa.types.is_floating(kind):
-        return as_numpy(array.fill_null(np.nan)).copy()
-    if pa.types.is_integer(kind):
-        return as_numpy(array.fill_null(-1)).copy()
+        array = array.cast(pa.int8())
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        missing = np.nan if pa.types.is_floating(kind) else -1
+        return as_numpy(array.fill_null(missing)).copy()
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 

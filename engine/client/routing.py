@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +17,23 @@ from graphtheta.errors import ConfigError, WrongServer
 from graphtheta.partition import ColumnSpec, Manifest
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["Router", "open_router"]
+__all__ = ["Router"]
 
 
-@dataclass(frozen=True)
 class Router:
     """The parts of a store and the servers that serve them.
+
+    Calls the handshake of all servers, and assigns each part to one of its servers.
+
+    Args:
+        connections: Connections to all servers.
+        pool: Threads to call them in.
+        deadline: `time.monotonic()` by which they must have answered.
+
+    Raises:
+        ConfigError: If a part has no server.
+        WrongServer: If servers serve different stores or use another version of the protocol.
+        Unreachable: If a server does not answer.
 
     Attributes:
         manifest: Description of the whole graph.
@@ -36,13 +46,43 @@ class Router:
         part's server in the list of all servers.
     """
 
-    manifest: Manifest
-    first_new_id: NDArray[np.int64]
-    counts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-    server_of: NDArray[np.int64]
-    connections: list[Connection]
-    max_ids: int
-    predictor: Connection | None
+    def __init__(self, connections: Sequence[Connection], pool: Executor, deadline: float) -> None:
+        if not connections:
+            raise ConfigError("connect: expected addresses, got none. Name at least one.")
+        request = messages.HandshakeRequest(protocol_version=PROTOCOL_VERSION)
+        futures = [pool.submit(each.stream, "Handshake", request, deadline) for each in connections]
+        replies = [messages.HandshakeReply.FromString(future.result()[0]) for future in futures]
+        checksums = {reply.store_checksum for reply in replies}
+        if len(checksums) > 1:
+            found = ", ".join(
+                f"{connection.address}: {reply.store_checksum}"
+                for connection, reply in zip(connections, replies, strict=True)
+            )
+            raise WrongServer(
+                f"connect: expected servers of one store, got {found}. Correct the list."
+            )
+        self.manifest = Manifest.model_validate_json(replies[0].manifest)
+        candidates: list[list[int]] = [[] for _ in range(self.manifest.num_parts)]
+        for number, reply in enumerate(replies):
+            for part in reply.parts:
+                candidates[part].append(number)
+        orphans = [part for part, servers in enumerate(candidates) if not servers]
+        if orphans:
+            raise ConfigError(
+                f"connect: expected a server for each of {len(candidates)} parts, got none for "
+                f"{', '.join(map(str, orphans[:10]))}. Name all servers."
+            )
+        for connection in connections:
+            connection.store = replies[0].store_checksum
+        chosen = [servers[part % len(servers)] for part, servers in enumerate(candidates)]
+        self.server_of = np.array(chosen, np.int64)
+        book = decode_any(replies[0].book, "book")
+        self.first_new_id: NDArray[np.int64] = as_numpy(book["first_new_id"])
+        self.counts = tuple(as_numpy(book[name]) for name in ("masters", "mirrors", "edges"))
+        self.connections = [connections[number] for number in chosen]
+        self.max_ids = min(reply.max_ids for reply in replies)
+        predictors = (c for c, reply in zip(connections, replies, strict=True) if reply.predicts)
+        self.predictor = next(predictors, None)
 
     def owners(self, new_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the parts that own nodes."""
@@ -57,54 +97,6 @@ class Router:
     def edge_type(self, name: str) -> pa.DataType:
         """Return the Arrow type of an edge column."""
         return _column_type(name, self.manifest.edge_columns)
-
-
-def open_router(connections: Sequence[Connection], pool: Executor, deadline: float) -> Router:
-    """Call the handshake of all servers, and assign each part to one of its servers.
-
-    Raises:
-        ConfigError: If a part has no server.
-        WrongServer: If servers serve different stores or use another version of the protocol.
-        Unreachable: If a server does not answer.
-    """
-    if not connections:
-        raise ConfigError("connect: expected addresses, got none. Name at least one.")
-    request = messages.HandshakeRequest(protocol_version=PROTOCOL_VERSION)
-    futures = [pool.submit(each.call, "Handshake", request, deadline) for each in connections]
-    replies = [future.result() for future in futures]
-    checksums = {reply.store_checksum for reply in replies}
-    if len(checksums) > 1:
-        found = ", ".join(
-            f"{connection.address}: {reply.store_checksum}"
-            for connection, reply in zip(connections, replies, strict=True)
-        )
-        raise WrongServer(f"connect: expected servers of one store, got {found}. Correct the list.")
-    manifest = Manifest.model_validate_json(replies[0].manifest)
-    candidates: list[list[int]] = [[] for _ in range(manifest.num_parts)]
-    for number, reply in enumerate(replies):
-        for part in reply.parts:
-            candidates[part].append(number)
-    orphans = [part for part, servers in enumerate(candidates) if not servers]
-    if orphans:
-        raise ConfigError(
-            f"connect: expected a server for each of {manifest.num_parts} parts, got none for "
-            f"{', '.join(map(str, orphans[:10]))}. Name all servers."
-        )
-    for connection in connections:
-        connection.store = replies[0].store_checksum
-    server_of = np.array([s[part % len(s)] for part, s in enumerate(candidates)], np.int64)
-    book = decode_any(replies[0].book, "book")
-    masters, mirrors, edges = (as_numpy(book[n]) for n in ("masters", "mirrors", "edges"))
-    predictors = (c for c, reply in zip(connections, replies, strict=True) if reply.predicts)
-    return Router(
-        manifest=manifest,
-        first_new_id=as_numpy(book["first_new_id"]),
-        counts=(masters, mirrors, edges),
-        server_of=server_of,
-        connections=[connections[number] for number in server_of],
-        max_ids=min(reply.max_ids for reply in replies),
-        predictor=next(predictors, None),
-    )
 
 
 def _column_type(name: str, specs: Mapping[str, ColumnSpec]) -> pa.DataType:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from graphtheta.engine.client.connection import Connection, Tls
 from graphtheta.engine.client.responses import Responses
-from graphtheta.engine.client.routing import Router, open_router
+from graphtheta.engine.client.routing import Router
 from graphtheta.errors import ConfigError
 
 __all__ = ["ServerPool"]
@@ -40,7 +40,7 @@ class ServerPool:
         self._connections = [Connection(address, tls) for address in addresses]
         self._threads = ThreadPoolExecutor(max(1, 4 * len(addresses)), "graphtheta-client")
         try:
-            self.router: Router = open_router(self._connections, self._threads, self.deadline())
+            self.router = Router(self._connections, self._threads, self.deadline())
         except BaseException:
             self.close()
             raise

@@ -13,10 +13,40 @@ from graphtheta.engine.pyg.stores import RemoteFeatureStore, RemoteGraphStore
 __all__ = ["RemoteLinkLoader", "RemoteNodeLoader"]
 
 _Stores = tuple[RemoteFeatureStore, RemoteGraphStore]
-_Transform = Callable[[Any], Any]
 
 
-class RemoteNodeLoader(NodeLoader):
+class _RemoteLoader:
+    """Mixin of PyG's loaders that lets the servers draw and adds edge attributes to batches."""
+
+    def __init__(
+        self,
+        data: _Stores,
+        num_neighbors: Sequence[int],
+        seeds: Any,
+        *,
+        replace: bool = False,
+        weight: str | None = None,
+        seed: int = 0,
+        transform: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        graph, self._edge_columns = data[0].graph, data[0].edge_columns
+        columns = list(dict.fromkeys(self._edge_columns.values()))
+        draws = {"replace": replace, "weight": weight, "seed": seed}
+        self._sampler = RemoteSampler(graph, num_neighbors, columns=columns, **draws)
+        self._transform = transform
+        if options.get("num_workers", 0) > 0:
+            options.setdefault("multiprocessing_context", "spawn")
+        super().__init__(data, self._sampler, seeds, **options)
+
+    def filter_fn(self, out: RemoteSamplerOutput) -> Any:
+        batch = super().filter_fn(out)
+        for name, column in self._edge_columns.items():
+            batch[name] = out.edge_columns[column]
+        return batch if self._transform is None else self._transform(batch)
+
+
+class RemoteNodeLoader(_RemoteLoader, NodeLoader):
     """Loader of mini-batches around nodes, with all columns of the feature store.
 
     Args:
@@ -33,28 +63,13 @@ class RemoteNodeLoader(NodeLoader):
     """
 
     def __init__(
-        self,
-        data: _Stores,
-        num_neighbors: Sequence[int],
-        input_nodes: Any,
-        *,
-        replace: bool = False,
-        weight: str | None = None,
-        seed: int = 0,
-        transform: _Transform | None = None,
-        **options: Any,
+        self, data: _Stores, num_neighbors: Sequence[int], input_nodes: Any, **options: Any
     ) -> None:
-        self._edge_columns, self._transform = data[0].edge_columns, transform
-        sampler = _sampler(data[0], num_neighbors, replace, weight, seed)
-        super().__init__(data, sampler, input_nodes, **_spawn_workers(options))
-        sampler.keep(self.input_data.node)
-
-    def filter_fn(self, out: RemoteSamplerOutput) -> Any:
-        batch = super().filter_fn(out)
-        return _finish(batch, out, self._edge_columns, self._transform)
+        super().__init__(data, num_neighbors, input_nodes, **options)
+        self._sampler.keep(self.input_data.node)
 
 
-class RemoteLinkLoader(LinkLoader):
+class RemoteLinkLoader(_RemoteLoader, LinkLoader):
     """Loader of mini-batches around the end nodes of links.
 
     Args:
@@ -70,52 +85,6 @@ class RemoteLinkLoader(LinkLoader):
     """
 
     def __init__(
-        self,
-        data: _Stores,
-        num_neighbors: Sequence[int],
-        edge_label_index: Any,
-        *,
-        replace: bool = False,
-        weight: str | None = None,
-        seed: int = 0,
-        transform: _Transform | None = None,
-        **options: Any,
+        self, data: _Stores, num_neighbors: Sequence[int], edge_label_index: Any, **options: Any
     ) -> None:
-        self._edge_columns, self._transform = data[0].edge_columns, transform
-        sampler = _sampler(data[0], num_neighbors, replace, weight, seed)
-        super().__init__(data, sampler, (None, edge_label_index), **_spawn_workers(options))
-
-    def filter_fn(self, out: RemoteSamplerOutput) -> Any:
-        batch = super().filter_fn(out)
-        return _finish(batch, out, self._edge_columns, self._transform)
-
-
-def _sampler(
-    features: RemoteFeatureStore,
-    num_neighbors: Sequence[int],
-    replace: bool,
-    weight: str | None,
-    seed: int,
-) -> RemoteSampler:
-    columns = list(dict.fromkeys(features.edge_columns.values()))
-    return RemoteSampler(
-        features.graph, num_neighbors, replace=replace, weight=weight, seed=seed, columns=columns
-    )
-
-
-def _spawn_workers(options: dict[str, Any]) -> dict[str, Any]:
-    if options.get("num_workers", 0) > 0:
-        options.setdefault("multiprocessing_context", "spawn")
-    return options
-
-
-def _finish(
-    batch: Any,
-    out: RemoteSamplerOutput,
-    edge_columns: dict[str, str],
-    transform: _Transform | None,
-) -> Any:
-    """Add the edge attributes to a batch and apply the transform."""
-    for name, column in edge_columns.items():
-        batch[name] = out.edge_columns[column]
-    return batch if transform is None else transform(batch)
+        super().__init__(data, num_neighbors, (None, edge_label_index), **options)

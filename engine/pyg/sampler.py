@@ -101,10 +101,6 @@ class RemoteSampler(BaseSampler):
         )
         return out
 
-    @property
-    def edge_permutation(self) -> None:
-        return None
-
     def _sample(self, seeds: Tensor) -> RemoteSamplerOutput:
         keys = np.ascontiguousarray(seeds.numpy(), np.int64)
         kept, new_ids = self._kept

@@ -76,40 +76,39 @@ class RemoteFeatureStore(FeatureStore):
         return self._multi_get_tensor([attr])[0]
 
     def _multi_get_tensor(self, attrs: list[TensorAttr]) -> list[Tensor]:
-        found: dict[str, Tensor] = {}
-        groups: dict[tuple[bool, int], list[TensorAttr]] = {}
-        for attr in attrs:  # one request for all attributes of the same rows
-            of_edges = isinstance(attr.group_name, tuple)
-            known = self.edge_columns if of_edges else self.columns
+        groups: dict[tuple[bool, int], dict[int, str]] = {}
+        for number, attr in enumerate(attrs):  # one request for all attributes of the same rows
+            of_edges, known = self._columns_for(attr)
             if attr.attr_name not in known:
                 raise ConfigError(
                     f"feature store: expected an attribute among {', '.join(known)}, got "
                     f"{attr.attr_name!r}. Specify its column."
                 )
-            groups.setdefault((of_edges, id(attr.index)), []).append(attr)
-        for (of_edges, _), group in groups.items():
-            known = self.edge_columns if of_edges else self.columns
-            columns = [known[attr.attr_name] for attr in group]
-            names = list(dict.fromkeys(columns))
+            group = groups.setdefault((of_edges, id(attr.index)), {})
+            group[number] = known[attr.attr_name]
+        found: dict[int, Tensor] = {}
+        for (of_edges, _), columns in groups.items():
+            index, names = attrs[min(columns)].index, list(dict.fromkeys(columns.values()))
             if of_edges:
-                keys = _rows(group[0].index, self.graph.num_edges)
+                keys = _rows(index, self.graph.num_edges)
                 all_keys = np.arange(self.graph.num_edges) if keys is None else keys
                 values = self.graph.edge_columns(all_keys, names)
             else:
-                keys = _rows(group[0].index, self.graph.num_nodes)
-                values = self.graph.columns(keys, names, "node_key")
-            found |= {
-                _attribute_key(attr): torch.from_numpy(values[column])
-                for attr, column in zip(group, columns, strict=True)
-            }
-        return [found[_attribute_key(attr)] for attr in attrs]
+                values = self.graph.columns(_rows(index, self.graph.num_nodes), names, "node_key")
+            found |= {n: torch.from_numpy(values[column]) for n, column in columns.items()}
+        return [found[number] for number in range(len(attrs))]
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...]:
-        of_edges, manifest = isinstance(attr.group_name, tuple), self.graph.manifest
+        (of_edges, columns), manifest = self._columns_for(attr), self.graph.manifest
         specs = manifest.edge_columns if of_edges else manifest.node_columns
-        spec = specs[(self.edge_columns if of_edges else self.columns)[attr.attr_name]]
+        spec = specs[columns[attr.attr_name]]
         rows = manifest.num_edges if of_edges else manifest.num_nodes
         return (rows,) if spec.width is None else (rows, spec.width)
+
+    def _columns_for(self, attr: TensorAttr) -> tuple[bool, dict[str, str]]:
+        """Return whether an attribute is one of edges, and the columns of such attributes."""
+        of_edges = isinstance(attr.group_name, tuple)
+        return of_edges, self.edge_columns if of_edges else self.columns
 
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> NoReturn:
         raise ConfigError("feature store: expected a read, got a write. Build a new store.")
@@ -169,10 +168,6 @@ def _columns_of(
             f"{option}: expected columns among {', '.join(known)}, got {', '.join(unknown)}."
         )
     return dict(given)
-
-
-def _attribute_key(attr: TensorAttr) -> str:
-    return f"{id(attr.index)} {isinstance(attr.group_name, tuple)} {attr.attr_name}"
 
 
 def _rows(index: Any, total: int) -> NDArray[np.int64] | None:
