@@ -32,15 +32,16 @@ class _RemoteLoader:
     ) -> None:
         graph, self._edge_columns = data[0].graph, data[0].edge_columns
         columns = list(dict.fromkeys(self._edge_columns.values()))
-        draws = {"replace": replace, "weight": weight, "seed": seed}
-        self._sampler = RemoteSampler(graph, num_neighbors, columns=columns, **draws)
+        self._sampler = RemoteSampler(
+            graph, num_neighbors, replace=replace, weight=weight, seed=seed, columns=columns
+        )
         self._transform = transform
         if options.get("num_workers", 0) > 0:
             options.setdefault("multiprocessing_context", "spawn")
-        super().__init__(data, self._sampler, seeds, **options)
+        super().__init__(data, self._sampler, seeds, **options)  # type: ignore[call-arg]
 
     def filter_fn(self, out: RemoteSamplerOutput) -> Any:
-        batch = super().filter_fn(out)
+        batch = super().filter_fn(out)  # type: ignore[misc]
         for name, column in self._edge_columns.items():
             batch[name] = out.edge_columns[column]
         return batch if self._transform is None else self._transform(batch)

@@ -26,7 +26,7 @@ from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
-from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2 import Draw
 
 __all__ = ["ServerGraph"]
 
@@ -103,7 +103,7 @@ class ServerGraph:
         new_ids: _Ids,
         *,
         out: bool,
-        draw: messages.Draw | None,
+        draw: Draw | None,
         columns: list[str],
         parts: NDArray[np.int32] | None = None,
         degrees: _Ids | None = None,
@@ -283,7 +283,7 @@ class ServerGraph:
             if part in self.parts:
                 yield self.parts[part], np.flatnonzero(parts == part)
 
-    def _check_draw(self, draw: messages.Draw, out: bool) -> None:
+    def _check_draw(self, draw: Draw, out: bool) -> None:
         if out:
             raise ConfigError("draw: expected in-edges, got out-edges. Request all out-edges.")
         if draw.fanout < 1 or draw.layer >= 1 << 16:

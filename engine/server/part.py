@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.engine.kernels import find_mirrors
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
-from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1.graph_pb2 import Draw
 from graphtheta.rng.edge_sampling import draw_positions, draw_priorities, edges_at, number_drawn
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 
@@ -92,9 +92,9 @@ class OpenPart:
         Shape:
             Returns (E,) each.
         """
-        other = edges.other
-        node = self._first_new_id[self._owner[other]] + self._owner_local[other]
-        return node, self._node_key[other], self.edge_key[edges.position]
+        other = edges.other.astype(np.int64)  # once, for the three arrays that are read with it
+        node = self._first_new_id.take(self._owner.take(other)) + self._owner_local.take(other)
+        return node, self._node_key.take(other), self.edge_key.take(edges.position)
 
     def other_holders(
         self, master_R: NDArray[np.int64], *, out: bool
@@ -139,12 +139,7 @@ class OpenPart:
                 yield Edges(row, position, self.src[position])
 
     def draw_edges(
-        self,
-        rows: NDArray[np.int64],
-        degrees: NDArray[np.int64],
-        draw: messages.Draw,
-        *,
-        chunk: int,
+        self, rows: NDArray[np.int64], degrees: NDArray[np.int64], draw: Draw, *, chunk: int
     ) -> Iterator[Edges]:
         """Yield the drawn in-edges of nodes that this part holds.
 
@@ -181,7 +176,7 @@ class OpenPart:
         self,
         rows: NDArray[np.int64],
         first: int,
-        draw: messages.Draw,
+        draw: Draw,
         stream: np.uint32,
         key_2: NDArray[np.uint32],
     ) -> Edges:
