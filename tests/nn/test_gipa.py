@@ -88,6 +88,8 @@ def test_layer_same_as_its_equations(options: dict[str, Any]) -> None:
 
 
 def test_normalising_one_channel_raises_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"channels >= 2 .*, got 1. Give more, or norm=False"):
+    with pytest.raises(
+        ConfigError, match=r"channels >= 2 .*, got 1. Use more channels, or norm=False"
+    ):
         GIPAConv(3, 4, edge_dim=2, channels=1)
     GIPAConv(3, 4, edge_dim=2, channels=1, norm=False)

@@ -122,14 +122,14 @@ def test_parallel_edges_are_found_on_all_workers(workers: int, method: str) -> N
 
 
 def rows_of(
-    model: str, shard: Any, strategy: Strategy, task: Any, step: int, **part: int
+    model: str, shard: Any, strategy: Strategy, task: Any, step: int, **micro_batch: int
 ) -> tuple[dict[int, Any], Any]:
     """Return the outputs of a step's seeds by node_key, and the keys of its targets."""
     encoder: Any = {"gcn": GCN, "sage": GraphSAGE}[model](3, 4, 5, dropout=0.0)
     made = EdgeModel(encoder, decoder_for("dot", 5)).double()
     bound = task.bind(made, shard, 0)
     steps = strategy.schedule(bound.message_shard, bound.targets, layers=2, seed=0)(0)
-    batch = next(make for number, make in enumerate(steps) if number == step)(**part)
+    batch = next(make for number, make in enumerate(steps) if number == step)(**micro_batch)
     outputs = made(batch.view, batch.view.inputs())[batch.rows].detach().numpy()
     keys = shard.node_key_L[batch.step_targets.seeds]
     targets = bound.message_shard.edge_key[batch.step_targets.targets]
@@ -176,8 +176,9 @@ def test_targets_carry_no_messages_in_any_micro_batch(strategy: Strategy) -> Non
     shard, task = gt.open_shard(labelled()), LinkPrediction()
     whole, targets = rows_of("sage", shard, strategy, task, 1)
     assert len(targets) > 2
-    for part in range(3):
-        for key, row in rows_of("sage", shard, strategy, task, 1, part=part, parts=3)[0].items():
+    for number in range(3):
+        some = {"micro_batch": number, "num_micro_batches": 3}
+        for key, row in rows_of("sage", shard, strategy, task, 1, **some)[0].items():
             np.testing.assert_allclose(row, whole[key], rtol=1e-12, atol=1e-14)
 
 
@@ -318,7 +319,7 @@ def test_no_training_edge_raises_graph_format_error() -> None:
         (LinkPrediction(), edge_model()),
         (EdgePrediction(), edge_model("mlp", outputs=3)),
     ):
-        with pytest.raises(GraphFormatError, match="is in the training split"):
+        with pytest.raises(GraphFormatError, match="in the training split 'split', got none"):
             gt.Trainer(model, gt.open_shard(tested), task=task)
 
 
