@@ -1,13 +1,16 @@
-"""Accuracy on the public splits, our layers beside PyTorch Geometric's, trained by the same rule.
+"""Test accuracy of GCN and GAT on public splits, for GraphTheta and PyTorch Geometric (PyG).
 
     python benchmarks/accuracy.py --data ../shared/data --seeds 10
 
-The rule, for both: the published hyper-parameters; full-batch Adam; float32; features divided by
-their row sums; the test accuracy at the epoch with the best validation accuracy, the first on ties;
-mean and standard deviation over seeds, which set initial weights and dropout. The two libraries
-draw different random numbers, so seeds do not correspond and only the means compare.
+Both libraries train by the same rule: the published hyper-parameters, full-batch Adam, float32, and
+features divided by their row sums. The reported accuracy is that on the test split at the epoch
+with the best validation accuracy (the first one on ties). Seeds set the initial weights and
+dropout. The two libraries draw different random numbers, so runs with the same seed do not
+correspond, and only the means are comparable.
 
-Prints a Markdown table. A line of JSON a case and library is added to the file `--json` names.
+The Markdown table has one row per model and data set: mean and standard deviation of the test
+accuracy over the seeds (in per cent) for both libraries, the difference of the means, and the mean
+that GraphTheta should reach ("bar"). `--json` appends a record per case and library.
 
 Source of the hyper-parameters: Kipf, Welling, ICLR 2017 (weight decay on the first layer only);
 Velickovic et al., ICLR 2018 (early stopping with a patience of 100 epochs).
@@ -41,9 +44,10 @@ class Case:
         data: Name of the Planetoid data set.
         model: "gcn" or "gat".
         lr: Learning rate of Adam.
-        epochs: Most epochs.
-        patience: End after so many epochs without a better validation accuracy; None never does.
-        bar: Mean test accuracy over 10 seeds that ours must reach, in per cent.
+        epochs: Maximum number of epochs.
+        patience: Epochs without a better validation accuracy after which training ends. If None,
+            it runs for all epochs.
+        bar: Mean test accuracy over 10 seeds that GraphTheta should reach, in per cent.
     """
 
     data: str
@@ -65,7 +69,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training one model with one seed gave; accuracies in [0, 1]."""
+    """Result of training one model with one seed; accuracies are in [0, 1]."""
 
     seed: int
     test_accuracy: float
@@ -76,7 +80,7 @@ class Outcome:
 
 
 def adam(case: Case, layers: nn.ModuleList) -> torch.optim.Adam:
-    """Return Adam as published: GCN decays the weights of its first layer only, GAT all."""
+    """Return Adam with the published weight decay: on the first layer of GCN, on all of GAT."""
     first, rest = layers[0].parameters(), [p for layer in layers[1:] for p in layer.parameters()]
     decay = 0.0 if case.model == "gcn" else WEIGHT_DECAY
     groups = [
@@ -86,21 +90,21 @@ def adam(case: Case, layers: nn.ModuleList) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=case.lr)
 
 
-# -- ours -----------------------------------------------------------------------------------------
+# -- GraphTheta -----------------------------------------------------------------------------------
 
 
-def our_model(case: Case, shard: gt.Shard, seed: int) -> Stack:
-    """Build our model with its published sizes."""
+def graphtheta_model(case: Case, shard: gt.Shard, seed: int) -> Stack:
+    """Build the GraphTheta model with the published sizes."""
     sizes = (shard.num_features, shard.num_outputs("y"))
     if case.model == "gcn":
         return gt.nn.GCN(sizes[0], 16, sizes[1], dropout=0.5, seed=seed)
     return gt.nn.GAT(sizes[0], 8, sizes[1], heads=8, dropout=0.6, seed=seed)
 
 
-def train_ours(case: Case, graph: gt.Graph, seed: int) -> Outcome:
-    """Train our model; `Trainer` keeps the best epoch by the rule."""
+def train_graphtheta(case: Case, graph: gt.Graph, seed: int) -> Outcome:
+    """Train the GraphTheta model; `Trainer` keeps the epoch with the best validation accuracy."""
     shard = gt.open_shard(graph)
-    model = our_model(case, shard, seed)
+    model = graphtheta_model(case, shard, seed)
     trainer = gt.Trainer(model, shard, lr=case.lr, seed=seed, patience=case.patience)
     trainer.optimizer = adam(case, model.convs)
     start = time.perf_counter()
@@ -115,11 +119,11 @@ def train_ours(case: Case, graph: gt.Graph, seed: int) -> Outcome:
     )
 
 
-# -- PyTorch Geometric's --------------------------------------------------------------------------
+# -- PyTorch Geometric ----------------------------------------------------------------------------
 
 
 class Peer(nn.Module):
-    """PyG's layers put together as in its own examples."""
+    """Model of two PyG layers, composed as in PyG's own examples."""
 
     def __init__(self, case: Case, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ class Peer(nn.Module):
 
 
 def train_peer(case: Case, graph: gt.Graph, seed: int) -> Outcome:
-    """Train PyG's model by the same rule."""
+    """Train the PyG model by the same rule."""
     torch.manual_seed(seed)
     data = graph.to_pyg()
     model = Peer(case, graph.num_features, int(data.y.max()) + 1)
@@ -173,13 +177,13 @@ def train_peer(case: Case, graph: gt.Graph, seed: int) -> Outcome:
 # -- the table ------------------------------------------------------------------------------------
 
 LIBRARIES: dict[str, Callable[[Case, gt.Graph, int], Outcome]] = {
-    "graphtheta": train_ours,
+    "graphtheta": train_graphtheta,
     "pyg": train_peer,
 }
 
 
 def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
-    """Return one record a library for a case."""
+    """Train one case with every seed, and return one record per library."""
     case = CASES[name]
     graph = gt.datasets.planetoid.read(str(data / f"planetoid-{case.data}"))
     records = []
@@ -204,7 +208,7 @@ def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
 
 
 def row(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return one row of the table."""
     case, seeds = CASES[name], len(ours["outcomes"])
     figures = [f"{r['mean']:.2f} ± {r['std']:.2f}" for r in (ours, peer)]
     difference = ours["mean"] - peer["mean"]
@@ -217,12 +221,12 @@ def row(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
 def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of planetoid-<name>/")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", choices=CASES, action="append", help="may be repeated")
-    parser.add_argument("--json", type=Path, help="file to add records to")
-    # Small graphs gain little from a second thread, and lose much when another job wants its core.
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--data", type=Path, required=True, help="folder with planetoid-<name>/")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--only", choices=CASES, action="append", help="case to run (repeatable)")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
+    # Small graphs gain little from a second thread, and become slow when its core is busy.
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
     options = parser.parse_args()
     gt.tune(threads=options.threads)
     print("| model | data | GraphTheta | PyG | difference | bar | seeds |")

@@ -1,15 +1,17 @@
-"""Graphs with attributes and types on their edges, trained by several processes.
+"""Distributed training on graphs with edge attributes and edge types.
 
     mpiexec -n 2 python benchmarks/attributed.py --data ../shared/data
 
-- `gat-e-bitcoin-otc`: GAT-E finds fraudulent users of Bitcoin OTC by the rating and the time on
-  each edge. The split is random, so mean and standard deviation over seeds, which set the split,
-  the initial weights and dropout.
-- `rgcn-wordnet`: R-GCN names the lexicographer file of each synset of WordNet, 45 classes, by 26
-  types of pointer and hashed words.
+- `gat-e-bitcoin-otc`: GAT-E classifies users of Bitcoin OTC as fraudulent or not, from the rating
+  and the time on each edge. The seed sets the random split, the initial weights and dropout; mean
+  and standard deviation are over seeds.
+- `rgcn-wordnet`: R-GCN predicts the lexicographer file (45 classes) of each WordNet synset from
+  hashed words and 26 types of edges (pointers).
 
-The metric of the test split is that of the epoch with the best validation metric, the first on
-ties. Rank 0 prints a Markdown table and adds a line of JSON a case to the file `--json` names.
+The reported test metric is that of the epoch with the best validation metric (the first one on
+ties). Rank 0 prints a Markdown table with one row per case: the test metric, the median time per
+epoch, the number of workers, the bytes that all workers send per epoch, and the peak memory of a
+rank. `--json` appends a record per case.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ class Case:
 
     Attributes:
         layer: "gat-e" or "rgcn".
-        folder: Of the data.
-        read: Makes the graph of a folder and a seed of its split.
-        metric: Which one is reported.
-        seeds: How many runs.
-        epochs: Of each run.
+        folder: Folder of the data set, relative to `--data`.
+        read: Function that reads the graph from a folder, with a seed for its split.
+        metric: Reported metric.
+        seeds: Number of runs.
+        epochs: Epochs per run.
         lr: Learning rate of Adam.
-        options: Of the model.
+        options: Further arguments of the model.
     """
 
     layer: str
@@ -54,7 +56,7 @@ class Case:
     options: dict[str, Any]
 
     def model(self, shard: gt.Shard, seed: int) -> Stack:
-        """Build the model that the graph's edge columns ask for."""
+        """Build the model for the features, labels and edge columns of the graph."""
         sizes = {
             "in_channels": shard.num_features,
             "hidden_channels": 32,
@@ -96,9 +98,9 @@ _KEPT = (
 
 
 def train(case: Case, data: Path, method: str, seed: int, comm: Communicator) -> dict[str, Any]:
-    """Train once; return what the record keeps of the summary.
+    """Train with one seed, and return the part of the summary that is recorded; collective.
 
-    `bytes_sent` is what all workers sent from the first epoch on, evaluation included.
+    `bytes_sent` is the total of all workers from the first epoch on, including evaluation.
     """
     shard = gt.open_shard(case.read(str(data / case.folder), seed=seed), comm, method=method)
     trainer = gt.Trainer(case.model(shard, seed), shard, lr=case.lr, seed=seed)
@@ -113,7 +115,7 @@ def train(case: Case, data: Path, method: str, seed: int, comm: Communicator) ->
 
 
 def record(name: str, data: Path, method: str, comm: Communicator) -> dict[str, Any]:
-    """Train a case with every seed."""
+    """Train a case with every seed, and return its record; collective."""
     case = CASES[name]
     runs = [train(case, data, method, seed, comm) for seed in range(case.seeds)]
     scores = [run[f"test_{case.metric}"] for run in runs]
@@ -132,7 +134,7 @@ def record(name: str, data: Path, method: str, comm: Communicator) -> dict[str, 
 
 
 def row(result: dict[str, Any]) -> str:
-    """Return one line of the table; times and bytes are those of the first seed."""
+    """Return one row of the table; times and bytes are those of the first seed."""
     run = result["runs"][0]
     spread = f" ± {result['std']:.3f}" if len(result["runs"]) > 1 else ""
     return (
@@ -144,17 +146,17 @@ def row(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the cases; collective."""
+    """Run the cases and print the table; collective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", choices=CASES, action="append", help="may be repeated")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--only", choices=CASES, action="append", help="case to run (repeatable)")
     parser.add_argument("--method", default="kaminpar", help="partitioner")
-    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
     options = parser.parse_args()
     comm = gt.communicator()
     tune_rank()
     if comm.rank == 0:
-        print("| case | test | epoch (median) | workers | sent an epoch | peak memory of a rank |")
+        print("| case | test | epoch (median) | workers | sent per epoch | peak memory of a rank |")
         print("|---|---|---|---|---|---|")
     for name in options.only or CASES:
         result = record(name, options.data, options.method, comm)

@@ -1,14 +1,16 @@
-"""Training on a billion edges: global-batch GCN, two layers of 16 columns, float32.
+"""Training time and memory on a graph with a billion edges: global-batch GCN.
 
     graphtheta datasets make rmat graph --scale 24 --edge-factor 60
     graphtheta partition graph store --parts 8 --method dbh
     python benchmarks/billion.py store --json benchmarks/results/billion.jsonl
     mpiexec -n 2 python benchmarks/billion.py store --json benchmarks/results/billion.jsonl
 
-The store need not have features or labels: 16 columns and 16 classes are computed from node keys,
-every node is in training, and what all workers compute is one graph's epoch. Memory that is mapped
-from the store counts as resident, though the system may take it back; `anonymous` is what it may
-not. Rank 0 prints and writes.
+The model has two layers of 16 columns in float32. The store needs no features or labels: 16 input
+columns and 16 classes are computed from node keys, and every node is a training target.
+
+Rank 0 prints a table with the median time per epoch, the peak resident memory of all workers, the
+anonymous part of it, and the time to open the store. Resident memory includes pages mapped from the
+store, which the operating system may evict; anonymous memory ("of it anonymous") does not.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ COLUMNS = CLASSES = 16
 
 
 def main() -> None:
-    """Train some epochs; collective."""
+    """Train some epochs and print the table; collective."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--epochs", type=int, default=5, help="that count, after one of warm-up")
-    parser.add_argument("--json", type=Path, help="file to add a record to")
-    parser.add_argument("--allow-chunked", action="store_true")
+    parser.add_argument("store", type=Path, help="partitioned store")
+    parser.add_argument(
+        "--epochs", type=int, default=5, help="epochs to measure after a warm-up epoch"
+    )
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append a record to")
+    parser.add_argument(
+        "--allow-chunked", action="store_true", help="allow layers that do not run fused"
+    )
     options = parser.parse_args()
     comm, threads = gt.communicator(), tune_rank()
     start = time.perf_counter()

@@ -1,17 +1,23 @@
-"""Training epochs beside PyG and DGL in one run: forward, loss, backward, Adam's step.
+"""Time and memory of training epochs for GraphTheta, PyG and DGL, measured in one run.
 
     python benchmarks/epochs.py --peers-python PEERS/bin/python --data ../shared/data --plot e.png
 
-On RMAT 2^17 x 16 with 128 features and 16 classes, and on Amazon Computers. Two layers, 64 columns
-between them; attention has 4 heads of 16 and averages one head in the end; edges have 16 random
-attributes. Dropout is 0, every worker starts with the same weights, and outputs and gradients
-are compared before the clock starts. GAT-E reads edge attributes in score and message, as DGL's
-EdgeGATConv does; PyG's nearest, GATConv with edge_dim, reads them in the score alone, and so does
-GAT with edge attributes (`gat-edge`) of ours and PyG's.
+An epoch is forward, loss, backward and a step of Adam on the whole graph. The graphs are RMAT
+2^17 x 16 (128 features, 16 classes) and Amazon Computers, both with 16 random attributes per edge.
+Models have two layers with 64 columns between them; attention has 4 heads of 16 columns, and the
+last layer has one head. There is no dropout. All libraries start with the same weights, and outputs
+and gradients are compared before anything is timed. GAT-E reads edge attributes in score and
+message, as DGL's EdgeGATConv does. The closest layer of PyG is GATConv with `edge_dim`, which reads
+them in the score only; it corresponds to `gat-edge`.
 
-Memory is that of training: the most that is resident, in a process of its own, beyond what was
-resident when libraries and graph were loaded. The peers' graph in all forms that they train on is
-part of that; our in- and out-edges count as ours.
+Memory is the peak resident memory while training in a separate process, minus what was resident
+after the libraries and the graph were loaded. The peers load the graph in the form they train on,
+so it is not counted; the in-edges and out-edges of GraphTheta are counted.
+
+The table has one row per graph and model: median time in ms (± half the range from p10 to p90, and
+the fastest form of the library), speed-up over the fastest peer, memory in MB, and memory of the
+most economical peer relative to GraphTheta. Numbers in parentheses are the ratios to reach ("bar").
+"differs" lists peers whose results do not match; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -41,17 +47,17 @@ from graphtheta.data.schema import matrix_column
 
 BARS = {"gcn": 1.3, "sage": 1.3, "gat": 2.5, "gatv2": 3.0, "gat-edge": 5.0, "gat-e": 5.0}
 MEMORY_BAR = 2.0
-# Who computes the same; the others are the nearest they have, or have nothing.
+# Peers that compute exactly the same. The others run their closest model, or have none.
 SAME = dict.fromkeys(("gcn", "sage", "gat", "gatv2"), ("pyg", "dgl"))
 SAME |= {"gat-edge": ("pyg",), "gat-e": ("dgl",)}
-SAME_FORM = {("gcn", "dgl"): "edge-weight"}  # where the fastest form is a little different
+SAME_FORM = {("gcn", "dgl"): "edge-weight"}  # if the fastest form differs slightly
 MISSING = {("gat-edge", "dgl")}
 MEMORY_EPOCHS = 3
 
 
 @dataclass
 class Row:
-    """One model on one graph: the records of each library, of time and of memory."""
+    """Row of the table: time and memory records of each library for one model on one graph."""
 
     graph: dict[str, Any]
     model: str
@@ -61,7 +67,7 @@ class Row:
 
 
 def main() -> int:
-    """Run all, print the table, and return 1 if a worker computed something else."""
+    """Run all cases, print the table, and return 1 if the results of a peer differ."""
     options = _options()
     peers = tuple(filter(None, options.peers.split(",")))
     rows: list[Row] = []
@@ -87,10 +93,10 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(BARS), help=", ".join(BARS))
-    parser.add_argument("--graphs", default="rmat,computers", help="which of both")
-    parser.add_argument("--scale", type=int, default=17, help="of RMAT")
-    parser.add_argument("--data", type=Path, help="folder of amazon-computers/")
-    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--graphs", default="rmat,computers", help="rmat, computers")
+    parser.add_argument("--scale", type=int, default=17, help="RMAT scale")
+    parser.add_argument("--data", type=Path, help="folder with amazon-computers/")
+    parser.add_argument("--no-memory", action="store_true", help="measure only time")
     return parser.parse_args()
 
 
@@ -99,7 +105,7 @@ def _graphs(options: argparse.Namespace) -> Iterator[tuple[str, gt.Graph]]:
         yield f"rmat {options.scale} x 16", rmat_graph(options.scale, 16, edge_types=0)
     if "computers" in options.graphs:
         if options.data is None:
-            sys.exit("epochs: expected --data with Amazon Computers, got none. Name its folder.")
+            sys.exit("epochs: expected --data for Amazon Computers, got none. Specify its folder.")
         graph = gt.datasets.npz.read(str(options.data / "amazon-computers"))
         attr = np.random.default_rng(0).standard_normal((graph.num_edges, 16), np.float32)
         edges = graph.edges.append_column("attr", matrix_column(attr))
@@ -122,8 +128,8 @@ def _measure(comparison: PeerComparison, about: dict[str, Any], model: str) -> R
                 worker.request("build", form=SAME_FORM[model, name], **case)
             worker.request("save", path=str(comparison.folder / f"{name}.npz"))
             worker.request("build", form=built[name]["form"], allow_chunked=allowed, **case)
-            ours, theirs = (comparison.folder / f"{n}.npz" for n in ("graphtheta", name))
-            error, what = largest_difference(ours, theirs)
+            saved = (comparison.folder / f"{n}.npz" for n in ("graphtheta", name))
+            error, what = largest_difference(*saved)
             built[name] |= {"difference": error}
             if error > TOLERANCE:
                 row.differs[name] = f"{what} of {name} by {error:.1e}"
@@ -131,10 +137,10 @@ def _measure(comparison: PeerComparison, about: dict[str, Any], model: str) -> R
             case = {"model": model, "library": name, **about}
             row.time[name] = comparison.record("epochs", case, parts["epoch"], **built[name])
     for name in () if comparison.options.no_memory else names:
-        with comparison.started(name) as alone:
+        with comparison.started(name) as workers:
             form = built[name]["form"]
             case = {"model": model, "weights": weights, "form": form, "allow_chunked": allowed}
-            taken = memory(alone[name], comparison.folder, MEMORY_EPOCHS, **case)
+            taken = memory(workers[name], comparison.folder, MEMORY_EPOCHS, **case)
         what = {"model": model, "library": name, **about}
         row.memory[name] = comparison.record("epochs", what, [taken], unit="bytes", form=form)
     return row

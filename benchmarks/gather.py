@@ -1,14 +1,17 @@
-"""Gather and Sum, and attention with edge attributes, beside torch, DGL and PyG in one run.
+"""Time of Gather+Sum and of attention layers for GraphTheta, torch CSR, DGL and PyG.
 
     python benchmarks/gather.py --peers-python PEERS/bin/python --plot gather.png
 
-- Gather+Sum: forward, weighted and not, on RMAT 2^19 x 16. GB/s are E x F x 4 bytes over the time,
-  and their share is of what the memory streams (triad), measured in the same run.
-- Attention: 64 columns to 4 heads of 16, edges with 16 attributes, forward and backward, on RMAT
-  2^17 x 16. GAT-E reads attributes in score and message, as DGL's EdgeGATConv does; GATConv, PyG's
-  and ours, in the score alone.
+- Gather+Sum: forward pass, weighted and unweighted, on RMAT 2^19 x 16. GB/s are E x F x 4 bytes
+  divided by the time; "of streaming" is their share of the memory bandwidth (triad) that is
+  measured in the same run.
+- Attention: one layer from 64 columns to 4 heads of 16, with 16 attributes per edge, forward and
+  backward, on RMAT 2^17 x 16. `gat-e` reads attributes in score and message, as DGL's EdgeGATConv
+  does; `gat-edge` (and PyG's GATConv) reads them in the score only.
 
-Workers take turns, run by run. What they compute is compared, without dropout.
+The libraries run in turns. Results are compared for all cases without dropout; if they differ, the
+exit status is 1. Each table has one row per case: medians (± half the range from p10 to p90) of
+every library, and the speed-up over a peer with the ratio to reach in parentheses ("bar").
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ from graphtheta.bench.record import Record, spread
 
 SUM_BARS = {16: (1.3, 12.0), 64: (3.5, 12.0), 128: (3.5, 12.0), 256: (3.5, 12.0)}
 ATTENTION_BAR = 5.0
-# Who computes the same as which layer; the others are its nearest.
+# The peer that computes exactly the same as a layer. The others run their closest layer.
 SAME = {"gat-edge": "pyg", "gat-e": "dgl"}
 
 
 def main() -> int:
-    """Run both, print the tables, and return 1 if a worker computed something else."""
+    """Run both parts, print the tables, and return 1 if the results of a peer differ."""
     options = _options()
     torch.set_num_threads(options.threads)
     peers = tuple(filter(None, options.peers.split(",")))
@@ -65,12 +68,12 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="sum,attention", help="which of both")
-    parser.add_argument("--scale", type=int, default=19, help="of RMAT, for sums")
-    parser.add_argument("--attention-scale", type=int, default=17, help="of RMAT, for attention")
-    parser.add_argument("--widths", default="16,64,128,256", help="columns")
+    parser.add_argument("--parts", default="sum,attention", help="sum, attention")
+    parser.add_argument("--scale", type=int, default=19, help="RMAT scale for sums")
+    parser.add_argument("--attention-scale", type=int, default=17, help="RMAT scale for attention")
+    parser.add_argument("--widths", default="16,64,128,256", help="numbers of columns for sums")
     parser.add_argument(
-        "--largest", type=float, default=3e9, help="bytes of messages that PyG may materialise"
+        "--largest", type=float, default=3e9, help="run PyG only up to this many bytes of messages"
     )
     return parser.parse_args()
 
@@ -88,7 +91,7 @@ def _sums(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], bool]
     streaming = TRIAD_BYTES / spread(triad)["median"]
     about = _about(graph, options.scale)
     records = [comparison.record("triad", {"kernel": "triad"}, triad, moved_bytes=TRIAD_BYTES)]
-    print(f"Gather+Sum, {_title(graph, options)}; the memory streams {streaming / 1e9:.1f} GB/s.\n")
+    print(f"Gather+Sum, {_title(graph, options)}; memory bandwidth {streaming / 1e9:.1f} GB/s.\n")
     names = ("ms", "GB/s", "of streaming", *(f"{name} ms" for name in comparison.libraries[1:]))
     _head(("F", "message", *names, "x torch (bar)", "x DGL (bar)"))
     agreed = True
@@ -97,15 +100,15 @@ def _sums(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], bool]
         for width in map(int, options.widths.split(",")):
             gathered = 4 * width * graph.num_edges
             for weighted in (True, False):
-                playing = {
+                running = {
                     name: worker
                     for name, worker in workers.items()
                     if name != "pyg" or gathered <= options.largest
                 }
                 case = {"width": width, "weighted": weighted}
-                built = {n: comparison.build(c, loaded[n], **case) for n, c in playing.items()}
-                times = comparison.time(playing)
-                agreed &= _compared(playing, comparison.folder)
+                built = {n: comparison.build(c, loaded[n], **case) for n, c in running.items()}
+                times = comparison.time(running)
+                agreed &= _results_match(running, comparison.folder)
                 row = {
                     name: comparison.record(
                         "gather",
@@ -143,7 +146,7 @@ def _attention(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], 
     options, about = comparison.options, _about(graph, comparison.options.attention_scale)
     print(f"Attention, 64 to 4 x 16, 16 edge attributes, {_title(graph, options)}.\n")
     names = (f"{name} ms" for name in comparison.libraries[1:])
-    _head(("layer", "dropout", "forward", "backward", "both, ms", *names, "x the faster (bar)"))
+    _head(("layer", "dropout", "forward", "backward", "both, ms", *names, "x fastest peer (bar)"))
     records: list[Record] = []
     agreed = True
     with comparison.started() as workers:
@@ -158,10 +161,8 @@ def _attention(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], 
                 }
                 times = comparison.time(workers)
                 if not dropout and same in workers:
-                    ours = workers["graphtheta"]
-                    agreed &= _compared(
-                        {"graphtheta": ours, same: workers[same]}, comparison.folder
-                    )
+                    pair = {name: workers[name] for name in ("graphtheta", same)}
+                    agreed &= _results_match(pair, comparison.folder)
                 row = {}
                 for name, parts in times.items():
                     both = [f + b for f, b in zip(parts["forward"], parts["backward"], strict=True)]
@@ -188,11 +189,11 @@ def _attention_cells(
     yield f"{ratio:.2f} {peer} ({ATTENTION_BAR:g})"
 
 
-# -- both -----------------------------------------------------------------------------------------
+# -- shared by both parts -------------------------------------------------------------------------
 
 
-def _compared(workers: Mapping[str, Any], folder: Path) -> bool:
-    """Whether all have computed the same; says what differs."""
+def _results_match(workers: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether the results of all workers match, and print those that differ."""
     paths = {name: folder / f"{name}.npz" for name in workers}
     for name, worker in workers.items():
         worker.request("save", path=str(paths[name]))
