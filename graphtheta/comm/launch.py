@@ -3,7 +3,7 @@
 Under MPI, an exception, an early exit or a lost rank leaves the other ranks waiting for ever; under
 torchrun, an early exit does. There are three ways to end the whole job instead:
 
-- `guarded(main)` runs a program and ends the job with an exit code whatever happens in `main`. The
+- `guarded(main)` runs a program and ends the job with an exit code for any failure of `main`. The
   command line runs in it.
 - `communicator(install_hooks=True)` replaces `sys.excepthook`, `threading.excepthook` and
   `os._exit`, so that an uncaught exception in any thread, or a call of `os._exit`, ends the job.
@@ -78,7 +78,7 @@ def launcher(env: Mapping[str, str] = os.environ) -> Launcher | None:
     if found:  # the first is the innermost: mpiexec may itself run under srun
         return found[0] if found[0].size > 1 else None
     if "PMIX_RANK" in env:
-        return Launcher("PMIX_RANK", 0)  # PMIx alone does not say how many
+        return Launcher("PMIX_RANK", 0)  # PMIx does not give the number
     return None
 
 
@@ -237,7 +237,7 @@ def _start_mpi(by: Launcher) -> Communicator:
         from graphtheta.comm import mpi
     except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI library for it
         raise ConfigError(
-            f"communicator: {by.variable} says {several}, but mpi4py cannot be loaded "
+            f"communicator: {by.variable} shows {several}, but mpi4py cannot be loaded "
             f"({' '.join(str(error).split())}). Run: pip install 'graphtheta[mpi]'"
         ) from error
     world = MPI.COMM_WORLD
@@ -245,8 +245,8 @@ def _start_mpi(by: Launcher) -> Communicator:
         if by.size == 0:
             return SingleCommunicator()
         raise ConfigError(
-            f"communicator: {by.variable} says {several}, but MPI says 1: the launcher and mpi4py "
-            f"belong to different MPI libraries ({MPI.get_vendor()[0]} here). Start with that "
+            f"communicator: {by.variable} shows {several}, but MPI finds 1: the launcher and "
+            f"mpi4py use different MPI libraries ({MPI.get_vendor()[0]} here). Start with that "
             "library's mpiexec, or with srun --mpi=pmi2 (srun --mpi=list shows others)."
         )
     _process = mpi.start(world)

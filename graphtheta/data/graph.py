@@ -336,7 +336,7 @@ class Graph:
     ) -> Graph:
         """Convert a homogeneous `dgl.DGLGraph`.
 
-        Reads the tensors below as far as they exist, the masks as `from_pyg` does, and
+        Reads the tensors below if they exist, the masks as `from_pyg` does, and
         `ndata["original_id"]`. Without that, the id of a node is its row.
 
         Args:

@@ -88,7 +88,7 @@ def sparse_matrix(value: Any, where: str) -> scipy.sparse.csr_matrix:
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return the named members of an `npz` file, as far as it has them.
+    """Return those of the named members that an `npz` file contains.
 
     Arrays of objects are read by `unpickle`; an array without dimensions is returned as its object.
 

@@ -64,7 +64,7 @@ def tune(
       smaller ones are kept;
     - the number of threads of torch and Numba, and OMP_NUM_THREADS, if `threads` is given.
 
-    The first two are left alone where the user has configured the allocator, by
+    The first two are not changed if the user has configured the allocator, by
     GRAPHTHETA_MALLOC=system, LD_PRELOAD, GLIBC_TUNABLES or a variable of glibc such as
     MALLOC_ARENA_MAX_. `GRAPHTHETA_TUNING=off` turns all of it off.
 
@@ -95,7 +95,7 @@ def _tune_huge_pages() -> Setting:
     value = request_huge_pages()
     kernel = _kernel_huge_pages()
     if value != "1" or kernel == "never":
-        why = f"the kernel says never in {_KERNEL_HUGE_PAGES}" if value == "1" else "it was set"
+        why = f"{_KERNEL_HUGE_PAGES} is never" if value == "1" else "it was set before"
         return Setting(topic, False, f"THP_MEM_ALLOC_ENABLE={value}, but {why}")
     return Setting(topic, True, f"THP_MEM_ALLOC_ENABLE={value}")
 
@@ -129,7 +129,7 @@ def _reason_for_memory() -> str:
 
 
 def _kernel_huge_pages(path: Path = _KERNEL_HUGE_PAGES) -> str:
-    """Return "always", "madvise" or "never", or "" if the kernel does not say."""
+    """Return "always", "madvise" or "never", or "" if it is unknown."""
     try:
         return path.read_text().partition("[")[2].partition("]")[0]
     except OSError:

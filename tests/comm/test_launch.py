@@ -122,7 +122,7 @@ _START = "import sys; from graphtheta.comm.launch import *; sys.exit(guarded(com
 def test_singleton_under_launcher_is_refused_with_remedy() -> None:
     job = run([sys.executable, "-c", _START], env=_STEP)
     assert job.code == 2, job.output
-    assert "SLURM_STEP_NUM_TASKS says 64 workers, but MPI says 1" in job.output
+    assert "SLURM_STEP_NUM_TASKS shows 64 workers, but MPI finds 1" in job.output
     assert "srun --mpi=pmi2" in job.output
     assert "Traceback" not in job.output
 

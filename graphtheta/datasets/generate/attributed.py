@@ -35,6 +35,7 @@ from graphtheta.datasets.generate.draws import (
     jit,
     node_splits,
     popular_rank,
+    random_bits,
     stream,
     unit,
 )
@@ -90,8 +91,8 @@ def attributed(
     ):
         refuse_unless(value >= least, f"attributed: {name}", f"{least} or more", value, "Raise it.")
     edges = nodes * edge_factor
-    places = Permutation(nodes, seed, Purpose.GENERATE).spec
-    order = Permutation(edges, seed, Purpose.GENERATE, step=3).spec
+    node_order = Permutation(nodes, seed, Purpose.GENERATE).spec
+    edge_order = Permutation(edges, seed, Purpose.GENERATE, step=3).spec
     key = draw_key(seed)
     streams = tuple(map(stream, (Draw.NODE, Draw.EDGE, Draw.PLACE, Draw.LABEL)))
 
@@ -100,7 +101,7 @@ def attributed(
         labels = np.empty(stop - start, np.bool_)
         keys = np.arange(start, stop)
         _values(keys, streams[0], key, values_RF)
-        _labels(keys, nodes, edges, places, streams, key, labels)
+        _labels(keys, nodes, edges, node_order, streams, key, labels)
         columns = {
             "id": pa.array(keys),
             "features": matrix_column(values_RF),
@@ -111,7 +112,7 @@ def attributed(
 
     def edge_rows(start: int, stop: int) -> pa.Table:
         src, dst, number = (np.empty(stop - start, np.int64) for _ in range(3))
-        _ends(start, nodes, edges, places, order, streams[2], key, number, src, dst)
+        _ends(start, nodes, edges, node_order, edge_order, streams[2], key, number, src, dst)
         values_RF = np.empty((stop - start, edge_attributes), np.float32)
         _values(number, streams[1], key, values_RF)
         return pa.table({"src": src, "dst": dst, "attr": matrix_column(values_RF)})
@@ -142,16 +143,16 @@ def attributed(
 
 @jit
 def _values(
-    keys: NDArray[np.int64], word: np.uint32, key: NDArray[np.uint32], out: NDArray[np.float32]
+    keys: NDArray[np.int64], stream_id: np.uint32, key: NDArray[np.uint32], out: NDArray[np.float32]
 ) -> None:
     width = out.shape[1]
     for i in range(out.shape[0]):
         low, high = np.uint32(keys[i]), np.uint32(np.uint64(keys[i]) >> np.uint64(32))
         for column in range(0, width, 4):
-            a, b, c, d = philox(np.uint32(column >> 2), low, high, word, key[0], key[1])
-            words = (np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d))
+            a, b, c, d = philox(np.uint32(column >> 2), low, high, stream_id, key[0], key[1])
+            draws = (np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d))
             for lane in range(min(4, width - column)):
-                out[i, column + lane] = bell(words[lane])
+                out[i, column + lane] = bell(draws[lane])
 
 
 @jit
@@ -162,7 +163,7 @@ def _dst_rank(edge: Any, nodes: Any, edges: Any) -> Any:
 
 @jit
 def _first_edge(rank: Any, nodes: Any, edges: Any) -> Any:
-    """Return the first edge whose destination is at this position of the order, or a later one."""
+    """Return the first edge whose destination has this position in the order, or a later one."""
     edge = np.int64(np.float64(edges) * np.sqrt(np.float64(rank) / np.float64(nodes)))
     while edge > 0 and _dst_rank(edge - 1, nodes, edges) >= rank:
         edge -= 1
@@ -173,12 +174,9 @@ def _first_edge(rank: Any, nodes: Any, edges: Any) -> Any:
 
 @jit
 def _src_rank(
-    edge: Any, dst_rank: Any, nodes: Any, word: np.uint32, key: NDArray[np.uint32]
+    edge: Any, dst_rank: Any, nodes: Any, stream_id: np.uint32, key: NDArray[np.uint32]
 ) -> Any:
-    number = np.uint64(edge)
-    a, b, _c, _d = philox(
-        np.uint32(0), np.uint32(number), np.uint32(number >> np.uint64(32)), word, key[0], key[1]
-    )
+    a, b, _c, _d = random_bits(edge, stream_id, key)
     rank = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes - 1, True)
     return rank + (rank >= dst_rank)  # drawn among the other nodes, without self-loops
 
@@ -188,28 +186,30 @@ def _ends(
     first: int,
     nodes: int,
     edges: int,
-    places: NDArray[np.uint64],
-    order: NDArray[np.uint64],
-    word: np.uint32,
+    node_order: NDArray[np.uint64],
+    edge_order: NDArray[np.uint64],
+    stream_id: np.uint32,
     key: NDArray[np.uint32],
     number: NDArray[np.int64],
     src: NDArray[np.int64],
     dst: NDArray[np.int64],
 ) -> None:
     for i in range(src.shape[0]):
-        edge = np.int64(permuted(np.uint64(first + i), order))
+        edge = np.int64(permuted(np.uint64(first + i), edge_order))
         rank = _dst_rank(edge, nodes, edges)
         number[i] = edge
-        src[i] = np.int64(permuted(np.uint64(_src_rank(edge, rank, nodes, word, key)), places))
-        dst[i] = np.int64(permuted(np.uint64(rank), places))
+        src[i] = np.int64(
+            permuted(np.uint64(_src_rank(edge, rank, nodes, stream_id, key)), node_order)
+        )
+        dst[i] = np.int64(permuted(np.uint64(rank), node_order))
 
 
 @jit
-def _score(node: np.uint64, word: np.uint32, key: NDArray[np.uint32]) -> np.float64:
+def _score(node: np.uint64, stream_id: np.uint32, key: NDArray[np.uint32]) -> np.float64:
     low, high = np.uint32(node), np.uint32(node >> np.uint64(32))
     total = np.float64(0.0)
     for block in range(INFORMATIVE // 4):
-        a, b, c, d = philox(np.uint32(block), low, high, word, key[0], key[1])
+        a, b, c, d = philox(np.uint32(block), low, high, stream_id, key[0], key[1])
         total += np.float64(bell(np.uint32(a))) - np.float64(bell(np.uint32(b)))
         total += np.float64(bell(np.uint32(c))) - np.float64(bell(np.uint32(d)))
     return np.float64(total / np.sqrt(np.float64(INFORMATIVE)))
@@ -220,7 +220,7 @@ def _labels(
     keys: NDArray[np.int64],
     nodes: int,
     edges: int,
-    places: NDArray[np.uint64],
+    node_order: NDArray[np.uint64],
     streams: Any,
     key: NDArray[np.uint32],
     out: NDArray[np.bool_],
@@ -228,30 +228,15 @@ def _labels(
     of_node, of_edge, of_end, of_label = streams
     for i in range(out.shape[0]):
         node = np.uint64(keys[i])
-        rank = np.int64(unpermuted(node, places))
+        rank = np.int64(unpermuted(node, node_order))
         first, last = _first_edge(rank, nodes, edges), _first_edge(rank + 1, nodes, edges)
         total = np.float64(0.0)
         for edge in range(first, last):
-            number = np.uint64(edge)
-            a, _b, _c, _d = philox(
-                np.uint32(0),
-                np.uint32(number),
-                np.uint32(number >> np.uint64(32)),
-                of_edge,
-                key[0],
-                key[1],
-            )
+            a, _b, _c, _d = random_bits(edge, of_edge, key)
             if bell(np.uint32(a)) > 0:
                 source = _src_rank(edge, rank, nodes, of_end, key)
-                total += _score(permuted(np.uint64(source), places), of_node, key)
+                total += _score(permuted(np.uint64(source), node_order), of_node, key)
         in_degree = np.float64(max(1, last - first))
         total = np.float64(0.5) * _score(node, of_node, key) + total / np.sqrt(in_degree)
-        a, _b, _c, _d = philox(
-            np.uint32(0),
-            np.uint32(node),
-            np.uint32(node >> np.uint64(32)),
-            of_label,
-            key[0],
-            key[1],
-        )
+        a, _b, _c, _d = random_bits(node, of_label, key)
         out[i] = (total > 0) != (np.uint32(a) < _FLIPPED)

@@ -31,6 +31,7 @@ from graphtheta.datasets.generate.draws import (
     jit,
     node_splits,
     popular_rank,
+    random_bits,
     stream,
     unit,
 )
@@ -101,7 +102,7 @@ def communities(
     where = "communities: degrees"
     refuse_unless(degrees in DEGREES, where, f"one of {', '.join(DEGREES)}", degrees, "Choose one.")
     groups = -(-nodes // group_size)
-    places = Permutation(nodes, seed, Purpose.GENERATE).spec
+    node_order = Permutation(nodes, seed, Purpose.GENERATE).spec
     key = draw_key(seed)
     centroids_CF = np.empty((classes, features), np.float32)
     _centroids(_SIGNAL / features**0.5, stream(Draw.CENTROID), key, centroids_CF)
@@ -110,7 +111,7 @@ def communities(
         labels = np.empty(stop - start, np.int64)
         values_RF = np.empty((stop - start, features), np.float32)
         streams = (stream(Draw.GROUP), stream(Draw.LABEL), stream(Draw.NODE))
-        _nodes(start, groups, places, centroids_CF, streams, key, labels, values_RF)
+        _nodes(start, groups, node_order, centroids_CF, streams, key, labels, values_RF)
         columns = {
             "id": pa.array(np.arange(start, stop)),
             "features": matrix_column(values_RF),
@@ -122,7 +123,9 @@ def communities(
     def edge_rows(start: int, stop: int) -> pa.Table:
         src, dst = (np.empty(stop - start, np.int64) for _ in range(2))
         power_law = degrees == "power-law"
-        _edges(start, nodes, groups, inside, power_law, places, stream(Draw.ENDS), key, src, dst)
+        _edges(
+            start, nodes, groups, inside, power_law, node_order, stream(Draw.ENDS), key, src, dst
+        )
         return pa.table({"src": src, "dst": dst})
 
     plain = {"use_dictionary": False, "compression": "none"}
@@ -149,20 +152,20 @@ def communities(
 
 
 @jit
-def _centroids(scale: float, word: np.uint32, key: NDArray[np.uint32], out: Any) -> None:
+def _centroids(scale: float, stream_id: np.uint32, key: NDArray[np.uint32], out: Any) -> None:
     for row in range(out.shape[0]):
         for column in range(out.shape[1]):
             a, _b, _c, _d = philox(
-                np.uint32(column), np.uint32(row), np.uint32(0), word, key[0], key[1]
+                np.uint32(column), np.uint32(row), np.uint32(0), stream_id, key[0], key[1]
             )
             out[row, column] = bell(np.uint32(a)) * np.float32(scale)
 
 
 @jit
-def _class(number: np.uint64, classes: int, word: np.uint32, key: NDArray[np.uint32]) -> np.int64:
-    a, _b, _c, _d = philox(
-        np.uint32(0), np.uint32(number), np.uint32(number >> np.uint64(32)), word, key[0], key[1]
-    )
+def _class(
+    group: np.uint64, classes: int, stream_id: np.uint32, key: NDArray[np.uint32]
+) -> np.int64:
+    a, _b, _c, _d = random_bits(group, stream_id, key)
     return np.int64((np.uint64(np.uint32(a)) * np.uint64(classes)) >> np.uint64(32))
 
 
@@ -170,7 +173,7 @@ def _class(number: np.uint64, classes: int, word: np.uint32, key: NDArray[np.uin
 def _nodes(
     first: int,
     groups: int,
-    places: NDArray[np.uint64],
+    node_order: NDArray[np.uint64],
     centroids: NDArray[np.float32],
     streams: tuple[np.uint32, np.uint32, np.uint32],
     key: NDArray[np.uint32],
@@ -182,19 +185,19 @@ def _nodes(
     for i in range(values.shape[0]):
         node = np.uint64(first + i)
         low, high = np.uint32(node), np.uint32(node >> np.uint64(32))
-        group = unpermuted(node, places) % np.uint64(groups)
+        group = unpermuted(node, node_order) % np.uint64(groups)
         kind = _class(group, classes, of_group, key)
-        noise, other, _c, _d = philox(np.uint32(0), low, high, of_label, key[0], key[1])
+        noise, other, _c, _d = random_bits(node, of_label, key)
         labels[i] = kind
         if np.uint32(noise) < _LABEL_NOISE:
             drawn = np.uint64(np.uint32(other)) * np.uint64(classes)
             labels[i] = np.int64(drawn >> np.uint64(32))
         for column in range(0, width, 4):
             a, b, c, d = philox(np.uint32(column >> 2), low, high, of_node, key[0], key[1])
-            words = (np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d))
+            draws = (np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d))
             for lane in range(min(4, width - column)):
                 at = column + lane
-                values[i, at] = centroids[kind, at] + bell(words[lane])
+                values[i, at] = centroids[kind, at] + bell(draws[lane])
 
 
 @jit
@@ -204,8 +207,8 @@ def _edges(
     groups: int,
     inside: float,
     power_law: bool,
-    places: NDArray[np.uint64],
-    word: np.uint32,
+    node_order: NDArray[np.uint64],
+    stream_id: np.uint32,
     key: NDArray[np.uint32],
     src: NDArray[np.int64],
     dst: NDArray[np.int64],
@@ -213,8 +216,8 @@ def _edges(
     for i in range(src.shape[0]):
         edge = np.uint64(first + i)
         low, high = np.uint32(edge), np.uint32(edge >> np.uint64(32))
-        a, b, c, d = philox(np.uint32(0), low, high, word, key[0], key[1])
-        e, f, _g, _h = philox(np.uint32(1), low, high, word, key[0], key[1])
+        a, b, c, d = random_bits(edge, stream_id, key)
+        e, f, _g, _h = philox(np.uint32(1), low, high, stream_id, key[0], key[1])
         position = popular_rank(unit(np.uint32(a), np.uint32(b)), nodes, power_law)
         group, member = position % groups, position // groups
         members = (nodes - group + groups - 1) // groups
@@ -226,5 +229,5 @@ def _edges(
         else:
             other = popular_rank(u, nodes - 1, power_law)
             other += other >= position
-        src[i] = np.int64(permuted(np.uint64(position), places))
-        dst[i] = np.int64(permuted(np.uint64(other), places))
+        src[i] = np.int64(permuted(np.uint64(position), node_order))
+        dst[i] = np.int64(permuted(np.uint64(other), node_order))

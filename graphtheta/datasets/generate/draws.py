@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from graphtheta.rng.philox import Purpose, philox, step_key, stream_id
 
-__all__ = ["Draw", "bell", "draw_key", "jit", "node_splits", "popular_rank", "stream", "unit"]
+__all__ = [
+    "Draw",
+    "bell",
+    "draw_key",
+    "jit",
+    "node_splits",
+    "popular_rank",
+    "random_bits",
+    "stream",
+    "unit",
+]
 
 jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
@@ -49,6 +59,14 @@ def stream(draw: Draw) -> np.uint32:
 
 
 @jit
+def random_bits(number: Any, stream_id: np.uint32, key: NDArray[np.uint32]) -> Any:
+    """Return four times 32 random bits for an edge number or node key."""
+    k = np.uint64(number)
+    low, high = np.uint32(k), np.uint32(k >> np.uint64(32))
+    return philox(np.uint32(0), low, high, stream_id, key[0], key[1])
+
+
+@jit
 def unit(a: np.uint32, b: np.uint32) -> np.float64:
     """Return a number in [0, 1) from 53 random bits."""
     bits = (np.uint64(a) << np.uint64(21)) | (np.uint64(b) >> np.uint64(11))
@@ -67,26 +85,23 @@ def popular_rank(u: np.float64, count: Any, power_law: bool) -> Any:
 
 
 @jit
-def bell(word: np.uint32) -> np.float32:
+def bell(bits: np.uint32) -> np.float32:
     """Return a nearly normal number of mean 0 and variance 1, from the sum of the four bytes."""
     total = (
-        (word & np.uint32(255))
-        + ((word >> np.uint32(8)) & np.uint32(255))
-        + ((word >> np.uint32(16)) & np.uint32(255))
-        + (word >> np.uint32(24))
+        (bits & np.uint32(255))
+        + ((bits >> np.uint32(8)) & np.uint32(255))
+        + ((bits >> np.uint32(16)) & np.uint32(255))
+        + (bits >> np.uint32(24))
     )
     return np.float32(np.int32(total) - np.int32(510)) * np.float32(1.0 / 147.80054)
 
 
 @jit
 def _splits(
-    first: int, train: np.uint32, val: np.uint32, word: np.uint32, key: Any, out: Any
+    first: int, train: np.uint32, val: np.uint32, stream_id: np.uint32, key: Any, out: Any
 ) -> None:
     for i in range(out.shape[0]):
-        k = np.uint64(first + i)
-        draw, _b, _c, _d = philox(
-            np.uint32(0), np.uint32(k), np.uint32(k >> np.uint64(32)), word, key[0], key[1]
-        )
+        draw, _b, _c, _d = random_bits(first + i, stream_id, key)
         out[i] = 1 if draw < train else 2 if draw < val else 3
 
 

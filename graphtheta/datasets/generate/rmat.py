@@ -139,7 +139,7 @@ def rmat_edges(
     """
     _check(scale, quadrants)
     src, dst = (np.empty(stop - start, np.int64) for _ in range(2))
-    places = Permutation(1 << scale, seed, Purpose.GENERATE, step=1)
+    node_order = Permutation(1 << scale, seed, Purpose.GENERATE, step=1)
     _edges(
         start,
         scale,
@@ -147,7 +147,7 @@ def rmat_edges(
         stream(Draw.ENDS),
         draw_key(seed),
         scramble,
-        places.spec,
+        node_order.spec,
         src,
         dst,
     )
@@ -219,7 +219,7 @@ def _edges(
     ends: np.uint32,
     key: NDArray[np.uint32],
     scramble: bool,
-    places: NDArray[np.uint64],
+    node_order: NDArray[np.uint64],
     src_E: NDArray[np.int64],
     dst_E: NDArray[np.int64],
 ) -> None:
@@ -243,7 +243,7 @@ def _edges(
             # All levels have the same probabilities, so that surplus ones can be dropped.
             row, column = np.uint64(src[i]) >> surplus, np.uint64(dst[i]) >> surplus
             if scramble:
-                row, column = permuted(row, places), permuted(column, places)
+                row, column = permuted(row, node_order), permuted(column, node_order)
             src[i] = np.int64(row)
             dst[i] = np.int64(column)
 
