@@ -1,12 +1,16 @@
-"""Exact neighbourhoods of 2 to 5 layers on more and more workers: what each has to do.
+"""Work per worker for exact neighbourhoods of 2 to 5 layers on 1 to 8 workers.
 
     python benchmarks/khop.py --workers 1,2,4,8 --json benchmarks/results/khop.jsonl
 
-A step is 1,024 targets drawn from all nodes, all that they reach, and GraphSAGE of 32 columns
-forward and backward. Stores of 8 parts are made in --folder and kept there: RMAT 2^20 x 16 by a
-vertex-cut (2ps-l), planted communities of the same size by an edge-cut (fennel), and a torus of
-2^20 nodes of degree 4 by an edge-cut (kaminpar). Seconds are worth reading
-while there is a core a worker; counts of edges, bytes and memory are right for any number.
+A step draws 1,024 targets from all nodes, collects everything they reach, and runs GraphSAGE of 32
+columns forward and backward. The stores have 8 parts; they are made in `--folder` and kept there:
+RMAT 2^20 x 16 by a vertex-cut (2ps-l), planted communities of the same size by an edge-cut
+(fennel), and a torus of 2^20 nodes of degree 4 by an edge-cut (kaminpar).
+
+The table has one row per graph, number of layers and number of workers: targets and active edges of
+a step, active edges of the busiest worker and their share of the sum, seconds to prepare and to run
+a step, data sent, and memory of a worker. Times are meaningful only with at least one core per
+worker; counts of edges, bytes and memory are valid for any number of cores.
 """
 
 from __future__ import annotations
@@ -41,13 +45,13 @@ from graphtheta.train.gradients import broadcast_model, reduce_gradients
 COLUMNS = CLASSES = 32
 PARTS = 8
 HEAD = (
-    "graph | layers | workers | targets | active edges | most of a worker | of the sum | "
-    "prepare s | step s | sent MB | memory MB of a worker"
+    "graph | layers | workers | targets | active edges | busiest worker | share of sum | "
+    "prepare s | step s | sent MB | memory MB per worker"
 )
 
 
 def torus(side: int = 1024) -> gt.Graph:
-    """Return a square lattice whose borders meet: every node has four neighbours."""
+    """Return a square lattice with periodic borders: every node has four neighbours."""
     at = np.arange(side * side).reshape(side, side)
     ends = [(at, np.roll(at, shift, axis)) for axis in (0, 1) for shift in (1, -1)]
     src, dst = (np.concatenate([pair[i].ravel() for pair in ends]) for i in (0, 1))
@@ -73,15 +77,15 @@ GRAPHS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 def main() -> None:
-    """Launch jobs, or be one of their workers."""
+    """Launch the jobs, or run as a worker of one (with `--store`)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", default="1,2,4,8", help="each divides 8")
-    parser.add_argument("--graphs", default=",".join(GRAPHS))
-    parser.add_argument("--layers", default="2,3,4,5")
-    parser.add_argument("--batch-size", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=5, help="that count, after one of warm-up")
-    parser.add_argument("--folder", type=Path, default=Path("khop-stores"), help="for the stores")
-    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument("--workers", default="1,2,4,8", help="numbers of workers; divisors of 8")
+    parser.add_argument("--graphs", default=",".join(GRAPHS), help=", ".join(GRAPHS))
+    parser.add_argument("--layers", default="2,3,4,5", help="numbers of layers")
+    parser.add_argument("--batch-size", type=int, default=1024, help="targets per step")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps, after one warm-up")
+    parser.add_argument("--folder", type=Path, default=Path("khop-stores"), help="folder of stores")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.store is not None:
@@ -99,7 +103,7 @@ def main() -> None:
 
 
 def launch(size: int, store: Path, options: argparse.Namespace) -> None:
-    """Run one job of `size` workers, which prints its rows."""
+    """Run a job of `size` workers, which prints its rows of the table."""
     given = {name: getattr(options, name) for name in ("layers", "steps", "json")}
     words = [w for name, value in given.items() if value is not None for w in (f"--{name}", value)]
     words += ["--store", store, "--batch-size", options.batch_size]
@@ -113,7 +117,7 @@ def launch(size: int, store: Path, options: argparse.Namespace) -> None:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Open the store, and measure every number of layers; collective."""
+    """Open the store and measure each number of layers; collective."""
     comm = gt.communicator()
     tune_rank()
     shard = gt.open_shard(options.store, comm)
@@ -125,7 +129,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def measure(shard: gt.Shard, layers: int, options: argparse.Namespace) -> Record:
-    """Train some steps and return what they took on the workers; collective."""
+    """Train some steps and return their times and per-worker counts; collective."""
     comm = shard.comm
     rows = torch.arange(shard.num_masters)
     keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
@@ -175,7 +179,7 @@ def one_step(
     comm: Communicator,
     batch_size: int,
 ) -> dict[str, float]:
-    """Do one step; return its seconds and this worker's counts; collective."""
+    """Run one step, and return its seconds and the counts of this worker; collective."""
     comm.barrier(stage="step")
     sent, start = comm.bytes_sent, time.perf_counter()
     batch = next(steps)()
@@ -198,7 +202,7 @@ def one_step(
 
 
 def row(record: Record) -> list[str]:
-    """Return the cells of a record, medians over the steps."""
+    """Return the table cells of a record: medians over the steps."""
     edges = np.array(record["edges_of_workers"])
     whole, most = np.median(edges.sum(1)), np.median(edges.max(1))
     case = record["case"]

@@ -1,16 +1,19 @@
-"""Link prediction on FB15k-237 for a given time, beside PyG, and signs of edges on Bitcoin OTC.
+"""Link prediction on FB15k-237 within a time limit, and edge signs on Bitcoin OTC.
 
     python benchmarks/links.py --data ../shared/data --peers-python PEERS/bin/python --seconds 1200
 
-Three systems train for the same time on the same threads: our R-GCN + DistMult, our DistMult alone,
-and PyG's R-GCN + DistMult (`peers/pyg_links.py`). All learn a vector for each entity and have two
-layers with the same bases; the reverse of every training edge carries messages as a relation of its
-own. The time is that of training alone, and the weights are those at its end. What each has learned
-is ranked by the same code: filtered, both ends, ties sharing the mean of their ranks.
+FB15k-237: three systems train for the same time with the same number of threads: R-GCN + DistMult
+of GraphTheta (`rgcn`), DistMult of GraphTheta without an encoder (`distmult`), and R-GCN + DistMult
+of PyG (`pyg`, in `peers/pyg_links.py`). Each learns a vector per entity; both R-GCNs have two
+layers with the same number of bases. The reverse of every training edge carries messages as a
+separate relation. The time limit covers training only, and the final weights are evaluated. The
+same code ranks the results of all systems: filtered, both ends, ties get the mean of their ranks.
+The table shows seconds, epochs, MRR and hits@k on the test split.
 
-Bitcoin OTC: is a rating positive? Features of users are of training ratings alone, in a random
-split of ratings by seed (80 % training, 10 % validation, 10 % test). Beside it stands the area
-under the curve of the mean training rating that the rated user has received.
+Bitcoin OTC: predict whether a rating is positive. User features are computed from training ratings
+only, and a seed sets the random split of ratings (80 % training, 10 % validation, 10 % test). The
+table shows the test AUROC of the model and of a baseline, the mean training rating that the rated
+user has received.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ NAMES = ("mrr", "hits@1", "hits@3", "hits@10")
 
 
 def main() -> None:
-    """Run the chosen parts and print a table of each."""
+    """Run the selected parts and print a table for each."""
     options = _options()
     gt.tune(threads=options.threads)
     if "fb15k237" in options.parts:
@@ -61,20 +64,20 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of fb15k237/ and others")
-    parser.add_argument("--parts", default="fb15k237,bitcoin-otc", help="which of both")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--parts", default="fb15k237,bitcoin-otc", help="fb15k237, bitcoin-otc")
     parser.add_argument("--peers-python", help="interpreter with torch_geometric")
-    parser.add_argument("--contenders", default="rgcn,distmult,pyg", help="of FB15k-237")
-    parser.add_argument("--seconds", type=float, default=1200, help="of training, each")
-    parser.add_argument("--channels", type=int, default=100, help="of a vector")
-    parser.add_argument("--bases", type=int, default=2, help="matrices that relations combine")
-    parser.add_argument("--lr", type=float, default=0.01, help="of every system")
-    parser.add_argument("--batch-size", type=int, default=4096, help="of ours; 0: global batches")
-    parser.add_argument("--fanouts", default="all", help="of R-GCN's mini-batches, as in 10,10")
-    parser.add_argument("--negatives", type=int, default=10, help="of each edge, of ours")
-    parser.add_argument("--seeds", type=int, default=5, help="of Bitcoin OTC")
-    parser.add_argument("--threads", type=int, default=2, help="of every system")
-    parser.add_argument("--json", type=Path, help="file to add records to")
+    parser.add_argument("--contenders", default="rgcn,distmult,pyg", help="systems on FB15k-237")
+    parser.add_argument("--seconds", type=float, default=1200, help="training time per system")
+    parser.add_argument("--channels", type=int, default=100, help="length of a vector")
+    parser.add_argument("--bases", type=int, default=2, help="basis matrices of R-GCN")
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
+    parser.add_argument("--batch-size", type=int, default=4096, help="edges per batch; 0: global")
+    parser.add_argument("--fanouts", default="all", help="fan-outs of R-GCN, e.g. 10,10")
+    parser.add_argument("--negatives", type=int, default=10, help="negatives per edge (GraphTheta)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds on Bitcoin OTC")
+    parser.add_argument("--threads", type=int, default=2, help="threads per system")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
     return parser.parse_args()
 
 
@@ -90,7 +93,7 @@ def _fb15k237(options: argparse.Namespace) -> None:
         if name == "pyg":
             found = _peer(triples, graph, num_nodes, num_relations, options)
         else:
-            found = _ours(name, graph, num_relations, options)
+            found = _graphtheta(name, graph, num_relations, options)
         cells = [f"{found[f'test_{n}']:.4f}" for n in NAMES]
         print(f"| {name} | {found['seconds']:.0f} | {found['epochs']} | {' | '.join(cells)} |")
         about = {key: vars(options)[key] for key in ("channels", "bases", "lr", "threads")}
@@ -98,7 +101,7 @@ def _fb15k237(options: argparse.Namespace) -> None:
 
 
 def _read(folder: Path) -> tuple[NDArray[np.int64], int, int]:
-    """Return (head, relation, tail, split) of all triples, and how many entities and relations."""
+    """Return (head, relation, tail, split) of all triples, and the entity and relation counts."""
     parts = []
     for code, name in enumerate(("train", "valid", "test"), start=1):
         rows = np.loadtxt(folder / f"{name}2id.txt", np.int64, skiprows=1)
@@ -108,7 +111,7 @@ def _read(folder: Path) -> tuple[NDArray[np.int64], int, int]:
 
 
 def _graph(triples: NDArray[np.int64], num_nodes: int, num_relations: int) -> gt.Graph:
-    """Return the triples as edges, and the reverse of each of training, in no split."""
+    """Return the triples as edges, with the reverses of training edges, which are in no split."""
     src, relation, dst, split = triples.T
     train = split == 1
     edges = {
@@ -120,7 +123,7 @@ def _graph(triples: NDArray[np.int64], num_nodes: int, num_relations: int) -> gt
     return gt.Graph(pa.table({"id": np.arange(num_nodes)}), pa.table(edges))
 
 
-def _ours(
+def _graphtheta(
     name: str, graph: gt.Graph, num_relations: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     shard, width = gt.open_shard(graph), options.channels
@@ -149,7 +152,7 @@ def _peer(
     num_relations: int,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Let PyG train, and rank by what it has learned."""
+    """Train with PyG in a separate process, and rank with the weights it has learned."""
     with tempfile.TemporaryDirectory(prefix="graphtheta-benchmark-") as folder:
         sizes = {"num_nodes": num_nodes, "num_relations": num_relations}
         given = {key: vars(options)[key] for key in ("channels", "bases", "lr", "seconds")}
@@ -206,7 +209,7 @@ def _bitcoin_otc(options: argparse.Namespace) -> None:
 
 
 def _signs(whole: gt.Graph, seed: int) -> tuple[gt.Graph, NDArray[np.float64]]:
-    """Return ratings with their signs to learn, and the mean training rating each user received."""
+    """Return the graph labelled with rating signs, and the mean training rating of each user."""
     rating, size = whole.column("attr")[:, 0].astype(np.float64), whole.num_nodes
     rng = np.random.default_rng(seed)
     split = rng.choice([1, 2, 3], whole.num_edges, p=[0.8, 0.1, 0.1]).astype(np.int8)

@@ -1,10 +1,11 @@
-"""How much of a link's delay is hidden: rows without a mirror run while mirrors travel.
-
-Every exchange of a step is held back by an injected delay. What is not hidden of it is the time for
-which a pass blocks on the exchange; `sync` is the whole stage, with packing and copies. Backward
-sends the cotangents of mirrors while those of masters are computed.
+"""Share of a link's delay that is hidden by computing rows without mirrors while mirrors travel.
 
     mpiexec -n 2 python benchmarks/overlap.py --delay 0.02 --json benchmarks/results/overlap.jsonl
+
+A delay is injected into every exchange of a step. The delay that is not hidden is the time for
+which a pass blocks on the exchange ("waited"). "sync" is the whole stage, including packing and
+copies, and "all" the whole pass. In backward, gradients of mirrors travel while those of masters
+are computed. The table has one row per layer and direction, with medians over the runs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from graphtheta.tgar import View
 
 
 class Delayed:
-    """A communicator whose exchanges arrive late; all else is passed on."""
+    """Communicator that delays exchanges and delegates everything else."""
 
     def __init__(self, comm: Any, seconds: float) -> None:
         self._comm, self._seconds = comm, seconds
@@ -39,7 +40,7 @@ class Delayed:
         return getattr(self._comm, name)
 
     def exchange(self, send: Any, recv: Any, *, stage: str) -> Any:
-        """Start an exchange that seems to take longer."""
+        """Start an exchange that completes no earlier than the delay."""
         return _Late(self, self._comm.exchange(send, recv, stage=stage), self._seconds)
 
 
@@ -49,11 +50,9 @@ class _Late:
         self._due = time.perf_counter() + seconds
 
     def test(self) -> bool:
-        """See `Pending.test`."""
         return self._pending.test() and time.perf_counter() >= self._due
 
     def wait(self) -> None:
-        """See `Pending.wait`."""
         start = time.perf_counter()
         self._pending.wait()
         time.sleep(max(0.0, self._due - time.perf_counter()))
@@ -61,7 +60,7 @@ class _Late:
 
 
 def banded(num_nodes: int, degree: int) -> gt.Graph:
-    """Every node hears from its neighbours on a ring: ranges of it have few mirrors."""
+    """Return a graph of near neighbours on a ring; node ranges of it have few mirrors."""
     rng = np.random.default_rng(0)
     dst = np.repeat(np.arange(num_nodes), degree)
     src = (dst + rng.integers(1, 1000, len(dst))) % num_nodes
@@ -74,7 +73,7 @@ def banded(num_nodes: int, degree: int) -> gt.Graph:
 def watched(
     link: Delayed, shard: gt.Shard, direction: str, rows: dict[str, list[tuple[float, ...]]]
 ) -> Iterator[None]:
-    """Add a row: seconds blocked, of the sync, and of all that is done inside."""
+    """Time the body, and add its row: seconds blocked, seconds of the sync, total seconds."""
     link.barrier(stage="step")
     shard.channel.stages = stages = StageTimers()
     link.waited, start = 0.0, time.perf_counter()
@@ -85,11 +84,11 @@ def watched(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nodes", type=int, default=1 << 17)
-    parser.add_argument("--degree", type=int, default=64)
-    parser.add_argument("--delay", type=float, default=0.02, help="seconds")
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--nodes", type=int, default=1 << 17, help="number of nodes")
+    parser.add_argument("--degree", type=int, default=64, help="in-edges per node")
+    parser.add_argument("--delay", type=float, default=0.02, help="injected delay in seconds")
+    parser.add_argument("--runs", type=int, default=7, help="measured runs")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
     arguments = parser.parse_args()
 
     comm = gt.communicator()

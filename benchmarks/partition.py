@@ -1,7 +1,10 @@
-"""How fast graphs are partitioned, from tables to a store, and how well, by every method.
+"""Speed, memory and quality of the partitioners, from tables to a store.
 
-`graphtheta bench partition` on the graphs of the README's table; each measurement is a process of
-its own, and stores are deleted afterwards.
+    python benchmarks/partition.py --graphs rmat,communities --parts 32,128 --methods dbh,hdrf
+
+Runs the measurements of `graphtheta bench partition` on generated graphs, each in a separate
+process, and deletes graphs and stores afterwards. The table has one row per graph, number of parts
+and method.
 """
 
 from __future__ import annotations
@@ -49,15 +52,15 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graphs", default="rmat,communities", help=", ".join(GRAPHS))
-    parser.add_argument("--methods", default="dbh,2ps-l,hdrf")
-    parser.add_argument("--parts", default="32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory-limit", help="as of `graphtheta partition`, in bytes", type=int)
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--folder", help="where graphs and stores are written and deleted")
-    parser.add_argument("--json", help="a file that a line is added to for each measurement")
+    parser.add_argument("--methods", default="dbh,2ps-l,hdrf", help="partitioners")
+    parser.add_argument("--parts", default="32", help="numbers of parts")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads")
+    parser.add_argument("--memory-limit", help="memory limit in bytes", type=int)
+    parser.add_argument("--runs", type=int, default=1, help="runs per measurement")
+    parser.add_argument("--folder", help="folder for temporary graphs and stores")
+    parser.add_argument("--json", help="JSON Lines file to append records to")
     return parser.parse_args()
 
 

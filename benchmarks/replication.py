@@ -1,7 +1,10 @@
-"""Replication factors beside those of plain sequential programs of the same formulas.
+"""Replication factors of HDRF and DBH compared with sequential implementations of their formulas.
 
-HDRF decides blocks of edges against frozen state; here it stands beside a loop that decides one
-edge after the other, written from the paper alone. DBH must be equal to its formula.
+    python benchmarks/replication.py --json benchmarks/results/replication.jsonl
+
+GraphTheta's HDRF assigns blocks of edges against a frozen state; the sequential implementation
+follows the paper and assigns one edge after the other. DBH must be equal to its formula. The table
+has one row per graph, method and number of parts: both replication factors and their ratio.
 """
 
 from __future__ import annotations
@@ -22,20 +25,22 @@ Array = NDArray[Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=int, default=20)
-    parser.add_argument("--edge-factor", type=int, default=16)
-    parser.add_argument("--json", help="a file that a line is added to for each measurement")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=int, default=20, help="log2 of the number of nodes")
+    parser.add_argument("--edge-factor", type=int, default=16, help="edges per node of RMAT")
+    parser.add_argument("--json", help="JSON Lines file to append records to")
     arguments = parser.parse_args()
     num_nodes = 1 << arguments.scale
     rmat = rmat_edges(0, arguments.edge_factor << arguments.scale, scale=arguments.scale)
-    print("| graph | method | parts | ours | sequential | ratio |\n|---|---|---|---|---|---|")
+    print("| graph | method | parts | GraphTheta | sequential | ratio |\n|---|---|---|---|---|---|")
     for graph, ends in (("rmat", rmat), ("communities", _communities(num_nodes))):
         src, dst = (end.astype(np.int32) for end in ends)
         for num_parts in (32, 128):
             for method, sequential in (("hdrf", _hdrf), ("dbh", _dbh)):
-                ours = _factor(src, dst, _ours(method, num_nodes, src, dst, num_parts), num_parts)
-                theirs = _factor(src, dst, sequential(num_nodes, src, dst, num_parts), num_parts)
+                parts = _graphtheta(method, num_nodes, src, dst, num_parts)
+                factor = _factor(src, dst, parts, num_parts)
+                parts = sequential(num_nodes, src, dst, num_parts)
+                reference = _factor(src, dst, parts, num_parts)
                 record = {
                     "benchmark": "replication",
                     "graph": graph,
@@ -43,10 +48,10 @@ def main() -> None:
                     "num_edges": len(src),
                     "method": method,
                     "num_parts": num_parts,
-                    "replication_factor": ours,
-                    "sequential": theirs,
+                    "replication_factor": factor,
+                    "sequential": reference,
                 }
-                factors = f"{ours:.4f} | {theirs:.4f} | {ours / theirs:.4f}"
+                factors = f"{factor:.4f} | {reference:.4f} | {factor / reference:.4f}"
                 print(f"| {graph} | {method} | {num_parts} | {factors} |", flush=True)
                 append(arguments.json, [record | provenance(1)])
 
@@ -60,7 +65,7 @@ def _communities(num_nodes: int) -> tuple[Array, Array]:
     return shuffled[src], shuffled[dst]
 
 
-def _ours(method: str, num_nodes: int, src: Array, dst: Array, num_parts: int) -> Array:
+def _graphtheta(method: str, num_nodes: int, src: Array, dst: Array, num_parts: int) -> Array:
     parts = np.empty(len(src), np.int32)
     partitioner = PARTITIONERS[method]
     assert partitioner.cut == "vertex"
@@ -115,7 +120,7 @@ def _hdrf_loop(src: Array, dst: Array, degree: Array, num_parts: int) -> Array:
 
 
 def _factor(src: Array, dst: Array, parts: Array, num_parts: int) -> float:
-    """Return the copies of a node, of nodes with an edge."""
+    """Return the mean number of replicas of the nodes that have an edge."""
     pairs = np.concatenate([end.astype(np.int64) * num_parts + parts for end in (src, dst)])
     pairs = np.unique(pairs)
     return len(pairs) / len(np.unique(pairs // num_parts))

@@ -1,19 +1,24 @@
-"""Every strategy beside PyTorch Geometric's loaders: accuracy on real graphs, trained by one rule.
+"""Test accuracy of every training strategy on four real graphs, for GraphTheta and PyG.
 
     python benchmarks/strategies.py --data ../shared/data --json benchmarks/results/strategies.jsonl
 
-Models, hyper-parameters, splits, clusters (by METIS, of pymetis) and numbers of steps are the same
-for both. Each trains with Adam and is measured on the whole graph after each epoch; what counts is
-test accuracy (ROC-AUC on Tolokers) at the epoch with the best validation, the first on ties. A seed
-sets initial weights, dropout, batches, and the split: Cora and Pubmed have one, Amazon Computers
-gets 20 training and 30 validation nodes a class, Tolokers has ten. Features are as they are: of
-Computers a node has hundreds of ones, and with a rate of 0.01 some runs of both collapse.
+Models, hyper-parameters, splits, clusters (by METIS, from pymetis) and numbers of steps are the
+same for both libraries. Each trains with Adam and is evaluated on the whole graph after each epoch;
+the score is the test accuracy (ROC-AUC on Tolokers) at the epoch with the best validation score
+(the first one on ties). A seed sets initial weights, dropout, batches and the split: Cora and
+Pubmed have one split, Amazon Computers gets 20 training and 30 validation nodes per class, and
+Tolokers has ten splits. Features are not normalised: nodes of Computers have hundreds of ones, and
+with a learning rate of 0.01 some runs of both libraries collapse.
 
-`mini` takes all in-edges of two layers, `drawn` 10 of each node: PyG's `NeighborLoader`. `cluster`
-takes the induced subgraphs of clusters: PyG's `ClusterLoader` on the same clusters, of which ours
-leaves out those without a training node. PyG computes on `SparseTensor`s, its faster form, and
-needs torch-sparse and torch-scatter for that. Records that a file has are not measured again, so
-that a run can be continued.
+- `global`: the whole graph.
+- `mini`: all in-edges over two layers; `drawn`: 10 in-edges per node (PyG: `NeighborLoader`).
+- `cluster`: induced subgraphs of clusters (PyG: `ClusterLoader` on the same clusters; GraphTheta
+  leaves out those without a training node).
+
+PyG computes with `SparseTensor`, its faster form, which needs torch-sparse and torch-scatter. The
+table has one row per case: mean and standard deviation of both libraries, and the difference of the
+means. Cases that are already recorded in the `--json` file are not measured again, so an
+interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -48,18 +53,19 @@ SEEDED_SPLIT, ONE_SPLIT, TEN_SPLITS = "seeded", "one", "ten"
 
 @dataclass(frozen=True)
 class Data:
-    """A graph, and how all models are trained on it.
+    """A graph and the hyper-parameters of all models on it.
 
     Attributes:
-        folder: Under --data.
-        split: Where a seed's split comes from.
-        hidden: Columns of the hidden layer; attention has 8 heads of an eighth, or of 8 if less.
-        lr: Of Adam.
-        weight_decay: Of all parameters.
-        batch_size: Training nodes of a step of `mini` and `drawn`.
-        clusters: How many there are, an eighth of which make a step of `cluster`.
-        epochs: Of the whole graph, and of the others; on Cora as many steps.
-        patience: Epochs without a better validation score that end a run, of both alike.
+        folder: Folder of the data set, relative to `--data`.
+        split: Source of a seed's split.
+        hidden: Columns of the hidden layer. Attention has 8 heads of max(8, hidden / 8) columns.
+        lr: Learning rate of Adam.
+        weight_decay: Weight decay of all parameters.
+        batch_size: Training nodes per step of `mini` and `drawn`.
+        clusters: Number of clusters; a step of `cluster` trains on an eighth of them.
+        epochs: Epochs of `global`, and of the other strategies (on Cora for equally many steps).
+        patience: Epochs without a better validation score after which a run ends, of `global` and
+            of the other strategies.
     """
 
     folder: str
@@ -74,7 +80,7 @@ class Data:
 
     @property
     def clusters_per_batch(self) -> int:
-        """Clusters of a step."""
+        """Number of clusters per step."""
         return self.clusters // 8
 
 
@@ -93,7 +99,7 @@ STRATEGIES = ("global", "mini", "drawn", "cluster")
 
 
 def graph_of(name: str, folder: Path, seed: int) -> tuple[gt.Graph, str]:
-    """Return the graph, and the name of the seed's split."""
+    """Return the graph and the name of the split for a seed."""
     data = DATA[name]
     path = str(folder / data.folder)
     if data.split == SEEDED_SPLIT:
@@ -104,18 +110,18 @@ def graph_of(name: str, folder: Path, seed: int) -> tuple[gt.Graph, str]:
 
 
 def clusters_of(graph: gt.Graph, count: int) -> np.ndarray:
-    """Return the cluster of each node by METIS: (N,) int64."""
+    """Return the METIS cluster of each node: (N,) int64."""
     order = np.argsort(graph.src, kind="stable")
     starts = np.searchsorted(graph.src[order], np.arange(graph.num_nodes + 1))
     adjacency = pymetis.CSRAdjacency(starts, graph.dst[order])
     return np.asarray(pymetis.part_graph(count, adjacency=adjacency)[1], np.int64)
 
 
-# -- ours -----------------------------------------------------------------------------------------
+# -- GraphTheta -----------------------------------------------------------------------------------
 
 
-def our_strategy(name: str, data: Data, clusters: np.ndarray) -> Strategy:
-    """Return the strategy of that name."""
+def graphtheta_strategy(name: str, data: Data, clusters: np.ndarray) -> Strategy:
+    """Return the GraphTheta strategy of that name."""
     if name == "global":
         return gt.GlobalBatch()
     if name == "cluster":
@@ -123,10 +129,10 @@ def our_strategy(name: str, data: Data, clusters: np.ndarray) -> Strategy:
     return gt.MiniBatch(data.batch_size, [FANOUT, FANOUT] if name == "drawn" else None)
 
 
-def train_ours(
+def train_graphtheta(
     model: str, strategy: str, data: Data, graph: gt.Graph, split: str, clusters: Any, seed: int
 ) -> tuple[float, int]:
-    """Return the test score in [0, 1], and the epochs that were trained."""
+    """Train with GraphTheta; return the test score in [0, 1] and the number of epochs."""
     shard = gt.open_shard(graph)
     trainer = gt.Trainer(
         gt.nn.model_for(
@@ -140,7 +146,7 @@ def train_ours(
             seed=seed,
         ),
         shard,
-        strategy=our_strategy(strategy, data, clusters),
+        strategy=graphtheta_strategy(strategy, data, clusters),
         split=split,
         lr=data.lr,
         weight_decay=data.weight_decay,
@@ -152,11 +158,11 @@ def train_ours(
     return score, summary["epochs"]
 
 
-# -- PyTorch Geometric's --------------------------------------------------------------------------
+# -- PyTorch Geometric ----------------------------------------------------------------------------
 
 
 class Peer(nn.Module):
-    """PyG's layers put together as in its own examples."""
+    """Model of two PyG layers, composed as in PyG's own examples."""
 
     def __init__(
         self, model: str, data: Data, num_features: int, num_outputs: int, *, normalize: bool
@@ -186,13 +192,13 @@ class Peer(nn.Module):
 
 
 def sparse(whole: Any) -> Any:
-    """Return PyG's graph with a `SparseTensor` in the place of its edges, and of their weights."""
+    """Return a copy of PyG's graph whose edges and weights are a `SparseTensor`."""
     attr = "edge_weight" if "edge_weight" in whole else None
     return ToSparseTensor(attr=attr)(copy(whole))
 
 
 def peer_batches(name: str, data: Data, whole: Any, clusters: np.ndarray) -> Any:
-    """Return PyG's loader of a strategy; iterating it gives the batches of an epoch."""
+    """Return PyG's loader for a strategy, an iterable over the batches of an epoch."""
     if name == "global":
         return [sparse(whole)]
     if name == "cluster":
@@ -209,7 +215,7 @@ def peer_batches(name: str, data: Data, whole: Any, clusters: np.ndarray) -> Any
 
 
 def targets_of(name: str, batch: Any) -> Tensor:
-    """Return the rows of a batch that count in its loss."""
+    """Return the rows of a batch that enter the loss."""
     if name in ("mini", "drawn"):
         return torch.arange(batch.batch_size)
     return batch.train_mask.nonzero().flatten()
@@ -226,13 +232,13 @@ def train_peer(
     *,
     whole_degrees: bool = True,
 ) -> tuple[float, int]:
-    """Train PyG's model by the same rule."""
+    """Train with PyG by the same rule; return the test score and the number of epochs."""
     torch.manual_seed(seed)
     whole = graph.to_pyg(split=split)
     is_binary = whole.y.dtype == torch.bool or int(whole.y.max()) == 1
     whole.y = whole.y.float() if is_binary else whole.y.long()
-    # Where batches are neighbourhoods, PyG's GCN would take their own degrees; ours does so in
-    # clusters alone. Weights made beforehand are those of the whole graph, and made but once.
+    # PyG's GCN normalises by the degrees within a batch; GraphTheta does so only for clusters.
+    # Weights computed in advance use the degrees of the whole graph.
     weighted = whole_degrees and model == "gcn" and strategy != "cluster"
     if weighted:
         whole = GCNNorm()(whole)
@@ -277,7 +283,7 @@ def train_peer(
 # -- the table ------------------------------------------------------------------------------------
 
 LIBRARIES: dict[str, Callable[..., tuple[float, int]]] = {
-    "graphtheta": train_ours,
+    "graphtheta": train_graphtheta,
     "pyg": train_peer,
     "pyg, degrees of the batch": partial(train_peer, whole_degrees=False),
 }
@@ -286,7 +292,7 @@ LIBRARIES: dict[str, Callable[..., tuple[float, int]]] = {
 def measure(
     library: str, name: str, model: str, strategy: str, folder: Path, seeds: int
 ) -> dict[str, Any]:
-    """Train with all seeds, and return the record."""
+    """Train one case with every seed, and return its record."""
     data, scores, epochs, start = DATA[name], [], [], time.perf_counter()
     for seed in range(seeds):
         graph, split = graph_of(name, folder, seed)
@@ -310,7 +316,7 @@ def measure(
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Yield data, model and strategy of every row."""
+    """Yield the data set, model and strategy of every row."""
     for name in options.only.split(","):
         for model in options.models.split(","):
             for strategy in options.strategies.split(","):
@@ -321,15 +327,15 @@ def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
     parser.add_argument("--only", default=",".join(DATA), help="data sets")
-    parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--strategies", default=",".join(STRATEGIES))
-    parser.add_argument("--json", type=Path, help="file to add records to, and to continue")
+    parser.add_argument("--models", default=",".join(MODELS), help=", ".join(MODELS))
+    parser.add_argument("--strategies", default=",".join(STRATEGIES), help="strategies")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to continue")
     parser.add_argument(
-        "--peer", default="pyg", choices=list(LIBRARIES)[1:], help="what stands beside ours"
+        "--peer", default="pyg", choices=list(LIBRARIES)[1:], help="peer to compare with"
     )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads")
     options = parser.parse_args()
     gt.tune(threads=options.threads)
     known = {}

@@ -1,9 +1,12 @@
-"""Random configurations, each trained on several workers and on one, and compared.
+"""Random configurations, each trained on several workers and compared with training on one.
 
-A configuration is drawn by its number and the seed alone: strategy, fan-outs, partitioner, workers,
-groups, model, graph and what else there is. It trains some steps on workers that are threads, in
-double precision; losses, weights and the evaluation must be those of one worker that computes every
-step in one. A configuration that differs, fails or hangs is printed as the command that repeats it.
+    python benchmarks/stress.py --configurations 200 --seed 0
+
+A configuration depends only on its number and the seed: strategy, fan-outs, partitioner, workers,
+groups, model, graph and other options. It trains two epochs in double precision on workers that are
+threads. Losses, weights and evaluation must match those of one worker that computes each step as a
+single micro-batch. The script prints the result of each configuration, and for each one that
+differs, fails or hangs the command that repeats it; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -44,11 +47,11 @@ from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 Array = NDArray[Any]
 Edges = tuple[int, Array, Array]
 
-_TOLERANCE = 1e-8  # of the largest number; rounding is some 1e-15
+_TOLERANCE = 1e-8  # relative to the largest number; rounding is about 1e-15
 _COMPARED = ("losses", "weights", "evaluation")
 
 
-# -- what there is to draw from -------------------------------------------------------------------
+# -- random choices -------------------------------------------------------------------------------
 
 
 def _rmat(rng: np.random.Generator) -> Edges:
@@ -71,18 +74,18 @@ def _lattice(rng: np.random.Generator) -> Edges:
 
 
 def _multi(rng: np.random.Generator) -> Edges:
-    """Draw few nodes and many edges: parallel ones and self-loops."""
+    """Return few nodes with many edges, including parallel edges and self-loops."""
     return 12, *rng.integers(0, 12, (2, 150))
 
 
 def _isolated(rng: np.random.Generator) -> Edges:
-    """Leave most nodes without an edge."""
+    """Return a graph most of whose nodes have no edge."""
     busy = rng.permutation(50)[:14]
     return 50, busy[rng.integers(0, 14, 70)], busy[rng.integers(0, 14, 70)]
 
 
 def _tiny(rng: np.random.Generator) -> Edges:
-    """Give some workers no node, or no edge."""
+    """Return a graph so small that some workers have no nodes or no edges."""
     return 8, *rng.integers(0, 8, (2, int(rng.integers(0, 8))))
 
 
@@ -112,19 +115,20 @@ _MODELS: dict[str, Callable[..., Stack]] = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is trained, and on what.
+    """Model, graph and training options of one configuration.
 
     Attributes:
-        number: By which it is drawn again.
+        number: Number that, with the seed, determines the configuration.
         graph: A key of `_GRAPHS`.
         method: Partitioner.
         undirected: Whether the reverse of every edge is added.
-        share: Of nodes, those that are surely in the training split.
+        share: Probability that a node is put into the training split; the others are in random
+            splits.
         strategy: A key of `STRATEGIES`.
-        options: Of the strategy.
-        communities: How many a cluster-batch is given; 0: HANP finds them.
+        options: Arguments of the strategy.
+        communities: Number of given communities for cluster-batch; if 0, HANP finds them.
         model: A key of `_MODELS`; `layers`, `dropout` and `batch_norm` are its options.
-        workers: In `groups` groups, that compute a step in `micro_batches`.
+        workers: Number of workers, in `groups` groups that compute a step in `micro_batches`.
     """
 
     number: int
@@ -147,7 +151,7 @@ class Configuration:
 
 
 def draw(seed: int, number: int) -> Configuration:
-    """Return one of the configurations of a seed."""
+    """Draw the configuration with the given number."""
     rng = np.random.default_rng([seed, number])
 
     def one(choices: Any) -> Any:
@@ -200,7 +204,7 @@ def _graph(config: Configuration, seed: int) -> gt.Graph:
     num_nodes, src, dst = _GRAPHS[config.graph](rng)
     split = np.where(rng.random(num_nodes) < config.share, 1, rng.integers(0, 4, num_nodes))
     known = rng.random(num_nodes) < 0.8
-    first = int(rng.integers(num_nodes))  # one to train on there must be
+    first = int(rng.integers(num_nodes))  # at least one training node with a label
     split[first], known[first] = 1, True
     nodes = {
         "id": pa.array(7 * rng.permutation(num_nodes) + 100),
@@ -231,15 +235,15 @@ def _strategy(config: Configuration, num_nodes: int) -> Strategy:
 # -- training -------------------------------------------------------------------------------------
 
 
-def train(config: Configuration, graph: gt.Graph, limit_s: float, *, alone: bool) -> list[Array]:
-    """Return losses, weights and evaluation, as rank 0 has them; `alone` on one worker."""
+def train(config: Configuration, graph: gt.Graph, limit_s: float, *, single: bool) -> list[Array]:
+    """Train, on one worker if `single`; return the losses, weights and evaluation of rank 0."""
 
     def work(comm: Communicator) -> list[Array]:
-        grouped = gt.Groups(comm, 1 if alone else config.groups)
+        grouped = gt.Groups(comm, 1 if single else config.groups)
         shard = gt.open_shard(
             graph,
             grouped.comm,
-            method="node-hash" if alone else config.method,
+            method="node-hash" if single else config.method,
             undirected=config.undirected,
         )
         model = _MODELS[config.model](
@@ -255,9 +259,9 @@ def train(config: Configuration, graph: gt.Graph, limit_s: float, *, alone: bool
             optimizer=config.optimizer,
             seed=config.number,
             evaluate_every=99,
-            prefetch=0 if alone else config.prefetch,
+            prefetch=0 if single else config.prefetch,
             groups=grouped,
-            micro_batches=1 if alone else config.micro_batches,
+            micro_batches=1 if single else config.micro_batches,
         )
         trainer.fit(2)
         found = trainer.evaluate()
@@ -268,7 +272,7 @@ def train(config: Configuration, graph: gt.Graph, limit_s: float, *, alone: bool
             np.array([found[name] for name in sorted(found) if name.endswith("loss")]),
         ]
 
-    return gt.run_local(work, workers=1 if alone else config.workers, timeout_s=limit_s)
+    return gt.run_local(work, workers=1 if single else config.workers, timeout_s=limit_s)
 
 
 def difference(got: Array, want: Array) -> float:
@@ -277,27 +281,27 @@ def difference(got: Array, want: Array) -> float:
 
 
 def repeat(config: Configuration, seed: int, limit_s: float) -> dict[str, Any]:
-    """Train a configuration on its workers and alone; return what came of it."""
+    """Train a configuration on its workers and on one worker, and compare the results."""
     start = time.monotonic()
     try:
         graph = _graph(config, seed)
-        got = train(config, graph, limit_s, alone=False)
-        want = train(config, graph, limit_s, alone=True)
+        got = train(config, graph, limit_s, single=False)
+        want = train(config, graph, limit_s, single=True)
         found = dict(zip(_COMPARED, map(difference, got, want), strict=True))
         same = all(value < _TOLERANCE for value in found.values())
         result = "same" if same else "differs"
-    except Exception as error:  # of whatever kind, it is this configuration's result
+    except Exception as error:  # any error is the result of this configuration
         found, result = {}, f"{type(error).__name__}: {error}"
     return {"result": result, **found, "seconds": round(time.monotonic() - start, 2)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configurations", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="the number of one configuration")
-    parser.add_argument("--limit-s", type=float, default=120, help="seconds a wait may take")
-    parser.add_argument("--json", help="a file that a line is added to for each configuration")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configurations", type=int, default=200, help="number of configurations")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--only", type=int, help="number of the only configuration to run")
+    parser.add_argument("--limit-s", type=float, default=120, help="timeout of a wait in seconds")
+    parser.add_argument("--json", help="JSON Lines file to append records to")
     arguments = parser.parse_args()
     gt.tune(threads=1)
     only = arguments.only
@@ -308,7 +312,7 @@ def main() -> None:
         command = f"python benchmarks/stress.py --seed {arguments.seed} --only {number}"
         if only is not None:
             print(config)
-        # What hangs without waiting for anybody ends the program, with the stacks of its threads.
+        # A hang outside of communication ends the program and prints the stacks of its threads.
         faulthandler.dump_traceback_later(3 * arguments.limit_s, exit=True)
         print(f"{number}: ", end="", flush=True)
         found = repeat(config, arguments.seed, arguments.limit_s)
@@ -316,10 +320,10 @@ def main() -> None:
         print(found, flush=True)
         if found["result"] != "same":
             failed.append(command)
-            print(f"repeat it by: {command}", flush=True)
+            print(f"repeat with: {command}", flush=True)
         record = {"benchmark": "stress", "seed": arguments.seed, "case": asdict(config), **found}
         append(arguments.json, [record | provenance(1)])
-    print(f"{len(numbers) - len(failed)} of {len(numbers)} configurations are as on one worker")
+    print(f"{len(numbers) - len(failed)} of {len(numbers)} configurations match one worker")
     print("\n".join(failed))
     sys.exit(bool(failed))
 
