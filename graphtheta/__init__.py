@@ -1,7 +1,7 @@
 """Train graph neural networks on partitioned graphs, exactly, on any number of workers.
 
-Names are imported when they are first used, so that what needs no torch (partitioning, reading
-tables) never loads it.
+Names are imported when they are first used, so that programs that need no torch, such as
+partitioning, never load it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every communicator must do, on any number of ranks; run by launchers, too."""
+"""Requirements of every communicator, on any number of ranks; launchers run this file too."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def exchange_talks_to_named_peers_only(comm: Communicator) -> None:
     recv = {comm.rank - 1: np.array([-1])} if comm.rank else {}
     comm.exchange(send, recv, stage="chain").wait()
     assert all(buffer == [comm.rank - 1] for buffer in recv.values())
-    comm.exchange({}, {}, stage="nobody").wait()
+    comm.exchange({}, {}, stage="no peer").wait()
 
 
 @check
@@ -208,20 +208,20 @@ def exchange_sends_what_may_not_be_written(comm: Communicator) -> None:
 
 @check
 def split_keeps_rank_order(comm: Communicator) -> None:
-    part = comm.split(comm.rank % 2)
+    half = comm.split(comm.rank % 2)
     members = list(range(comm.rank % 2, comm.size, 2))
-    assert (part.size, part.rank) == (len(members), members.index(comm.rank))
-    assert part.timeout_s == comm.timeout_s
-    assert part.all_gather_int(comm.rank, stage="members").tolist() == members
-    # Parts split again as often as they like, and talk at the same time as the whole.
+    assert (half.size, half.rank) == (len(members), members.index(comm.rank))
+    assert half.timeout_s == comm.timeout_s
+    assert half.all_gather_int(comm.rank, stage="members").tolist() == members
+    # A split communicator can be split again, and works at the same time as the whole one.
     for _ in range(1 + comm.rank % 2):
-        assert part.split(0).all_gather_int(comm.rank, stage="again").tolist() == members
+        assert half.split(0).all_gather_int(comm.rank, stage="again").tolist() == members
     whole = comm.all_gather_int(comm.rank, stage="whole")
     assert whole.tolist() == list(range(comm.size))
-    alone = part.split(part.rank)
-    assert alone.size == 1
+    single = half.split(half.rank)
+    assert single.size == 1
     total = np.ones(1)
-    alone.all_reduce(total, stage="alone")
+    single.all_reduce(total, stage="single")
     assert total == 1
 
 
@@ -235,20 +235,20 @@ def a_counter_gives_each_number_to_one_rank(comm: Communicator) -> None:
 
 
 @check
-def counters_of_parts_are_their_own(comm: Communicator) -> None:
-    whole, part = comm.counter(), comm.split(comm.rank % 2)
-    first, second = part.counter(), part.counter()
+def split_communicators_have_counters_of_their_own(comm: Communicator) -> None:
+    whole, half = comm.counter(), comm.split(comm.rank % 2)
+    first, second = half.counter(), half.counter()
     for counter in (first, second):
         number = counter.next(stage="ask")
-        got = part.all_gather_int(number, stage="numbers")
-        assert sorted(got) == list(range(part.size))
+        got = half.all_gather_int(number, stage="numbers")
+        assert sorted(got) == list(range(half.size))
     got = comm.all_gather_int(whole.next(stage="ask"), stage="numbers")
     assert sorted(got) == list(range(comm.size))
 
 
 @check
 def a_counter_answers_while_all_others_compute(comm: Communicator) -> None:
-    """Without a call into the communicator, and with Python's lock in their hands."""
+    """The others hold Python's lock and do not call the communicator."""
     counter = comm.counter()
     comm.barrier(stage="start")
     start = time.monotonic()

@@ -31,7 +31,7 @@ def longer(comm: Communicator) -> None:
 
 
 def longer_by_far(comm: Communicator) -> None:
-    """By rendezvous, with a second, sound message in flight."""
+    """A message sent by rendezvous, with a second, correct message in flight."""
     other = 1 - comm.rank
     size = 1_000_000 * (1 + comm.rank)
     send = {other: np.zeros(size), comm.rank: np.zeros(1)}
@@ -49,11 +49,11 @@ def other_collective(comm: Communicator) -> None:
         comm.broadcast(buffer, stage="weights")
 
 
-def lost_in_a_part(comm: Communicator) -> None:
-    """Ranks 1 and 3 of the job are a part of their own; 3 never sends."""
-    part = comm.split(comm.rank % 2)
+def lost_in_a_split(comm: Communicator) -> None:
+    """Ranks 1 and 3 of the job have a communicator of their own; 3 never sends."""
+    pair = comm.split(comm.rank % 2)
     if comm.rank == 1:
-        part.exchange({}, {1: np.zeros(1)}, stage="sync").wait()
+        pair.exchange({}, {1: np.zeros(1)}, stage="sync").wait()
 
 
 CASES: dict[Callable[[Communicator], None], list[str]] = {
@@ -62,13 +62,13 @@ CASES: dict[Callable[[Communicator], None], list[str]] = {
     longer: ["CollectiveMismatch", "rank 1 expects 16 bytes", "rank 0", "sent more than 16 bytes"],
     longer_by_far: ["CollectiveMismatch", "rank 0 expects 8000000 bytes", "sent more than"],
     other_collective: ["CollectiveMismatch", "rank 1", "all_reduce", "rank 0", "broadcast"],
-    lost_in_a_part: ["ExchangeTimeout", "rank 1 waits in 'sync' for rank 3", "end of the job"],
+    lost_in_a_split: ["ExchangeTimeout", "rank 1 waits in 'sync' for rank 3", "end of the job"],
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_mismatched_job_fails_and_says_who_is_where(case: Callable[..., None]) -> None:
-    job = run_job([__file__, case.__name__], 4 if case is lost_in_a_part else 2)
+    job = run_job([__file__, case.__name__], 4 if case is lost_in_a_split else 2)
     assert job.code == 2, job.output
     assert all(word in job.output for word in CASES[case]), job.output
     assert "Traceback" not in job.output
@@ -82,7 +82,7 @@ def test_long_wait_is_noticed() -> None:
     )
     job = run_job(["-c", program], 3)
     assert job.code == 0, job.output
-    # Once, and not by every rank that waits.
+    # Printed once, not by every waiting rank.
     assert job.output == "rank 1 has waited 1 s in 'epoch 3'\n"
 
 

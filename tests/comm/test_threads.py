@@ -161,7 +161,7 @@ def _forgotten_send(comm: Communicator) -> None:
     ],
     ids=lambda value: value.__name__[1:] if callable(value) else "",
 )
-def test_mismatch_is_found_at_once(work: object, words: list[str]) -> None:
+def test_mismatch_is_found_immediately(work: object, words: list[str]) -> None:
     with pytest.raises(CollectiveMismatch) as caught:
         run_local(work, 2)  # type: ignore[arg-type]
     message = str(caught.value)

@@ -10,19 +10,19 @@ from tests.jobs import run_job
 pytestmark = pytest.mark.spawn
 
 DIFFERENT = "the ranks are in different operations"
-# What MPI refuses at once never matches here, so the watchdog finds it.
+# Messages that MPI refuses immediately never match here, so the watchdog finds them.
 CASES: dict[Callable[..., None], list[str]] = {
     test_mpi.other_stage: [DIFFERENT, "rank 0 waits in 'branch b'", "rank 1 waits in 'branch a'"],
     test_mpi.shorter: [DIFFERENT, "rank 1 waits in 'sync' for rank 0"],
     test_mpi.longer_by_far: [DIFFERENT, "in 'sync' for rank 1"],
     test_mpi.other_collective: ["CollectiveMismatch", "rank 1", "all_reduce", "broadcast"],
-    test_mpi.lost_in_a_part: ["rank 1 waits in 'sync' for rank 3", "end of the job"],
+    test_mpi.lost_in_a_split: ["rank 1 waits in 'sync' for rank 3", "end of the job"],
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_mismatched_job_fails_and_says_who_is_where(case: Callable[..., None]) -> None:
-    ranks = 4 if case is test_mpi.lost_in_a_part else 2
+    ranks = 4 if case is test_mpi.lost_in_a_split else 2
     job = run_job([test_mpi.__file__, case.__name__], ranks, launcher="torchrun")
     assert job.code == 1, job.output
     assert all(word in job.output for word in CASES[case]), job.output

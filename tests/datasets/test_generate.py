@@ -1,4 +1,4 @@
-"""Generated graphs: the same for a seed however they are written, and as their modules say."""
+"""Generated graphs: the same for a seed on any number of workers, with documented statistics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of a few hundred rows, so that there is something to share out."""
+    """Files of a few hundred rows, so that ranks have several to divide."""
     monkeypatch.setattr(folder, "_GROUP_ROWS", 64)
     monkeypatch.setattr(folder, "_FILE_GROUPS", 4)
 
@@ -312,7 +312,7 @@ def test_edges_stay_inside_groups_as_often_as_said(degrees: str, tmp_path: Path)
     inside = (group[src] == group[dst]).mean()
     assert inside == pytest.approx(0.7 + 0.3 / groups, abs=0.005)
     assert (src != dst).all()
-    # Node keys give nothing away: neighbours in number are as often in one group as any two.
+    # Node keys carry no information: consecutive ones are in one group as often as any two.
     assert (group[1:] == group[:-1]).mean() < 4 / groups
     most = np.bincount(src, minlength=nodes).max()
     assert most > 1000 if degrees == "power-law" else most < 60

@@ -1,4 +1,4 @@
-"""The published data sets, where they are at hand, against what is known of them."""
+"""Published data sets, where they are available, compared with known facts about them."""
 
 import pickle
 import shutil

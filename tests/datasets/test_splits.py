@@ -35,7 +35,7 @@ def test_split_depends_on_the_seed_and_on_nothing_else_of_the_graph():
     assert np.array_equal(one, random_split(200, labels, train=20, val=20, seed=1, per_class=True))
     other = random_split(200, labels, train=20, val=20, seed=2, per_class=True)
     assert not np.array_equal(one, other)
-    # The order by hash of one class does not hear of another class.
+    # The order of one class does not depend on other classes.
     fewer = np.where(labels == 1, -1, 0)
     alone = random_split(200, fewer, train=20, val=20, seed=1, per_class=True)
     assert np.array_equal(alone[labels == 0], one[labels == 0])

@@ -29,7 +29,7 @@ def entries(folder: Path) -> list[str]:
 
 
 class Recorded:
-    """A graph that remembers how often it was opened, and which rows were read."""
+    """Graph that records how often it was opened and which rows were read."""
 
     keyed = True
     num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges

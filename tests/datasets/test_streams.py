@@ -1,4 +1,4 @@
-"""Tables read in chunks: every format, every range, each row group once, and what is refused."""
+"""Tables read in chunks: every format and range, each row group once, and invalid input."""
 
 import numpy as np
 import pyarrow as pa

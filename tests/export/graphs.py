@@ -1,4 +1,4 @@
-"""Stores to export, with a column of every kind, and the rows they were made of."""
+"""Stores to export, with a column of every kind, and the rows they were made from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CORNERS = ["edgeless", "self_loops", "parallel_edges", "star_in", "isolated_node
 
 
 def rich_graph(corner: str, *, text_ids: bool = False) -> Graph:
-    """Return a corner graph with labels that miss values, and with columns that no tensor holds."""
+    """Return a small graph with missing labels and with columns that cannot be tensors."""
     graph = to_graph(CORNER_GRAPHS[corner], text_ids=text_ids)
     n, e = graph.num_nodes, graph.num_edges
     rng = np.random.default_rng(7)
@@ -51,19 +51,19 @@ def rich_graph(corner: str, *, text_ids: bool = False) -> Graph:
 def store_of(
     graph: Graph, path: Path, parts: int, method: str = "node-hash", **options: Any
 ) -> Store:
-    """Write a store of as many parts as the graph has nodes for, and open it."""
+    """Write a store with at most as many parts as nodes, and open it."""
     make_store(graph, path, Plan(min(parts, graph.num_nodes), method, **options))
     return open_store(path)
 
 
 def node_rows(graph: Graph) -> list[dict[str, Any]]:
-    """Return what is known of each node, by node_key."""
+    """Return the values of each node, by node_key."""
     rows: list[dict[str, Any]] = graph.nodes.to_pylist()
     return rows
 
 
 def edge_rows(graph: Graph, *, undirected: bool = False) -> dict[int, dict[str, Any]]:
-    """Return what is known of each edge, `src` and `dst` as node keys, by edge_key."""
+    """Return the values of each edge, with `src` and `dst` as node keys, by edge_key."""
     rows = dict(enumerate(graph.edges.to_pylist()))
     if undirected:
         rows |= {

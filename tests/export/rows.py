@@ -1,4 +1,4 @@
-"""Compare what was exported with the rows of the graph, value by value."""
+"""Comparison of exported columns with the rows of the graph, value by value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_nodes(
     features: str,
     label: str,
 ) -> None:
-    """Assert that tensors and Parquet row of one node hold all that the node's row holds."""
+    """Assert that the tensors and the Parquet row of a node have all values of its row."""
     assert found[features] == expected["features"]
     _same(found[label], expected["label:y"], -1)
     _same(found["label_score"], expected["label:score"], math.nan)
@@ -47,7 +47,7 @@ def check_edges(
     weight: str,
     label: str,
 ) -> None:
-    """Assert that tensors and Parquet row of one edge hold all that the edge's row holds."""
+    """Assert that the tensors and the Parquet row of an edge have all values of its row."""
     assert found[attr] == expected["attr"]
     assert found[type] == expected["type"]
     assert found[weight] == expected["weight"]

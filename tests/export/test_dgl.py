@@ -19,7 +19,7 @@ from tests.export.rows import check_edges, check_nodes
 from tests.graphs import random_graph, to_graph
 
 needs_dgl = pytest.mark.skipif(importlib.util.find_spec("dgl") is None, reason="needs dgl")
-pytestmark = pytest.mark.filterwarnings("ignore")  # dgl warns of much
+pytestmark = pytest.mark.filterwarnings("ignore")  # dgl emits many warnings
 
 
 def load(folder: Path, name: str, part: int) -> tuple[Any, ...]:
@@ -98,7 +98,7 @@ def test_dgl_loads_the_same_graph(
 
 @needs_dgl
 def test_inner_edges_are_those_of_dgl(tmp_path: Path) -> None:
-    """DGL's own partitioner, given our parts, owns the same; it also repeats out-edges."""
+    """DGL's own partitioner assigns the same nodes, given our parts; it also repeats out-edges."""
     import dgl
     import torch
 

@@ -1,4 +1,4 @@
-"""DGL's chunked graph format, read by what its user guide says of it, and nothing of ours."""
+"""Export to DGL's chunked graph format, read as its user guide describes, without our code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.graphs import random_graph, to_graph
 
 
 class Chunked:
-    """A folder in the chunked graph format, all chunks of a thing behind one another."""
+    """Folder in the chunked graph format, with the chunks of each column concatenated."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -124,6 +124,6 @@ def test_columns_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_an_unknown_form_is_one_line(tmp_path: Path) -> None:
+def test_unknown_format_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown format 'csv'\. Choose one of dgl, dgl-chunked"):
         export("csv", tmp_path / "store", tmp_path / "out")

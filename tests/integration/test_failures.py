@@ -1,4 +1,4 @@
-"""Rank 1 of three goes wrong in a real job: it ends, soon, non-zero, and says who and where."""
+"""If rank 1 of three fails in a real job, the job ends soon, with an error that names it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def diagonal(*axes: Sequence[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("fault", "stage"), diagonal(list(FAILURES), STAGES))
-def test_failing_rank_ends_the_job_at_once(fault: str, stage: str) -> None:
+def test_failing_rank_ends_the_job_immediately(fault: str, stage: str) -> None:
     code, words = FAILURES[fault]
     job = run_toy(fault, stage)
     assert job.code == code, job.output
@@ -68,7 +68,7 @@ def test_failing_rank_ends_the_job_at_once(fault: str, stage: str) -> None:
         ["kill", "segfault"], ["", "--unguarded"], ["epoch 0 sync", "epoch 3 sync", "epoch 3 loss"]
     ),
 )
-def test_killed_rank_is_named_at_once(fault: str, options: str, stage: str) -> None:
+def test_killed_rank_is_named_immediately(fault: str, options: str, stage: str) -> None:
     job = run_toy(fault, stage, *options.split())
     assert job.code != 0, job.output
     last = {"epoch 3 sync": "epoch 2 loss", "epoch 3 loss": "epoch 3 sync"}.get(stage)

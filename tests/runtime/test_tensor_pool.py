@@ -1,4 +1,4 @@
-"""Kept memory: nothing alive is given away, and no more is held than was in use at once."""
+"""Tensor pool: live memory is never reused, and the pool holds no more than was in use."""
 
 from __future__ import annotations
 
