@@ -207,11 +207,11 @@ def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
     return records
 
 
-def row(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
+def row(name: str, graphtheta: dict[str, Any], peer: dict[str, Any]) -> str:
     """Return one row of the table."""
-    case, seeds = CASES[name], len(ours["outcomes"])
-    figures = [f"{r['mean']:.2f} ± {r['std']:.2f}" for r in (ours, peer)]
-    difference = ours["mean"] - peer["mean"]
+    case, seeds = CASES[name], len(graphtheta["outcomes"])
+    figures = [f"{r['mean']:.2f} ± {r['std']:.2f}" for r in (graphtheta, peer)]
+    difference = graphtheta["mean"] - peer["mean"]
     return (
         f"| {case.model.upper()} | {case.data.capitalize()} | {figures[0]} | {figures[1]} "
         f"| {difference:+.2f} | {case.bar:.1f} | {seeds} |"

@@ -129,13 +129,13 @@ def _sums(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], bool]
 def _sum_cells(
     row: Mapping[str, Record], libraries: tuple[str, ...], width: int, weighted: bool
 ) -> Iterator[str]:
-    ours = row["graphtheta"]
-    rate = ours["gathered_bytes"] / ours["median"]
-    yield from (str(width), "weighted" if weighted else "plain", _ms(ours))
-    yield from (f"{rate / 1e9:.1f}", f"{100 * rate / ours['streaming']:.0f} %")
+    record = row["graphtheta"]
+    rate = record["gathered_bytes"] / record["median"]
+    yield from (str(width), "weighted" if weighted else "plain", _ms(record))
+    yield from (f"{rate / 1e9:.1f}", f"{100 * rate / record['streaming']:.0f} %")
     yield from (_ms(row[name]) if name in row else "-" for name in libraries[1:])
     for name, bar in zip(("torch", "dgl"), SUM_BARS.get(width, (3.5, 12.0)), strict=True):
-        ratio = f"{row[name]['median'] / ours['median']:.2f}" if name in row else "-"
+        ratio = f"{row[name]['median'] / record['median']:.2f}" if name in row else "-"
         yield f"{ratio} ({bar:g})"
 
 
@@ -179,11 +179,11 @@ def _attention(comparison: PeerComparison, graph: Graph) -> tuple[list[Record], 
 def _attention_cells(
     row: Mapping[str, Record], libraries: tuple[str, ...], layer: str, dropout: float
 ) -> Iterator[str]:
-    ours = row["graphtheta"]
+    record = row["graphtheta"]
     yield from (layer, f"{dropout:g}")
     for part in ("forward", "backward"):
-        yield f"{1000 * spread(ours['parts'][part])['median']:.0f}"
-    yield _ms(ours)
+        yield f"{1000 * spread(record['parts'][part])['median']:.0f}"
+    yield _ms(record)
     yield from (_ms(row[name]) for name in libraries[1:])
     peer, ratio = better(row) if len(row) > 1 else ("-", 0.0)
     yield f"{ratio:.2f} {peer} ({ATTENTION_BAR:g})"

@@ -1,1 +1,1 @@
-"""What drives the peers: worker processes for GraphTheta, PyG, DGL and torch, run in turns."""
+"""Worker processes that run GraphTheta, PyG, DGL and torch in turns, for the benchmark scripts."""

@@ -1,4 +1,4 @@
-"""Ours and the peers in turns on one graph: what gather.py and epochs.py share."""
+"""Comparison of GraphTheta with its peers on one graph, in turns, for the benchmark scripts."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ TOLERANCE = 1e-5
 
 
 def arguments(about: str) -> argparse.ArgumentParser:
-    """Return a parser of what all benchmarks beside peers take."""
+    """Return a parser with the options of all benchmarks that compare with peers."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--peers-python", help="interpreter with torch_geometric and dgl")
-    parser.add_argument("--peers", default="pyg,dgl", help="which of them to run beside ours")
-    parser.add_argument("--threads", type=int, default=2, help="of every library")
-    parser.add_argument("--runs", type=int, default=7, help="that count, at least 5")
-    parser.add_argument("--warmup", type=int, default=2, help="runs before them")
-    parser.add_argument("--json", type=Path, help="file to add records to")
-    parser.add_argument("--plot", type=Path, help="picture to draw, .png or .svg")
+    parser.add_argument("--peers-python", help="Python interpreter with torch_geometric and dgl")
+    parser.add_argument("--peers", default="pyg,dgl", help="peers to compare with")
+    parser.add_argument("--threads", type=int, default=2, help="threads per library")
+    parser.add_argument("--runs", type=int, default=7, help="measured runs, at least 5")
+    parser.add_argument("--warmup", type=int, default=2, help="warm-up runs before them")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append records to")
+    parser.add_argument("--plot", type=Path, help="plot to write, .png or .svg")
     parser.add_argument(
-        "--allow-chunked", action="store_true", help="do not fail where ours did not run fused"
+        "--allow-chunked", action="store_true", help="allow layers that do not run fused"
     )
     return parser
 
 
 @contextmanager
 def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
-    """Write a graph for all workers: arrays of the same edges for the peers, a store for us."""
+    """Write a graph for all workers: NumPy arrays for the peers, and a store for GraphTheta."""
     with tempfile.TemporaryDirectory(prefix="graphtheta-benchmark-") as name:
         folder = Path(name)
         order = np.argsort(graph.dst, kind="stable")
@@ -64,13 +64,13 @@ def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """Workers, each with a process of its own, on one graph.
+    """Comparison of libraries on one graph, with a worker process for each library.
 
     Attributes:
-        work: "gather", "attention", "epoch", "sample" or "steps".
-        folder: As of `written`.
-        options: Of the command line.
-        libraries: Who takes part; "graphtheta" first.
+        work: What is measured: "gather", "attention", "epoch", "sample" or "steps".
+        folder: Folder of the graph, as `written` yields it.
+        options: Command-line options (see `arguments`).
+        libraries: Libraries to compare; "graphtheta" first.
     """
 
     work: str
@@ -80,7 +80,7 @@ class PeerComparison:
 
     @contextmanager
     def started(self, *libraries: str) -> Iterator[dict[str, Worker]]:
-        """Start processes, of all libraries or of those named."""
+        """Start the workers of the named libraries (default: all), and end them on exit."""
         with ExitStack() as stack:
             yield {
                 name: stack.enter_context(self._process(name))
@@ -95,14 +95,14 @@ class PeerComparison:
         return Worker(library, python, "peer_worker", library, self.work, threads=threads)
 
     def build(self, worker: Worker, loaded: Mapping[str, Any], **case: Any) -> dict[str, Any]:
-        """Build a case in the worker's fastest form, run once; say which form that is."""
+        """Build a case in the worker's fastest form, and return the form and the times of all."""
         allowed = {"allow_chunked": self.options.allow_chunked}
         found: dict[str, float] = {}
         refused = ""
         for form in loaded["forms"] if len(loaded["forms"]) > 1 else ():
             try:
                 worker.request("build", form=form, **case, **allowed)
-                times = [_whole(worker.request("run")) for _ in range(3)]
+                times = [_total_seconds(worker.request("run")) for _ in range(3)]
             except RuntimeError as error:
                 refused = str(error)
                 continue
@@ -114,7 +114,7 @@ class PeerComparison:
         return {"form": form, "forms_seconds": found, "version": loaded["version"]}
 
     def time(self, workers: Mapping[str, Worker]) -> dict[str, dict[str, list[float]]]:
-        """Let what is built run in turns."""
+        """Run the built cases in turns, and return the seconds of each part by library."""
 
         def run(worker: Worker) -> Callable[[], dict[str, float]]:
             return lambda: _seconds(worker.request("run"))
@@ -128,7 +128,7 @@ class PeerComparison:
     def record(
         self, benchmark: str, case: Mapping[str, Any], samples: Sequence[float], **more: Any
     ) -> Record:
-        """Return a record, which is also added to the file of records."""
+        """Return a record, and append it to the `--json` file."""
         machine = {"threads": self.options.threads, "workers": 1}
         record = new_record(benchmark, {**case, **machine}, samples, **more)
         append(self.options.json, [record])
@@ -136,10 +136,10 @@ class PeerComparison:
 
 
 def memory(worker: Worker, folder: Path, epochs: int, **case: Any) -> int:
-    """Return what training needs beyond libraries, graph, model and optimiser, in bytes.
+    """Return the peak bytes of training beyond libraries, graph, model and optimiser.
 
-    Building makes the peers' graph in the form that they train on; of ours it touches features and
-    edge columns alone, so that in- and out-edges count.
+    Peers build the graph in the form they train on before memory is measured. GraphTheta only loads
+    features and edge columns by then, so its in-edges and out-edges are counted.
     """
     worker.request("load", folder=str(folder))
     worker.request("build", **case)
@@ -153,10 +153,10 @@ def memory(worker: Worker, folder: Path, epochs: int, **case: Any) -> int:
     return peak_bytes(worker.pid) - before
 
 
-def largest_difference(ours: Path, theirs: Path) -> tuple[float, str]:
-    """Return the largest distance of what both saved, relative to its norm, and of what it is."""
+def largest_difference(actual: Path, expected: Path) -> tuple[float, str]:
+    """Return the largest relative difference (2-norm) of saved arrays, and the array's name."""
     found = [(0.0, "")]
-    with np.load(ours) as a, np.load(theirs) as b:
+    with np.load(actual) as a, np.load(expected) as b:
         for name in a.keys() & b.keys():
             scale = float(np.linalg.norm(b[name])) or 1.0
             found.append((float(np.linalg.norm(a[name] - b[name])) / scale, name))
@@ -164,14 +164,14 @@ def largest_difference(ours: Path, theirs: Path) -> tuple[float, str]:
 
 
 def better(records: Mapping[str, Record]) -> tuple[str, float]:
-    """Return the peer with the smallest median, and how many times ours that is."""
+    """Return the peer with the smallest median, and its ratio to the median of GraphTheta."""
     peers = {name: record["median"] for name, record in records.items() if name != "graphtheta"}
     name = min(peers, key=peers.__getitem__)
     return name, peers[name] / records["graphtheta"]["median"]
 
 
-def _whole(answer: Mapping[str, Any]) -> float:
-    """Return the seconds of all parts; waiting is in one of them."""
+def _total_seconds(answer: Mapping[str, Any]) -> float:
+    """Return the total seconds of all parts; "waited" is already included in another part."""
     return sum(value for name, value in _seconds(answer).items() if name != "waited")
 
 

@@ -1,9 +1,11 @@
-"""DGL 1.1.3, the last version that imports beside any torch (2023), in its own best form.
+"""Layers, models and loaders of DGL 1.1.3, in the forms DGL recommends.
 
-Ids are 32 bits wide, CSC and CSR are made when the graph is loaded, and self-loops are added once,
-their attributes the mean of the node's in-edges. GraphConv normalises a directed graph by out- and
-in-degrees, where GCN, PyG and we take in-degrees for both: the form `edge-weight` computes the
-latter with weights made beforehand, and `plain` is GraphConv's own, of the same cost or less.
+DGL 1.1.3 (2023) is the last version that does not require a particular version of torch. Ids are
+int32, CSC and CSR are built when the graph is loaded, and self-loops are added once, with the mean
+of the attributes of a node's in-edges. GraphConv normalises a directed graph by out-degrees and
+in-degrees, whereas GCN, PyG and GraphTheta use in-degrees for both. The form `edge-weight` computes
+the latter with precomputed weights; `plain` is GraphConv's own normalisation, at the same cost or
+less.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ FORMS = {
     "steps": ("0 workers", "1 worker", "1 worker, pinned"),
 }
 
-# PyG's name to DGL's; a matrix of GraphConv is transposed.
+# DGL's parameter name for each of PyG's; matrices of GraphConv are transposed.
 _NAMES = {
     GraphConv: {"lin.weight": "weight", "bias": "bias"},
     SAGEConv: {
@@ -61,7 +63,7 @@ _NAMES = {
 
 
 def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
-    """Return the sum by `update_all`: u_mul_e or copy_u."""
+    """Return a function that sums over in-edges by `update_all` (u_mul_e or copy_u)."""
     graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
     graph.edata["weight"] = arrays.weight[:, None]
     message = fn.u_mul_e("h", "weight", "m") if weighted else fn.copy_u("h", "m")
@@ -78,7 +80,7 @@ def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], 
 def attention(
     arrays: Any, layer: str, form: str, *, dropout: float
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return EdgeGATConv, which reads edge attributes in score and message, and its call."""
+    """Return EdgeGATConv (edge attributes in score and message), and a function that runs it."""
     src, dst, attr = arrays.with_loops()
     graph = _graph(src, dst, arrays.num_nodes)
     conv = EdgeGATConv(64, attr.shape[1], 16, num_heads=4, attn_drop=dropout, residual=False)
@@ -86,7 +88,7 @@ def attention(
 
 
 def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
-    """Return two layers: 64 columns between them, in attention 4 heads of 16."""
+    """Return a model of two layers with 64 columns between them (attention: 4 heads of 16)."""
     if form != "plain" and name != "gcn":
         raise ValueError(f"{name} has no form {form}")
     size, width = arrays.num_nodes, arrays.x.shape[1]
@@ -109,9 +111,9 @@ def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
 
 
 def sampler(arrays: Any, fanouts: list[int]) -> Callable[[Tensor], int]:
-    """Return what draws the blocks of some seeds, and counts their edges."""
+    """Return a function that draws the blocks of a batch of seeds and returns their edge count."""
     graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
-    # Fused, 1.1.3 finds fewer edges from one batch to the next: its table of nodes is not wiped.
+    # The fused sampler of 1.1.3 is wrong: it keeps its node table, and batches lose edges.
     draws = dgl.dataloading.NeighborSampler(fanouts, fused=False)
 
     def draw(seeds: Tensor) -> int:
@@ -124,7 +126,7 @@ def sampler(arrays: Any, fanouts: list[int]) -> Callable[[Tensor], int]:
 def steps(
     arrays: Any, name: str, fanouts: list[int], form: str, num_classes: int
 ) -> tuple[nn.Module, Callable[[], Iterator[tuple[Tensor, Tensor]]]]:
-    """Return a model, and what gives the logits and seeds of each step of an epoch."""
+    """Return a model, and a function that yields the logits and seeds of each step of an epoch."""
     graph = _graph(arrays.src, arrays.dst, arrays.num_nodes)
     widths = [arrays.x.shape[1], *[64] * (len(fanouts) - 1)]
     if name == "sage":
@@ -158,20 +160,20 @@ def steps(
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    """Take weights by PyG's names."""
+    """Load weights by PyG's parameter names."""
     with torch.no_grad():
-        for name, parameter, is_turned in _parameters(module):
-            weight = given[name].T if is_turned else given[name]
+        for name, parameter, is_transposed in _parameters(module):
+            weight = given[name].T if is_transposed else given[name]
             parameter.copy_(weight.reshape(parameter.shape))
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Return the gradients by PyG's names."""
-    return {n: p.grad.T if is_turned else p.grad for n, p, is_turned in _parameters(module)}
+    """Return the gradients by PyG's parameter names."""
+    return {n: p.grad.T if is_transposed else p.grad for n, p, is_transposed in _parameters(module)}
 
 
 def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Yield PyG's name of each parameter, and whether it is a matrix in the other order."""
+    """Yield PyG's name of each parameter, the parameter, and whether it is transposed."""
     for path, conv in module.named_modules():
         for pyg, own in _NAMES.get(type(conv), {}).items():
             name = f"{path}.{pyg}" if path else pyg
@@ -185,7 +187,7 @@ def _graph(src: Tensor, dst: Tensor, size: int) -> Any:
 
 
 class _Model(nn.Module):
-    """Layers on their graph; further arguments go to each. Heads are joined, the last averaged."""
+    """Layers on one graph. Heads are concatenated, and averaged in the last layer."""
 
     def __init__(
         self,

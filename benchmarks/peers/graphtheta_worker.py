@@ -1,9 +1,10 @@
-"""GraphTheta as a worker: see peers/worker.py for what it is asked.
+"""Worker process for GraphTheta (see `peers/worker.py` for the requests).
 
     python -m peers.graphtheta_worker gather|attention|epoch|sample|steps
 
-`gather` is Gather and Sum alone, `attention` one layer forward and backward, `epoch` an epoch of
-training. Rows and gradients are saved in the order of the input, by the names of PyG.
+`gather` runs Gather and Sum, `attention` one layer forward and backward, `epoch` a training epoch
+on the whole graph, `sample` draws neighbourhoods, and `steps` trains on them. Rows are saved in the
+order of the input, and gradients by PyG's parameter names.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ MODELS: dict[str, Callable[..., Stack]] = {
 
 
 class Worker:
-    """What all pieces of work share."""
+    """Base class of the benchmark cases."""
 
     module: nn.Module
 
     def load(self, folder: str) -> dict[str, Any]:
-        """Open the store, and bring its columns into memory; the topology is not touched yet."""
+        """Open the store and read its columns into memory, without reading the topology yet."""
         self.shard = gt.open_shard(Path(folder) / "store")
         self.keys = torch.from_numpy(self.shard.node_key_L[: self.shard.num_masters].copy())
         for column in (self.shard.features, *self.shard.edge_columns.values()):
@@ -58,13 +59,13 @@ class Worker:
         return {"version": gt.__version__, "forms": ["store"]}
 
     def rows(self, width: int) -> Tensor:
-        """Return the random input that all workers take, in the shard's order."""
+        """Return the random input of all workers, in the shard's order."""
         shape = (self.shard.num_masters, width)
         x = np.random.default_rng(width).standard_normal(shape, np.float32)
         return torch.from_numpy(x)[self.keys]
 
     def checked(self, seconds: dict[str, float]) -> dict[str, Any]:
-        """Refuse what ran chunked, and return the answer."""
+        """Return the answer; raise an error if a layer ran chunked and this is not allowed."""
         if not self.allow_chunked:
             require_fused(self.module)
         return {**seconds, "executors": executors(self.module)}
@@ -76,7 +77,7 @@ class Worker:
         return ordered.numpy()
 
     def write_weights(self, path: str) -> None:
-        """Save the weights; a GAT-E gets the same for score and message, as DGL's has."""
+        """Save the weights; GAT-E gets equal weights for score and message, as in DGL."""
         for module in self.module.modules():
             if isinstance(module, GATEConv):
                 module.lin_message.weight.data.copy_(module.lin_edge.weight.data)
@@ -84,7 +85,7 @@ class Worker:
         np.savez(path, **weights)
 
     def write(self, path: str, out: Tensor, x: Tensor | None = None) -> None:
-        """Save output and gradients; where weights are shared by DGL, their sum."""
+        """Save output and gradients; for weights that DGL shares, the sum of the gradients."""
         grads = {name: p.grad for name, p in self.module.named_parameters()}
         for name in [name for name in grads if "lin_message" in name]:
             shared = name.replace("lin_message", "lin_edge")
@@ -96,16 +97,16 @@ class Worker:
 
 
 class Gather(Worker):
-    """Gather and Sum."""
+    """Gather and Sum over in-edges."""
 
     def build(self, width: int, weighted: bool, allow_chunked: bool, **_: Any) -> None:
-        """Make the layer."""
+        """Build the layer and its input."""
         self.allow_chunked = allow_chunked
         self.module = Aggregate("sum", weighted=weighted)
         self.x = self.rows(width)
 
     def run(self) -> dict[str, Any]:
-        """Run it once, without gradients."""
+        """Run one forward pass without gradients."""
         clock = Clock()
         with torch.no_grad(), clock.measure("forward"):
             self.out = self.module(View(self.shard)[0], self.x)
@@ -117,12 +118,12 @@ class Gather(Worker):
 
 
 class Attention(Worker):
-    """One layer of attention with edge attributes."""
+    """Attention layer with edge attributes."""
 
     def build(
         self, layer: str, dropout: float, weights: str, allow_chunked: bool, **_: Any
     ) -> None:
-        """Make the layer, and save its weights for the peers."""
+        """Build the layer, and save its weights for the peers."""
         self.allow_chunked, self.step = allow_chunked, 0
         with seeded(0):
             self.module = LAYERS[layer](
@@ -133,7 +134,7 @@ class Attention(Worker):
         self.grad = self.rows(16 * HEADS)
 
     def run(self) -> dict[str, Any]:
-        """Run it once, forward and backward."""
+        """Run one forward and backward pass."""
         clock, self.step = Clock(), self.step + 1
         for tensor in (self.x, *self.module.parameters()):
             tensor.grad = None
@@ -149,10 +150,10 @@ class Attention(Worker):
 
 
 class Epoch(Worker):
-    """Training."""
+    """Training epochs on the whole graph."""
 
     def build(self, model: str, weights: str | None, allow_chunked: bool, **_: Any) -> None:
-        """Make model and trainer, and save the first weights for the peers."""
+        """Build model and trainer, and save the initial weights for the peers."""
         shard, self.allow_chunked = self.shard, allow_chunked
         sizes = {"in_channels": shard.num_features, "out_channels": shard.num_classes}
         self.module = MODELS[model](**sizes, dropout=0.0)
@@ -167,7 +168,7 @@ class Epoch(Worker):
         return self.checked({"epoch": history.epoch_seconds[-1]})
 
     def save(self, path: str) -> None:
-        """Save output and gradients of the weights as they are."""
+        """Save output and gradients for the current weights."""
         self.module.train()
         self.module.zero_grad()
         view = View(self.shard)
@@ -179,17 +180,17 @@ class Epoch(Worker):
 
 
 class Sample(Worker):
-    """Drawing in-edges for batches of seeds: the same nodes, found in our order."""
+    """Sampling of in-edges for batches of seeds: the same nodes as the peers, in shard order."""
 
     def build(self, fanouts: list[int], **_: Any) -> None:
-        """Make what finds neighbourhoods."""
+        """Build the sampler."""
         self.step, self.fanouts = 0, [Fanout(size) for size in fanouts]
         self.neighbourhoods = Neighbourhoods(self.shard)
         self.row = torch.empty_like(self.keys)
         self.row[self.keys] = torch.arange(len(self.keys))
 
     def run(self) -> dict[str, float]:
-        """Draw for some batches; say how many edges there were."""
+        """Draw the neighbourhoods of some batches, and return the number of drawn edges."""
         batches = [self.row.numpy()[seeds] for seeds in seeds_of(self.step, len(self.keys))]
         clock, edges = Clock(), 0
         with clock.measure("draw"):
@@ -202,16 +203,16 @@ class Sample(Worker):
 
 
 class Steps(Worker):
-    """Training on drawn neighbourhoods."""
+    """Training on sampled neighbourhoods."""
 
     def load(self, folder: str) -> dict[str, Any]:
-        """Open the store; batches can be prepared beside the step, or before it."""
+        """Open the store; its forms prepare batches before the step or in the background."""
         return {**super().load(folder), "forms": ["prefetch 0", "prefetch 2"]}
 
     def build(
         self, model: str, fanouts: list[int], form: str, allow_chunked: bool, **_: Any
     ) -> None:
-        """Make model and trainer."""
+        """Build model and trainer."""
         shard, self.allow_chunked = self.shard, allow_chunked
         self.module = MODELS[model](
             in_channels=shard.num_features,
@@ -229,7 +230,7 @@ class Steps(Worker):
         )
 
     def run(self) -> dict[str, Any]:
-        """Train one epoch of the training nodes; say how long steps waited for their batch."""
+        """Train one epoch; return its seconds, and the seconds for which steps waited."""
         history, stages = self.trainer.history, self.trainer.stages
         before = stages.seconds["forward prepare"]
         self.trainer.fit(len(history.loss) + 1)

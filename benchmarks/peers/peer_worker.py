@@ -1,9 +1,10 @@
-"""The peers as workers: see peers/worker.py for what they are asked.
+"""Worker process for a peer: PyG, DGL or torch (see `peers/worker.py` for the requests).
 
     python -m peers.peer_worker pyg|dgl|torch gather|attention|epoch|sample|steps
 
-Runs in an environment of its own, with torch, torch_geometric and dgl alone. Weights come by the
-names of PyG. `build` takes a `form`: the representation of the graph, of those that `load` names.
+Runs in a separate environment that has only torch, torch_geometric and dgl. Weights are exchanged
+by PyG's parameter names. `build` takes a `form`: one of the graph representations or loader
+settings that `load` returns.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from peers.worker import seeds_of, serve
 
 
 class Arrays:
-    """A graph in memory: its edges, sorted by destination, with and without self-loops.
+    """Graph in memory, with its edges sorted by destination.
 
     Attributes:
-        num_nodes: N.
+        num_nodes: Number of nodes.
         src: (E,) int64.
         dst: (E,) int64, sorted.
         weight: (E,) float32.
         attr: (E, A) float32.
-        x, y, train: Of the nodes; only what the folder has.
+        x, y, train: Features, labels and training mask of the nodes, if loaded.
     """
 
     def __init__(self, folder: str, names: tuple[str, ...]) -> None:
@@ -43,7 +44,7 @@ class Arrays:
     def with_loops(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return src, dst and attr with an edge from each node to itself, sorted by dst.
 
-        A loop's attributes are the mean of the node's in-edges.
+        The attributes of a loop are the mean over the node's in-edges.
         """
         loops = torch.arange(self.num_nodes)
         src, dst = torch.cat([self.src, loops]), torch.cat([self.dst, loops])
@@ -57,18 +58,18 @@ class Arrays:
         return src[order], dst[order], attr
 
     def rows(self, width: int) -> Tensor:
-        """Return the random input that all workers take."""
+        """Return the random input of all workers."""
         shape = (self.num_nodes, width)
         return torch.from_numpy(np.random.default_rng(width).standard_normal(shape, np.float32))
 
 
 class Worker:
-    """What all pieces of work share.
+    """Base class of the benchmark cases.
 
     Args:
-        library: The module with the library's layers.
-        work: What is done with them.
-        names: Arrays of the graph's folder that the work reads.
+        library: Module with the library's layers.
+        work: Name of the case.
+        names: Arrays to read from the graph's folder.
     """
 
     names: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ class Worker:
         return {"version": self.library.VERSION, "forms": self.forms}
 
     def write(self, path: str, out: Tensor, x: Tensor | None = None) -> None:
-        """Save output and gradients by the names of PyG."""
+        """Save output and gradients by PyG's parameter names."""
         found = self.library.gradients(self.module)
         if x is not None:
             found["x"] = x.grad
@@ -91,23 +92,23 @@ class Worker:
         np.savez(path, out=out.detach().numpy(), **arrays)
 
     def take_weights(self, path: str) -> None:
-        """Take the weights that GraphTheta starts with."""
+        """Load the initial weights that GraphTheta has saved."""
         given = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
         self.library.take_weights(self.module, given)
 
 
 class Gather(Worker):
-    """The sum over in-edges, weighted or not."""
+    """Gather and Sum over in-edges, weighted or unweighted."""
 
     names = ("weight",)
 
     def build(self, width: int, weighted: bool, form: str, **_: Any) -> None:
-        """Make the graph's representation and the input."""
+        """Build the graph representation and the input."""
         self.sum = self.library.gather_sum(self.arrays, form, weighted=weighted)
         self.x = self.arrays.rows(width)
 
     def run(self) -> dict[str, float]:
-        """Run it once, without gradients."""
+        """Run one forward pass without gradients."""
         with torch.no_grad():
             start = time.perf_counter()
             self.out = self.sum(self.x)
@@ -119,12 +120,12 @@ class Gather(Worker):
 
 
 class Attention(Worker):
-    """One layer of attention with edge attributes."""
+    """Attention layer with edge attributes."""
 
     names = ("attr",)
 
     def build(self, layer: str, dropout: float, weights: str, form: str, **_: Any) -> None:
-        """Make the layer."""
+        """Build the layer and its input."""
         made = self.library.attention(self.arrays, layer, form, dropout=dropout)
         self.module, self.forward = made
         self.take_weights(weights)
@@ -132,7 +133,7 @@ class Attention(Worker):
         self.grad = self.arrays.rows(64)
 
     def run(self) -> dict[str, float]:
-        """Run it once, forward and backward."""
+        """Run one forward and backward pass."""
         for tensor in (self.x, *self.module.parameters()):
             tensor.grad = None
         start = time.perf_counter()
@@ -147,18 +148,18 @@ class Attention(Worker):
 
 
 class Epoch(Worker):
-    """Training."""
+    """Training epochs on the whole graph."""
 
     names = ("x", "y", "train")
 
     def load(self, folder: str) -> dict[str, Any]:
-        """Read the graph, and the edge attributes where there are some."""
+        """Read the graph, with edge attributes if it has any."""
         if (Path(folder) / "attr.npy").exists():
             self.names = (*self.names, "attr")
         return super().load(folder)
 
     def build(self, model: str, weights: str, form: str, **_: Any) -> None:
-        """Make model and optimiser."""
+        """Build model and optimiser."""
         arrays = self.arrays
         self.rows = torch.nonzero(arrays.train).flatten()
         self.module = self.library.model(arrays, model, form, int(arrays.y.max()) + 1)
@@ -178,7 +179,7 @@ class Epoch(Worker):
         return F.cross_entropy(out[self.rows], self.arrays.y[self.rows])
 
     def save(self, path: str) -> None:
-        """Save output and gradients of the weights as they are."""
+        """Save output and gradients for the current weights."""
         self.module.zero_grad()
         out = self.module(self.arrays.x)
         self._loss(out).backward()
@@ -186,14 +187,14 @@ class Epoch(Worker):
 
 
 class Sample(Worker):
-    """Drawing in-edges for batches of seeds."""
+    """Sampling of in-edges for batches of seeds."""
 
     def build(self, fanouts: list[int], form: str, **_: Any) -> None:
-        """Make the sampler."""
+        """Build the sampler."""
         self.draw, self.step = self.library.sampler(self.arrays, fanouts), 0
 
     def run(self) -> dict[str, float]:
-        """Draw for some batches; say how many edges there were."""
+        """Draw the neighbourhoods of some batches, and return the number of drawn edges."""
         batches = seeds_of(self.step, self.arrays.num_nodes)
         self.step += 1
         start = time.perf_counter()
@@ -202,18 +203,18 @@ class Sample(Worker):
 
 
 class Steps(Worker):
-    """Training on drawn neighbourhoods, by the library's own loader."""
+    """Training on sampled neighbourhoods with the library's own loader."""
 
     names = ("x", "y", "train")
 
     def build(self, model: str, fanouts: list[int], form: str, **_: Any) -> None:
-        """Make loader, model and optimiser."""
+        """Build loader, model and optimiser."""
         classes = int(self.arrays.y.max()) + 1
         self.module, self.epoch = self.library.steps(self.arrays, model, fanouts, form, classes)
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=0.01)
 
     def run(self) -> dict[str, float]:
-        """Train one epoch of the training nodes."""
+        """Train one epoch over the training nodes."""
         self.module.train()
         start = time.perf_counter()
         for out, seeds in self.epoch():

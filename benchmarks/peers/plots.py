@@ -1,4 +1,4 @@
-"""Pictures of gather.py and epochs.py. Needs matplotlib: pip install 'graphtheta[report]'."""
+"""Plots of `gather.py` and `epochs.py`. Requires matplotlib: pip install 'graphtheta[report]'."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from graphtheta.partition.analysis.plot import STYLE
 
 __all__ = ["draw_epochs", "draw_gather"]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLOURS = {"graphtheta": "#0072B2", "torch": "#999999", "pyg": "#E69F00", "dgl": "#009E73"}
 _NAMES = {"graphtheta": "GraphTheta", "torch": "torch CSR (MKL)", "pyg": "PyG", "dgl": "DGL 1.1.3"}
 
 
 def draw_gather(records: Sequence[Record], path: Path) -> None:
-    """Draw GB/s of sums by width, with the memory's stream as a line, and times of attention."""
+    """Plot GB/s of sums by width, with memory bandwidth as a line, and times of attention."""
     sums = [r for r in records if r["benchmark"] == "gather"]
     attention = [r for r in records if r["benchmark"] == "attention"]
     with mpl.rc_context(STYLE):
@@ -35,7 +35,7 @@ def draw_gather(records: Sequence[Record], path: Path) -> None:
         )
         if sums:
             left.axhline(sums[0]["streaming"] / 1e9, color="black", linewidth=0.8, linestyle="--")
-        left.set(title="Weighted sum over in-edges (line: memory stream)", ylabel="GB/s gathered")
+        left.set(title="Weighted sum over in-edges (line: bandwidth)", ylabel="GB/s gathered")
         labels = [f"{r['case']['layer']}\ndropout {r['case']['dropout']:g}" for r in attention]
         _bars(right, list(zip(labels, attention, strict=True)), lambda r, at: r[at])
         right.set(title="Attention with edge attributes, forward and backward", ylabel="seconds")
@@ -43,11 +43,11 @@ def draw_gather(records: Sequence[Record], path: Path) -> None:
 
 
 def draw_epochs(rows: Sequence[tuple[dict[str, Record], dict[str, Record]]], path: Path) -> None:
-    """Draw seconds and memory of an epoch by model; a row of panels a graph.
+    """Plot time and memory of an epoch by model, with a row of panels per graph.
 
     Args:
-        rows: Of each model on each graph, the records of time and of memory by library.
-        path: Where.
+        rows: Time and memory records by library, for each model on each graph.
+        path: File to write.
     """
     times = [record for time, _ in rows for record in time.values()]
     sizes = [record for _, memory in rows for record in memory.values()]
@@ -69,7 +69,7 @@ def _by_model(records: Sequence[Record], graph: str) -> list[tuple[str, Record]]
 
 
 def _bars(axes: Axes, records: Sequence[tuple[str, Record]], value: Any) -> None:
-    """Draw a group of bars a label, a bar a library, with p10 to p90."""
+    """Plot a group of bars per label and a bar per library, with p10 to p90 as error bars."""
     labels = list(dict.fromkeys(label for label, _ in records))
     present = {record["case"]["library"] for _, record in records}
     libraries = [name for name in _COLOURS if name in present]
@@ -82,9 +82,9 @@ def _bars(axes: Axes, records: Sequence[tuple[str, Record]], value: Any) -> None
             [max(h - low, 0) for h, (low, _) in zip(heights, ends, strict=True)],
             [max(high - h, 0) for h, (_, high) in zip(heights, ends, strict=True)],
         ]
-        places = [at + (i - (len(libraries) - 1) / 2) * width for at, _ in own]
+        positions = [at + (i - (len(libraries) - 1) / 2) * width for at, _ in own]
         axes.bar(
-            places,
+            positions,
             heights,
             width,
             yerr=spread,
@@ -96,7 +96,7 @@ def _bars(axes: Axes, records: Sequence[tuple[str, Record]], value: Any) -> None
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write the picture, with one legend for all panels."""
+    """Write the plot, with one legend for all panels."""
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

@@ -1,11 +1,12 @@
-"""PyG's R-GCN + DistMult, trained for a given time: what `links.py` runs in the peers' environment.
+"""R-GCN + DistMult of PyG, trained for a given time (run by `links.py` with the peers' Python).
 
     PEERS/bin/python benchmarks/peers/pyg_links.py FOLDER THREADS
 
-As PyG's own example (examples/rgcn_link_pred.py) does it: full batches along all training edges and
-their reverses, one negative an edge, half of them with another source, binary cross-entropy, a
-penalty of 1e-2 on the mean squares of vectors and relations, gradients clipped to a norm of 1.
-Bases stand for blocks, as in ours.
+Training follows PyG's example (examples/rgcn_link_pred.py): full batches over all training edges
+and their reverses, one negative per edge (half of them with another source), binary cross-entropy,
+a penalty of 1e-2 on the mean squares of node and relation vectors, and gradients clipped to a norm
+of 1. Relation weights use basis decomposition, as in GraphTheta, instead of block-diagonal
+matrices.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch_geometric.nn import RGCNConv
 
 
 class Model(nn.Module):
-    """A vector an entity, two layers, and a vector a relation."""
+    """R-GCN of two layers on learned entity vectors, with a vector per relation."""
 
     def __init__(self, num_nodes: int, num_relations: int, width: int, bases: int) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Model(nn.Module):
 
 
 def main() -> None:
-    """Train until the time is over, and write vectors and relations."""
+    """Train until the time limit, and write the vectors of entities and relations."""
     folder = Path(sys.argv[1])
     torch.set_num_threads(int(sys.argv[2]))
     torch.manual_seed(0)

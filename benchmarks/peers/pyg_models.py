@@ -1,11 +1,11 @@
-"""PyTorch Geometric in its documented forms, the fastest of which counts.
+"""Layers, models and loaders of PyTorch Geometric in its documented forms; the fastest counts.
 
-- `coo`: an edge index, sorted by destination.
-- `edge-index`: the same as `EdgeIndex`, which knows that it is sorted and keeps CSC and CSR.
+- `coo`: an edge index sorted by destination.
+- `edge-index`: the same as an `EdgeIndex`, which knows that it is sorted and caches CSC and CSR.
 - `csr`: the transposed adjacency matrix as a torch CSR tensor.
 
-GCN's normalisation is computed once (`cached`, or by `gcn_norm` beforehand), and self-loops are
-added once, their attributes the mean of the node's in-edges.
+The normalisation of GCN is computed once (`cached`, or in advance by `gcn_norm`), and self-loops
+are added once, with the mean of the attributes of a node's in-edges.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMS = {
 
 
 def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
-    """Return the sum by `scatter`, as layers without a fused path compute it."""
+    """Return a function that sums over in-edges by `scatter`, as layers that are not fused do."""
     src, dst, size, weight = arrays.src, arrays.dst, arrays.num_nodes, arrays.weight[:, None]
 
     def run(x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], 
 def attention(
     arrays: Any, layer: str, form: str, *, dropout: float
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return GATConv with edge attributes, which reads them in the score alone, and its call."""
+    """Return GATConv (edge attributes only in the score), and a function that runs it."""
     src, dst, attr = arrays.with_loops()
     options = {"edge_dim": attr.shape[1], "dropout": dropout, "add_self_loops": False}
     conv, graph = GATConv(64, 16, heads=4, **options), _represent(src, dst, arrays.num_nodes, form)
@@ -57,7 +57,7 @@ def attention(
 
 
 def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
-    """Return two layers: 64 columns between them, in attention 4 heads of 16."""
+    """Return a model of two layers with 64 columns between them (attention: 4 heads of 16)."""
     size, width = arrays.num_nodes, arrays.x.shape[1]
     if name == "sage":
         convs = [SAGEConv(width, 64), SAGEConv(64, num_classes)]
@@ -87,7 +87,7 @@ def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
 def steps(
     arrays: Any, name: str, fanouts: list[int], form: str, num_classes: int
 ) -> tuple[nn.Module, Callable[[], Iterator[tuple[Tensor, Tensor]]]]:
-    """Return a model, and what gives the logits and seeds of each step of an epoch."""
+    """Return a model, and a function that yields the logits and seeds of each step of an epoch."""
     hidden = len(fanouts) - 1
     widths = [arrays.x.shape[1], *[64] * hidden]
     if name == "sage":
@@ -100,7 +100,7 @@ def steps(
     pairs = torch.stack([arrays.src, arrays.dst])
     loader = NeighborLoader(
         Data(x=arrays.x, edge_index=pairs, num_nodes=arrays.num_nodes),
-        num_neighbors=fanouts[::-1],  # from the seeds
+        num_neighbors=fanouts[::-1],  # in order from the seeds
         batch_size=1024,
         input_nodes=arrays.train,
         shuffle=True,
@@ -123,12 +123,12 @@ def steps(
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    """Take weights by name; those of messages from edges, which GATConv has not, are left."""
+    """Load weights by name, except edge weights of messages, which GATConv does not have."""
     module.load_state_dict({n: w for n, w in given.items() if "lin_message" not in n})
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Return the gradients by name."""
+    """Return the gradients by parameter name."""
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
@@ -143,7 +143,7 @@ def _represent(src: Tensor, dst: Tensor, size: int, form: str) -> Tensor:
 
 
 class _Model(nn.Module):
-    """Layers on their graph; further arguments go to each."""
+    """Layers on one graph, with further arguments for each layer."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""torch alone: its sparse product in CSR, by MKL with int32 indices."""
+"""Sum over in-edges by the sparse CSR product of torch (MKL, int32 indices)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMS = {"gather": ("csr",)}
 
 
 def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], Tensor]:
-    """Return the product with the adjacency matrix."""
+    """Return a function that multiplies by the adjacency matrix."""
     matrix = adjacency(arrays.src, arrays.dst, arrays.num_nodes, arrays.weight, index=torch.int32)
     if not weighted:
         matrix.values().fill_(1)
@@ -24,11 +24,11 @@ def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], 
 def adjacency(
     src: Tensor, dst: Tensor, size: int, values: Tensor, *, index: torch.dtype = torch.int64
 ) -> Tensor:
-    """Return the matrix of edges that are sorted by destination, its rows."""
+    """Return the CSR matrix of edges sorted by destination; destinations are its rows."""
     indptr = torch.zeros(size + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(dst, minlength=size), 0, out=indptr[1:])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that sparse tensors are new
+        warnings.simplefilter("ignore", UserWarning)  # sparse CSR is in beta state
         return torch.sparse_csr_tensor(
             indptr.to(index), src.to(index), values.clone(), (size, size)
         )

@@ -1,7 +1,8 @@
-"""Workers are processes that do one piece of work when asked, so that they can take turns.
+"""Worker processes that run one library each, on request, so that libraries can be timed in turns.
 
-A line of JSON on stdin asks, `{"do": "run"}`; a line of JSON on stdout answers. Whatever else a
-library prints goes to stderr. Imports the standard library alone: every environment runs it.
+A request is a line of JSON on stdin, such as `{"do": "run"}`; the answer is a line of JSON on
+stdout. Everything else that a library prints goes to stderr. This module imports only the standard
+library, because it runs in every environment.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ _BENCHMARKS = str(Path(__file__).parents[1])
 
 
 def serve(worker: Any) -> None:
-    """Answer with what the worker's methods return, until stdin ends."""
+    """Answer requests with the results of the worker's methods, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     handlers: Mapping[str, Callable[..., Any] | None] = {
         "load": worker.load,
         "build": worker.build,
         "run": worker.run,
-        "save": getattr(worker, "save", None),  # what draws has nothing to compare
+        "save": getattr(worker, "save", None),  # samplers have no results to compare
         "settle": _settle,
     }
     for line in sys.stdin:
         request = json.loads(line)
         try:
             do = handlers[request.pop("do")]
-            assert do is not None, "this worker saves nothing"
+            assert do is not None, "this worker has no results to save"
             answer = do(**request) or {}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
@@ -45,32 +46,32 @@ def serve(worker: Any) -> None:
 
 
 def _settle() -> None:
-    """Give back what was freed, before memory is looked at."""
+    """Return freed memory to the operating system before memory is measured."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def seeds_of(step: int, num_nodes: int, batches: int = 20, size: int = 1024) -> list[Any]:
-    """Return the seeds that all workers draw for: (size,) int64 each, ascending."""
-    import numpy as np  # in every environment that draws
+    """Return the seed nodes of each batch, the same for all workers: (size,) int64, ascending."""
+    import numpy as np  # not installed where nothing is sampled
 
     rng = np.random.default_rng(step)
     return [np.sort(rng.choice(num_nodes, size, replace=False)) for _ in range(batches)]
 
 
 class Worker:
-    """A process of a library, which loads a graph, builds work on it, and runs that.
+    """Process of one library that loads a graph, builds a case on it, and runs the case.
 
     Args:
-        name: What records call it.
-        python: The interpreter of its environment.
-        module: The module of this package to run.
-        threads: Of all its libraries.
-        arguments: Of the script.
+        name: Name of the library in records.
+        python: Interpreter of its environment.
+        module: Module of this package to run.
+        threads: Number of threads of all its thread pools.
+        arguments: Command-line arguments of the module.
 
     Attributes:
-        name: What records call it.
-        pid: Of the process.
+        name: Name of the library in records.
+        pid: Id of the process.
     """
 
     def __init__(self, name: str, python: str, module: str, *arguments: str, threads: int) -> None:
@@ -92,10 +93,10 @@ class Worker:
         self.pid = self._process.pid
 
     def request(self, do: str, **request: Any) -> dict[str, Any]:
-        """Return the answer.
+        """Send a request, and return its answer.
 
         Raises:
-            RuntimeError: If the work failed, or the process ended.
+            RuntimeError: If the request failed or the process ended.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None, "it is a pipe"
