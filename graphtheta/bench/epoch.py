@@ -9,7 +9,6 @@ from typing import Any
 from graphtheta.bench.executors import chunked_layers, executors, require_fused
 from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, new_record
-from graphtheta.comm.timers import StageTimers
 from graphtheta.nn import Stack, model_for
 from graphtheta.shard.shard import Shard
 from graphtheta.train.trainer import Trainer
@@ -89,7 +88,7 @@ def epoch_record(
     if not allow_chunked:
         require_fused(model)
     reset_peak()
-    trainer.stages = StageTimers()
+    trainer.stages.reset()
     summary = trainer.fit(warmup + runs)
     peak = peak_bytes()
     return new_record(

@@ -47,6 +47,12 @@ class StageTimers:
     bytes_sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     ahead: float = 0.0
 
+    def reset(self) -> None:
+        """Forget what was counted so far, for instance in warm-up epochs."""
+        self.seconds.clear()
+        self.bytes_sent.clear()
+        self.ahead = 0.0
+
     @contextmanager
     def timed(self, direction: Direction, stage: Stage) -> Iterator[None]:
         """Add the time spent in the context to a stage."""
