@@ -81,7 +81,8 @@ def epoch_record(
     model = options.build(shard, label or shard.default_label)
     never = warmup + runs + 1  # epochs without evaluation
     trainer = Trainer(model, shard, label=label, split=split, evaluate_every=never)
-    _read_columns(shard)
+    for column in (shard.features, *shard.edge_columns.values()):
+        column.sum()  # reads it into memory, if it is memory-mapped
     release_memory()
     at_start = resident_bytes()
     sent_before = trainer.fit(warmup)["bytes_sent"]
@@ -103,9 +104,3 @@ def epoch_record(
         chunked=chunked_layers(model),
         final_loss=trainer.history.loss[-1],
     )
-
-
-def _read_columns(shard: Shard) -> None:
-    """Read features and edge columns, which may be memory-mapped, into memory."""
-    for column in (shard.features, *shard.edge_columns.values()):
-        column.sum()

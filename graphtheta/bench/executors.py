@@ -6,18 +6,19 @@ from torch import nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.tgar import TGARLayer
+from graphtheta.tgar.explain import Explanation
 
 __all__ = ["chunked_layers", "executors", "require_fused"]
 
 
 def executors(model: nn.Module) -> list[str]:
     """Return the executors of the last forward pass, without repeats."""
-    return sorted({executor for _, executor, _ in _explained(model)})
+    return sorted({explanation.executor for explanation in _explained(model)})
 
 
 def chunked_layers(model: nn.Module) -> list[str]:
     """Return a line for each layer that the last forward pass did not fuse, with the reason."""
-    return [f"{name} ({why})" for name, executor, why in _explained(model) if executor != "fused"]
+    return [f"{e.layer} ({e.reason})" for e in _explained(model) if e.executor != "fused"]
 
 
 def require_fused(model: nn.Module) -> None:
@@ -33,10 +34,5 @@ def require_fused(model: nn.Module) -> None:
         )
 
 
-def _explained(model: nn.Module) -> list[tuple[str, str, str]]:
-    found = []
-    for layer in model.modules():
-        if isinstance(layer, TGARLayer):
-            explanation = layer.explain()
-            found.append((explanation.layer, explanation.executor, explanation.reason))
-    return found
+def _explained(model: nn.Module) -> list[Explanation]:
+    return [layer.explain() for layer in model.modules() if isinstance(layer, TGARLayer)]

@@ -94,11 +94,7 @@ def num_records(kernels: Sequence[str], widths: Sequence[int]) -> int:
         raise ConfigError(
             f"bench kernels: unknown kernel '{unknown[0]}'. Choose among {', '.join(KERNELS)}."
         )
-    chosen = [KERNELS[name] for name in kernels]
-    return 1 + sum(
-        (1 if k.width else len(widths)) * len(k.dropouts) * (4 if k.torch_csr else 2)
-        for k in chosen
-    )
+    return 1 + sum(4 if KERNELS[name].torch_csr else 2 for name, *_ in _cases(kernels, widths))
 
 
 def kernel_records(
@@ -141,35 +137,30 @@ def kernel_records(
     torch.manual_seed(0)
     shard.edge_columns["weight"] = torch.rand(shard.num_edges)
     shard.edge_columns["attr"] = torch.randn(shard.num_edges, EDGE_FEATURES)
+    for name, width, dropout in _cases(kernels, widths):
+        kernel = KERNELS[name]
+        with seeded(0):
+            layer = kernel.layer(dropout)
+        x = torch.randn(shard.num_masters, width)
+        functions = {"graphtheta": layer_run(layer, shard, x, allow_chunked=allow_chunked)}
+        if kernel.torch_csr:
+            functions["torch-csr"] = _torch_run(shard, x, kernel.torch_csr)
+        gathered = None if kernel.width else 4 * width * shard.num_edges
+        for library, stages in alternate(functions, runs=runs).items():
+            ran = executors(layer) if library == "graphtheta" else ["mkl"]
+            for direction, samples in stages.items():
+                case = {"kernel": name, "width": width, "dropout": dropout, "direction": direction}
+                case |= {"library": library, **graph, **machine}
+                yield new_record("kernels", case, samples, executors=ran, gathered_bytes=gathered)
+
+
+def _cases(kernels: Sequence[str], widths: Sequence[int]) -> Iterator[tuple[str, int, float]]:
+    """Yield each kernel with its numbers of features and its dropout probabilities."""
     for name in kernels:
         kernel = KERNELS[name]
         for width in widths if kernel.width is None else [kernel.width]:
             for dropout in kernel.dropouts:
-                with seeded(0):
-                    layer = kernel.layer(dropout)
-                x = torch.randn(shard.num_masters, width)
-                functions = {"graphtheta": layer_run(layer, shard, x, allow_chunked=allow_chunked)}
-                if kernel.torch_csr:
-                    functions["torch-csr"] = _torch_run(shard, x, kernel.torch_csr)
-                for library, stages in alternate(functions, runs=runs).items():
-                    ran = executors(layer) if library == "graphtheta" else ["mkl"]
-                    for direction, samples in stages.items():
-                        case = {
-                            "kernel": name,
-                            "width": width,
-                            "dropout": dropout,
-                            "direction": direction,
-                            "library": library,
-                            **graph,
-                            **machine,
-                        }
-                        yield new_record(
-                            "kernels",
-                            case,
-                            samples,
-                            executors=ran,
-                            gathered_bytes=None if kernel.width else 4 * width * shard.num_edges,
-                        )
+                yield name, width, dropout
 
 
 def layer_run(layer: TGARLayer, shard: Shard, x: Tensor, *, allow_chunked: bool) -> Run:

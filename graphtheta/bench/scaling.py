@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import lcm
 from pathlib import Path
@@ -64,9 +64,8 @@ def store_to_scale(
 def scaling_records(
     store: str,
     options: ModelOptions,
-    ranks: Sequence[int],
+    jobs: Sequence[tuple[int, int]],
     *,
-    threads: Callable[[int], int],
     runs: int = 7,
 ) -> Iterator[Record]:
     """Train on a store with each number of workers, and yield a record for each.
@@ -74,19 +73,18 @@ def scaling_records(
     Args:
         store: Path of the store.
         options: The model.
-        ranks: Numbers of workers, each a divisor of the number of parts.
-        threads: Returns the threads per worker for a number of workers.
+        jobs: Number of workers, a divisor of the number of parts, and threads per worker of each.
         runs: Number of timed epochs.
 
     Raises:
         ConfigError: If mpiexec is missing, or a job failed; with the message of the job.
     """
-    for size in ranks:
+    for size, threads in jobs:
         with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
             written = Path(folder) / "records.jsonl"
-            given = {**asdict(options), "runs": runs, "threads": threads(size), "json": written}
+            given = {**asdict(options), "runs": runs, "threads": threads, "json": written}
             options_given = [w for name, value in given.items() for w in (f"--{name}", str(value))]
-            _run(size, ["bench", "epoch", store, *options_given], threads(size))
+            _run(size, ["bench", "epoch", store, *options_given], threads)
             yield load(written)[-1]
 
 
@@ -102,14 +100,8 @@ def _run(size: int, arguments: Sequence[str], threads: int) -> None:
     if size > 1:
         command = [_mpiexec(), "-n", str(size), *command]
     clean = {n: value for n, value in os.environ.items() if not n.startswith(_LAUNCHERS)}
-    done = subprocess.run(
-        command,
-        env={**clean, "OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    clean["OMP_NUM_THREADS"] = str(threads)
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         error = next((line for line in lines if line.startswith("error: ")), lines[-1])

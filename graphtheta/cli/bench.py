@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,9 +111,7 @@ def _kernels(
     comm, count = start_worker(threads, allocator="training")
     from graphtheta.bench.graphs import benchmark_shard, describe_graph
     from graphtheta.bench.kernels import KERNELS, kernel_records, num_records
-    from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import KERNELS_HEAD, graph_title, kernel_rows
-    from graphtheta.cli.progress import PhaseProgress
 
     generated = {"scale": scale, "edge_factor": edge_factor, "features": 1, "edge_features": 0}
     with benchmark_shard(input, comm, method="node-hash", **generated) as (name, shard):
@@ -128,14 +127,7 @@ def _kernels(
             runs=runs,
             allow_chunked=allow_chunked,
         )
-        records = []
-        with PhaseProgress(shown=True).phase(
-            "kernels", num_records(chosen, columns), "records"
-        ) as advance:
-            for record in found:
-                append(json, [record])
-                records.append(record)
-                advance(1)
+        records = _collect(found, json, "kernels", num_records(chosen, columns), "records")
     show_rows(
         list(kernel_rows(records)),
         title=f"{graph_title(graph)}, {count} threads",
@@ -229,9 +221,7 @@ def _partition(
 
     _, count = start_worker(threads)
     from graphtheta.bench.partition import Job, partition_record
-    from graphtheta.bench.record import append
     from graphtheta.cli.bench_tables import PARTITION_HEAD, partition_row
-    from graphtheta.cli.progress import PhaseProgress
     from graphtheta.datasets.generate import rmat
     from graphtheta.partition.pipeline.pipeline import named_partitioner
 
@@ -239,7 +229,6 @@ def _partition(
     for name in named:
         named_partitioner(name)  # raises an error if it is unknown
     numbers = _integers(parts, "--parts")
-    rows = []
     with tempfile.TemporaryDirectory(dir=folder, prefix="graphtheta-bench-") as made:
         if input is None:
             source = Path(made) / "rmat"
@@ -247,15 +236,9 @@ def _partition(
             graph = {"graph": f"rmat {scale} x {edge_factor}", "ids": ids}
         else:
             source, graph = Path(input), {"graph": Path(input).name}
-        total = len(named) * len(numbers)
-        with PhaseProgress(shown=True).phase("partition", total, "stores") as advance:
-            for number in numbers:
-                for name in named:
-                    job = Job(str(source), made, name, number, count)
-                    record = partition_record(job, graph, runs=runs)
-                    append(json, [record] if "refused" not in record else [])
-                    rows.append(partition_row(record))
-                    advance(1)
+        jobs = [Job(str(source), made, name, number, count) for number in numbers for name in named]
+        found = (partition_record(job, graph, runs=runs) for job in jobs)
+        rows = [partition_row(r) for r in _collect(found, json, "partition", len(jobs), "stores")]
     show_rows(rows, title=f"{graph['graph']}, {count} threads", head=PARTITION_HEAD)
 
 
@@ -291,10 +274,8 @@ def _scaling(
 
     comm, cores = start_worker()
     from graphtheta.bench.epoch import ModelOptions
-    from graphtheta.bench.record import append
     from graphtheta.bench.scaling import scaling_records, store_to_scale
     from graphtheta.cli.bench_tables import graph_title, scaling_head, scaling_rows
-    from graphtheta.cli.progress import PhaseProgress
 
     if comm.size > 1:
         raise ConfigError(
@@ -302,30 +283,13 @@ def _scaling(
             "it without mpiexec."
         )
     numbers = _integers(ranks, "--ranks")
-    records: list[Record] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder,
-        PhaseProgress(shown=True).phase("scaling", len(numbers), "jobs") as advance,
-    ):
-        store = store_to_scale(
-            Path(folder),
-            input,
-            numbers,
-            method=method,
-            scale=scale,
-            edge_factor=edge_factor,
-            features=features,
-        )
-        for record in scaling_records(
-            store,
-            ModelOptions(model, hidden, layers, heads, dropout),
-            numbers,
-            threads=lambda size: threads or max(1, cores // size),
-            runs=runs,
-        ):
-            append(json, [record])
-            records.append(record)
-            advance(1)
+    generated = {"scale": scale, "edge_factor": edge_factor, "features": features}
+    options = ModelOptions(model, hidden, layers, heads, dropout)
+    with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
+        store = store_to_scale(Path(folder), input, numbers, method=method, **generated)
+        jobs = [(size, threads or max(1, cores // size)) for size in numbers]
+        found = scaling_records(store, options, jobs, runs=runs)
+        records = _collect(found, json, "scaling", len(jobs), "jobs")
     title = f"{model} on {graph_title(records[0]['case'])}"
     show_rows(list(scaling_rows(records)), title=title, head=scaling_head(records))
 
@@ -357,6 +321,22 @@ def _compare(
         [comparison_row(pair) for pair in pairs], head=("measured", "A", "B", "B / A", "B is")
     )
     return int(fail and any(pair.is_worse for pair in pairs))
+
+
+def _collect(
+    found: Iterator[Record], path: Path | None, title: str, total: int, unit: str
+) -> list[Record]:
+    """Return records, each appended to a file as soon as it is measured, and show the progress."""
+    from graphtheta.bench.record import append
+    from graphtheta.cli.progress import PhaseProgress
+
+    records = []
+    with PhaseProgress(shown=True).phase(title, total, unit) as advance:
+        for record in found:
+            append(path, [record] if "refused" not in record else [])
+            records.append(record)
+            advance(1)
+    return records
 
 
 def _integers(text: str, option: str) -> list[int]:

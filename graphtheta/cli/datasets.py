@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,26 @@ def _made(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@_make.command("rmat", cls=Command)
+def _generator(declared: Callable[..., None]) -> Callable[..., None]:
+    """Add the command that calls the generator of the same name with the declared options."""
+    name = declared.__name__.removeprefix("_")
+
+    @_make.command(name, cls=Command)
+    @functools.wraps(declared)
+    def write(out: Path, **options: Any) -> None:
+        from graphtheta.cli.worker import start_worker
+
+        comm, threads = start_worker()
+        from graphtheta.datasets.generate import GENERATORS
+
+        with _bar(shown=comm.rank == 0) as progress:
+            GENERATORS[name](out, comm=comm, threads=threads, progress=progress, **options)
+        print(f"wrote the graph to {out}; next: graphtheta partition {out} STORE --parts 8")
+
+    return write
+
+
+@_generator
 def _rmat(
     out: _Out,
     scale: Annotated[int, option("INTEGER", "Binary logarithm of the number of nodes.")] = 20,
@@ -85,7 +105,7 @@ def _rmat(
             help="Shuffle the nodes, as Graph500 does. Otherwise node 0 has the most edges."
         ),
     ] = True,
-    nodes: Annotated[
+    with_nodes: Annotated[
         bool, flag("--nodes", "Also write a table of all nodes, including those without edges.")
     ] = False,
     seed: _Seed = 0,
@@ -97,21 +117,9 @@ def _rmat(
     Example:
       graphtheta datasets make rmat graph --scale 20 --edge-factor 16
     """
-    from graphtheta.datasets.generate import rmat
-
-    _write(
-        rmat,
-        out,
-        scale=scale,
-        edge_factor=edge_factor,
-        ids=ids,
-        scramble=scramble,
-        with_nodes=nodes,
-        seed=seed,
-    )
 
 
-@_make.command("communities", cls=Command)
+@_generator
 def _communities(
     out: _Out,
     nodes: _Nodes = 100_000,
@@ -134,23 +142,9 @@ def _communities(
     Example:
       graphtheta datasets make communities graph --nodes 100000 --inside 0.9
     """
-    from graphtheta.datasets.generate import communities
-
-    _write(
-        communities,
-        out,
-        nodes=nodes,
-        edge_factor=edge_factor,
-        features=features,
-        classes=classes,
-        group_size=group_size,
-        inside=inside,
-        degrees=degrees,
-        seed=seed,
-    )
 
 
-@_make.command("attributed", cls=Command)
+@_generator
 def _attributed(
     out: _Out,
     nodes: _Nodes = 100_000,
@@ -166,26 +160,6 @@ def _attributed(
     Example:
       graphtheta datasets make attributed graph --nodes 100000
     """
-    from graphtheta.datasets.generate import attributed
-
-    _write(
-        attributed,
-        out,
-        nodes=nodes,
-        edge_factor=edge_factor,
-        node_attributes=node_attributes,
-        edge_attributes=edge_attributes,
-        seed=seed,
-    )
-
-
-def _write(generate: Callable[..., Path], out: Path, **arguments: Any) -> None:
-    from graphtheta.cli.worker import start_worker
-
-    comm, threads = start_worker()
-    with _bar(shown=comm.rank == 0) as progress:
-        generate(out, comm=comm, threads=threads, progress=progress, **arguments)
-    print(f"wrote the graph to {out}; next: graphtheta partition {out} STORE --parts 8")
 
 
 @contextmanager
