@@ -302,7 +302,8 @@ def test_machines_with_other_vector_widths(bytes_: int, monkeypatch: pytest.Monk
 
 
 def test_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = Shard.out_edges.func  # type: ignore[attr-defined]
+    narrow = Shard.out_edges.fget
+    assert narrow is not None
 
     def widened(self: Shard) -> adjacency.Adjacency:
         edges = narrow(self)
