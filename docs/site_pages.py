@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 KEPT_ELSEWHERE = {
@@ -22,6 +23,7 @@ KEPT_ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
 }
+PAGE_OF = {source: page for page, source in KEPT_ELSEWHERE.items()}
 LINK = re.compile(r"\[([^\]]+)\]\((?!\w+://|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -34,20 +36,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: object, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Point links of pages in docs/ that leave it to their pages on the site."""
-    source = getattr(page, "file").src_uri  # noqa: B009
+    source = page.file.src_uri
     return markdown if source in KEPT_ELSEWHERE else with_site_links(markdown, f"docs/{source}")
 
 
 def with_site_links(text: str, source: str) -> str:
     """Return a page with links that work on the site: those of the repository to files of it."""
-    page = {path: name for name, path in KEPT_ELSEWHERE.items()}.get(source, source[len("docs/") :])
+    page = PAGE_OF.get(source, source.removeprefix("docs/"))
 
     def link(match: re.Match[str]) -> str:
         label, target, anchor = match[1], match[2], match[3] or ""
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        uri = {path: name for name, path in KEPT_ELSEWHERE.items()}.get(path)
+        uri = PAGE_OF.get(path)
         if path.startswith("docs/") and not path.endswith((".py", ".sh", ".service", ".yaml")):
             uri = path.removeprefix("docs/")
         if uri is None:
