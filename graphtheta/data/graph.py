@@ -7,7 +7,7 @@ describes the columns. A Graph is read-only. It is a `GraphSource`, so that it c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data import interop
 from graphtheta.data.batches import table_chunks
-from graphtheta.data.mapping import Names
+from graphtheta.data.mapping import ColumnOptions, Names
 from graphtheta.data.schema import (
     as_numpy,
     in_range,
@@ -236,36 +236,15 @@ class Graph:
         cls,
         nodes: pa.Table | None,
         edges: pa.Table,
-        *,
-        id: str | None = "id",
-        src: str = "src",
-        dst: str = "dst",
-        features: str | Sequence[str] | None = None,
-        labels: Names | None = None,
-        splits: Names | None = None,
-        edge_features: str | Sequence[str] | None = None,
-        edge_type: str | None = None,
-        edge_weight: str | None = None,
+        **columns: Unpack[ColumnOptions],
     ) -> Graph:
         """Convert a node table and an edge table that contains the ids of nodes.
 
         Args:
             nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
             edges: Edge table.
-            id: Column of node ids, integers or strings. If None, the row number.
-            src: Column of source ids.
-            dst: Column of destination ids.
-            features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
-                natural order (f_2 before f_10). If None, the column `features`, if there is one.
-            labels: Label columns, or a mapping of label names to columns. If None, the columns
-                named `label:<name>`. A null is a missing label.
-            splits: Split columns, in the same form. Their values are `train`, `val` and `test`, or
-                0 to 3, or booleans (True for train). A mapping may give three boolean columns for
-                a name: train, validation, test. If None, the columns named `split:<name>`.
-            edge_features: Features of edges, in the same form as `features`; become `attr`. If
-                None, the column `attr`, if there is one.
-            edge_type: Column of edge types, integers from 0; becomes `type`.
-            edge_weight: Column of edge weights; becomes `weight`.
+            columns: Names of the columns, such as `features="f_*"`; see
+                `graphtheta.data.mapping.ColumnOptions`.
 
         Returns:
             A graph with these columns and all other columns of the tables.
@@ -274,20 +253,7 @@ class Graph:
             ConfigError: If a named column does not exist.
             GraphFormatError: If an end of an edge is not in the node table, or as for `Graph`.
         """
-        tables = keyed_tables(
-            nodes,
-            edges,
-            id=id,
-            src=src,
-            dst=dst,
-            features=features,
-            labels=labels,
-            splits=splits,
-            edge_features=edge_features,
-            edge_type=edge_type,
-            edge_weight=edge_weight,
-        )
-        return cls(*tables)
+        return cls(*keyed_tables(nodes, edges, **columns))
 
     @classmethod
     def from_source(cls, source: GraphSource) -> Graph:

@@ -10,14 +10,20 @@ torch, dgl and networkx are imported only inside the functions that need them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.mapping import Names, plan_edges, plan_nodes, shape
+from graphtheta.data.mapping import (
+    ColumnOptions,
+    options_by_table,
+    plan_edges,
+    plan_nodes,
+    shape,
+)
 from graphtheta.data.schema import (
     as_numpy,
     matrix_column,
@@ -134,16 +140,7 @@ def to_dgl(
     return result
 
 
-def from_networkx(
-    graph: Any,
-    *,
-    features: str | Sequence[str] | None,
-    labels: Names | None,
-    splits: Names | None,
-    edge_features: str | Sequence[str] | None,
-    edge_type: str | None,
-    edge_weight: str | None,
-) -> Tables:
+def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
     """Return the node and edge tables of a networkx graph; see `Graph.from_networkx`.
 
     The edges contain the ids of nodes.
@@ -160,13 +157,10 @@ def from_networkx(
     kind = nodes["id"].type
     edges["src"] = pa.array([u for u, _, _ in triples], kind)
     edges["dst"] = pa.array([v for _, v, _ in triples], kind)
-    node_plan = plan_nodes(list(nodes), "nodes", features=features, labels=labels, splits=splits)
-    edge_plan = plan_edges(
-        list(edges), "edges", features=edge_features, type=edge_type, weight=edge_weight
-    )
-    node_table = shape(pa.table(nodes), node_plan, "nodes")
-    edge_table = shape(pa.table(edges), edge_plan, "edges")
-    return node_table, edge_table
+    node_options, edge_options = options_by_table(attributes)
+    node_plan = plan_nodes(list(nodes), "nodes", **node_options)
+    edge_plan = plan_edges(list(edges), "edges", **edge_options)
+    return shape(pa.table(nodes), node_plan, "nodes"), shape(pa.table(edges), edge_plan, "edges")
 
 
 def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +29,12 @@ from graphtheta.errors import ConfigError
 __all__ = [
     "SPLITS",
     "Column",
+    "ColumnOptions",
+    "EdgeOptions",
     "Names",
     "missing_rows",
     "natural_key",
+    "options_by_table",
     "plan_edges",
     "plan_nodes",
     "shape",
@@ -40,6 +43,57 @@ __all__ = [
 ColumnKind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
+
+
+class NodeOptions(TypedDict, total=False):
+    """Names of the columns of a node table, as described in `ColumnOptions`."""
+
+    id: str | None
+    features: str | Sequence[str] | None
+    labels: Names | None
+    splits: Names | None
+
+
+class EdgeOptions(TypedDict, total=False):
+    """Names of the columns of an edge table, as described in `ColumnOptions`."""
+
+    src: str
+    dst: str
+    edge_features: str | Sequence[str] | None
+    edge_type: str | None
+    edge_weight: str | None
+
+
+class ColumnOptions(NodeOptions, EdgeOptions, total=False):
+    """Names of the columns of a user's node and edge tables; all are optional.
+
+    Attributes:
+        id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in
+            memory are its row numbers.
+        features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
+            natural order (f_2 before f_10). If None, the column `features`, if there is one.
+        labels: Label columns, or a mapping of label names to columns. If None, the columns named
+            `label:<name>`. A null is a missing label.
+        splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
+            `validation`) and `test`, or 0 to 3, or booleans (True for train). A mapping may give
+            three boolean columns for a name: train, validation, test. If None, the columns named
+            `split:<name>`.
+        src: Column of source ids; `src` by default.
+        dst: Column of destination ids; `dst` by default.
+        edge_features: Features of edges, in the same form as `features`; become `attr`. If None,
+            the column `attr`, if there is one.
+        edge_type: Column of edge types, integers from 0; becomes `type`. If None, the column
+            `type`, if there is one.
+        edge_weight: Column of edge weights; becomes `weight`. If None, the column `weight`, if
+            there is one.
+    """
+
+
+def options_by_table(columns: ColumnOptions) -> tuple[NodeOptions, EdgeOptions]:
+    """Return the options of `plan_nodes` and those of `plan_edges`."""
+    nodes = {name: value for name, value in columns.items() if name in NodeOptions.__annotations__}
+    edges = {name: value for name, value in columns.items() if name not in nodes}
+    return cast(NodeOptions, nodes), cast(EdgeOptions, edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +127,13 @@ def plan_nodes(
 ) -> dict[str, Column]:
     """Return the origin of each column of a node table.
 
-    The options are those of `Graph.from_arrow`.
-
     Args:
         available: Column names of the input table.
         where: Name of the input in messages.
         id: Column of original ids. If None, the table has none.
-        features: One list column, or scalar columns as names or a glob.
-        labels: Label columns, or a mapping of label names to columns.
-        splits: Split columns, or a mapping of split names to one or three columns.
+        features: As in `ColumnOptions`.
+        labels: As in `ColumnOptions`.
+        splits: As in `ColumnOptions`.
 
     Raises:
         ConfigError: If a named column does not exist; the message lists the existing ones.
@@ -99,9 +151,9 @@ def plan_edges(
     *,
     src: str = "src",
     dst: str = "dst",
-    features: str | Sequence[str] | None = None,
-    type: str | None = None,
-    weight: str | None = None,
+    edge_features: str | Sequence[str] | None = None,
+    edge_type: str | None = None,
+    edge_weight: str | None = None,
 ) -> dict[str, Column]:
     """Return the origin of each column of an edge table.
 
@@ -110,9 +162,9 @@ def plan_edges(
         where: Name of the input in messages.
         src: Column of source ids.
         dst: Column of destination ids.
-        features: Features, which become `attr`, in the form of `plan_nodes`.
-        type: Column of edge types. If None, the column `type`, if there is one.
-        weight: Column of edge weights. If None, the column `weight`, if there is one.
+        edge_features: As in `ColumnOptions`.
+        edge_type: As in `ColumnOptions`.
+        edge_weight: As in `ColumnOptions`.
 
     Raises:
         ConfigError: If a named column does not exist; the message lists the existing ones.
@@ -121,9 +173,9 @@ def plan_edges(
         "src": Column("id", (need_column(src, available, where),)),
         "dst": Column("id", (need_column(dst, available, where),)),
     }
-    plan |= _matrix("attr", features, available, where)
-    kinds: tuple[tuple[ColumnKind, str | None], ...] = (("type", type), ("weight", weight))
-    for kind, given in kinds:
+    plan |= _matrix("attr", edge_features, available, where)
+    given_by_kind: dict[ColumnKind, str | None] = {"type": edge_type, "weight": edge_weight}
+    for kind, given in given_by_kind.items():
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
     return plan | _named("label", None, available, where) | _named("split", None, available, where)

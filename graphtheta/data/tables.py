@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from graphtheta.data.mapping import Column, Names, plan_edges, plan_nodes, shape
+from graphtheta.data.mapping import (
+    Column,
+    ColumnOptions,
+    options_by_table,
+    plan_edges,
+    plan_nodes,
+    shape,
+)
 from graphtheta.data.schema import refuse, some, whole
 
 __all__ = ["check_unique_ids", "digest_of", "keyed_tables"]
@@ -19,16 +26,7 @@ __all__ = ["check_unique_ids", "digest_of", "keyed_tables"]
 def keyed_tables(
     nodes: pa.Table | None,
     edges: pa.Table,
-    *,
-    id: str | None,
-    src: str,
-    dst: str,
-    features: str | Sequence[str] | None,
-    labels: Names | None,
-    splits: Names | None,
-    edge_features: str | Sequence[str] | None,
-    edge_type: str | None,
-    edge_weight: str | None,
+    **columns: Unpack[ColumnOptions],
 ) -> tuple[pa.Table, pa.Table]:
     """Return the node and edge tables of `Graph.from_arrow`, which describes the arguments.
 
@@ -37,24 +35,15 @@ def keyed_tables(
         GraphFormatError: If a column has a wrong type, or an end of an edge is not in the node
             table.
     """
-    edge_plan = plan_edges(
-        edges.column_names,
-        "edges",
-        src=src,
-        dst=dst,
-        features=edge_features,
-        type=edge_type,
-        weight=edge_weight,
-    )
+    node_options, edge_options = options_by_table(columns)
+    edge_plan = plan_edges(edges.column_names, "edges", **edge_options)
     edge_table = shape(edges, _with_others(edge_plan, edges), "edges")
     if nodes is None:
         node_table = pa.table({"id": _distinct_ends(edge_table)})
     else:
-        node_plan = plan_nodes(
-            nodes.column_names, "nodes", id=id, features=features, labels=labels, splits=splits
-        )
+        node_plan = plan_nodes(nodes.column_names, "nodes", **node_options)
         node_table = shape(nodes, _with_others(node_plan, nodes), "nodes")
-        if id is None:
+        if "id" not in node_plan:
             rows = pa.array(np.arange(nodes.num_rows))
             node_table = pa.table({"id": rows, **_columns(node_table)})
     keys = {end: _keys(edge_table[end], node_table["id"], end) for end in ("src", "dst")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from graphtheta.data.graph import Graph
 from graphtheta.datasets import bitcoin_otc, edge_list, npz, planetoid, tables, wordnet
@@ -96,7 +96,13 @@ def read(uri: str, **options: Any) -> GraphSource:
 
 
 def _check_options(where: str, read: Callable[..., object], options: dict[str, Any]) -> None:
-    _, *known = inspect.signature(read).parameters
+    _, *parameters = inspect.signature(read, eval_str=True).parameters.values()
+    known: list[str] = []
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:  # Unpack of a TypedDict
+            known += get_args(parameter.annotation)[0].__annotations__
+        else:
+            known.append(parameter.name)
     for option in options:
         if option not in known:
             raise ConfigError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
+from graphtheta.data.mapping import EdgeOptions
 from graphtheta.datasets.files import SUFFIXES, suffix
 from graphtheta.datasets.tables import TableSource
 
@@ -15,15 +16,7 @@ def recognises(uri: str) -> bool:
     return suffix(uri) in SUFFIXES
 
 
-def read(
-    uri: str,
-    *,
-    src: str = "src",
-    dst: str = "dst",
-    edge_features: str | Sequence[str] | None = None,
-    edge_type: str | None = None,
-    edge_weight: str | None = None,
-) -> TableSource:
+def read(uri: str, **columns: Unpack[EdgeOptions]) -> TableSource:
     """Open an edge list, with the options of `TableSource`.
 
     The nodes are the sorted distinct ids of the edges. In a CSV file without a header line, the
@@ -33,12 +26,4 @@ def read(
         ConfigError: If the file or a named column does not exist.
         GraphFormatError: If the file cannot be read.
     """
-    return TableSource(
-        None,
-        uri,
-        src=src,
-        dst=dst,
-        edge_features=edge_features,
-        edge_type=edge_type,
-        edge_weight=edge_weight,
-    )
+    return TableSource(None, uri, **columns)

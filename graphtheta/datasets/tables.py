@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
 
 import pyarrow as pa
 import xxhash
 
-from graphtheta.data.mapping import Column, Names, missing_rows, plan_edges, plan_nodes, shape
+from graphtheta.data.mapping import (
+    Column,
+    ColumnOptions,
+    missing_rows,
+    options_by_table,
+    plan_edges,
+    plan_nodes,
+    shape,
+)
 from graphtheta.data.schema import refuse
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
@@ -22,19 +31,7 @@ class TableSource:
         nodes_uri: Node table, in a format of `graphtheta.datasets.files`. If None, the nodes are
             the sorted distinct ids of the edges.
         edges_uri: Edge table.
-        id: Column of original ids, integers or strings.
-        src: Column of source ids.
-        dst: Column of destination ids.
-        features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
-            natural order. If None, the column `features`, if there is one.
-        labels: Label columns, or a mapping of label names to columns. If None, the columns named
-            `label:<name>`.
-        splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
-            `validation`) and `test`, or 0 to 3, or booleans. A mapping may give three columns:
-            train, validation, test.
-        edge_features: Features of edges, in the same form as `features`; become `attr`.
-        edge_type: Column of edge types, integers from 0; becomes `type`.
-        edge_weight: Column of edge weights; becomes `weight`.
+        columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`.
 
     Other columns are not read. A CSV file needs a header line to name columns; in an edge list
     without one, source and destination are the first two columns. Its fields are separated by tabs,
@@ -50,38 +47,16 @@ class TableSource:
     keyed = False
 
     def __init__(
-        self,
-        nodes_uri: str | None,
-        edges_uri: str,
-        *,
-        id: str = "id",
-        src: str = "src",
-        dst: str = "dst",
-        features: str | Sequence[str] | None = None,
-        labels: Names | None = None,
-        splits: Names | None = None,
-        edge_features: str | Sequence[str] | None = None,
-        edge_type: str | None = None,
-        edge_weight: str | None = None,
+        self, nodes_uri: str | None, edges_uri: str, **columns: Unpack[ColumnOptions]
     ) -> None:
+        node_options, edge_options = options_by_table(columns)
         self._nodes: _Table | None = None
         if nodes_uri is not None:
             files = TableFiles(nodes_uri)
-            plan = plan_nodes(
-                files.names, nodes_uri, id=id, features=features, labels=labels, splits=splits
-            )
-            self._nodes = _Table(files, plan)
-        files = TableFiles(edges_uri, unnamed=(src, dst))
-        plan = plan_edges(
-            files.names,
-            edges_uri,
-            src=src,
-            dst=dst,
-            features=edge_features,
-            type=edge_type,
-            weight=edge_weight,
-        )
-        self._edges = _Table(files, plan)
+            self._nodes = _Table(files, plan_nodes(files.names, nodes_uri, **node_options))
+        ends = columns.get("src", "src"), columns.get("dst", "dst")
+        files = TableFiles(edges_uri, unnamed=ends)
+        self._edges = _Table(files, plan_edges(files.names, edges_uri, **edge_options))
 
     @property
     def num_nodes(self) -> int | None:
@@ -191,19 +166,7 @@ def recognises(uri: str) -> bool:
     return _table_in(uri, "edges") is not None
 
 
-def read(
-    uri: str,
-    *,
-    id: str = "id",
-    src: str = "src",
-    dst: str = "dst",
-    features: str | Sequence[str] | None = None,
-    labels: Names | None = None,
-    splits: Names | None = None,
-    edge_features: str | Sequence[str] | None = None,
-    edge_type: str | None = None,
-    edge_weight: str | None = None,
-) -> TableSource:
+def read(uri: str, **columns: Unpack[ColumnOptions]) -> TableSource:
     """Open a folder with `nodes/` and `edges/`, or `nodes.parquet` and `edges.parquet`.
 
     Without a node table, the nodes are the sorted distinct ids of the edges. The options are those
@@ -214,25 +177,13 @@ def read(
         GraphFormatError: If a file cannot be read.
     """
     nodes_uri = _table_in(uri, "nodes")
-    for name, given in (("features", features), ("labels", labels), ("splits", splits)):
-        if nodes_uri is None and given is not None:
+    for name in ("features", "labels", "splits"):
+        if nodes_uri is None and columns.get(name) is not None:
             raise ConfigError(
                 f"{uri}: expected a node table with {name}, got none. Add nodes.parquet, or leave "
                 f"out {name}."
             )
-    return TableSource(
-        nodes_uri,
-        _table_in(uri, "edges") or uri,
-        id=id,
-        src=src,
-        dst=dst,
-        features=features,
-        labels=labels,
-        splits=splits,
-        edge_features=edge_features,
-        edge_type=edge_type,
-        edge_weight=edge_weight,
-    )
+    return TableSource(nodes_uri, _table_in(uri, "edges") or uri, **columns)
 
 
 def _table_in(uri: str, name: str) -> str | None:
