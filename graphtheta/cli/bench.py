@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,30 +32,22 @@ _Input = Annotated[
         "left out, an RMAT graph is generated.",
     ),
 ]
-_Scale = Annotated[
-    int, option("INTEGER", "Binary logarithm of the number of nodes.", panel=_RMAT, min=1)
-]
-_EdgeFactor = Annotated[int, option("INTEGER", "Edges per node.", panel=_RMAT, min=1)]
-_Features = Annotated[int, option("INTEGER", "Number of node features.", panel=_RMAT, min=1)]
+_count = partial(option, "INTEGER", min=1)
+_Scale = Annotated[int, _count("Binary logarithm of the number of nodes.", panel=_RMAT)]
+_EdgeFactor = Annotated[int, _count("Edges per node.", panel=_RMAT)]
+_Features = Annotated[int, _count("Number of node features.", panel=_RMAT)]
 _Method = Annotated[
     str, option("NAME", f"Partitioner of an input that is not a store: {names('methods')}.")
 ]
-_Runs = Annotated[int, option("INTEGER", "Timed runs, after warm-up.", min=1)]
+_Runs = Annotated[int, _count("Timed runs, after warm-up.")]
 _Json = Annotated[Path | None, option("FILE", "File to append the records to, as lines of JSON.")]
 _Model = Annotated[str, option("NAME", f"Model: {names('models')}.", panel="Model")]
 _Hidden = Annotated[
-    int,
-    option(
-        "INTEGER",
-        "Features of a hidden layer, per head in models with attention.",
-        panel="Model",
-        min=1,
-    ),
+    int, _count("Features of a hidden layer, per head in models with attention.", panel="Model")
 ]
-_Layers = Annotated[int, option("INTEGER", "Number of graph layers.", panel="Model", min=1)]
+_Layers = Annotated[int, _count("Number of graph layers.", panel="Model")]
 _Heads = Annotated[
-    int,
-    option("INTEGER", "Number of attention heads, in models with attention.", panel="Model", min=1),
+    int, _count("Number of attention heads, in models with attention.", panel="Model")
 ]
 _Dropout = Annotated[
     float,
@@ -65,9 +58,6 @@ _Dropout = Annotated[
         min=0,
         max=0.99,
     ),
-]
-_AllowChunked = Annotated[
-    bool, flag("--allow-chunked", "Do not fail if a layer has no fused kernel.")
 ]
 
 
@@ -85,23 +75,24 @@ def _bench(context: typer.Context) -> None:
 @bench.command("kernels", cls=Command)
 def _kernels(
     input: _Input = None,
-    kernels: Annotated[
-        str | None, option("NAME,NAME,...", f"Kernels to time: {names('kernels')}.", default="all")
-    ] = None,
-    widths: Annotated[
-        str, option("N,N,...", "Numbers of features of the kernels without attention.")
-    ] = "16,64,128,256",
+    kernels: Annotated[str | None, option("NAME,NAME,...", default="all")] = None,
+    widths: Annotated[str, option("N,N,...")] = "16,64,128,256",
     scale: _Scale = 18,
     edge_factor: _EdgeFactor = 16,
     runs: _Runs = 7,
     threads: Threads = None,
-    allow_chunked: _AllowChunked = False,
+    allow_chunked: Annotated[bool, flag("--allow-chunked")] = False,
     json: _Json = None,
 ) -> None:
     """Time Gather and Sum, forward and backward, on one worker.
 
     They are compared with torch's sparse product and with the memory bandwidth of this machine
     (STREAM triad). GB/s counts one row of features per edge.
+
+    Args:
+        kernels: Kernels to time: {kernels}.
+        widths: Numbers of features of the kernels without attention.
+        allow_chunked: Do not fail if a layer has no fused kernel.
 
     Example:
       graphtheta bench kernels --scale 19 --kernels sum,gat-e --json kernels.jsonl
@@ -143,13 +134,8 @@ def _epoch(
     layers: _Layers = 2,
     heads: _Heads = 4,
     dropout: _Dropout = 0.0,
-    label: Annotated[
-        str | None, option("NAME", "Label to predict, if the graph has several.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        option("NAME", "Split into training, validation and test, if the graph has several."),
-    ] = None,
+    label: Annotated[str | None, option("NAME")] = None,
+    split: Annotated[str | None, option("NAME")] = None,
     scale: _Scale = 17,
     edge_factor: _EdgeFactor = 16,
     features: _Features = 128,
@@ -161,6 +147,10 @@ def _epoch(
     """Time training epochs and their stages, and measure memory.
 
     Under mpiexec all workers train together.
+
+    Args:
+        label: Label to predict, if the graph has several.
+        split: Split into training, validation and test, if the graph has several.
 
     Example:
       graphtheta bench epoch store --model gat-e --json epochs.jsonl
@@ -191,28 +181,25 @@ def _epoch(
 @bench.command("partition", cls=Command)
 def _partition(
     input: _Input = None,
-    methods: Annotated[
-        str, option("NAME,NAME,...", f"Partitioners to time: {names('methods')}.")
-    ] = "dbh,2ps-l,hdrf",
-    parts: Annotated[str, option("N,N,...", "Numbers of parts.")] = "32",
+    methods: Annotated[str, option("NAME,NAME,...")] = "dbh,2ps-l,hdrf",
+    parts: Annotated[str, option("N,N,...")] = "32",
     scale: _Scale = 20,
     edge_factor: _EdgeFactor = 16,
-    ids: Annotated[
-        str, option("[dense|int64|string]", "Type of the node ids.", panel=_RMAT)
-    ] = "dense",
+    ids: Annotated[str, option("[dense|int64|string]", panel=_RMAT)] = "dense",
     folder: Annotated[
-        Path | None,
-        option(
-            "PATH",
-            "Directory for the graph and the stores, which are deleted again.",
-            default="the system's temporary directory",
-        ),
+        Path | None, option("PATH", default="the system's temporary directory")
     ] = None,
     runs: _Runs = 1,
     threads: Threads = None,
     json: _Json = None,
 ) -> None:
     """Time partitioning from tables to a store, and its quality.
+
+    Args:
+        methods: Partitioners to time: {methods}.
+        parts: Numbers of parts.
+        ids: Type of the node ids.
+        folder: Directory for the graph and the stores, which are deleted again.
 
     Example:
       graphtheta bench partition graph/ --methods dbh,hdrf --parts 8,32
@@ -245,9 +232,7 @@ def _partition(
 @bench.command("scaling", cls=Command)
 def _scaling(
     input: _Input = None,
-    ranks: Annotated[
-        str, option("N,N,...", "Numbers of workers. The first is the base of the speed-up.")
-    ] = "1,2",
+    ranks: Annotated[str, option("N,N,...")] = "1,2",
     model: _Model = "gcn",
     hidden: _Hidden = 16,
     layers: _Layers = 2,
@@ -266,6 +251,9 @@ def _scaling(
     The workers are started with mpiexec. Efficiency is the speed-up divided by the growth of the
     number of cores in use. By default all cores are in use in each case, so that an efficiency of
     1 means that processes are as fast as threads.
+
+    Args:
+        ranks: Numbers of workers. The first is the base of the speed-up.
 
     Example:
       graphtheta bench scaling store --ranks 1,2,4 --model gat-e
@@ -296,16 +284,19 @@ def _scaling(
 
 @bench.command("compare", cls=Command)
 def _compare(
-    before: Annotated[Path, argument("A", "Records of an earlier run, written with --json.")],
-    after: Annotated[Path, argument("B", "Records of a later run.")],
-    fail: Annotated[
-        bool, flag("--fail", "Exit with code 1 if a measurement is worse by more than the noise.")
-    ] = False,
+    before: Annotated[Path, argument("A")],
+    after: Annotated[Path, argument("B")],
+    fail: Annotated[bool, flag("--fail")] = False,
 ) -> int:
     """Compare the measurements that two files of records share.
 
     Prints the ratio of the medians, B over A, and its noise: half the distance from the 10th to
     the 90th percentile, over the median, of both files together.
+
+    Args:
+        before: Records of an earlier run, written with --json.
+        after: Records of a later run.
+        fail: Exit with code 1 if a measurement is worse by more than the noise.
 
     Example:
       graphtheta bench compare before.jsonl after.jsonl --fail

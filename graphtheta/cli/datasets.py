@@ -89,30 +89,23 @@ def _generator(declared: Callable[..., None]) -> Callable[..., None]:
 @_generator
 def _rmat(
     out: _Out,
-    scale: Annotated[int, option("INTEGER", "Binary logarithm of the number of nodes.")] = 20,
+    scale: Annotated[int, option("INTEGER")] = 20,
     edge_factor: _EdgeFactor = 16,
-    ids: Annotated[
-        str,
-        option(
-            "[dense|int64|string]",
-            "Node ids: dense is 0 to 2^scale - 1, int64 random 63-bit integers, string these "
-            "in hexadecimal.",
-        ),
-    ] = "dense",
-    scramble: Annotated[
-        bool,
-        typer.Option(
-            help="Shuffle the nodes, as Graph500 does. Otherwise node 0 has the most edges."
-        ),
-    ] = True,
-    with_nodes: Annotated[
-        bool, flag("--nodes", "Also write a table of all nodes, including those without edges.")
-    ] = False,
+    ids: Annotated[str, option("[dense|int64|string]")] = "dense",
+    scramble: Annotated[bool, typer.Option()] = True,
+    with_nodes: Annotated[bool, flag("--nodes")] = False,
     seed: _Seed = 0,
 ) -> None:
     """Generate an RMAT graph, as in the Graph500 benchmark.
 
     A few nodes have very many edges; most have few or none.
+
+    Args:
+        scale: Binary logarithm of the number of nodes.
+        ids: Node ids: dense is 0 to 2^scale - 1, int64 random 63-bit integers, string these in
+            hexadecimal.
+        scramble: Shuffle the nodes, as Graph500 does. Otherwise node 0 has the most edges.
+        with_nodes: Also write a table of all nodes, including those without edges.
 
     Example:
       graphtheta datasets make rmat graph --scale 20 --edge-factor 16
@@ -124,20 +117,23 @@ def _communities(
     out: _Out,
     nodes: _Nodes = 100_000,
     edge_factor: _EdgeFactor = 16,
-    features: Annotated[int, option("INTEGER", "Number of node features.")] = 64,
-    classes: Annotated[int, option("INTEGER", "Number of node classes.")] = 16,
-    group_size: Annotated[int, option("INTEGER", "Nodes per community.")] = 256,
-    inside: Annotated[
-        float, option("FLOAT", "Fraction of edges between nodes of the same community.")
-    ] = 0.8,
-    degrees: Annotated[
-        str, option("[power-law|uniform]", "Distribution of the node degrees.")
-    ] = "power-law",
+    features: Annotated[int, option("INTEGER")] = 64,
+    classes: Annotated[int, option("INTEGER")] = 16,
+    group_size: Annotated[int, option("INTEGER")] = 256,
+    inside: Annotated[float, option("FLOAT")] = 0.8,
+    degrees: Annotated[str, option("[power-law|uniform]")] = "power-law",
     seed: _Seed = 0,
 ) -> None:
     """Generate a graph with planted communities.
 
     Nodes have features and a label that can be learned from them.
+
+    Args:
+        features: Number of node features.
+        classes: Number of node classes.
+        group_size: Nodes per community.
+        inside: Fraction of edges between nodes of the same community.
+        degrees: Distribution of the node degrees.
 
     Example:
       graphtheta datasets make communities graph --nodes 100000 --inside 0.9
@@ -149,13 +145,17 @@ def _attributed(
     out: _Out,
     nodes: _Nodes = 100_000,
     edge_factor: _EdgeFactor = 3,
-    node_attributes: Annotated[int, option("INTEGER", "Number of node features.")] = 575,
-    edge_attributes: Annotated[int, option("INTEGER", "Number of edge features.")] = 57,
+    node_attributes: Annotated[int, option("INTEGER")] = 575,
+    edge_attributes: Annotated[int, option("INTEGER")] = 57,
     seed: _Seed = 0,
 ) -> None:
     """Generate a power-law graph with many node and edge features.
 
     Nodes have a binary label.
+
+    Args:
+        node_attributes: Number of node features.
+        edge_attributes: Number of edge features.
 
     Example:
       graphtheta datasets make attributed graph --nodes 100000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
+from graphtheta.cli.help import argument, option
 
 __all__ = ["explain"]
 
@@ -12,28 +12,31 @@ _NODES, _EDGES, _TYPES = 64, 256, 5
 
 
 def explain(
-    input: Annotated[
-        str | None,
-        typer.Argument(help="Store, data set or graph. By default, a small random graph."),
-    ] = None,
-    model: Annotated[str, typer.Option(help="Model.")] = "gcn",
-    hidden: Annotated[int, typer.Option(help="Width of hidden layers, per head.", min=1)] = 16,
-    layers: Annotated[int, typer.Option(help="Number of graph layers.", min=1)] = 2,
-    heads: Annotated[int, typer.Option(help="Number of attention heads.", min=1)] = 4,
-    dropout: Annotated[float, typer.Option(help="Dropout of nodes and attention.", min=0)] = 0.5,
-    features: Annotated[
-        int, typer.Option(help="Width of the random graph's node features.", min=1)
-    ] = 64,
-    edge_features: Annotated[
-        int, typer.Option(help="Width of the random graph's edge features.", min=1)
-    ] = 16,
-    classes: Annotated[
-        int, typer.Option(help="Number of classes of the random graph.", min=2)
-    ] = 16,
+    input: Annotated[str | None, argument("INPUT")] = None,
+    model: Annotated[str, option("TEXT")] = "gcn",
+    hidden: Annotated[int, option("INTEGER", min=1)] = 16,
+    layers: Annotated[int, option("INTEGER", min=1)] = 2,
+    heads: Annotated[int, option("INTEGER", min=1)] = 4,
+    dropout: Annotated[float, option("FLOAT", min=0)] = 0.5,
+    features: Annotated[int, option("INTEGER", min=1)] = 64,
+    edge_features: Annotated[int, option("INTEGER", min=1)] = 16,
+    classes: Annotated[int, option("INTEGER", min=2)] = 16,
 ) -> None:
     """Print what each layer computes per node and per edge, what it saves, and bytes per edge.
 
-    Example: graphtheta explain --model gat-e --heads 4
+    Args:
+        input: Store, data set or graph. By default, a small random graph.
+        model: Model.
+        hidden: Width of hidden layers, per head.
+        layers: Number of graph layers.
+        heads: Number of attention heads.
+        dropout: Dropout of nodes and attention.
+        features: Width of the random graph's node features.
+        edge_features: Width of the random graph's edge features.
+        classes: Number of classes of the random graph.
+
+    Example:
+      graphtheta explain --model gat-e --heads 4
     """
     import graphtheta as gt
     from graphtheta.comm.launch import communicator

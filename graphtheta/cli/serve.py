@@ -5,95 +5,53 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from graphtheta.cli.help import argument, flag, option
 
 __all__ = ["serve"]
 
 
 def serve(
-    store: Annotated[
-        Path, typer.Argument(help="Folder of the store. Only the served parts need to be there.")
-    ],
-    part: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="INDEX", help="Part to serve. Repeat for several parts. By default, all parts."
-        ),
-    ] = None,
-    bind: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Address to listen on. Port 0 selects a free port. Addresses other than loopback "
-            "need TLS or --insecure.",
-        ),
-    ] = "127.0.0.1:0",
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Certificate of the server (PEM). Enables TLS."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Private key of --tls-cert (PEM).")
-    ] = None,
-    client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Certificate authority of the clients (PEM). Clients without a certificate of "
-            "this authority are refused.",
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure", help="Allow plain text, without TLS, on addresses other than loopback."
-        ),
-    ] = False,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Run folder (--run-dir of graphtheta train) of a model to predict with. All parts "
-            "must be served.",
-        ),
-    ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PORT",
-            help="Port of the Prometheus metrics, on the host of --bind. Port 0 selects a free "
-            "port. By default, there are no metrics.",
-        ),
-    ] = None,
-    max_ids: Annotated[
-        int, typer.Option(metavar="COUNT", help="Largest number of ids in a request.", min=1)
-    ] = 1 << 20,
-    max_in_flight: Annotated[
-        int,
-        typer.Option(
-            metavar="COUNT",
-            help="Largest number of requests answered at the same time. Clients retry the others.",
-            min=1,
-        ),
-    ] = 32,
-    grace: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="Time to finish the calls in flight after SIGTERM or Ctrl-C.",
-            min=0.0,
-        ),
-    ] = 30.0,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log every call, not only failed ones.")
-    ] = False,
+    store: Annotated[Path, argument("STORE")],
+    part: Annotated[list[int] | None, option("INDEX")] = None,
+    bind: Annotated[str, option("HOST:PORT")] = "127.0.0.1:0",
+    tls_cert: Annotated[Path | None, option("FILE")] = None,
+    tls_key: Annotated[Path | None, option("FILE")] = None,
+    client_ca: Annotated[Path | None, option("FILE")] = None,
+    insecure: Annotated[bool, flag("--insecure")] = False,
+    run: Annotated[Path | None, option("FOLDER")] = None,
+    metrics_port: Annotated[int | None, option("PORT")] = None,
+    max_ids: Annotated[int, option("COUNT", min=1)] = 1 << 20,
+    max_in_flight: Annotated[int, option("COUNT", min=1)] = 32,
+    grace: Annotated[float, option("SECONDS", min=0.0)] = 30.0,
+    verbose: Annotated[bool, flag("--verbose")] = False,
 ) -> None:
     """Serve a store over gRPC until SIGTERM or Ctrl-C.
 
     The first line of output contains the served parts and the address. Logs are lines of JSON on
     standard error.
 
-    Example: graphtheta serve store --part 0 --bind 127.0.0.1:7400 --metrics-port 9400
+    Args:
+        store: Folder of the store. Only the served parts need to be there.
+        part: Part to serve. Repeat for several parts. By default, all parts.
+        bind: Address to listen on. Port 0 selects a free port. Addresses other than loopback need
+            TLS or --insecure.
+        tls_cert: Certificate of the server (PEM). Enables TLS.
+        tls_key: Private key of --tls-cert (PEM).
+        client_ca: Certificate authority of the clients (PEM). Clients without a certificate of this
+            authority are refused.
+        insecure: Allow plain text, without TLS, on addresses other than loopback.
+        run: Run folder (--run-dir of graphtheta train) of a model to predict with. All parts must
+            be served.
+        metrics_port: Port of the Prometheus metrics, on the host of --bind. Port 0 selects a free
+            port. By default, there are no metrics.
+        max_ids: Largest number of ids in a request.
+        max_in_flight: Largest number of requests answered at the same time. Clients retry the
+            others.
+        grace: Time to finish the calls in flight after SIGTERM or Ctrl-C.
+        verbose: Log every call, not only failed ones.
+
+    Example:
+      graphtheta serve store --part 0 --bind 127.0.0.1:7400 --metrics-port 9400
     """
     from graphtheta.engine.server.process import serve_until_stopped
     from graphtheta.engine.server.server import ServerTls
