@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.degrees import count_degrees
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
@@ -28,7 +28,6 @@ __all__ = [
     "single_limit",
 ]
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 _DEFAULT_LIMIT = 1.05  # of nodes, if no limit is set
 _LOOSE_LIMIT = 1.5  # of nodes, if only other limits are set
@@ -149,10 +148,8 @@ def _weights(
 # -- compiled -------------------------------------------------------------------------------------
 
 
-@_jit
-def fits(
-    load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int
-) -> bool:  # pragma: no cover - compiled
+@jit
+def fits(load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int) -> bool:
     """Return whether a part has room for a node under every limit."""
     for c in range(load_PC.shape[1]):
         if load_PC[part, c] + weights.weight_NC[node, c] > weights.capacity_C[c]:
@@ -160,10 +157,8 @@ def fits(
     return True
 
 
-@_jit
-def limit_shares(
-    weights: NodeWeights, node: int, share_C: NDArray[np.float64]
-) -> None:  # pragma: no cover - compiled
+@jit
+def limit_shares(weights: NodeWeights, node: int, share_C: NDArray[np.float64]) -> None:
     """Write the share of each limit in the normalised weight of a node; the shares sum to 1.
 
     A hub then looks for a part with room for edges, and a node without in-edges for a part with
@@ -177,10 +172,10 @@ def limit_shares(
         share_C[c] = share_C[c] / total if total > 0.0 else 1.0 / num_limits
 
 
-@_jit
+@jit
 def fill_ratio(
     load_PC: NDArray[np.int64], part: int, weights: NodeWeights, share_C: NDArray[np.float64]
-) -> float:  # pragma: no cover - compiled
+) -> float:
     """Return how full a part is, 1 at its capacity: the mean over the limits, weighted by share."""
     ratio = 0.0
     for c in range(load_PC.shape[1]):
@@ -188,14 +183,14 @@ def fill_ratio(
     return ratio
 
 
-@_jit
+@jit
 def least_full(
     load_PC: NDArray[np.int64],
     weights: NodeWeights,
     node: int,
     share_C: NDArray[np.float64],
     must_fit: bool,
-) -> int:  # pragma: no cover - compiled
+) -> int:
     """Return the least full part, the first on ties; -1 if `must_fit` and none has room."""
     best, best_ratio = -1, np.inf
     for p in range(load_PC.shape[0]):
@@ -205,18 +200,18 @@ def least_full(
     return best
 
 
-@_jit
+@jit
 def add_node(
     load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int, sign: int
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Add a node's weights to the load of a part, or subtract them if `sign` is -1."""
     for c in range(load_PC.shape[1]):
         load_PC[part, c] += sign * weights.weight_NC[node, c]
 
 
-@_jit
+@jit
 def _add_nodes(
     parts_N: NDArray[np.int32], weights: NodeWeights, load_PC: NDArray[np.int64]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for v in range(parts_N.shape[0]):
         add_node(load_PC, parts_N[v], weights, v, 1)

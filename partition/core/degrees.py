@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 
@@ -53,8 +53,8 @@ def count_degrees(
     return degree_N
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def count_keys(keys: NDArray[Any], counts: NDArray[Any]) -> None:  # pragma: no cover - compiled
+@jit
+def count_keys(keys: NDArray[Any], counts: NDArray[Any]) -> None:
     """Add 1 to the count of a key each time it occurs."""
     for i in range(np.uint64(keys.shape[0])):
         counts[np.uint64(keys[i])] += 1

@@ -19,10 +19,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import EdgeParts
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
@@ -229,8 +229,8 @@ def part_order(num_parts: int, seed: int) -> NDArray[np.int32]:
     return np.argsort(drawn, kind="stable").astype(np.int32)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def least_loaded(loads_P: NDArray[np.int64]) -> int:  # pragma: no cover - compiled
+@jit
+def least_loaded(loads_P: NDArray[np.int64]) -> int:
     """Return the part with the fewest edges, the first on ties."""
     least = 0
     for part in range(loads_P.shape[0]):
@@ -239,10 +239,8 @@ def least_loaded(loads_P: NDArray[np.int64]) -> int:  # pragma: no cover - compi
     return least
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _add_loads(
-    parts: NDArray[np.int32], loads_P: NDArray[np.int64], cap: int
-) -> None:  # pragma: no cover - compiled
+@jit
+def _add_loads(parts: NDArray[np.int32], loads_P: NDArray[np.int64], cap: int) -> None:
     # Blocks saw estimates of the loads. Only here, where all decisions are known, the cap is exact.
     for i in range(np.uint64(parts.shape[0])):
         if parts[i] < 0:

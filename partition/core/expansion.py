@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import inline_jit, jit
 from graphtheta.partition.core.replica_bitset import Replicas, add_replica
 
 __all__ = ["UnassignedEdges", "expansion_bytes"]
@@ -131,10 +131,8 @@ class _Growth(NamedTuple):
 _NEXT, _PREVIOUS, _BUCKET = 0, 1, 2
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _list_begins(
-    degree_N: NDArray[np.int64], highest: int, begin_N: NDArray[np.int64]
-) -> int:  # pragma: no cover - compiled
+@jit
+def _list_begins(degree_N: NDArray[np.int64], highest: int, begin_N: NDArray[np.int64]) -> int:
     total = 0
     for node in range(degree_N.shape[0]):
         begin_N[node] = total
@@ -143,7 +141,7 @@ def _list_begins(
     return total
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _add(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -153,7 +151,7 @@ def _add(
     length_N: NDArray[np.int32],
     entries: NDArray[Any],
     edge: int,
-) -> int:  # pragma: no cover - compiled
+) -> int:
     for i in range(np.uint64(src.shape[0])):
         u, v = np.uint64(src[i]), np.uint64(dst[i])
         low_u, low_v = degree_N[u] <= highest, degree_N[v] <= highest
@@ -169,8 +167,8 @@ def _add(
     return edge
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _insert(node: int, bucket: int, growth: _Growth) -> None:  # pragma: no cover - compiled
+@inline_jit
+def _insert(node: int, bucket: int, growth: _Growth) -> None:
     links, heads = growth.links_N3, growth.heads
     after = heads[bucket]
     links[node, _NEXT], links[node, _PREVIOUS], links[node, _BUCKET] = after, -1, bucket
@@ -179,8 +177,8 @@ def _insert(node: int, bucket: int, growth: _Growth) -> None:  # pragma: no cove
     heads[bucket] = node
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _remove(node: int, growth: _Growth) -> None:  # pragma: no cover - compiled
+@inline_jit
+def _remove(node: int, growth: _Growth) -> None:
     links, heads = growth.links_N3, growth.heads
     after, before = links[node, _NEXT], links[node, _PREVIOUS]
     if after >= 0:
@@ -191,18 +189,16 @@ def _remove(node: int, growth: _Growth) -> None:  # pragma: no cover - compiled
         heads[links[node, _BUCKET]] = after
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _assign(
-    edge: int, node: int, other: int, part: int, growth: _Growth
-) -> None:  # pragma: no cover - compiled
+@inline_jit
+def _assign(edge: int, node: int, other: int, part: int, growth: _Growth) -> None:
     growth.part_E[edge] = part
     growth.loads_P[part] += 1
     add_replica(growth.replicas, np.uint64(node), np.uint64(part))
     add_replica(growth.replicas, np.uint64(other), np.uint64(part))
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _join(node: int, core: int, part: int, growth: _Growth) -> int:  # pragma: no cover - compiled
+@jit
+def _join(node: int, core: int, part: int, growth: _Growth) -> int:
     # Add a node to the boundary, and assign its edges with nodes of the part. Return the lowest
     # bucket that a node was put into.
     entries = growth.entries
@@ -230,8 +226,8 @@ def _join(node: int, core: int, part: int, growth: _Growth) -> int:  # pragma: n
     return min(lowest, kept)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _expand(growth: _Growth, first_seed: int) -> None:  # pragma: no cover - compiled
+@jit
+def _expand(growth: _Growth, first_seed: int) -> None:
     loads_P, quota, heads = growth.loads_P, growth.quota, growth.heads
     length_N, num_nodes, num_parts = growth.length_N, growth.length_N.shape[0], loads_P.shape[0]
     passed = 0  # nodes, from the first seed on, that have no edges left

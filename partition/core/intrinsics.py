@@ -1,14 +1,19 @@
-"""Instructions that Numba does not expose: prefetch, atomic OR, lowest set bit."""
+"""Decorators for compiled functions, and instructions that Numba does not expose."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-__all__ = ["lowest_bit", "or_at", "prefetch_row"]
+__all__ = ["inline_jit", "jit", "lowest_bit", "or_at", "prefetch_row"]
+
+# Decorators of compiled functions, which run without the global interpreter lock.
+jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+inline_jit = numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 
 _PREFETCH = "llvm.prefetch.p0i8"
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
 
 __all__ = ["NeighbourLists", "build_neighbour_lists", "neighbour_list_bytes"]
-
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class NeighbourLists(NamedTuple):
@@ -92,10 +90,10 @@ def _even_bounds(indptr: NDArray[np.int64], count: int) -> list[int]:
     return [0, *(min(bound, indptr.shape[0] - 1) for bound in inner), indptr.shape[0] - 1]
 
 
-@_jit
+@jit
 def _count(
     src: NDArray[Any], dst: NDArray[Any], mask: NDArray[np.bool_], starts: NDArray[np.int64]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     all_nodes = mask.shape[0] == 0
     two = np.uint64(2)
     for i in range(np.uint64(src.shape[0])):
@@ -107,14 +105,14 @@ def _count(
                 starts[v + two] += 1
 
 
-@_jit
+@jit
 def _fill(
     src: NDArray[Any],
     dst: NDArray[Any],
     mask: NDArray[np.bool_],
     starts: NDArray[np.int64],
     neighbours: NDArray[Any],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     all_nodes = mask.shape[0] == 0
     one = np.uint64(1)
     for i in range(np.uint64(src.shape[0])):
@@ -128,19 +126,15 @@ def _fill(
                 starts[v + one] += 1
 
 
-@_jit
-def _sort_lists(
-    indptr: NDArray[np.int64], neighbours: NDArray[Any], first: int, last: int
-) -> None:  # pragma: no cover - compiled
+@jit
+def _sort_lists(indptr: NDArray[np.int64], neighbours: NDArray[Any], first: int, last: int) -> None:
     for v in range(first, last):
         if indptr[v + 1] - indptr[v] > 1:
             neighbours[indptr[v] : indptr[v + 1]].sort()
 
 
-@_jit
-def _keep_distinct(
-    indptr: NDArray[np.int64], neighbours: NDArray[Any]
-) -> int:  # pragma: no cover - compiled
+@jit
+def _keep_distinct(indptr: NDArray[np.int64], neighbours: NDArray[Any]) -> int:
     kept = np.uint64(0)
     start = np.uint64(0)
     for v in range(np.uint64(indptr.shape[0] - 1)):

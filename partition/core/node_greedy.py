@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from graphtheta.partition.core.capacity import (
     least_full,
     limit_shares,
 )
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.neighbour_lists import (
     NeighbourLists,
     build_neighbour_lists,
@@ -33,7 +33,6 @@ __all__ = [
     "stream_nodes",
 ]
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 # The load that a block adds counts this much in its scores, because other blocks assign nodes at
 # the same time. The number of blocks was too much: it tears communities of consecutive nodes apart.
@@ -125,17 +124,15 @@ def stream_nodes(
 # -- compiled: shared by methods that look at neighbours' parts ----------------------------------
 
 
-@_jit
-def copy_loads(
-    load_PC: NDArray[np.int64], copy_PC: NDArray[np.int64]
-) -> None:  # pragma: no cover - compiled
+@jit
+def copy_loads(load_PC: NDArray[np.int64], copy_PC: NDArray[np.int64]) -> None:
     """Copy loads in a loop: assignment of an array takes seconds to compile."""
     for p in range(load_PC.shape[0]):
         for c in range(load_PC.shape[1]):
             copy_PC[p, c] = load_PC[p, c]
 
 
-@_jit
+@jit
 def count_parts(
     lists: NeighbourLists,
     parts_N: NDArray[np.int32],
@@ -145,7 +142,7 @@ def count_parts(
     node: int,
     count_P: NDArray[np.int32],
     found: NDArray[np.int32],
-) -> np.uint64:  # pragma: no cover - compiled
+) -> np.uint64:
     """Count a node's neighbours in each part; return the number of parts that have any.
 
     Args:
@@ -175,14 +172,14 @@ def count_parts(
 # -- compiled: greedy assignment -----------------------------------------------------------------
 
 
-@_jit
+@jit
 def _score(
     count: int,
     ratio_PC: NDArray[np.float64],
     part: int,
     share_C: NDArray[np.float64],
     rule: GainRule,
-) -> float:  # pragma: no cover - compiled
+) -> float:
     ratio = 0.0
     for c in range(share_C.shape[0]):
         ratio += share_C[c] * ratio_PC[part, c]
@@ -191,7 +188,7 @@ def _score(
     return score - rule.penalty * np.sqrt(ratio) if rule.penalty != 0.0 else score
 
 
-@_jit
+@jit
 def _decide(
     lists: NeighbourLists,
     parts_N: NDArray[np.int32],
@@ -203,7 +200,7 @@ def _decide(
     first: int,
     last: int,
     decisions: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     num_parts, num_limits = load_PC.shape
     capacity_C = weights.capacity_C
     seen_PC, ratio_PC = np.empty_like(load_PC), np.empty(load_PC.shape)  # as the block sees them
@@ -247,14 +244,14 @@ def _decide(
                     least = int(np.argmin(ratio_PC[:, 0]))
 
 
-@_jit
+@jit
 def _apply(
     parts_N: NDArray[np.int32],
     weights: NodeWeights,
     load_PC: NDArray[np.int64],
     first: int,
     decisions: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     share_C = np.empty_like(weights.mean_C)
     for i in range(decisions.shape[0]):
         v, part = first + i, decisions[i]

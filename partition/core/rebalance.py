@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.capacity import Capacities, NodeWeights, add_node, part_loads
+from graphtheta.partition.core.intrinsics import jit
 
 __all__ = ["rebalance"]
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 _MAX_ROUNDS = 20
 _MAX_SWAPS = 4096  # nodes with which one node is tried to be swapped
@@ -48,10 +47,10 @@ def rebalance(parts_N: NDArray[np.int32], num_parts: int, capacities: Capacities
         )
 
 
-@_jit
+@jit
 def _weighs_on_excess(
     load_PC: NDArray[np.int64], part: int, weights: NodeWeights, node: int
-) -> bool:  # pragma: no cover - compiled
+) -> bool:
     """Return whether the node has weight under a limit that its part exceeds."""
     for c in range(load_PC.shape[1]):
         if load_PC[part, c] > weights.capacity_C[c] and weights.weight_NC[node, c] > 0:
@@ -59,10 +58,10 @@ def _weighs_on_excess(
     return False
 
 
-@_jit
+@jit
 def _excess_reduction(
     load_PC: NDArray[np.int64], part: int, weights: NodeWeights, leaving: int, joining: int
-) -> float:  # pragma: no cover - compiled
+) -> float:
     """Return how much the excess of a part shrinks if one node leaves and another joins it.
 
     A node of -1 means no node. The unit is the weight of a mean node.
@@ -79,10 +78,10 @@ def _excess_reduction(
     return reduction
 
 
-@_jit
+@jit
 def _reduce_excess(
     parts_N: NDArray[np.int32], weights: NodeWeights, load_PC: NDArray[np.int64]
-) -> bool:  # pragma: no cover - compiled
+) -> bool:
     changed = False
     num_nodes = parts_N.shape[0]
     other = 0  # next node to try a swap with; wraps around

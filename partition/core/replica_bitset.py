@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.intrinsics import or_at, prefetch_row
+from graphtheta.partition.core.intrinsics import inline_jit, jit, or_at, prefetch_row
 
 __all__ = [
     "AHEAD",
@@ -24,9 +23,6 @@ __all__ = [
 
 AHEAD = 12  # edges between prefetching the state of an endpoint and reading it
 PART_BITS = 20  # low bits of an integer that packs a part with a degree or a load
-
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-_inline = numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 
 
 class Replicas(NamedTuple):
@@ -55,28 +51,22 @@ def _words(num_parts: int) -> int:
     return -(-num_parts // 64)
 
 
-@_inline
-def prefetch_node(
-    node: np.uint64, degree_N: NDArray[np.int64], replicas: Replicas
-) -> None:  # pragma: no cover - compiled
+@inline_jit
+def prefetch_node(node: np.uint64, degree_N: NDArray[np.int64], replicas: Replicas) -> None:
     """Prefetch the degree and the bitset of a node."""
     prefetch_row(degree_N, node)
     prefetch_row(replicas.bits, node * replicas.words)
 
 
-@_inline
-def has_replica(
-    replicas: Replicas, node: np.uint64, part: np.uint64
-) -> np.int64:  # pragma: no cover - compiled
+@inline_jit
+def has_replica(replicas: Replicas, node: np.uint64, part: np.uint64) -> np.int64:
     """Return 1 if a part has a replica of a node, else 0."""
     word = replicas.bits[node * replicas.words + (part >> np.uint64(6))]
     return np.int64((word >> (part & np.uint64(63))) & np.uint64(1))
 
 
-@_inline
-def add_replica(
-    replicas: Replicas, node: np.uint64, part: np.uint64
-) -> None:  # pragma: no cover - compiled
+@inline_jit
+def add_replica(replicas: Replicas, node: np.uint64, part: np.uint64) -> None:
     """Add a part to the bitset of a node; safe for several threads at the same time."""
     word = node * replicas.words + (part >> np.uint64(6))
     bit = np.uint64(1) << (part & np.uint64(63))
@@ -84,10 +74,10 @@ def add_replica(
         or_at(replicas.bits, word, bit)
 
 
-@_jit
+@jit
 def add_replicas(
     src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32], replicas: Replicas
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Add each edge's part to the bitsets of its endpoints; safe for several threads.
 
     Edges whose part is negative are skipped. The result does not depend on the order of threads,

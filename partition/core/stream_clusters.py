@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.intrinsics import prefetch_row
+from graphtheta.partition.core.intrinsics import jit, prefetch_row
 from graphtheta.partition.core.replica_bitset import PART_BITS
 
 __all__ = ["join_clusters", "pack"]
@@ -16,7 +15,7 @@ __all__ = ["join_clusters", "pack"]
 _FAR, _NEAR = 16, 8  # edges ahead: prefetch a node's cluster, later the volume of that cluster
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def join_clusters(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -24,7 +23,7 @@ def join_clusters(
     cluster_N: NDArray[Any],
     volume_N: NDArray[np.int64],
     largest: int,
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """For each edge, move one endpoint into the cluster of the other if that has room.
 
     The endpoint whose cluster has less volume without it moves. It does not move if either cluster
@@ -83,13 +82,13 @@ def pack(volume_N: NDArray[np.int64], num_parts: int) -> NDArray[np.int32]:
     return part_N
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _pack(
     order: NDArray[np.int64],
     volume_N: NDArray[np.int64],
     heap_P: NDArray[np.int64],
     part_N: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     # A binary heap of integers that pack (volume, part); the top entry grows and sinks.
     count = heap_P.shape[0]
     for cluster in order:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from graphtheta.partition.core.capacity import (
     limit_shares,
     part_loads,
 )
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.node_blocks import DEFAULT_NODE_BLOCKS, NodeBlocks
 from graphtheta.partition.core.node_greedy import copy_loads, count_parts
@@ -22,7 +22,6 @@ from graphtheta.partition.methods.ldg_fennel import Fennel
 
 __all__ = ["BalancedLabelPropagation"]
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 # A neighbour in a full part counts 1 - _DISCOUNT, so that nodes leave the part before it blocks
 # others. With a discount of 1, nodes would leave even where that cuts more edges.
@@ -87,15 +86,15 @@ class BalancedLabelPropagation(Fennel):
                     break
 
 
-@_jit
+@jit
 def _neighbour_value(
     load_PC: NDArray[np.int64], part: int, weights: NodeWeights, share_C: NDArray[np.float64]
-) -> float:  # pragma: no cover - compiled
+) -> float:
     """Return how much a neighbour in a part counts."""
     return 1.0 - _DISCOUNT * min(fill_ratio(load_PC, part, weights, share_C), 1.0)
 
 
-@_jit
+@jit
 def _decide_moves(
     lists: NeighbourLists,
     parts_N: NDArray[np.int32],
@@ -105,7 +104,7 @@ def _decide_moves(
     first: int,
     last: int,
     decisions: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     num_parts, num_limits = load_PC.shape
     share_C = np.ones(num_limits)
     seen_PC = np.empty_like(load_PC)  # loads as the block sees them
@@ -136,14 +135,14 @@ def _decide_moves(
                 add_node(seen_PC, best, weights, v, 1)
 
 
-@_jit
+@jit
 def _move(
     parts_N: NDArray[np.int32],
     weights: NodeWeights,
     load_PC: NDArray[np.int64],
     first: int,
     decisions: NDArray[np.int32],
-) -> int:  # pragma: no cover - compiled
+) -> int:
     moved = 0
     for i in range(decisions.shape[0]):
         v = first + i

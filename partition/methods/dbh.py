@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_rule import EdgeRule
-from graphtheta.partition.core.intrinsics import prefetch_row
+from graphtheta.partition.core.intrinsics import jit, prefetch_row
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
@@ -58,7 +57,7 @@ class DegreeBasedHashing(EdgeRule):
         return parts
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _add_parts(
     code_N: NDArray[np.int64],
     first: int,
@@ -66,7 +65,7 @@ def _add_parts(
     purpose: np.uint32,
     key: NDArray[np.uint32],
     num_parts: np.uint64,
-) -> None:  # pragma: no cover - compiled
+) -> None:
     # A node's degree and part share one integer, so that an edge reads one cache line per endpoint;
     # and nodes, which are fewer than edges, are hashed once.
     k0, k1 = key[0], key[1]
@@ -75,10 +74,10 @@ def _add_parts(
         code_N[i] = (code_N[i] << _PART_BITS) | part
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _place(
     src: NDArray[Any], dst: NDArray[Any], code_N: NDArray[np.int64], parts: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     part_mask = (1 << _PART_BITS) - 1
     end, ahead = np.uint64(src.shape[0]), np.uint64(_AHEAD)
     for i in range(end):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeChunk, EdgeStream
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
@@ -47,7 +47,7 @@ class EdgeHash(EdgeRule):
         return parts
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _place(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -55,7 +55,7 @@ def _place(
     key: NDArray[np.uint32],
     num_parts: np.uint64,
     parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     k0, k1 = key[0], key[1]
     for i in range(np.uint64(src.shape[0])):
         pair = hash_key(np.uint64(src[i]), purpose, k0, k1) + np.uint64(dst[i])

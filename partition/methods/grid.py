@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
@@ -68,7 +68,7 @@ def _size(num_parts: int) -> tuple[int, int]:
     return columns, -(-num_parts // columns)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _encode(
     code_N: NDArray[np.int64],
     first: int,
@@ -78,7 +78,7 @@ def _encode(
     num_parts: int,
     columns: int,
     rows: int,
-) -> None:  # pragma: no cover - compiled
+) -> None:
     k0, k1 = key[0], key[1]
     before_last = rows * (columns - 1)  # parts in full columns
     for i in range(np.uint64(first), np.uint64(last)):
@@ -94,7 +94,7 @@ def _encode(
         code_N[i] = column | (row << _FIELD_BITS) | (last_row << (2 * _FIELD_BITS))
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _place(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -102,7 +102,7 @@ def _place(
     columns: int,
     rows: int,
     parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     field = (1 << _FIELD_BITS) - 1
     for i in range(np.uint64(src.shape[0])):
         column = code_N[np.uint64(src[i])] & field

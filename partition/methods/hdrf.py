@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
-from graphtheta.partition.core.intrinsics import lowest_bit
+from graphtheta.partition.core.intrinsics import inline_jit, jit, lowest_bit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
@@ -138,10 +137,8 @@ class ReplicaRule:
         add_replicas(src, dst, parts, self._replicas)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _least_in(
-    bits: np.uint64, base: np.uint64, key_P: NDArray[np.int64], least: np.int64
-) -> Any:  # pragma: no cover - compiled
+@inline_jit
+def _least_in(bits: np.uint64, base: np.uint64, key_P: NDArray[np.int64], least: np.int64) -> Any:
     # Return the least of `least` and the keys of the parts whose bits are set. A key packs load and
     # part, so that keys are ordered by load, then by part.
     while bits:
@@ -150,15 +147,15 @@ def _least_in(
     return least
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _least(key_P: NDArray[np.int64]) -> Any:  # pragma: no cover - compiled
+@jit
+def _least(key_P: NDArray[np.int64]) -> Any:
     least = key_P[0]
     for i in range(np.uint64(key_P.shape[0])):
         least = min(least, key_P[i])
     return least
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _decide(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -170,7 +167,7 @@ def _decide(
     cap: int,
     balance_weight: float,
     parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     one, six, ahead = np.uint64(1), np.uint64(6), np.uint64(AHEAD)
     bits, words = replicas.bits, replicas.words
     key_P = np.empty(loads_P.shape[0], np.int64)

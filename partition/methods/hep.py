@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
 from graphtheta.partition.core.resources import Resources
@@ -133,10 +133,10 @@ class HybridEdgePartitioner:
         )
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _count_low(
     src: NDArray[Any], dst: NDArray[Any], degree_N: NDArray[np.int64], highest: int
-) -> int:  # pragma: no cover - compiled
+) -> int:
     count = 0
     for i in range(np.uint64(src.shape[0])):
         low_u = degree_N[np.uint64(src[i])] <= highest
@@ -144,7 +144,7 @@ def _count_low(
     return count
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _take_parts(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -153,7 +153,7 @@ def _take_parts(
     low_parts: NDArray[np.int32],
     taken: int,
     parts: NDArray[np.int32],
-) -> int:  # pragma: no cover - compiled
+) -> int:
     # Write -1 - part for edges of the grown parts, and 0 for edges that `EdgeBlocks` decides.
     for i in range(np.uint64(src.shape[0])):
         low_u = degree_N[np.uint64(src[i])] <= highest

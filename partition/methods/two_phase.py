@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from graphtheta.partition.core.edge_blocks import (
     edge_cap,
     least_loaded,
 )
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
@@ -202,22 +202,22 @@ class _CandidateRule:
         add_replicas(src, dst, parts, self._replicas)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _add_parts(
     degree_N: NDArray[np.int64], part_N: NDArray[np.int32], cluster_N: NDArray[Any]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(degree_N.shape[0])):
         degree_N[i] = (degree_N[i] << PART_BITS) | part_N[np.uint64(cluster_N[i])]
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _count_within(
     src: NDArray[Any],
     dst: NDArray[Any],
     code_N: NDArray[np.int64],
     replicas: Replicas,
     counts_P: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(src.shape[0])):
         u, v = np.uint64(src[i]), np.uint64(dst[i])
         part_u = code_N[u] & _PART_MASK
@@ -228,21 +228,21 @@ def _count_within(
             add_replica(replicas, v, part)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _mark_within(
     src: NDArray[Any],
     dst: NDArray[Any],
     code_N: NDArray[np.int64],
     reserved_P: NDArray[np.bool_],
     parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(src.shape[0])):
         part = code_N[np.uint64(src[i])] & _PART_MASK
         within = (part == code_N[np.uint64(dst[i])] & _PART_MASK) & reserved_P[np.uint64(part)]
         parts[i] = np.int32(-1 - part if within else 0)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _decide(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -255,7 +255,7 @@ def _decide(
     purpose: np.uint32,
     key: NDArray[np.uint32],
     parts: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     ahead, num_parts = np.uint64(AHEAD), np.uint64(loads_P.shape[0])
     seen_P = np.empty_like(loads_P)  # loads as this block sees them
     for block in range(bounds.shape[0] - 1):

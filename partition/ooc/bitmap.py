@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from graphtheta.partition.core.intrinsics import inline_jit, jit
 
 __all__ = ["BitMap", "MemberPositions", "member_position", "positions_in_sorted_groups"]
 
 _INT32_LIMIT = 2**31
-
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class BitMap:
@@ -98,8 +97,8 @@ def positions_in_sorted_groups(
     return positions
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _popcount(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
+@inline_jit
+def _popcount(word: np.uint64) -> np.uint64:
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + (
         (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
@@ -108,10 +107,8 @@ def _popcount(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
     return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def member_position(
-    table: NDArray[np.uint64], value: np.uint64
-) -> np.uint64:  # pragma: no cover - compiled
+@inline_jit
+def member_position(table: NDArray[np.uint64], value: np.uint64) -> np.uint64:
     """Return the position of a member, for compiled code; `table` is that of `MemberPositions`."""
     word = value >> np.uint64(6)
     below = (np.uint64(1) << (value & np.uint64(63))) - np.uint64(1)
@@ -119,28 +116,26 @@ def member_position(
     return before + _popcount(table[word, np.uint64(0)] & below)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
-def _set_bit(value: np.uint64, words: NDArray[np.uint64]) -> None:  # pragma: no cover - compiled
+@inline_jit
+def _set_bit(value: np.uint64, words: NDArray[np.uint64]) -> None:
     words[value >> np.uint64(6)] |= np.uint64(1) << (value & np.uint64(63))
 
 
-@_jit
-def _set_bits(values: NDArray[Any], words: NDArray[np.uint64]) -> None:  # pragma: no cover
+@jit
+def _set_bits(values: NDArray[Any], words: NDArray[np.uint64]) -> None:
     for i in range(np.uint64(values.shape[0])):
         _set_bit(np.uint64(values[i]), words)
 
 
-@_jit
-def _set_pairs(
-    left: NDArray[Any], right: NDArray[Any], words: NDArray[np.uint64]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _set_pairs(left: NDArray[Any], right: NDArray[Any], words: NDArray[np.uint64]) -> None:
     for i in range(np.uint64(left.shape[0])):
         _set_bit(np.uint64(left[i]), words)
         _set_bit(np.uint64(right[i]), words)
 
 
-@_jit
-def _count_before(table: NDArray[np.uint64]) -> np.uint64:  # pragma: no cover - compiled
+@jit
+def _count_before(table: NDArray[np.uint64]) -> np.uint64:
     total = np.uint64(0)
     for w in range(table.shape[0]):
         table[w, 1] = total
@@ -148,16 +143,14 @@ def _count_before(table: NDArray[np.uint64]) -> np.uint64:  # pragma: no cover -
     return total
 
 
-@_jit
-def _find(
-    values: NDArray[Any], table: NDArray[np.uint64], positions: NDArray[Any]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _find(values: NDArray[Any], table: NDArray[np.uint64], positions: NDArray[Any]) -> None:
     for i in range(np.uint64(values.shape[0])):
         positions[i] = np.int64(member_position(table, np.uint64(values[i])))
 
 
-@_jit
-def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:  # pragma: no cover - compiled
+@jit
+def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     count = np.uint64(0)
     for w in range(words.shape[0]):
         count += _popcount(words[w])
@@ -173,13 +166,13 @@ def _members(words: NDArray[np.uint64]) -> NDArray[np.int64]:  # pragma: no cove
     return out
 
 
-@_jit
+@jit
 def _positions_in_sorted_groups(
     values: NDArray[Any],
     starts: NDArray[np.int64],
     table: NDArray[np.uint64],
     positions: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for group in range(starts.shape[0] - 1):
         first, last = np.uint64(starts[group]), np.uint64(starts[group + 1])
         table[:, 0] = 0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
+
 __all__ = ["LEAST_SLOTS", "IntMap", "IntSet", "in_slice", "mix", "num_slots_for"]
 
 LEAST_SLOTS = 1 << 10
-
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 def num_slots_for(num_ids: int) -> int:
@@ -19,18 +18,16 @@ def num_slots_for(num_ids: int) -> int:
     return max(LEAST_SLOTS, 1 << (2 * num_ids - 1).bit_length())
 
 
-@_jit
-def mix(word: np.uint64) -> np.uint64:  # pragma: no cover - compiled
+@jit
+def mix(word: np.uint64) -> np.uint64:
     """Mix the bits of a word, by the finaliser of SplitMix64."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
 
 
-@_jit
-def in_slice(
-    mixed: np.uint64, index: np.uint64, num_slices: np.uint64
-) -> bool:  # pragma: no cover - compiled
+@jit
+def in_slice(mixed: np.uint64, index: np.uint64, num_slices: np.uint64) -> bool:
     """Return whether an id with these mixed bits belongs to slice `index`."""
     if num_slices == np.uint64(1):
         return True
@@ -68,7 +65,7 @@ class IntSet:
         return pa.array(self._slots[self._used])
 
 
-@_jit
+@jit
 def _add_ints(
     values: NDArray[np.int64],
     start: int,
@@ -77,7 +74,7 @@ def _add_ints(
     num_slices: np.uint64,
     slots: NDArray[np.int64],
     used: NDArray[np.bool_],
-) -> tuple[int, int]:  # pragma: no cover - compiled
+) -> tuple[int, int]:
     """Add values from `start` on until the table is half full; return the next, and the count."""
     mask = np.uint64(slots.shape[0] - 1)
     most = slots.shape[0] // 2
@@ -118,10 +115,8 @@ class IntMap:
         _find_ints(ids.to_numpy(), *self._slice, self._slots, keys)
 
 
-@_jit
-def _int_slot(
-    value: np.int64, mixed: np.uint64, slots: NDArray[np.int64]
-) -> np.uint64:  # pragma: no cover - compiled
+@jit
+def _int_slot(value: np.int64, mixed: np.uint64, slots: NDArray[np.int64]) -> np.uint64:
     """Return the slot that has a value, or the empty one where it belongs."""
     mask = np.uint64(slots.shape[0] - 1)
     slot = mixed & mask
@@ -130,7 +125,7 @@ def _int_slot(
     return slot
 
 
-@_jit
+@jit
 def _insert_ints(
     values: NDArray[np.int64],
     first_key: int,
@@ -138,7 +133,7 @@ def _insert_ints(
     num_slices: np.uint64,
     slots: NDArray[np.int64],
     duplicate: NDArray[np.bool_],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(values.shape[0])):
         mixed = mix(np.uint64(values[i]))
         if not in_slice(mixed, index, num_slices):
@@ -151,14 +146,14 @@ def _insert_ints(
             slots[slot, np.uint64(1)] = first_key + np.int64(i)
 
 
-@_jit
+@jit
 def _find_ints(
     values: NDArray[np.int64],
     index: np.uint64,
     num_slices: np.uint64,
     slots: NDArray[np.int64],
     keys: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(values.shape[0])):
         mixed = mix(np.uint64(values[i]))
         if not in_slice(mixed, index, num_slices):

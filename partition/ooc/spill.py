@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 
 __all__ = [
@@ -165,10 +165,10 @@ class SpillReader:
                 path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
+@jit
 def _bucket_order(
     bucket: NDArray[np.integer[Any]], starts: NDArray[np.int64], order: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(bucket.shape[0])):
         starts[np.uint64(bucket[i]) + np.uint64(1)] += 1
     for b in range(starts.shape[0] - 1):

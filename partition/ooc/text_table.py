@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.int_table import LEAST_SLOTS, in_slice, mix, num_slots_for
 
 __all__ = ["TextMap", "TextSet"]
-
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 
 
 class _Texts:
@@ -116,10 +114,8 @@ def _text_buffers(ids: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     return bounds, np.frombuffer(data or b"", np.uint8)
 
 
-@_jit
-def _hash_text(
-    data: NDArray[np.uint8], start: np.int64, stop: np.int64
-) -> np.uint64:  # pragma: no cover - compiled
+@jit
+def _hash_text(data: NDArray[np.uint8], start: np.int64, stop: np.int64) -> np.uint64:
     # FNV-1a (Fowler, Noll, Vo), mixed. The length distinguishes texts that differ in final zeros.
     word = np.uint64(0xCBF29CE484222325) ^ np.uint64(stop - start)
     for j in range(start, stop):
@@ -127,7 +123,7 @@ def _hash_text(
     return mix(word)
 
 
-@_jit
+@jit
 def _same_text(
     data: NDArray[np.uint8],
     start: np.int64,
@@ -135,7 +131,7 @@ def _same_text(
     arena: NDArray[np.uint8],
     first: np.int64,
     last: np.int64,
-) -> bool:  # pragma: no cover - compiled
+) -> bool:
     if stop - start != last - first:
         return False
     for j in range(stop - start):
@@ -144,7 +140,7 @@ def _same_text(
     return True
 
 
-@_jit
+@jit
 def _add_texts(
     bounds: NDArray[Any],
     data: NDArray[np.uint8],
@@ -156,7 +152,7 @@ def _add_texts(
     entries: NDArray[np.int64],
     arena: NDArray[np.uint8],
     duplicate: NDArray[np.bool_],
-) -> tuple[int, int]:  # pragma: no cover - compiled
+) -> tuple[int, int]:
     """Add texts from `start` on until the table is half full; return the next, and the count."""
     mask = np.uint64(slots.shape[0] - 1)
     zero, one = np.uint64(0), np.uint64(1)
@@ -190,10 +186,8 @@ def _add_texts(
     return bounds.shape[0] - 1, count
 
 
-@_jit
-def _move_texts(
-    slots: NDArray[np.uint64], larger: NDArray[np.uint64]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _move_texts(slots: NDArray[np.uint64], larger: NDArray[np.uint64]) -> None:
     mask = np.uint64(larger.shape[0] - 1)
     for i in range(slots.shape[0]):
         if slots[i, 1] != np.uint64(0):
@@ -204,7 +198,7 @@ def _move_texts(
             larger[slot, 1] = slots[i, 1]
 
 
-@_jit
+@jit
 def _new_keys(
     duplicate: NDArray[np.bool_],
     bounds: NDArray[Any],
@@ -216,7 +210,7 @@ def _new_keys(
     first_key: int,
     entry: int,
     keys: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Set the keys of the entries that rows [begin, end) added, in the order of the rows."""
     for i in range(begin, end):
         if duplicate[i]:
@@ -229,7 +223,7 @@ def _new_keys(
         entry += 1
 
 
-@_jit
+@jit
 def _find_texts(
     bounds: NDArray[Any],
     data: NDArray[np.uint8],
@@ -240,7 +234,7 @@ def _find_texts(
     arena: NDArray[np.uint8],
     keys_of_entries: NDArray[np.int64],
     keys: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     mask = np.uint64(slots.shape[0] - 1)
     zero, one = np.uint64(0), np.uint64(1)
     for i in range(bounds.shape[0] - 1):

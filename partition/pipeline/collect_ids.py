@@ -11,7 +11,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import refuse, whole
 from graphtheta.data.source import GraphSource
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.bitmap import BitMap
 from graphtheta.partition.ooc.id_table import IdSet, id_set
@@ -182,8 +182,8 @@ def _merge(runs: list[pa.Array], path: Path, id_type: pa.DataType) -> None:
             writer.write_batch(pa.record_batch([ids.cast(id_type)], schema))
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _bounds(ids: NDArray[np.int64]) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
+@jit
+def _bounds(ids: NDArray[np.int64]) -> tuple[np.int64, np.int64]:
     low, high = np.int64(0), np.int64(0)
     for i in range(np.uint64(ids.shape[0])):
         low = min(low, ids[i])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.bitmap import BitMap
@@ -103,10 +103,8 @@ def _without(
     return writer.segment()
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _kept(
-    start: int, stop: int, dropped: NDArray[np.uint64]
-) -> NDArray[np.bool_]:  # pragma: no cover - compiled
+@jit
+def _kept(start: int, stop: int, dropped: NDArray[np.uint64]) -> NDArray[np.bool_]:
     kept = np.empty(stop - start, np.bool_)
     for i in range(stop - start):
         edge = np.uint64(start + i)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.pipeline.order import Replicas
 
@@ -80,10 +80,7 @@ def assign_local_ids(
     return LocalIds(local, node_key, *by_owner, *indptr)
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@jit
 def _fill(
     part: int,
     num_masters: int,
@@ -96,7 +93,7 @@ def _fill(
     node_key: NDArray[np.int64],
     by_owner: NDArray[np.int32],
     indptr: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Turn positions among sorted new ids into local ids, and fill the arrays in their order."""
     for i in range(keys.shape[0]):
         if owner[i] == part:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import validate_nodes, whole
 from graphtheta.data.source import GraphSource
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import part_of_hash
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.node_file import NodeFile
@@ -185,17 +185,14 @@ def _draw_owners(
     return owner
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@jit
 def _add_degrees(
     nodes: NDArray[Any],
     in_count: NDArray[Any],
     out_count: NDArray[Any],
     degrees: NDArray[np.int64],
     num_holders: NDArray[np.int32],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(nodes.shape[0]):
         n = np.uint64(nodes[i])
         degrees[0, n] += in_count[i]
@@ -203,10 +200,10 @@ def _add_degrees(
         num_holders[n] += 1
 
 
-@_jit
+@jit
 def _take_turn(
     nodes: NDArray[Any], part: int, turns: NDArray[np.int32], owner: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Let a part own those of its nodes that have no turns left, and count the others down."""
     for i in range(nodes.shape[0]):
         n = np.uint64(nodes[i])

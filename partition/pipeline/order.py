@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
 from graphtheta.errors import PartitionError
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions, member_position
@@ -188,18 +188,13 @@ def _file(folder: Path, part: int) -> Path:
     return folder / f"masters-{part:05d}.arrow"
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@jit
 def _merge(
     nodes: NDArray[Any],
     in_count: NDArray[Any],
     out_count: NDArray[Any],
     masters: NDArray[Any],
-) -> tuple[
-    NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]
-]:  # pragma: no cover - compiled
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Merge the keys of nodes with edges and of masters into the fields of `Replicas`."""
     most = nodes.shape[0] + masters.shape[0]
     keys = np.empty(most, nodes.dtype)
@@ -222,7 +217,7 @@ def _merge(
     return keys[:count].copy(), ins[:count].copy(), outs[:count].copy(), own[:count].copy()
 
 
-@_jit
+@jit
 def _mark_boundary(
     src: NDArray[Any],
     dst: NDArray[Any],
@@ -230,7 +225,7 @@ def _mark_boundary(
     owner: NDArray[np.int32],
     part: int,
     boundary: NDArray[np.uint8],
-) -> int:  # pragma: no cover - compiled
+) -> int:
     """Mark destinations of edges from mirrors; count edges between nodes of different owners."""
     cut = 0
     for i in range(np.uint64(src.shape[0])):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.bitmap import (
     MemberPositions,
     member_position,
@@ -196,19 +196,16 @@ def _row_ranges(indptr: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
     return shift, indptr[:-1][:: 1 << shift].copy()
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
+@jit
 def _to_local_ids(
     src: NDArray[Any], dst: NDArray[Any], table: NDArray[np.uint64], local: NDArray[np.int32]
-) -> None:  # pragma: no cover - compiled
+) -> None:
     for i in range(np.uint64(src.shape[0])):
         src[i] = local[member_position(table, np.uint64(src[i]))]
         dst[i] = local[member_position(table, np.uint64(dst[i]))]
 
 
-@_jit
+@jit
 def _sort_coarsely(
     records: NDArray[Any],
     coarse: NDArray[Any],
@@ -216,7 +213,7 @@ def _sort_coarsely(
     coarse_index: NDArray[Any],
     shift: int,
     next_position: NDArray[np.int64],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Sort edges by the range of rows of their destinations; stable."""
     with_index = index.shape[0] > 0
     for i in range(np.uint64(records.shape[0])):
@@ -231,7 +228,7 @@ def _sort_coarsely(
             coarse_index[at] = index[i]
 
 
-@_jit
+@jit
 def _sort_finely(
     coarse: NDArray[Any],
     coarse_index: NDArray[Any],
@@ -240,7 +237,7 @@ def _sort_finely(
     edge_key: NDArray[np.int64],
     in_position: NDArray[np.int64],
     order: NDArray[Any],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Sort edges by destination; stable, so that the edges of a row stay in order of their keys."""
     with_index = coarse_index.shape[0] > 0
     for i in range(np.uint64(coarse.shape[0])):
@@ -254,7 +251,7 @@ def _sort_finely(
             order[at] = coarse_index[i]
 
 
-@_jit
+@jit
 def _sort_sources_coarsely(
     src: NDArray[np.int32],
     in_indptr: NDArray[np.int64],
@@ -263,7 +260,7 @@ def _sort_sources_coarsely(
     coarse_src: NDArray[np.int32],
     coarse_dst: NDArray[np.int32],
     coarse_position: NDArray[Any],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Sort edges of the CSC by the range of rows of their sources; stable."""
     for d in range(in_indptr.shape[0] - 1):
         for j in range(np.uint64(in_indptr[d]), np.uint64(in_indptr[d + 1])):
@@ -275,7 +272,7 @@ def _sort_sources_coarsely(
             coarse_position[at] = j
 
 
-@_jit
+@jit
 def _sort_sources_finely(
     coarse_src: NDArray[np.int32],
     coarse_dst: NDArray[np.int32],
@@ -283,7 +280,7 @@ def _sort_sources_finely(
     next_position: NDArray[np.int64],
     dst: NDArray[np.int32],
     position: NDArray[Any],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Sort edges by source; stable, so that the edges of a row stay in the order of the CSC."""
     for i in range(np.uint64(coarse_src.shape[0])):
         s = np.uint64(coarse_src[i])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions, member_position
@@ -75,9 +75,7 @@ def _file(folder: Path, part: int) -> Path:
     return folder / f"part-nodes-{part:05d}.arrow"
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False)
-def _count(
-    keys: NDArray[Any], table: NDArray[np.uint64], counts: NDArray[Any]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _count(keys: NDArray[Any], table: NDArray[np.uint64], counts: NDArray[Any]) -> None:
     for i in range(np.uint64(keys.shape[0])):
         counts[member_position(table, np.uint64(keys[i]))] += 1

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from graphtheta.data.schema import in_range, refuse, some, validate_edges, validate_nodes, whole
 from graphtheta.data.source import GraphSource
 from graphtheta.errors import GraphFormatError
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Advance, Resources
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.edge_file import Segment, SegmentWriter, write_segments
@@ -336,11 +336,8 @@ def _unknown(
     )
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
-def _any_outside(values: NDArray[np.int64], stop: int) -> bool:  # pragma: no cover - compiled
+@jit
+def _any_outside(values: NDArray[np.int64], stop: int) -> bool:
     """Return whether a value is not in [0, stop); without early exit, so that it is vectorised."""
     bad = False
     for i in range(np.uint64(values.shape[0])):
@@ -348,8 +345,8 @@ def _any_outside(values: NDArray[np.int64], stop: int) -> bool:  # pragma: no co
     return bad
 
 
-@_jit
-def _consecutive(values: NDArray[np.int64], first: int) -> bool:  # pragma: no cover - compiled
+@jit
+def _consecutive(values: NDArray[np.int64], first: int) -> bool:
     same = True
     for i in range(np.uint64(values.shape[0])):
         same &= values[i] == first + np.int64(i)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from graphtheta.data.schema import validate_edges, whole
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.degrees import count_keys
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
@@ -266,19 +266,14 @@ def update_largest(table: pa.Table, largest: dict[str, int]) -> None:
                 largest[name] = max(value, largest.get(name, value))
 
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
-
-
-@_jit
-def _positions(
-    keys: NDArray[Any], counts: NDArray[Any], position: NDArray[Any]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _positions(keys: NDArray[Any], counts: NDArray[Any], position: NDArray[Any]) -> None:
     for i in range(np.uint64(keys.shape[0])):
         position[i] = counts[np.uint64(keys[i])]
         counts[np.uint64(keys[i])] += 1
 
 
-@_jit
+@jit
 def _scatter(
     part: NDArray[Any],
     starts: NDArray[np.int64],
@@ -291,7 +286,7 @@ def _scatter(
     to_dst: NDArray[Any],
     to_key: NDArray[Any],
     to_position: NDArray[Any],
-) -> None:  # pragma: no cover - compiled
+) -> None:
     """Sort edges by part, stable, and write where the edges of each part start."""
     one = np.uint64(1)
     for i in range(np.uint64(part.shape[0])):

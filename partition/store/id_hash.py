@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.partition.core.intrinsics import jit
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["hash_ids"]
@@ -29,10 +29,8 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     return hash_keys(words, 0, Purpose.PLACEMENT)
 
 
-@numba.njit(cache=True, nogil=True)
-def _fnv1a(
-    bounds: NDArray[np.int64], data: NDArray[np.uint8], out: NDArray[np.int64]
-) -> None:  # pragma: no cover - compiled
+@jit
+def _fnv1a(bounds: NDArray[np.int64], data: NDArray[np.uint8], out: NDArray[np.int64]) -> None:
     # FNV-1a (Fowler, Noll, Vo): one 64-bit word for each text, which the caller mixes.
     for i in range(out.shape[0]):
         word = np.uint64(0xCBF29CE484222325)
