@@ -97,7 +97,7 @@ def _measure(job: Job) -> dict[str, Any]:
     phase = CheckpointedPhases.phase
 
     def timed(
-        self: CheckpointedPhases, name: str, run: Callable[[], dict[str, Any]]
+        self: CheckpointedPhases, name: str, run: Callable[[], dict[str, Any] | None]
     ) -> dict[str, Any]:
         start = time.perf_counter()
         result = phase(self, name, run)

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import Balance, BalanceOf
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.partition.core.partitioner import Balance, BalanceOf, PartitionJob
 
 __all__ = [
     "Capacities",
@@ -81,9 +79,7 @@ def single_limit(name: str, balance: Balance) -> tuple[BalanceOf, float | None]:
     return next(iter(limits.items()), ("nodes", None))
 
 
-def node_capacities(
-    stream: EdgeStream, num_parts: int, balance: Balance, resources: Resources
-) -> Capacities:
+def node_capacities(job: PartitionJob) -> Capacities:
     """Return the capacities for some balance limits: ceil(limit * total / num_parts) each.
 
     Nodes always have a limit: 1.05 if no limit is set, 1.5 if only others are. Without it, nodes
@@ -95,13 +91,14 @@ def node_capacities(
     Raises:
         PartitionError: If one node alone exceeds the capacity of a part.
     """
-    limits = balance.limits() or {"nodes": _DEFAULT_LIMIT}
+    num_nodes, num_parts = job.stream.num_nodes, job.num_parts
+    limits = job.balance.limits() or {"nodes": _DEFAULT_LIMIT}
     num_required = len(limits)
     limits.setdefault("nodes", _LOOSE_LIMIT)
-    columns = [_weights(stream, what, balance, resources) for what in limits]
+    columns = [_weights(job, what) for what in limits]
     heaviest = max(int(weight_N.max()) for weight_N in columns)
     dtype = np.int32 if heaviest < 2**31 else np.int64
-    weight_NC = np.empty((stream.num_nodes, len(limits)), dtype)
+    weight_NC = np.empty((num_nodes, len(limits)), dtype)
     for c, weight_N in enumerate(columns):
         weight_NC[:, c] = weight_N
     total_C = np.array([weight_N.sum(dtype=np.int64) for weight_N in columns], np.int64)
@@ -117,7 +114,7 @@ def node_capacities(
                 f"with key {node}, which an edge-cut keeps in one part. Raise {what} to "
                 f"{weight_N[node] / mean:.3g}, use fewer parts, or use a vertex-cut such as dbh."
             )
-    mean_C = np.where(total_C > 0, total_C / stream.num_nodes, 1.0)
+    mean_C = np.where(total_C > 0, total_C / num_nodes, 1.0)
     return Capacities(limits, num_required, NodeWeights(weight_NC, capacity_C, mean_C))
 
 
@@ -134,15 +131,14 @@ def part_loads(
     return load_PC
 
 
-def _weights(
-    stream: EdgeStream, what: BalanceOf, balance: Balance, resources: Resources
-) -> NDArray[Any]:
+def _weights(job: PartitionJob, what: BalanceOf) -> NDArray[Any]:
     if what == "edges":
-        return count_degrees(stream, resources, "in")
+        return count_degrees(job.stream, job.resources, "in")
     if what == "train":
-        assert balance.is_train is not None, "a limit of training nodes comes with their mask"
-        return balance.is_train.view(np.int8)
-    return np.ones(stream.num_nodes, np.int8)
+        is_train = job.balance.is_train
+        assert is_train is not None, "a limit of training nodes comes with their mask"
+        return is_train.view(np.int8)
+    return np.ones(job.stream.num_nodes, np.int8)
 
 
 # -- compiled -------------------------------------------------------------------------------------

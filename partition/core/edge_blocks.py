@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import EdgeParts
+from graphtheta.partition.core.partitioner import EdgeParts, PartitionJob
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.core.thread_pool import ThreadPool
 from graphtheta.rng.philox import Purpose, hash_keys
 
@@ -33,6 +33,7 @@ __all__ = [
     "DEFAULT_EDGE_BLOCKS",
     "NO_CAP",
     "BlockRule",
+    "EdgeBatch",
     "EdgeBlocks",
     "edge_cap",
     "least_loaded",
@@ -45,28 +46,34 @@ _GROWTH = 16  # a batch has at most 1 / _GROWTH as many edges as came before it
 _ONE_THREAD = 4096  # a batch of fewer edges is done before other threads have woken up
 
 
+class EdgeBatch(NamedTuple):
+    """Edges that are decided from one state.
+
+    Attributes:
+        src: Sources.
+        dst: Destinations.
+        loads_P: Number of edges of each part before the batch; read only.
+        load_step: How much a block adds to the load of a part for each edge that it assigns: the
+            number of blocks, because the other blocks are likely to decide alike.
+        parts: Part of each edge, to be written; negative for edges to skip.
+    """
+
+    src: NDArray[Any]
+    dst: NDArray[Any]
+    loads_P: NDArray[np.int64]
+    load_step: int
+    parts: NDArray[np.int32]
+
+
 class BlockRule(Protocol):
     """Scoring rule of a greedy method. Several threads call each method, on different edges."""
 
-    def decide(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        bounds: NDArray[np.int64],
-        loads_P: NDArray[np.int64],
-        load_step: int,
-        parts: NDArray[np.int32],
-    ) -> None:
-        """Write the part of each edge of some blocks; skip edges whose part is negative on entry.
+    def decide(self, batch: EdgeBatch, bounds: NDArray[np.int64]) -> None:
+        """Write the part of each edge of some blocks.
 
         Args:
-            src: Sources of the batch.
-            dst: Destinations of the batch.
+            batch: The batch.
             bounds: Where each block to decide begins, and where the last one ends.
-            loads_P: Number of edges of each part before the batch; read only.
-            load_step: How much a block adds to the load of a part for each edge that it assigns:
-                the number of blocks, because the other blocks are likely to decide alike.
-            parts: Parts of the batch.
         """
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
@@ -88,15 +95,13 @@ class EdgeBlocks:
 
     def place(
         self,
-        stream: EdgeStream,
+        job: PartitionJob,
         rule: BlockRule,
         loads_P: NDArray[np.int64],
         cap: int,
         *,
         title: str,
         name: str,
-        seed: int,
-        resources: Resources,
         preassign: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.int32]] | None = None,
         num_preassigned: int = 0,
     ) -> Iterator[EdgeParts]:
@@ -106,14 +111,12 @@ class EdgeBlocks:
         hold the same state; collective.
 
         Args:
-            stream: Edges of the graph.
+            job: Edges, ranks and threads; its random seed draws the order of the parts.
             rule: Decides edges and holds the state.
             loads_P: Number of edges already in each part; updated in place.
             cap: Most edges of a part. It is kept if P times the cap is enough for all edges.
             title: Title of the progress display.
             name: Name of the method, for messages about ranks that wait.
-            seed: Random seed, which draws the order of the parts.
-            resources: Ranks and threads.
             preassign: From sources and destinations to -1 - part for each edge that is in a part
                 already, which counts it, and 0 for the others; called on every rank, collective.
                 If None, no edge is in a part.
@@ -123,7 +126,8 @@ class EdgeBlocks:
             If there are several ranks, one all-gather for each batch: 2 bytes per edge, 4 from
             2^15 parts on.
         """
-        order_P = part_order(loads_P.shape[0], seed)
+        stream, resources = job.stream, job.resources
+        order_P = part_order(loads_P.shape[0], job.seed)
         with (
             resources.progress.phase(title, stream.num_edges, "edges") as advance,
             ThreadPool(resources.threads) as pool,
@@ -143,23 +147,15 @@ class EdgeBlocks:
 DEFAULT_EDGE_BLOCKS = EdgeBlocks()
 
 
+@dataclass(frozen=True, slots=True)
 class _Batches:
-    def __init__(
-        self,
-        blocks: EdgeBlocks,
-        rule: BlockRule,
-        loads_P: NDArray[np.int64],
-        cap: int,
-        name: str,
-        resources: Resources,
-        pool: ThreadPool,
-    ) -> None:
-        self._batch_size = blocks.batch_size
-        self._num_blocks = min(blocks.num_blocks, blocks.batch_size)
-        self._rule, self._loads, self._cap = rule, loads_P, cap
-        self._stage = f"{name}: exchange decisions"
-        self._resources, self._pool = resources, pool
-        self._sent_dtype = np.dtype(np.int16 if loads_P.shape[0] < 1 << 15 else np.int32)
+    blocks: EdgeBlocks
+    rule: BlockRule
+    loads_P: NDArray[np.int64]
+    cap: int
+    name: str
+    resources: Resources
+    pool: ThreadPool
 
     def place(
         self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32], seen: int
@@ -167,7 +163,7 @@ class _Batches:
         """Assign the next edges; return `seen` plus their number."""
         start, count = 0, src.shape[0]
         while start < count:
-            size = min(self._batch_size, max(_FIRST_BATCH, seen // _GROWTH))
+            size = min(self.blocks.batch_size, max(_FIRST_BATCH, seen // _GROWTH))
             stop = min(count, start + size)
             self._place_batch(src[start:stop], dst[start:stop], parts[start:stop])
             seen += stop - start
@@ -175,28 +171,32 @@ class _Batches:
         return seen
 
     def _place_batch(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
-        comm, count = self._resources.comm, src.shape[0]
-        bounds = np.arange(self._num_blocks + 1) * count // self._num_blocks
-        first, last = self._resources.share(0, self._num_blocks)
+        comm, count = self.resources.comm, src.shape[0]
+        num_blocks = min(self.blocks.num_blocks, self.blocks.batch_size)
+        bounds = np.arange(num_blocks + 1) * count // num_blocks
+        first, last = self.resources.share(0, num_blocks)
+        batch = EdgeBatch(src, dst, self.loads_P, num_blocks, parts)
 
         def decide(blocks: tuple[int, int]) -> None:
-            mine = bounds[blocks[0] : blocks[1] + 1]
-            self._rule.decide(src, dst, mine, self._loads, self._num_blocks, parts)
+            self.rule.decide(batch, bounds[blocks[0] : blocks[1] + 1])
 
         def apply(edges: tuple[int, int]) -> None:
             rows = slice(*edges)
-            self._rule.apply(src[rows], dst[rows], parts[rows])
+            self.rule.apply(src[rows], dst[rows], parts[rows])
 
-        self._pool.map(decide, self._split(first, last, count))
+        self.pool.map(decide, self._split(first, last, count))
         if comm.size > 1:
-            mine = parts[bounds[first] : bounds[last]].astype(self._sent_dtype)
-            parts[:] = np.concatenate(comm.all_gather(mine, stage=self._stage))
-        _add_loads(parts, self._loads, self._cap)
-        self._pool.map(apply, self._split(0, count, count))
+            sent_dtype = np.int16 if self.loads_P.shape[0] < 1 << 15 else np.int32
+            mine = parts[bounds[first] : bounds[last]].astype(sent_dtype)
+            parts[:] = np.concatenate(
+                comm.all_gather(mine, stage=f"{self.name}: exchange decisions")
+            )
+        _add_loads(parts, self.loads_P, self.cap)
+        self.pool.map(apply, self._split(0, count, count))
 
     def _split(self, first: int, last: int, num_edges: int) -> list[tuple[int, int]]:
         # Two ranges per thread, so that a delayed thread holds up the others less.
-        threads = self._pool.threads
+        threads = self.pool.threads
         ranges = 1 if num_edges < _ONE_THREAD else min(last - first, 2 * threads)
         if threads == 1 or ranges < 2:
             return [(first, last)]

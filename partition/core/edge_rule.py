@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
+from graphtheta.partition.core.partitioner import EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.stream import EdgeChunk, chunk_ranges
 
 __all__ = ["EdgeRule"]
 
 
-class EdgeRule(ABC):
+class EdgeRule(EdgeMethod):
     """`EdgePartitioner` whose result does not depend on the order of edges.
 
     The pipeline therefore assigns edges while it moves them to their parts, without storing an
     assignment.
-
-    Attributes:
-        name: Key in `PARTITIONERS`.
     """
-
-    name: str
-    cut: Literal["vertex"] = "vertex"
-    balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 8 * num_nodes
 
-    def node_codes(
-        self, stream: EdgeStream, num_parts: int, *, seed: int, resources: Resources
-    ) -> NDArray[np.int64]:
+    def node_codes(self, job: PartitionJob) -> NDArray[np.int64]:
         """Return what the rule must know about each node, on every rank; collective.
 
         Raises:
@@ -44,17 +33,16 @@ class EdgeRule(ABC):
         Shape:
             Returns (N,), or (0,) if the rule needs nothing.
         """
-        resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, num_parts),
+        stream = job.stream
+        job.resources.check_memory(
+            self.memory(stream.num_nodes, stream.num_edges, job.num_parts),
             f"the 8 bytes that {self.name} keeps for each node",
             "Use the method edge-hash, which needs no memory.",
         )
-        return self._encode_nodes(stream, num_parts, seed, resources)
+        return self._encode_nodes(job)
 
     @abstractmethod
-    def _encode_nodes(
-        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
-    ) -> NDArray[np.int64]: ...
+    def _encode_nodes(self, job: PartitionJob) -> NDArray[np.int64]: ...
 
     @abstractmethod
     def place(
@@ -72,21 +60,14 @@ class EdgeRule(ABC):
             Returns (R,) for R edges.
         """
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
+    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's range of the edges."""
-        code_N = self.node_codes(stream, num_parts, seed=seed, resources=resources)
-        first, last = resources.share(0, stream.num_edges)
+        code_N, resources = self.node_codes(job), job.resources
+        first, last = resources.share(0, job.stream.num_edges)
 
         def place(chunk: tuple[int, int]) -> EdgeParts:
-            return chunk[0], self.place(stream.read(*chunk), code_N, num_parts, seed=seed)
+            edges = job.stream.read(*chunk)
+            return chunk[0], self.place(edges, code_N, job.num_parts, seed=job.seed)
 
         with resources.progress.phase("place edges", last - first, "edges") as advance:
             for start, parts in resources.imap(place, chunk_ranges(first, last)):

@@ -21,8 +21,7 @@ from graphtheta.partition.core.neighbour_lists import (
     neighbour_list_bytes,
 )
 from graphtheta.partition.core.node_blocks import NodeBlocks
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.partition.core.partitioner import PartitionJob
 
 __all__ = [
     "GainRule",
@@ -55,34 +54,31 @@ def greedy_bytes(num_nodes: int, num_edges: int, num_ranks: int) -> int:
     return neighbour_list_bytes(num_nodes, num_edges // num_ranks) + 24 * num_nodes
 
 
-def own_neighbour_lists(
-    stream: EdgeStream, blocks: NodeBlocks, seed: int, name: str, resources: Resources
-) -> NeighbourLists:
+def own_neighbour_lists(job: PartitionJob, blocks: NodeBlocks, name: str) -> NeighbourLists:
     """Return the neighbours of the nodes that this rank decides.
 
     Raises:
         PartitionError: If they do not fit the memory limit.
     """
+    stream, resources = job.stream, job.resources
     resources.check_memory(
         greedy_bytes(stream.num_nodes, stream.num_edges, resources.comm.size),
         f"the neighbour lists for {name}",
         "Use node-hash or dbh, which keep no edges in memory, or use more ranks.",
     )
-    nodes_N = blocks.nodes_of_rank(stream.num_nodes, seed, resources.comm)
+    nodes_N = blocks.nodes_of_rank(stream.num_nodes, job.seed, resources.comm)
     return build_neighbour_lists(stream, resources, nodes_N=nodes_N)
 
 
 def stream_nodes(
+    job: PartitionJob,
     lists: NeighbourLists,
     parts_N: NDArray[np.int32],
-    num_parts: int,
     weights: NodeWeights,
     rule: GainRule,
     *,
     passes: int,
     blocks: NodeBlocks,
-    seed: int,
-    resources: Resources,
 ) -> None:
     """Assign all nodes in one or more passes, in place; later passes know the parts of all nodes.
 
@@ -90,22 +86,20 @@ def stream_nodes(
     or heavy nodes, goes to the least full part and overfills it.
 
     Args:
+        job: Number of parts, ranks and threads; its random seed draws the first node.
         lists: Neighbours of the nodes that this rank decides.
         parts_N: Part of each node, or -1.
-        num_parts: Number of parts (P).
         weights: Weights of the nodes and capacity of a part.
         rule: Score of a part.
         passes: Number of times that all nodes are assigned.
         blocks: Sizes of the blocks that are decided in parallel.
-        seed: Random seed, which draws the first node.
-        resources: Ranks and threads.
 
     Source:
         Nishimura, Ugander, "Restreaming graph partitioning: simple versatile algorithms for
         advanced balancing", KDD 2013.
     """
     num_nodes = parts_N.shape[0]
-    load_PC = np.zeros((num_parts, weights.capacity_C.shape[0]), np.int64)
+    load_PC = np.zeros((job.num_parts, weights.capacity_C.shape[0]), np.int64)
 
     def decide(first: int, last: int, num_blocks: int, decisions: NDArray[np.int32]) -> None:
         load_factor = min(_LOAD_FACTOR, float(num_blocks))
@@ -115,10 +109,10 @@ def stream_nodes(
     def apply(first: int, decisions: NDArray[np.int32]) -> None:
         _apply(parts_N, weights, load_PC, first, decisions)
 
-    with resources.progress.phase("place nodes", passes * num_nodes, "nodes") as advance:
+    with job.resources.progress.phase("place nodes", passes * num_nodes, "nodes") as advance:
         for _ in range(passes):
             load_PC[:] = 0
-            blocks.run(num_nodes, seed, decide, apply, resources, advance)
+            blocks.run(num_nodes, job.seed, decide, apply, job.resources, advance)
 
 
 # -- compiled: shared by methods that look at neighbours' parts ----------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,19 @@ from graphtheta.partition.core.stream import EdgeStream
 __all__ = [
     "Balance",
     "BalanceOf",
+    "EdgeMethod",
     "EdgePartitioner",
     "EdgeParts",
+    "NodeMethod",
     "NodePartitioner",
+    "PartitionJob",
     "Partitioner",
     "part_of_hash",
 ]
 
 BalanceOf = Literal["nodes", "edges", "train"]
 EdgeParts = tuple[int, NDArray[np.int32]]
+Parts = TypeVar("Parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,63 @@ class EdgePartitioner(_Described, Protocol):
 
 
 Partitioner = NodePartitioner | EdgePartitioner
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionJob:
+    """Arguments of one call of a partitioner.
+
+    Attributes:
+        stream: Edges of the graph.
+        num_parts: Number of parts (P).
+        seed: Random seed.
+        balance: Limits to keep.
+        resources: Ranks, threads and memory.
+    """
+
+    stream: EdgeStream
+    num_parts: int
+    seed: int
+    balance: Balance
+    resources: Resources
+
+
+class _Method(ABC, Generic[Parts]):
+    """Base class of the partitioners, which compute the parts of a `PartitionJob`."""
+
+    name: str
+    balances: frozenset[BalanceOf] = frozenset()
+
+    @abstractmethod
+    def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
+        """Return an estimate of a rank's peak memory in bytes, not counting buffers."""
+
+    def __call__(
+        self,
+        stream: EdgeStream,
+        num_parts: int,
+        *,
+        seed: int,
+        balance: Balance,
+        resources: Resources,
+    ) -> Parts:
+        return self._assign(PartitionJob(stream, num_parts, seed, balance, resources))
+
+    @abstractmethod
+    def _assign(self, job: PartitionJob) -> Parts:
+        """Return the result of `__call__`."""
+
+
+class NodeMethod(_Method[NDArray[np.int32]]):
+    """Base class of the `NodePartitioner`s of this package."""
+
+    cut: Literal["edge"] = "edge"
+
+
+class EdgeMethod(_Method[Iterator[EdgeParts]]):
+    """Base class of the `EdgePartitioner`s of this package."""
+
+    cut: Literal["vertex"] = "vertex"
 
 
 def part_of_hash(hash_R: NDArray[np.uint64], num_parts: int) -> NDArray[Any]:

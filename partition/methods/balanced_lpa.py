@@ -17,7 +17,7 @@ from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.node_blocks import DEFAULT_NODE_BLOCKS, NodeBlocks
 from graphtheta.partition.core.node_greedy import copy_loads, count_parts
-from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.core.partitioner import PartitionJob
 from graphtheta.partition.methods.ldg_fennel import Fennel
 
 __all__ = ["BalancedLabelPropagation"]
@@ -58,14 +58,12 @@ class BalancedLabelPropagation(Fennel):
 
     def _refine(
         self,
+        job: PartitionJob,
         lists: NeighbourLists,
         parts_N: NDArray[np.int32],
-        num_parts: int,
         weights: NodeWeights,
-        seed: int,
-        resources: Resources,
     ) -> None:
-        load_PC = part_loads(parts_N, num_parts, weights)
+        load_PC = part_loads(parts_N, job.num_parts, weights)
         num_nodes = parts_N.shape[0]
         moved = 0
 
@@ -77,11 +75,11 @@ class BalancedLabelPropagation(Fennel):
             nonlocal moved
             moved += _move(parts_N, weights, load_PC, first, decisions)
 
-        phase = resources.progress.phase("propagate labels", self.rounds * num_nodes, "nodes")
+        phase = job.resources.progress.phase("propagate labels", self.rounds * num_nodes, "nodes")
         with phase as advance:
             for _ in range(self.rounds):
                 moved = 0
-                self.blocks.run(num_nodes, seed, decide, apply, resources, advance)
+                self.blocks.run(num_nodes, job.seed, decide, apply, job.resources, advance)
                 if moved <= _MIN_MOVED * num_nodes:
                     break
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.intrinsics import jit, prefetch_row
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
+from graphtheta.partition.core.partitioner import PartitionJob
+from graphtheta.partition.core.stream import EdgeChunk, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["DegreeBasedHashing"]
@@ -36,17 +36,15 @@ class DegreeBasedHashing(EdgeRule):
 
     name = "dbh"
 
-    def _encode_nodes(
-        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
-    ) -> NDArray[np.int64]:
-        assert num_parts < 1 << _PART_BITS, "a code has room for the parts"
-        code_N = count_degrees(stream, resources)
-        key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
+    def _encode_nodes(self, job: PartitionJob) -> NDArray[np.int64]:
+        assert job.num_parts < 1 << _PART_BITS, "a code has room for the parts"
+        code_N = count_degrees(job.stream, job.resources)
+        key_2, purpose = step_key(job.seed, 0), stream_id(Purpose.PLACEMENT)
 
         def add_parts(nodes: tuple[int, int]) -> None:
-            _add_parts(code_N, *nodes, purpose, key_2, np.uint64(num_parts))
+            _add_parts(code_N, *nodes, purpose, key_2, np.uint64(job.num_parts))
 
-        resources.map(add_parts, chunk_ranges(0, stream.num_nodes))
+        job.resources.map(add_parts, chunk_ranges(0, job.stream.num_nodes))
         return code_N
 
     def place(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeChunk, EdgeStream
+from graphtheta.partition.core.partitioner import PartitionJob
+from graphtheta.partition.core.stream import EdgeChunk
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["EdgeHash"]
@@ -33,9 +33,7 @@ class EdgeHash(EdgeRule):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 0
 
-    def _encode_nodes(
-        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
-    ) -> NDArray[np.int64]:
+    def _encode_nodes(self, job: PartitionJob) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
 
     def place(

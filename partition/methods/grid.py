@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, chunk_ranges
+from graphtheta.partition.core.partitioner import PartitionJob
+from graphtheta.partition.core.stream import EdgeChunk, chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
 __all__ = ["Grid"]
@@ -40,18 +40,16 @@ class Grid(EdgeRule):
 
     name = "grid"
 
-    def _encode_nodes(
-        self, stream: EdgeStream, num_parts: int, seed: int, resources: Resources
-    ) -> NDArray[np.int64]:
-        columns, rows = _size(num_parts)
+    def _encode_nodes(self, job: PartitionJob) -> NDArray[np.int64]:
+        columns, rows = _size(job.num_parts)
         assert columns < 1 << _FIELD_BITS, "a code has room for the columns"
-        code_N = np.empty(stream.num_nodes, np.int64)
-        key_2, purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
+        code_N = np.empty(job.stream.num_nodes, np.int64)
+        key_2, purpose = step_key(job.seed, 0), stream_id(Purpose.PLACEMENT)
 
         def encode(nodes: tuple[int, int]) -> None:
-            _encode(code_N, *nodes, purpose, key_2, num_parts, columns, rows)
+            _encode(code_N, *nodes, purpose, key_2, job.num_parts, columns, rows)
 
-        resources.map(encode, chunk_ranges(0, stream.num_nodes))
+        job.resources.map(encode, chunk_ranges(0, job.stream.num_nodes))
         return code_N
 
     def place(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
+from graphtheta.partition.core.edge_blocks import (
+    DEFAULT_EDGE_BLOCKS,
+    EdgeBatch,
+    EdgeBlocks,
+    edge_cap,
+)
 from graphtheta.partition.core.intrinsics import inline_jit, jit, lowest_bit
-from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
+from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -21,15 +26,13 @@ from graphtheta.partition.core.replica_bitset import (
     prefetch_node,
     replica_bytes,
 )
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
 
 __all__ = ["HighDegreeReplicatedFirst", "ReplicaRule"]
 
 _NONE = (1 << 63) - 1  # key for "no part", larger than any part's key
 
 
-class HighDegreeReplicatedFirst:
+class HighDegreeReplicatedFirst(EdgeMethod):
     """Assign each edge to the part of the highest score: replicas of its endpoints, few edges.
 
     A part scores 1 + share for each endpoint that it has a replica of, where `share` is the other
@@ -58,7 +61,6 @@ class HighDegreeReplicatedFirst:
     """
 
     name = "hdrf"
-    cut: Literal["vertex"] = "vertex"
     balances: frozenset[BalanceOf] = frozenset({"edges"})
 
     def __init__(
@@ -69,32 +71,20 @@ class HighDegreeReplicatedFirst:
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts)
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
-        resources.check_memory(
+    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+        stream, num_parts = job.stream, job.num_parts
+        job.resources.check_memory(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),
             "the degree and the parts of every node",
             "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
         )
-        degree_N = count_degrees(stream, resources)
-        cap = edge_cap(balance.edges, stream.num_edges, num_parts)
+        degree_N = count_degrees(stream, job.resources)
+        cap = edge_cap(job.balance.edges, stream.num_edges, num_parts)
         replicas = new_replicas(stream.num_nodes, num_parts)
+        rule = ReplicaRule(degree_N, replicas, num_parts, cap, self.balance_weight)
+        loads_P = np.zeros(num_parts, np.int64)
         yield from self.blocks.place(
-            stream,
-            ReplicaRule(degree_N, replicas, num_parts, cap, self.balance_weight),
-            np.zeros(num_parts, np.int64),
-            cap,
-            title="place by replicas",
-            name=self.name,
-            seed=seed,
-            resources=resources,
+            job, rule, loads_P, cap, title="place by replicas", name=self.name
         )
 
 
@@ -121,17 +111,8 @@ class ReplicaRule:
         self._degree, self._replicas = degree_N, replicas
         self._cap, self._balance_weight = cap, float(balance_weight)
 
-    def decide(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        bounds: NDArray[np.int64],
-        loads_P: NDArray[np.int64],
-        load_step: int,
-        parts: NDArray[np.int32],
-    ) -> None:
-        state = (self._degree, self._replicas, loads_P)
-        _decide(src, dst, bounds, *state, load_step, self._cap, self._balance_weight, parts)
+    def decide(self, batch: EdgeBatch, bounds: NDArray[np.int64]) -> None:
+        _decide(batch, bounds, self._degree, self._replicas, self._cap, self._balance_weight)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
         add_replicas(src, dst, parts, self._replicas)
@@ -157,17 +138,14 @@ def _least(key_P: NDArray[np.int64]) -> Any:
 
 @jit
 def _decide(
-    src: NDArray[Any],
-    dst: NDArray[Any],
+    batch: EdgeBatch,
     bounds: NDArray[np.int64],
     degree_N: NDArray[np.int64],
     replicas: Replicas,
-    loads_P: NDArray[np.int64],
-    load_step: int,
     cap: int,
     balance_weight: float,
-    parts: NDArray[np.int32],
 ) -> None:
+    src, dst, loads_P, load_step, parts = batch
     one, six, ahead = np.uint64(1), np.uint64(6), np.uint64(AHEAD)
     bits, words = replicas.bits, replicas.words
     key_P = np.empty(loads_P.shape[0], np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,16 @@ from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
+from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, edge_chunks
+from graphtheta.partition.core.stream import edge_chunks
 from graphtheta.partition.methods.hdrf import ReplicaRule
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["HybridEdgePartitioner"]
 
 
-class HybridEdgePartitioner:
+class HybridEdgePartitioner(EdgeMethod):
     """Grow parts over the edges with an endpoint of low degree, in memory; stream the other edges.
 
     A degree is low if it is at most `tau` times the mean. Parts grow one after another, by
@@ -50,7 +49,6 @@ class HybridEdgePartitioner:
     """
 
     name = "hep"
-    cut: Literal["vertex"] = "vertex"
     balances: frozenset[BalanceOf] = frozenset({"edges"})
 
     def __init__(
@@ -66,15 +64,8 @@ class HybridEdgePartitioner:
         lists = expansion_bytes(num_nodes, num_edges, 2 * num_edges)
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts) + lists
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
+    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+        stream, num_parts, resources = job.stream, job.num_parts, job.resources
         comm, num_nodes = resources.comm, stream.num_nodes
         node_bytes = 8 * num_nodes + replica_bytes(num_nodes, num_parts)
         resources.check_memory(
@@ -101,7 +92,7 @@ class HybridEdgePartitioner:
             edges = UnassignedEdges(degree_N, highest, low_edges)
             for src, dst in edge_chunks(stream, resources, "read edges of low degree"):
                 edges.add(src, dst)
-            drawn = int(hash_keys(np.zeros(1, np.int64), seed, Purpose.PLACEMENT)[0])
+            drawn = int(hash_keys(np.zeros(1, np.int64), job.seed, Purpose.PLACEMENT)[0])
             with resources.progress.phase("grow parts", low_edges, "edges") as advance:
                 low_parts = edges.expand(loads_P, replicas, drawn % max(1, num_nodes))
                 advance(low_edges)
@@ -118,16 +109,14 @@ class HybridEdgePartitioner:
             comm.broadcast(parts, stage="hep: broadcast parts of low degree")
             return parts
 
-        cap = edge_cap(balance.edges, stream.num_edges, num_parts)
+        cap = edge_cap(job.balance.edges, stream.num_edges, num_parts)
         yield from self.blocks.place(
-            stream,
+            job,
             ReplicaRule(degree_N, replicas, num_parts, cap, self.balance_weight),
             loads_P,
             cap,
             title="place edges of hubs",
             name=self.name,
-            seed=seed,
-            resources=resources,
             preassign=preassign,
             num_preassigned=low_edges,
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
-from graphtheta.partition.methods.multilevel import MultilevelPartitioner
+from graphtheta.partition.core.partitioner import PartitionJob
+from graphtheta.partition.methods.multilevel import MultilevelPartitioner, Weights
 
 __all__ = ["KaMinPar", "kaminpar_parts"]
 
@@ -32,15 +32,10 @@ class KaMinPar(MultilevelPartitioner):
     bytes_per_pair = 40
 
     def _solve(
-        self,
-        lists: NeighbourLists,
-        num_parts: int,
-        seed: int,
-        limit: float | None,
-        weight_N: NDArray[Any] | None,
+        self, job: PartitionJob, lists: NeighbourLists, limit: float | None, weight_N: Weights
     ) -> NDArray[np.int32]:
         imbalance = _DEFAULT_IMBALANCE if limit is None else limit - 1
-        return kaminpar_parts(lists, num_parts, seed, imbalance, weight_N)
+        return kaminpar_parts(lists, job.num_parts, job.seed, imbalance, weight_N)
 
 
 def kaminpar_parts(
@@ -48,7 +43,7 @@ def kaminpar_parts(
     num_parts: int,
     seed: int,
     imbalance: float = _DEFAULT_IMBALANCE,
-    weight_N: NDArray[Any] | None = None,
+    weight_N: Weights = None,
 ) -> NDArray[np.int32]:
     """Return the part of each node, computed by KaMinPar in one thread.
 
@@ -74,7 +69,7 @@ def kaminpar_parts(
     return np.array(solver.compute_partition(graph, num_parts, imbalance), np.int32)
 
 
-def _write_parhip(lists: NeighbourLists, weight_N: NDArray[Any] | None, path: Path) -> None:
+def _write_parhip(lists: NeighbourLists, weight_N: Weights, path: Path) -> None:
     # KaMinPar reads graphs from files only. ParHIP's binary format: version, nodes, arcs; byte
     # offset of each node's neighbours in the file; neighbours; weights of nodes. Bits of the
     # version: 1 edges have no weights, 2 nodes have none, 8 neighbours have 32 bits, not 64.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,13 @@ from graphtheta.partition.core.node_greedy import (
     own_neighbour_lists,
     stream_nodes,
 )
-from graphtheta.partition.core.partitioner import Balance, BalanceOf
+from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
 from graphtheta.partition.core.rebalance import rebalance
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
 
 __all__ = ["Fennel", "LinearDeterministicGreedy"]
 
 
-class _StreamedNodes:
+class _StreamedNodes(NodeMethod):
     """Assign nodes to parts one after another, in several passes, by a rule of gain.
 
     Each rank keeps the neighbours of the nodes that it decides, 8 bytes per edge over all ranks,
@@ -45,55 +43,34 @@ class _StreamedNodes:
         Nishimura, Ugander, "Restreaming graph partitioning", KDD 2013 (several passes).
     """
 
-    name: str
-    cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
     def __init__(self, *, passes: int = 3, blocks: NodeBlocks = DEFAULT_NODE_BLOCKS) -> None:
         self.passes, self.blocks = passes, blocks
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
+    @abstractmethod
+    def _rule(self, job: PartitionJob, capacities: Capacities) -> GainRule:
         """Return the gain of assigning a node to a part."""
-        raise NotImplementedError
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return greedy_bytes(num_nodes, num_edges, 1)
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> NDArray[np.int32]:
-        lists = own_neighbour_lists(stream, self.blocks, seed, self.name, resources)
-        capacities = node_capacities(stream, num_parts, balance, resources)
-        parts_N = np.full(stream.num_nodes, -1, np.int32)
-        stream_nodes(
-            lists,
-            parts_N,
-            num_parts,
-            capacities.weights,
-            self.rule(stream, num_parts, capacities),
-            passes=self.passes,
-            blocks=self.blocks,
-            seed=seed,
-            resources=resources,
-        )
-        self._refine(lists, parts_N, num_parts, capacities.weights, seed, resources)
-        rebalance(parts_N, num_parts, capacities)
+    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+        lists = own_neighbour_lists(job, self.blocks, self.name)
+        capacities = node_capacities(job)
+        weights, rule = capacities.weights, self._rule(job, capacities)
+        parts_N = np.full(job.stream.num_nodes, -1, np.int32)
+        stream_nodes(job, lists, parts_N, weights, rule, passes=self.passes, blocks=self.blocks)
+        self._refine(job, lists, parts_N, weights)
+        rebalance(parts_N, job.num_parts, capacities)
         return parts_N
 
     def _refine(
         self,
+        job: PartitionJob,
         lists: NeighbourLists,
         parts_N: NDArray[np.int32],
-        num_parts: int,
         weights: NodeWeights,
-        seed: int,
-        resources: Resources,
     ) -> None:
         """Improve the parts in place, before they are rebalanced."""
 
@@ -107,7 +84,7 @@ class LinearDeterministicGreedy(_StreamedNodes):
 
     name = "ldg"
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
+    def _rule(self, job: PartitionJob, capacities: Capacities) -> GainRule:
         return GainRule(discount=1.0)
 
 
@@ -124,9 +101,9 @@ class Fennel(_StreamedNodes):
 
     name = "fennel"
 
-    def rule(self, stream: EdgeStream, num_parts: int, capacities: Capacities) -> GainRule:
-        num_nodes = stream.num_nodes
-        alpha = math.sqrt(num_parts) * stream.num_edges / num_nodes**1.5
+    def _rule(self, job: PartitionJob, capacities: Capacities) -> GainRule:
+        num_nodes, num_parts = job.stream.num_nodes, job.num_parts
+        alpha = math.sqrt(num_parts) * job.stream.num_edges / num_nodes**1.5
         limit = next(iter(capacities.limits.values()))
         full_nodes = num_nodes * limit / num_parts  # nodes of a full part
         return GainRule(penalty=1.5 * alpha * math.sqrt(full_nodes))  # gamma alpha x^(gamma - 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
-from graphtheta.partition.methods.multilevel import MultilevelPartitioner
+from graphtheta.partition.core.partitioner import PartitionJob
+from graphtheta.partition.methods.multilevel import MultilevelPartitioner, Weights
 
 __all__ = ["Metis"]
 
@@ -29,19 +28,14 @@ class Metis(MultilevelPartitioner):
     bytes_per_pair = 16 + 258
 
     def _solve(
-        self,
-        lists: NeighbourLists,
-        num_parts: int,
-        seed: int,
-        limit: float | None,
-        weight_N: NDArray[Any] | None,
+        self, job: PartitionJob, lists: NeighbourLists, limit: float | None, weight_N: Weights
     ) -> NDArray[np.int32]:
         import pymetis
 
         adjacency = pymetis.CSRAdjacency(lists.indptr, lists.neighbours.astype(np.int64))
-        options = pymetis.Options(seed=seed & 0x7FFFFFFF)
+        options = pymetis.Options(seed=job.seed & 0x7FFFFFFF)
         if limit is not None:
             options.ufactor = max(round(1000 * (limit - 1)), 1)  # thousandths above the mean
         vweights = None if weight_N is None else weight_N.astype(np.int64)
-        result = pymetis.part_graph(num_parts, adjacency, vweights=vweights, options=options)
+        result = pymetis.part_graph(job.num_parts, adjacency, vweights=vweights, options=options)
         return np.array(result.vertex_part, np.int32)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,48 +15,41 @@ from graphtheta.partition.core.neighbour_lists import (
     build_neighbour_lists,
     neighbour_list_bytes,
 )
-from graphtheta.partition.core.partitioner import Balance, BalanceOf
+from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
 from graphtheta.partition.core.rebalance import rebalance
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 
-__all__ = ["MultilevelPartitioner", "label_on_rank_zero"]
+__all__ = ["MultilevelPartitioner", "Weights", "label_on_rank_zero"]
+
+Weights = NDArray[Any] | None
 
 
-class MultilevelPartitioner(ABC):
+class MultilevelPartitioner(NodeMethod):
     """Edge-cut by a library that holds the whole graph on rank 0.
 
     It keeps one limit: of nodes, or of edges, where a node weighs its in-degree. Rank 0 holds the
     neighbour lists, 8 bytes per edge, and the work space of the library.
 
     Attributes:
-        name: Key in `PARTITIONERS`.
         bytes_per_pair: Work space of the library for each pair of neighbours.
 
     Communication:
         Broadcast of 4 bytes per node; all-reduce of 8 N bytes if edges are limited.
     """
 
-    name: str
     bytes_per_pair: int
-    cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges"))
 
     @abstractmethod
     def _solve(
-        self,
-        lists: NeighbourLists,
-        num_parts: int,
-        seed: int,
-        limit: float | None,
-        weight_N: NDArray[Any] | None,
+        self, job: PartitionJob, lists: NeighbourLists, limit: float | None, weight_N: Weights
     ) -> NDArray[np.int32]:
         """Return the part of each node.
 
         Args:
+            job: Number of parts and random seed.
             lists: Neighbours of all nodes, sorted and without repetitions.
-            num_parts: Number of parts (P).
-            seed: Random seed.
             limit: Largest part divided by the mean. If None, the default of the library.
             weight_N: Weights of the nodes. If None, 1.
         """
@@ -66,30 +59,22 @@ class MultilevelPartitioner(ABC):
         lists = neighbour_list_bytes(num_nodes, num_edges)
         return lists + self.bytes_per_pair * num_edges + 64 * num_nodes
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> NDArray[np.int32]:
-        what, limit = single_limit(self.name, balance)
+    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+        what, limit = single_limit(self.name, job.balance)
         weight_N, capacities = None, None
         if limit is not None:
-            capacities = node_capacities(stream, num_parts, balance, resources)
+            capacities = node_capacities(job)
             weight_N = capacities.weights.weight_NC[:, 0] if what == "edges" else None
         parts_N = label_on_rank_zero(
-            stream,
-            resources,
+            job.stream,
+            job.resources,
             self.name,
             self.bytes_per_pair,
             "Use ldg or lpa, which need 8 bytes per edge over all ranks, or node-hash or dbh.",
-            lambda lists: self._solve(lists, num_parts, seed, limit, weight_N),
+            lambda lists: self._solve(job, lists, limit, weight_N),
         )
         if capacities is not None:
-            rebalance(parts_N, num_parts, capacities)
+            rebalance(parts_N, job.num_parts, capacities)
         return parts_N
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.partitioner import Balance, BalanceOf, part_of_hash
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream, chunk_ranges
+from graphtheta.partition.core.partitioner import NodeMethod, PartitionJob, part_of_hash
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["NodeHash"]
 
 
-class NodeHash:
+class NodeHash(NodeMethod):
     """Assign each node to a random part: balanced on average, without a guarantee.
 
     Memory: the result only.
@@ -28,30 +25,20 @@ class NodeHash:
     """
 
     name = "node-hash"
-    cut: Literal["edge"] = "edge"
-    balances: frozenset[BalanceOf] = frozenset()
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 4 * num_nodes
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> NDArray[np.int32]:
-        num_nodes = stream.num_nodes
+    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+        num_nodes = job.stream.num_nodes
         parts_N = np.empty(num_nodes, np.int32)
-        with resources.progress.phase("hash nodes", num_nodes, "nodes") as advance:
+        with job.resources.progress.phase("hash nodes", num_nodes, "nodes") as advance:
 
             def place(nodes: tuple[int, int]) -> None:
                 keys = np.arange(*nodes, dtype=np.int64)
-                hashes = hash_keys(keys, seed, Purpose.PLACEMENT)
-                parts_N[slice(*nodes)] = part_of_hash(hashes, num_parts)
+                hashes = hash_keys(keys, job.seed, Purpose.PLACEMENT)
+                parts_N[slice(*nodes)] = part_of_hash(hashes, job.num_parts)
                 advance(keys.shape[0])
 
-            resources.map(place, chunk_ranges(0, num_nodes))
+            job.resources.map(place, chunk_ranges(0, num_nodes))
         return parts_N

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.capacity import single_limit
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.partitioner import Balance, BalanceOf
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
 
 __all__ = ["Range"]
 
 
-class Range:
+class Range(NodeMethod):
     """Assign consecutive nodes to the same part: equally many nodes, in-edges or training nodes.
 
     Good for an input order with locality, such as web pages crawled site by site; otherwise it cuts
@@ -32,25 +28,16 @@ class Range:
     """
 
     name = "range"
-    cut: Literal["edge"] = "edge"
     balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
 
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 20 * num_nodes
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> NDArray[np.int32]:
-        num_nodes = stream.num_nodes
+    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+        num_nodes, num_parts, balance = job.stream.num_nodes, job.num_parts, job.balance
         what, limit = single_limit(self.name, balance)
         if what == "edges":
-            sums = np.cumsum(count_degrees(stream, resources, "in"))
+            sums = np.cumsum(count_degrees(job.stream, job.resources, "in"))
         elif what == "train":
             assert balance.is_train is not None, "a limit of training nodes comes with their mask"
             sums = np.cumsum(balance.is_train, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import (
     DEFAULT_EDGE_BLOCKS,
+    EdgeBatch,
     EdgeBlocks,
     edge_cap,
     least_loaded,
 )
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import Balance, BalanceOf, EdgeParts
+from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -28,8 +29,7 @@ from graphtheta.partition.core.replica_bitset import (
     prefetch_node,
     replica_bytes,
 )
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeChunk, EdgeStream, edge_chunks
+from graphtheta.partition.core.stream import EdgeChunk, edge_chunks
 from graphtheta.partition.core.stream_clusters import join_clusters, pack
 from graphtheta.rng.philox import Purpose, hash_key, step_key, stream_id
 
@@ -38,7 +38,7 @@ __all__ = ["TwoPhaseStreaming"]
 _PART_MASK = (1 << PART_BITS) - 1  # bits of a node's code that hold its part; above is its degree
 
 
-class TwoPhaseStreaming:
+class TwoPhaseStreaming(EdgeMethod):
     """2PS-L: cluster the nodes, pack clusters into parts, then choose one of two parts per edge.
 
     The two parts are those of the clusters of the endpoints. If they are the same, the edge is
@@ -69,7 +69,6 @@ class TwoPhaseStreaming:
     """
 
     name = "2ps-l"
-    cut: Literal["vertex"] = "vertex"
     balances: frozenset[BalanceOf] = frozenset({"edges"})
 
     def __init__(
@@ -83,50 +82,38 @@ class TwoPhaseStreaming:
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return max(44 * num_nodes, 8 * num_nodes + replica_bytes(num_nodes, num_parts))
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
-        resources.check_memory(
+    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+        stream, num_parts = job.stream, job.num_parts
+        job.resources.check_memory(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),
             "clusters, degrees and parts of every node",
             "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
         )
-        limit = self.alpha if balance.edges is None else balance.edges
+        limit = self.alpha if job.balance.edges is None else job.balance.edges
         cap = edge_cap(limit, stream.num_edges, num_parts)
-        code_N = self._encode_nodes(stream, num_parts, resources)
-        rule = _CandidateRule(code_N, num_parts, cap, seed, resources)
-        for src, dst in edge_chunks(stream, resources, "edges within parts"):
+        rule = _CandidateRule(self._encode_nodes(job), cap, job)
+        for src, dst in edge_chunks(stream, job.resources, "edges within parts"):
             rule.count_within(src, dst)
         yield from self.blocks.place(
-            stream,
+            job,
             rule,
             rule.reserve(),
             cap,
             title="place by clusters",
             name=self.name,
-            seed=seed,
-            resources=resources,
             preassign=rule.preassign,
         )
 
-    def _encode_nodes(
-        self, stream: EdgeStream, num_parts: int, resources: Resources
-    ) -> NDArray[np.int64]:
+    def _encode_nodes(self, job: PartitionJob) -> NDArray[np.int64]:
         """Return each node's degree and the part of its cluster, packed."""
-        num_nodes = stream.num_nodes
-        degree_N = count_degrees(stream, resources)
+        stream, num_nodes = job.stream, job.stream.num_nodes
+        degree_N = count_degrees(stream, job.resources)
         volume_N = degree_N.copy()
         cluster_N = np.arange(num_nodes, dtype=np.int32 if num_nodes < 1 << 31 else np.int64)
-        largest = int(self.cluster_volume * 2 * stream.num_edges / num_parts)
-        for src, dst in edge_chunks(stream, resources, "cluster"):
+        largest = int(self.cluster_volume * 2 * stream.num_edges / job.num_parts)
+        for src, dst in edge_chunks(stream, job.resources, "cluster"):
             join_clusters(src, dst, degree_N, cluster_N, volume_N, largest)
-        _add_parts(degree_N, pack(volume_N, num_parts), cluster_N)
+        _add_parts(degree_N, pack(volume_N, job.num_parts), cluster_N)
         return degree_N
 
 
@@ -138,18 +125,11 @@ class _CandidateRule:
             edge reads one cache line per endpoint.
     """
 
-    def __init__(
-        self,
-        code_N: NDArray[np.int64],
-        num_parts: int,
-        cap: int,
-        seed: int,
-        resources: Resources,
-    ) -> None:
-        self._code, self._cap, self._resources = code_N, cap, resources
-        self._replicas = new_replicas(code_N.shape[0], num_parts)
-        self._within_P = np.zeros(num_parts, np.int64)
-        self._key_2, self._purpose = step_key(seed, 0), stream_id(Purpose.PLACEMENT)
+    def __init__(self, code_N: NDArray[np.int64], cap: int, job: PartitionJob) -> None:
+        self._code, self._cap, self._resources = code_N, cap, job.resources
+        self._replicas = new_replicas(code_N.shape[0], job.num_parts)
+        self._within_P = np.zeros(job.num_parts, np.int64)
+        self._key_2, self._purpose = step_key(job.seed, 0), stream_id(Purpose.PLACEMENT)
 
     def _slices(self, src: NDArray[Any], dst: NDArray[Any]) -> list[EdgeChunk]:
         threads = self._resources.threads
@@ -185,18 +165,9 @@ class _CandidateRule:
 
         return np.concatenate(self._resources.map(mark, self._slices(src, dst)))
 
-    def decide(
-        self,
-        src: NDArray[Any],
-        dst: NDArray[Any],
-        bounds: NDArray[np.int64],
-        loads_P: NDArray[np.int64],
-        load_step: int,
-        parts: NDArray[np.int32],
-    ) -> None:
-        state = (self._code, self._replicas, loads_P)
+    def decide(self, batch: EdgeBatch, bounds: NDArray[np.int64]) -> None:
         fallback = (self._cap, self._purpose, self._key_2)
-        _decide(src, dst, bounds, *state, load_step, *fallback, parts)
+        _decide(batch, bounds, self._code, self._replicas, *fallback)
 
     def apply(self, src: NDArray[Any], dst: NDArray[Any], parts: NDArray[np.int32]) -> None:
         add_replicas(src, dst, parts, self._replicas)
@@ -244,18 +215,15 @@ def _mark_within(
 
 @jit
 def _decide(
-    src: NDArray[Any],
-    dst: NDArray[Any],
+    batch: EdgeBatch,
     bounds: NDArray[np.int64],
     code_N: NDArray[np.int64],
     replicas: Replicas,
-    loads_P: NDArray[np.int64],
-    load_step: int,
     cap: int,
     purpose: np.uint32,
     key: NDArray[np.uint32],
-    parts: NDArray[np.int32],
 ) -> None:
+    src, dst, loads_P, load_step, parts = batch
     ahead, num_parts = np.uint64(AHEAD), np.uint64(loads_P.shape[0])
     seen_P = np.empty_like(loads_P)  # loads as this block sees them
     for block in range(bounds.shape[0] - 1):

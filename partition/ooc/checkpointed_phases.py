@@ -78,20 +78,20 @@ class CheckpointedPhases:
                 "Choose a folder that all hosts share."
             )
 
-    def phase(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def phase(self, name: str, run: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
         """Run a phase and return its result, or return that of an earlier run; collective.
 
         Args:
             name: Name of the phase.
-            run: Function that does the work and returns a JSON-serialisable result. The result of
-                rank 0 is recorded and returned on all ranks.
+            run: Function that does the work and returns a JSON-serialisable result, or None for an
+                empty one. The result of rank 0 is recorded and returned on all ranks.
         """
         path = self.folder / f"phase-{name}.json"
         recorded = np.array([path.exists()], np.int8)
         # The answer of rank 0 counts: a shared file system may show the file to other hosts later.
         self._comm.broadcast(recorded, stage=f"partition: {name}")
         if not recorded[0]:
-            result = run()
+            result = run() or {}
             self._comm.barrier(stage=f"partition: {name}")
             if self._comm.rank == 0:
                 with atomic_file(path) as file:

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.edge_rule import EdgeRule
-from graphtheta.partition.core.partitioner import Balance, Partitioner
-from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.core.stream import EdgeStream
+from graphtheta.partition.core.partitioner import Partitioner, PartitionJob
 from graphtheta.partition.ooc.edge_file import read_array, write_from
 
 __all__ = ["ASSIGNMENT", "Assignment", "PartOfEdges", "assign"]
@@ -26,16 +24,7 @@ ASSIGNMENT = "assignment"  # the file; for an edge-cut, a `NodeFile`
 PartOfEdges = Callable[[int, int, NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
-def assign(
-    partitioner: Partitioner,
-    stream: EdgeStream,
-    num_parts: int,
-    folder: Path,
-    *,
-    seed: int,
-    balance: Balance,
-    resources: Resources,
-) -> None:
+def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
     """Run a partitioner and write its assignment into a folder; collective.
 
     The file holds the part of each node (edge-cut), the part of each edge (vertex-cut), or the
@@ -45,19 +34,20 @@ def assign(
         PartitionError: If the partitioner does not support a requested balance, or its state
             exceeds the memory limit.
     """
-    refused = [what for what in balance.limits() if what not in partitioner.balances]
+    refused = [what for what in job.balance.limits() if what not in partitioner.balances]
     if refused:
         raise PartitionError(
             f"partition: expected a method that can balance {' and '.join(refused)}, got "
             f"{partitioner.name}. Omit the limit, or choose another method."
         )
-    comm, path = resources.comm, folder / ASSIGNMENT
+    stream, num_parts, path = job.stream, job.num_parts, folder / ASSIGNMENT
+    seed, balance, resources, comm = job.seed, job.balance, job.resources, job.resources.comm
     if partitioner.cut == "edge":
         part_N = partitioner(stream, num_parts, seed=seed, balance=balance, resources=resources)
         if comm.rank == 0:
             part_N.tofile(path)
     elif isinstance(partitioner, EdgeRule):
-        code_N = partitioner.node_codes(stream, num_parts, seed=seed, resources=resources)
+        code_N = partitioner.node_codes(job)
         if comm.rank == 0:
             code_N.tofile(path)
     else:

@@ -31,7 +31,7 @@ import pyarrow as pa
 from graphtheta.data.schema import as_numpy, refuse
 from graphtheta.data.source import GraphSource
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
-from graphtheta.partition.core.partitioner import Balance, Partitioner
+from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.methods.registry import PARTITIONERS
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
@@ -158,7 +158,7 @@ class Pipeline:
                 f"{num_nodes:,} nodes. Use fewer parts."
             )
 
-        def edges() -> dict[str, Any]:
+        def edges() -> None:
             resolve_edges(
                 source,
                 folder,
@@ -167,7 +167,6 @@ class Pipeline:
                 self_loops=plan.self_loops,
                 resources=self._resources,
             )
-            return {}
 
         self._phases.phase("edges", edges)
         if not plan.repeats:
@@ -179,17 +178,10 @@ class Pipeline:
         plan = self._plan
         partitioner = named_partitioner(plan.method)
 
-        def run() -> dict[str, Any]:
-            assign(
-                partitioner,
-                edges,
-                plan.num_parts,
-                self._folder,
-                seed=plan.seed,
-                balance=self._balance(edges.num_nodes),
-                resources=self._resources,
-            )
-            return {}
+        def run() -> None:
+            balance = self._balance(edges.num_nodes)
+            job = PartitionJob(edges, plan.num_parts, plan.seed, balance, self._resources)
+            assign(partitioner, job, self._folder)
 
         self._phases.phase("assign", run)
         return Assignment(
@@ -210,10 +202,6 @@ class Pipeline:
             largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
             return self._largest(largest, self._source.edge_schema)
 
-        def replicas() -> dict[str, Any]:
-            find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources)
-            return {}
-
         def masters() -> dict[str, Any]:
             largest = choose_masters(
                 self._source,
@@ -232,7 +220,10 @@ class Pipeline:
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 
         largest = {"edges": self._phases.phase("shuffle", shuffle)}
-        self._phases.phase("replicas", replicas)
+        self._phases.phase(
+            "replicas",
+            lambda: find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources),
+        )
         largest["nodes"] = self._phases.phase("masters", masters)
         counts = self._phases.phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
@@ -245,48 +236,37 @@ class Pipeline:
         A background thread deletes the files that are not needed any more, since the disk may be
         slow to do so.
         """
-        with ThreadPoolExecutor(1) as remover:
-            if self._comm.rank == 0:
-                remover.submit(edges.remove_all)
-                remover.submit(assignment.remove)
-            return self._write(edges, counts, path, remover)
-
-    def _write(
-        self, edges: EdgeFile, counts: PartCounts, path: Path, remover: ThreadPoolExecutor
-    ) -> Book:
         num_nodes, num_parts, comm = edges.num_nodes, self._plan.num_parts, self._comm
         first_new_id = np.cumsum(counts.masters) - counts.masters
-        mine = own_parts(num_parts, comm.rank, comm.size)
+        resources, folder = self._resources, self._folder
 
-        def local_ids() -> dict[str, Any]:
-            write_local_ids(num_nodes, num_parts, self._folder, self._resources)
-            return {}
-
-        def parts() -> dict[str, Any]:
-            records, columns = self._records(edges), self._source.edge_schema
-            builder = PartBuilder(records, self._folder, num_nodes, first_new_id, columns)
+        def parts() -> None:
+            mine = own_parts(num_parts, comm.rank, comm.size)
+            columns = self._source.edge_schema
+            builder = PartBuilder(self._records(edges), folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
-            with self._resources.progress.phase("write parts", len(mine), "parts") as advance:
+            with resources.progress.phase("write parts", len(mine), "parts") as advance:
 
                 def write(part: int) -> None:
                     _write_part(builder, part, int(counts.interior[part]), path)
                     advance(1)
 
-                self._resources.map(write, mine, max_threads=at_once)
-            return {}
+                resources.map(write, mine, max_threads=at_once)
 
-        def index() -> dict[str, Any]:
-            self._write_index(num_nodes, first_new_id, path)
-            return {}
-
-        self._phases.phase("local-ids", local_ids)
-        if comm.rank == 0:
-            (path / "index").mkdir(parents=True, exist_ok=True)
-        comm.barrier(stage="store: create")
-        self._phases.phase("parts", parts)
-        if comm.rank == 0:
-            remover.submit(self._records(edges).remove)
-        self._phases.phase("index", index)
+        with ThreadPoolExecutor(1) as remover:
+            if comm.rank == 0:
+                remover.submit(edges.remove_all)
+                remover.submit(assignment.remove)
+            self._phases.phase(
+                "local-ids", lambda: write_local_ids(num_nodes, num_parts, folder, resources)
+            )
+            if comm.rank == 0:
+                (path / "index").mkdir(parents=True, exist_ok=True)
+            comm.barrier(stage="store: create")
+            self._phases.phase("parts", parts)
+            if comm.rank == 0:
+                remover.submit(self._records(edges).remove)
+            self._phases.phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
         texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
         return Book(
             first_new_id=first_new_id,

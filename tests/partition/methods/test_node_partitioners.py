@@ -15,7 +15,7 @@ from graphtheta.errors import PartitionError
 from graphtheta.partition.core.capacity import node_capacities
 from graphtheta.partition.core.neighbour_lists import build_neighbour_lists
 from graphtheta.partition.core.node_blocks import NodeBlocks
-from graphtheta.partition.core.partitioner import Balance, NodePartitioner
+from graphtheta.partition.core.partitioner import Balance, NodePartitioner, PartitionJob
 from graphtheta.partition.core.rebalance import rebalance
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
@@ -250,7 +250,7 @@ def test_ranges_fill_up_where_equal_sums_break_the_limit() -> None:
 
 def test_rebalance_moves_nodes_of_high_key_out_of_full_parts() -> None:
     stream = stream_of(random_graph(40, 100))
-    capacities = node_capacities(stream, 4, Balance(nodes=1.0), Resources())
+    capacities = node_capacities(PartitionJob(stream, 4, 0, Balance(nodes=1.0), Resources()))
     parts = np.zeros(40, np.int32)
     rebalance(parts, 4, capacities)
     assert np.bincount(parts).tolist() == [10, 10, 10, 10]
