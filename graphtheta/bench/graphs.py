@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column
+from graphtheta.data.schema import matrix_column, node_table
 from graphtheta.datasets.generate import rmat_edges
 from graphtheta.datasets.store_cache import open_input
 from graphtheta.partition import Manifest, Plan, Resources, make_store
@@ -52,18 +52,15 @@ def rmat_graph(
     kept = src != dst  # layers differ in what they do with self-loops
     src, dst = src[kept], dst[kept]
     rng = np.random.default_rng(seed)
-    nodes = {
-        "id": pa.array(np.arange(num_nodes)),
-        "features": matrix_column(rng.standard_normal((num_nodes, features), np.float32)),
-        "label:y": pa.array(np.append(rng.integers(0, classes, num_nodes - 1), classes - 1)),
-        "split:split": pa.array(np.ones(num_nodes, np.int8)),
-    }
+    values = rng.standard_normal((num_nodes, features), np.float32)
+    labels = np.append(rng.integers(0, classes, num_nodes - 1), classes - 1)
+    nodes = node_table(np.arange(num_nodes), values, labels, np.ones(num_nodes, np.int8))
     edges: dict[str, Any] = {"src": pa.array(src), "dst": pa.array(dst)}
     if edge_features:
         edges["attr"] = matrix_column(rng.standard_normal((len(src), edge_features), np.float32))
     if edge_types:
         edges["type"] = pa.array(rng.integers(0, edge_types, len(src)))
-    return Graph(pa.table(nodes), pa.table(edges))
+    return Graph(nodes, pa.table(edges))
 
 
 def rmat_store(

@@ -16,13 +16,13 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.versions import installed_versions
 
 __all__ = ["Record", "append", "load", "new_record", "provenance", "spread"]
 
@@ -110,7 +110,7 @@ def provenance(threads: int) -> dict[str, Any]:
     """Return commit, versions, hardware, threads and time (UTC)."""
     return {
         **_commit(),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": installed_versions(_PACKAGES),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
@@ -134,17 +134,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @functools.cache

@@ -62,11 +62,7 @@ def store_to_scale(
 
 
 def scaling_records(
-    store: str,
-    options: ModelOptions,
-    jobs: Sequence[tuple[int, int]],
-    *,
-    runs: int = 7,
+    store: str, options: ModelOptions, jobs: Sequence[tuple[int, int]], *, runs: int = 7
 ) -> Iterator[Record]:
     """Train on a store with each number of workers, and yield a record for each.
 

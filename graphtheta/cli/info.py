@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,16 +186,11 @@ def _show_bytes(predicted: LayerBytes, what: str) -> None:
 def _show_degrees(found: Report) -> None:
     from graphtheta.partition.analysis.report import degree_bounds
 
-    bounds = degree_bounds(len(found.in_degrees)).tolist()
+    ranges = pairwise(degree_bounds(len(found.in_degrees)).tolist())
+    counts = zip(found.in_degrees.tolist(), found.out_degrees.tolist(), strict=True)
     rows = [
         (f"{low:,}" if high - low <= 1 else f"{low:,} to {high - 1:,}", f"{ins:,}", f"{outs:,}")
-        for low, high, ins, outs in zip(
-            bounds[:-1],
-            bounds[1:],
-            found.in_degrees.tolist(),
-            found.out_degrees.tolist(),
-            strict=True,
-        )
+        for (low, high), (ins, outs) in zip(ranges, counts, strict=True)
     ]
     largest_in, largest_out = found.largest_degrees
     rows.append(("largest", f"{largest_in:,}", f"{largest_out:,}"))

@@ -233,10 +233,7 @@ class Graph:
 
     @classmethod
     def from_arrow(
-        cls,
-        nodes: pa.Table | None,
-        edges: pa.Table,
-        **columns: Unpack[ColumnOptions],
+        cls, nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
     ) -> Graph:
         """Convert a node table and an edge table that contains the ids of nodes.
 

@@ -17,13 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.mapping import (
-    ColumnOptions,
-    options_by_table,
-    plan_edges,
-    plan_nodes,
-    shape,
-)
+from graphtheta.data.mapping import ColumnOptions, options_by_table, plan_edges, plan_nodes, shape
 from graphtheta.data.schema import (
     as_numpy,
     matrix_column,
@@ -39,6 +33,9 @@ Tables = tuple[pa.Table, pa.Table]  # nodes, edges
 __all__ = ["from_dgl", "from_networkx", "from_pyg", "to_dgl", "to_networkx", "to_pyg"]
 
 MASKS = ("train_mask", "val_mask", "test_mask")
+_NODE_DATA = ("original_id", "features", "y", *MASKS)
+_EDGE_DATA = ("attr", "type", "weight")
+_PYG_NAMES = {"features": "x", "attr": "edge_attr", "type": "edge_type", "weight": "edge_weight"}
 
 
 def from_pyg(data: Any) -> Tables:
@@ -54,23 +51,12 @@ def from_pyg(data: Any) -> Tables:
             "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
         )
     src, dst = _array(data.edge_index)
-    return _from_arrays(
-        "from_pyg",
-        int(data.num_nodes),
-        {
-            "original_id": getattr(data, "original_id", None),
-            "features": getattr(data, "x", None),
-            "y": getattr(data, "y", None),
-            **{name: getattr(data, name, None) for name in MASKS},
-        },
-        {
-            "src": src,
-            "dst": dst,
-            "attr": getattr(data, "edge_attr", None),
-            "type": getattr(data, "edge_type", None),
-            "weight": getattr(data, "edge_weight", None),
-        },
+    node_data, edge_data = (
+        {name: getattr(data, _PYG_NAMES.get(name, name), None) for name in names}
+        for names in (_NODE_DATA, _EDGE_DATA)
     )
+    edges = {"src": src, "dst": dst, **edge_data}
+    return _from_arrays("from_pyg", int(data.num_nodes), node_data, edges)
 
 
 def to_pyg(
@@ -81,9 +67,8 @@ def to_pyg(
     from torch_geometric.data import Data
 
     node_arrays, edge_arrays = _to_arrays(nodes, edges, label, split)
-    names = {"features": "x", "attr": "edge_attr", "type": "edge_type", "weight": "edge_weight"}
     tensors = {
-        names.get(name, name): torch.tensor(array)
+        _PYG_NAMES.get(name, name): torch.tensor(array)
         for name, array in {**node_arrays, **edge_arrays}.items()
         if name not in ("src", "dst") and array.dtype != object
     }
@@ -103,23 +88,12 @@ def from_dgl(
             "Convert it with dgl.to_homogeneous."
         )
     src, dst = graph.edges(order="eid")
-    return _from_arrays(
-        "from_dgl",
-        int(graph.num_nodes()),
-        {
-            "original_id": graph.ndata.get("original_id"),
-            "features": graph.ndata.get(features),
-            "y": graph.ndata.get(label),
-            **{name: graph.ndata.get(name) for name in MASKS},
-        },
-        {
-            "src": src,
-            "dst": dst,
-            "attr": graph.edata.get(edge_features),
-            "type": graph.edata.get(edge_type),
-            "weight": graph.edata.get(edge_weight),
-        },
-    )
+    node_keys = {"features": features, "y": label}
+    edge_keys = {"attr": edge_features, "type": edge_type, "weight": edge_weight}
+    node_data = {name: graph.ndata.get(node_keys.get(name, name)) for name in _NODE_DATA}
+    edge_data = {name: graph.edata.get(key) for name, key in edge_keys.items()}
+    edges = {"src": src, "dst": dst, **edge_data}
+    return _from_arrays("from_dgl", int(graph.num_nodes()), node_data, edges)
 
 
 def to_dgl(
@@ -252,8 +226,8 @@ def _to_arrays(
     if split is not None or names_of("split", nodes):
         chosen = _split_array(nodes, split)
         arrays |= {name: chosen == value for value, name in enumerate(MASKS, start=1)}
-    known = ("src", "dst", "attr", "type", "weight")
-    return arrays, {name: as_numpy(edges[name]) for name in known if name in edges.column_names}
+    known = [name for name in ("src", "dst", *_EDGE_DATA) if name in edges.column_names]
+    return arrays, {name: as_numpy(edges[name]) for name in known}
 
 
 def _label_array(nodes: pa.Table, name: str | None) -> NDArray[Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "need_column",
     "no_nulls",
     "no_nulls_inside",
+    "node_table",
     "one_split",
     "refuse",
     "some",
@@ -72,6 +73,18 @@ def matrix_column(values_RF: NDArray[Any]) -> pa.Array:
     if not values_RF.shape[1]:
         return pa.array([[]] * len(values_RF), pa.list_(flat.type, 0))
     return pa.FixedSizeListArray.from_arrays(flat, values_RF.shape[1])
+
+
+def node_table(
+    ids: Any, features_NF: NDArray[Any], labels: Any, split: NDArray[np.int8]
+) -> pa.Table:
+    """Return a node table with features, the label `y` and the split `split`.
+
+    Shape:
+        ids, labels, split: (N,) NumPy or Arrow arrays.
+    """
+    features = matrix_column(features_NF)
+    return pa.table({"id": ids, "features": features, "label:y": labels, "split:split": split})
 
 
 def split_columns(
@@ -169,10 +182,7 @@ def no_nulls(array: pa.Array, where: str, first_row: int) -> None:
     if array.null_count:
         rows = first_row + np.flatnonzero(array.is_null())
         raise refuse(
-            where,
-            "a value in every row",
-            f"nulls in {_rows(rows)}",
-            "Fill or drop these rows.",
+            where, "a value in every row", f"nulls in {_rows(rows)}", "Fill or drop these rows."
         )
 
 
@@ -186,10 +196,7 @@ def in_range(
     rows = np.flatnonzero(bad.fill_null(False))
     if len(rows):
         raise refuse(
-            where,
-            expected,
-            f"{array[int(rows[0])]} in {_rows(first_row + rows)}",
-            _remedy(where),
+            where, expected, f"{array[int(rows[0])]} in {_rows(first_row + rows)}", _remedy(where)
         )
 
 
@@ -201,12 +208,7 @@ def _finite(array: pa.Array, where: str, first_row: int) -> None:
         bad &= array.is_valid().to_numpy(zero_copy_only=False)
     rows = first_row + np.flatnonzero(bad)
     if len(rows):
-        raise refuse(
-            where,
-            "finite numbers",
-            f"NaN or inf in {_rows(rows)}",
-            _remedy(where),
-        )
+        raise refuse(where, "finite numbers", f"NaN or inf in {_rows(rows)}", _remedy(where))
 
 
 def _check_id(array: pa.Array, where: str, first_row: int) -> None:

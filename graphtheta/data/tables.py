@@ -24,9 +24,7 @@ __all__ = ["check_unique_ids", "digest_of", "keyed_tables"]
 
 
 def keyed_tables(
-    nodes: pa.Table | None,
-    edges: pa.Table,
-    **columns: Unpack[ColumnOptions],
+    nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
 ) -> tuple[pa.Table, pa.Table]:
     """Return the node and edge tables of `Graph.from_arrow`, which describes the arguments.
 

@@ -21,7 +21,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column, refuse
+from graphtheta.data.schema import matrix_column, node_table, refuse
 from graphtheta.datasets.splits import random_split
 
 __all__ = ["FEATURES", "read", "recognises"]
@@ -75,14 +75,10 @@ def read(path: str, *, seed: int = 0) -> Graph:
     unknown = np.asarray(sign.is_null())
     classes = np.where(unknown, -1, fraud)
     split = random_split(len(users), classes, train=0.6, val=0.2, seed=seed, per_class=True)
-    nodes = {
-        "id": pa.array(users),
-        "features": matrix_column(_features(len(users), src, dst, rating, time)),
-        "label:y": pa.array(fraud, mask=unknown),
-        "split:split": pa.array(split),
-    }
+    features = _features(len(users), src, dst, rating, time)
+    nodes = node_table(users, features, pa.array(fraud, mask=unknown), split)
     attr = matrix_column(np.stack([rating, time], axis=1).astype(np.float32))
-    return Graph(pa.table(nodes), pa.table({"src": src, "dst": dst, "attr": attr}))
+    return Graph(nodes, pa.table({"src": src, "dst": dst, "attr": attr}))
 
 
 def _features(

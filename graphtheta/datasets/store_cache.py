@@ -15,8 +15,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from graphtheta.comm.communicator import Communicator
 from graphtheta.datasets import read
 from graphtheta.errors import ConfigError, StoreError
@@ -94,13 +92,12 @@ def cached_store(
     named_partitioner(method)
     folder = folder or cache_folder()
     source = open_source() if comm.rank == 0 else None
-    digest = np.zeros(16, np.uint8)
-    if source is not None:
-        digest[:] = np.frombuffer(bytes.fromhex(source.digest()), np.uint8)
-    comm.broadcast(digest, stage="cache: digest of the input")
-    name = f"{digest.tobytes().hex()}-{comm.size}-{method}-{seed}{'-undirected' * undirected}"
+    digest = "" if source is None else source.digest()
+    digest = comm.broadcast_text(digest, stage="cache: digest of the input")
+    name = f"{digest}-{comm.size}-{method}-{seed}{'-undirected' * undirected}"
     path = folder / f"v{FORMAT_VERSION}" / name
-    if not _ask_rank_0(comm, lambda: _is_whole(path)):
+    is_cached = comm.rank == 0 and _is_whole(path)
+    if not comm.all_gather_int(is_cached, stage="cache: look for the store")[0]:
         source = source or open_source()
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         token = comm.broadcast_text(secrets.token_hex(8), stage="cache: name")
@@ -118,12 +115,6 @@ def cached_store(
             "see. Set GRAPHTHETA_CACHE to a folder that all hosts share."
         )
     return open_store(path, parts=())
-
-
-def _ask_rank_0(comm: Communicator, question: Callable[[], bool]) -> bool:
-    answer = np.array([comm.rank == 0 and question()], np.int8)
-    comm.broadcast(answer, stage="cache: look for the store")
-    return bool(answer[0])
 
 
 def _is_whole(path: Path) -> bool:

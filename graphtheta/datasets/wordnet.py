@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column, refuse
+from graphtheta.data.schema import node_table, refuse
 from graphtheta.datasets.splits import random_split
 
 __all__ = ["POINTERS", "read", "recognises"]
@@ -67,12 +67,7 @@ def read(path: str, *, seed: int = 0) -> Graph:
     ids = pa.array(found.ids)
     labels = np.array(found.labels, np.int64)
     split = random_split(len(ids), labels, train=0.6, val=0.2, seed=seed, per_class=True)
-    nodes = {
-        "id": ids,
-        "features": matrix_column(_hashed(found.words, found.num_words)),
-        "label:y": pa.array(labels),
-        "split:split": pa.array(split),
-    }
+    nodes = node_table(ids, _hashed(found.words, found.num_words), labels, split)
     kinds = pc.index_in(pa.array(found.symbols), pa.array(POINTERS))
     if kinds.null_count:
         odd = found.symbols[int(np.flatnonzero(kinds.is_null())[0])]
@@ -82,7 +77,7 @@ def read(path: str, *, seed: int = 0) -> Graph:
         "dst": pc.binary_join_element_wise(found.target_letters, found.target_offsets, ""),
         "type": kinds.cast(pa.int64()),
     }
-    return Graph.from_arrow(pa.table(nodes), pa.table(edges))
+    return Graph.from_arrow(nodes, pa.table(edges))
 
 
 class _Synsets:

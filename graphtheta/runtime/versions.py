@@ -6,10 +6,11 @@ Never imports the libraries.
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-__all__ = ["TESTED", "installed_version", "untested_version"]
+__all__ = ["TESTED", "installed_version", "installed_versions", "untested_version"]
 
 # First and last release on which all tests pass. Continuous integration runs the last one, which
 # constraints.txt pins; a test checks that. Other releases that pyproject.toml admits are expected
@@ -29,6 +30,13 @@ def installed_version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of Python, and those of the packages that are installed, by name."""
+    found = {package: installed_version(package) for package in packages}
+    known = {package: version for package, version in found.items() if version != "missing"}
+    return {"python": platform.python_version(), **known}
 
 
 def untested_version(package: str, version: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 import resource
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,14 @@ import torch
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import StageTimers
+from graphtheta.runtime.versions import installed_versions
 from graphtheta.shard.shard import Shard
 from graphtheta.task.metrics import MainMetric
 from graphtheta.train.history import History
 
 __all__ = ["summarise"]
+
+_PACKAGES = ("graphtheta", "torch", "numpy", "numba", "pyarrow", "mpi4py")
 
 
 def summarise(
@@ -83,7 +84,7 @@ def summarise(
         "threads": torch.get_num_threads(),
         "seed": seed,
         "store_checksum": shard.manifest.checksum,
-        "versions": _versions(),
+        "versions": installed_versions(_PACKAGES),
     }
 
 
@@ -92,13 +93,3 @@ def _names(stages: StageTimers, comm: Communicator) -> list[str]:
     text = np.frombuffer("\n".join(stages.seconds).encode(), np.uint8)
     found = comm.all_gather(text, stage="summary stages")
     return sorted({name for text in found for name in text.tobytes().decode().split("\n")} - {""})
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("graphtheta", "torch", "numpy", "numba", "pyarrow", "mpi4py"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

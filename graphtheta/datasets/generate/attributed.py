@@ -18,16 +18,14 @@ of popularity. Rows are a permutation of this numbering.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.comm.communicator import Communicator
-from graphtheta.data.schema import matrix_column
+from graphtheta.data.schema import matrix_column, node_table
 from graphtheta.datasets.generate.draws import (
     Draw,
     bell,
@@ -39,7 +37,13 @@ from graphtheta.datasets.generate.draws import (
     stream,
     unit,
 )
-from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
+from graphtheta.datasets.generate.folder import (
+    GeneratedTable,
+    WriteOptions,
+    parquet_options,
+    refuse_unless,
+    write_folder,
+)
 from graphtheta.rng.permutation import Permutation, permuted, unpermuted
 from graphtheta.rng.philox import Purpose, philox
 
@@ -57,9 +61,7 @@ def attributed(
     node_attributes: int = 575,
     edge_attributes: int = 57,
     seed: int = 0,
-    comm: Communicator | None = None,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **writing: Unpack[WriteOptions],
 ) -> Path:
     """Write a power-law graph with attributes on nodes and edges; collective.
 
@@ -73,9 +75,7 @@ def attributed(
         node_attributes: Attributes per node, at least `INFORMATIVE`.
         edge_attributes: Attributes per edge.
         seed: Random seed of the graph.
-        comm: The ranks that write, as in `write_folder`.
-        threads: Threads of this rank, as in `write_folder`.
-        progress: Progress callback, as in `write_folder`.
+        writing: Options `comm`, `threads` and `progress` of `write_folder`.
 
     Returns:
         The folder.
@@ -102,13 +102,7 @@ def attributed(
         keys = np.arange(start, stop)
         _values(keys, streams[0], key, values_RF)
         _labels(keys, nodes, edges, node_order, streams, key, labels)
-        columns = {
-            "id": pa.array(keys),
-            "features": matrix_column(values_RF),
-            "label:y": pa.array(labels),
-            "split:split": pa.array(node_splits(start, stop, seed)),
-        }
-        return pa.table(columns)
+        return node_table(keys, values_RF, labels, node_splits(start, stop, seed))
 
     def edge_rows(start: int, stop: int) -> pa.Table:
         src, dst, number = (np.empty(stop - start, np.int64) for _ in range(3))
@@ -118,17 +112,11 @@ def attributed(
         return pa.table({"src": src, "dst": dst, "attr": matrix_column(values_RF)})
 
     # Attributes have 1,021 different values, so that a dictionary takes a third of the space.
-    written = {
-        name: {
-            "use_dictionary": [f"{column}.list.element"],
-            "compression": "none",
-            "column_encoding": dict.fromkeys(ids, "DELTA_BINARY_PACKED"),
-        }
-        for name, column, ids in (("nodes", "features", ("id",)), ("edges", "attr", ("src", "dst")))
-    }
+    node_options = parquet_options(["id"], dictionary=["features.list.element"])
+    edge_options = parquet_options(["src", "dst"], dictionary=["attr.list.element"])
     tables = [
-        GeneratedTable("nodes", nodes, node_rows, 4 * node_attributes + 10, written["nodes"]),
-        GeneratedTable("edges", edges, edge_rows, 4 * edge_attributes + 24, written["edges"]),
+        GeneratedTable("nodes", nodes, node_rows, 4 * node_attributes + 10, node_options),
+        GeneratedTable("edges", edges, edge_rows, 4 * edge_attributes + 24, edge_options),
     ]
     about = {
         "generator": "attributed",
@@ -138,7 +126,7 @@ def attributed(
         "edge_attributes": edge_attributes,
         "seed": seed,
     }
-    return write_folder(out, tables, about, comm=comm, threads=threads, progress=progress)
+    return write_folder(out, tables, about, **writing)
 
 
 @jit

@@ -14,16 +14,14 @@ uniform case).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.comm.communicator import Communicator
-from graphtheta.data.schema import matrix_column
+from graphtheta.data.schema import node_table
 from graphtheta.datasets.generate.draws import (
     Draw,
     bell,
@@ -35,7 +33,13 @@ from graphtheta.datasets.generate.draws import (
     stream,
     unit,
 )
-from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
+from graphtheta.datasets.generate.folder import (
+    GeneratedTable,
+    WriteOptions,
+    parquet_options,
+    refuse_unless,
+    write_folder,
+)
 from graphtheta.rng.permutation import Permutation, permuted, unpermuted
 from graphtheta.rng.philox import Purpose, philox
 
@@ -57,9 +61,7 @@ def communities(
     inside: float = 0.8,
     degrees: str = "power-law",
     seed: int = 0,
-    comm: Communicator | None = None,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **writing: Unpack[WriteOptions],
 ) -> Path:
     """Write a graph of planted communities; collective.
 
@@ -77,9 +79,7 @@ def communities(
             some are inside by chance.
         degrees: `power-law`, with a tail of exponent 3, or `uniform`.
         seed: Random seed of the graph.
-        comm: The ranks that write, as in `write_folder`.
-        threads: Threads of this rank, as in `write_folder`.
-        progress: Progress callback, as in `write_folder`.
+        writing: Options `comm`, `threads` and `progress` of `write_folder`.
 
     Returns:
         The folder.
@@ -112,13 +112,8 @@ def communities(
         values_RF = np.empty((stop - start, features), np.float32)
         streams = (stream(Draw.GROUP), stream(Draw.LABEL), stream(Draw.NODE))
         _nodes(start, groups, node_order, centroids_CF, streams, key, labels, values_RF)
-        columns = {
-            "id": pa.array(np.arange(start, stop)),
-            "features": matrix_column(values_RF),
-            "label:y": pa.array(labels),
-            "split:split": pa.array(node_splits(start, stop, seed)),
-        }
-        return pa.table(columns)
+        keys = np.arange(start, stop)
+        return node_table(keys, values_RF, labels, node_splits(start, stop, seed))
 
     def edge_rows(start: int, stop: int) -> pa.Table:
         src, dst = (np.empty(stop - start, np.int64) for _ in range(2))
@@ -128,14 +123,10 @@ def communities(
         )
         return pa.table({"src": src, "dst": dst})
 
-    plain = {"use_dictionary": False, "compression": "none"}
-    node_ids, edge_ends = (
-        {"column_encoding": dict.fromkeys(names, "DELTA_BINARY_PACKED")}
-        for names in (("id",), ("src", "dst"))
-    )
+    node_options, edge_options = parquet_options(["id"]), parquet_options(["src", "dst"])
     tables = [
-        GeneratedTable("nodes", nodes, node_rows, 4 * features + 17, plain | node_ids),
-        GeneratedTable("edges", nodes * edge_factor, edge_rows, 64, plain | edge_ends),
+        GeneratedTable("nodes", nodes, node_rows, 4 * features + 17, node_options),
+        GeneratedTable("edges", nodes * edge_factor, edge_rows, 64, edge_options),
     ]
     about = {
         "generator": "communities",
@@ -148,7 +139,7 @@ def communities(
         "degrees": degrees,
         "seed": seed,
     }
-    return write_folder(out, tables, about, comm=comm, threads=threads, progress=progress)
+    return write_folder(out, tables, about, **writing)
 
 
 @jit

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -27,7 +27,7 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.atomic import disk_errors, partial_path, refuse_occupied
 
-__all__ = ["GeneratedTable", "refuse_unless", "write_folder"]
+__all__ = ["GeneratedTable", "WriteOptions", "parquet_options", "refuse_unless", "write_folder"]
 
 _GROUP_ROWS = 1 << 20
 _GROUP_BYTES = 64 << 20
@@ -51,6 +51,28 @@ class GeneratedTable:
     rows: Callable[[int, int], pa.Table]
     row_bytes: int
     written: Mapping[str, Any] = field(default_factory=dict)
+
+
+class WriteOptions(TypedDict, total=False):
+    """Options that every generator passes to `write_folder`, which describes them."""
+
+    comm: Communicator | None
+    threads: int | None
+    progress: Callable[[int, int], None] | None
+
+
+def parquet_options(delta: Sequence[str], *, dictionary: Sequence[str] = ()) -> dict[str, Any]:
+    """Return options of `pyarrow.parquet.ParquetWriter` for an uncompressed table.
+
+    Args:
+        delta: Columns of integers that are stored as packed differences.
+        dictionary: Columns that are stored as indices of their distinct values.
+    """
+    return {
+        "use_dictionary": list(dictionary) or False,
+        "compression": "none",
+        "column_encoding": dict.fromkeys(delta, "DELTA_BINARY_PACKED"),
+    }
 
 
 def refuse_unless(holds: bool, where: str, expected: str, got: object, remedy: str) -> None:

@@ -12,18 +12,21 @@ a given distribution", IEEE Trans. Software Eng. 17(9), 1991.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.comm.communicator import Communicator
 from graphtheta.datasets.generate.draws import Draw, draw_key, jit, stream
-from graphtheta.datasets.generate.folder import GeneratedTable, refuse_unless, write_folder
+from graphtheta.datasets.generate.folder import (
+    GeneratedTable,
+    WriteOptions,
+    refuse_unless,
+    write_folder,
+)
 from graphtheta.rng.permutation import Permutation, permuted
 from graphtheta.rng.philox import Purpose, philox
 
@@ -46,9 +49,7 @@ def rmat(
     with_nodes: bool = False,
     quadrants: tuple[float, float, float, float] = GRAPH500,
     seed: int = 0,
-    comm: Communicator | None = None,
-    threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **writing: Unpack[WriteOptions],
 ) -> Path:
     """Write an RMAT graph of 2^scale nodes; collective.
 
@@ -64,9 +65,7 @@ def rmat(
             with edges.
         quadrants: Probabilities of the (src, dst) halves (0, 0), (0, 1), (1, 0), (1, 1).
         seed: Random seed of the graph.
-        comm: The ranks that write, as in `write_folder`.
-        threads: Threads of this rank, as in `write_folder`.
-        progress: Progress callback, as in `write_folder`.
+        writing: Options `comm`, `threads` and `progress` of `write_folder`.
 
     Returns:
         The folder.
@@ -117,7 +116,7 @@ def rmat(
         "quadrants": quadrants,
         "seed": seed,
     }
-    return write_folder(out, tables, about, comm=comm, threads=threads, progress=progress)
+    return write_folder(out, tables, about, **writing)
 
 
 def rmat_edges(
