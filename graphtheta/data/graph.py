@@ -54,6 +54,7 @@ class Graph:
 
     __slots__ = ("_digest", "edges", "nodes")
 
+    keyed = True  # edges contain node keys, not ids
     nodes: pa.Table
     edges: pa.Table
 
@@ -199,10 +200,6 @@ class Graph:
         return f"Graph({', '.join(parts)})"
 
     # GraphSource
-
-    @property
-    def keyed(self) -> bool:
-        return True
 
     @property
     def node_schema(self) -> pa.Schema:
