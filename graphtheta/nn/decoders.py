@@ -16,16 +16,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot, seeded
 from graphtheta.tgar import View, count_layers
 
-__all__ = [
-    "DECODERS",
-    "MLP",
-    "Bilinear",
-    "Decoder",
-    "DistMult",
-    "Dot",
-    "EdgeModel",
-    "decoder_for",
-]
+__all__ = ["DECODERS", "MLP", "Bilinear", "Decoder", "DistMult", "Dot", "EdgeModel", "decoder_for"]
 
 Endpoint = Literal["src", "dst"]
 

@@ -61,11 +61,7 @@ class BatchNorm(nn.Module):
         shift = self.running_mean.clone()
         shifted = (x - shift).double()
         sums = torch.cat(
-            [
-                shifted.sum(0),
-                shifted.square().sum(0),
-                shifted.new_full((1,), shifted.shape[0]),
-            ]
+            [shifted.sum(0), shifted.square().sum(0), shifted.new_full((1,), shifted.shape[0])]
         )
         token, sums = all_reduce_sum(sums, view.view.token, view.channel, Stage("norm", view.layer))
         view.view.token = token

@@ -1,8 +1,6 @@
 """Graph layers written in NN-TGAR, whose code describes one node and one edge."""
 
-from graphtheta.nn.conv.gat import GATConv
-from graphtheta.nn.conv.gat_e import GATEConv
-from graphtheta.nn.conv.gatv2 import GATv2Conv
+from graphtheta.nn.conv.gat import GATConv, GATEConv, GATv2Conv
 from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.gipa import GIPAConv

@@ -1,4 +1,4 @@
-"""GAT: graph attention (Velickovic et al., ICLR 2018), optionally with edge attributes."""
+"""GAT, GATv2 and GAT-E: graph attention, optionally with edge attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphtheta.nn.conv.attention import AttentionLayer
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import Linear, add_bias, linear
 
-__all__ = ["GATConv"]
+__all__ = ["GATConv", "GATEConv", "GATv2Conv"]
 
 
 class GATConv(AttentionLayer):
@@ -35,6 +35,9 @@ class GATConv(AttentionLayer):
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
+
+    Source:
+        Velickovic et al., ICLR 2018.
     """
 
     self_loops = True
@@ -54,6 +57,12 @@ class GATConv(AttentionLayer):
             out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
         )
         self.negative_slope = negative_slope
+        self.make(in_channels)
+        self.bias = nn.Parameter(torch.zeros(heads * out_channels if concat else out_channels))
+
+    def make(self, in_channels: int) -> None:
+        """Create the parameters, except the bias."""
+        heads, out_channels, edge_dim = self.heads, self.channels, self.edge_dim
         self.lin = Linear(in_channels, heads * out_channels, bias=False)
         self.att_src = nn.Parameter(torch.empty(1, heads, out_channels))
         self.att_dst = nn.Parameter(torch.empty(1, heads, out_channels))
@@ -65,7 +74,6 @@ class GATConv(AttentionLayer):
             self.att_edge = nn.Parameter(torch.empty(1, heads, out_channels))
             glorot(self.lin_edge.weight)
             glorot(self.att_edge)
-        self.bias = nn.Parameter(torch.zeros(heads * out_channels if concat else out_channels))
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         z = self.lin(h)
@@ -94,3 +102,65 @@ class GATConv(AttentionLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         return add_bias(self.join_heads(m), self.bias)
+
+
+class GATv2Conv(GATConv):
+    """h_i = sum over j of softmax_j(a . leaky_relu(W_l h_j + W_r h_i + V e)) W_l h_j.
+
+    The order of neighbours by their scores depends on the node. j runs over N(i) and i itself.
+    Parameter names equal PyG's `GATv2Conv`. Arguments and shapes are those of `GATConv`.
+
+    Source:
+        Brody, Alon, Yahav, ICLR 2022.
+    """
+
+    def make(self, in_channels: int) -> None:
+        heads, out_channels = self.heads, self.channels
+        self.lin_l = Linear(in_channels, heads * out_channels)
+        self.lin_r = Linear(in_channels, heads * out_channels)
+        self.att = nn.Parameter(torch.empty(1, heads, out_channels))
+        for projection in (self.lin_l, self.lin_r):
+            glorot(projection.weight)
+            nn.init.zeros_(projection.bias)
+        glorot(self.att)
+        if self.edge_dim is not None:
+            self.lin_edge = nn.Linear(self.edge_dim, heads * out_channels, bias=False)
+            glorot(self.lin_edge.weight)
+
+    def transform(self, h: Tensor) -> dict[str, Tensor]:
+        return {"l": self.by_head(self.lin_l(h)), "r": self.by_head(self.lin_r(h))}
+
+    def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
+        both = src["l"] + dst["r"]
+        if self.edge_dim is not None:
+            both = both + self.by_head(self.lin_edge(edge["attr"]))
+        score = (F.leaky_relu(both, self.negative_slope) * self.att).sum(-1)
+        return score, self.drop_coefficients(src["l"])
+
+
+class GATEConv(GATConv):
+    """GAT in which the message from j over edge e is W h_j + U e, and the score reads e as well.
+
+    The GraphTheta paper names this layer for edge-attributed graphs without giving an equation;
+    this is the natural extension of GAT.
+
+    Args:
+        in_channels: Columns of h.
+        out_channels: Columns of each head (C).
+        edge_dim: Columns of the edge column `attr`.
+        options: Other arguments of `GATConv`.
+
+    Shape:
+        h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, edge_dim: int, **options: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, edge_dim=edge_dim, **options)
+        self.lin_message = nn.Linear(edge_dim, self.heads * out_channels, bias=False)
+        glorot(self.lin_message.weight)
+
+    def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
+        message = src["z"] + self.by_head(self.lin_message(edge["attr"]))
+        return self.score(src, dst, edge), self.drop_coefficients(message)
