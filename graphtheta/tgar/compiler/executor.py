@@ -84,9 +84,9 @@ class FusedGatherSum(KernelRunner):
 
     def counts(self) -> NDArray[np.int64]:
         """Return the number of messages of each row: (rows,)."""
-        counts = np.diff(self.in_edges.indptr)
+        counts = np.diff(self.block.in_edges.indptr)
         if self.program.self_loops:
-            counts -= self.in_edges.own_edges
+            counts -= self.block.in_edges.own_edges
             counts[: self.loop_rows] += 1
         return counts
 

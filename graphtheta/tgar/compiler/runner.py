@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.adjacency import Adjacency
 from graphtheta.exchange.mirror_sync import GradientReturn, MirrorSync
 from graphtheta.rng.philox import Purpose, stream_id
 from graphtheta.runtime.tensor_pool import empty
@@ -48,11 +47,6 @@ class KernelRunner:
     step_key: NDArray[np.uint32] | None
 
     @property
-    def in_edges(self) -> Adjacency:
-        """In-edges by destination row."""
-        return self.block.in_edges
-
-    @property
     def loop_rows(self) -> int:
         """Number of rows to which the layer adds a self-loop: all outputs, or none."""
         return self.block.num_outputs if self.program.self_loops else 0
@@ -60,7 +54,7 @@ class KernelRunner:
     @property
     def edge_rows(self) -> int:
         """Number of rows of edge arrays: edges, then self-loops."""
-        return self.in_edges.num_edges + self.loop_rows
+        return self.block.in_edges.num_edges + self.loop_rows
 
     def launch(
         self,
@@ -83,7 +77,7 @@ class KernelRunner:
         Returns:
             The outputs by name, then the winners, and `gradients` of parameters.
         """
-        edges = self.in_edges if kernel.orientation == "in" else self.block.out_edges
+        edges = self.block.in_edges if kernel.orientation == "in" else self.block.out_edges
         chunks = edges.chunks
         num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
         results, partials = _allocate(kernel, edges.num_rows, num_segments)
@@ -91,7 +85,7 @@ class KernelRunner:
         sizes = np.array(
             [
                 *(num_chunks, edges.num_edges, self.loop_rows),
-                *(self.in_edges.leading, self.in_edges.shift),
+                *(self.block.in_edges.leading, self.block.in_edges.shift),
                 *(self.block.sources.num_masters, self.block.num_outputs),
             ],
             np.int64,
@@ -134,12 +128,9 @@ class KernelRunner:
 
         def join(first: int, last: int) -> None:
             if first < last:
-                inverse_count = (
-                    given["inverse_count"] if "inverse_count" in code.arguments else None
-                )
                 some = {name: partial[first:last] for name, partial in partials.items()}
                 segment_row = chunks.segment_row[first:last]
-                self._join(kernel, segment_row, results, some, inverse_count)
+                self._join(kernel, segment_row, results, some, given.get("inverse_count"))
 
         if return_gradients is not None:
             num_joined = int(np.searchsorted(chunks.segment_row, edges.border))

@@ -68,21 +68,15 @@ class _Emitter(Values):
             self.node_key = self._argument("node_key", I64)
         if "draws" in names:
             self.base["draws"] = self._argument("draws", I32)
-        self.arrays = {
-            t.leaf.name: self._argument(t.leaf.name, TYPES[t.leaf.storage])
-            for t in kernel.leaves
-            if t.leaf.space != "row" and t.leaf.name != "key"
-        }
-        self.mirrors = {
-            t.leaf.name: self._argument(f"mirror_{t.leaf.name}", TYPES[t.leaf.storage])
-            for t in kernel.leaves
-            if t.leaf.has_mirrors
-        }
-        self.loop_arrays = {
-            t.leaf.name: self._argument(f"loop_{t.leaf.name}", TYPES[t.leaf.storage])
-            for t in kernel.leaves
-            if f"loop_{t.leaf.name}" in names
-        }
+        leaves = [t.leaf for t in kernel.leaves if t.leaf.space != "row" and t.leaf.name != "key"]
+        self.arrays, self.mirrors, self.loop_arrays = (
+            {
+                leaf.name: self._argument(prefix + leaf.name, TYPES[leaf.storage])
+                for leaf in leaves
+                if prefix + leaf.name in names
+            }
+            for prefix in ("", "mirror_", "loop_")
+        )
         self.saving = {
             s.leaf.name: self._argument(f"out_{s.leaf.name}", self.float) for s in kernel.saves
         }
@@ -338,6 +332,8 @@ class _Emitter(Values):
         if any(leaf.space == "edge" for leaf in leaves.values()):
             position = self.load(self.position_of, later, 1)
             rows["edge"] = position if kernel.wide_positions else b.sext(position, I64)
+        types = [I8.as_pointer(), I32, I32, I32]
+        prefetch = vm.declared(b, "llvm.prefetch.p0", ir.VoidType(), types)
         for name, leaf in leaves.items():
             row, row_bytes = rows[leaf.space], leaf.stride * BYTES[leaf.storage]
             is_key = name == "key"
@@ -345,7 +341,7 @@ class _Emitter(Values):
             start = b.bitcast(start, I8.as_pointer())
             for offset in range(0, min(row_bytes, 16 * _CACHE_LINE), _CACHE_LINE):
                 arguments = [self.address(start, offset), I32(0), I32(3), I32(1)]
-                b.call(_prefetch_intrinsic(self.module), arguments)
+                b.call(prefetch, arguments)
 
     # -- what an edge writes ----------------------------------------------------------------------
 
@@ -403,9 +399,3 @@ class _Emitter(Values):
             self.store(b.select(better, here, winner), winners, index)
 
         self.nest(shape or (1,), step)
-
-
-def _prefetch_intrinsic(module: Any) -> Any:
-    name = "llvm.prefetch.p0"
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    return module.globals.get(name) or ir.Function(module, kind, name)

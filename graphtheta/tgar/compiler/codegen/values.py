@@ -205,9 +205,7 @@ class Values(Builder):
             return vector
         bits = "f32" if isinstance(kind.element, ir.FloatType) else "f64"
         name = f"llvm.vector.reduce.fadd.v{kind.count}{bits}"
-        function = self.module.globals.get(name) or ir.Function(
-            self.module, ir.FunctionType(kind.element, [kind.element, kind]), name
-        )
+        function = vm.declared(self.b, name, kind.element, [kind.element, kind])
         call = self.b.call(function, [vm.constant(kind.element, -0.0), vector])
         call.fastmath.update(vm.FLAGS)
         return call

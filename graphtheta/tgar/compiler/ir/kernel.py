@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -159,11 +159,11 @@ class Kernel:
     epilogue: tuple[Update, ...] = ()
     self_loops: bool = False
     wide_positions: bool = False
-    leaves: tuple[Term, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        found = [t for t in self.terms() if t.op == "leaf"]
-        object.__setattr__(self, "leaves", tuple(found))
+    @cached_property
+    def leaves(self) -> tuple[Term, ...]:
+        """Inputs that the kernel loads."""
+        return tuple(t for t in self.terms() if t.op == "leaf")
 
     @property
     def row_space(self) -> Space:

@@ -62,6 +62,7 @@ class LoweringContext:
     Attributes:
         terms: Factory of the terms.
         dtype: Type that kernels compute in.
+        makers: How torch computes each parameter argument, by name.
         layouts: By name of a parameter argument that is another in a different layout, the name
             of that other.
         folded: Descriptions of the products that were folded.
@@ -71,7 +72,7 @@ class LoweringContext:
         self.terms = TermFactory()
         self.layouts: dict[str, str] = {}
         self.folded: list[str] = []
-        self._makers: list[MakeParameter] = []
+        self.makers: dict[str, MakeParameter] = {}
         floats = {d for d in dtypes if d.is_floating_point}
         if floats <= {torch.float32, torch.bfloat16}:
             self.dtype = torch.float32
@@ -89,21 +90,14 @@ class LoweringContext:
 
     def parameter(self, make: MakeParameter, shape: Shape, dtype: torch.dtype) -> Term:
         """Return the leaf of a new parameter argument, which torch computes with `make`."""
-        self._makers.append(make)
-        return self.leaf("parameter", f"parameter{len(self._makers) - 1}", shape, dtype)
-
-    def maker_of(self, parameter: Term) -> MakeParameter:
-        """Return how torch computes a parameter argument."""
-        return self._makers[int(parameter.leaf.name.removeprefix("parameter"))]
-
-    @property
-    def makers(self) -> dict[str, MakeParameter]:
-        """How torch computes each parameter argument, by name."""
-        return {f"parameter{n}": make for n, make in enumerate(self._makers)}
+        name = f"parameter{len(self.makers)}"
+        self.makers[name] = make
+        return self.leaf("parameter", name, shape, dtype)
 
     def transposed(self, weight: Term) -> Term:
         """Return a parameter's transpose, the layout that kernels want, as a new argument."""
-        make, name = self.maker_of(weight), weight.leaf.name
+        name = weight.leaf.name
+        make = self.makers[name]
         result = self.parameter(lambda given: make(given).t(), weight.shape[::-1], self.dtype)
         self.layouts[result.leaf.name] = self.layouts.get(name, name)
         return result

@@ -48,7 +48,7 @@ def _folded(
     ctx: LoweringContext, parameter: Term, factor: Term, linear: Term, mapped: Term
 ) -> Term:
     weight, x = linear.inputs
-    make_weight, make_factor = ctx.maker_of(weight), ctx.maker_of(parameter)
+    make_weight, make_factor = ctx.makers[weight.leaf.name], ctx.makers[parameter.leaf.name]
     inputs, shape, narrow = weight.shape[0], mapped.shape, mapped.shape[:-1]
     sizes = (inputs, *shape)
     folded = ctx.parameter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
             values[i] = Value(ctx.leaf(space, f"{name}{n}", shape, dtype), True)
     for n, i in enumerate(expression.parameters):
         shape, dtype = signature.parameters[n]
-        values[i] = Value(ctx.parameter(_parameter(n), shape, dtype), False)
+        values[i] = Value(ctx.parameter(itemgetter(n), shape, dtype), False)
     for i, spec in expression.keeps:
         if training and spec.p > 0:
             values[i] = Value(ctx.terms.keep(spec.p, spec.heads, spec.call), True)
@@ -113,10 +114,6 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
     return Lowered(ctx.terms, ctx.dtype, outputs, parameters, ctx.layouts, tuple(ctx.folded))
 
 
-def _parameter(index: int) -> MakeParameter:
-    return lambda given: given[index]
-
-
 def _lower_call(ctx: LoweringContext, node: Operation, values: Mapping[int, Value]) -> Value:
     def read(item: Any) -> Any:
         if isinstance(item, Ref):
@@ -129,8 +126,7 @@ def _lower_call(ctx: LoweringContext, node: Operation, values: Mapping[int, Valu
     rule = rule_of(name)
     if rule is None:
         raise NotLowered(f"{name}() has no kernel")
-    args = map_structure(node.args, read)
-    kwargs = map_structure(dict(node.kwargs), read)
+    args, kwargs = map_structure((node.args, dict(node.kwargs)), read)
     try:
         return rule(ctx, *args, **kwargs)
     except NotLowered as error:

@@ -25,6 +25,11 @@ class Operator:
 
     Attributes:
         name: The `op` of its terms.
+        gradient: Function of (terms, cotangent of the result, result, *operands) that returns the
+            cotangent of each operand in the result's shape, or None if not differentiable. What
+            can be computed from the result should be: backward may have that saved.
+        emit: Function of (LLVM IR builder, *operands) that emits the instructions for LLVM values,
+            scalars or vectors, and returns the result; a parameter is passed last.
         torch: Names of the torch functions and methods that lower to it, separated by spaces, if
             not just the operator's.
         reflected: Those that take the two operands in reverse order, such as `__rsub__`.
@@ -32,25 +37,20 @@ class Operator:
             integers and returns a bool, "logical" takes and returns bools.
         arity: Number of operands.
         parameter: Keyword and default of the one constant that some operators take, or None.
-        gradient: Function of (terms, cotangent of the result, result, *operands) that returns the
-            cotangent of each operand in the result's shape, or None if not differentiable. What
-            can be computed from the result should be: backward may have that saved.
-        emit: Function of (LLVM IR builder, *operands) that emits the instructions for LLVM values,
-            scalars or vectors, and returns the result; a parameter is passed last.
         costly: Whether the result is rather stored than computed twice.
         symbol: Infix symbol that `explain` prints; empty to print a call.
     """
 
     name: str
+    gradient: Callable[..., Sequence[Term]] | None
+    emit: Callable[..., Any]
     _: KW_ONLY
     torch: str = ""
     reflected: str = ""
     kind: Literal["arithmetic", "comparison", "logical"] = "arithmetic"
     arity: int = 1
     parameter: tuple[str, float] | None = None
-    gradient: Callable[..., Sequence[Term]] | None
-    emit: Callable[..., Any]
-    costly: bool
+    costly: bool = False
     symbol: str = ""
 
     @property
@@ -109,150 +109,104 @@ def _extreme_gradient(
 
 
 _UNARY = (
-    Operator(
-        "neg",
-        torch="neg __neg__",
-        gradient=lambda t, c, y, x: [t.neg(c)],
-        emit=lambda b, x: b.fneg(x),
-        costly=False,
-    ),
-    Operator("exp", gradient=lambda t, c, y, x: [t.mul(c, y)], emit=vm.exp, costly=True),
-    Operator(
-        "expm1",
-        gradient=lambda t, c, y, x: [t.mul(c, t.add(y, 1))],
-        emit=vm.library("expm1"),
-        costly=True,
-    ),
-    Operator(
-        "log",
-        gradient=lambda t, c, y, x: [t.mul(c, t.div(1, x))],
-        emit=vm.library("log"),
-        costly=True,
-    ),
+    Operator("neg", lambda t, c, y, x: [t.neg(c)], lambda b, x: b.fneg(x), torch="neg __neg__"),
+    Operator("exp", lambda t, c, y, x: [t.mul(c, y)], vm.exp, costly=True),
+    Operator("expm1", lambda t, c, y, x: [t.mul(c, t.add(y, 1))], vm.library("expm1"), costly=True),
+    Operator("log", lambda t, c, y, x: [t.mul(c, t.div(1, x))], vm.library("log"), costly=True),
     Operator(
         "log1p",
-        gradient=lambda t, c, y, x: [t.mul(c, t.div(1, t.add(x, 1)))],
-        emit=vm.library("log1p"),
+        lambda t, c, y, x: [t.mul(c, t.div(1, t.add(x, 1)))],
+        vm.library("log1p"),
         costly=True,
     ),
+    Operator("sqrt", lambda t, c, y, x: [t.mul(c, t.div(0.5, y))], vm.sqrt, costly=True),
     Operator(
-        "sqrt",
-        gradient=lambda t, c, y, x: [t.mul(c, t.div(0.5, y))],
-        emit=vm.sqrt,
-        costly=True,
-    ),
-    Operator(
-        "sigmoid",
-        gradient=lambda t, c, y, x: [t.mul(c, t.mul(y, t.sub(1, y)))],
-        emit=vm.sigmoid,
-        costly=True,
+        "sigmoid", lambda t, c, y, x: [t.mul(c, t.mul(y, t.sub(1, y)))], vm.sigmoid, costly=True
     ),
     Operator(
         "tanh",
-        gradient=lambda t, c, y, x: [t.mul(c, t.sub(1, t.mul(y, y)))],
-        emit=vm.library("tanh"),
+        lambda t, c, y, x: [t.mul(c, t.sub(1, t.mul(y, y)))],
+        vm.library("tanh"),
         costly=True,
     ),
-    Operator("abs", torch="abs __abs__", gradient=_abs_gradient, emit=vm.magnitude, costly=False),
+    Operator("abs", _abs_gradient, vm.magnitude, torch="abs __abs__"),
     Operator(
-        "relu",
-        gradient=lambda t, c, y, x: [t.mul(c, t.select(t.compare("gt", y, 0.0), 1, 0))],
-        emit=vm.relu,
-        costly=False,
+        "relu", lambda t, c, y, x: [t.mul(c, t.select(t.compare("gt", y, 0.0), 1, 0))], vm.relu
     ),
-    Operator(
-        "leaky_relu",
-        parameter=("negative_slope", 0.01),
-        gradient=_leaky_relu_gradient,
-        emit=vm.leaky_relu,
-        costly=False,
-    ),
-    Operator("elu", parameter=("alpha", 1.0), gradient=_elu_gradient, emit=vm.elu, costly=True),
+    Operator("leaky_relu", _leaky_relu_gradient, vm.leaky_relu, parameter=("negative_slope", 0.01)),
+    Operator("elu", _elu_gradient, vm.elu, parameter=("alpha", 1.0), costly=True),
 )
 
+_binary = partial(Operator, arity=2)
 _BINARY = (
-    Operator(
+    _binary(
         "add",
+        lambda t, c, y, a, b: [c, c],
+        lambda b, x, y: b.fadd(x, y, flags=vm.FLAGS),
         torch="add __add__ __radd__",
-        arity=2,
-        gradient=lambda t, c, y, a, b: [c, c],
-        emit=lambda b, x, y: b.fadd(x, y, flags=vm.FLAGS),
-        costly=False,
         symbol="+",
     ),
-    Operator(
+    _binary(
         "sub",
+        lambda t, c, y, a, b: [c, t.neg(c)],
+        lambda b, x, y: b.fsub(x, y, flags=vm.FLAGS),
         torch="sub subtract __sub__",
         reflected="__rsub__ rsub",
-        arity=2,
-        gradient=lambda t, c, y, a, b: [c, t.neg(c)],
-        emit=lambda b, x, y: b.fsub(x, y, flags=vm.FLAGS),
-        costly=False,
         symbol="-",
     ),
-    Operator(
+    _binary(
         "mul",
+        lambda t, c, y, a, b: [t.mul(c, b), t.mul(c, a)],
+        lambda b, x, y: b.fmul(x, y, flags=vm.FLAGS),
         torch="mul multiply __mul__ __rmul__",
-        arity=2,
-        gradient=lambda t, c, y, a, b: [t.mul(c, b), t.mul(c, a)],
-        emit=lambda b, x, y: b.fmul(x, y, flags=vm.FLAGS),
-        costly=False,
         symbol="*",
     ),
-    Operator(
+    _binary(
         "div",
+        _div_gradient,
+        lambda b, x, y: b.fdiv(x, y, flags=vm.FLAGS),
         torch="div divide true_divide __truediv__ __div__",
         reflected="__rtruediv__ __rdiv__",
-        arity=2,
-        gradient=_div_gradient,
-        emit=lambda b, x, y: b.fdiv(x, y, flags=vm.FLAGS),
         costly=True,
         symbol="/",
     ),
-    Operator(
-        "max",
-        torch="maximum",
-        arity=2,
-        gradient=partial(_extreme_gradient, "lt"),
-        emit=lambda b, x, y: vm.extreme(b, ">", x, y),
-        costly=False,
+    _binary(
+        "max", partial(_extreme_gradient, "lt"), partial(vm.extreme, sign=">"), torch="maximum"
     ),
-    Operator(
-        "min",
-        torch="minimum",
-        arity=2,
-        gradient=partial(_extreme_gradient, "gt"),
-        emit=lambda b, x, y: vm.extreme(b, "<", x, y),
-        costly=False,
+    _binary(
+        "min", partial(_extreme_gradient, "gt"), partial(vm.extreme, sign="<"), torch="minimum"
     ),
 )
 
 
-def _to_bool(
-    name: str, torch: str, symbol: str, emit: Callable[..., Any] | None = None, arity: int = 2
-) -> Operator:
-    return Operator(
-        name,
-        torch=torch,
-        kind="logical" if emit else "comparison",
-        arity=arity,
-        gradient=None,
-        emit=emit or (lambda b, x, y: vm.compare(b, symbol, x, y)),
-        costly=False,
-        symbol=symbol,
-    )
+def _comparison(name: str, torch: str, symbol: str) -> Operator:
+    emit = partial(vm.compare, sign=symbol)
+    return Operator(name, None, emit, torch=torch, kind="comparison", arity=2, symbol=symbol)
 
 
+_logical = partial(Operator, gradient=None, kind="logical")
 _TO_BOOL = (
-    _to_bool("lt", "lt less __lt__", "<"),
-    _to_bool("le", "le __le__", "<="),
-    _to_bool("gt", "gt greater __gt__", ">"),
-    _to_bool("ge", "ge __ge__", ">="),
-    _to_bool("eq", "eq __eq__", "=="),
-    _to_bool("ne", "ne __ne__", "!="),
-    _to_bool("and", "logical_and __and__ bitwise_and", "&", lambda b, x, y: b.and_(x, y)),
-    _to_bool("or", "logical_or __or__ bitwise_or", "|", lambda b, x, y: b.or_(x, y)),
-    _to_bool("not", "logical_not __invert__ bitwise_not", "", lambda b, x: b.not_(x), arity=1),
+    _comparison("lt", "lt less __lt__", "<"),
+    _comparison("le", "le __le__", "<="),
+    _comparison("gt", "gt greater __gt__", ">"),
+    _comparison("ge", "ge __ge__", ">="),
+    _comparison("eq", "eq __eq__", "=="),
+    _comparison("ne", "ne __ne__", "!="),
+    _logical(
+        "and",
+        emit=lambda b, x, y: b.and_(x, y),
+        arity=2,
+        torch="logical_and __and__ bitwise_and",
+        symbol="&",
+    ),
+    _logical(
+        "or",
+        emit=lambda b, x, y: b.or_(x, y),
+        arity=2,
+        torch="logical_or __or__ bitwise_or",
+        symbol="|",
+    ),
+    _logical("not", emit=lambda b, x: b.not_(x), torch="logical_not __invert__ bitwise_not"),
 )
 
 OPERATORS = {operator.name: operator for operator in (*_UNARY, *_BINARY, *_TO_BOOL)}

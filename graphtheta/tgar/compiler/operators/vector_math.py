@@ -18,6 +18,7 @@ __all__ = [
     "FLAGS",
     "compare",
     "constant",
+    "declared",
     "elu",
     "exp",
     "extreme",
@@ -66,10 +67,10 @@ def _intrinsic(b: Any, name: str, *args: Any) -> Any:
     lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
     bits = "f32" if isinstance(_element(kind), ir.FloatType) else "f64"
     full = f"llvm.{name}.{lanes}{bits}"
-    return b.call(_declared(b, full, kind, [a.type for a in args]), args)
+    return b.call(declared(b, full, kind, [a.type for a in args]), args)
 
 
-def _declared(b: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def declared(b: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     """Return an external function, declared in the module on first use."""
     kind = ir.FunctionType(result, arguments)
     return b.module.globals.get(name) or ir.Function(b.module, kind, name)
@@ -81,7 +82,7 @@ def library(name: str) -> Callable[[Any, Any], Any]:
     def emit(b: Any, x: Any) -> Any:
         scalar = _element(x.type)
         full = name + "f" if isinstance(scalar, ir.FloatType) else name
-        function = _declared(b, full, scalar, [scalar])
+        function = declared(b, full, scalar, [scalar])
         if not isinstance(x.type, ir.VectorType):
             return b.call(function, [x])
         result = ir.Constant(x.type, ir.Undefined)
@@ -93,14 +94,14 @@ def library(name: str) -> Callable[[Any, Any], Any]:
     return emit
 
 
-def compare(b: Any, sign: str, x: Any, y: Any) -> Any:
+def compare(b: Any, x: Any, y: Any, sign: str) -> Any:
     """Compare floats or signed integers; comparisons with not-a-number are false, `!=` is true."""
     if isinstance(_element(x.type), ir.IntType):
         return b.icmp_signed(sign, x, y)
     return (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(sign, x, y)
 
 
-def extreme(b: Any, sign: str, x: Any, y: Any) -> Any:
+def extreme(b: Any, x: Any, y: Any, sign: str) -> Any:
     """Return the larger (`>`) or the smaller (`<`) of two floats, or not-a-number if either is."""
     return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, y)
 

@@ -370,12 +370,7 @@ class Program:
 
 
 def program_of(
-    expression: Expression,
-    inputs: EdgeInputs,
-    aggregator: str,
-    *,
-    self_loops: bool,
-    training: bool,
+    expression: Expression, inputs: EdgeInputs, aggregator: str, *, self_loops: bool, training: bool
 ) -> Program | NotLowered:
     """Compile a traced gather for inputs of these types.
 
