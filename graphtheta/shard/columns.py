@@ -5,7 +5,7 @@ Columns of a single part stay memory-mapped on the CPU; a column is read when it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -114,10 +114,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no label, or several of which none is "y".
         """
-        names = list(self.manifest.labels)
-        if "y" in names or len(names) == 1:
-            return "y" if "y" in names else names[0]
-        raise ConfigError(f"shard: expected one label to choose, got {names}. Name it by --label.")
+        return _only_name("label", list(self.manifest.labels), "y")
 
     @property
     def default_split(self) -> str:
@@ -126,10 +123,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no split, or several of which none is "split".
         """
-        names = self.manifest.splits
-        if "split" in names or len(names) == 1:
-            return "split" if "split" in names else names[0]
-        raise ConfigError(f"shard: expected one split to choose, got {names}. Name it by --split.")
+        return _only_name("split", self.manifest.splits, "split")
 
     def label_spec(self, name: str) -> LabelSpec:
         """Return the task and number of classes of a label.
@@ -227,3 +221,10 @@ class ShardColumns:
     def in_position(self) -> NDArray[np.int64]:
         """Position of each edge among all in-edges of its destination: (E,) int64."""
         return self.local.edges["in_position"]
+
+
+def _only_name(kind: str, names: Sequence[str], default: str) -> str:
+    """Return the default if it is among the names, or the only one of them."""
+    if default in names or len(names) == 1:
+        return default if default in names else names[0]
+    raise ConfigError(f"shard: expected one {kind} to choose, got {names}. Name it by --{kind}.")

@@ -166,17 +166,23 @@ class Shard(ShardColumns):
 
         Collective in a vertex-cut when first read.
         """
-        return self._cached("in_degree_by_type", self._count_types)
+        return self._cached("in_degree_by_type", self._in_degree_by_type)
 
-    def _count_types(self) -> Tensor:
+    def _in_degree_by_type(self) -> Tensor:
+        return self._sum_at_masters(self.count_types(self.in_edges, self.edge_columns["type"]))[0]
+
+    def count_types(self, edges: Adjacency, types: Tensor) -> Tensor:
+        """Return the number of edges of each type in each row, on this worker: (rows, types) int64.
+
+        Args:
+            edges: Edges by row.
+            types: (E,) type of each edge.
+        """
         # At least one column: a graph without edges has no type, and still may run a layer.
         num_types = max(1, self.num_edge_types)
-        types = self.edge_columns["type"].long()
-        rows = torch.repeat_interleave(self.to_device(np.diff(self.topology.indptr)))
-        counts = torch.bincount(
-            rows * num_types + types, minlength=(len(self.topology.indptr) - 1) * num_types
-        )
-        return self._sum_at_masters(counts.view(-1, num_types))[0]
+        rows = torch.repeat_interleave(self.to_device(np.diff(edges.indptr)))
+        length = edges.num_rows * num_types
+        return torch.bincount(rows * num_types + types, minlength=length).view(-1, num_types)
 
     def loop_column(self, name: str) -> Tensor:
         """Return an edge column of a layer's own self-loops: the mean over the node's in-edges.

@@ -3,9 +3,8 @@
 from graphtheta.exchange.remote_rows import RemoteRows
 from graphtheta.shard.parallel_edges import ParallelEdges
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
-from graphtheta.tgar.batch.block import Block, Fanout
+from graphtheta.tgar.batch.block import Block, Degrees, Fanout
 from graphtheta.tgar.batch.boundary import Boundary
-from graphtheta.tgar.batch.degrees import Degrees
 from graphtheta.tgar.batch.neighbourhood import Neighbourhoods
 from graphtheta.tgar.batch.view import LayerView, View
 from graphtheta.tgar.layer import TGARLayer, count_layers

@@ -30,6 +30,7 @@ __all__ = [
     "aggregator",
 ]
 
+Tensors = Sequence[Tensor]
 NO_EDGE = torch.iinfo(torch.int64).max  # the winning edge key of a row without edges
 
 
@@ -49,7 +50,7 @@ class Aggregator(ABC):
     picks: ClassVar[bool] = False
 
     @abstractmethod
-    def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
         """Return the columns of a partial of `rows` rows without edges.
 
         Args:
@@ -61,9 +62,7 @@ class Aggregator(ABC):
         """
 
     @abstractmethod
-    def add(
-        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
-    ) -> None:
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         """Add a chunk of edges to a partial, in place.
 
         Shape:
@@ -73,7 +72,7 @@ class Aggregator(ABC):
 
     @abstractmethod
     def terms(
-        self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
+        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
     ) -> list[Tensor]:
         """Return the per-edge terms whose sums are the differentiable columns; differentiable.
 
@@ -85,9 +84,7 @@ class Aggregator(ABC):
         """
 
     @abstractmethod
-    def merge(
-        self, own: Sequence[Tensor], received: Sequence[Tensor], master_S: Tensor
-    ) -> list[Tensor]:
+    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
         """Merge the partials received from mirrors into those of the masters; differentiable.
 
         Shape:
@@ -96,33 +93,29 @@ class Aggregator(ABC):
         """
 
     @abstractmethod
-    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+    def finish(self, columns: Tensors) -> Tensor:
         """Return the aggregated message of each row, 0 for a row without edges."""
 
 
 class Sum(Aggregator):
     """The sum of messages. Partial: (sum,)."""
 
-    def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
         (message,) = outputs
         return [message.new_zeros((rows, *message.shape[1:]))]
 
-    def add(
-        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
-    ) -> None:
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         columns[0].index_add_(0, row_e, outputs[0])
 
     def terms(
-        self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
+        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
     ) -> list[Tensor]:
         return list(outputs)
 
-    def merge(
-        self, own: Sequence[Tensor], received: Sequence[Tensor], master_S: Tensor
-    ) -> list[Tensor]:
+    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
         return [a.index_add(0, master_S, b) for a, b in zip(own, received, strict=True)]
 
-    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+    def finish(self, columns: Tensors) -> Tensor:
         return columns[0]
 
 
@@ -131,17 +124,15 @@ class Mean(Sum):
 
     counts = True
 
-    def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
         # Integers: float32 would stop counting at 2^24 in-edges.
         return [*super().start(rows, outputs), outputs[0].new_zeros(rows, dtype=torch.int64)]
 
-    def add(
-        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
-    ) -> None:
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         super().add(columns, row_e, outputs, key_e)
         columns[1].index_add_(0, row_e, columns[1].new_ones(()).expand(row_e.shape[0]))
 
-    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+    def finish(self, columns: Tensors) -> Tensor:
         total, count = columns
         return total / _widen(count.clamp(min=1), total)
 
@@ -156,7 +147,7 @@ class Max(Aggregator):
     _reduce: ClassVar[str] = "amax"
     _worst: ClassVar[float] = float("-inf")
 
-    def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
         (message,) = outputs
         shape = (rows, *message.shape[1:])
         return [
@@ -164,9 +155,7 @@ class Max(Aggregator):
             torch.full(shape, NO_EDGE, dtype=torch.int64, device=message.device),
         ]
 
-    def add(
-        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
-    ) -> None:
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         value, winner = columns
         (message,) = outputs
         self._take_best(value, winner, row_e, message, _widen(key_e, message))
@@ -183,15 +172,13 @@ class Max(Aggregator):
         winner.scatter_reduce_(0, index, torch.where(wins, key, NO_EDGE), "amin")
 
     def terms(
-        self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
+        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
     ) -> list[Tensor]:
         (message,) = outputs
         won = constants[0].index_select(0, row_e) == _widen(key_e, message)
         return [torch.where(won, message, torch.zeros_like(message))]
 
-    def merge(
-        self, own: Sequence[Tensor], received: Sequence[Tensor], master_S: Tensor
-    ) -> list[Tensor]:
+    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
         value, winner = own[0].detach().clone(), own[1].clone()
         self._take_best(value, winner, master_S, received[0].detach(), received[1])
         mine = own[1] == winner
@@ -203,7 +190,7 @@ class Max(Aggregator):
         )
         return [merged, winner]
 
-    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+    def finish(self, columns: Tensors) -> Tensor:
         value, winner = columns
         return torch.where(winner == NO_EDGE, torch.zeros_like(value), value)
 
@@ -225,7 +212,7 @@ class Softmax(Aggregator):
     scored = True
     num_differentiable = 2
 
-    def start(self, rows: int, outputs: Sequence[Tensor]) -> list[Tensor]:
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
         score, message = outputs
         if score.shape[1:] not in (message.shape[1:], message.shape[1:-1]):
             raise ConfigError(
@@ -239,9 +226,7 @@ class Softmax(Aggregator):
             score.new_full((rows, *score.shape[1:]), float("-inf")),
         ]
 
-    def add(
-        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
-    ) -> None:
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         total, weighted, largest = columns
         score, _message = outputs
         before = largest.clone()
@@ -256,15 +241,13 @@ class Softmax(Aggregator):
             column.index_add_(0, row_e, term)
 
     def terms(
-        self, constants: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
+        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
     ) -> list[Tensor]:
         score, message = outputs
         weight = _exp_of_difference(score, constants[0].index_select(0, row_e))
         return [weight, _widen(weight, message) * message]
 
-    def merge(
-        self, own: Sequence[Tensor], received: Sequence[Tensor], master_S: Tensor
-    ) -> list[Tensor]:
+    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
         index = _widen(master_S, own[2]).expand_as(received[2])
         largest = own[2].scatter_reduce(0, index, received[2], "amax")
         scale = _exp_of_difference(own[2], largest)
@@ -275,7 +258,7 @@ class Softmax(Aggregator):
         ]
         return [*merged, largest]
 
-    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+    def finish(self, columns: Tensors) -> Tensor:
         total, weighted, _largest = columns
         safe = torch.where(total > 0, total, torch.ones_like(total))
         return weighted / _widen(safe, weighted)

@@ -175,9 +175,7 @@ class GatherSum:
     def _edges(self, first: int, last: int, row_e: Tensor, start: int, stop: int) -> _Chunk:
         topology, edges = self.topology, slice(start, stop)
         src_e = topology.src[edges].long()
-        if topology.position is None:
-            return _Chunk(first, last, row_e, src_e, edges, topology.edge_key[edges], False)
-        position = topology.position[edges]
+        position = edges if topology.position is None else topology.position[edges]
         return _Chunk(first, last, row_e, src_e, position, topology.edge_key[position], False)
 
     def empty_chunk(self) -> _Chunk:

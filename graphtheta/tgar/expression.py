@@ -92,14 +92,8 @@ def map_structure(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def _refs(operation: Operation) -> Iterable[int]:
     found: list[int] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, Ref):
-            found.append(value.index)
-        return value
-
-    map_structure(operation.args, note)
-    map_structure(dict(operation.kwargs), note)
+    arguments = (operation.args, dict(operation.kwargs))
+    map_structure(arguments, lambda v: found.append(v.index) if isinstance(v, Ref) else None)
     return found
 
 
@@ -158,8 +152,8 @@ class Expression:
         def read(value: Any) -> Any:
             return values[value.index] if isinstance(value, Ref) else value
 
-        args = map_structure(node.args, read)
-        return node.function(*args, **map_structure(dict(node.kwargs), read))
+        args, kwargs = map_structure((node.args, dict(node.kwargs)), read)
+        return node.function(*args, **kwargs)
 
     def in_node_space(
         self, targets: Sequence[int], layer: nn.Module, fields: Mapping[str, Tensor]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.timers import Stage
 from graphtheta.errors import ConfigError
-from graphtheta.exchange.autograd import start_sync, to_master
+from graphtheta.exchange.autograd import start_sync
 from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.batch.block import Block
@@ -130,7 +130,8 @@ class TGARLayer(nn.Module):
         inputs, syncs = self._start_sync(view, expression, fields, output_fields)
         gather_sum = self._gather_sum(view, expression, inputs)
         if view.shard.is_vertex_cut:
-            message = self._merge(view, gather_sum(inputs, syncs))
+            reduce = aggregator(self.aggregator)
+            message = reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
         else:
             message = gather_sum.message(inputs, syncs)
         return self._run_apply(view, output_fields, message)
@@ -151,13 +152,8 @@ class TGARLayer(nn.Module):
         """Run NN-Transform; return the fields of the inputs, and those of the outputs."""
         block = view.block
         with view.channel.stages.timed("forward", Stage("transform", view.layer)), self._checked():
-            if self.node_columns:
-                node = {
-                    n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns
-                }
-                fields = self.transform(h, node)
-            else:
-                fields = self.transform(h)
+            node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}
+            fields = self.transform(h, node) if node else self.transform(h)
             rows = block.num_inputs
             if not isinstance(fields, dict) or not all(
                 isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
@@ -184,11 +180,7 @@ class TGARLayer(nn.Module):
         return self._expressions[key]
 
     def _start_sync(
-        self,
-        view: LayerView,
-        expression: Expression,
-        fields: _Fields,
-        output_fields: _Fields,
+        self, view: LayerView, expression: Expression, fields: _Fields, output_fields: _Fields
     ) -> tuple[EdgeInputs, list[MirrorSync]]:
         """Compute what gather reads of nodes, and start to send it to the mirrors."""
         block, channel, k = view.block, view.channel, view.layer
@@ -235,34 +227,12 @@ class TGARLayer(nn.Module):
         block, _ = self._without_copies(view.block)
         step_key = view.view.step_key if self.training else None
         if isinstance(program, Program):
-            return FusedGatherSum(
-                program=program,
-                aggregator=reduce,
-                block=block,
-                layer=view.layer,
-                step_key=step_key,
-                stages=stages,
-            )
+            return FusedGatherSum(program, reduce, block, view.layer, step_key, stages)
+        topology = block.loopless_topology if self.self_loops else block.topology
+        node_key, loop_rows = block.node_key, block.num_outputs if self.self_loops else 0
         return GatherSum(
-            expression=expression,
-            aggregator=reduce,
-            topology=block.loopless_topology if self.self_loops else block.topology,
-            node_key=block.node_key,
-            loop_rows=block.num_outputs if self.self_loops else 0,
-            layer=view.layer,
-            step_key=step_key,
-            stages=stages,
+            expression, reduce, topology, node_key, loop_rows, view.layer, step_key, stages
         )
-
-    def _merge(self, view: LayerView, partial: list[Tensor]) -> Tensor:
-        """Merge the partials of mirrors into those of their masters; return the messages."""
-        block, reduce = view.block, aggregator(self.aggregator)
-        view.view.token, received = to_master(
-            partial, view.view.token, view.channel, block.destinations, view.layer
-        )
-        own = [column[: block.num_outputs] for column in partial]
-        master_S = view.shard.to_device(block.destinations.master_S)
-        return reduce.finish(reduce.merge(own, received, master_S))
 
     def _run_apply(self, view: LayerView, fields: _Fields, message: Tensor) -> Any:
         """Run NN-Apply on the outputs."""

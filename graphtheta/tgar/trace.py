@@ -18,15 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from graphtheta.errors import TraceError
-from graphtheta.tgar.expression import (
-    Expression,
-    Keep,
-    Leaf,
-    Operation,
-    Origin,
-    Ref,
-    map_structure,
-)
+from graphtheta.tgar.expression import Expression, Keep, Leaf, Operation, Origin, Ref, map_structure
 from graphtheta.tgar.worker_independent import name_of, refuse_worker_dependent
 
 __all__ = ["Gather", "keep", "trace"]

@@ -20,7 +20,7 @@ from graphtheta.exchange.plan import Route
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.topology import Topology, without_self_loops
 
-__all__ = ["Active", "Block", "Fanout", "whole_block"]
+__all__ = ["Active", "Block", "Degrees", "Fanout", "whole_block"]
 
 
 class Active(NamedTuple):
@@ -181,3 +181,42 @@ def whole_block(shard: Shard) -> Block:
         edges=None,
         active=Active(shard.manifest.num_nodes, shard.manifest.num_nodes, shard.manifest.num_edges),
     )
+
+
+class Degrees:
+    """In-degrees of a block's outputs over the block's edges, without the rest of the graph.
+
+    Args:
+        block: Block whose outputs begin with the inputs of every layer of the batch: the block of
+            one more layer below the first.
+
+    Communication:
+        In a vertex-cut 8 bytes per mirror when a column is first read; by type, that for each type.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._counted: dict[str, Tensor] = {}
+
+    def column(self, name: str) -> Tensor:
+        """Return `in_degree`, `loopless_in_degree` or `in_degree_by_type`; collective.
+
+        Shape:
+            Returns (O,) or (O, types) int64.
+        """
+        if name not in self._counted:
+            count = self._by_type() if name == "in_degree_by_type" else self._all(name)
+            block = self._block
+            if block.shard.is_vertex_cut:
+                (count,) = block.shard.channel.sum_at_masters([count], block.destinations)
+            self._counted[name] = count
+        return self._counted[name]
+
+    def _all(self, name: str) -> Tensor:
+        edges = self._block.in_edges
+        own = edges.own_edges if name == "loopless_in_degree" else 0
+        return self._block.shard.to_device(np.diff(edges.indptr) - own)
+
+    def _by_type(self) -> Tensor:
+        block, shard = self._block, self._block.shard
+        return shard.count_types(block.in_edges, block.of_edges(shard.edge_columns["type"]))

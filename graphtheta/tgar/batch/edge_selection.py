@@ -33,6 +33,7 @@ from graphtheta.tgar.batch.relabel import read_sources
 
 __all__ = ["EdgeSelection", "RowEdges"]
 
+Ints = NDArray[np.int64]
 _STAGE = "prepare neighbourhood"
 _PARALLEL = 1 << 13  # number of edges from which threads are worth their start
 _NO_EDGE = np.iinfo(np.int64).max
@@ -47,8 +48,8 @@ class RowEdges(NamedTuple):
         src: (E,) int32 local ids of their sources.
     """
 
-    indptr: NDArray[np.int64]
-    edges: NDArray[np.int64]
+    indptr: Ints
+    edges: Ints
     src: NDArray[np.int32]
 
     def where(self, kept: NDArray[np.bool_]) -> RowEdges:
@@ -71,7 +72,7 @@ class EdgeSelection:
         self._largest_in_degree: int | None = None
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "graphtheta-prepare")
 
-    def all_edges(self, rows: NDArray[np.int64], allowed: NDArray[np.uint8]) -> RowEdges:
+    def all_edges(self, rows: Ints, allowed: NDArray[np.uint8]) -> RowEdges:
         """Return all in-edges of some destinations.
 
         Args:
@@ -80,18 +81,13 @@ class EdgeSelection:
         """
         whole = self._shard.in_edges
 
-        def find(part: slice, count: NDArray[np.int64], edges: NDArray[np.int64]) -> int:
+        def find(part: slice, count: Ints, edges: Ints) -> int:
             return edges_of(rows[part], whole.indptr, whole.other, allowed, count[part], edges)
 
         return self._by_threads(whole.indptr[rows + 1] - whole.indptr[rows], find)
 
     def sample(
-        self,
-        rows: NDArray[np.int64],
-        route: Route,
-        fanout: Fanout,
-        layer: int,
-        key_2: NDArray[np.uint32],
+        self, rows: Ints, route: Route, fanout: Fanout, layer: int, key_2: NDArray[np.uint32]
     ) -> RowEdges:
         """Return a sample of the in-edges of some destinations; collective in a vertex-cut.
 
@@ -109,7 +105,7 @@ class EdgeSelection:
         keys, degree = shard.node_key_L[rows], self._degrees(rows, route)
         number = number_drawn(degree, fanout.size, replace=fanout.replace)
 
-        def draw(part: slice, count: NDArray[np.int64], edges: NDArray[np.int64]) -> int:
+        def draw(part: slice, count: Ints, edges: Ints) -> int:
             some, mine, positions = rows[part], count[part], np.empty(len(edges), np.int64)
             mine[:] = number[part]
             draw_positions(keys[part], degree[part], mine, fanout.replace, stream, key_2, positions)
@@ -144,11 +140,7 @@ class EdgeSelection:
             )
         return weight
 
-    def _by_threads(
-        self,
-        largest: NDArray[np.int64],
-        find: Callable[[slice, NDArray[np.int64], NDArray[np.int64]], int],
-    ) -> RowEdges:
+    def _by_threads(self, largest: Ints, find: Callable[[slice, Ints, Ints], int]) -> RowEdges:
         """Find edges on all threads.
 
         Args:
@@ -178,11 +170,11 @@ class EdgeSelection:
         return RowEdges(indptr, edges, src)
 
     @cached_property
-    def _in_degree(self) -> NDArray[np.int64]:
-        degree: NDArray[np.int64] = self._shard.node_column("in_degree").cpu().numpy()
+    def _in_degree(self) -> Ints:
+        degree: Ints = self._shard.node_column("in_degree").cpu().numpy()
         return degree
 
-    def _degrees(self, rows: NDArray[np.int64], route: Route) -> NDArray[np.int64]:
+    def _degrees(self, rows: Ints, route: Route) -> Ints:
         """Return the in-degrees of rows in the whole graph, sent from masters to mirrors."""
         degree_O = self._in_degree[rows[: route.num_masters]]
         degree_D = np.empty(route.num_mirrors, np.int64)
@@ -190,12 +182,7 @@ class EdgeSelection:
         return np.concatenate([degree_O, degree_D])
 
     def _sample_by_weight(
-        self,
-        rows: NDArray[np.int64],
-        route: Route,
-        fanout: Fanout,
-        stream: np.uint32,
-        key_2: NDArray[np.uint32],
+        self, rows: Ints, route: Route, fanout: Fanout, stream: np.uint32, key_2: NDArray[np.uint32]
     ) -> RowEdges:
         """Return the edges of smallest priority per row; each worker draws for its own edges."""
         shard, whole, num_outputs = self._shard, self._shard.in_edges, route.num_masters
@@ -203,14 +190,7 @@ class EdgeSelection:
         weight = self.weight(fanout.weight)
         size = fanout.size if fanout.replace else min(fanout.size, self._find_largest_in_degree())
         priority, edge = draw_priorities(
-            rows,
-            whole.indptr,
-            shard.edge_key,
-            weight,
-            size,
-            fanout.replace,
-            stream,
-            key_2,
+            rows, whole.indptr, shard.edge_key, weight, size, fanout.replace, stream, key_2
         )
         kept = edge >= 0
         if shard.is_vertex_cut:
@@ -241,11 +221,7 @@ class EdgeSelection:
 
 
 def _priority_limits(
-    own: NDArray[np.float64],
-    received: NDArray[np.float64],
-    master_S: NDArray[np.int64],
-    *,
-    replace: bool,
+    own: NDArray[np.float64], received: NDArray[np.float64], master_S: Ints, *, replace: bool
 ) -> NDArray[np.float64]:
     """Return the largest priority at which an edge is in the sample of its row.
 

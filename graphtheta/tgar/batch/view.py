@@ -19,9 +19,8 @@ from graphtheta.exchange.autograd import new_token, to_master
 from graphtheta.exchange.channel import Channel
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 from graphtheta.shard.shard import Shard
-from graphtheta.tgar.aggregators import AGGREGATORS
-from graphtheta.tgar.batch.block import Block, whole_block
-from graphtheta.tgar.batch.degrees import Degrees
+from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
+from graphtheta.tgar.batch.block import Block, Degrees, whole_block
 
 __all__ = ["EdgeColumns", "LayerView", "View"]
 
@@ -150,14 +149,16 @@ class LayerView:
         values = column if topology.position is None else column[topology.position]
         total = values.new_zeros((len(degree), *values.shape[1:]))
         partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
-        if shard.is_vertex_cut:
-            route = block.destinations
-            self.view.token, received = to_master(
-                partial, self.view.token, self.channel, route, self.layer
-            )
-            own = [c[: block.num_outputs] for c in partial]
-            partial = mean.merge(own, received, shard.to_device(route.master_S))
-        return mean.finish(partial)
+        return mean.finish(self.merge(partial, mean) if shard.is_vertex_cut else partial)
+
+    def merge(self, partial: list[Tensor], aggregator: Aggregator) -> list[Tensor]:
+        """Merge the partials of mirrors into those of their masters; collective."""
+        route = self.block.destinations
+        self.view.token, received = to_master(
+            partial, self.view.token, self.channel, route, self.layer
+        )
+        own = [column[: self.block.num_outputs] for column in partial]
+        return aggregator.merge(own, received, self.shard.to_device(route.master_S))
 
     def edges_per_draw(self) -> Tensor | None:
         """Return the number of in-edges per sampled edge, or None if edges are not sampled.
