@@ -24,8 +24,4 @@ __all__ = [
     "Targets",
 ]
 
-STRATEGIES: dict[str, Any] = {
-    "global": GlobalBatch,
-    "mini": MiniBatch,
-    "cluster": ClusterBatch,
-}
+STRATEGIES: dict[str, Any] = {"global": GlobalBatch, "mini": MiniBatch, "cluster": ClusterBatch}

@@ -28,6 +28,7 @@ from graphtheta.tgar import Boundary, Degrees, Neighbourhoods, View
 
 __all__ = ["ClusterBatch"]
 
+Ints = NDArray[np.int64]
 _STAGE = "prepare clusters"
 
 
@@ -72,7 +73,8 @@ class ClusterBatch:
                 "Give a list of their numbers."
             )
         self.clusters_per_batch, self.boundary_hops = clusters_per_batch, boundary_hops
-        self.communities = LabelPropagation() if _is_hanp(communities) else communities
+        is_hanp = isinstance(communities, str) and communities == "hanp"
+        self.communities = LabelPropagation() if is_hanp else communities
         self.only = None if only is None else np.unique(np.asarray(list(only), np.int64))
         self.renormalise = renormalise
 
@@ -99,9 +101,7 @@ class ClusterBatch:
         num_steps = -(-clusters.number // self.clusters_per_batch)
         fanouts = [None] * (layers + self.renormalise)
 
-        def batch(
-            step: int, ids: NDArray[np.int64], micro_batch: int = 0, num_micro_batches: int = 1
-        ) -> Batch:
+        def batch(step: int, ids: Ints, micro_batch: int = 0, num_micro_batches: int = 1) -> Batch:
             members = clusters.members.of(ids)
             positions = np.arange(len(ids))
             every = chosen = clusters.targets(ids, positions)
@@ -110,7 +110,6 @@ class ClusterBatch:
                 chosen = clusters.targets(ids, mine)
             step_targets = targets.of_step(
                 chosen,
-                seed=seed,
                 step=step,
                 comm=comm,
                 candidates=members[members < shard.num_masters],
@@ -140,7 +139,7 @@ class ClusterBatch:
 
         return epoch_steps
 
-    def _labels(self, shard: Shard, comm: Communicator, seed: int) -> NDArray[np.int64]:
+    def _labels(self, shard: Shard, comm: Communicator, seed: int) -> Ints:
         """Return the community of each master: (M,) int64."""
         if isinstance(self.communities, str):
             return shard.communities(self.communities)
@@ -163,22 +162,18 @@ def _are_communities(values: object) -> bool:
     )
 
 
-def _is_hanp(communities: Any) -> bool:
-    return isinstance(communities, str) and communities == "hanp"
-
-
 class _ItemsById:
     """Index of the items with a given dense id; items with a negative id are left out."""
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: Ints) -> None:
         self._order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
         self._ids = ids[self._order]
 
-    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def of(self, ids: Ints) -> Ints:
         """Return the positions of the items with one of `ids`."""
         first = np.searchsorted(self._ids, ids)
         count = np.searchsorted(self._ids, ids, side="right") - first
-        positions: NDArray[np.int64] = self._order[concatenated_ranges(first, count)]
+        positions: Ints = self._order[concatenated_ranges(first, count)]
         return positions
 
 
@@ -194,12 +189,7 @@ class _Clusters:
     """
 
     def __init__(
-        self,
-        shard: Shard,
-        comm: Communicator,
-        labels: NDArray[np.int64],
-        targets: Targets,
-        only: NDArray[np.int64] | None,
+        self, shard: Shard, comm: Communicator, labels: Ints, targets: Targets, only: Ints | None
     ) -> None:
         nodes, route = targets.nodes, shard.plan.mirrors
         label_L = _with_mirrors(labels, route, comm)
@@ -227,7 +217,7 @@ class _Clusters:
         self._id_TJ = id_L[nodes]
         self._targets = _ItemsById(self._id_TJ[:, 0])
 
-    def targets(self, ids: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
+    def targets(self, ids: Ints, some: Ints) -> Ints:
         """Return the targets whose nodes are all in some communities, ascending.
 
         Args:
@@ -238,13 +228,13 @@ class _Clusters:
         return np.sort(found[np.isin(self._id_TJ[found], ids).all(axis=1)])
 
 
-def _with_mirrors(rows_M: NDArray[np.int64], route: Route, comm: Communicator) -> NDArray[np.int64]:
+def _with_mirrors(rows_M: Ints, route: Route, comm: Communicator) -> Ints:
     rows_H = np.empty(route.num_mirrors, np.int64)
     exchange_rows(comm, rows_M[route.master_S], rows_H, route, to_mirrors=True, stage=_STAGE)
     return np.concatenate([rows_M, rows_H])
 
 
-def _refuse_unknown(only: NDArray[np.int64], labels: NDArray[np.int64], comm: Communicator) -> None:
+def _refuse_unknown(only: Ints, labels: Ints, comm: Communicator) -> None:
     present = np.isin(only, labels).astype(np.int8)
     comm.all_reduce(present, "max", stage=_STAGE)
     if not present.all():

@@ -58,7 +58,7 @@ class GlobalBatch:
                 if num_micro_batches > 1:
                     neighbourhoods, position, total = dense_targets()
                     chosen = in_micro_batch(position, total, micro_batch, num_micro_batches)
-                step_targets = targets.of_step(chosen, seed=seed, step=epoch, comm=workers)
+                step_targets = targets.of_step(chosen, step=epoch, comm=workers)
                 if num_micro_batches > 1:
                     blocks = neighbourhoods.blocks(step_targets.seeds, exact)
                 elif pruned is not None:

@@ -33,6 +33,7 @@ from graphtheta.shard.shard import Shard
 
 __all__ = ["LabelPropagation"]
 
+Ints = NDArray[np.int64]
 _STAGE = "label propagation"
 _ONE = 1 << 16  # a score of 1
 _UNIT = 1 << 8  # a preference of 1
@@ -67,7 +68,7 @@ class LabelPropagation:
             if not fits:
                 raise ConfigError(f"label propagation: expected {name} {expected}, got {value}.")
 
-    def __call__(self, shard: Shard, comm: Communicator, seed: int) -> NDArray[np.int64]:
+    def __call__(self, shard: Shard, comm: Communicator, seed: int) -> Ints:
         """Return the community of each master, as the node_key its label started at; collective.
 
         Shape:
@@ -144,9 +145,7 @@ class _Labels:
         self._comm.all_reduce(changed, stage=f"{_STAGE}: changed")
         return int(changed[0])
 
-    def _send_to_owners(
-        self, updated: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _send_to_owners(self, updated: NDArray[np.bool_]) -> tuple[Ints, Ints]:
         """Send the labels of the neighbours of updated mirrors to the mirrors' owners.
 
         Shape:
@@ -172,16 +171,14 @@ class _Labels:
         ).wait()
         return count_S, received
 
-    def _sync(self, column_L: NDArray[np.int64]) -> None:
+    def _sync(self, column_L: Ints) -> None:
         """Copy masters' values to their mirrors."""
         sent, mirrors = column_L[self._route.master_S], column_L[self._route.num_masters :]
         stage = f"{_STAGE}: sync"
         exchange_rows(self._comm, sent, mirrors, self._route, to_mirrors=True, stage=stage)
 
 
-def _by_peer(
-    rows: NDArray[np.int64], count_X: NDArray[np.int64], slices: Any
-) -> dict[int, NDArray[np.int64]]:
+def _by_peer(rows: Ints, count_X: Ints, slices: Any) -> dict[int, Ints]:
     """Return the rows of each peer that has any, given their number for each row of a route."""
     last = np.concatenate([[0], np.cumsum(count_X)])
     found = {peer: rows[last[span.start] : last[span.stop]] for peer, span in slices.items()}
@@ -194,7 +191,7 @@ def _by_peer(
 # if it is free), sum of scores and largest score; column 3 lists the slots in use.
 
 
-def _table(most: NDArray[np.int64]) -> NDArray[np.int64]:
+def _table(most: Ints) -> Ints:
     """Return an empty table for rows with at most `most` labels each, at least half of it free."""
     table = np.empty((1 << int(2 * most.max(initial=1) - 1).bit_length(), 4), np.int64)
     table[:, 0] = -1
@@ -202,9 +199,7 @@ def _table(most: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @_jit
-def _add(
-    table: NDArray[np.int64], used: int, label: np.int64, amount: np.int64, score: np.int64
-) -> int:
+def _add(table: Ints, used: int, label: np.int64, amount: np.int64, score: np.int64) -> int:
     mask = table.shape[0] - 1
     slot = np.int64((np.uint64(label) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
     while table[slot, 0] >= 0 and table[slot, 0] != label:
@@ -219,7 +214,7 @@ def _add(
 
 
 @_jit
-def _add_neighbours(row: np.int64, edges: Any, state: Any, table: NDArray[np.int64]) -> int:
+def _add_neighbours(row: np.int64, edges: Any, state: Any, table: Ints) -> int:
     """Add the labels of a row's neighbours on this worker; return the number of slots in use."""
     in_indptr, src, out_indptr, dst = edges
     label, score, weight = state
@@ -237,14 +232,7 @@ def _add_neighbours(row: np.int64, edges: Any, state: Any, table: NDArray[np.int
 
 
 @_jit
-def _list_labels(
-    rows: NDArray[np.int64],
-    edges: Any,
-    state: Any,
-    table: NDArray[np.int64],
-    count: NDArray[np.int64],
-    out: NDArray[np.int64],
-) -> None:
+def _list_labels(rows: Ints, edges: Any, state: Any, table: Ints, count: Ints, out: Ints) -> None:
     """List the distinct labels of each row's neighbours, row after row.
 
     Shape:
@@ -263,16 +251,16 @@ def _list_labels(
 
 @_jit
 def _choose_labels(
-    rows: NDArray[np.int64],
+    rows: Ints,
     edges: Any,
     state: Any,
     received: Any,
-    table: NDArray[np.int64],
+    table: Ints,
     stream: np.uint32,
     key_2: NDArray[np.uint32],
     attenuation: int,
-    label_R: NDArray[np.int64],
-    score_R: NDArray[np.int64],
+    label_R: Ints,
+    score_R: Ints,
 ) -> None:
     """Choose the label of each master from its neighbours here and those of its mirrors.
 

@@ -94,9 +94,7 @@ class MiniBatch:
             num_micro_batches: int = 1,
         ) -> Batch:
             some = chosen[in_micro_batch(position, size, micro_batch, num_micro_batches)]
-            step_targets = targets.of_step(
-                np.sort(some), seed=seed, step=step, comm=workers, masked=chosen
-            )
+            step_targets = targets.of_step(np.sort(some), step=step, comm=workers, masked=chosen)
             blocks = neighbourhoods.blocks(
                 step_targets.seeds,
                 fanouts,

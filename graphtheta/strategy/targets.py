@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,6 @@ class Targets(Protocol):
         self,
         chosen: NDArray[np.int64],
         *,
-        seed: int,
         step: int,
         comm: Communicator,
         candidates: NDArray[np.int64] | None = None,
@@ -67,7 +66,6 @@ class Targets(Protocol):
 
         Args:
             chosen: (T',) indices of its targets, ascending.
-            seed: Random seed.
             step: Number of the step, for random draws.
             comm: The workers.
             candidates: Masters of this worker that negatives are drawn from; if None, from all
@@ -87,26 +85,14 @@ class NodeTargets:
     """
 
     def __init__(
-        self,
-        shard: Shard,
-        rows: Tensor,
-        loss: Callable[[Tensor, Tensor], tuple[Tensor, int]],
+        self, shard: Shard, rows: Tensor, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]
     ) -> None:
         self._shard, self._rows, self._loss = shard, np.sort(rows.cpu().numpy()), loss
         self.keys = shard.node_key_L[self._rows]
         self.bound = shard.manifest.num_nodes
         self.nodes = self._rows[:, None]
 
-    def of_step(
-        self,
-        chosen: NDArray[np.int64],
-        *,
-        seed: int,
-        step: int,
-        comm: Communicator,
-        candidates: NDArray[np.int64] | None = None,
-        masked: NDArray[np.int64] | None = None,
-    ) -> StepTargets:
+    def of_step(self, chosen: NDArray[np.int64], **_: Any) -> StepTargets:
         rows = self._rows[chosen]
         index = self._shard.to_device(rows)
         return StepTargets(rows, rows, rows[:0], lambda view, outputs: self._loss(outputs, index))

@@ -9,8 +9,4 @@ from graphtheta.task.node import NodePrediction
 
 __all__ = ["TASKS", "BoundTask", "EdgePrediction", "LinkPrediction", "NodePrediction", "Task"]
 
-TASKS: dict[str, Any] = {
-    "node": NodePrediction,
-    "edge": EdgePrediction,
-    "link": LinkPrediction,
-}
+TASKS: dict[str, Any] = {"node": NodePrediction, "edge": EdgePrediction, "link": LinkPrediction}

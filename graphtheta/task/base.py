@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import GraphFormatError
 from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Targets
@@ -18,12 +19,26 @@ __all__ = ["SPLITS", "BoundTask", "Task", "count_splits"]
 SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
-def count_splits(splits: Mapping[str, Sized], comm: Communicator) -> dict[str, int]:
-    """Return the number of targets in each split, over all workers; collective."""
-    return {
+def count_splits(
+    splits: Mapping[str, Sized], comm: Communicator, expected: str = "targets"
+) -> dict[str, int]:
+    """Return the number of targets in each split, over all workers; collective.
+
+    Args:
+        splits: This worker's targets, by name of the split.
+        comm: The workers.
+        expected: Description of the training targets.
+
+    Raises:
+        GraphFormatError: If there is a training split, and it has no targets.
+    """
+    counts = {
         name: int(comm.all_gather_int(len(rows), stage="count targets").sum())
         for name, rows in splits.items()
     }
+    if not counts.get("train", 1):
+        raise GraphFormatError(f"trainer: expected {expected}, got none. Put some of them in it.")
+    return counts
 
 
 class BoundTask(Protocol):

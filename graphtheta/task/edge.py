@@ -7,20 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.edge_columns import (
-    edge_label,
-    edge_split,
-    num_relations,
-    relation_column,
-    resolve_name,
-)
+from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
 from graphtheta.task.edge_targets import EdgeTargets, endpoints, fetch_endpoints
-from graphtheta.task.metrics import MAIN_METRIC, mean_loss, metrics_for
+from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
 
 __all__ = ["BoundEdgeTask", "EdgePrediction"]
@@ -82,7 +76,8 @@ class BoundEdgeTask:
         self.resolved = {"label": label, "split": split}
         self.spec = manifest.edge_labels[label]
         self._model, self.message_shard = model, shard
-        self._target, known = edge_label(shard, label)
+        self._target = shard.edge_columns[f"label:{label}"]
+        known = shard.edge_columns.get(f"known:{label}", torch.tensor(True))
         self._relation = None
         if task.relation is not None:
             self._relation = relation_column(shard, task.relation)
@@ -95,17 +90,13 @@ class BoundEdgeTask:
                 f"({self.spec.task}) needs, got {self._scorer.decoder.outputs}. Give it "
                 f"outputs={outputs}."
             )
-        column = edge_split(shard, split)
+        column = shard.edge_columns[f"split:{split}"]
         self._edges = {
             name: torch.nonzero((column == code) & known).flatten().cpu().numpy()
             for name, code in SPLITS.items()
         }
-        self._counts = count_splits(self._edges, shard.comm)
-        if not self._counts["train"]:
-            raise GraphFormatError(
-                f"trainer: expected edges with a label '{label}' in the training split '{split}', "
-                "got none. Put some of them in it."
-            )
+        expected = f"edges with a label '{label}' in the training split '{split}'"
+        self._counts = count_splits(self._edges, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
@@ -127,7 +118,7 @@ class BoundEdgeTask:
     def evaluate(self) -> dict[str, float]:
         shard = self.message_shard
         outputs = infer(self._model, shard)
-        result = {}
+        result: dict[str, float] = {}
         for name, edges in self._edges.items():
             if not self._counts[name]:
                 continue
@@ -136,8 +127,6 @@ class BoundEdgeTask:
             for some, src, dst in fetch_endpoints(owner_locations, outputs, shard, _CHUNK):
                 with torch.no_grad():
                     scores[some] = self._scores(edges[some], src, dst)
-            target = self._target[shard.to_device(edges)]
-            result[f"{name}_loss"] = mean_loss(*self._loss(scores, target), shard.comm)
-            for metric, value in self._metrics(scores, target).items():
-                result[f"{name}_{metric}"] = value
+            found = self._metrics(scores, self._target[shard.to_device(edges)])
+            result |= {f"{name}_{metric}": value for metric, value in found.items()}
         return result

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
 
-__all__ = ["edge_label", "edge_split", "num_relations", "relation_column", "resolve_name"]
+__all__ = ["num_relations", "relation_column", "resolve_name"]
 
 
 def resolve_name(kind: str, name: str | None, present: Iterable[str], default: str) -> str:
@@ -40,22 +40,6 @@ def resolve_name(kind: str, name: str | None, present: Iterable[str], default: s
         )
         raise ConfigError(f"task: expected a {kind} of edges, got {got}. {remedy}")
     return name
-
-
-def edge_label(shard: Shard, name: str) -> tuple[Tensor, Tensor]:
-    """Return the values of an edge label, in CSC order, and whether each is known.
-
-    Shape:
-        values: (E,) or (E, K). known: (E,) bool.
-    """
-    values = shard.edge_columns[f"label:{name}"]
-    everywhere = torch.ones(len(values), dtype=torch.bool, device=values.device)
-    return values, shard.edge_columns.get(f"known:{name}", everywhere)
-
-
-def edge_split(shard: Shard, name: str) -> Tensor:
-    """Return the split of each edge: (E,) int8, 0 none, 1 training, 2 validation, 3 test."""
-    return shard.edge_columns[f"split:{name}"]
 
 
 def relation_column(shard: Shard, name: str) -> Tensor:

@@ -122,7 +122,6 @@ class EdgeTargets:
         self,
         chosen: NDArray[np.int64],
         *,
-        seed: int,
         step: int,
         comm: Communicator,
         candidates: NDArray[np.int64] | None = None,

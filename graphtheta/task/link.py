@@ -15,7 +15,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
 from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.edge_columns import edge_split, num_relations, relation_column, resolve_name
+from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, endpoints, fetch_endpoints
 from graphtheta.task.metrics import MainMetric, mean_loss
 from graphtheta.task.negatives import Corrupted, check_negatives
@@ -90,7 +90,7 @@ class LinkPrediction:
         """
         split = resolve_name("split", self.split, shard.manifest.edge_splits, "split")
         hidden = ("test",) if validation else ("val", "test")
-        column = edge_split(shard, split).cpu().numpy()
+        column = shard.edge_columns[f"split:{split}"].cpu().numpy()
         return with_edges(shard, ~np.isin(column, [SPLITS[name] for name in hidden]))
 
 
@@ -120,14 +120,15 @@ class BoundLinkTask:
                 f"task: expected a decoder with one output, as links need, got "
                 f"{self._scorer.decoder.outputs}. Give it outputs=1."
             )
-        column = edge_split(shard, split)
+        column = shard.edge_columns[f"split:{split}"]
         self._edges = {
             name: torch.nonzero(column == SPLITS[name]).flatten().cpu().numpy()
             for name in ("val", "test")
         }
         self._counts = count_splits(self._edges, shard.comm)
         self.message_shard = task.message_shard(shard)
-        train = torch.nonzero(edge_split(self.message_shard, split) == SPLITS["train"]).flatten()
+        of_messages = self.message_shard.edge_columns[f"split:{split}"]
+        train = torch.nonzero(of_messages == SPLITS["train"]).flatten()
         if not shard.comm.all_gather_int(len(train), stage="count targets").sum():
             raise GraphFormatError(
                 f"trainer: expected edges in the training split '{split}', got none. Put some "

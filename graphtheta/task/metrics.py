@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.nn.losses import LOSSES
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
 from graphtheta.task.auroc import area_under_curve, round_scores
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 __all__ = ["MAIN_METRIC", "MainMetric", "mean_loss", "metrics_for"]
-
 
 _IGNORED = -1
 
@@ -40,46 +40,26 @@ MAIN_METRIC: dict[LabelKind, MainMetric] = {
 }
 
 
-# torchmetrics is imported only when it is used: it takes as long to load as torch, since it also
-# loads scipy and matplotlib if they are installed.
-
-
-def _multiclass(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-
-    return {
-        "accuracy": MulticlassAccuracy(spec.num_classes, average="micro", **sync),
-        "f1": MulticlassF1Score(spec.num_classes, average="macro", **sync),
-    }
-
-
-def _binary(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
-    from torchmetrics.classification import BinaryAccuracy
-
-    return {"accuracy": BinaryAccuracy(**sync)}
-
-
-def _multilabel(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
-    from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
-
-    return {
-        "f1": MultilabelF1Score(spec.num_classes, average="micro", **sync),
-        "accuracy": MultilabelAccuracy(spec.num_classes, average="micro", **sync),
-    }
-
-
-def _regression(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+def _metrics_of(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+    # Imported only when it is used: torchmetrics takes as long to load as torch, since it also
+    # loads scipy and matplotlib if they are installed.
+    import torchmetrics.classification as of_classes
     from torchmetrics import MeanAbsoluteError, MeanSquaredError
 
+    classes = spec.num_classes
+    if spec.task == "multiclass":
+        return {
+            "accuracy": of_classes.MulticlassAccuracy(classes, average="micro", **sync),
+            "f1": of_classes.MulticlassF1Score(classes, average="macro", **sync),
+        }
+    if spec.task == "binary":
+        return {"accuracy": of_classes.BinaryAccuracy(**sync)}
+    if spec.task == "multilabel":
+        return {
+            "f1": of_classes.MultilabelF1Score(classes, average="micro", **sync),
+            "accuracy": of_classes.MultilabelAccuracy(classes, average="micro", **sync),
+        }
     return {"rmse": MeanSquaredError(squared=False, **sync), "mae": MeanAbsoluteError(**sync)}
-
-
-_METRICS: dict[LabelKind, Callable[..., dict[str, Metric]]] = {
-    "multiclass": _multiclass,
-    "binary": _binary,
-    "multilabel": _multilabel,
-    "regression": _regression,
-}
 
 
 def mean_loss(loss: Tensor, count: int, comm: Communicator) -> float:
@@ -92,7 +72,7 @@ def mean_loss(loss: Tensor, count: int, comm: Communicator) -> float:
 def metrics_for(
     spec: LabelSpec, comm: Communicator
 ) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    """Return a function from this worker's (outputs, targets) to the metrics of all workers.
+    """Return a function from (outputs, targets) of each worker to loss and metrics of all workers.
 
     The function is collective: every worker calls it, also with no rows. AUROC is left out if a
     class has no rows.
@@ -113,12 +93,12 @@ def metrics_for(
     sync: dict[str, Any] = {} if spec.task == "regression" else {"ignore_index": _IGNORED}
     if comm.size > 1:
         sync |= {"dist_sync_fn": gather, "distributed_available_fn": lambda: True}
-    metrics = _METRICS[spec.task](spec, **sync)
+    metrics = _metrics_of(spec, **sync)
 
     def compute(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        result = {"loss": mean_loss(*LOSSES[spec.task](outputs, targets), comm)}
         if spec.task in ("binary", "regression"):
             outputs = outputs.reshape(targets.shape)
-        result = {}
         if spec.task == "binary":
             positive = targets.bool()
             area = area_under_curve(

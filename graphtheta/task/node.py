@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.metrics import MAIN_METRIC, mean_loss, metrics_for
+from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
 
@@ -56,12 +56,8 @@ class BoundNodeTask:
         self._rows = {
             name: torch.nonzero((column == code) & known).flatten() for name, code in SPLITS.items()
         }
-        self._counts = count_splits(self._rows, shard.comm)
-        if not self._counts["train"]:
-            raise GraphFormatError(
-                f"trainer: expected nodes with a label '{label}' in the training split '{split}', "
-                "got none. Put some of them in it."
-            )
+        expected = f"nodes with a label '{label}' in the training split '{split}'"
+        self._counts = count_splits(self._rows, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
@@ -80,12 +76,10 @@ class BoundNodeTask:
 
     def evaluate(self) -> dict[str, float]:
         outputs = infer(self._model, self.message_shard)
-        result = {}
+        result: dict[str, float] = {}
         for name, rows in self._rows.items():
             if not self._counts[name]:
                 continue
-            out, target = outputs[rows], self._target[rows]
-            result[f"{name}_loss"] = mean_loss(*self._loss(out, target), self.message_shard.comm)
-            for metric, value in self._metrics(out, target).items():
-                result[f"{name}_{metric}"] = value
+            found = self._metrics(outputs[rows], self._target[rows])
+            result |= {f"{name}_{metric}": value for metric, value in found.items()}
         return result

@@ -31,6 +31,7 @@ from graphtheta.task.pair_scorer import PairScorer
 
 __all__ = ["HITS", "Ranking"]
 
+Ints = NDArray[np.int64]
 HITS = (1, 3, 10)
 _STAGE = "rank"
 _QUERIES = 1024  # edges that are ranked at a time, over all workers
@@ -51,9 +52,7 @@ class Ranking:
         48 bytes an edge in construction: the owners of both endpoints keep each edge.
     """
 
-    def __init__(
-        self, shard: Shard, relation: NDArray[np.int64] | None, num_relations: int
-    ) -> None:
+    def __init__(self, shard: Shard, relation: Ints | None, num_relations: int) -> None:
         self._shard, self._relation, self._num_relations = shard, relation, num_relations
         nodes = endpoints(shard, np.arange(shard.num_edges))
         self._known = {
@@ -61,9 +60,7 @@ class Ranking:
             for side, fixed in (("dst", 0), ("src", 1))
         }
 
-    def _edges_by_answer(
-        self, fixed: NDArray[np.int64], answer: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _edges_by_answer(self, fixed: Ints, answer: Ints) -> tuple[Ints, Ints]:
         """Send edges to the owners of their answers; return query and master, sorted by query."""
         shard = self._shard
         owner, master = rank_and_row(shard.owner_locations[answer])
@@ -73,14 +70,10 @@ class Ranking:
         mine = mine[np.argsort(mine[:, 0], kind="stable")]
         return np.ascontiguousarray(mine[:, 0]), np.ascontiguousarray(mine[:, 1])
 
-    def _codes(
-        self, keys: NDArray[np.int64], relation: NDArray[np.int64] | None
-    ) -> NDArray[np.int64]:
+    def _codes(self, keys: Ints, relation: Ints | None) -> Ints:
         return keys * self._num_relations + (0 if relation is None else relation)
 
-    def __call__(
-        self, edges: NDArray[np.int64], outputs: Tensor, scorer: PairScorer
-    ) -> dict[str, float]:
+    def __call__(self, edges: Ints, outputs: Tensor, scorer: PairScorer) -> dict[str, float]:
         """Return `mrr` and `hits@k` over both endpoints of edges of all workers; collective.
 
         Args:
@@ -108,7 +101,7 @@ class Ranking:
 
     def _ranks(
         self,
-        query: NDArray[np.int64],
+        query: Ints,
         fixed: Tensor,
         true: Tensor,
         side: Endpoint,
@@ -141,9 +134,7 @@ class Ranking:
         ranks: NDArray[np.float64] = 1 + found[:, 0] + found[:, 1] / 2
         return ranks
 
-    def _other_edges(
-        self, side: Endpoint, queries: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _other_edges(self, side: Endpoint, queries: Ints) -> tuple[Ints, Ints]:
         """Return the queries and masters that form an edge of the graph, ascending by master."""
         known, master_of = self._known[side]
         first = np.searchsorted(known, queries)

@@ -84,4 +84,4 @@ def test_auroc_of_large_logits_has_no_ties() -> None:
 def test_auroc_of_one_class_is_left_out() -> None:
     spec, outputs, targets = case("binary")
     metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.ones_like(targets))
-    assert metrics.keys() == {"accuracy"}
+    assert metrics.keys() == {"loss", "accuracy"}
