@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Direction, Stage
-from graphtheta.exchange.channel import Channel
-from graphtheta.exchange.mirror_sync import MirrorSync, as_index
+from graphtheta.exchange.channel import Channel, as_index
+from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.exchange.plan import Route
 
 __all__ = ["all_reduce_sum", "fetch", "new_token", "start_sync", "to_master"]
@@ -237,11 +237,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def _all_reduced(
-    channel: Channel,
-    direction: Direction,
-    stage: Stage,
-    x: Tensor,
-    needs_grad: Sequence[bool] = (),
+    channel: Channel, direction: Direction, stage: Stage, x: Tensor, needs_grad: Sequence[bool] = ()
 ) -> Tensor:
     with channel.stages.timed(direction, stage):
         text = channel.check(direction, stage, [x.unsqueeze(0)], needs_grad)

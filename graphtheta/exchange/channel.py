@@ -20,9 +20,14 @@ from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.timers import Direction, Stage, StageTimers
 from graphtheta.exchange.plan import Route
 
-__all__ = ["Channel", "Lease", "PendingRows"]
+__all__ = ["Channel", "Lease", "PendingRows", "as_index"]
 
 _CACHE_LINE = 64  # bytes; each field's rows begin at a multiple of it
+
+
+def as_index(rows_X: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return row numbers as a tensor on a device."""
+    return torch.from_numpy(rows_X).to(device)
 
 
 @dataclass(frozen=True)
@@ -153,9 +158,7 @@ class Channel:
             (route.num_masters, ...) each.
         """
         device = rows[0].device
-        mirror_R, master_S = (
-            torch.from_numpy(index).to(device) for index in (route.mirror_R, route.master_S)
-        )
+        mirror_R, master_S = as_index(route.mirror_R, device), as_index(route.master_S, device)
         received = self.start(
             [x[route.num_masters :].index_select(0, mirror_R) for x in rows],
             route,

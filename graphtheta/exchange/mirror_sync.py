@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.comm.timers import Stage
-from graphtheta.exchange.channel import Channel, Lease, PendingRows
+from graphtheta.exchange.channel import Channel, Lease, PendingRows, as_index
 from graphtheta.exchange.plan import Route
 
-__all__ = ["GradientReturn", "MirrorSync", "as_index"]
-
-
-def as_index(rows_X: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Return row numbers as a tensor on a device."""
-    return torch.from_numpy(rows_X).to(device)
+__all__ = ["GradientReturn", "MirrorSync"]
 
 
 class MirrorSync:

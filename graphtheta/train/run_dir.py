@@ -26,13 +26,20 @@ class RunDirectory:
 
     Attributes:
         path: The directory.
+        config: File of the configuration that the run was started with.
+        label: File of the label's kind and size, for predictions on graphs without the label.
+        metrics: File with a line of JSON for each epoch.
+        checkpoints: Directory of the checkpoints.
+        weights: File of the weights of the best epoch.
 
     Raises:
         ConfigError: If the directory holds a run already and `resume` is False, or it is a file.
     """
 
     def __init__(self, path: Path, *, resume: bool = False) -> None:
-        self.path = path
+        self.path, self.checkpoints = path, path / "checkpoints"
+        self.config, self.label = path / "config.toml", path / "label.json"
+        self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
         # A trainer without a command line writes no configuration, but a line for each epoch.
         if (self.holds_run or self.metrics.exists()) and not resume:
             raise ConfigError(
@@ -48,31 +55,6 @@ class RunDirectory:
     def holds_run(self) -> bool:
         """Whether a run was started in this directory."""
         return self.config.exists()
-
-    @property
-    def config(self) -> Path:
-        """File of the configuration that the run was started with."""
-        return self.path / "config.toml"
-
-    @property
-    def label(self) -> Path:
-        """File of the label's kind and size, for predictions on graphs without the label."""
-        return self.path / "label.json"
-
-    @property
-    def metrics(self) -> Path:
-        """File with a line of JSON for each epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """File of the weights of the best epoch."""
-        return self.path / "weights.safetensors"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.toml`, from which the run can be repeated.
@@ -93,13 +75,11 @@ class RunDirectory:
 
     def write_label(self, spec: Mapping[str, Any]) -> None:
         """Write `label.json`."""
-        with atomic_file(self.label) as file:
-            file.write_text(json.dumps(spec, indent=2) + "\n")
+        _write_json(self.label, spec)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        with atomic_file(self.path / "summary.json") as file:
-            file.write_text(json.dumps(summary, indent=2) + "\n")
+        _write_json(self.path / "summary.json", summary)
 
     def truncate_metrics(self, epochs: int) -> None:
         """Remove the lines of epochs that a resumed run will train again."""
@@ -117,3 +97,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(value, indent=2) + "\n")
