@@ -47,15 +47,12 @@ def unpermuted(x: np.uint64, spec: NDArray[np.uint64]) -> np.uint64:
 
 
 @_jit
-def _permute(x: NDArray[np.int64], spec: NDArray[np.uint64], out: NDArray[np.int64]) -> None:
+def _permute(x: NDArray[np.int64], spec: NDArray[np.uint64], inverse: bool) -> NDArray[np.int64]:
+    out = np.empty_like(x)
     for i in range(x.shape[0]):
-        out[i] = np.int64(permuted(np.uint64(x[i]), spec))
-
-
-@_jit
-def _unpermute(x: NDArray[np.int64], spec: NDArray[np.uint64], out: NDArray[np.int64]) -> None:
-    for i in range(x.shape[0]):
-        out[i] = np.int64(unpermuted(np.uint64(x[i]), spec))
+        value = np.uint64(x[i])
+        out[i] = np.int64(unpermuted(value, spec) if inverse else permuted(value, spec))
+    return out
 
 
 class Permutation:
@@ -95,10 +92,8 @@ class Permutation:
         Shape:
             x_R: (R,) integers. Returns (R,) int64.
         """
-        x_R = np.ascontiguousarray(x_R, np.int64)
-        out = np.empty_like(x_R)
-        _permute(x_R, self.spec, out)
-        return out
+        images: NDArray[np.int64] = _permute(np.ascontiguousarray(x_R, np.int64), self.spec, False)
+        return images
 
     def inverse(self, x_R: NDArray[Any]) -> NDArray[np.int64]:
         """Return the numbers whose images under `forward` are the given ones.
@@ -106,7 +101,5 @@ class Permutation:
         Shape:
             x_R: (R,) integers. Returns (R,) int64.
         """
-        x_R = np.ascontiguousarray(x_R, np.int64)
-        out = np.empty_like(x_R)
-        _unpermute(x_R, self.spec, out)
-        return out
+        images: NDArray[np.int64] = _permute(np.ascontiguousarray(x_R, np.int64), self.spec, True)
+        return images

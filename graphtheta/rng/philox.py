@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+_inline_jit = numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
 
 
 class Purpose(IntEnum):
@@ -50,7 +51,7 @@ class Purpose(IntEnum):
     QUERY = 11
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+@_inline_jit
 def philox(
     c0: np.uint32, c1: np.uint32, c2: np.uint32, c3: np.uint32, k0: np.uint32, k1: np.uint32
 ) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
@@ -73,16 +74,12 @@ def _philox_rows(
     counters: NDArray[np.uint32], key: NDArray[np.uint32], out: NDArray[np.uint32]
 ) -> None:
     for i in range(counters.shape[0]):
-        a, b, c, d = philox(
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = philox(
             counters[i, 0], counters[i, 1], counters[i, 2], counters[i, 3], key[0], key[1]
         )
-        out[i, 0] = a
-        out[i, 1] = b
-        out[i, 2] = c
-        out[i, 3] = d
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
+@_inline_jit
 def hash_key(key: np.uint64, stream: np.uint32, k0: np.uint32, k1: np.uint32) -> np.uint64:
     """Return the result of `hash_keys` for one key, in a compiled loop.
 
@@ -115,16 +112,10 @@ def _draw_row(
     lane1 = draws[blocks : 2 * blocks]
     lane2 = draws[2 * blocks : 3 * blocks]
     lane3 = draws[3 * blocks :]
-    lo = np.uint32(k)
-    hi = np.uint32(k >> np.uint64(32))
-    k0 = key[0]
-    k1 = key[1]
+    lo, hi = np.uint32(k), np.uint32(k >> np.uint64(32))
+    k0, k1 = key[0], key[1]
     for q in range(np.uint32(blocks)):  # unsigned, so that indices need no test for negative values
-        a, b, c, d = philox(np.uint32(q), lo, hi, stream, k0, k1)
-        lane0[q] = a
-        lane1[q] = b
-        lane2[q] = c
-        lane3[q] = d
+        lane0[q], lane1[q], lane2[q], lane3[q] = philox(np.uint32(q), lo, hi, stream, k0, k1)
 
 
 @_jit

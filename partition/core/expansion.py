@@ -54,25 +54,17 @@ class UnassignedEdges:
         num_nodes = degree_N.shape[0]
         assert num_nodes < 1 << 31, "links have room for the nodes"
         # Where each list begins; its length shrinks as edges get parts.
-        self._begin = np.empty(num_nodes, np.int64)
-        entries = _list_begins(degree_N, highest, self._begin)
+        low_N = np.where(degree_N <= highest, degree_N, 0)
+        self._begin = np.cumsum(low_N) - low_N
         self._length = np.zeros(num_nodes, np.int32)
-        self._entries = np.empty((entries, 2), _entry_type(num_edges))
+        self._entries = np.empty((int(low_N.sum()), 2), _entry_type(num_edges))
         self._part = np.full(num_edges, -1, np.int32)
         self._added = 0
 
     def add(self, src: NDArray[Any], dst: NDArray[Any]) -> None:
         """Append edges; those between two nodes of high degree are skipped."""
-        self._added = _add(
-            src,
-            dst,
-            self._degree,
-            self._highest,
-            self._begin,
-            self._length,
-            self._entries,
-            self._added,
-        )
+        lists = self._begin, self._length, self._entries
+        self._added = _add(src, dst, self._degree, self._highest, *lists, self._added)
 
     def expand(
         self, loads_P: NDArray[np.int64], replicas: Replicas, first_seed: int
@@ -129,16 +121,6 @@ class _Growth(NamedTuple):
 
 
 _NEXT, _PREVIOUS, _BUCKET = 0, 1, 2
-
-
-@jit
-def _list_begins(degree_N: NDArray[np.int64], highest: int, begin_N: NDArray[np.int64]) -> int:
-    total = 0
-    for node in range(degree_N.shape[0]):
-        begin_N[node] = total
-        if degree_N[node] <= highest:
-            total += degree_N[node]
-    return total
 
 
 @jit

@@ -114,13 +114,12 @@ def label_on_rank_zero(
     if comm.rank == 0:
         lists = build_neighbour_lists(stream, resources, simple=True)
         num_pairs[0] = lists.neighbours.shape[0] // 2
-    if comm.size > 1:  # before the check, so that all ranks fail together
-        comm.broadcast(num_pairs, stage="broadcast number of neighbours")
+    # Before the check, so that all ranks fail together.
+    comm.broadcast(num_pairs, stage="broadcast number of neighbours")
     total = list_bytes + bytes_per_pair * int(num_pairs[0]) + 64 * stream.num_nodes
     resources.check_memory(total, f"{name} with {num_pairs[0]:,} pairs of neighbours", remedy)
     labels_N = np.empty(stream.num_nodes, np.int32)
     if lists is not None:
         labels_N[:] = label(lists)
-    if comm.size > 1:
-        comm.broadcast(labels_N, stage="broadcast parts")
+    comm.broadcast(labels_N, stage="broadcast parts")
     return labels_N

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.int_table import LEAST_SLOTS, in_slice, mix, num_slots_for
 
-__all__ = ["TextMap", "TextSet"]
+__all__ = ["TextMap", "TextSet", "text_buffers"]
 
 
 class _Texts:
@@ -49,7 +49,7 @@ class TextSet(_Texts):
         return int(self._slots.nbytes + self._bounds.nbytes + self._arena.nbytes)
 
     def add(self, ids: pa.Array) -> None:
-        bounds, data = _text_buffers(ids)
+        bounds, data = text_buffers(ids)
         self._reserve(int(bounds[-1] - bounds[0]))
         done, not_marked = 0, np.zeros(0, np.bool_)
         while True:
@@ -76,7 +76,7 @@ class TextMap(_Texts):
         self._keys = np.empty(len(self._bounds), np.int64)
 
     def insert(self, ids: pa.Array, first_key: int) -> pa.Array:
-        bounds, data = _text_buffers(ids)
+        bounds, data = text_buffers(ids)
         self._reserve(int(bounds[-1] - bounds[0]))
         done, duplicate = 0, np.zeros(len(ids), np.bool_)
         while True:
@@ -94,7 +94,7 @@ class TextMap(_Texts):
             self._keys = np.concatenate([self._keys, np.empty(len(self._keys), np.int64)])
 
     def find(self, ids: pa.Array, keys: NDArray[np.int64]) -> None:
-        bounds, data = _text_buffers(ids)
+        bounds, data = text_buffers(ids)
         _find_texts(
             bounds, data, *self._slice, self._slots, self._bounds, self._arena, self._keys, keys
         )
@@ -104,7 +104,7 @@ def _empty_slots(num_slots: int) -> NDArray[np.uint64]:
     return np.zeros((num_slots, 2), np.uint64)  # (hash, 0 if empty, else entry + 1)
 
 
-def _text_buffers(ids: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+def text_buffers(ids: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Return the bounds of the texts in their bytes, and the bytes."""
     _, offsets, data = ids.buffers()
     dtype = np.int64 if pa.types.is_large_string(ids.type) else np.int32

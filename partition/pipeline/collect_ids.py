@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from graphtheta.data.schema import refuse, whole
 from graphtheta.data.source import GraphSource
-from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.bitmap import BitMap
 from graphtheta.partition.ooc.id_table import IdSet, id_set
@@ -126,8 +124,8 @@ class _Collector:
         """Add ids to the bit map; if one does not fit, give the bit map up and return False."""
         assert self._bits is not None
         arrays = [ids.to_numpy() for ids in columns]
-        bounds = [_bounds(ids) for ids in arrays]
-        low, high = int(min(b[0] for b in bounds)), int(max(b[1] for b in bounds))
+        low = min(int(ids.min(initial=0)) for ids in arrays)
+        high = max(int(ids.max(initial=0)) for ids in arrays)
         if low < 0 or high >= self._most:
             self.flush()
             self._bits = None
@@ -180,12 +178,3 @@ def _merge(runs: list[pa.Array], path: Path, id_type: pa.DataType) -> None:
             if len(runs) > 1:
                 ids = _sorted(pa.chunked_array([pc.unique(pa.chunked_array(slices))]))
             writer.write_batch(pa.record_batch([ids.cast(id_type)], schema))
-
-
-@jit
-def _bounds(ids: NDArray[np.int64]) -> tuple[np.int64, np.int64]:
-    low, high = np.int64(0), np.int64(0)
-    for i in range(np.uint64(ids.shape[0])):
-        low = min(low, ids[i])
-        high = max(high, ids[i])
-    return low, high

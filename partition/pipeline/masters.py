@@ -18,7 +18,7 @@ from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
-from graphtheta.partition.pipeline.part_nodes import part_nodes
+from graphtheta.partition.pipeline.part_nodes import KeySlices, part_nodes
 from graphtheta.partition.pipeline.shuffle_edges import update_largest
 from graphtheta.rng.philox import Purpose, hash_keys
 
@@ -66,7 +66,7 @@ def choose_masters(
     """
     comm = resources.comm
     first, last = resources.share(0, num_nodes)
-    part_slices = _PartSlices(folder, num_parts, first)
+    part_slices = KeySlices(lambda part: part_nodes(folder, part)["key"], num_parts, first)
     owners = NodeFile(folder, OWNERS, num_nodes)
     owners.create(comm)
     largest: dict[str, int] = {}
@@ -82,7 +82,7 @@ def choose_masters(
         start, table, slices = chunk
         stop = start + table.num_rows
         validate_nodes(table, "nodes", start)
-        degrees, num_holders, held = part_slices.degrees(start, stop, slices)
+        degrees, num_holders, held = _degrees(folder, start, stop, slices)
         if part_of_nodes is not None:
             owner = part_of_nodes[start:stop]
         else:
@@ -123,48 +123,28 @@ def _rows(
         start += len(ids)
 
 
-class _PartSlices:
-    """Cursor over the sorted nodes of all parts: yields the slice of each for a range of node keys.
+def _degrees(
+    folder: Path, start: int, stop: int, slices: list[slice]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[Any]]]:
+    """Return the degrees of nodes [start, stop), and which parts hold them.
 
-    The files are opened again for each range: all of them may exceed the limit of open files.
+    Returns:
+        In- and out-degrees; the number of parts that hold each node; and for each part the
+        sorted node keys that it holds, minus `start`.
+
+    Shape:
+        (2, R) int64; (R,) int32; one array for each part.
     """
-
-    def __init__(self, folder: Path, num_parts: int, first: int) -> None:
-        self._folder = folder
-        keys = (part_nodes(folder, part)["key"] for part in range(num_parts))
-        self._starts = [int(np.searchsorted(of_part, first)) for of_part in keys]
-
-    def advance(self, stop: int) -> list[slice]:
-        """Return the slice of each part from the last call's end to the node key `stop`."""
-        slices = []
-        for part, start in enumerate(self._starts):
-            keys = part_nodes(self._folder, part)["key"]
-            slices.append(slice(start, start + int(np.searchsorted(keys[start:], stop))))
-        self._starts = [of_part.stop for of_part in slices]
-        return slices
-
-    def degrees(
-        self, start: int, stop: int, slices: list[slice]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[Any]]]:
-        """Return the degrees of nodes [start, stop), and which parts hold them.
-
-        Returns:
-            In- and out-degrees; the number of parts that hold each node; and for each part the
-            sorted node keys that it holds, minus `start`.
-
-        Shape:
-            (2, R) int64; (R,) int32; one array for each part.
-        """
-        degrees = np.zeros((2, stop - start), np.int64)
-        num_holders = np.zeros(stop - start, np.int32)
-        held = []
-        for part, rows in enumerate(slices):
-            nodes = part_nodes(self._folder, part)
-            keys = nodes["key"][rows] - start
-            counts = nodes["in_count"][rows], nodes["out_count"][rows]
-            _add_degrees(keys, *counts, degrees, num_holders)
-            held.append(keys)
-        return degrees, num_holders, held
+    degrees = np.zeros((2, stop - start), np.int64)
+    num_holders = np.zeros(stop - start, np.int32)
+    held = []
+    for part, rows in enumerate(slices):
+        nodes = part_nodes(folder, part)
+        keys = nodes["key"][rows] - start
+        counts = nodes["in_count"][rows], nodes["out_count"][rows]
+        _add_degrees(keys, *counts, degrees, num_holders)
+        held.append(keys)
+    return degrees, num_holders, held
 
 
 def _draw_owners(

@@ -14,6 +14,7 @@ from graphtheta.data.schema import as_numpy
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.array_file import read_arrays, write_arrays
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions, member_position
 from graphtheta.partition.ooc.edge_file import key_dtype
@@ -22,7 +23,7 @@ from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.masters import NODES_SPILL, OWNERS
-from graphtheta.partition.pipeline.part_nodes import own_parts, part_nodes
+from graphtheta.partition.pipeline.part_nodes import KeySlices, own_parts, part_nodes
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.partition.store.quality import PartCounts
 
@@ -143,16 +144,12 @@ def write_local_ids(num_nodes: int, num_parts: int, folder: Path, resources: Res
     first, last = resources.share(0, num_nodes)
     local_ids = NodeFile(folder, LOCAL_IDS, num_nodes)
     local_ids.create(comm)
-    keys = (read_arrays(_file(folder, part))["key"] for part in range(num_parts))
-    positions = [int(np.searchsorted(of_part, first)) for of_part in keys]
-    for start in range(first, last, _CHUNK_NODES):
-        stop = min(start + _CHUNK_NODES, last)
+    cursor = KeySlices(lambda part: read_arrays(_file(folder, part))["key"], num_parts, first)
+    for start, stop in chunk_ranges(first, last, _CHUNK_NODES):
         values = np.empty(stop - start, np.int32)
-        for part, begin in enumerate(positions):
-            of_part = read_arrays(_file(folder, part))
-            end = begin + int(np.searchsorted(of_part["key"][begin:], stop))
-            values[of_part["key"][begin:end] - start] = of_part["local"][begin:end]
-            positions[part] = end
+        for part, rows in enumerate(cursor.advance(stop)):
+            masters = read_arrays(_file(folder, part))
+            values[masters["key"][rows] - start] = masters["local"][rows]
         local_ids.write(start, values)
     comm.barrier(stage="write local ids")
 

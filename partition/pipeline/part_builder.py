@@ -220,10 +220,7 @@ def _sort_coarsely(
         row_range = np.uint64(records[i]["dst"]) >> np.uint64(shift)
         at = np.uint64(next_position[row_range])
         next_position[row_range] += 1
-        coarse[at]["src"] = records[i]["src"]
-        coarse[at]["dst"] = records[i]["dst"]
-        coarse[at]["edge_key"] = records[i]["edge_key"]
-        coarse[at]["in_position"] = records[i]["in_position"]
+        coarse[at] = records[i]
         if with_index:
             coarse_index[at] = index[i]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from graphtheta.partition.ooc.edge_file import key_dtype
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 
-__all__ = ["find_part_nodes", "own_parts", "part_nodes"]
+__all__ = ["KeySlices", "find_part_nodes", "own_parts", "part_nodes"]
 
 
 def own_parts(num_parts: int, rank: int, size: int) -> range:
@@ -69,6 +70,30 @@ def part_nodes(folder: Path, part: int) -> dict[str, NDArray[Any]]:
         (R,) int32 or int64.
     """
     return read_arrays(_file(folder, part))
+
+
+class KeySlices:
+    """Cursor over the sorted node keys of all parts: yields the slice of each for a range of keys.
+
+    Args:
+        keys_of: Returns the sorted node keys of a part. It is called again for each range, because
+            the files of all parts together may exceed the limit of open files.
+        num_parts: Number of parts (P).
+        first: Node key at which the first range begins.
+    """
+
+    def __init__(self, keys_of: Callable[[int], NDArray[Any]], num_parts: int, first: int) -> None:
+        self._keys_of = keys_of
+        self._starts = [int(np.searchsorted(keys_of(part), first)) for part in range(num_parts)]
+
+    def advance(self, stop: int) -> list[slice]:
+        """Return the slice of each part from the last call's end to the node key `stop`."""
+        slices = []
+        for part, start in enumerate(self._starts):
+            keys = self._keys_of(part)[start:]
+            slices.append(slice(start, start + int(np.searchsorted(keys, stop))))
+        self._starts = [of_part.stop for of_part in slices]
+        return slices
 
 
 def _file(folder: Path, part: int) -> Path:

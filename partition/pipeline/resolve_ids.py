@@ -61,13 +61,12 @@ def resolve_edges(
             table has duplicate ids.
     """
     with _Writer(source, folder, num_nodes, undirected, self_loops, resources) as writer:
-        _write_all(writer, source, folder, num_nodes, resources)
+        _write_all(writer)
     write_segments(folder, num_nodes, writer.segments(), resources.comm)
 
 
-def _write_all(
-    writer: _Writer, source: GraphSource, folder: Path, num_nodes: int, resources: Resources
-) -> None:
+def _write_all(writer: _Writer) -> None:
+    source, folder, num_nodes = writer.source, writer.folder, writer.num_nodes
     has_table = source.num_nodes is not None
     if source.keyed and has_table:
         writer.write(_Keys(num_nodes))
@@ -79,7 +78,7 @@ def _write_all(
     elif not has_table and (bits := _bit_map(ids, field.type, num_nodes)) is not None:
         writer.write(_Sorted(MemberPositions(bits)))
     else:
-        _write_by_hash(writer, ids, field.type, num_nodes, folder, resources)
+        _write_by_hash(writer, ids, field.type)
 
 
 class _Mapping(Protocol):
@@ -104,7 +103,8 @@ class _Writer:
         resources: Resources,
     ) -> None:
         rank = resources.comm.rank
-        self._source, self._resources = source, resources
+        self.source, self.resources = source, resources
+        self.folder, self.num_nodes = folder, num_nodes
         self.first, self.last = resources.share(0, source.num_edges)
         self._self_loops = self_loops
         with ExitStack() as opened:  # closes the first if the second cannot be opened
@@ -120,8 +120,8 @@ class _Writer:
     def chunks(self, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
         """Yield (first row, table of src and dst) of this rank's rows, validated."""
         row = self.first
-        chunks = self._source.edge_chunks(self.first, self.last, ends_only=True)
-        for chunk in self._resources.prefetch(chunks):
+        chunks = self.source.edge_chunks(self.first, self.last, ends_only=True)
+        for chunk in self.resources.prefetch(chunks):
             validate_edges(chunk, "edges", row)
             yield row, chunk
             row += chunk.num_rows
@@ -136,8 +136,8 @@ class _Writer:
             return row, src, dst
 
         rows = self.last - self.first
-        with self._resources.progress.phase("map ids", rows, "edges") as advance:
-            for row, src, dst in self._resources.imap(mapped, self.chunks(advance)):
+        with self.resources.progress.phase("map ids", rows, "edges") as advance:
+            for row, src, dst in self.resources.imap(mapped, self.chunks(advance)):
                 self.append(row, src, dst)
 
     def append(self, row: int, src: NDArray[Any], dst: NDArray[Any]) -> None:
@@ -150,7 +150,7 @@ class _Writer:
             no_loop = np.arange(len(src))
         self._forward.append(src, dst, keys)
         if self._reverse is not None:
-            first = self._source.num_edges
+            first = self.source.num_edges
             reverse = (row + no_loop if isinstance(keys, int) else keys) + first
             self._reverse.append(dst[no_loop], src[no_loop], reverse)
 
@@ -220,21 +220,15 @@ class _Table:
         return keys
 
 
-def _write_by_hash(
-    writer: _Writer,
-    ids: Ids,
-    id_type: pa.DataType,
-    num_nodes: int,
-    folder: Path,
-    resources: Resources,
-) -> None:
+def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
+    num_nodes, resources = writer.num_nodes, writer.resources
     budget = (resources.memory_limit or _NO_LIMIT) // 2
     num_slices = -(-map_bytes(id_type, num_nodes) // budget)
     if num_slices == 1:
         writer.write(_Table(_filled_map(ids, id_type, num_nodes, 0, 1), id_type))
         return
     rows = writer.last - writer.first
-    path = folder / f"pending-{resources.comm.rank:05d}"
+    path = writer.folder / f"pending-{resources.comm.rank:05d}"
     pending = (
         np.lib.format.open_memmap(path, "w+", np.int64, (2, rows)) if rows else np.empty((2, 0))
     )
@@ -319,7 +313,7 @@ def _check_type(ids: pa.Array, id_type: pa.DataType, where: str) -> None:
 
 
 def _check_known(keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
-    if _any_outside(keys, np.iinfo(np.int64).max):
+    if keys.min(initial=0) < 0:
         raise _unknown(ids, np.flatnonzero(keys < 0), where, first_row)
 
 

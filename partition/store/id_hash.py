@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.intrinsics import jit
+from graphtheta.partition.ooc.text_table import text_buffers
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["hash_ids"]
@@ -21,11 +22,8 @@ def hash_ids(ids: pa.Array) -> NDArray[np.uint64]:
     if pa.types.is_int64(ids.type):
         words: NDArray[np.int64] = ids.to_numpy()
     else:
-        text = ids.cast(pa.large_string())
-        _, offsets, data = text.buffers()
-        bounds = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
-        words = np.empty(len(text), np.int64)
-        _fnv1a(bounds, np.frombuffer(data or b"", np.uint8), words)
+        words = np.empty(len(ids), np.int64)
+        _fnv1a(*text_buffers(ids.cast(pa.large_string())), words)
     return hash_keys(words, 0, Purpose.PLACEMENT)
 
 

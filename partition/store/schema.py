@@ -39,11 +39,7 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
         keys: Columns to leave out: ids and endpoints.
         largest: Largest value of each integer column, which determines the number of classes.
     """
-    types = {
-        name: dtype
-        for name, dtype in zip(columns.names, columns.types, strict=True)
-        if name not in keys
-    }
+    types = {field.name: field.type for field in columns if field.name not in keys}
     return Schema(
         columns={name: _column(dtype) for name, dtype in types.items()},
         labels={
