@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data import interop
 from graphtheta.data.batches import table_chunks
-from graphtheta.data.mapping import ColumnOptions, Names
+from graphtheta.data.mapping import ColumnOptions, EdgeOptions, Names, NodeOptions
 from graphtheta.data.schema import (
     as_numpy,
     in_range,
@@ -310,15 +310,9 @@ class Graph:
         Raises:
             GraphFormatError: If the graph has several node or edge types, or as for `from_pyg`.
         """
-        tables = interop.from_dgl(
-            graph,
-            features=features,
-            label=label,
-            edge_features=edge_features,
-            edge_type=edge_type,
-            edge_weight=edge_weight,
-        )
-        return cls(*tables)
+        node_keys = {"features": features, "y": label}
+        edge_keys = {"attr": edge_features, "type": edge_type, "weight": edge_weight}
+        return cls(*interop.from_dgl(graph, node_keys, edge_keys))
 
     @classmethod
     def from_networkx(
@@ -352,16 +346,13 @@ class Graph:
             GraphFormatError: If nodes have several types, an attribute is missing on some nodes or
                 edges, or as for `Graph`.
         """
-        tables = interop.from_networkx(
-            graph,
-            features=features,
-            labels=labels,
-            splits=splits,
-            edge_features=edge_features,
-            edge_type=edge_type,
-            edge_weight=edge_weight,
-        )
-        return cls.from_arrow(*tables)
+        nodes: NodeOptions = {"features": features, "labels": labels, "splits": splits}
+        edges: EdgeOptions = {
+            "edge_features": edge_features,
+            "edge_type": edge_type,
+            "edge_weight": edge_weight,
+        }
+        return cls.from_arrow(*interop.from_networkx(graph, nodes, edges))
 
     def to_pyg(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `torch_geometric.data.Data`.

@@ -11,13 +11,13 @@ torch, dgl and networkx are imported only inside the functions that need them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.mapping import ColumnOptions, options_by_table, plan_edges, plan_nodes, shape
+from graphtheta.data.mapping import EdgeOptions, NodeOptions, plan_edges, plan_nodes, shape
 from graphtheta.data.schema import (
     as_numpy,
     matrix_column,
@@ -78,18 +78,20 @@ def to_pyg(
     return Data(edge_index=edge_index, num_nodes=nodes.num_rows, **tensors)
 
 
-def from_dgl(
-    graph: Any, *, features: str, label: str, edge_features: str, edge_type: str, edge_weight: str
-) -> Tables:
-    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`; see `Graph.from_dgl`."""
+def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, str]) -> Tables:
+    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`; see `Graph.from_dgl`.
+
+    Args:
+        graph: Graph to convert.
+        node_keys: Keys in `ndata` of `features` and `y`.
+        edge_keys: Keys in `edata` of `attr`, `type` and `weight`.
+    """
     if not graph.is_homogeneous:
         raise GraphFormatError(
             "from_dgl: expected a graph of one node and one edge type, got several. "
             "Convert it with dgl.to_homogeneous."
         )
     src, dst = graph.edges(order="eid")
-    node_keys = {"features": features, "y": label}
-    edge_keys = {"attr": edge_features, "type": edge_type, "weight": edge_weight}
     node_data = {name: graph.ndata.get(node_keys.get(name, name)) for name in _NODE_DATA}
     edge_data = {name: graph.edata.get(key) for name, key in edge_keys.items()}
     edges = {"src": src, "dst": dst, **edge_data}
@@ -114,7 +116,7 @@ def to_dgl(
     return result
 
 
-def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
+def from_networkx(graph: Any, node_options: NodeOptions, edge_options: EdgeOptions) -> Tables:
     """Return the node and edge tables of a networkx graph; see `Graph.from_networkx`.
 
     The edges contain the ids of nodes.
@@ -131,7 +133,6 @@ def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
     kind = nodes["id"].type
     edges["src"] = pa.array([u for u, _, _ in triples], kind)
     edges["dst"] = pa.array([v for _, v, _ in triples], kind)
-    node_options, edge_options = options_by_table(attributes)
     node_plan = plan_nodes(list(nodes), "nodes", **node_options)
     edge_plan = plan_edges(list(edges), "edges", **edge_options)
     return shape(pa.table(nodes), node_plan, "nodes"), shape(pa.table(edges), edge_plan, "edges")

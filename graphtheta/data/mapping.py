@@ -32,6 +32,7 @@ __all__ = [
     "ColumnOptions",
     "EdgeOptions",
     "Names",
+    "NodeOptions",
     "missing_rows",
     "natural_key",
     "options_by_table",

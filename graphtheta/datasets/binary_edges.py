@@ -32,43 +32,53 @@ __all__ = ["Npy", "Raw"]
 _RAW_TYPES = {"u32": "<u4", "i32": "<i4", "u64": "<u8", "i64": "<i8"}
 
 
-class Npy:
-    """Format of an integer array of pairs in a NumPy file."""
+class _Pairs:
+    """Format of pairs of ids, which a subclass finds in a file by `_layout`."""
 
     def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
         self._system = system
         self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
+
+    def _layout(self, file: pa.NativeFile, path: str) -> tuple[np.dtype[Any], int, int]:
+        """Return the type of an id, the offset of the pairs, and the distance of their ends.
+
+        The distance is the number of ids from a source to its destination: 1 for pairs in a row.
+        """
+        raise NotImplementedError
+
+    def stream(
+        self, path: str, start: int, stop: int, names: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        with open_mapped(self._system, path) as file:
+            kind, begin, distance = self._layout(file, path)
+            for first in range(start, stop, CHUNK_ROWS):
+                count = min(CHUNK_ROWS, stop - first)
+                if distance == 1:
+                    offset = begin + 2 * first * kind.itemsize
+                    ends = list(_values(file, offset, 2 * count, kind).reshape(count, 2).T)
+                else:
+                    offsets = (begin + (first + skip) * kind.itemsize for skip in (0, distance))
+                    ends = [_values(file, offset, count, kind) for offset in offsets]
+                yield _batch(ends, self.schema, path)
+
+
+class Npy(_Pairs):
+    """Format of an integer array of pairs in a NumPy file."""
 
     def count(self, path: str) -> int:
         with open_mapped(self._system, path) as file:
             shape, _, _ = _header(file, path)
         return _num_pairs(shape)
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
-        with open_mapped(self._system, path) as file:
-            shape, fortran, kind = _header(file, path)
-            begin, rows = file.tell(), _num_pairs(shape)
-            # (E, 2) by columns and (2, E) by rows have the same layout: sources, then destinations.
-            separate = fortran == (shape[1] == 2)
-            for first in range(start, stop, CHUNK_ROWS):
-                count = min(CHUNK_ROWS, stop - first)
-                if separate:
-                    offsets = (begin + (end * rows + first) * kind.itemsize for end in (0, 1))
-                    ends = [_values(file, offset, count, kind) for offset in offsets]
-                else:
-                    offset = begin + 2 * first * kind.itemsize
-                    ends = list(_values(file, offset, 2 * count, kind).reshape(count, 2).T)
-                yield _batch(ends, self.schema, path)
+    def _layout(self, file: pa.NativeFile, path: str) -> tuple[np.dtype[Any], int, int]:
+        shape, fortran, kind = _header(file, path)
+        # (E, 2) by columns and (2, E) by rows have the same layout: sources, then destinations.
+        separate = fortran == (shape[1] == 2)
+        return kind, file.tell(), _num_pairs(shape) if separate else 1
 
 
-class Raw:
+class Raw(_Pairs):
     """Format of little-endian pairs without a header."""
-
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
-        self._system = system
-        self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
 
     def count(self, path: str) -> int:
         pair_bytes = 2 * _raw_type(path).itemsize
@@ -82,15 +92,8 @@ class Raw:
             )
         return int(size // pair_bytes)
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
-        kind = _raw_type(path)
-        with open_mapped(self._system, path) as file:
-            for first in range(start, stop, CHUNK_ROWS):
-                count = min(CHUNK_ROWS, stop - first)
-                pairs = _values(file, 2 * first * kind.itemsize, 2 * count, kind)
-                yield _batch(list(pairs.reshape(count, 2).T), self.schema, path)
+    def _layout(self, file: pa.NativeFile, path: str) -> tuple[np.dtype[Any], int, int]:
+        return _raw_type(path), 0, 1
 
 
 def _names(path: str, unnamed: Sequence[str]) -> Sequence[str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column, refuse, split_columns
+from graphtheta.data.schema import node_table, one_split, refuse
 from graphtheta.datasets.safe_pickle import sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
 
@@ -72,18 +72,10 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     labels[test] = test_y.argmax(axis=1)
     src, dst = _edges(_load(part["graph"], dict), num_nodes)
     keys = np.arange(num_nodes)
-    columns = {
-        "id": pa.array(keys),
-        "features": matrix_column(row_normalized(features) if normalize else features),
-        "label:y": pa.array(labels),
-        **split_columns(
-            keys < len(train_y),
-            (keys >= len(train_y)) & (keys < len(train_y) + 500),
-            np.isin(keys, test),
-            str(folder),
-        ),
-    }
-    return Graph(pa.table(columns), pa.table({"src": src, "dst": dst}))
+    train, val = keys < len(train_y), (keys >= len(train_y)) & (keys < len(train_y) + 500)
+    split = one_split(train, val, np.isin(keys, test), str(folder))
+    features = row_normalized(features) if normalize else features
+    return Graph(node_table(keys, features, labels, split), pa.table({"src": src, "dst": dst}))
 
 
 def row_normalized(values_NF: NDArray[np.float32]) -> NDArray[np.float32]:

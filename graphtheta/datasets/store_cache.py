@@ -87,7 +87,8 @@ def cached_store(
         StoreError: If the cache cannot be written.
 
     Communication:
-        A broadcast of the digest and, if there is no store yet, that of `make_store`.
+        A broadcast of the digest, two integers from each rank and, if there is no store yet, the
+        communication of `make_store`.
     """
     named_partitioner(method)
     folder = folder or cache_folder()
