@@ -57,7 +57,7 @@ class ServerGraph:
     """
 
     def __init__(self, store: Store, parts: Sequence[int] | None = None) -> None:
-        self.store, self._book = store, store.book
+        self.store, self._book, self._index = store, store.book, store.index
         served = range(store.num_parts) if parts is None else sorted(set(parts))
         # In a vertex-cut the in-edges of a node may be spread over several parts.
         self._is_spread = store.manifest.cut == "vertex" and store.num_parts > 1
@@ -77,7 +77,7 @@ class ServerGraph:
             GraphFormatError: If ids are of another type.
             UnknownNode: If there is no such node.
         """
-        index = self.store.index
+        index = self._index
         new_ids = index.new_ids_of_keys(ids.to_numpy()) if by_key else index.new_ids(ids)
         for span in _spans(len(new_ids), 8):
             yield ResponseChunk(pa.record_batch({"new_id": new_ids[span]}))

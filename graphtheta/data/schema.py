@@ -58,9 +58,10 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
         return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
     if not pa.types.is_primitive(array.type) or not len(array):
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    last = array.offset + len(array)
+    values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype(), last)
     values.flags.writeable = False
-    return values[array.offset : array.offset + len(array)]
+    return values[array.offset :]
 
 
 def matrix_column(values_RF: NDArray[Any]) -> pa.Array:

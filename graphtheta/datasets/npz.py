@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column, refuse, split_columns
-from graphtheta.datasets.safe_pickle import read_npz, sparse_matrix
+from graphtheta.datasets.safe_pickle import dense_rows, read_npz, sparse_matrix
 from graphtheta.datasets.splits import random_split
 
 __all__ = ["read", "recognises"]
@@ -73,12 +73,20 @@ def read(path: str, *, seed: int = 0) -> Graph:
             ", ".join(found) or "none of them",
             "Convert it to Arrow tables.",
         )
+    num_nodes = len(nodes["id"])
     if found.keys() >= set(_MASKS):
-        train, val, test = (np.asarray(found[name]).T for name in _MASKS)
-        nodes |= split_columns(train, val, test, path)
+        masks = [
+            _array(found[name], f"{path}: {name}", "biu", (1, 2)).T.astype(np.bool_)
+            for name in _MASKS
+        ]
+        if len({mask.shape for mask in masks}) > 1 or len(masks[0]) != num_nodes:
+            raise refuse(
+                path, f"masks of {num_nodes:,} nodes", [mask.shape for mask in masks], _CORRECT
+            )
+        nodes |= split_columns(*masks, path)
     else:
         classes = nodes["label:y"].cast(pa.int64()).to_numpy()
-        split = random_split(len(classes), classes, train=20, val=30, seed=seed, per_class=True)
+        split = random_split(num_nodes, classes, train=20, val=30, seed=seed, per_class=True)
         nodes["split:split"] = pa.array(split)
     return Graph(pa.table(nodes), pa.table(edges))
 
@@ -87,26 +95,30 @@ _Columns = dict[str, Any]
 
 
 def _of_matrices(
-    path: str, adjacency: Any, features: Any, labels: NDArray[Any]
+    path: str, adjacency: Any, features: Any, labels: Any
 ) -> tuple[_Columns, _Columns]:
     pairs = sparse_matrix(adjacency, f"{path}: adj_matrix").tocoo()
-    values = sparse_matrix(features, f"{path}: node_attr").toarray().astype(np.float32)
+    where = f"{path}: node_attr"
+    nodes = _nodes(path, dense_rows(sparse_matrix(features, where), where), labels)
     kept = pairs.row != pairs.col
-    edges = _both_ways(pairs.row[kept], pairs.col[kept], len(labels))
-    return _nodes(values, labels), edges
+    return nodes, _both_ways(path, pairs.row[kept], pairs.col[kept], len(nodes["id"]))
 
 
-def _of_arrays(
-    path: str, features: NDArray[Any], labels: NDArray[Any], ends_E2: NDArray[Any]
-) -> tuple[_Columns, _Columns]:
-    if ends_E2.ndim != 2 or ends_E2.shape[1] != 2:
-        raise refuse(f"{path}: edges", "two columns", f"shape {ends_E2.shape}", "Correct it.")
-    values = features.astype(np.float32, copy=False)
-    edges = _both_ways(ends_E2[:, 0], ends_E2[:, 1], len(labels))
-    return _nodes(values, labels), edges
+def _of_arrays(path: str, features: Any, labels: Any, ends: Any) -> tuple[_Columns, _Columns]:
+    values = _array(features, f"{path}: node_features", "biuf", (2,))
+    nodes = _nodes(path, values.astype(np.float32, copy=False), labels)
+    ends_E2 = _array(ends, f"{path}: edges", "iu", (2,))
+    if ends_E2.shape[1] != 2:
+        raise refuse(f"{path}: edges", "two columns", f"shape {ends_E2.shape}", _CORRECT)
+    return nodes, _both_ways(path, ends_E2[:, 0], ends_E2[:, 1], len(nodes["id"]))
 
 
-def _nodes(features_NF: NDArray[np.float32], labels: NDArray[Any]) -> _Columns:
+def _nodes(path: str, features_NF: NDArray[np.float32], given: Any) -> _Columns:
+    labels = _array(given, f"{path}: labels", "biuf", (1,))
+    if len(labels) != len(features_NF):
+        raise refuse(f"{path}: labels", f"{len(features_NF):,}", f"{len(labels):,}", _CORRECT)
+    if labels.dtype.kind == "f" and not (labels % 1 == 0).all():
+        raise refuse(f"{path}: labels", "whole numbers", "others", "Number the classes from 0.")
     binary = labels.dtype.kind in "iu" and len(labels) > 0 and labels.max() == 1
     return {
         "id": pa.array(np.arange(len(features_NF))),
@@ -115,8 +127,30 @@ def _nodes(features_NF: NDArray[np.float32], labels: NDArray[Any]) -> _Columns:
     }
 
 
-def _both_ways(src: NDArray[Any], dst: NDArray[Any], num_nodes: int) -> dict[str, NDArray[Any]]:
+def _both_ways(
+    path: str, src: NDArray[Any], dst: NDArray[Any], num_nodes: int
+) -> dict[str, NDArray[Any]]:
     # Distinct pairs sorted by source and destination, as by PyTorch Geometric's to_undirected.
+    for ends in (src, dst):
+        outside = (ends < 0) | (ends >= num_nodes)
+        if outside.any():
+            expected = f"edges between the {num_nodes:,} nodes"
+            raise refuse(path, expected, f"a node {ends[outside][0]}", _CORRECT)
     forward, back = src.astype(np.int64), dst.astype(np.int64)
     pairs = np.unique(np.concatenate([forward * num_nodes + back, back * num_nodes + forward]))
     return {"src": pairs // num_nodes, "dst": pairs % num_nodes}
+
+
+def _array(value: Any, where: str, kinds: str, dimensions: tuple[int, ...]) -> NDArray[Any]:
+    """Return an array after checking the kind of its values and its number of dimensions."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
+        got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise refuse(where, f"an array of {_KINDS[kinds]}", got, "Convert it.")
+    if value.ndim not in dimensions:
+        expected = " or ".join(map(str, dimensions))
+        raise refuse(where, f"{expected} dimensions", f"shape {value.shape}", _CORRECT)
+    return value
+
+
+_CORRECT = "Correct it."
+_KINDS = {"biu": "booleans", "iu": "integers", "biuf": "numbers"}

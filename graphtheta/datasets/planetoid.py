@@ -10,6 +10,7 @@ ICML 2016.
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from scipy.sparse import csr_matrix
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import node_table, one_split, refuse
-from graphtheta.datasets.safe_pickle import sparse_matrix, unpickle
+from graphtheta.datasets.safe_pickle import dense_rows, sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
 
 __all__ = ["read", "recognises", "row_normalized"]
@@ -58,19 +59,36 @@ def read(path: str, *, normalize: bool = True) -> Graph:
         )
     part = {key: folder / f"ind.{names[0]}.{key}" for key in _KEYS}
     test = _load_index(part["test.index"])
-    train_y, test_y, all_y = (_load(part[key], np.ndarray) for key in ("y", "ty", "ally"))
+    train_y, test_y, all_y = (_load_classes(part[key]) for key in ("y", "ty", "ally"))
     known, unknown = (
-        sparse_matrix(_load(part[key], csr_matrix), str(part[key])) for key in ("allx", "tx")
+        dense_rows(sparse_matrix(_load(part[key], csr_matrix), str(part[key])), str(part[key]))
+        for key in ("allx", "tx")
     )
+    neighbours = _load(part["graph"], dict)
     # The rows of tx belong to the positions in the test index, which may skip some.
     num_nodes = int(test.max()) + 1
+    if known.shape[1] != unknown.shape[1]:
+        expected = f"features of {known.shape[1]:,} columns"
+        raise refuse(str(part["tx"]), expected, f"{unknown.shape[1]:,}", _FETCH)
+    for key, rows, expected in (
+        ("ally", len(all_y), len(known)),
+        ("tx", len(unknown), len(test)),
+        ("ty", len(test_y), len(test)),
+    ):
+        if rows != expected:
+            raise refuse(str(part[key]), f"{expected:,} rows", f"{rows:,}", _FETCH)
+    if not len(train_y) <= len(known) <= num_nodes <= len(known) + len(test) + len(neighbours):
+        given = f"{len(train_y):,}, {len(known):,} and up to {num_nodes:,}"
+        raise refuse(
+            str(folder), "training nodes, known nodes and all nodes in this order", given, _FETCH
+        )
     features = np.zeros((num_nodes, known.shape[1]), np.float32)
     labels = np.zeros(num_nodes, np.int64)
-    features[: known.shape[0]] = known.toarray()
-    labels[: known.shape[0]] = all_y.argmax(axis=1)
-    features[test] = unknown.toarray()
-    labels[test] = test_y.argmax(axis=1)
-    src, dst = _edges(_load(part["graph"], dict), num_nodes)
+    features[: len(known)] = known
+    labels[: len(known)] = all_y
+    features[test] = unknown
+    labels[test] = test_y
+    src, dst = _edges(neighbours, num_nodes, part["graph"])
     keys = np.arange(num_nodes)
     train, val = keys < len(train_y), (keys >= len(train_y)) & (keys < len(train_y) + 500)
     split = one_split(train, val, np.isin(keys, test), str(folder))
@@ -89,13 +107,24 @@ def row_normalized(values_NF: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _edges(
-    neighbours: dict[int, list[int]], num_nodes: int
+    neighbours: dict[int, list[int]], num_nodes: int, path: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     # Only Python can iterate over a dict of lists. As in PyTorch Geometric, duplicates and
     # self-loops are removed, and edges are sorted by destination.
-    counts = np.fromiter(map(len, neighbours.values()), np.int64)
-    src = np.repeat(np.fromiter(neighbours, np.int64), counts)
-    dst = np.fromiter(itertools.chain.from_iterable(neighbours.values()), np.int64)
+    if not all(type(ends) is list for ends in neighbours.values()):
+        raise refuse(str(path), "a list of neighbours for each node", "other values", _FETCH)
+    counts = np.fromiter(map(len, neighbours.values()), np.int64, len(neighbours))
+    if counts.sum() > path.stat().st_size:  # a neighbour takes at least a byte
+        raise refuse(str(path), "lists that fit the file", "lists that repeat", _FETCH)
+    try:
+        src = np.repeat(np.fromiter(neighbours, np.int64, len(neighbours)), counts)
+        dst = np.fromiter(itertools.chain.from_iterable(neighbours.values()), np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise refuse(str(path), "numbers of nodes", _one_line(error), _FETCH) from None
+    for ends in (src, dst):
+        if len(ends) and not 0 <= ends.min() <= ends.max() < num_nodes:
+            got = f"{ends.min()} to {ends.max()}"
+            raise refuse(str(path), f"nodes in [0, {num_nodes:,})", got, _FETCH)
     pairs = np.unique((dst * num_nodes + src)[src != dst])
     return pairs % num_nodes, pairs // num_nodes
 
@@ -108,17 +137,35 @@ def _load(path: Path, kind: type[_T]) -> _T:
     return value
 
 
+def _load_classes(path: Path) -> NDArray[np.int64]:
+    """Return the class of each row of a matrix with a column for each class."""
+    values = _load(path, np.ndarray)
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "biuf":
+        got = f"{values.dtype} of shape {values.shape}"
+        raise refuse(str(path), "numbers with a column for each class", got, _FETCH)
+    return np.asarray(values.argmax(axis=1), np.int64)
+
+
 def _load_index(path: Path) -> NDArray[np.int64]:
     try:
-        return np.loadtxt(_found(path), np.int64, ndmin=1)
-    except ValueError as error:
-        raise refuse(str(path), "one integer a line", f"{error}", _FETCH) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file
+            index = np.loadtxt(_found(path), np.int64, ndmin=1)
+    except (ValueError, OverflowError) as error:
+        raise refuse(str(path), "one integer a line", _one_line(error), _FETCH) from None
+    if index.ndim != 1 or not len(index) or index.min() < 0 or len(np.unique(index)) < len(index):
+        raise refuse(str(path), "the distinct numbers of the test nodes", "others", _FETCH)
+    return index
 
 
 def _found(path: Path) -> Path:
     if not path.is_file():
         raise refuse(str(path), "a file of the data set", "none", _FETCH)
     return path
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
 
 
 _FETCH = "Fetch the data set again."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graphtheta.partition.analysis.traffic import Traffic
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT, PartTables
-from graphtheta.partition.store.quality import PartCounts, Quality, measure
+from graphtheta.partition.store.quality import PartCounts, Quality, count_part, measure
 from graphtheta.partition.store.store import Store
 from graphtheta.partition.store.tables import column_numpy
 
@@ -97,7 +97,7 @@ def report(store: Store) -> Report:
     pairs = []
     for index in range(num_parts):
         part = store.part(index)
-        _count(part, counts)
+        count_part(part, counts)
         for name, counts_P4 in splits.items():
             values = column_numpy(part.masters, f"split:{name}")
             counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
@@ -129,18 +129,6 @@ def degree_bounds(num_bins: int) -> NDArray[np.int64]:
     """
     powers = [2**b for b in range(num_bins)]
     return np.array([0, *powers], np.uint64).clip(max=2**63 - 1).astype(np.int64)
-
-
-def _count(part: PartTables, counts: PartCounts) -> None:
-    owner = column_numpy(part.replicas, "owner")
-    owner_of_dst = np.repeat(owner, np.diff(column_numpy(part.in_indptr, "indptr")))
-    owner_of_src = owner[column_numpy(part.in_edges, "src")]
-    masters = np.count_nonzero(owner == part.part)
-    counts.masters[part.part] = masters
-    counts.mirrors[part.part] = len(owner) - masters
-    counts.edges[part.part] = len(owner_of_src)
-    counts.interior[part.part] = part.num_interior
-    counts.cut[part.part] = np.count_nonzero(owner_of_src != owner_of_dst)
 
 
 def _histogram(degree_M: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -57,6 +57,7 @@ from graphtheta.partition.store.files import (
 )
 from graphtheta.partition.store.index import bucket_folder, spill_ids, write_bucket
 from graphtheta.partition.store.manifest import Book, Manifest, checksum
+from graphtheta.partition.store.part import TABLES
 from graphtheta.partition.store.quality import PartCounts, measure
 from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
@@ -370,7 +371,7 @@ def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) 
     """Write a part, unless an earlier run completed it. The record of a part is written last."""
     folder = part_folder(path, part)
     if (folder / PART_RECORD).exists():
-        check_folder(folder, PART_RECORD)
+        check_folder(folder, PART_RECORD, part, TABLES)
         return
     shutil.rmtree(folder, ignore_errors=True)
     tables = builder.build(part, num_interior).tables()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,7 @@ __all__ = [
     "open_table",
     "read_text",
     "record_digest",
-    "verify_folder",
+    "verify_files",
     "write_folder",
     "write_table",
 ]
@@ -106,29 +106,39 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        raise _missing(path) from None
     except UnicodeDecodeError:
         raise damaged(path, "text", "other content") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
-def check_folder(folder: Path, record_name: str) -> FolderRecord:
+def check_folder(folder: Path, record_name: str, part: int, names: Collection[str]) -> FolderRecord:
     """Return the record of a folder after checking the sizes of its files.
 
+    Args:
+        folder: The folder.
+        record_name: Name of the file with the record.
+        part: Index of the part or bucket.
+        names: Names of the tables, each of which is a file.
+
     Raises:
-        StoreError: If a file is missing or its size is wrong.
+        StoreError: If the record is not that of this folder, a file is missing or its size is
+            wrong.
     """
     path = folder / record_name
     try:
         record = FolderRecord.model_validate_json(read_text(path))
     except ValidationError:
         raise damaged(path, "a list of files", "other content") from None
+    files = {f"{name}.arrow" for name in names}
+    if record.part != part or set(record.files) != files:
+        raise damaged(path, f"files {', '.join(names)} of {folder.name}", "other files")
     for name, file in record.files.items():
         path = folder / name
         try:
             size = path.stat().st_size
-        except FileNotFoundError:
-            raise _missing(path) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
         if size != file.size:
             raise damaged(path, f"{file.size:,} bytes", f"{size:,}")
     return record
@@ -144,10 +154,13 @@ def open_table(path: Path) -> pa.Table:
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(_mapped(path))))
         batches = reader.num_record_batches
         table = reader.read_all()
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (pa.ArrowException, OSError, ValueError):
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError, MemoryError):
         raise damaged(path, "an Arrow file", "other content") from None
+    except OSError as error:
+        if error.errno is None:  # Arrow's own, not the operating system's
+            raise damaged(path, "an Arrow file", "other content") from None
+        raise _unreadable(path, error) from None
     if batches != 1:
         raise damaged(path, "one record batch", f"{batches}")
     return table
@@ -164,17 +177,16 @@ def _mapped(path: Path) -> mmap.mmap:
         )
 
 
-def verify_folder(folder: Path, record_name: str) -> str:
-    """Check the hashes of the files of a folder, and return the hash of its record.
+def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
+    """Check the hashes of files.
 
     Raises:
         StoreError: If a file is missing or was changed.
     """
-    for name, file in check_folder(folder, record_name).files.items():
+    for name, file in files.items():
         found = _hash_file(folder / name)
         if found != file.xxh3:
             raise damaged(folder / name, f"content of hash {file.xxh3}", found)
-    return record_digest(read_text(folder / record_name))
 
 
 def damaged(path: Path, expected: str, got: str) -> StoreError:
@@ -185,17 +197,25 @@ def damaged(path: Path, expected: str, got: str) -> StoreError:
     )
 
 
-def _missing(path: Path) -> StoreError:
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return StoreError(
+            f"{path}: expected a file of the store, got none. Copy or build the store again."
+        )
     return StoreError(
-        f"{path}: expected a file of the store, got none. Copy or build the store again."
+        f"{path}: expected a readable file, got {error.strerror or error}. Correct it, or copy or "
+        "build the store again."
     )
 
 
 def _hash_file(path: Path) -> str:
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while data := file.read(1 << 22):
-            hasher.update(data)
+    hasher, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while size := file.readinto(buffer):
+                hasher.update(buffer[:size])
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return str(hasher.hexdigest())
 
 

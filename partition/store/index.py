@@ -8,7 +8,7 @@ hash is b modulo P, sorted by hash. A look-up maps the buckets that it needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from graphtheta.data.schema import refuse, some, whole
 from graphtheta.errors import GraphFormatError, UnknownNode
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
-from graphtheta.partition.store.files import open_table, write_folder
+from graphtheta.partition.store.files import (
+    FolderRecord,
+    check_folder,
+    damaged,
+    open_table,
+    verify_files,
+    write_folder,
+)
 from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.partition.store.manifest import Manifest
 from graphtheta.partition.store.tables import column_numpy, contiguous
@@ -28,6 +35,8 @@ from graphtheta.partition.store.tables import column_numpy, contiguous
 __all__ = ["BUCKET_RECORD", "Index", "block_of", "bucket_folder", "spill_ids", "write_bucket"]
 
 BUCKET_RECORD = "bucket.json"
+_TABLES = ("node_key", "original_id")
+_NEW_ID = ("new_id", pa.int64())
 
 
 def block_of(keys_R: NDArray[np.int64], total: int, num_blocks: int) -> NDArray[np.int64]:
@@ -78,7 +87,7 @@ def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Index of an opened store.
+    """Index of an opened store. It keeps the tables that it has mapped and checked.
 
     Attributes:
         path: Directory of the store.
@@ -87,6 +96,51 @@ class Index:
 
     path: Path
     manifest: Manifest
+    _tables: dict[tuple[int, str], pa.Table] = field(default_factory=dict, compare=False)
+
+    def check(self, bucket: int) -> FolderRecord:
+        """Return the record of a bucket after checking the sizes of its files.
+
+        Raises:
+            StoreError: If a file is missing or its size is wrong.
+        """
+        return check_folder(bucket_folder(self.path, bucket), BUCKET_RECORD, bucket, _TABLES)
+
+    def verify(self, bucket: int) -> None:
+        """Check the content of a bucket.
+
+        Raises:
+            StoreError: If a file is missing or was changed; the message names it.
+        """
+        for name in _TABLES:
+            self._table(bucket, name)
+
+    def _table(self, bucket: int, name: str) -> pa.Table:
+        """Return a table of a bucket. It is checked when it is first used."""
+        key = bucket, name
+        if key not in self._tables:
+            folder, file = bucket_folder(self.path, bucket), f"{name}.arrow"
+            record = self.check(bucket)
+            verify_files(folder, {file: record.files[file]})
+            table = open_table(folder / file)
+            self._check(table, bucket, name, folder / file)
+            self._tables[key] = table
+        return self._tables[key]
+
+    def _check(self, table: pa.Table, bucket: int, name: str, path: Path) -> None:
+        num_nodes, num_parts = self.manifest.num_nodes, self.manifest.num_parts
+        id_type = pa.type_for_alias(self.manifest.id_type)
+        schema = pa.schema([("hash", pa.uint64()), ("original_id", id_type), _NEW_ID])
+        if name == "node_key":
+            schema = pa.schema([_NEW_ID])
+            rows = num_nodes * (bucket + 1) // num_parts - num_nodes * bucket // num_parts
+            if table.num_rows != rows:
+                raise damaged(path, f"{rows:,} rows", f"{table.num_rows:,}")
+        if table.schema != schema or any(column.null_count for column in table.columns):
+            raise damaged(path, f"columns {', '.join(schema.names)}", f"{table.schema.names}")
+        new_id = column_numpy(table, "new_id")
+        if len(new_id) and not 0 <= new_id.min() <= new_id.max() < num_nodes:
+            raise damaged(path, f"new ids in [0, {num_nodes:,})", "others")
 
     def new_ids_of_keys(self, node_keys_R: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the new id of each node key.
@@ -106,8 +160,7 @@ class Index:
         new_ids = np.empty(keys.shape[0], np.int64)
         for b in np.unique(bucket).tolist():
             rows = np.flatnonzero(bucket == b)
-            table = open_table(bucket_folder(self.path, b) / "node_key.arrow")
-            dense = column_numpy(table, "new_id")
+            dense = column_numpy(self._table(b, "node_key"), "new_id")
             new_ids[rows] = dense[keys[rows] - num_nodes * b // num_parts]
         return new_ids
 
@@ -127,7 +180,7 @@ class Index:
         new_ids = np.full(len(ids), -1, np.int64)
         for b in np.unique(bucket).tolist():
             rows = np.flatnonzero(bucket == b)
-            table = open_table(bucket_folder(self.path, b) / "original_id.arrow")
+            table = self._table(b, "original_id")
             new_ids[rows] = _find(table, ids.take(pa.array(rows)), hashes[rows])
         unknown = np.flatnonzero(new_ids < 0)
         if unknown.shape[0]:

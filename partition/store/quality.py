@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.partition.store.part import PartTables
+from graphtheta.partition.store.tables import column_numpy
 
-__all__ = ["PartCounts", "Quality", "measure", "quality_rows"]
+__all__ = ["PartCounts", "Quality", "count_part", "measure", "quality_rows"]
 
 
 class Quality(BaseModel):
@@ -73,6 +75,19 @@ class PartCounts:
         counts_5P = np.stack([self.masters, self.mirrors, self.edges, self.cut, self.interior])
         comm.all_reduce(counts_5P, "sum", stage="partition counts")
         return PartCounts(*counts_5P)
+
+
+def count_part(part: PartTables, counts: PartCounts) -> None:
+    """Fill in the counts of a part from its tables."""
+    owner = column_numpy(part.replicas, "owner")
+    owner_of_dst = np.repeat(owner, np.diff(column_numpy(part.in_indptr, "indptr")))
+    owner_of_src = owner[column_numpy(part.in_edges, "src")]
+    masters = np.count_nonzero(owner == part.part)
+    counts.masters[part.part] = masters
+    counts.mirrors[part.part] = len(owner) - masters
+    counts.edges[part.part] = len(owner_of_src)
+    counts.interior[part.part] = part.num_interior
+    counts.cut[part.part] = np.count_nonzero(owner_of_src != owner_of_dst)
 
 
 def measure(counts: PartCounts) -> Quality:

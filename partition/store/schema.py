@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from graphtheta.partition.store.manifest import ColumnSpec, LabelKind, LabelSpec
 
-__all__ = ["Schema", "describe"]
+__all__ = ["Schema", "column_spec", "describe"]
 
 _LABEL, _SPLIT = "label:", "split:"
 
@@ -41,7 +41,7 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
     """
     types = {field.name: field.type for field in columns if field.name not in keys}
     return Schema(
-        columns={name: _column(dtype) for name, dtype in types.items()},
+        columns={name: column_spec(dtype) for name, dtype in types.items()},
         labels={
             name.removeprefix(_LABEL): _label(dtype, largest.get(name, -1) + 1)
             for name, dtype in types.items()
@@ -52,7 +52,8 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
     )
 
 
-def _column(dtype: pa.DataType) -> ColumnSpec:
+def column_spec(dtype: pa.DataType) -> ColumnSpec:
+    """Return the description of a column's type."""
     if pa.types.is_fixed_size_list(dtype):
         return ColumnSpec(dtype=_dtype(dtype.value_type), width=dtype.list_size)
     return ColumnSpec(dtype=_dtype(dtype))

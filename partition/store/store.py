@@ -17,21 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from graphtheta.errors import ConfigError, StoreError
+from graphtheta.partition.store.check_part import check_layout, check_values
+from graphtheta.partition.store.community_files import list_communities, read_communities
 from graphtheta.partition.store.files import (
+    FolderRecord,
     check_folder,
     damaged,
     open_table,
     read_text,
-    verify_folder,
+    record_digest,
+    verify_files,
     write_table,
 )
-from graphtheta.partition.store.index import BUCKET_RECORD, Index, bucket_folder
+from graphtheta.partition.store.index import Index
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest, checksum
 from graphtheta.partition.store.part import TABLES, PartTables
+from graphtheta.partition.store.quality import PartCounts, count_part, measure
 from graphtheta.partition.store.tables import column_numpy
 
 __all__ = [
@@ -75,43 +81,42 @@ class Store:
         return Index(self.path, self.manifest)
 
     def part(self, part: int) -> PartTables:
-        """Return the tables of a part, memory-mapped.
+        """Return the tables of a part, memory-mapped, after checking what indexes memory.
 
         Raises:
             ConfigError: If the part does not exist.
             StoreError: If a file of the part is missing or damaged.
         """
-        if not 0 <= part < self.num_parts:
-            raise ConfigError(
-                f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
-                "Choose one of these."
-            )
-        folder = part_folder(self.path, part)
-        record = check_folder(folder, PART_RECORD)
-        if record.num_interior is None or set(record.files) != {f"{n}.arrow" for n in TABLES}:
-            raise damaged(folder / PART_RECORD, f"files {', '.join(TABLES)}", "other files")
-        tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
-        opened = PartTables(part=part, num_interior=record.num_interior, **tables)
-        self._check_rows(opened, folder)
-        return opened
+        tables, _ = self._open_part(part)
+        check_values(tables, part_folder(self.path, part), self.manifest, self.book)
+        return tables
+
+    def verify_part(self, part: int) -> None:
+        """Check the hash of every file of a part.
+
+        Raises:
+            ConfigError: If the part does not exist.
+            StoreError: If a file is missing or was changed; the message names it.
+        """
+        _, record = self._open_part(part)
+        verify_files(part_folder(self.path, part), record.files)
 
     def verify(self) -> None:
-        """Check the hash of every file.
+        """Check the content of every file, communities included.
 
         Raises:
             StoreError: If a file is missing or was changed; the message names it.
         """
-        for part, digest in enumerate(self.book.digests):
-            folder = part_folder(self.path, part)
-            found = verify_folder(folder, PART_RECORD)
-            if found != digest:
-                raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
-            verify_folder(bucket_folder(self.path, part), BUCKET_RECORD)
-        found = checksum(self.manifest, self.book)
-        if found != self.checksum:
-            raise damaged(
-                self.path / "manifest.json", f"and book.arrow of checksum {self.checksum}", found
-            )
+        counts, index = PartCounts.zeros(self.num_parts), self.index
+        for part in range(self.num_parts):
+            self.verify_part(part)
+            count_part(self.part(part), counts)
+            index.verify(part)
+        found = measure(counts)
+        if found != self.manifest.quality:
+            raise damaged(self.path / "manifest.json", f"{found}", f"{self.manifest.quality}")
+        for name in list_communities(self.path):
+            read_communities(self.path, name, self.manifest, self.book).verify()
 
     def describe(self) -> dict[str, Any]:
         """Return what `graphtheta info` prints, as JSON-serialisable values."""
@@ -126,24 +131,21 @@ class Store:
             ],
         }
 
-    def _check_rows(self, part: PartTables, folder: Path) -> None:
-        masters, mirrors, edges = (
-            int(counts[part.part])
-            for counts in (self.book.masters, self.book.mirrors, self.book.edges)
-        )
-        replicas = masters + mirrors
-        expected = {
-            "masters": masters,
-            "replicas": replicas,
-            "in_indptr": replicas + 1,
-            "out_indptr": replicas + 1,
-            "in_edges": edges,
-            "out_edges": edges,
-        }
-        for name, rows in expected.items():
-            found = getattr(part, name).num_rows
-            if found != rows:
-                raise damaged(folder / f"{name}.arrow", f"{rows:,} rows", f"{found:,}")
+    def _open_part(self, part: int) -> tuple[PartTables, FolderRecord]:
+        if not 0 <= part < self.num_parts:
+            raise ConfigError(
+                f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
+                "Choose one of these."
+            )
+        folder, digest = part_folder(self.path, part), self.book.digests[part]
+        record = check_folder(folder, PART_RECORD, part, TABLES)
+        found = record_digest(read_text(folder / PART_RECORD))
+        if found != digest or record.num_interior is None:
+            raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
+        tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
+        opened = PartTables(part=part, num_interior=record.num_interior, **tables)
+        check_layout(opened, folder, self.manifest, self.book)
+        return opened, record
 
 
 def write_description(path: Path, manifest: Manifest, book: Book) -> None:
@@ -154,9 +156,9 @@ def write_description(path: Path, manifest: Manifest, book: Book) -> None:
 
 
 def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store:
-    """Open a store, and check that its files exist and have the right sizes.
+    """Open a store, and check that its files exist and fit the manifest.
 
-    `Store.verify` checks their content, too.
+    `Store.part` checks the values that index memory, too, and `Store.verify` all content.
 
     Args:
         path: Directory of the store.
@@ -172,13 +174,12 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
             f"{'a directory without one' if path.is_dir() else 'none'}. "
             "Choose a store, or make one with `graphtheta partition`."
         )
-    store = Store(path, _read_manifest(path / "manifest.json"), _read_book(path / "book.arrow"))
-    if store.book.num_parts != store.num_parts:
-        raise damaged(path / "book.arrow", f"{store.num_parts} rows", f"{store.book.num_parts}")
+    manifest = _read_manifest(path / "manifest.json")
+    store = Store(path, manifest, _read_book(path / "book.arrow", manifest))
     for part in range(store.num_parts) if parts is None else parts:
-        store.part(part)
+        store._open_part(part)
         if parts is None:
-            check_folder(bucket_folder(path, part), BUCKET_RECORD)
+            store.index.check(part)
     return store
 
 
@@ -216,9 +217,30 @@ def _book_table(book: Book) -> pa.Table:
     return pa.table(columns | {"digest": pa.array(book.digests, pa.string())})
 
 
-def _read_book(path: Path) -> Book:
+def _read_book(path: Path, manifest: Manifest) -> Book:
     table = open_table(path)
-    if table.column_names != [*_BOOK_COUNTS, "digest"]:
+    if table.schema != _BOOK or any(column.null_count for column in table.columns):
         raise damaged(path, "a partition book", f"columns {', '.join(table.column_names)}")
+    if table.num_rows != manifest.num_parts:
+        raise damaged(path, f"{manifest.num_parts} rows", f"{table.num_rows}")
     counts = {name: column_numpy(table, name) for name in _BOOK_COUNTS}
-    return Book(**counts, digests=tuple(table["digest"].to_pylist()))
+    book = Book(**counts, digests=tuple(table["digest"].to_pylist()))
+    found = checksum(manifest, book)
+    if found != manifest.checksum:
+        raise damaged(
+            path.with_name("manifest.json"),
+            f"and book.arrow of checksum {manifest.checksum}",
+            found,
+        )
+    if (
+        min(int(values.min()) for values in counts.values()) < 0
+        or (np.cumsum(book.masters) - book.masters != book.first_new_id).any()
+        or book.masters.sum() != manifest.num_nodes
+        or book.mirrors.sum() != manifest.quality.mirrors
+        or book.edges.sum() != manifest.num_edges
+    ):
+        raise damaged(path, "counts that sum to those of manifest.json", "others")
+    return book
+
+
+_BOOK = pa.schema([*((name, pa.int64()) for name in _BOOK_COUNTS), ("digest", pa.string())])

@@ -1,0 +1,207 @@
+"""Checks of a part that is read: columns, numbers of rows, and all values that index memory.
+
+A damaged or forged file must not lead to reads and writes outside of arrays. The checks read each
+such column once, at the speed of memory; they do not find a value that was changed to another valid
+one, which only the hashes of the files show (`Store.verify`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from graphtheta.data.schema import as_numpy
+from graphtheta.partition.store.files import damaged
+from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
+from graphtheta.partition.store.part import (
+    INDPTR,
+    PLAN,
+    REPLICAS,
+    ROLE_IN,
+    ROLE_OUT,
+    PartTables,
+)
+from graphtheta.partition.store.schema import column_spec
+from graphtheta.partition.store.tables import column_numpy
+
+__all__ = ["check_layout", "check_values"]
+
+_CHUNK = 1 << 16  # values that stay in the cache between two passes
+_MASTERS = ("node_key", "original_id", "in_degree", "out_degree")
+_IN_EDGES = ("src", "edge_key", "in_position")
+
+
+def check_layout(part: PartTables, folder: Path, manifest: Manifest, book: Book) -> None:
+    """Check the columns and the numbers of rows of a part's tables.
+
+    Raises:
+        StoreError: If they do not fit the manifest and the book; the message names the file.
+    """
+    masters, mirrors, edges = (
+        int(counts[part.part]) for counts in (book.masters, book.mirrors, book.edges)
+    )
+    replicas = masters + mirrors
+    rows = {
+        "masters": masters,
+        "replicas": replicas,
+        "in_indptr": replicas + 1,
+        "out_indptr": replicas + 1,
+        "in_edges": edges,
+        "out_edges": edges,
+    }
+    id_type = pa.string() if manifest.id_type == "string" else pa.int64()
+    position = pa.int32() if edges < 2**31 else pa.int64()
+    node_keys = pa.schema(zip(_MASTERS, (pa.int64(), id_type, pa.int64(), pa.int64()), strict=True))
+    edge_keys = pa.schema(zip(_IN_EDGES, (pa.int32(), pa.int64(), pa.int64()), strict=True))
+    schemas = {
+        "masters": (node_keys, manifest.node_columns),
+        "replicas": (REPLICAS, {}),
+        "in_indptr": (INDPTR, {}),
+        "out_indptr": (INDPTR, {}),
+        "in_edges": (edge_keys, manifest.edge_columns),
+        "out_edges": (pa.schema([("dst", pa.int32()), ("csc_position", position)]), {}),
+        "plan": (PLAN, {}),
+    }
+    for name, table in part.tables().items():
+        path = folder / f"{name}.arrow"
+        if table.num_rows != rows.get(name, table.num_rows):
+            raise damaged(path, f"{rows[name]:,} rows", f"{table.num_rows:,}")
+        keys, columns = schemas[name]
+        _check_columns(table, keys, columns, path)
+    if not 0 <= part.num_interior <= masters:
+        raise damaged(
+            folder / "part.json", f"interior masters in [0, {masters}]", f"{part.num_interior}"
+        )
+
+
+def _check_columns(
+    table: pa.Table, keys: pa.Schema, columns: Mapping[str, ColumnSpec], path: Path
+) -> None:
+    found = {name: column_spec(table.schema.field(name).type) for name in table.column_names}
+    first = table.schema.names[: len(keys)]
+    described = {name: spec for name, spec in found.items() if name not in keys.names}
+    if (
+        first != keys.names
+        or table.select(first).schema.types != keys.types
+        or described != columns
+        or len(found) < table.num_columns
+    ):
+        expected = ", ".join([*keys.names, *columns])
+        raise damaged(path, f"columns {expected} of the manifest's types", f"{table.schema.names}")
+    for name in keys.names:
+        if table[name].null_count:
+            raise damaged(path, f"no missing value in column {name}", "some")
+
+
+def check_values(part: PartTables, folder: Path, manifest: Manifest, book: Book) -> None:
+    """Check that the values of a part's tables that index memory are in range.
+
+    Raises:
+        StoreError: If one is not; the message names the file and the column.
+    """
+    masters, replicas, edges = part.num_masters, part.num_replicas, part.num_edges
+    nodes = manifest.num_nodes
+    _check_indptr(part.in_indptr, edges, folder / "in_indptr.arrow")
+    _check_indptr(part.out_indptr, edges, folder / "out_indptr.arrow")
+    for table, name, limit in (
+        (part.replicas, "node_key", nodes),
+        (part.replicas, "owner", book.num_parts),
+        (part.in_edges, "src", replicas),
+        (part.in_edges, "in_position", manifest.num_edges),
+        (part.out_edges, "dst", replicas),
+        (part.out_edges, "csc_position", edges),
+        (part.plan, "peer", book.num_parts),
+        (part.plan, "master", masters),
+        (part.plan, "role", ROLE_OUT + ROLE_IN + 1),
+    ):
+        file = next(n for n, other in part.tables().items() if other is table)
+        _check_below(column_numpy(table, name), limit, folder / f"{file}.arrow", name)
+    _check_replicas(part, book, folder / "replicas.arrow")
+    _check_plan(part, folder / "plan.arrow")
+    _check_masters(part, manifest, folder / "masters.arrow")
+    _check_classes(part.masters, manifest.labels, manifest.splits, folder / "masters.arrow")
+    _check_classes(
+        part.in_edges, manifest.edge_labels, manifest.edge_splits, folder / "in_edges.arrow"
+    )
+    if manifest.num_edge_types is not None:
+        types = column_numpy(part.in_edges, "type")
+        _check_below(types, manifest.num_edge_types, folder / "in_edges.arrow", "type")
+
+
+def _chunks(values: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    for first in range(0, len(values), _CHUNK):
+        yield values[first : first + _CHUNK + 1]  # with the first value of the next chunk
+
+
+def _check_below(values: NDArray[np.integer], limit: int, path: Path, column: str) -> None:
+    """Check that values are in [0, limit)."""
+    # As unsigned, negative values are larger than any limit: one comparison for both bounds.
+    unsigned = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    if len(values) and int(unsigned.max()) >= limit:
+        wrong = int(np.flatnonzero(unsigned >= limit)[0])
+        raise damaged(path, f"{column} in [0, {limit:,})", f"{values[wrong]} in row {wrong:,}")
+
+
+def _check_indptr(table: pa.Table, edges: int, path: Path) -> None:
+    indptr = column_numpy(table, "indptr")
+    if (
+        indptr[0] != 0
+        or indptr[-1] != edges
+        or any((c[1:] < c[:-1]).any() for c in _chunks(indptr))
+    ):
+        raise damaged(path, f"row pointers that ascend from 0 to {edges:,}", "others")
+
+
+def _check_replicas(part: PartTables, book: Book, path: Path) -> None:
+    owner, local = (column_numpy(part.replicas, name) for name in ("owner", "owner_local"))
+    masters = part.num_masters
+    own = np.arange(masters, dtype=np.int32)
+    if (owner[:masters] != part.part).any() or (local[:masters] != own).any():
+        raise damaged(path, f"the {masters:,} masters of the part first", "others")
+    owner_H, local_H = owner[masters:], local[masters:]
+    code = owner_H.astype(np.int64) << 32 | local_H
+    if (
+        (owner_H == part.part).any()
+        or (local_H < 0).any()
+        or (local_H >= book.masters[owner_H]).any()
+        or (code[1:] <= code[:-1]).any()
+    ):
+        raise damaged(path, "mirrors sorted by owner and row there", "others")
+    keys = column_numpy(part.replicas, "node_key")[:masters]
+    if (keys != column_numpy(part.masters, "node_key")).any():
+        raise damaged(path, "the node keys of masters.arrow", "others")
+
+
+def _check_plan(part: PartTables, path: Path) -> None:
+    peer, master, role = (column_numpy(part.plan, n) for n in ("peer", "master", "role"))
+    code = peer.astype(np.int64) << 32 | master
+    if (peer == part.part).any() or (role == 0).any() or (code[1:] <= code[:-1]).any():
+        raise damaged(path, "mirrors in other parts, sorted by part and master", "others")
+
+
+def _check_masters(part: PartTables, manifest: Manifest, path: Path) -> None:
+    is_whole = manifest.cut == "edge" or manifest.num_parts == 1
+    masters = part.num_masters
+    if is_whole and column_numpy(part.in_indptr, "indptr")[masters] != part.num_edges:
+        raise damaged(path.with_name("in_indptr.arrow"), "in-edges of masters only", "others")
+    for side, table in (("in", part.in_indptr), ("out", part.out_indptr)):
+        degree = column_numpy(part.masters, f"{side}_degree")
+        here = np.diff(column_numpy(table, "indptr")[: masters + 1])
+        exact = is_whole and (side == "in" or manifest.num_parts == 1)
+        if (degree < here).any() or (degree > (here if exact else manifest.num_edges)).any():
+            raise damaged(path, f"the {side}-degrees of the edges", "others")
+
+
+def _check_classes(
+    table: pa.Table, labels: Mapping[str, LabelSpec], splits: list[str], path: Path
+) -> None:
+    for name, spec in labels.items():
+        column = f"label:{name}"
+        if spec.task == "multiclass":
+            _check_below(as_numpy(table[column].drop_null()), spec.num_classes, path, column)
+    for name in splits:
+        _check_below(column_numpy(table, f"split:{name}"), 4, path, f"split:{name}")
