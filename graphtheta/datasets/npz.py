@@ -75,15 +75,14 @@ def read(path: str, *, seed: int = 0) -> Graph:
         )
     num_nodes = len(nodes["id"])
     if found.keys() >= set(_MASKS):
-        masks = [
+        train, val, test = (
             _array(found[name], f"{path}: {name}", "biu", (1, 2)).T.astype(np.bool_)
             for name in _MASKS
-        ]
-        if len({mask.shape for mask in masks}) > 1 or len(masks[0]) != num_nodes:
-            raise refuse(
-                path, f"masks of {num_nodes:,} nodes", [mask.shape for mask in masks], _CORRECT
-            )
-        nodes |= split_columns(*masks, path)
+        )
+        if not train.shape == val.shape == test.shape or len(train) != num_nodes:
+            shapes = f"shapes {train.shape}, {val.shape} and {test.shape}"
+            raise refuse(path, f"masks of {num_nodes:,} nodes", shapes, _CORRECT)
+        nodes |= split_columns(train, val, test, path)
     else:
         classes = nodes["label:y"].cast(pa.int64()).to_numpy()
         split = random_split(num_nodes, classes, train=20, val=30, seed=seed, per_class=True)

@@ -70,13 +70,9 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     if known.shape[1] != unknown.shape[1]:
         expected = f"features of {known.shape[1]:,} columns"
         raise refuse(str(part["tx"]), expected, f"{unknown.shape[1]:,}", _FETCH)
-    for key, rows, expected in (
-        ("ally", len(all_y), len(known)),
-        ("tx", len(unknown), len(test)),
-        ("ty", len(test_y), len(test)),
-    ):
-        if rows != expected:
-            raise refuse(str(part[key]), f"{expected:,} rows", f"{rows:,}", _FETCH)
+    for key, found, like in (("ally", all_y, known), ("tx", unknown, test), ("ty", test_y, test)):
+        if len(found) != len(like):
+            raise refuse(str(part[key]), f"{len(like):,} rows", f"{len(found):,}", _FETCH)
     if not len(train_y) <= len(known) <= num_nodes <= len(known) + len(test) + len(neighbours):
         given = f"{len(train_y):,}, {len(known):,} and up to {num_nodes:,}"
         raise refuse(

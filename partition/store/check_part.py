@@ -116,7 +116,7 @@ def check_values(part: PartTables, folder: Path, manifest: Manifest, book: Book)
         (part.out_edges, "csc_position", edges),
         (part.plan, "peer", book.num_parts),
         (part.plan, "master", masters),
-        (part.plan, "role", ROLE_OUT + ROLE_IN + 1),
+        (part.plan, "role", int(ROLE_OUT + ROLE_IN) + 1),
     ):
         file = next(n for n, other in part.tables().items() if other is table)
         _check_below(column_numpy(table, name), limit, folder / f"{file}.arrow", name)
@@ -148,11 +148,8 @@ def _check_below(values: NDArray[np.integer], limit: int, path: Path, column: st
 
 def _check_indptr(table: pa.Table, edges: int, path: Path) -> None:
     indptr = column_numpy(table, "indptr")
-    if (
-        indptr[0] != 0
-        or indptr[-1] != edges
-        or any((c[1:] < c[:-1]).any() for c in _chunks(indptr))
-    ):
+    descends = any((chunk[1:] < chunk[:-1]).any() for chunk in _chunks(indptr))
+    if indptr[0] != 0 or indptr[-1] != edges or descends:
         raise damaged(path, f"row pointers that ascend from 0 to {edges:,}", "others")
 
 

@@ -124,12 +124,9 @@ class Communities:
             StoreError: If a file is missing or was changed; the message names it.
         """
         largest = max(int(self.part(part).max(initial=-1)) for part in range(len(self.masters)))
-        if largest + 1 != self.record.num_communities:
-            raise damaged(
-                self.path / RECORD,
-                f"{largest + 1:,} communities",
-                f"{self.record.num_communities:,}",
-            )
+        expected = self.record.num_communities
+        if largest + 1 != expected:
+            raise damaged(self.path / RECORD, f"{largest + 1:,} communities", f"{expected:,}")
 
 
 def read_communities(path: Path, name: str, manifest: Manifest, book: Book) -> Communities:
