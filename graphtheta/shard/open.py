@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +12,14 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.channel import Channel
-from graphtheta.partition import GraphSource, Plan, Resources, Store, build, open_store
+from graphtheta.partition import (
+    GraphSource,
+    Plan,
+    Resources,
+    Store,
+    build,
+    open_store,
+)
 from graphtheta.shard.local_graph import local_graph, parts_of_rank
 from graphtheta.shard.shard import Shard
 
@@ -57,7 +66,11 @@ def open_shard(
                 f"--parts {comm.size}."
             )
         store, manifest, book = graph, graph.manifest, graph.book
-        parts = [graph.part(p) for p in parts_of_rank(graph.num_parts, comm.rank, comm.size)]
+        # Reading the files for their hashes takes a fraction of the first epoch, which then finds
+        # them in memory. Training never reads changed values.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            mine = parts_of_rank(store.num_parts, comm.rank, comm.size)
+            parts = list(pool.map(partial(store.part, verified=True), mine))
     else:
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         built = build(graph, plan, Resources(comm))

@@ -23,7 +23,6 @@ from graphtheta.partition.store.files import (
     damaged,
     open_table,
     read_text,
-    verify_files,
 )
 from graphtheta.partition.store.manifest import Book, Manifest
 from graphtheta.partition.store.tables import column_numpy
@@ -104,14 +103,13 @@ class Communities:
             )
         name, limit = community_file(part), self.record.num_communities
         path = self.path / name
-        table = open_table(path)
+        table = open_table(path, self.record.files[name])
         if table.schema != SCHEMA or table.num_rows != self.masters[part]:
             raise damaged(
                 path,
                 f"one column, community int64, with {self.masters[part]:,} rows",
                 f"{table.schema.names} with {table.num_rows:,}",
             )
-        verify_files(self.path, {name: self.record.files[name]})
         values = column_numpy(table, "community")
         if len(values) and not 0 <= values.min() <= values.max() < limit:
             raise damaged(path, f"communities in [0, {limit:,})", "others")

@@ -26,7 +26,6 @@ __all__ = [
     "open_table",
     "read_text",
     "record_digest",
-    "verify_files",
     "write_folder",
     "write_table",
 ]
@@ -144,14 +143,23 @@ def check_folder(folder: Path, record_name: str, part: int, names: Collection[st
     return record
 
 
-def open_table(path: Path) -> pa.Table:
+def open_table(path: Path, record: FileRecord | None = None) -> pa.Table:
     """Return the table of a file, memory-mapped.
 
+    Args:
+        path: The file.
+        record: Hash to compare with that of the file's content. If None, it is not compared.
+
     Raises:
-        StoreError: If the file is missing or not an Arrow file of one record batch.
+        StoreError: If the file is missing, not an Arrow file of one record batch, or has another
+            hash.
     """
     try:
-        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(_mapped(path))))
+        content = _mapped(path)
+        found = None if record is None else str(xxhash.xxh3_128_hexdigest(content))
+        if record is not None and found != record.xxh3:
+            raise damaged(path, f"content of hash {record.xxh3}", f"{found}")
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content)))
         batches = reader.num_record_batches
         table = reader.read_all()
         table.validate(full=True)
@@ -177,18 +185,6 @@ def _mapped(path: Path) -> mmap.mmap:
         )
 
 
-def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    """Check the hashes of files.
-
-    Raises:
-        StoreError: If a file is missing or was changed.
-    """
-    for name, file in files.items():
-        found = _hash_file(folder / name)
-        if found != file.xxh3:
-            raise damaged(folder / name, f"content of hash {file.xxh3}", found)
-
-
 def damaged(path: Path, expected: str, got: str) -> StoreError:
     """Return the error for a file that was changed after the store was written."""
     return StoreError(
@@ -206,17 +202,6 @@ def _unreadable(path: Path, error: OSError) -> StoreError:
         f"{path}: expected a readable file, got {error.strerror or error}. Correct it, or copy or "
         "build the store again."
     )
-
-
-def _hash_file(path: Path) -> str:
-    hasher, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
-    try:
-        with path.open("rb", buffering=0) as file:
-            while size := file.readinto(buffer):
-                hasher.update(buffer[:size])
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    return str(hasher.hexdigest())
 
 
 class _HashingFile:

@@ -25,7 +25,6 @@ from graphtheta.partition.store.files import (
     check_folder,
     damaged,
     open_table,
-    verify_files,
     write_folder,
 )
 from graphtheta.partition.store.id_hash import hash_ids
@@ -119,11 +118,9 @@ class Index:
         """Return a table of a bucket. It is checked when it is first used."""
         key = bucket, name
         if key not in self._tables:
-            folder, file = bucket_folder(self.path, bucket), f"{name}.arrow"
-            record = self.check(bucket)
-            verify_files(folder, {file: record.files[file]})
-            table = open_table(folder / file)
-            self._check(table, bucket, name, folder / file)
+            path = bucket_folder(self.path, bucket) / f"{name}.arrow"
+            table = open_table(path, self.check(bucket).files[path.name])
+            self._check(table, bucket, name, path)
             self._tables[key] = table
         return self._tables[key]
 

@@ -25,13 +25,11 @@ from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition.store.check_part import check_layout, check_values
 from graphtheta.partition.store.community_files import list_communities, read_communities
 from graphtheta.partition.store.files import (
-    FolderRecord,
     check_folder,
     damaged,
     open_table,
     read_text,
     record_digest,
-    verify_files,
     write_table,
 )
 from graphtheta.partition.store.index import Index
@@ -80,26 +78,20 @@ class Store:
         """Index from original ids and node keys to new ids."""
         return Index(self.path, self.manifest)
 
-    def part(self, part: int) -> PartTables:
+    def part(self, part: int, *, verified: bool = False) -> PartTables:
         """Return the tables of a part, memory-mapped, after checking what indexes memory.
+
+        Args:
+            part: Index of the part.
+            verified: Whether to compare the hashes of the files, too, which reads them completely.
 
         Raises:
             ConfigError: If the part does not exist.
             StoreError: If a file of the part is missing or damaged.
         """
-        tables, _ = self._open_part(part)
+        tables = self._map_part(part, verified=verified)
         check_values(tables, part_folder(self.path, part), self.manifest, self.book)
         return tables
-
-    def verify_part(self, part: int) -> None:
-        """Check the hash of every file of a part.
-
-        Raises:
-            ConfigError: If the part does not exist.
-            StoreError: If a file is missing or was changed; the message names it.
-        """
-        _, record = self._open_part(part)
-        verify_files(part_folder(self.path, part), record.files)
 
     def verify(self) -> None:
         """Check the content of every file, communities included.
@@ -109,8 +101,7 @@ class Store:
         """
         counts, index = PartCounts.zeros(self.num_parts), self.index
         for part in range(self.num_parts):
-            self.verify_part(part)
-            count_part(self.part(part), counts)
+            count_part(self.part(part, verified=True), counts)
             index.verify(part)
         found = measure(counts)
         if found != self.manifest.quality:
@@ -131,7 +122,7 @@ class Store:
             ],
         }
 
-    def _open_part(self, part: int) -> tuple[PartTables, FolderRecord]:
+    def _map_part(self, part: int, *, verified: bool) -> PartTables:
         if not 0 <= part < self.num_parts:
             raise ConfigError(
                 f"{self.path}: expected a part in [0, {self.num_parts}), got {part}. "
@@ -142,10 +133,13 @@ class Store:
         found = record_digest(read_text(folder / PART_RECORD))
         if found != digest or record.num_interior is None:
             raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
-        tables = {name: open_table(folder / f"{name}.arrow") for name in TABLES}
-        opened = PartTables(part=part, num_interior=record.num_interior, **tables)
-        check_layout(opened, folder, self.manifest, self.book)
-        return opened, record
+        tables = {}
+        for name in TABLES:
+            file = f"{name}.arrow"
+            tables[name] = open_table(folder / file, record.files[file] if verified else None)
+        mapped = PartTables(part=part, num_interior=record.num_interior, **tables)
+        check_layout(mapped, folder, self.manifest, self.book)
+        return mapped
 
 
 def write_description(path: Path, manifest: Manifest, book: Book) -> None:
@@ -177,7 +171,7 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
     manifest = _read_manifest(path / "manifest.json")
     store = Store(path, manifest, _read_book(path / "book.arrow", manifest))
     for part in range(store.num_parts) if parts is None else parts:
-        store._open_part(part)
+        store._map_part(part, verified=False)
         if parts is None:
             store.index.check(part)
     return store
