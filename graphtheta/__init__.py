@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from graphtheta.runtime.numba_cache import use_private_numba_cache
+
 if TYPE_CHECKING:
     from graphtheta import datasets, nn, partition, tgar
     from graphtheta.comm.groups import Groups
@@ -63,6 +65,9 @@ _HOME = {
     "run_local": "graphtheta.comm.threads",
     "tune": "graphtheta.runtime.tuning",
 }
+
+
+use_private_numba_cache()  # before a module with compiled functions is imported
 
 
 def __getattr__(name: str) -> Any:

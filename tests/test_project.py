@@ -294,10 +294,10 @@ def test_names_of_files_say_what_they_hold() -> None:
     assert not [str(file) for file in python_files() if vague & set(file.with_suffix("").parts)]
 
 
-def test_only_one_module_unpickles() -> None:
+def test_no_module_unpickles() -> None:
     unsafe = re.compile(r"^\s*(?:import|from) c?pickle\b|allow_pickle=True|torch\.load\(", re.M)
     found = [str(f.relative_to(ROOT)) for f in python_files() if unsafe.search(f.read_text())]
-    assert found == ["graphtheta/datasets/safe_pickle.py"]
+    assert not found
 
 
 @pytest.mark.parametrize("name", SYMLINKS)

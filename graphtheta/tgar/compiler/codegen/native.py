@@ -11,8 +11,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import functools
-import os
-import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ import llvmlite.binding as llvm
 import xxhash
 
 from graphtheta.runtime.atomic import atomic_file
-from graphtheta.runtime.paths import cache_folder
+from graphtheta.runtime.paths import cache_folder, is_private
 from graphtheta.tgar.compiler.codegen.emit import emit
 from graphtheta.tgar.compiler.ir.kernel import Kernel
 
@@ -157,13 +155,7 @@ def _read(file: Path) -> bytes | None:
 def _private_folder() -> Path | None:
     """Return the folder of kernels, or None if others may write to it."""
     folder = cache_folder() / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        about = folder.stat()
-    except OSError:
-        return None
-    others = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return folder if about.st_uid == os.getuid() and not others else None
+    return folder if is_private(folder) else None
 
 
 def _compile(kernel: Kernel) -> bytes:
