@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from graphtheta.errors import ConfigError
 from graphtheta.run.config import RunConfig, option_details
-from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
 __all__ = ["load_run", "resolve"]
 
@@ -84,13 +84,19 @@ def load_run(run_dir: Path) -> RunConfig:
 def _started_with(run_dir: Path) -> RunConfig:
     path = RunDirectory(run_dir, resume=True).config
     values = _read(path)
+    text, _, checksum = path.read_text().rpartition(CHECKSUM)
+    if checksum and text and checksum.strip() != text_hash(text):
+        raise ConfigError(
+            f"{path}: expected the content of checksum {checksum.strip()[:32]}, got "
+            f"{text_hash(text)}. Restore the file; if the change is meant, remove its last line."
+        )
     return _validate({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: expected TOML, got an error: {error}. Correct it.") from None
     except OSError as error:
         raise ConfigError(

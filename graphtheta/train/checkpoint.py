@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import partial_path
 from graphtheta.shard.shard import Shard
+from graphtheta.train.check_state import check_optimizer, check_weights, read_progress
 from graphtheta.train.history import History
-from graphtheta.train.weights import load_tensors, load_weights, save_tensors, save_weights
+from graphtheta.train.weights import load_weights, read_tensors, save_tensors, save_weights
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -106,30 +106,29 @@ def load_checkpoint(
         ConfigError: If the checkpoint is damaged, or was written with another model, seed or graph.
     """
     load_weights(model, shard, path / "model.safetensors")
-    try:
-        progress: dict[str, Any] = json.loads((path / "progress.json").read_text())
-        tensors = load_tensors(shard, path / "optimizer.safetensors")
-        best_path = path / "best.safetensors"
-        best = load_tensors(shard, best_path) if best_path.exists() else None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot read the checkpoint ({error}).") from error
+    progress = read_progress(path / "progress.json")
+    best_path, optimizer_path = path / "best.safetensors", path / "optimizer.safetensors"
+    best = read_tensors(shard, best_path) if best_path.exists() else None
+    if best is not None:
+        check_weights(best, model.state_dict(), best_path)
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **progress.pop("optimizer")}.items():
+    for name, value in {**read_tensors(shard, optimizer_path), **progress.optimizer}.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[key] = value
+    check_optimizer(state, optimizer, optimizer_path)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if progress["seed"] != seed:
+    if progress.seed != seed:
         raise ConfigError(
-            f"{path}: expected a run with seed {seed}, got one with seed {progress['seed']}. Use "
+            f"{path}: expected a run with seed {seed}, got one with seed {progress.seed}. Use "
             "the same seed."
         )
-    if progress["graph"] != _graph_size(shard):
+    if progress.graph != _graph_size(shard):
         raise ConfigError(
             f"{path}: expected a run on a graph of {_graph_size(shard)}, got one on a graph of "
-            f"{progress['graph']}. Use the graph of that run."
+            f"{progress.graph}. Use the graph of that run."
         )
-    return int(progress["epoch"]), History(**progress["history"]), best
+    return progress.epoch, progress.history, best
 
 
 def _graph_size(shard: Shard) -> str:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+import xxhash
 
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.atomic import atomic_file
 
-__all__ = ["RunDirectory"]
+__all__ = ["CHECKSUM", "RunDirectory", "text_hash"]
+
+CHECKSUM = "# checksum: "  # starts the last line of config.toml
+
+
+def text_hash(text: str) -> str:
+    """Return the hash of a text."""
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
 class RunDirectory:
@@ -66,7 +74,8 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.config) as file:
-                file.write_text(tomli_w.dumps(given))
+                text = tomli_w.dumps(given)
+                file.write_text(f"{text}{CHECKSUM}{text_hash(text)}\n")
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: expected a directory to write the run to, got {error.strerror}. "
@@ -84,13 +93,22 @@ class RunDirectory:
     def truncate_metrics(self, epochs: int) -> None:
         """Remove the lines of epochs that a resumed run will train again."""
         if self.metrics.exists():
-            kept = [
-                line
-                for line in self.metrics.read_text().splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["epoch"] < epochs
-            ]
+            kept = [line for line, epoch in self._lines_of_metrics() if epoch < epochs]
             with atomic_file(self.metrics) as file:
                 file.write_text("".join(kept))
+
+    def _lines_of_metrics(self) -> Iterator[tuple[str, int]]:
+        """Yield the lines of `metrics.jsonl` with their epochs, without one that was cut off."""
+        lines = self.metrics.read_text(errors="replace").splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if line.endswith("\n"):
+                try:
+                    yield line, int(json.loads(line)["epoch"])
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    raise ConfigError(
+                        f"{self.metrics}: expected an object with an epoch in line {number}, got "
+                        "other content. Remove the line."
+                    ) from None
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""

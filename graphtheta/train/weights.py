@@ -21,8 +21,9 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import atomic_file
 from graphtheta.shard.shard import Shard
+from graphtheta.train.check_state import check_weights
 
-__all__ = ["load_tensors", "load_weights", "save_tensors", "save_weights"]
+__all__ = ["load_tensors", "load_weights", "read_tensors", "save_tensors", "save_weights"]
 
 _KEY = "node_key"
 
@@ -48,15 +49,20 @@ def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:
     Raises:
         ConfigError: If the file is missing or damaged, or belongs to another model or graph.
     """
+    state = read_tensors(shard, path)
+    check_weights(state, model.state_dict(), path)
+    model.load_state_dict(state)
+
+
+def read_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
+    """Return what `load_tensors` does, or raise a ConfigError if a file is missing or damaged."""
     try:
-        model.load_state_dict(load_tensors(shard, path))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot read weights ({error}).") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        return load_tensors(shard, path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"{path}: expected weights of this model, got others ({reason}). Build the model as in "
-            "that run."
+            f"{path}: expected a file of tensors, got one that cannot be read ({reason}). Use an "
+            "earlier checkpoint, or a copy of the file."
         ) from error
 
 
@@ -105,6 +111,8 @@ def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
     for file in _row_files(path):
         theirs = load_file(file)
         keys = theirs.pop(_KEY).numpy()
+        if keys.ndim != 1 or any(len(keys) != (*rows.shape, -1)[0] for rows in theirs.values()):
+            raise ValueError(f"{file.name} has another number of rows than keys")
         order = np.argsort(keys)
         position = np.searchsorted(keys[order], mine)
         here = position < len(keys)
