@@ -22,7 +22,8 @@ def one_line(function: Callable[[], object]) -> str | None:
         function()
     except GraphThetaError as error:
         message = str(error)
-        assert message and "\n" not in message
+        assert message
+        assert "\n" not in message
         assert len(message) < 1000
         return message
     return None

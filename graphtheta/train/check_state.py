@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from graphtheta.errors import ConfigError
 from graphtheta.train.history import History
 
-__all__ = ["Progress", "check_optimizer", "check_weights", "read_progress"]
+__all__ = ["Progress", "check_optimizer", "check_weights", "read_progress", "tensors_hash"]
 
 _REMEDY = "Use an earlier checkpoint, or start the run again in a new --run-dir."
 # What an optimiser keeps for a parameter: its own type of tensor, or a number of steps.
@@ -113,6 +114,15 @@ def check_optimizer(
                 raise _wrong(f"{where}.{name}", *shapes)
             dtype = parameter.dtype if value.dim() else value.dtype
             _check_values(value, dtype, f"{where}.{name}")
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of the names, types, shapes and values of tensors in memory of the CPU."""
+    hasher = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors.items()):
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return str(hasher.hexdigest())
 
 
 def _check_values(tensor: Tensor, dtype: torch.dtype, where: str) -> None:

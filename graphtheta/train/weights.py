@@ -13,19 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import atomic_file
 from graphtheta.shard.shard import Shard
-from graphtheta.train.check_state import check_weights
+from graphtheta.train.check_state import check_weights, tensors_hash
 
 __all__ = ["load_tensors", "load_weights", "read_tensors", "save_tensors", "save_weights"]
 
 _KEY = "node_key"
+_HASH = "xxh3"  # in the metadata of a file: hash of its tensors
 
 
 def save_weights(
@@ -91,8 +92,19 @@ def save_tensors(
 
 
 def _write(state: Mapping[str, Tensor], path: Path) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     with atomic_file(path) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial)
+        save_file(tensors, partial, {_HASH: tensors_hash(tensors)})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, after comparing their hash with the one in the file."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        expected = (file.metadata() or {}).get(_HASH)
+    if expected is not None and expected != (found := tensors_hash(tensors)):
+        raise ValueError(f"content of hash {found} in place of {expected[:32]}")
+    return tensors
 
 
 def _row_files(path: Path) -> list[Path]:
@@ -105,11 +117,11 @@ def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
     Raises:
         ConfigError: If rows of some masters are missing.
     """
-    state = load_file(path)
+    state = _read(path)
     mine = shard.node_key_L[: shard.num_masters]
     found = np.zeros(len(mine), np.bool_)
     for file in _row_files(path):
-        theirs = load_file(file)
+        theirs = _read(file)
         keys = theirs.pop(_KEY).numpy()
         if keys.ndim != 1 or any(len(keys) != (*rows.shape, -1)[0] for rows in theirs.values()):
             raise ValueError(f"{file.name} has another number of rows than keys")
