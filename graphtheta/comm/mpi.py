@@ -9,6 +9,7 @@ instead of giving wrong numbers.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import time
@@ -59,7 +60,7 @@ def start(
             of every exchange instead of first ones only.
 
     Communication:
-        A table of cores (16 KiB) within each host.
+        A table of cores (16 KiB) within each host, and the name of each host.
     """
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
     mask = core_mask()
@@ -67,11 +68,15 @@ def start(
     host.Allreduce(mask, users)
     pids = np.zeros((host.size, 2), np.int64)
     host.Allgather(np.array([world.rank, os.getpid() if install_stack_dump() else 0]), pids)
+    names = np.zeros(world.size, "S64")
+    mine = np.array([platform.node().encode()], names.dtype)
+    world.Allgather(as_bytes(mine), as_bytes(names))
     watchdog = Watchdog(
         _Channel(world.Dup()),
         notice_s=notice_s,
         neighbours={int(rank): int(pid) for rank, pid in pids if pid},
         lifeline=_lifeline(host, world.rank),
+        hosts=[name.decode(errors="replace") for name in names],
     )
     job = Job(watchdog, host.rank, host.size, users)
     host.Free()

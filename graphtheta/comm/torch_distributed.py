@@ -13,41 +13,37 @@ broken connection waits for that.
 from __future__ import annotations
 
 import os
-import sys
-import time
+import platform
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from os import _exit  # before `launch` may replace it by a hook
-from signal import SIGKILL
-from typing import NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
-from graphtheta.comm.p2p import LAUNCHER_S, Message, PointToPoint, Transfer, lost
+from graphtheta.comm.launcher_store import StoreChannel, StoreCounter, attempt_store
+from graphtheta.comm.p2p import Message, PointToPoint, Transfer
 from graphtheta.comm.process import Job, ProcessCommunicator
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
-from graphtheta.errors import CollectiveMismatch, ConfigError, WorkerFailed
+from graphtheta.errors import CollectiveMismatch, ConfigError
 from graphtheta.runtime.threads import core_mask
 
 __all__ = ["TorchCommunicator", "start"]
 
 _START = timedelta(minutes=30)  # time for all ranks to start
 _EVER = timedelta(days=365)  # so that the watchdog's timeout is over before torch's
-_NAP_S = 0.01  # between two tests whether all ranks are at their end
 _REDUCE = {"sum": np.add, "max": np.maximum, "min": np.minimum}
 _GREETING = np.dtype(
     [
         ("host", np.int64),  # index of the host, from the launcher
+        ("name", "S64"),  # name of the host
         ("pid", np.int64),  # 0 if the process cannot print its stack
         ("gpu", np.bool_),  # whether the host has a GPU for each of its ranks
         ("cores", np.uint8, len(core_mask()) // 8),  # one bit per core
@@ -71,10 +67,11 @@ def start(
         ConfigError: If the ranks cannot reach each other.
 
     Communication:
-        An all-gather of about 650 bytes per rank.
+        An all-gather of about 700 bytes per rank.
     """
     try:
-        store, rank, size = next(rendezvous("env://", timeout=_START))
+        whole_store, rank, size = next(rendezvous("env://", timeout=_START))
+        store = attempt_store(whole_store, rank, size, _START)
         if not dist.is_initialized():
             dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_START)
         host = dist.new_group(backend="gloo", timeout=_EVER)
@@ -93,6 +90,7 @@ def _start(
     local_rank = int(os.environ["LOCAL_RANK"])
     mine = np.zeros(1, _GREETING)
     mine["host"] = int(os.environ["GROUP_RANK"])
+    mine["name"] = platform.node().encode()
     mine["pid"] = os.getpid() if install_stack_dump() else 0
     mine["gpu"] = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     mine["cores"] = np.packbits(core_mask().astype(np.bool_))
@@ -110,13 +108,15 @@ def _start(
     dist.barrier(group=host)
     if listening is not None:
         lifeline.start_sentinel(listening[0])
+    channel = StoreChannel(store, host)
     watchdog = Watchdog(
-        _Channel(store, host),
+        channel,
         notice_s=notice_s,
         neighbours={
             int(rank): int(pid) for rank, pid in zip(ranks, here["pid"], strict=True) if pid
         },
         lifeline=lifeline,
+        hosts=[name.decode(errors="replace") for name in everyone["name"]],
     )
     job = Job(
         watchdog,
@@ -126,8 +126,12 @@ def _start(
     )
     p2p = _nccl(local_rank) if everyone["gpu"].all() else PointToPoint(host, torch.device("cpu"))
     members = range(dist.get_world_size())
-    counters = PrefixStore("graphtheta counters", store)
-    return TorchCommunicator("job", members, p2p, job, counters, timeout_s=timeout_s, check=check)
+    job.at_end.append(channel.thread.stop)
+
+    def counter(name: str, timeout_s: float) -> StoreCounter:
+        return StoreCounter(store, name, channel.thread, watchdog, timeout_s)
+
+    return TorchCommunicator("job", members, p2p, job, counter, timeout_s=timeout_s, check=check)
 
 
 def _nccl(local_rank: int) -> PointToPoint:
@@ -137,75 +141,6 @@ def _nccl(local_rank: int) -> PointToPoint:
     group = dist.new_group(backend="nccl", timeout=_EVER)
     dist.all_reduce(torch.zeros(1, device=device), group=group)  # the group before pairs of it
     return PointToPoint(group, device)
-
-
-class _Channel:
-    """Control channel in the launcher's store: a log of messages that all ranks read."""
-
-    spins = 0  # a test of a request waits by itself
-
-    def __init__(self, store: Store, group: dist.ProcessGroup) -> None:
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
-        self._store = PrefixStore("graphtheta", store)
-        self._group = group
-        self._read = 0
-
-    def send(self, tag: int, text: str, to: int | None = None) -> None:
-        with suppress(RuntimeError):  # the launcher is gone, and the job ends
-            number = self._store.add("messages", 1) - 1
-            self._store.set(
-                f"message {number}", f"{self.rank} {self.rank if to is None else to} {tag} {text}"
-            )
-
-    def receive(self) -> Iterator[tuple[int, int, str]]:
-        written = self._store.add("messages", 0)
-        while self._read < written and self._store.check([f"message {self._read}"]):
-            message = self._store.get(f"message {self._read}").decode(errors="replace")
-            self._read += 1
-            sender, to, tag, text = message.split(" ", 3)
-            if int(sender) != self.rank and to in (sender, str(self.rank)):
-                yield int(sender), int(tag), text
-
-    def arrive_at_end(self) -> Callable[[], bool]:
-        work = dist.barrier(group=self._group, async_op=True)
-
-        def all_arrived() -> bool:
-            if not work.is_completed():
-                time.sleep(_NAP_S)
-                return False
-            try:
-                work.wait()  # raises the error if there was one
-            except RuntimeError as error:
-                time.sleep(LAUNCHER_S)
-                self.end_job(
-                    2, f"error: rank {self.rank}: WorkerFailed: {lost('another', error)}", ()
-                )
-            return True
-
-        return all_arrived
-
-    def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
-        sys.stdout.flush()
-        print(message, file=sys.stderr, flush=True)
-        for pid in lost:  # the launcher would wait half a minute for a stopped process
-            with suppress(ProcessLookupError):
-                os.kill(pid, SIGKILL)
-        _exit(code or 1)
-
-
-class _Counter:
-    """Counter in the launcher's store, which needs no rank to answer."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._store, self._name = store, name
-
-    def next(self, *, stage: str) -> int:
-        try:
-            return int(self._store.add(self._name, 1)) - 1
-        except RuntimeError as error:
-            time.sleep(LAUNCHER_S)
-            raise WorkerFailed(-1, f"{stage}: {lost('the launcher', error)}") from error
 
 
 class TorchCommunicator(ProcessCommunicator):
@@ -221,7 +156,7 @@ class TorchCommunicator(ProcessCommunicator):
         members: Sequence[int],
         p2p: PointToPoint,
         job: Job,
-        store: Store,
+        new_counter: Callable[[str, float], StoreCounter],
         *,
         timeout_s: float,
         check: bool,
@@ -231,7 +166,7 @@ class TorchCommunicator(ProcessCommunicator):
         self._name = name  # distinguishes its messages from those of other communicators
         self._members = members  # ranks in the job, by rank in this communicator
         self._p2p = p2p
-        self._store = store
+        self._new_counter = new_counter  # from its name and the timeout
         self._numbers: Counter[tuple[str, str, int]] = Counter()  # messages so far
         self._splits = 0
         self._counters = 0
@@ -308,14 +243,14 @@ class TorchCommunicator(ProcessCommunicator):
             [self._members[rank] for rank in range(self.size) if colors[rank] == color],
             self._p2p,
             self.job,
-            self._store,
+            self._new_counter,
             timeout_s=self.timeout_s,
             check=self.check,
         )
 
-    def counter(self) -> _Counter:
+    def counter(self) -> StoreCounter:
         self._counters += 1
-        return _Counter(self._store, f"{self._name}, counter {self._counters}")
+        return self._new_counter(f"{self._name}, counter {self._counters}", self.timeout_s)
 
     def finish(self) -> None:
         if not self.finished:

@@ -138,6 +138,7 @@ class Watchdog:
         notice_s: float,
         neighbours: Mapping[int, int],
         lifeline: Lifeline,
+        hosts: Sequence[str] = (),
     ) -> None:
         """Create the watchdog of this process.
 
@@ -146,12 +147,14 @@ class Watchdog:
             notice_s: Length of a wait, in seconds, after which it is mentioned on stderr.
             neighbours: Process ids, by rank, of the ranks on this host that can print their stack.
             lifeline: Connection to the sentinel, which reports the stage if this process is killed.
+            hosts: Name of the host of each rank, for messages. If empty, they name no hosts.
         """
         self.notice_s = notice_s
         self.last_stage = ""
         self._channel = channel
         self._neighbours = neighbours
         self._lifeline = lifeline
+        self._hosts = hosts
         self._waits: dict[int, _Wait] = {}
         self._tickets = itertools.count()
         self._lock = threading.Lock()
@@ -238,7 +241,9 @@ class Watchdog:
             wait.noticed = True
             # Two ranks suffice: in a job that hangs, at least one of them waits.
             if self._channel.rank < 2:
-                self._print(f"rank {self._channel.rank} has waited {waited:.0f} s in {wait}")
+                several = len(set(self._hosts)) > 1
+                where = self._on_hosts([*wait.peers(), self._channel.rank]) if several else ""
+                self._print(f"rank {self._channel.rank} has waited {waited:.0f} s in {wait}{where}")
         if wait.asked is None:
             if waited >= wait.timeout_s:
                 wait.asked = now
@@ -279,6 +284,7 @@ class Watchdog:
         report = describe_waits(waits, lost, f"did not arrive in {wait.stage!r}")
         if not lost:
             report += " (the ranks are in different operations)"
+        report += self._on_hosts([*sorted(lost), *sorted(waits)])
         near = lost & self._neighbours.keys()
         for rank in near:
             self._print(f"stack of rank {rank} (none if it is stopped):")
@@ -290,6 +296,15 @@ class Watchdog:
             f"{report}. Raise the timeout if a rank is only slow.",
             [self._neighbours[rank] for rank in near],
         )
+
+    def _on_hosts(self, ranks: Iterable[int]) -> str:
+        """Return a text that lists the hosts of some ranks, in the order of the ranks."""
+        by_host: dict[str, list[int]] = {}
+        for rank in dict.fromkeys(ranks) if self._hosts else ():
+            by_host.setdefault(self._hosts[rank], []).append(rank)
+        parts = [f"{_ranks(found)} on {host}" for host, found in by_host.items()]
+        more = f" and {len(parts) - _MAX_NAMED} more hosts" if len(parts) > _MAX_NAMED else ""
+        return f" ({', '.join(parts[:_MAX_NAMED])}{more})" if parts else ""
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
