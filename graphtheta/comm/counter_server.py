@@ -7,6 +7,7 @@ progress with them only while the target is inside a call of MPI, which a comput
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import numpy as np
 from mpi4py import MPI
@@ -71,9 +72,10 @@ class CounterServer:
 
     def _serve(self) -> None:
         status = MPI.Status()
-        while not self._stopping.wait(_POLL_S):
-            while self._comm.Iprobe(MPI.ANY_SOURCE, _REQUEST, status):
-                rank = status.Get_source()
-                self._comm.Recv([np.empty(0, np.uint8), MPI.BYTE], rank, _REQUEST)
-                # The rank waits for these few bytes, so that sending them does not block.
-                self._comm.Send([np.array([self.next()]), MPI.INT64_T], rank, _ANSWER)
+        with suppress(MPI.Exception):  # a rank is gone, and the job ends
+            while not self._stopping.wait(_POLL_S):
+                while self._comm.Iprobe(MPI.ANY_SOURCE, _REQUEST, status):
+                    rank = status.Get_source()
+                    self._comm.Recv([np.empty(0, np.uint8), MPI.BYTE], rank, _REQUEST)
+                    # The rank waits for these few bytes, so that sending them does not block.
+                    self._comm.Send([np.array([self.next()]), MPI.INT64_T], rank, _ANSWER)

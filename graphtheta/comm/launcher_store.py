@@ -29,7 +29,7 @@ import psutil
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from graphtheta.comm.p2p import LAUNCHER_S, lost
+from graphtheta.comm.process import LAUNCHER_S, lost
 from graphtheta.comm.watchdog import Watchdog
 from graphtheta.errors import WorkerFailed
 

@@ -16,6 +16,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import numpy as np
@@ -24,10 +25,10 @@ from mpi4py import MPI
 from graphtheta.comm.checks import as_bytes, check_buffer, check_buffers, check_reduce
 from graphtheta.comm.communicator import Buffer, ReduceOp
 from graphtheta.comm.counter_server import CounterServer, request_number
-from graphtheta.comm.process import Job, ProcessCommunicator
+from graphtheta.comm.process import LAUNCHER_S, Job, ProcessCommunicator, lost
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
-from graphtheta.errors import CollectiveMismatch, CommError, ConfigError
+from graphtheta.errors import CollectiveMismatch, CommError, ConfigError, WorkerFailed
 from graphtheta.runtime.threads import core_mask
 
 __all__ = ["MpiCommunicator", "start"]
@@ -113,10 +114,12 @@ class _Channel:
         encoded = text.encode()[:_MESSAGE_BYTES]
         message = np.zeros(_MESSAGE_BYTES, np.uint8)
         message[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-        self._sent = [pair for pair in self._sent if not pair[0].Test()]
-        for rank in range(self.size) if to is None else [to]:
-            if rank != self.rank:
-                self._sent.append((self._control.Isend([message, MPI.BYTE], rank, tag), message))
+        with suppress(MPI.Exception):  # a rank is gone, and the job ends
+            self._sent = [pair for pair in self._sent if not pair[0].Test()]
+            for rank in range(self.size) if to is None else [to]:
+                if rank != self.rank:
+                    request = self._control.Isend([message, MPI.BYTE], rank, tag)
+                    self._sent.append((request, message))
 
     def receive(self) -> Iterator[tuple[int, int, str]]:
         status = MPI.Status()
@@ -127,8 +130,17 @@ class _Channel:
             yield rank, tag, message.tobytes().rstrip(b"\0").decode(errors="replace")
 
     def arrive_at_end(self) -> Callable[[], bool]:
-        test: Callable[[], bool] = self._control.Ibarrier().Test
-        return test
+        barrier = self._control.Ibarrier()
+
+        def all_arrived() -> bool:
+            try:
+                return bool(barrier.Test())
+            except MPI.Exception as error:
+                time.sleep(LAUNCHER_S)
+                message = f"error: rank {self.rank}: WorkerFailed: {lost('another rank', error)}"
+                self.end_job(2, message, ())
+
+        return all_arrived
 
     def end_job(self, code: int, message: str, lost: Sequence[int]) -> NoReturn:
         sys.stdout.flush()
@@ -155,7 +167,8 @@ class _Counter:
     def next(self, *, stage: str) -> int:
         if self._server is not None:
             return self._server.next()
-        request, answer = request_number(self._requests)
+        with self._comm.failing(stage):
+            request, answer = request_number(self._requests)
         self._comm.wait(request.Test, stage, lambda: [0])
         return int(answer[0])
 
@@ -174,13 +187,13 @@ class MpiCommunicator(ProcessCommunicator):
         self._check_exchange(send, recv, stage)
         tag = _tag(stage)
         self._stages[tag] = stage
-        requests = [
-            self._comm.Irecv([as_bytes(buffer), MPI.BYTE], peer, MPI.ANY_TAG)
-            for peer, buffer in recv.items()
-        ]
-        for peer, buffer in send.items():
-            requests.append(self._comm.Isend([as_bytes(buffer), MPI.BYTE], peer, tag))
-            self.bytes_sent += buffer.nbytes if peer != self.rank else 0
+        requests = []
+        with self.failing(stage):
+            for peer, buffer in recv.items():
+                requests.append(self._comm.Irecv([as_bytes(buffer), MPI.BYTE], peer, MPI.ANY_TAG))
+            for peer, buffer in send.items():
+                requests.append(self._comm.Isend([as_bytes(buffer), MPI.BYTE], peer, tag))
+                self.bytes_sent += buffer.nbytes if peer != self.rank else 0
         # The exchange holds the buffers to send, so that they exist until they are sent.
         return _Exchange(self, requests, dict(send), dict(recv), stage)
 
@@ -188,7 +201,7 @@ class MpiCommunicator(ProcessCommunicator):
         check_reduce(buffer, op, stage=stage)
         self._agree(f"all_reduce {op} of {buffer.dtype}{list(buffer.shape)}", stage)
         numbers = buffer.view(np.uint8) if buffer.dtype == np.bool_ else buffer
-        self.wait(self._comm.Iallreduce(MPI.IN_PLACE, numbers, _OPS[op]).Test, stage)
+        self._run(lambda: self._comm.Iallreduce(MPI.IN_PLACE, numbers, _OPS[op]), stage)
         self.bytes_sent += buffer.nbytes
 
     def all_gather(self, buffer: Buffer, *, stage: str) -> list[Buffer]:
@@ -197,15 +210,13 @@ class MpiCommunicator(ProcessCommunicator):
             raise ConfigError(f"{stage}: expected a buffer of at least one dimension, got none.")
         self._agree(f"all_gather of {buffer.dtype}{['*', *buffer.shape[1:]]}", stage)
         lengths = np.empty(self.size, np.int64)
-        request = self._comm.Iallgather(np.array([buffer.shape[0]], np.int64), lengths)
-        self.wait(request.Test, stage)
+        mine = np.array([buffer.shape[0]], np.int64)
+        self._run(lambda: self._comm.Iallgather(mine, lengths), stage)
         rows = np.empty((int(lengths.sum()), *buffer.shape[1:]), buffer.dtype)
         row_bytes = buffer.dtype.itemsize * int(np.prod(buffer.shape[1:]))
         counts = (lengths * row_bytes).tolist()
-        request = self._comm.Iallgatherv(
-            [as_bytes(buffer), MPI.BYTE], [as_bytes(rows), counts, MPI.BYTE]
-        )
-        self.wait(request.Test, stage)
+        sent, received = [as_bytes(buffer), MPI.BYTE], [as_bytes(rows), counts, MPI.BYTE]
+        self._run(lambda: self._comm.Iallgatherv(sent, received), stage)
         self.bytes_sent += buffer.nbytes
         return np.split(rows, np.cumsum(lengths)[:-1])
 
@@ -213,7 +224,7 @@ class MpiCommunicator(ProcessCommunicator):
         check_buffer(buffer, stage=stage, written=True)
         self._check_rank(root, stage)
         self._agree(f"broadcast from {root} of {buffer.dtype}{list(buffer.shape)}", stage)
-        self.wait(self._comm.Ibcast([as_bytes(buffer), MPI.BYTE], root).Test, stage)
+        self._run(lambda: self._comm.Ibcast([as_bytes(buffer), MPI.BYTE], root), stage)
         self.bytes_sent += buffer.nbytes if self.rank == root else 0
 
     def all_to_all(self, buffers: Sequence[Buffer], *, stage: str) -> list[Buffer]:
@@ -221,7 +232,7 @@ class MpiCommunicator(ProcessCommunicator):
         self._agree(f"all_to_all of {buffers[0].dtype}", stage)
         lengths = np.array([buffer.size for buffer in buffers], np.int64)
         incoming = np.empty(self.size, np.int64)
-        self.wait(self._comm.Ialltoall(lengths, incoming).Test, stage)
+        self._run(lambda: self._comm.Ialltoall(lengths, incoming), stage)
         received: list[Buffer] = [np.empty(length, buffers[0].dtype) for length in incoming]
         # An exchange moves bytes from buffer to buffer; Alltoallv would need a copy of all.
         send = {rank: buffer for rank, buffer in enumerate(buffers) if buffer.size}
@@ -231,15 +242,21 @@ class MpiCommunicator(ProcessCommunicator):
 
     def split(self, color: int) -> MpiCommunicator:
         self.barrier(stage="split")  # MPI's own split blocks, so it starts when all have arrived
-        group = self._comm.Split(color, self.rank)
+        with self.failing("split"):
+            group = self._comm.Split(color, self.rank)
         return MpiCommunicator(group, self.job, timeout_s=self.timeout_s, check=self.check)
 
     def counter(self) -> _Counter:
         self.barrier(stage="counter")  # Dup blocks, as Split does
-        return _Counter(self, self._comm.Dup())
+        with self.failing("counter"):
+            return _Counter(self, self._comm.Dup())
 
     def wait(
-        self, test: Callable[[], bool], stage: str, peers: Callable[[], list[int]] = list
+        self,
+        test: Callable[[], bool],
+        stage: str,
+        peers: Callable[[], list[int]] = list,
+        failed: Sequence[int] = (),
     ) -> None:
         """Poll until `test()` is true, watched by the watchdog.
 
@@ -247,15 +264,50 @@ class MpiCommunicator(ProcessCommunicator):
             test: Function that makes progress and returns whether the operation is complete.
             stage: What the job is doing.
             peers: Function that returns the ranks that this one waits for.
+            failed: Ranks whose messages failed, which `test` fills in.
         """
 
         def in_world() -> list[int]:
-            return MPI.Group.Translate_ranks(self._comm.group, peers(), MPI.COMM_WORLD.group)
+            return self._in_world(peers())
 
+        def progress() -> bool:
+            if self.job.errors:
+                raise self.job.errors[0]
+            return test()
+
+        with self.failing(stage, failed):
+            self.job.watchdog.wait(progress, stage, timeout_s=self.timeout_s, peers=in_world)
+
+    def _run(self, start: Callable[[], MPI.Request], stage: str) -> None:
+        """Start a collective operation, and wait until it is complete."""
+        with self.failing(stage):
+            request = start()
+        self.wait(request.Test, stage)
+
+    @contextmanager
+    def failing(self, stage: str, failed: Sequence[int] = ()) -> Iterator[None]:
+        """Context of calls of MPI: if one fails, wait for the cause, and raise an error.
+
+        MPI fails where another rank has ended. The sentinel of its host, or the launcher, reports
+        that first, and usually ends this rank.
+
+        Args:
+            stage: What the job is doing.
+            failed: Ranks whose messages failed, if known.
+        """
         try:
-            self.job.watchdog.wait(test, stage, timeout_s=self.timeout_s, peers=in_world)
+            yield
         except MPI.Exception as error:
-            raise CommError(f"{stage}: MPI: {error}.") from error
+            if error.Get_error_class() == MPI.ERR_TRUNCATE:
+                raise CommError(f"{stage}: MPI: {error}.") from error
+            self.job.errors.append(error)
+            time.sleep(LAUNCHER_S)
+            ranks = self.job.watchdog.ended_neighbours() or self._in_world(failed)
+            peer, rank = (f"rank {ranks[0]}", ranks[0]) if ranks else ("another rank", -1)
+            raise WorkerFailed(rank, f"{stage}: {lost(peer, error)}") from error
+
+    def _in_world(self, ranks: Sequence[int]) -> list[int]:
+        return MPI.Group.Translate_ranks(self._comm.group, ranks, MPI.COMM_WORLD.group)
 
     def stage_of(self, tag: int) -> str:
         """Return the stage of a message with `tag`, for an error, if this rank has used it too."""
@@ -279,8 +331,16 @@ class _Exchange:
         self._send = send
         self._recv = recv
         self._stage = stage
+        self._failed: list[int] = []  # peers whose messages failed
 
     def test(self) -> bool:
+        with self._comm.failing(self._stage, self._failed):
+            return self._test()
+
+    def wait(self) -> None:
+        self._comm.wait(self._test, self._stage, self._missing, self._failed)
+
+    def _test(self) -> bool:
         if not self._requests:
             return True
         try:
@@ -288,14 +348,17 @@ class _Exchange:
         except MPI.Exception as error:
             if error.Get_error_class() == MPI.ERR_IN_STATUS:
                 self._check_statuses(failed=True)
+                peers = (*self._recv, *self._send)
+                self._failed += [
+                    peer
+                    for peer, status in zip(peers, self._statuses, strict=True)
+                    if status.Get_error() not in (MPI.SUCCESS, MPI.ERR_PENDING)
+                ]
             raise
         if complete:
             self._check_statuses(failed=False)
             self._requests, self._send, self._recv = [], {}, {}
         return complete
-
-    def wait(self) -> None:
-        self._comm.wait(self.test, self._stage, self._missing)
 
     def _missing(self) -> list[int]:
         """Return the peers of messages that are not complete."""
@@ -310,7 +373,7 @@ class _Exchange:
         """
         for (peer, buffer), status in zip(self._recv.items(), self._statuses, strict=False):
             problem = MPI.Get_error_class(status.Get_error()) if failed else MPI.SUCCESS
-            if problem == MPI.ERR_PENDING:  # not complete yet
+            if problem not in (MPI.SUCCESS, MPI.ERR_TRUNCATE):  # not complete yet, or it failed
                 continue
             tag, nbytes = status.Get_tag(), str(status.Get_count(MPI.BYTE))
             if problem == MPI.ERR_TRUNCATE:

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from graphtheta.comm.checks import as_bytes
 from graphtheta.comm.communicator import Buffer
+from graphtheta.comm.process import LAUNCHER_S, lost
 from graphtheta.comm.watchdog import Watchdog
 from graphtheta.errors import WorkerFailed
 
-__all__ = ["LAUNCHER_S", "Message", "PointToPoint", "Transfer", "lost"]
+__all__ = ["Message", "PointToPoint", "Transfer"]
 
-LAUNCHER_S = 2.0  # time for the launcher to end this rank after another has failed
 _NAP_S = 0.01  # longest wait between two looks at the clock; an arriving message ends it
 
 
@@ -171,9 +171,3 @@ class Transfer:
             rank = self._pending[0][0]
             raise WorkerFailed(rank, f"{self._stage}: {lost(f'rank {rank}', self._error)}")
         return complete
-
-
-def lost(peer: str, error: RuntimeError) -> str:
-    """Return the message that `peer` ended, where torch raised `error`."""
-    reason = " ".join(str(error).split()).split(". ")[0]
-    return f"{peer} is gone ({reason}). Its own message, or that of the launcher, is the cause."

@@ -16,7 +16,9 @@ from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.watchdog import Watchdog
 from graphtheta.errors import ConfigError
 
-__all__ = ["Job", "ProcessCommunicator"]
+__all__ = ["LAUNCHER_S", "Job", "ProcessCommunicator", "lost"]
+
+LAUNCHER_S = 2.0  # time for the launcher to end this rank after another has failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Job:
         host_ranks: Number of ranks on this host.
         core_users: For each core, the number of ranks of this host that may run on it.
         at_end: Functions to call when all ranks have reached the end of the job.
+        errors: Errors of the library that carries the messages. After one, it is not called again:
+            it may crash while another thread still uses it.
     """
 
     watchdog: Watchdog
@@ -36,6 +40,7 @@ class Job:
     host_ranks: int
     core_users: NDArray[np.int32]
     at_end: list[Callable[[], None]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
 
 class ProcessCommunicator(Communicator):
@@ -91,3 +96,13 @@ class ProcessCommunicator(Communicator):
             unchecked = copy.copy(self)
             unchecked.check = False
             compare_fingerprints(unchecked, f"{stage} ({operation})")
+
+
+def lost(peer: str, error: Exception) -> str:
+    """Return the message that `peer` ended, where the library that carries messages raised `error`.
+
+    The rank that ended, or the launcher, knows the cause. Wait `LAUNCHER_S` for them before raising
+    an error with this message.
+    """
+    reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    return f"{peer} is gone ({reason}). Its own message, or that of the launcher, is the cause."

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
+import psutil
+
 from graphtheta.comm.sentinel import Lifeline
 
 __all__ = ["ControlChannel", "Watchdog", "describe_waits", "install_stack_dump"]
@@ -74,6 +76,13 @@ def install_stack_dump() -> bool:
         return False
     faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
     return True
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class ControlChannel(Protocol):
@@ -233,6 +242,10 @@ class Watchdog:
         """Print `message` and end all processes of the job; see `ControlChannel.end_job`."""
         self._lifeline.mark_explained()
         self._channel.end_job(code, message, lost)
+
+    def ended_neighbours(self) -> list[int]:
+        """Return the ranks on this host whose processes have ended."""
+        return [rank for rank, pid in sorted(self._neighbours.items()) if _has_ended(pid)]
 
     def _look(self, wait: _Wait, now: float) -> None:
         self._read()
