@@ -44,8 +44,31 @@ export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 # With --kill-on-bad-exit the step ends even if a rank fails before it has started MPI.
 ranks=(srun "--mpi=$mpi" --kill-on-bad-exit=1 --cpu-bind=cores)
 
+# A failure of a started run returns the job to the queue, at most GRAPHTHETA_REQUEUES times. The run
+# then continues from its last checkpoint, which --checkpoint-seconds saves every ten minutes. (Slurm
+# itself requeues the job of a dead node.)
+requeues=${GRAPHTHETA_REQUEUES:-3}
+failures=$run_dir/failures-$SLURM_JOB_ID.txt
+requeue_after_failure() {
+    [ -e "$run_dir/config.toml" ] || return 0 # the run was refused before it started
+    date "+%FT%T exit code $1" >>"$failures"
+    local count
+    count=$(wc -l <"$failures")
+    if [ "$count" -gt "$requeues" ]; then
+        echo "$0: exit code $1; giving up after $requeues requeues" >&2
+        return 0
+    fi
+    echo "$0: exit code $1; requeueing the job ($count of $requeues)"
+    scontrol requeue "$SLURM_JOB_ID"
+}
+
 # Check that the ranks find each other, and print the threads of each, before training starts.
-"${ranks[@]}" graphtheta doctor
+code=0
+"${ranks[@]}" graphtheta doctor || code=$?
+if [ "$code" -ne 0 ]; then
+    requeue_after_failure "$code"
+    exit "$code"
+fi
 
 resume=()
 if [ -e "$run_dir/config.toml" ] && [ ! -e "$run_dir/summary.json" ]; then
@@ -71,4 +94,9 @@ checkpoint_and_requeue() {
 }
 trap checkpoint_and_requeue USR1
 
-wait "$step"
+code=0
+wait "$step" || code=$?
+if [ "$code" -ne 0 ]; then
+    requeue_after_failure "$code"
+fi
+exit "$code"

@@ -115,7 +115,7 @@ def train(
         config: TOML file of these options, such as the config.toml of another run. Options on the
             command line take precedence.
         resume: Continue the run in --run-dir from its last checkpoint, if there is one.
-        no_progress: Show no progress bar.
+        no_progress: Print a line for each epoch instead of a progress bar.
 
     Example:
       mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
@@ -129,7 +129,7 @@ def train(
 
     from graphtheta.run.run import start_run  # imports torch
 
-    trainer = start_run(run, comm, resume=resume, progress=not no_progress)
+    trainer = start_run(run, comm, resume=resume, progress="lines" if no_progress else True)
     manifest = trainer.shard.manifest
     print(
         f"{run.input}: {manifest.num_nodes:,} nodes, {manifest.num_edges:,} edges, "
@@ -159,7 +159,7 @@ def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:
     elif path := latest_checkpoint(RunDirectory(run.run_dir, resume=True).checkpoints):
         what = f"the last checkpoint is {path}"
     else:
-        return "no checkpoint was saved; --checkpoint-every N saves one every N epochs"
+        return "no checkpoint was saved; --checkpoint-seconds S saves one every S seconds"
     return f"{what}; to continue, add --resume"
 
 

@@ -1,16 +1,23 @@
-"""Checks of buffers: what workers exchange is C-contiguous NumPy arrays of plain numbers."""
+"""Checks of what workers exchange, and that they run the same operations.
+
+Buffers are C-contiguous NumPy arrays of plain numbers. Mismatched collectives can succeed silently
+with wrong numbers. Comparing 16 bytes over all ranks turns such a mismatch into an error that names
+the ranks and their operations.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.errors import ConfigError
+from graphtheta.comm.communicator import Communicator
+from graphtheta.errors import CollectiveMismatch, ConfigError
 
-__all__ = ["as_bytes", "check_buffer", "check_buffers", "check_reduce"]
+__all__ = ["as_bytes", "check_buffer", "check_buffers", "check_reduce", "compare_fingerprints"]
 
 _KINDS = "biuf"  # bool, int, uint, float: every MPI library reduces them as NumPy does
 _MAX_ITEMSIZE = 8  # bytes; longdouble differs between hosts
@@ -74,3 +81,35 @@ def check_reduce(buffer: NDArray[Any], op: str, *, stage: str) -> None:
 def as_bytes(buffer: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the memory of a C-contiguous `buffer` as (nbytes,) uint8, without a copy."""
     return buffer.reshape(-1).view(np.uint8)
+
+
+def compare_fingerprints(comm: Communicator, operation: str) -> None:
+    """Check that all ranks are about to run the same operation.
+
+    Args:
+        comm: All ranks that should be in the same operation.
+        operation: Description of the operation: stage, direction, trailing shapes, types and
+            whether gradients are needed.
+
+    Raises:
+        CollectiveMismatch: On every rank, if the descriptions differ.
+
+    Communication:
+        One MAX all-reduce of 16 bytes.
+    """
+    crc = zlib.crc32(operation.encode())
+    extremes = np.array([crc, -crc], np.int64)
+    comm.all_reduce(extremes, "max", stage=operation)
+    if extremes[0] == -extremes[1]:
+        return
+    texts = [
+        bytes(row).decode()
+        for row in comm.all_gather(
+            np.frombuffer(operation.encode(), np.uint8), stage="fingerprint report"
+        )
+    ]
+    odd = next(r for r in range(comm.size) if texts[r] != texts[0])
+    raise CollectiveMismatch(
+        f"exchange: rank {odd} is in '{texts[odd]}' while rank 0 is in '{texts[0]}'. "
+        "Every rank must run the same layers in the same order, even if it has no nodes."
+    )

@@ -17,7 +17,7 @@ import psutil
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.launch import launcher, threads_per_rank
+from graphtheta.comm.launch import launcher, mpi_mismatch, threads_per_rank
 from graphtheta.runtime.threads import core_mask, load_tbb
 from graphtheta.runtime.tuning import Setting
 from graphtheta.runtime.versions import installed_version, untested_version
@@ -120,7 +120,7 @@ def _mpi() -> Finding:
         return Finding("mpi", f"none: {error}", "pip install 'graphtheta[mpi]'")
     vendor, version = MPI.get_vendor()
     name = MPI.Get_library_version().split("\n")[0].split("\0")[0].strip()
-    return Finding("mpi", f"{vendor} {'.'.join(map(str, version))} ({name})")
+    return Finding("mpi", f"{vendor} {'.'.join(map(str, version))} ({name})", mpi_mismatch())
 
 
 def _gpus() -> Finding:

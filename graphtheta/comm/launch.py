@@ -20,7 +20,9 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
@@ -33,7 +35,15 @@ from graphtheta.runtime.tuning import tune
 if TYPE_CHECKING:
     from graphtheta.comm.process import ProcessCommunicator
 
-__all__ = ["Launcher", "communicator", "guarded", "launcher", "threads_per_rank", "tune_rank"]
+__all__ = [
+    "Launcher",
+    "communicator",
+    "guarded",
+    "launcher",
+    "mpi_mismatch",
+    "threads_per_rank",
+    "tune_rank",
+]
 
 _TORCHRUN = "WORLD_SIZE"
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -228,10 +238,39 @@ def _who() -> str:
     return f"rank {_process.rank}{f' (last in {stage!r})' if stage else ''}: "
 
 
+def mpi_mismatch(env: Mapping[str, str] = os.environ) -> str:
+    """Return why the MPI library cannot connect to the launcher, and what to do; empty if it can.
+
+    MPICH connects over PMI, as its own mpiexec offers it and `srun --mpi=pmi2`; Open MPI connects
+    over PMIx. Only a library that was built for both can use either.
+    """
+    from mpi4py import MPI
+
+    vendor = MPI.get_vendor()[0]
+    pmi, pmix = "PMI_RANK" in env or "PMI_FD" in env, "PMIX_RANK" in env
+    if vendor == "MPICH" and pmix and not pmi and "pmix" not in MPI.Get_library_version().lower():
+        return (
+            "MPICH under PMIx: the launcher belongs to Open MPI, or is srun --mpi=pmix. Start with "
+            f"MPICH's mpiexec ({Path(sys.executable).parent / 'mpiexec'} if it is the mpich wheel) "
+            "or srun --mpi=pmi2, or set MPI4PY_LIBMPI to the libmpi.so of Open MPI."
+        )
+    if vendor == "Open MPI" and pmi and not pmix:
+        return (
+            "Open MPI under PMI: the launcher belongs to MPICH, or is srun --mpi=pmi2. Start with "
+            "Open MPI's mpiexec or srun --mpi=pmix, or unset MPI4PY_LIBMPI."
+        )
+    return ""
+
+
 def _start_mpi(by: Launcher) -> Communicator:
     global _process
     several = f"{by.size} workers" if by.size else "several workers"
     try:
+        import mpi4py
+
+        early = "mpi4py.MPI" not in sys.modules
+        if early:  # starting the wrong library may end the process
+            mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
 
         from graphtheta.comm import mpi
@@ -240,14 +279,26 @@ def _start_mpi(by: Launcher) -> Communicator:
             f"communicator: {by.variable} shows {several}, but mpi4py cannot be loaded "
             f"({' '.join(str(error).split())}). Run: pip install 'graphtheta[mpi]'"
         ) from error
+    vendor, mismatch = MPI.get_vendor()[0], mpi_mismatch()
+    if mismatch.startswith("MPICH") and not MPI.Is_initialized():
+        raise ConfigError(f"communicator: {by.variable} shows {several}, but {mismatch}")
+    if early:
+        level = os.environ.get("MPI4PY_RC_THREAD_LEVEL", mpi4py.rc.thread_level)
+        with warnings.catch_warnings():  # mpi4py suspects what is checked below
+            warnings.simplefilter("ignore", RuntimeWarning)
+            MPI.Init_thread(getattr(MPI, f"THREAD_{level.upper()}"))
     world = MPI.COMM_WORLD
     if world.size == 1:
         if by.size == 0:
             return SingleCommunicator()
         raise ConfigError(
-            f"communicator: {by.variable} shows {several}, but MPI finds 1: the launcher and "
-            f"mpi4py use different MPI libraries ({MPI.get_vendor()[0]} here). Start with that "
-            "library's mpiexec, or with srun --mpi=pmi2 (srun --mpi=list shows others)."
+            f"communicator: {by.variable} shows {several}, but MPI finds 1: "
+            + (
+                mismatch
+                or f"the launcher and mpi4py use different MPI libraries ({vendor} here). Start "
+                "with that library's mpiexec, or with srun --mpi=pmi2 (srun --mpi=list shows "
+                "others)."
+            )
         )
     _process = mpi.start(world)
     _register_at_exit(_process)

@@ -29,6 +29,7 @@ from graphtheta.comm.process import LAUNCHER_S, Job, ProcessCommunicator, lost
 from graphtheta.comm.sentinel import Lifeline, listen
 from graphtheta.comm.watchdog import Watchdog, install_stack_dump
 from graphtheta.errors import CollectiveMismatch, CommError, ConfigError, WorkerFailed
+from graphtheta.runtime.leftovers import remove_mpi_leftovers
 from graphtheta.runtime.threads import core_mask
 
 __all__ = ["MpiCommunicator", "start"]
@@ -64,6 +65,8 @@ def start(
         A table of cores (16 KiB) within each host, and the name of each host.
     """
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
+    if host.rank == 0:
+        remove_mpi_leftovers()
     mask = core_mask()
     users = np.empty_like(mask)
     host.Allreduce(mask, users)

@@ -10,9 +10,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.comm.checks import check_buffer
+from graphtheta.comm.checks import check_buffer, compare_fingerprints
 from graphtheta.comm.communicator import Buffer, Communicator
-from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.watchdog import Watchdog
 from graphtheta.errors import ConfigError
 

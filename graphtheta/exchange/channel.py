@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphtheta.comm.checks import compare_fingerprints
 from graphtheta.comm.communicator import Communicator, Pending
-from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.comm.timers import Direction, Stage, StageTimers
 from graphtheta.exchange.plan import Route
 

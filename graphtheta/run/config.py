@@ -222,8 +222,14 @@ class RunConfig(BaseModel):
     )
     checkpoint_every: int = _run(
         0,
-        "Epochs between checkpoints; 0 for a checkpoint only at the end, and on SIGTERM or "
-        "SIGUSR1.",
+        "Epochs between checkpoints; 0 for none by the number of epochs. One is always saved at "
+        "the end, and on SIGTERM or SIGUSR1.",
+        ge=0,
+    )
+    checkpoint_seconds: float = _run(
+        600.0,
+        "Seconds after which the end of an epoch saves a checkpoint, the most that a failure loses "
+        "apart from an epoch; 0 for none by time.",
         ge=0,
     )
 

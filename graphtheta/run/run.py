@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -38,7 +39,11 @@ __all__ = ["predict_run", "start_run", "trained_model"]
 
 
 def start_run(
-    config: RunConfig, comm: Communicator, *, resume: bool = False, progress: bool = False
+    config: RunConfig,
+    comm: Communicator,
+    *,
+    resume: bool = False,
+    progress: bool | Literal["lines"] = False,
 ) -> Trainer:
     """Return the trainer of a run, ready to `fit`; collective.
 
@@ -48,7 +53,7 @@ def start_run(
         config: Configuration of the run.
         comm: The workers.
         resume: Whether to continue from the last checkpoint in the run's directory.
-        progress: Whether rank 0 shows a progress bar.
+        progress: How rank 0 shows progress, as for `ProgressBar`.
 
     Raises:
         ConfigError: If an option is invalid, or the directory holds another run.
@@ -81,6 +86,7 @@ def start_run(
         evaluate_every=config.evaluate_every,
         run_dir=run_dir,
         checkpoint_every=config.checkpoint_every,
+        checkpoint_seconds=config.checkpoint_seconds,
         progress=progress,
     )
     if resume:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from graphtheta.comm.checks import compare_fingerprints
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.fingerprint import compare_fingerprints
 from graphtheta.nn.embedding import is_sharded
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -20,13 +21,15 @@ class ProgressBar:
     Args:
         epochs: Number of epochs of the run.
         done: Epochs that are already done.
-        shown: Whether to print anything.
+        shown: Whether to print anything; with "lines", a line for each epoch. Otherwise it is a bar
+            on a terminal, and a line every 10 seconds elsewhere.
     """
 
-    def __init__(self, epochs: int, done: int, shown: bool) -> None:
+    def __init__(self, epochs: int, done: int, shown: bool | Literal["lines"]) -> None:
         console = Console(stderr=True)
         # mpiexec provides no terminal, and in a log file a bar would be one line at the end.
-        self._plain = shown and not console.is_terminal
+        self._plain = shown == "lines" or (bool(shown) and not console.is_terminal)
+        self._plain_every_s = 0.0 if shown == "lines" else _PLAIN_EVERY_S
         self._console, self._epochs, self._done = console, epochs, done
         self._last_printed = time.monotonic()
         self._bar = RichProgress(
@@ -49,7 +52,7 @@ class ProgressBar:
         numbers = "  ".join(f"{name} {record[name]:.4f}" for name in shown[:2])
         self._bar.update(self._task, advance=1, numbers=numbers)
         self._done += 1
-        if self._plain and time.monotonic() - self._last_printed >= _PLAIN_EVERY_S:
+        if self._plain and time.monotonic() - self._last_printed >= self._plain_every_s:
             self._last_printed = time.monotonic()
             line = f"epoch {self._done} of {self._epochs}  {numbers}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,9 +71,11 @@ class Trainer:
             None, all epochs are trained.
         evaluate_every: Number of epochs between evaluations.
         run_dir: Directory for the files of the run; if None, none are written.
-        checkpoint_every: Number of epochs between checkpoints. If 0, they are only saved on SIGTERM
-            and SIGUSR1, and at the end.
-        progress: Whether rank 0 shows a progress bar.
+        checkpoint_every: Number of epochs between checkpoints; if 0, none are saved by this number.
+            They are always saved on SIGTERM and SIGUSR1, and at the end.
+        checkpoint_seconds: Seconds since the last checkpoint, or the start, after which the end of
+            an epoch saves one, by the clock of rank 0; if 0, none are saved by time.
+        progress: How rank 0 shows progress, as for `ProgressBar`.
 
     Attributes:
         task: Task bound to the model and the shard.
@@ -105,7 +107,8 @@ class Trainer:
         evaluate_every: int = 1,
         run_dir: RunDirectory | Path | str | None = None,
         checkpoint_every: int = 0,
-        progress: bool = False,
+        checkpoint_seconds: float = 600.0,
+        progress: bool | Literal["lines"] = False,
     ) -> None:
         self.groups = groups or Groups(shard.comm)
         _check_options(shard, self.groups, strategy, optimizer, lr, weight_decay, prefetch)
@@ -114,12 +117,14 @@ class Trainer:
         self.strategy = strategy or GlobalBatch()
         self.seed, self.prefetch, self.patience = seed, prefetch, patience
         self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
+        self.checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
         self.history = History()
         self.stages = StageTimers()
         self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
         self._weights = BestWeights(self.model)
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
-        self._progress = progress and self.world.rank == 0
+        self._progress = progress if self.world.rank == 0 else False
         broadcast_model(model, self.world)
         preparing = shard.comm.split(0) if prefetch else None
         self._micro_batches = None
@@ -153,6 +158,7 @@ class Trainer:
         """
         done = len(self.history.loss)
         last = done - 1
+        self._saved_at = time.monotonic()
         self._weights.restore_last()
         with (
             catch_signals() as requests,
@@ -220,8 +226,11 @@ class Trainer:
             return next(batches, None)
 
     def _agree(self, requests: SignalRequests) -> tuple[bool, bool]:
-        """Return whether any rank received a signal to save, and to stop; collective."""
-        flags = np.array(requests.take(), np.int8)
+        """Return whether to save, by a signal or the clock, and to stop; collective."""
+        save, stop = requests.take()
+        if self.checkpoint_seconds and self.world.rank == 0:
+            save |= time.monotonic() - self._saved_at >= self.checkpoint_seconds
+        flags = np.array([save, stop], np.int8)
         self.world.all_reduce(flags, "max", stage="signals")
         return bool(flags[0]), bool(flags[1])
 
@@ -271,6 +280,7 @@ class Trainer:
                 self.seed,
             )
         self.world.barrier(stage="checkpoint")
+        self._saved_at = time.monotonic()
 
     def resume(self) -> int:
         """Continue from the newest checkpoint of the run directory, if there is one; collective.
