@@ -96,3 +96,31 @@ def test_describe_waits_stays_short_with_many_ranks() -> None:
     assert text == (
         "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 992 more wait in 'sync'; rank 1000 did not arrive"
     )
+
+
+def test_timeout_names_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = []
+
+    def end_job(self: Channel, code: int, message: str, lost: Sequence[int]) -> NoReturn:
+        messages.append(message)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(Channel, "end_job", end_job)
+    boxes: list[list[tuple[int, int, str]]] = [[] for _ in range(20)]
+    hosts = [f"h{rank // 2}" for rank in range(20)]
+    dog = Watchdog(Channel(boxes, 0), notice_s=60, neighbours={}, lifeline=Lifeline(), hosts=hosts)
+    boxes[0].append((1, 2, "'sync'"))
+    with pytest.raises(SystemExit):
+        dog.wait(lambda: False, "sync", timeout_s=0.1)
+    assert "(ranks 2, 3 on h1, ranks 4, 5 on h2, " in messages[0]
+    assert "and 2 more hosts). Raise" in messages[0]
+
+
+def test_notice_names_the_hosts_of_a_job_on_several(capsys: pytest.CaptureFixture[str]) -> None:
+    for hosts, text in (["h1", "h2"], "(rank 1 on h2, rank 0 on h1)"), (["h1", "h1"], "rank 1\n"):
+        dog = Watchdog(
+            Channel([[], []], 0), notice_s=0.1, neighbours={}, lifeline=Lifeline(), hosts=hosts
+        )
+        over = time.monotonic() + 0.5
+        dog.wait(lambda until=over: time.monotonic() > until, "s", timeout_s=60, peers=lambda: [1])
+        assert text in capsys.readouterr().err

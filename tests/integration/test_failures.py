@@ -79,6 +79,18 @@ def test_killed_rank_is_named_immediately(fault: str, options: str, stage: str) 
     assert job.seconds < SOON_S
 
 
+@pytest.mark.parametrize("what", ["exchange", pytest.param("collective", marks=SLOW)])
+def test_lost_rank_is_named_before_those_that_notice_it(what: str) -> None:
+    # Over TCP, MPI notices that a rank is gone. Its errors do not name the rank.
+    program = ["tests/comm/lost_rank_job.py", what]
+    job = run_job(program, 3, env={"UCX_TLS": "tcp,self"})
+    assert job.code != 0
+    errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert errors[0].startswith("error: rank 1 (last in "), job.output
+    assert all("rank 1" in error for error in errors), job.output
+    assert not any(word in job.output for word in ("Traceback", "Segmentation")), job.output
+
+
 @pytest.mark.parametrize(
     ("fault", "stage", "words"),
     [

@@ -187,6 +187,15 @@ def test_only_the_last_two_checkpoints_stay(tmp_path: Path) -> None:
     assert kept == ["epoch-000006", "epoch-000008"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [(1e-9, ["000006", "000007"]), (0.0, ["000007"]), (600.0, ["000007"])]
+)
+def test_checkpoints_by_time(seconds: float, kept: list[str], tmp_path: Path) -> None:
+    local(lambda comm: trainer(comm, tmp_path, checkpoint_seconds=seconds).fit(7))
+    found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == [f"epoch-{epoch}" for epoch in kept]
+
+
 def test_sigusr1_saves_and_continues_and_sigterm_saves_and_stops(tmp_path: Path) -> None:
     mine = trainer(gt.communicator(), tmp_path)
     epoch = mine._epoch
