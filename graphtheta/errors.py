@@ -3,6 +3,7 @@
 ```
 GraphThetaError
 ├── ConfigError (ValueError)       an argument, option or name is wrong
+│   └── UnknownAttribute (KeyError) PyG asks for an attribute that the graph does not have
 ├── GraphFormatError (ValueError)  the input data are wrong
 │   └── UnknownNode                an id or key is not that of a node of the graph
 ├── TraceError (ValueError)        a layer's `gather` is not a function of one edge
@@ -12,14 +13,15 @@ GraphThetaError
 │   ├── ExchangeTimeout            a worker waited longer than the timeout
 │   ├── CollectiveMismatch         two workers are in different operations
 │   └── WorkerFailed               another worker failed first
-└── EngineError                    a server of the engine did not answer a request
+└── EngineError                    a server of the engine did not answer a request, or wrongly
     ├── LimitExceeded              a request exceeds a limit of the server
     ├── WrongServer                it has another protocol version or another store
     ├── Unreachable                no server answers, or it is busy or stopping
     └── CallTimeout                the answer did not arrive in time
 ```
 
-A message is one line: where the error is, what was expected, what was found, and what to do.
+A message is one line: where the error is, what was expected, what was found, and what to do. Names
+and values from users, files and other computers are part of it, so its length is limited.
 """
 
 from __future__ import annotations
@@ -37,19 +39,48 @@ __all__ = [
     "PartitionError",
     "StoreError",
     "TraceError",
+    "UnknownAttribute",
     "UnknownNode",
     "Unreachable",
     "WorkerFailed",
     "WrongServer",
+    "shorten",
 ]
 
 
+def shorten(text: str, limit: int = 2000) -> str:
+    """Return a text as one printable line of about `limit` characters, without its middle.
+
+    Args:
+        text: Text that may contain input of any length, line breaks and control characters.
+        limit: Largest number of characters to keep.
+    """
+    if len(text) > limit:
+        start, end = text[: 2 * limit // 3], text[-(limit // 3) :]
+        text = f"{start} ... ({len(text) - limit:,} more characters) ... {end}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class GraphThetaError(Exception):
-    """Base class of all exceptions of GraphTheta."""
+    """Base class of all exceptions of GraphTheta. Its message is one line of limited length."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shorten(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(GraphThetaError, ValueError):
     """An argument, an option or a name is wrong."""
+
+
+class UnknownAttribute(ConfigError, KeyError):
+    """PyG asks for a node, edge or graph attribute that a remote graph does not have.
+
+    It is a KeyError, as PyG expects of its feature and graph stores.
+    """
+
+    __str__ = Exception.__str__  # a KeyError would show the message in quotes
 
 
 class GraphFormatError(GraphThetaError, ValueError):
@@ -100,7 +131,7 @@ class WorkerFailed(CommError):
 
 
 class EngineError(GraphThetaError):
-    """A server of the engine did not answer a request."""
+    """A server of the engine did not answer a request, or its answer is wrong."""
 
 
 class LimitExceeded(EngineError):

@@ -117,6 +117,12 @@ class Connection:
                 return list(call(request, timeout=timeout, metadata=metadata))
             except grpc.RpcError as error:
                 failure = error_of(error.code(), f"{self.address}: {error.details()}")
+                if error.code() == grpc.StatusCode.CANCELLED:
+                    failure = Unreachable(
+                        f"{self.address}: expected a whole response, got a part: the server "
+                        "cancelled the call, which was not read fast enough while others waited. "
+                        "Request less at a time, or fewer responses in parallel."
+                    )
             except ValueError as error:  # another thread closed the channel
                 raise Unreachable(f"{self.address}: {error}") from None
             if not isinstance(failure, Unreachable) or time.monotonic() + pause >= deadline:

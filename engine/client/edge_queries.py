@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.engine.client.neighbours import Neighbours
+from graphtheta.engine.client.responses import sent
 from graphtheta.engine.client.server_pool import ServerPool
 from graphtheta.engine.wire.tables import encode_columns
 from graphtheta.errors import ConfigError, GraphFormatError
@@ -65,11 +67,15 @@ def neighbours(
             nodes=nodes, direction=direction, draw=draw, columns=columns
         )
 
-    responses = pool.call_edge_holders("Neighbours", new_ids, request)
+    types = {name: pool.router.edge_type(name) for name in columns}
+    names = {"node": pa.int64(), "node_key": pa.int64(), "edge_key": pa.int64()}
+    if draw is not None and draw.weight:
+        names |= {"rank": pa.float64(), "draw": pa.int32()}
+    responses = pool.call_edge_holders("Neighbours", new_ids, request, names | sent(types))
     # In an edge-cut the in-edges of a node are in one part, which sends them sorted.
     is_sorted = not out and pool.router.manifest.cut == "edge"
-    types = {name: pool.router.edge_type(name) for name in columns}
-    return Neighbours.collect(responses, len(new_ids), types, draw, is_sorted=is_sorted)
+    num_nodes = pool.router.manifest.num_nodes
+    return Neighbours.collect(responses, len(new_ids), num_nodes, types, draw, is_sorted=is_sorted)
 
 
 def find_edges(pool: ServerPool, src: _Ids, dst: _Ids) -> _Ids:
@@ -83,10 +89,10 @@ def find_edges(pool: ServerPool, src: _Ids, dst: _Ids) -> _Ids:
         pairs = encode_columns(src=src[rows], dst=dst[rows], **part)
         return messages.FindEdgesRequest(pairs=pairs)
 
-    responses = pool.call_edge_holders("FindEdges", dst, request)
+    responses = pool.call_edge_holders("FindEdges", dst, request, {"edge_key": pa.int64()})
     highest = np.iinfo(np.int64).max
     found = np.full(len(src), highest)
-    np.minimum.at(found, responses.rows, responses.numbers("edge_key", np.int64))
+    np.minimum.at(found, responses.rows, responses.ids("edge_key"))
     return np.where(found == highest, -1, found)
 
 
@@ -112,18 +118,18 @@ def edge_columns(
         edges = {"edge_key": keys[rows]} | ({} if dst is None else {"dst": dst[rows]})
         return messages.EdgeColumnsRequest(edges=encode_columns(**edges, **more), columns=names)
 
+    types = {name: pool.router.edge_type(name) for name in names}
     if dst is None:
         chunks = list(pool.chunks(np.arange(len(keys))))
         servers = dict.fromkeys(pool.router.connections)
-        responses = pool.call(
-            "EdgeColumns", [(c, request(rows), rows) for c in servers for rows in chunks]
-        )
+        jobs = [(c, request(rows), rows) for c in servers for rows in chunks]
+        responses = pool.call("EdgeColumns", jobs, sent(types))
     else:
-        responses = pool.call_edge_holders("EdgeColumns", dst, request)
+        responses = pool.call_edge_holders("EdgeColumns", dst, request, sent(types))
     missing = np.setdiff1d(np.arange(len(keys)), responses.rows)
     if len(missing) and names:
         raise GraphFormatError(
             f"edge columns: expected keys of edges of the graph, got {keys[missing[0]]}"
             f"{' to that destination' if dst is not None else ''}. Look up other edges."
         )
-    return {n: responses.by_row(n, len(keys), pool.router.edge_type(n)) for n in names}
+    return responses.by_row(types, len(keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace as changed
 from typing import Any, Literal
 
 import numpy as np
@@ -237,7 +238,7 @@ class RemoteGraph:
         Args:
             ids: R seed nodes.
             fanouts: In-edges to draw for each node, for each layer from the input; the first hop
-                uses the last one. None takes all edges.
+                uses the last one. None takes all edges, 0 none.
             by: Kind of `ids`.
             replace: Whether an edge can be drawn more than once.
             weight: Edge column that holds the draw weights. If None, draws are uniform.
@@ -261,6 +262,9 @@ class RemoteGraph:
                 )
 
         def in_edges(nodes: _Ids, fanout: int | None, layer: int) -> Neighbours:
+            if fanout == 0:
+                none = neighbours(self._pool, nodes[:0], list(columns), None, out=False)
+                return changed(none, indptr=np.zeros(len(nodes) + 1, np.int64))
             draw = draw_message(fanout, replace, weight, seed, step, layer)
             return neighbours(self._pool, nodes, list(columns), draw, out=False)
 

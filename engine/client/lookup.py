@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.schema import as_numpy
 from graphtheta.engine.client.connection import Connection
+from graphtheta.engine.client.responses import answer_of, check_range, check_table, wrong
 from graphtheta.engine.client.server_pool import ServerPool
-from graphtheta.engine.wire.chunks import decode_chunk
+from graphtheta.engine.wire.chunks import decode_response
 from graphtheta.engine.wire.tables import encode_columns
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownNode
 from graphtheta.partition import Manifest
@@ -62,9 +64,16 @@ def look_up(pool: ServerPool, ids: Any, by: IdKind) -> _Ids:
     deadline = pool.deadline()
 
     def call(connection: Connection, request: messages.LookupRequest, rows: _Ids) -> None:
-        chunks = connection.stream("Lookup", request, deadline)
-        found = [table["new_id"].to_numpy() for table, _ in map(decode_chunk, chunks) if table]
-        new_ids[rows] = np.concatenate([np.zeros(0, np.int64), *found])
+        received = connection.stream("Lookup", request, deadline)
+        with answer_of(connection.address):
+            tables = [chunk.table for chunk in decode_response(received) if chunk.table is not None]
+            for table in tables:
+                check_table(table, {"new_id": pa.int64()})
+            found = np.concatenate([as_numpy(table["new_id"]) for table in tables] or [rows[:0]])
+            if len(found) != len(rows):
+                raise wrong(f"{len(rows):,} new ids", f"{len(found):,}")
+            check_range(found, manifest.num_nodes, "new ids")
+        new_ids[rows] = found
 
     pool.run(call, jobs)
     return new_ids

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.engine.client.responses import Responses, fill_missing
+from graphtheta.engine.client.responses import Responses, check_range, fill_missing, wrong
 from graphtheta.proto.v1 import graph_pb2 as messages
 
 __all__ = ["Neighbours"]
@@ -36,6 +36,7 @@ class Neighbours:
         cls,
         responses: Responses,
         num_rows: int,
+        num_nodes: int,
         types: Mapping[str, pa.DataType],
         draw: messages.Draw | None,
         *,
@@ -46,13 +47,21 @@ class Neighbours:
         Args:
             responses: Responses to the method `Neighbours`.
             num_rows: Number of nodes in the query (R).
+            num_nodes: Number of nodes of the graph.
             types: Type of each edge column in the responses.
             draw: How edges were drawn. If None, all edges were requested.
             is_sorted: Whether each list comes from one part, which sent it sorted.
+
+        Raises:
+            EngineError: If an edge is repeated, a list is too long or not sorted, or an id or
+                number is out of range.
         """
-        row, edge_key = responses.rows, responses.numbers("edge_key", np.int64)
+        row, edge_key = responses.rows, responses.ids("edge_key")
         if draw is not None and draw.weight and len(row):
             rank, number = responses.numbers("rank", float), responses.numbers("draw", np.int32)
+            check_range(number, draw.fanout, "draws")
+            if np.isnan(rank).any():
+                raise wrong("ranks of draws that are numbers", "NaN")
             order = _lowest_ranks(row, rank, number, draw.fanout, replace=draw.replace)
             order = order[np.lexsort((edge_key[order], row[order]))]
         elif is_sorted:
@@ -60,11 +69,18 @@ class Neighbours:
         else:
             order = np.lexsort((edge_key, row))
         taken = pa.array(order)
+        row, edge_key = row[order], edge_key[order]
+        count = np.bincount(row, minlength=num_rows)
+        if draw is not None and count.max(initial=0) > draw.fanout:
+            raise wrong(f"at most {draw.fanout:,} edges of each node", f"{count.max():,}")
+        least = 0 if draw is not None and draw.replace else 1
+        if ((np.diff(edge_key) < least) & (np.diff(row) == 0)).any():
+            raise wrong("edges of each node in ascending order, each once", "others")
         return cls(
-            np.append(0, np.cumsum(np.bincount(row[order], minlength=num_rows))),
-            responses.numbers("node", np.int64)[order],
-            responses.numbers("node_key", np.int64)[order],
-            edge_key[order],
+            np.append(0, np.cumsum(count)),
+            responses.ids("node", num_nodes)[order],
+            responses.ids("node_key", num_nodes)[order],
+            edge_key,
             {n: fill_missing(responses.graph_column(n, t).take(taken)) for n, t in types.items()},
         )
 

@@ -10,7 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
-from graphtheta.engine.client.responses import Responses
+from graphtheta.engine.client.responses import (
+    Responses,
+    check_range,
+    check_table,
+    sent,
+    wrong,
+)
 from graphtheta.engine.client.server_pool import ServerPool
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.engine.wire.tables import encode_columns
@@ -32,8 +38,8 @@ def columns_of(
     for connection, rows in pool.split(pool.router.owners(new_ids)):
         nodes = encode_columns(new_id=new_ids[rows])
         jobs.append((connection, messages.NodeColumnsRequest(nodes=nodes, columns=names), rows))
-    responses = pool.call("NodeColumns", jobs)
-    return {n: responses.by_row(n, len(new_ids), pool.router.node_type(n)) for n in names}
+    types = {name: pool.router.node_type(name) for name in names}
+    return pool.call("NodeColumns", jobs, sent(types)).by_row(types, len(new_ids))
 
 
 def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -52,10 +58,15 @@ def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[
             ids = messages.Range(first=first, count=count)
             request = messages.NodeColumnsRequest(range=ids, columns=requested)
             jobs.append((connection, request, np.arange(first, first + count)))
-    responses = pool.call("NodeColumns", jobs)
-    tables = [(as_numpy(table[COLUMN + "node_key"]), table) for _, table in responses.tables]
-    by_key = Responses(tables, [])
-    return {n: by_key.by_row(n, router.manifest.num_nodes, router.node_type(n)) for n in names}
+    types = {name: router.node_type(name) for name in requested}
+    responses = pool.call("NodeColumns", jobs, sent(types))
+    num_nodes = router.manifest.num_nodes
+    tables = []
+    for _, table in responses.tables:
+        keys = as_numpy(table[COLUMN + "node_key"])
+        check_range(keys, num_nodes, "node keys")
+        tables.append((keys, table))
+    return Responses(tables, []).by_row({name: types[name] for name in names}, num_nodes)
 
 
 def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -74,7 +85,28 @@ def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[A
     for rows in pool.chunks(np.arange(len(new_ids))):
         request = messages.PredictRequest(nodes=encode_columns(new_id=new_ids[rows]))
         jobs.append((server, request, rows))
-    responses = pool.call("Predict", jobs)
-    columns = responses.tables[0][1].schema.names if jobs else []
-    names = [name.removeprefix(COLUMN) for name in columns if name != "row"]
-    return {n: responses.by_row(n, len(new_ids), pa.float32()) for n in names}
+    responses = pool.call("Predict", jobs, None)
+    if not jobs:
+        return {}
+    if not responses.tables:
+        raise wrong("predictions", "none")
+    kinds = {field.name: field.type for field in responses.tables[0][1].schema}
+    types = {name.removeprefix(COLUMN): kind for name, kind in kinds.items() if name != "row"}
+    if set(types) - {"probability"} != {"prediction"} or not all(map(_is_numeric, types.values())):
+        raise wrong("numbers in the columns prediction and probability", kinds)
+    for _, table in responses.tables:
+        check_table(table, kinds)
+        if any(column.null_count for column in table.columns):
+            raise wrong("a prediction for every node", "nulls")
+    found = responses.by_row(types, len(new_ids))
+    probability = found.get("probability", np.zeros(0))
+    if len(probability) and ((probability < 0) | (probability > 1)).any():
+        raise wrong("probabilities in [0, 1]", "others")
+    if probability.ndim == 2 and found["prediction"].ndim == 1:
+        check_range(found["prediction"], probability.shape[1], "predicted classes")
+    return found
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    return kind in (pa.int64(), pa.bool_(), pa.float32(), pa.float64())

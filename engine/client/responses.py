@@ -1,7 +1,13 @@
-"""Responses of several servers, combined into arrays in the order of the query."""
+"""Responses of several servers, checked and combined into arrays in the order of the query.
+
+A response is not trusted: its columns must have the expected names and types, and its numbers must
+be in range, before they are used as positions or returned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +16,74 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
-from graphtheta.engine.wire.chunks import decode_chunk
+from graphtheta.engine.wire.chunks import decode_response
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import EngineError
 
-__all__ = ["Responses", "fill_missing"]
-
+__all__ = [
+    "Responses",
+    "Types",
+    "answer_of",
+    "check_range",
+    "check_table",
+    "fill_missing",
+    "sent",
+    "wrong",
+]
 
 _Ids = NDArray[np.int64]
 _OtherParts = tuple[_Ids, NDArray[np.int32], _Ids]
+
+Types = Mapping[str, pa.DataType]
+_ROW = {"row": pa.int32()}
+_OTHER_PARTS = {"row": pa.int32(), "part": pa.int32(), "in_degree": pa.int64()}
+
+
+def wrong(expected: str, got: object) -> EngineError:
+    """Return the exception for a response that is not as expected."""
+    return EngineError(f"response: expected {expected}, got {got}. Check the server.")
+
+
+@contextmanager
+def answer_of(address: str) -> Iterator[None]:
+    """Name the server in the `EngineError` of a response that is not as expected."""
+    try:
+        yield
+    except EngineError as error:
+        raise type(error)(f"{address}: {error}") from None
+
+
+def sent(types: Types) -> dict[str, pa.DataType]:
+    """Return the types of columns of the graph by their names in responses."""
+    return {COLUMN + name: kind for name, kind in types.items()}
+
+
+def check_table(table: pa.RecordBatch, types: Types) -> None:
+    """Check the names and types of all columns, and that only columns of the graph have nulls.
+
+    Raises:
+        EngineError: If a column is missing, unknown, or of another type.
+    """
+    found = {field.name: field.type for field in table.schema}
+    if len(found) != table.num_columns or found != types:
+        text = (
+            ", ".join(f"{name} {kind}" for name, kind in some.items()) for some in (types, found)
+        )
+        raise wrong(*(f"columns {columns or 'none'}" for columns in text))
+    for name in found:
+        if not name.startswith(COLUMN) and table[name].null_count:
+            raise wrong(f"a value of '{name}' in every row", "nulls")
+
+
+def check_range(values: NDArray[Any], below: int, what: str) -> None:
+    """Check that numbers are in [0, `below`).
+
+    Raises:
+        EngineError: If one is not.
+    """
+    if len(values) and not 0 <= values.min() <= values.max() < below:
+        outside = values[(values < 0) | (values >= below)][0]
+        raise wrong(f"{what} in [0, {below:,})", outside)
 
 
 @dataclass
@@ -34,20 +99,38 @@ class Responses:
     other_parts: list[_OtherParts]
 
     @classmethod
-    def decode(cls, chunks: list[bytes], rows: NDArray[np.int64]) -> Responses:
-        """Decode the response of one server.
+    def decode(
+        cls,
+        received: list[bytes],
+        rows: NDArray[np.int64],
+        types: Types | None,
+        num_parts: int = 0,
+    ) -> Responses:
+        """Decode and check the response of one server.
 
         Args:
-            chunks: `Chunk` messages, whose `row` counts the rows of the request.
+            received: Messages of the response; `row` counts the rows of the request.
             rows: (R,) rows of the query that the request covers.
+            types: Type of each column except `row`. If None, they are not checked.
+            num_parts: Number of parts of which the response may name others. 0 if it may not.
+
+        Raises:
+            EngineError: If the response is incomplete, or not as expected.
         """
         responses = cls([], [])
-        for chunk in chunks:
-            table, other_parts = decode_chunk(chunk)
+        for table, other_parts in decode_response(received):
             if table is not None:
-                responses.tables.append((rows[as_numpy(table["row"])], table))
+                described = {field.name: field.type for field in table.schema}
+                check_table(table, _ROW | dict(described if types is None else types))
+                row = as_numpy(table["row"])
+                check_range(row, len(rows), "rows of the request")
+                responses.tables.append((rows[row], table))
             if other_parts is not None:
-                row, part, degree = (as_numpy(other_parts[n]) for n in ("row", "part", "in_degree"))
+                check_table(other_parts, _OTHER_PARTS)
+                row, part, degree = (as_numpy(other_parts[n]) for n in _OTHER_PARTS)
+                check_range(row, len(rows), "rows of the request")
+                check_range(part, num_parts, "other parts")
+                check_range(degree, 1 << 32, "in-degrees")
                 responses.other_parts.append((rows[row], part, degree))
         return responses
 
@@ -66,28 +149,43 @@ class Responses:
         arrays = [as_numpy(table[name]) for _, table in self.tables]
         return np.concatenate([np.zeros(0, dtype), *arrays])
 
+    def ids(self, name: str, below: int = 1 << 63) -> _Ids:
+        """Return a column of ids in [0, `below`) of all tables.
+
+        Raises:
+            EngineError: If one is outside.
+        """
+        ids = self.numbers(name, np.int64)
+        check_range(ids, below, f"values of '{name}'")
+        return ids
+
     def graph_column(self, name: str, kind: pa.DataType) -> pa.Array:
         """Return a column of the graph, of all tables; `kind` is its type."""
         return pa.concat_arrays([pa.array([], kind), *self._arrays(name)])
 
-    def by_row(self, name: str, num_rows: int, kind: pa.DataType) -> NDArray[Any]:
-        """Return a column of the graph in the order of the query, one value for each row.
+    def by_row(self, types: Types, num_rows: int) -> dict[str, NDArray[Any]]:
+        """Return columns of the graph in the order of the query, one value for each row.
 
         Args:
-            name: Name of the column.
+            types: Type of each column.
             num_rows: Number of rows of the query.
-            kind: Type of the column.
 
         Shape:
-            Returns (num_rows,) or (num_rows, width).
+            Returns (num_rows,) or (num_rows, width) each.
 
         Raises:
-            EngineError: If rows are missing.
+            EngineError: If rows are missing or repeated.
         """
+        rows = self.rows
+        if types and (len(rows) != num_rows or (num_rows and np.bincount(rows).max() > 1)):
+            distinct = len(np.unique(rows))
+            raise wrong(
+                f"{num_rows:,} rows, each once", f"{len(rows):,}, {distinct:,} of them distinct"
+            )
+        return {name: self._by_row(name, num_rows, kind) for name, kind in types.items()}
+
+    def _by_row(self, name: str, num_rows: int, kind: pa.DataType) -> NDArray[Any]:
         arrays = self._arrays(name)
-        count = sum(len(array) for array in arrays)
-        if count != num_rows:
-            raise EngineError(f"response: expected {num_rows:,} rows of '{name}', got {count:,}.")
         if not arrays or not all(_is_plain(array) for array in arrays):
             order = np.empty(num_rows, np.int64)
             order[self.rows] = np.arange(num_rows)
@@ -115,17 +213,20 @@ def fill_missing(array: pa.Array) -> NDArray[Any]:
     Shape:
         Returns (rows,), or (rows, width) for fixed-size lists. Text is an array of Python objects.
     """
-    if not array.null_count:
+    if _is_plain(array):
         return as_numpy(array).copy()
     kind = array.type
     if pa.types.is_fixed_size_list(kind):
-        present = fill_missing(array.drop_null())
+        inside = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
+        present = fill_missing(inside).reshape(len(array), kind.list_size)
+        if not array.null_count:
+            return present
         if present.dtype == np.bool_:
             present = present.astype(np.int8)
-        missing = np.nan if present.dtype.kind == "f" else -1
-        values = np.full((len(array), kind.list_size), missing, present.dtype)
-        values[np.asarray(array.is_valid())] = present
-        return values
+        present[np.asarray(array.is_null())] = np.nan if present.dtype.kind == "f" else -1
+        return present
+    if pa.types.is_boolean(kind) and not array.null_count:
+        return as_numpy(array)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -136,5 +237,10 @@ def fill_missing(array: pa.Array) -> NDArray[Any]:
 
 def _is_plain(array: pa.Array) -> bool:
     """Return whether a column holds numbers without nulls."""
-    kind = array.type.value_type if pa.types.is_fixed_size_list(array.type) else array.type
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not array.null_count
+    if pa.types.is_fixed_size_list(array.type):
+        width = array.type.list_size
+        return not array.null_count and _is_plain(
+            array.values.slice(array.offset * width, len(array) * width)
+        )
+    is_number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    return bool(is_number) and not array.null_count

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import as_numpy
 from graphtheta.engine.client.connection import Connection
+from graphtheta.engine.client.handshake import Handshake, column_type
+from graphtheta.engine.client.responses import answer_of
 from graphtheta.engine.wire.protocol import PROTOCOL_VERSION
-from graphtheta.engine.wire.tables import decode_any
 from graphtheta.errors import ConfigError, WrongServer
-from graphtheta.partition import ColumnSpec, Manifest
+from graphtheta.partition import ColumnSpec
 from graphtheta.proto.v1 import graph_pb2 as messages
 
 __all__ = ["Router"]
@@ -32,6 +32,7 @@ class Router:
 
     Raises:
         ConfigError: If a part has no server.
+        EngineError: If a server's reply is damaged or contradicts itself.
         WrongServer: If servers serve different stores or use another version of the protocol.
         Unreachable: If a server does not answer.
 
@@ -51,17 +52,21 @@ class Router:
             raise ConfigError("connect: expected addresses, got none. Name at least one.")
         request = messages.HandshakeRequest(protocol_version=PROTOCOL_VERSION)
         futures = [pool.submit(each.stream, "Handshake", request, deadline) for each in connections]
-        replies = [messages.HandshakeReply.FromString(future.result()[0]) for future in futures]
-        checksums = {reply.store_checksum for reply in replies}
+        replies = []
+        for connection, future in zip(connections, futures, strict=True):
+            received = future.result()
+            with answer_of(connection.address):
+                replies.append(Handshake.decode(received))
+        checksums = {reply.manifest.checksum for reply in replies}
         if len(checksums) > 1:
             found = ", ".join(
-                f"{connection.address}: {reply.store_checksum}"
+                f"{connection.address}: {reply.manifest.checksum}"
                 for connection, reply in zip(connections, replies, strict=True)
             )
             raise WrongServer(
                 f"connect: expected servers of one store, got {found}. Correct the list."
             )
-        self.manifest = Manifest.model_validate_json(replies[0].manifest)
+        self.manifest = replies[0].manifest
         candidates: list[list[int]] = [[] for _ in range(self.manifest.num_parts)]
         for number, reply in enumerate(replies):
             for part in reply.parts:
@@ -73,12 +78,12 @@ class Router:
                 f"{', '.join(map(str, orphans[:10]))}. Name all servers."
             )
         for connection in connections:
-            connection.store = replies[0].store_checksum
+            connection.store = self.manifest.checksum
         chosen = [servers[part % len(servers)] for part, servers in enumerate(candidates)]
         self.server_of = np.array(chosen, np.int64)
-        book = decode_any(replies[0].book, "book")
-        self.first_new_id: NDArray[np.int64] = as_numpy(book["first_new_id"])
-        self.counts = tuple(as_numpy(book[name]) for name in ("masters", "mirrors", "edges"))
+        book = replies[0].book
+        self.first_new_id: NDArray[np.int64] = book.first_new_id
+        self.counts = (book.masters, book.mirrors, book.edges)
         self.connections = [connections[number] for number in chosen]
         self.max_ids = min(reply.max_ids for reply in replies)
         predictors = (c for c, reply in zip(connections, replies, strict=True) if reply.predicts)
@@ -101,8 +106,4 @@ class Router:
 
 def _column_type(name: str, specs: Mapping[str, ColumnSpec]) -> pa.DataType:
     """Return the type of a column; those that the manifest does not list are integers."""
-    if name not in specs:
-        return pa.int64()
-    spec = specs[name]
-    kind = pa.type_for_alias(spec.dtype)
-    return kind if spec.width is None else pa.list_(kind, spec.width)
+    return column_type(specs[name]) if name in specs else pa.int64()

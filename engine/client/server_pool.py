@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.engine.client.connection import Connection, Tls
-from graphtheta.engine.client.responses import Responses
+from graphtheta.engine.client.responses import Responses, Types, answer_of
 from graphtheta.engine.client.routing import Router
 from graphtheta.errors import ConfigError
 
@@ -69,19 +69,33 @@ class ServerPool:
         futures = [self._threads.submit(function, *job) for job in jobs[1:]]
         return [function(*job) for job in jobs[:1]] + [future.result() for future in futures]
 
-    def call(self, method: str, jobs: Sequence[_Job], deadline: float | None = None) -> Responses:
-        """Send requests in parallel and collect their responses.
+    def call(
+        self,
+        method: str,
+        jobs: Sequence[_Job],
+        types: Types | None,
+        deadline: float | None = None,
+        num_parts: int = 0,
+    ) -> Responses:
+        """Send requests in parallel, check their responses and collect them.
 
         Args:
             method: Method of the service.
             jobs: Each request: the server, the message, and which rows of the query it covers.
+            types: Type of each column of the responses except `row`. If None, they are not checked.
             deadline: `time.monotonic()` by which all must be answered. If None, `timeout_s` from
                 now.
+            num_parts: Number of parts of which responses may name others. 0 if they may not.
+
+        Raises:
+            EngineError: If a response is incomplete, or not as expected.
         """
         latest = self.deadline() if deadline is None else deadline
 
         def call(connection: Connection, request: Any, rows: _Ids) -> Responses:
-            return Responses.decode(connection.stream(method, request, latest), rows)
+            received = connection.stream(method, request, latest)
+            with answer_of(connection.address):
+                return Responses.decode(received, rows, types, num_parts)
 
         responses = Responses([], [])
         for response in self.run(call, jobs):
@@ -89,7 +103,7 @@ class ServerPool:
         return responses
 
     def call_edge_holders(
-        self, method: str, nodes: _Ids, make_request: Callable[..., Any]
+        self, method: str, nodes: _Ids, make_request: Callable[..., Any], types: Types
     ) -> Responses:
         """Query edges of nodes at every server that holds some of them.
 
@@ -101,16 +115,18 @@ class ServerPool:
             nodes: (R,) new ids.
             make_request: Makes the message for some rows of `nodes`. In the second round it is also
                 given their `part` and `in_degree`.
+            types: Type of each column of the responses except `row`.
         """
         deadline = self.deadline()
         jobs = [(c, make_request(rows), rows) for c, rows in self.split(self.router.owners(nodes))]
-        responses = self.call(method, jobs, deadline)
+        num_parts = len(self.router.server_of)
+        responses = self.call(method, jobs, types, deadline, num_parts)
         row, part, in_degree = responses.joined_other_parts()
         more = [
             (c, make_request(row[some], part=part[some], in_degree=in_degree[some]), row[some])
             for c, some in self.split(part)
         ]
-        responses.extend(self.call(method, more, deadline))
+        responses.extend(self.call(method, more, types, deadline))
         return responses
 
     def split(self, parts: NDArray[Any], ids_per_row: int = 1) -> Iterator[tuple[Connection, _Ids]]:

@@ -69,17 +69,17 @@ def expand(
         key = np.concatenate([key, hop.node_key[new]])
         num_nodes.append(len(key) - first)
         hops.append(hop)
+    if not hops:
+        hops = [neighbours(node[:0], None, 0)]  # for the types of the columns
     return Subgraph(
         new_id=node,
         node_key=key,
         src=np.concatenate(src),
         dst=np.concatenate(dst),
         edge_key=np.concatenate([np.zeros(0, np.int64), *(hop.edge_key for hop in hops)]),
-        columns={n: np.concatenate([hop.columns[n] for hop in hops]) for n in hops[0].columns}
-        if hops
-        else {},
+        columns={n: np.concatenate([hop.columns[n] for hop in hops]) for n in hops[0].columns},
         num_nodes=num_nodes,
-        num_edges=[len(hop.edge_key) for hop in hops],
+        num_edges=[len(hop.edge_key) for hop in hops][: len(fanouts)],
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch_geometric.loader import LinkLoader, NodeLoader
 
 from graphtheta.engine.pyg.sampler import RemoteSampler, RemoteSamplerOutput
-from graphtheta.engine.pyg.stores import RemoteFeatureStore, RemoteGraphStore
+from graphtheta.engine.pyg.stores import RemoteFeatureStore, RemoteGraphStore, node_keys
+from graphtheta.errors import GraphFormatError
 
 __all__ = ["RemoteLinkLoader", "RemoteNodeLoader"]
 
@@ -42,6 +44,7 @@ class _RemoteLoader:
 
     def filter_fn(self, out: RemoteSamplerOutput) -> Any:
         batch = super().filter_fn(out)  # type: ignore[misc]
+        batch.num_nodes = len(out.node)  # PyG knows it only from node attributes
         for name, column in self._edge_columns.items():
             batch[name] = out.edge_columns[column]
         return batch if self._transform is None else self._transform(batch)
@@ -53,8 +56,9 @@ class RemoteNodeLoader(_RemoteLoader, NodeLoader):
     Args:
         data: The feature store and the graph store.
         num_neighbors: In-edges to draw for each node, for each hop from the input nodes; -1 takes
-            all.
-        input_nodes: (T,) node keys, such as those of `RemoteFeatureStore.split`.
+            all, 0 none.
+        input_nodes: (T,) node keys, such as those of `RemoteFeatureStore.split`, or a mask of all
+            nodes. If None, all nodes.
         replace: Whether an edge can be drawn more than once.
         weight: Edge column that holds the draw weights. If None, draws are uniform.
         seed: Random seed of the draws.
@@ -66,7 +70,10 @@ class RemoteNodeLoader(_RemoteLoader, NodeLoader):
     def __init__(
         self, data: _Stores, num_neighbors: Sequence[int], input_nodes: Any, **options: Any
     ) -> None:
-        super().__init__(data, num_neighbors, input_nodes, **options)
+        nodes = node_keys(data[0].graph, input_nodes, "input_nodes")
+        if getattr(input_nodes, "dtype", None) in (bool, torch.bool):
+            options.setdefault("input_id", nodes)  # as PyG does for masks
+        super().__init__(data, num_neighbors, nodes, **options)
         self._sampler.keep(self.input_data.node)
 
 
@@ -75,8 +82,10 @@ class RemoteLinkLoader(_RemoteLoader, LinkLoader):
 
     Args:
         data: The feature store and the graph store.
-        num_neighbors: In-edges to draw for each node, for each hop from the links; -1 takes all.
-        edge_label_index: (2, T) node keys of the links' sources and destinations.
+        num_neighbors: In-edges to draw for each node, for each hop from the links; -1 takes all,
+            0 none.
+        edge_label_index: (2, T) node keys of the links' sources and destinations. If None, all
+            edges.
         replace: Whether an edge can be drawn more than once.
         weight: Edge column that holds the draw weights. If None, draws are uniform.
         seed: Random seed of the draws.
@@ -88,4 +97,12 @@ class RemoteLinkLoader(_RemoteLoader, LinkLoader):
     def __init__(
         self, data: _Stores, num_neighbors: Sequence[int], edge_label_index: Any, **options: Any
     ) -> None:
-        super().__init__(data, num_neighbors, (None, edge_label_index), **options)
+        if edge_label_index is None:
+            edge_label_index = data[1].get_edge_index(None, "coo")
+        ends = [node_keys(data[0].graph, end, "edge_label_index") for end in edge_label_index]
+        if len(ends) != 2 or len(ends[0]) != len(ends[1]):
+            raise GraphFormatError(
+                f"edge_label_index: expected as many sources as destinations, got "
+                f"{', '.join(f'{len(end):,}' for end in ends)}. Give the two ends of each link."
+            )
+        super().__init__(data, num_neighbors, (None, torch.stack(ends)), **options)

@@ -41,14 +41,15 @@ class RemoteSampler(BaseSampler):
 
     Args:
         graph: The graph.
-        num_neighbors: In-edges to draw for each node, for each hop from the seeds; -1 takes all.
+        num_neighbors: In-edges to draw for each node, for each hop from the seeds; -1 takes all,
+            0 none. Without numbers, batches hold only the seeds.
         replace: Whether an edge can be drawn more than once.
         weight: Edge column that holds the draw weights. If None, draws are uniform.
         seed: Random seed of the draws.
         columns: Edge columns to return with the edges.
 
     Raises:
-        ConfigError: If a number is neither positive nor -1.
+        ConfigError: If a number is no integer >= -1.
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class RemoteSampler(BaseSampler):
         seed: int = 0,
         columns: Sequence[str] = (),
     ) -> None:
-        if not num_neighbors or any(number < 1 and number != -1 for number in num_neighbors):
+        hops = np.asarray(num_neighbors if isinstance(num_neighbors, Sequence) else "?")
+        if hops.ndim != 1 or (len(hops) and (hops.dtype.kind not in "iu" or hops.min() < -1)):
             raise ConfigError(
-                f"sampler: expected numbers of neighbours, each >= 1 or -1, got "
-                f"{list(num_neighbors)}."
+                f"sampler: expected a list of numbers of neighbours, each >= 0 or -1, got "
+                f"{num_neighbors!r}. Correct it."
             )
         self.graph, self.seed = graph, seed
-        self._fanouts = [None if n == -1 else n for n in reversed(num_neighbors)]
+        self._fanouts = [None if n == -1 else n for n in reversed(hops.tolist())]
         self._replace, self._weight, self._columns = replace, weight, tuple(columns)
         self._kept = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
@@ -87,11 +89,13 @@ class RemoteSampler(BaseSampler):
             self._kept = keys, self.graph.new_ids(keys, "node_key")
 
     def sample_from_nodes(self, index: Any, **_: Any) -> RemoteSamplerOutput:
+        _check_no_time(index.time)
         out = self._sample(index.node)
         out.metadata = (index.input_id, index.time)
         return out
 
     def sample_from_edges(self, index: Any, neg_sampling: Any = None) -> RemoteSamplerOutput:
+        _check_no_time(index.time)
         out: RemoteSamplerOutput = edge_sample(
             index,
             lambda seeds, _: self._sample(seeds),
@@ -125,4 +129,12 @@ class RemoteSampler(BaseSampler):
             num_sampled_nodes=found.num_nodes,
             num_sampled_edges=found.num_edges,
             edge_columns={name: torch.from_numpy(c) for name, c in found.columns.items()},
+        )
+
+
+def _check_no_time(time: Any) -> None:
+    if time is not None:
+        raise ConfigError(
+            "sampler: expected seeds without times, got some: draws do not depend on time. Leave "
+            "out input_time or edge_label_time."
         )

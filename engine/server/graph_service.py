@@ -75,7 +75,7 @@ class GraphService(GraphServicer):
             num_parts=store.num_parts,
             parts=list(self._graph.parts),
             manifest=store.manifest.model_dump_json(),
-            book=encode_columns(**rows),
+            book=encode_columns(**rows, digest=pa.array(book.digests, pa.string())),
             max_ids=self._limits.max_ids,
             max_fanout=self._limits.max_fanout,
             predicts=self._predicts,

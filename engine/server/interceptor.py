@@ -6,24 +6,26 @@ Calls to other services, such as health, pass unchecked.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
+import xxhash
 
 from graphtheta.engine.server.metrics import Metrics
-from graphtheta.engine.wire.chunks import encode_chunk
+from graphtheta.engine.server.slots import Slot, Slots
+from graphtheta.engine.wire.chunks import encode_chunk, encode_end
 from graphtheta.engine.wire.protocol import STORE_KEY, Limits, status_of
-from graphtheta.errors import ConfigError, GraphThetaError, Unreachable, WrongServer
+from graphtheta.errors import ConfigError, GraphThetaError, WrongServer, shorten
 
 __all__ = ["Interceptor"]
 
 _log = logging.getLogger("graphtheta.engine")
 _OURS = "/graphtheta."  # prefix of the methods that are checked
 _QUIET = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)  # logged only when verbose
+_DETAILS = 500  # characters of a status message: with its encoding, it must fit into 8 KiB
 
 
 class Interceptor(grpc.ServerInterceptor):
@@ -39,7 +41,7 @@ class Interceptor(grpc.ServerInterceptor):
 
     def __init__(self, checksum: str, limits: Limits, metrics: Metrics) -> None:
         self._checksum, self._limits, self._metrics = checksum, limits, metrics
-        self._slots = threading.BoundedSemaphore(limits.max_in_flight)
+        self._slots = Slots(limits)
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
@@ -61,7 +63,7 @@ class Interceptor(grpc.ServerInterceptor):
 
     def _unary(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
         def call(request: Any, context: grpc.ServicerContext) -> bytes:
-            with self._observe(method, store, context) as sent:
+            with self._observe(method, store, context) as (_, sent):
                 data: bytes = handler.response_serializer(handler.unary_unary(request, context))
                 sent(len(data))
             return data
@@ -70,23 +72,29 @@ class Interceptor(grpc.ServerInterceptor):
 
     def _stream(self, handler: Any, method: str, store: Any) -> Callable[..., Iterator[bytes]]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            with self._observe(method, store, context) as sent:
+            with self._observe(method, store, context) as (slot, sent):
+                digest = xxhash.xxh3_64()
                 for chunk in handler.unary_stream(request, context):
                     if not context.is_active():  # the caller is gone, or the deadline has passed
                         return
                     data = encode_chunk(chunk)
+                    del chunk  # need not stay in memory while the client reads
+                    digest.update(data)
                     sent(len(data))
+                    slot.sending_since = time.monotonic()
                     yield data
+                    slot.sending_since = None
+                yield encode_end(digest.intdigest())
 
         return call
 
     @contextmanager
     def _observe(
         self, method: str, store: Any, context: grpc.ServicerContext
-    ) -> Iterator[Callable[[int], None]]:
+    ) -> Iterator[tuple[Slot, Callable[[int], None]]]:
         """Check a call before it runs; afterwards send its status, and count and log it.
 
-        Yields a function that adds to the number of bytes sent.
+        Yields the slot of the call, and a function that adds to the number of bytes sent.
         """
         started, size, code = time.perf_counter(), 0, grpc.StatusCode.OK
 
@@ -95,20 +103,16 @@ class Interceptor(grpc.ServerInterceptor):
             size += num_bytes
 
         message = ""
-        has_slot = self._slots.acquire(blocking=False)
         self._metrics.in_flight.inc()
+        stack = ExitStack()
         try:
-            if not has_slot:
-                raise Unreachable(
-                    f"server: expected at most {self._limits.max_in_flight} calls in flight, got "
-                    "more. Try again."
-                )
+            slot = stack.enter_context(self._slots.take(context))
             self._check(store, context)
-            yield sent
+            yield slot, sent
             if not context.is_active():
                 code = grpc.StatusCode.CANCELLED
         except GraphThetaError as error:
-            code, message = status_of(error), str(error)
+            code, message = status_of(error), shorten(str(error), _DETAILS)
         except GeneratorExit:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -116,8 +120,7 @@ class Interceptor(grpc.ServerInterceptor):
             code, message = grpc.StatusCode.INTERNAL, "server: internal error. See its log."
             _log.exception("internal error", extra={"method": method, "peer": context.peer()})
         finally:
-            if has_slot:
-                self._slots.release()
+            stack.close()
             self._metrics.in_flight.dec()
             seconds = time.perf_counter() - started
             self._metrics.count(method, code.name, seconds, size)

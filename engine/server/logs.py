@@ -7,7 +7,11 @@ import logging
 import sys
 import time
 
+from graphtheta.errors import shorten
+
 __all__ = ["log_as_json"]
+
+_LONGEST = 4000  # characters of a text in an event, which may contain input of clients
 
 # Attributes of every log record; all others were passed as `extra`.
 _STANDARD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
@@ -24,6 +28,9 @@ class _JsonFormatter(logging.Formatter):
         event |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
+        for name, value in event.items():
+            if isinstance(value, str) and len(value) > _LONGEST:
+                event[name] = shorten(value, _LONGEST)
         return json.dumps(event, default=str)
 
 

@@ -3,20 +3,26 @@
 The message is written with one copy of its tables and read with none. protobuf's own classes would
 copy megabytes into the message and again into its bytes, and do the same on arrival. The bytes are
 the ones that protobuf would write.
+
+A response ends with a chunk that has only a checksum of all messages before it. A message that is
+missing, repeated, out of order or changed is therefore an error, also where the rows that remain
+would make a valid response.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+import xxhash
 from google.protobuf.message import DecodeError
 
 from graphtheta.engine.wire.tables import decode_any
-from graphtheta.errors import EngineError
+from graphtheta.errors import EngineError, GraphFormatError
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["ResponseChunk", "decode_chunk", "encode_chunk"]
+__all__ = ["ResponseChunk", "decode_chunk", "decode_response", "encode_chunk", "encode_end"]
 
 # Tags of the fields `table` and `elsewhere`: their number, and the type "length-delimited".
 _TAGS = (b"\x0a", b"\x12")
@@ -45,12 +51,38 @@ def encode_chunk(chunk: ResponseChunk) -> bytes:
     return b"".join(fields)
 
 
+def encode_end(checksum: int) -> bytes:
+    """Return the bytes of the last `Chunk` message of a response.
+
+    Args:
+        checksum: xxh3_64 of the bytes of all messages before it.
+    """
+    return messages.Chunk(checksum=checksum).SerializeToString()
+
+
+def decode_response(received: Sequence[bytes]) -> list[ResponseChunk]:
+    """Return the chunks of a response, without the last message, whose checksum is verified.
+
+    Raises:
+        EngineError: If the response is incomplete, or a message is damaged.
+    """
+    digest = xxhash.xxh3_64()
+    for data in received[:-1]:
+        digest.update(data)
+    if not received or received[-1] != encode_end(digest.intdigest()):
+        raise EngineError(
+            f"response: expected a checksum of all its messages at the end, got {len(received):,} "
+            "messages that are incomplete or changed. Ask again, or upgrade the server."
+        )
+    return [decode_chunk(data) for data in received[:-1]]
+
+
 def decode_chunk(data: bytes) -> ResponseChunk:
     """Return the tables of a `Chunk` message, as views of its bytes.
 
     Raises:
-        EngineError: If the bytes are no `Chunk` message.
-        GraphFormatError: If a field is not one complete, valid, uncompressed record batch.
+        EngineError: If the bytes are no `Chunk` message, or a field is not one complete, valid,
+            uncompressed record batch.
     """
     fields = _split_fields(data)
     if fields is None:  # a later version of the protocol may add fields
@@ -60,9 +92,12 @@ def decode_chunk(data: bytes) -> ResponseChunk:
             raise EngineError("response: expected a Chunk, got other bytes.") from None
         values = zip(_TAGS, (chunk.table, chunk.elsewhere), strict=True)
         fields = {tag: pa.py_buffer(value) for tag, value in values if value}
-    return ResponseChunk(
-        *(decode_any(fields[tag], "response") if tag in fields else None for tag in _TAGS)
-    )
+    try:
+        return ResponseChunk(
+            *(decode_any(fields[tag], "response") if tag in fields else None for tag in _TAGS)
+        )
+    except GraphFormatError as error:  # the server's mistake, not one of the caller's data
+        raise EngineError(str(error)) from None
 
 
 def _split_fields(data: bytes) -> dict[bytes, pa.Buffer] | None:

@@ -55,19 +55,23 @@ STATUSES: dict[type[GraphThetaError], grpc.StatusCode] = {
 class Limits:
     """Request limits of a server.
 
-    A request in flight takes the memory of its ids and of about 2 MiB of its response.
+    A request in flight takes the memory of its ids and of a few chunks of its response.
 
     Attributes:
         max_ids: Largest number of ids in a request.
         max_fanout: Largest number of edges to draw for each node.
-        max_in_flight: Largest number of requests in flight; further ones get `UNAVAILABLE`.
+        max_in_flight: Largest number of requests in flight, half of them from one connection;
+            further ones get `UNAVAILABLE`.
         max_seconds: Longest deadline of a call, in seconds.
+        send_seconds: Time in seconds that a client has to read a chunk of a response while other
+            requests wait. After it, the request is cancelled.
     """
 
     max_ids: int = 1 << 20
     max_fanout: int = 1 << 16
     max_in_flight: int = 32
     max_seconds: float = 3600.0
+    send_seconds: float = 5.0
 
 
 def status_of(error: BaseException) -> grpc.StatusCode:

@@ -58,12 +58,14 @@ class HandshakeReply(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ..., num_parts: _Optional[int] = ..., parts: _Optional[_Iterable[int]] = ..., manifest: _Optional[str] = ..., book: _Optional[bytes] = ..., max_ids: _Optional[int] = ..., max_fanout: _Optional[int] = ..., predicts: _Optional[bool] = ..., software: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("table", "elsewhere")
+    __slots__ = ("table", "elsewhere", "checksum")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     table: bytes
     elsewhere: bytes
-    def __init__(self, table: _Optional[bytes] = ..., elsewhere: _Optional[bytes] = ...) -> None: ...
+    checksum: int
+    def __init__(self, table: _Optional[bytes] = ..., elsewhere: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
     __slots__ = ("ids", "naming")
