@@ -49,18 +49,24 @@ __all__ = [
 
 
 def shorten(text: str, limit: int = 2000) -> str:
-    """Return a text as one printable line of about `limit` characters, without its middle.
+    """Return a text as one printable line of at most `limit` characters, without its middle.
 
     Args:
         text: Text that may contain input of any length, line breaks and control characters.
-        limit: Largest number of characters to keep.
+        limit: Largest number of characters, at least 100.
     """
-    if len(text) > limit:
-        start, end = text[: 2 * limit // 3], text[-(limit // 3) :]
-        text = f"{start} ... ({len(text) - limit:,} more characters) ... {end}"
+    text = _without_middle(text, limit)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _without_middle(line, limit)
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    start, end = text[: 2 * limit // 3 - 25], text[25 - limit // 3 :]
+    return f"{start} ... (of {len(text):,} characters) ... {end}"
 
 
 class GraphThetaError(Exception):

@@ -120,8 +120,8 @@ class Connection:
                 if error.code() == grpc.StatusCode.CANCELLED:
                     failure = Unreachable(
                         f"{self.address}: expected a whole response, got a part: the server "
-                        "cancelled the call, which was not read fast enough while others waited. "
-                        "Request less at a time, or fewer responses in parallel."
+                        "cancelled the call in favour of others. Request less at a time or in "
+                        "parallel."
                     )
             except ValueError as error:  # another thread closed the channel
                 raise Unreachable(f"{self.address}: {error}") from None

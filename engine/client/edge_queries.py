@@ -126,7 +126,7 @@ def edge_columns(
         responses = pool.call("EdgeColumns", jobs, sent(types))
     else:
         responses = pool.call_edge_holders("EdgeColumns", dst, request, sent(types))
-    missing = np.setdiff1d(np.arange(len(keys)), responses.rows)
+    missing = np.setdiff1d(np.arange(len(keys)), responses.distinct_rows())
     if len(missing) and names:
         raise GraphFormatError(
             f"edge columns: expected keys of edges of the graph, got {keys[missing[0]]}"

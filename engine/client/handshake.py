@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from graphtheta.data.schema import as_numpy
 from graphtheta.engine.client.responses import check_range, check_table, wrong
-from graphtheta.engine.wire.protocol import PROTOCOL_VERSION
+from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, reply_checksum
 from graphtheta.engine.wire.tables import decode_any
 from graphtheta.errors import EngineError, GraphFormatError, WrongServer
 from graphtheta.partition import Book, ColumnSpec, Manifest
@@ -62,6 +62,8 @@ class Handshake:
                     f"handshake: expected protocol version {PROTOCOL_VERSION}, got "
                     f"{reply.protocol_version}. Upgrade the older side of the two."
                 )
+            if reply.checksum != reply_checksum(reply):
+                raise wrong("a reply of the checksum that it names", "another")
             manifest = Manifest.model_validate_json(reply.manifest)
             for spec in [*manifest.node_columns.values(), *manifest.edge_columns.values()]:
                 column_type(spec)

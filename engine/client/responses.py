@@ -144,6 +144,17 @@ class Responses:
         """Row of the query for each row of the tables."""
         return np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in self.tables)])
 
+    def distinct_rows(self) -> _Ids:
+        """Return the `rows`, each of which must be there once.
+
+        Raises:
+            EngineError: If one is repeated.
+        """
+        rows = self.rows
+        if len(rows) and np.bincount(rows).max() > 1:
+            raise wrong("each row once", f"row {np.bincount(rows).argmax():,} again")
+        return rows
+
     def numbers(self, name: str, dtype: Any) -> NDArray[Any]:
         """Return a column that the service adds, such as `edge_key`, of all tables."""
         arrays = [as_numpy(table[name]) for _, table in self.tables]
@@ -176,12 +187,9 @@ class Responses:
         Raises:
             EngineError: If rows are missing or repeated.
         """
-        rows = self.rows
-        if types and (len(rows) != num_rows or (num_rows and np.bincount(rows).max() > 1)):
-            distinct = len(np.unique(rows))
-            raise wrong(
-                f"{num_rows:,} rows, each once", f"{len(rows):,}, {distinct:,} of them distinct"
-            )
+        rows = self.distinct_rows()
+        if types and len(rows) != num_rows:
+            raise wrong(f"{num_rows:,} rows", f"{len(rows):,}")
         return {name: self._by_row(name, num_rows, kind) for name, kind in types.items()}
 
     def _by_row(self, name: str, num_rows: int, kind: pa.DataType) -> NDArray[Any]:

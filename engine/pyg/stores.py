@@ -86,8 +86,8 @@ class RemoteFeatureStore(FeatureStore):
             known = self._columns_for(attr)
             if attr.attr_name not in known:
                 raise UnknownAttribute(
-                    f"feature store: expected an attribute among {', '.join(self.columns)} of the "
-                    f"group None or {', '.join(self.edge_columns) or 'none'} of the group {_EDGES}, "
+                    f"feature store: expected one of {', '.join(self.columns) or 'none'} of the "
+                    f"group None, or one of {', '.join(self.edge_columns) or 'none'} of {_EDGES}, "
                     f"got {attr.attr_name!r} of {attr.group_name!r}. Specify its column."
                 )
             group = groups.setdefault((attr.group_name is not None, id(attr.index)), {})

@@ -14,7 +14,7 @@ import pyarrow as pa
 import graphtheta
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.wire.chunks import ResponseChunk
-from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, Limits
+from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, Limits, reply_checksum
 from graphtheta.engine.wire.tables import column, decode, encode_columns
 from graphtheta.errors import ConfigError, LimitExceeded, WrongServer
 from graphtheta.proto.v1 import graph_pb2 as messages
@@ -69,7 +69,7 @@ class GraphService(GraphServicer):
                 f"{request.store_checksum}. Connect to the servers of one store."
             )
         rows = {n: getattr(book, n) for n in ("first_new_id", "masters", "mirrors", "edges")}
-        return messages.HandshakeReply(
+        reply = messages.HandshakeReply(
             protocol_version=PROTOCOL_VERSION,
             store_checksum=store.checksum,
             num_parts=store.num_parts,
@@ -81,6 +81,8 @@ class GraphService(GraphServicer):
             predicts=self._predicts,
             software=f"graphtheta {graphtheta.__version__}",
         )
+        reply.checksum = reply_checksum(reply)
+        return reply
 
     def Lookup(self, request: messages.LookupRequest, context: _Context) -> _Chunks:
         by_key = {messages.NAMING_NODE_KEY: True, messages.NAMING_ORIGINAL_ID: False}

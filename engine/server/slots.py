@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ class Slot:
 class Slots:
     """Slots of a server's calls.
 
-    A connection may take half of the slots. If all slots are taken when a call arrives, the call
-    that has waited longest for its client to read is cancelled, if that is longer than
-    `Limits.send_seconds`. The new call is refused, and gets the slot when the client retries it.
+    If all slots are taken when a call arrives, the call is refused, and its client tries again.
+    Until then, another call gives up its slot: one whose client has not read the last message for
+    `Limits.send_seconds`, or one of a connection that has more than half of the slots, if the new
+    call is of another. Of several, it is the one that has waited longest for its client.
 
     Args:
         limits: Limits of the server.
@@ -58,29 +60,34 @@ class Slots:
         Raises:
             Unreachable: If no slot is free.
         """
-        slot = Slot(context, context.peer())
-        most, share = self._limits.max_in_flight, (self._limits.max_in_flight + 1) // 2
+        slot, most = Slot(context, context.peer()), self._limits.max_in_flight
         with self._lock:
-            from_peer = sum(other.peer == slot.peer for other in self._taken)
-            unread = self._longest_unread() if len(self._taken) >= most else None
-            if from_peer < share and len(self._taken) < most:
+            is_full = len(self._taken) >= most
+            if not is_full:
                 self._taken.add(slot)
-        if slot not in self._taken:
-            if unread is not None:
-                _log.warning("unread", extra={"peer": unread.peer})
-                unread.context.cancel()
-            allowed = f"{most} calls" if from_peer < share else f"{share} calls of one connection"
-            raise Unreachable(f"server: expected at most {allowed} in flight, got more. Try again.")
+            leaving = self._who_leaves(slot.peer) if is_full else None
+        if leaving is not None:
+            _log.warning("unread", extra={"peer": leaving.peer})
+            leaving.context.cancel()
+        if is_full:
+            raise Unreachable(
+                f"server: expected at most {most} calls in flight, got more. Try again."
+            )
         try:
             yield slot
         finally:
             with self._lock:
                 self._taken.discard(slot)
 
-    def _longest_unread(self) -> Slot | None:
-        """Return the call that has waited longest for its client, if that is too long."""
-        waiting = [slot for slot in self._taken if slot.sending_since is not None]
-        slot = min(waiting, key=lambda slot: slot.sending_since or 0.0, default=None)
+    def _who_leaves(self, peer: str) -> Slot | None:
+        """Return the call that gives up its slot for a call of a connection, if one has to."""
+        calls = Counter(slot.peer for slot in self._taken)
+        share = max((self._limits.max_in_flight + 1) // 2, calls[peer])
         latest = time.monotonic() - self._limits.send_seconds
-        is_late = slot is not None and (slot.sending_since or latest) < latest
-        return slot if is_late else None
+        sending = [(slot.sending_since, slot) for slot in self._taken]
+        waiting = [(since, slot) for since, slot in sending if since is not None]
+        for since, slot in sorted(waiting, key=lambda pair: pair[0]):
+            if since < latest or calls[slot.peer] > share:
+                slot.sending_since = None  # the next call chooses another
+                return slot
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import grpc
+import xxhash
 
 from graphtheta.errors import (
     CallTimeout,
@@ -18,6 +19,7 @@ from graphtheta.errors import (
     Unreachable,
     WrongServer,
 )
+from graphtheta.proto.v1.graph_pb2 import HandshakeReply
 
 __all__ = [
     "COLUMN",
@@ -27,6 +29,7 @@ __all__ = [
     "STORE_KEY",
     "Limits",
     "error_of",
+    "reply_checksum",
     "status_of",
 ]
 
@@ -60,8 +63,8 @@ class Limits:
     Attributes:
         max_ids: Largest number of ids in a request.
         max_fanout: Largest number of edges to draw for each node.
-        max_in_flight: Largest number of requests in flight, half of them from one connection;
-            further ones get `UNAVAILABLE`.
+        max_in_flight: Largest number of requests in flight; further ones get `UNAVAILABLE`. A
+            connection that has more than half of them gives them up for those of others.
         max_seconds: Longest deadline of a call, in seconds.
         send_seconds: Time in seconds that a client has to read a chunk of a response while other
             requests wait. After it, the request is cancelled.
@@ -72,6 +75,14 @@ class Limits:
     max_in_flight: int = 32
     max_seconds: float = 3600.0
     send_seconds: float = 5.0
+
+
+def reply_checksum(reply: HandshakeReply) -> int:
+    """Return the checksum of a reply to the handshake, which covers all its other fields."""
+    covered = HandshakeReply()
+    covered.CopyFrom(reply)
+    covered.ClearField("checksum")
+    return xxhash.xxh3_64_intdigest(covered.SerializeToString(deterministic=True))
 
 
 def status_of(error: BaseException) -> grpc.StatusCode:

@@ -34,7 +34,7 @@ class HandshakeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
-    __slots__ = ("protocol_version", "store_checksum", "num_parts", "parts", "manifest", "book", "max_ids", "max_fanout", "predicts", "software")
+    __slots__ = ("protocol_version", "store_checksum", "num_parts", "parts", "manifest", "book", "max_ids", "max_fanout", "predicts", "software", "checksum")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     STORE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     NUM_PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class HandshakeReply(_message.Message):
     MAX_FANOUT_FIELD_NUMBER: _ClassVar[int]
     PREDICTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     store_checksum: str
     num_parts: int
@@ -55,7 +56,8 @@ class HandshakeReply(_message.Message):
     max_fanout: int
     predicts: bool
     software: str
-    def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ..., num_parts: _Optional[int] = ..., parts: _Optional[_Iterable[int]] = ..., manifest: _Optional[str] = ..., book: _Optional[bytes] = ..., max_ids: _Optional[int] = ..., max_fanout: _Optional[int] = ..., predicts: _Optional[bool] = ..., software: _Optional[str] = ...) -> None: ...
+    checksum: int
+    def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ..., num_parts: _Optional[int] = ..., parts: _Optional[_Iterable[int]] = ..., manifest: _Optional[str] = ..., book: _Optional[bytes] = ..., max_ids: _Optional[int] = ..., max_fanout: _Optional[int] = ..., predicts: _Optional[bool] = ..., software: _Optional[str] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("table", "elsewhere", "checksum")

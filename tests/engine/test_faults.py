@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import pickle
 import signal
 import socket
 import subprocess
@@ -29,7 +31,11 @@ from hypothesis import strategies as st
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column
 from graphtheta.engine import Tls, connect
-from graphtheta.engine.server.graph_service import NODES
+from graphtheta.engine.server.graph import ServerGraph
+from graphtheta.engine.server.graph_service import NODES, GraphService
+from graphtheta.engine.server.logs import _JsonFormatter
+from graphtheta.engine.server.server import GraphServer
+from graphtheta.engine.wire.protocol import Limits
 from graphtheta.engine.wire.tables import decode, encode
 from graphtheta.errors import (
     ConfigError,
@@ -41,7 +47,7 @@ from graphtheta.errors import (
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 from tests.engine.processes import ServerProcess, serve
-from tests.engine.stores import code_of, corrupted_tables, make, weighted
+from tests.engine.stores import code_of, corrupted_tables, make, serving, weighted
 from tests.jobs import run
 
 pytestmark = pytest.mark.spawn
@@ -316,6 +322,131 @@ def test_more_calls_than_allowed_are_unavailable(server: ServerProcess) -> None:
     for channel in channels:
         channel.close()
     settled(server)
+
+
+def test_a_connection_leaves_half_of_the_calls_to_others(server: ServerProcess) -> None:
+    """Another client is answered immediately, while one client has all calls and reads none."""
+    everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
+    with grpc.insecure_channel(server.address) as channel:
+        streams = [GraphStub(channel).NodeColumns(everything, timeout=60) for _ in range(12)]
+        refused = 0
+        for stream in streams:
+            try:
+                next(stream)
+            except grpc.RpcError as error:
+                refused += error.code() == Code.UNAVAILABLE
+        assert refused == 4
+        started = time.monotonic()
+        with connect(server.address, timeout_s=10) as remote:
+            assert len(remote.degrees([0], "node_key")[0]) == 1
+        assert time.monotonic() - started < Limits().send_seconds
+    settled(server)
+
+
+def test_streams_that_are_not_read_make_room(tmp_path: Path) -> None:
+    """When all slots are taken, the longest unread stream is cancelled, and read ones are not."""
+    wide = np.zeros((5000, WIDE), np.float32)
+    table = weighted(5000, 20_000)
+    nodes = table.nodes.drop_columns(["features"]).append_column("features", matrix_column(wide))
+    store = make(Graph(nodes, table.edges), tmp_path / "store", 1, "node-hash")
+    limits = Limits(max_in_flight=4, send_seconds=0.2)
+    graph_server = GraphServer(ServerGraph(store), limits=limits)
+    address = f"127.0.0.1:{graph_server.port}"
+    everything = Columns(range=messages.Range(first=0, count=5000), columns=["features"])
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+    channels = [grpc.insecure_channel(address, own) for _ in range(4)]
+    try:
+        with connect(address, timeout_s=10) as remote:
+            streams = [GraphStub(c).NodeColumns(everything, timeout=60) for c in channels]
+            for stream in streams:
+                next(stream)
+            time.sleep(0.3)
+            started = time.monotonic()
+            for _ in range(5):
+                assert len(remote.degrees([0], "node_key")[0]) == 1
+            assert time.monotonic() - started < 5
+        codes = {code_of(stream).name for stream in streams}
+        assert codes == {"CANCELLED", "OK"}  # only as many as were needed
+    finally:
+        for channel in channels:
+            channel.close()
+        graph_server.close(0)
+
+
+def test_a_cancelled_stream_is_asked_for_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(path / "other", 1, timeout_s=10) as remote:
+        wanted = remote.columns(None, ["in_degree"])["in_degree"]
+        service, calls = GraphService.NodeColumns, []
+
+        def cancelled(self: GraphService, request: Any, context: Any) -> Any:
+            calls.append(request)
+            if len(calls) == 1:
+                context.cancel()
+                time.sleep(0.2)
+            return service(self, request, context)
+
+        monkeypatch.setattr(GraphService, "NodeColumns", cancelled)
+    with serving(path / "other", 1, timeout_s=10) as remote:
+        np.testing.assert_array_equal(remote.columns(None, ["in_degree"])["in_degree"], wanted)
+    assert len(calls) >= 2
+
+
+LONG = "x\n" * 500_000
+LONG_REQUESTS: dict[str, tuple[str, Any]] = {
+    "column": ("NodeColumns", Columns(nodes=WHOLE, columns=[LONG])),
+    "columns": ("NodeColumns", Columns(nodes=WHOLE, columns=[f"c{i}" for i in range(100_000)])),
+    "unicode": ("NodeColumns", Columns(nodes=WHOLE, columns=["\U0001f600" * 100_000])),
+    "edge column": ("EdgeColumns", messages.EdgeColumnsRequest(edges=WHOLE, columns=[LONG])),
+    "weight": (
+        "Neighbours",
+        Neighbours(nodes=WHOLE, direction=1, draw=messages.Draw(fanout=1, weight=LONG)),
+    ),
+    "column of a table": ("NodeColumns", Columns(nodes=ids(1, name="n" * 1_000_000))),
+    "many columns": (
+        "NodeColumns",
+        Columns(nodes=encode(pa.record_batch({f"c{i}": [1] for i in range(5000)}))),
+    ),
+    "id": ("Lookup", Lookup(ids=encode(pa.record_batch({"id": pa.array([LONG])})), naming=1)),
+    "store": (
+        "Handshake",
+        messages.HandshakeRequest(protocol_version=1, store_checksum=LONG),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_REQUESTS)
+def test_long_strings_are_not_echoed(name: str, server: ServerProcess, stub: GraphStub) -> None:
+    method, request = LONG_REQUESTS[name]
+    before = len(server.lines)
+    error = status(stub, method, request)
+    assert error.code() in (*KNOWN[1:], Code.FAILED_PRECONDITION), error.code()
+    assert 20 < len(error.details()) < 1000
+    assert "\n" not in error.details()
+    time.sleep(0.05)
+    assert max(map(len, server.lines[before:]), default=0) < 5000
+
+
+def test_log_lines_are_short() -> None:
+    """Whatever is logged: a value, or the traceback of an exception with a long message."""
+    formatter = _JsonFormatter()
+    try:
+        raise ValueError(LONG)
+    except ValueError:
+        record = logging.LogRecord("e", logging.ERROR, "f", 1, "m", None, sys.exc_info())
+    record.peer = LONG
+    line = formatter.format(record)
+    assert len(line) < 20_000
+    assert "\n" not in line
+    assert "ValueError" in json.loads(line)["traceback"]
+
+
+def test_messages_of_errors_are_one_line_of_limited_length() -> None:
+    error = GraphFormatError(f"ids: expected a node, got {LONG}. Correct it.")
+    assert str(error).startswith("ids: expected a node, got x\\nx")
+    assert str(error).endswith(". Correct it.")
+    assert len(str(error)) < 5000
+    assert "\n" not in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_health_reflection_metrics_and_logs(server: ServerProcess, stub: GraphStub) -> None:

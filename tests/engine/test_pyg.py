@@ -255,7 +255,7 @@ def test_stores_return_the_local_tensors(tmp_path: Path) -> None:
             lambda: features.remove_tensor(None, "x", index),
             lambda: edges.put_edge_index(tuple(data.edge_index), None, "coo"),
             lambda: features.get_tensor(None, "z", index),
-            lambda: RemoteSampler(remote, [0]),
+            lambda: RemoteSampler(remote, [-2]),
             lambda: RemoteFeatureStore(remote, {"x": "nothing"}),
             lambda: features.split("all"),
         ):
