@@ -3,7 +3,7 @@
 ```
 GraphThetaError
 ├── ConfigError (ValueError)       an argument, option or name is wrong
-│   └── UnknownAttribute (KeyError) PyG asks for an attribute that the graph does not have
+│   └── UnknownAttribute (KeyError)  PyG asks for an attribute that the graph does not have
 ├── GraphFormatError (ValueError)  the input data are wrong
 │   └── UnknownNode                an id or key is not that of a node of the graph
 ├── TraceError (ValueError)        a layer's `gather` is not a function of one edge
@@ -44,22 +44,7 @@ __all__ = [
     "Unreachable",
     "WorkerFailed",
     "WrongServer",
-    "shorten",
 ]
-
-
-def shorten(text: str, limit: int = 2000) -> str:
-    """Return a text as one printable line of at most `limit` characters, without its middle.
-
-    Args:
-        text: Text that may contain input of any length, line breaks and control characters.
-        limit: Largest number of characters, at least 100.
-    """
-    text = _without_middle(text, limit)
-    if text.isprintable():
-        return text
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _without_middle(line, limit)
 
 
 def _without_middle(text: str, limit: int) -> str:
@@ -73,7 +58,21 @@ class GraphThetaError(Exception):
     """Base class of all exceptions of GraphTheta. Its message is one line of limited length."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(shorten(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(self.shorten(arg) if isinstance(arg, str) else arg for arg in args))
+
+    @staticmethod
+    def shorten(text: str, limit: int = 2000) -> str:
+        """Return a text as one printable line of at most `limit` characters, without its middle.
+
+        Args:
+            text: Text that may contain input of any length, line breaks and control characters.
+            limit: Largest number of characters, at least 100.
+        """
+        text = _without_middle(text, limit)
+        if text.isprintable():
+            return text
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return _without_middle(line, limit)
 
 
 class ConfigError(GraphThetaError, ValueError):

@@ -18,7 +18,7 @@ from graphtheta.engine.server.metrics import Metrics
 from graphtheta.engine.server.slots import Slot, Slots
 from graphtheta.engine.wire.chunks import encode_chunk, encode_end
 from graphtheta.engine.wire.protocol import STORE_KEY, Limits, status_of
-from graphtheta.errors import ConfigError, GraphThetaError, WrongServer, shorten
+from graphtheta.errors import ConfigError, GraphThetaError, WrongServer
 
 __all__ = ["Interceptor"]
 
@@ -112,7 +112,7 @@ class Interceptor(grpc.ServerInterceptor):
             if not context.is_active():
                 code = grpc.StatusCode.CANCELLED
         except GraphThetaError as error:
-            code, message = status_of(error), shorten(str(error), _DETAILS)
+            code, message = status_of(error), error.shorten(str(error), _DETAILS)
         except GeneratorExit:
             code = grpc.StatusCode.CANCELLED
             raise

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 
-from graphtheta.errors import shorten
+from graphtheta.errors import GraphThetaError
 
 __all__ = ["log_as_json"]
 
@@ -30,7 +30,7 @@ class _JsonFormatter(logging.Formatter):
             event["traceback"] = self.formatException(record.exc_info)
         for name, value in event.items():
             if isinstance(value, str) and len(value) > _LONGEST:
-                event[name] = shorten(value, _LONGEST)
+                event[name] = GraphThetaError.shorten(value, _LONGEST)
         return json.dumps(event, default=str)
 
 
