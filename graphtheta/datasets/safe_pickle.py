@@ -42,6 +42,7 @@ class _Name(enum.Enum):
     DEFAULT_DICT = enum.auto()
     LIST = enum.auto()
     ENCODE = enum.auto()
+    BYTES = enum.auto()
 
 
 # Names that older and newer versions of Python, NumPy and SciPy write.
@@ -56,6 +57,7 @@ ALLOWED: dict[tuple[str, str], _Name] = {
     ("__builtin__", "list"): _Name.LIST,
     ("builtins", "list"): _Name.LIST,
     ("_codecs", "encode"): _Name.ENCODE,
+    ("__builtin__", "bytes"): _Name.BYTES,
 }
 
 
@@ -177,6 +179,8 @@ class _Interpreter:
                 self._push({})
             case _Name.ENCODE, (str(text), "latin1"):
                 self._push(text.encode("latin1"))
+            case _Name.BYTES, ():
+                self._push(b"")
             case _:
                 raise ValueError("a call has other arguments than those of an array or matrix")
 

@@ -35,7 +35,7 @@ class ColumnSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     dtype: str
-    width: int | None = None
+    width: int | None = Field(default=None, ge=0, lt=1 << 31)
 
 
 class LabelSpec(BaseModel):
@@ -50,7 +50,7 @@ class LabelSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     task: LabelKind
-    num_classes: int
+    num_classes: int = Field(ge=0, lt=1 << 31)
 
     @property
     def num_outputs(self) -> int:
