@@ -3,7 +3,8 @@
 ```
 GraphThetaError
 ├── ConfigError (ValueError)       an argument, option or name is wrong
-│   └── UnknownAttribute (KeyError)  PyG asks for an attribute that the graph does not have
+│   ├── UnknownAttribute (KeyError)  PyG asks for an attribute that the graph does not have
+│   └── ArgumentError (TypeError)  a constructor does not take the arguments given
 ├── GraphFormatError (ValueError)  the input data are wrong
 │   └── UnknownNode                an id or key is not that of a node of the graph
 ├── TraceError (ValueError)        a layer's `gather` is not a function of one edge
@@ -27,6 +28,7 @@ and values from users, files and other computers are part of it, so its length i
 from __future__ import annotations
 
 __all__ = [
+    "ArgumentError",
     "CallTimeout",
     "CollectiveMismatch",
     "CommError",
@@ -86,6 +88,10 @@ class UnknownAttribute(ConfigError, KeyError):
     """
 
     __str__ = Exception.__str__  # a KeyError would show the message in quotes
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A constructor was given an argument that it does not take, or lacks one."""
 
 
 class GraphFormatError(GraphThetaError, ValueError):

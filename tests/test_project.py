@@ -54,9 +54,9 @@ INSIDE = {
     ),
     "engine": (("kernels", "wire"), ("client", "server"), ("pyg",)),
     "tgar": (
-        ("expression", "aggregators", "worker_independent"),
+        ("arguments", "expression", "aggregators", "worker_independent"),
         ("trace", "batch"),
-        ("chunked",),
+        ("chunked", "view_module"),
         ("compiler",),
         ("explain",),
         ("layer",),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graphtheta.data.schema import refuse, some, whole
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
+from graphtheta.inference.run_model import run_model
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Neighbourhoods, View, count_layers
@@ -103,7 +104,6 @@ def infer_nodes(
     comm = shard.comm
     ids, total = dense_ids(shard.node_key_L[rows], shard.manifest.num_nodes, comm)
     neighbourhoods, layers = Neighbourhoods(shard), count_layers(model)
-    dtype = next(model.parameters()).dtype
     was_training = model.training
     model.eval()
     found: list[Tensor] = []
@@ -113,8 +113,7 @@ def infer_nodes(
         with torch.no_grad():
             for batch in np.split(order, cuts):
                 view = View(shard, blocks=neighbourhoods.blocks(rows[batch], [None] * layers))
-                run = model.embed if embeddings else model
-                out: Tensor = run(view, view.inputs(dtype))  # type: ignore[operator]
+                out = run_model(model, view, method="embed" if embeddings else "__call__")
                 found.append(out[: len(batch)])
     finally:
         model.train(was_training)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
+from graphtheta.inference.run_model import run_model
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
 
@@ -31,15 +32,12 @@ def infer(model: nn.Module, shard: Shard, *, embeddings: bool = False) -> Tensor
     model.eval()
     try:
         with torch.no_grad():
-            view = View(shard)
-            x = view.inputs(next(model.parameters()).dtype)
             if embeddings and not hasattr(model, "embed"):
                 raise ConfigError(
                     f"predict: expected a model with embed(view, x), got {type(model).__name__}. "
                     "Add a method that returns the embeddings."
                 )
-            out: Tensor = (model.embed if embeddings else model)(view, x)  # type: ignore[operator]
-            return out
+            return run_model(model, View(shard), method="embed" if embeddings else "__call__")
     finally:
         model.train(was_training)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot, seeded
-from graphtheta.tgar import View, count_layers
+from graphtheta.tgar import View, ViewModule, count_layers
 
 __all__ = ["DECODERS", "MLP", "Bilinear", "Decoder", "DistMult", "Dot", "EdgeModel", "decoder_for"]
 
@@ -234,13 +234,15 @@ def decoder_for(name: str, channels: int, **options: int) -> Decoder:
     return DECODERS[name](channels, **options)
 
 
-class EdgeModel(nn.Module):
+class EdgeModel(ViewModule):
     """Model of an encoder, which embeds nodes, and a decoder, which scores pairs of embeddings.
 
     Args:
         encoder: Model called as encoder(view, x).
         decoder: Decoder of pairs.
     """
+
+    takes = View
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()

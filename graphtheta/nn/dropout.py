@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, dropout
 from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
-from graphtheta.tgar import LayerView
+from graphtheta.tgar import LayerView, ViewModule
+from graphtheta.tgar.layer import ROWS_OF_A_LAYER
 
 __all__ = ["Dropout"]
 
@@ -70,7 +71,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), "graphtheta-dropout")
 
 
-class Dropout(nn.Module):
+class Dropout(ViewModule):
     """Zero each column of each node with probability p, and scale the others by 1 / (1 - p).
 
     Args:
@@ -93,6 +94,11 @@ class Dropout(nn.Module):
         """Drop columns in training mode; return `x` itself otherwise."""
         if not self.training or self.p == 0:
             return x
+        if len(x) > len(view.node_keys):
+            raise ConfigError(
+                f"Dropout: expected at most one row for each of the {len(view.node_keys)} inputs "
+                f"of view[{view.layer}], got {len(x)}. {ROWS_OF_A_LAYER}"
+            )
         stream = view.next_stream(Purpose.NODE_DROPOUT)
         draw = _Draw(view.node_keys, self.p, view.view.step_key, stream)
         result: Tensor = _Dropout.apply(x, draw)  # type: ignore[no-untyped-call]

@@ -43,8 +43,16 @@ __all__ = [
 class GCN(Stack):
     """Graph convolutional network (Kipf, Welling, ICLR 2017).
 
-    Arguments are those of `Stack`, without the layer factories.
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer.
+        out_channels: Columns of the output.
+        weighted: Whether to read the edge column `weight`. If None, if the graph has it.
+        dropout: Probability of dropping a column of a layer's input.
+        options: num_layers, batch_norm and seed, as for `Stack`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("weighted",)
 
     def __init__(
         self,
@@ -52,11 +60,13 @@ class GCN(Stack):
         hidden_channels: int,
         out_channels: int,
         *,
+        weighted: bool | None = None,
         dropout: float = 0.5,
         **options: Unpack[StackOptions],
     ) -> None:
+        make_layer = partial(GCNConv, weighted=weighted)
         sizes = in_channels, hidden_channels, out_channels
-        super().__init__(GCNConv, *sizes, dropout=dropout, **options)
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
 class GraphSAGE(Stack):
@@ -67,9 +77,12 @@ class GraphSAGE(Stack):
         hidden_channels: Columns of each hidden layer.
         out_channels: Columns of the output.
         aggregator: "mean", "sum", "max" or "min" of the neighbours.
+        weighted: Whether to multiply messages by the edge column `weight`.
         dropout: Probability of dropping a column of a layer's input.
         options: num_layers, batch_norm and seed, as for `Stack`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("weighted",)
 
     def __init__(
         self,
@@ -78,10 +91,11 @@ class GraphSAGE(Stack):
         out_channels: int,
         *,
         aggregator: str = "mean",
+        weighted: bool = False,
         dropout: float = 0.5,
         **options: Unpack[StackOptions],
     ) -> None:
-        make_layer = partial(SAGEConv, aggregator=aggregator)
+        make_layer = partial(SAGEConv, aggregator=aggregator, weighted=weighted)
         sizes = in_channels, hidden_channels, out_channels
         super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
@@ -89,8 +103,16 @@ class GraphSAGE(Stack):
 class GIN(Stack):
     """Graph isomorphism network (Xu et al., ICLR 2019), with two linear maps per layer.
 
-    Arguments are those of `Stack`, without the layer factories.
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer.
+        out_channels: Columns of the output.
+        weighted: Whether to multiply messages by the edge column `weight`.
+        dropout: Probability of dropping a column of a layer's input.
+        options: num_layers, batch_norm and seed, as for `Stack`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("weighted",)
 
     def __init__(
         self,
@@ -98,16 +120,18 @@ class GIN(Stack):
         hidden_channels: int,
         out_channels: int,
         *,
+        weighted: bool = False,
         dropout: float = 0.5,
         **options: Unpack[StackOptions],
     ) -> None:
+        make_layer = partial(_gin_layer, weighted=weighted)
         sizes = in_channels, hidden_channels, out_channels
-        super().__init__(_gin_layer, *sizes, dropout=dropout, **options)
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
-def _gin_layer(in_channels: int, out_channels: int) -> GINConv:
+def _gin_layer(in_channels: int, out_channels: int, *, weighted: bool) -> GINConv:
     first, second = nn.Linear(in_channels, out_channels), nn.Linear(out_channels, out_channels)
-    return GINConv(nn.Sequential(first, nn.ReLU(), second))
+    return GINConv(nn.Sequential(first, nn.ReLU(), second), weighted=weighted)
 
 
 class GAT(Stack):
@@ -287,6 +311,7 @@ def model_for(
     dropout: float,
     batch_norm: bool = False,
     num_bases: int | None = None,
+    weighted: bool | None = None,
     more_channels: int = 0,
     out_channels: int | None = None,
     seed: int = 0,
@@ -303,6 +328,8 @@ def model_for(
         dropout: Dropout probability for node columns and attention coefficients.
         batch_norm: Whether to normalise the outputs of hidden layers.
         num_bases: Matrices that R-GCN's relations combine; if None, each relation has its own.
+        weighted: Whether messages are multiplied by the edge column `weight`, in models that can.
+            If None, GCN does if the graph has the column.
         more_channels: Input columns in addition to the features, such as those of `NodeEmbedding`.
         out_channels: Columns of the output; if None, as many as the label needs.
         seed: Random seed for the initial weights.
@@ -313,12 +340,16 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
+    has_weights = "weight" in shard.edge_columns
+    if weighted and not has_weights:
+        _ = shard.edge_weight  # raises
     has_edges = model.needs_edge_attributes or "attr" in shard.edge_columns
     given: dict[str, Callable[[], int | None]] = {
         "heads": lambda: heads,
         "edge_dim": lambda: shard.edge_dim if has_edges else None,
         "num_relations": lambda: shard.num_edge_types,
         "num_bases": lambda: num_bases,
+        "weighted": lambda: has_weights and (name == "gcn" if weighted is None else weighted),
     }
     build: Callable[..., Stack] = model
     return build(

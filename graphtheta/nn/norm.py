@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from graphtheta.comm.timers import Stage
 from graphtheta.exchange.autograd import all_reduce_sum
-from graphtheta.tgar import LayerView
+from graphtheta.tgar import LayerView, ViewModule
 
 __all__ = ["BatchNorm"]
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(ViewModule):
     """Batch normalisation by mean and variance over all active nodes of all workers.
 
     Sums are computed in float64 and shifted by the running mean, which is the same on every worker,

@@ -16,7 +16,7 @@ from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
 from graphtheta.nn.linear import relu
 from graphtheta.nn.norm import BatchNorm
-from graphtheta.tgar import TGARLayer, View
+from graphtheta.tgar import TGARLayer, View, ViewModule
 
 __all__ = ["LayerFactory", "Stack", "StackOptions"]
 
@@ -31,7 +31,7 @@ class StackOptions(TypedDict, total=False):
     seed: int
 
 
-class Stack(nn.Module):
+class Stack(ViewModule):
     """Stack of `num_layers` graph layers.
 
     A hidden layer is dropout, graph layer, batch normalisation (optional) and activation; the last
@@ -58,6 +58,7 @@ class Stack(nn.Module):
         ConfigError: If a size is below 1.
     """
 
+    takes = View
     options: ClassVar[tuple[str, ...]] = ()
     needs_edge_attributes: ClassVar[bool] = True
     activation: Callable[[Tensor], Tensor] = staticmethod(relu)

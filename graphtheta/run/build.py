@@ -14,7 +14,7 @@ from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePredictio
 from graphtheta.task.edge_columns import num_relations
 from graphtheta.train.trainer import OPTIMIZERS
 
-__all__ = ["check_names", "model_of", "strategy_of", "task_of"]
+__all__ = ["check_names", "is_weighted", "model_of", "strategy_of", "task_of"]
 
 
 def check_names(config: RunConfig) -> None:
@@ -101,6 +101,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         dropout=config.dropout,
         batch_norm=config.batch_norm,
         num_bases=config.num_bases,
+        weighted=is_weighted(config, shard),
         more_channels=config.embedding,
         out_channels=outputs if isinstance(task, NodePrediction) else config.hidden,
         seed=config.seed,
@@ -120,6 +121,16 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         seed=config.seed,
     )
     return EdgeModel(model, decoder)
+
+
+def is_weighted(config: RunConfig, shard: Shard) -> bool:
+    """Return whether the model of a run multiplies messages by the edge column `weight`.
+
+    Without --weighted, GCN does if the graph has the column.
+    """
+    if config.weighted is not None:
+        return config.weighted
+    return config.model == "gcn" and "weight" in shard.edge_columns
 
 
 def _communities(text: str) -> list[int]:

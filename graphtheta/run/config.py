@@ -98,6 +98,12 @@ class RunConfig(BaseModel):
         without="a matrix per relation",
         ge=1,
     )
+    weighted: bool | None = _model(
+        None,
+        "Multiply messages by the edge column weight (gcn, sage, gin).",
+        without="only gcn, if the graph has the column",
+        requires={"model": ["gcn", "sage", "gin"]},
+    )
     embedding: int = _model(
         0, "Size of a learned vector of each node, concatenated to its features; 0 for none.", ge=0
     )

@@ -83,7 +83,8 @@ def load_run(run_dir: Path) -> RunConfig:
 
 def _started_with(run_dir: Path) -> RunConfig:
     path = RunDirectory(run_dir, resume=True).config
-    values = _read(path)
+    # Runs of earlier versions have no key `weighted`, and did not read weights.
+    values = {"weighted": False, **_read(path)}
     text, _, checksum = path.read_text().rpartition(CHECKSUM)
     if checksum and text and checksum.strip() != text_hash(text):
         raise ConfigError(

@@ -18,7 +18,7 @@ from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.partition import LabelSpec
-from graphtheta.run.build import check_names, model_of, strategy_of, task_of
+from graphtheta.run.build import check_names, is_weighted, model_of, strategy_of, task_of
 from graphtheta.run.config import RunConfig
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
@@ -93,7 +93,11 @@ def start_run(
         trainer.resume()
     if comm.rank == 0:
         # Record the choices that depend on the graph, to repeat the run on another graph.
-        found = {"undirected": shard.manifest.undirected, **trainer.task.resolved}
+        found = {
+            "undirected": shard.manifest.undirected,
+            "weighted": is_weighted(config, shard),
+            **trainer.task.resolved,
+        }
         run_dir.write_config(config.model_copy(update=found).record())
         run_dir.write_label(trainer.task.spec.model_dump())
     return trainer

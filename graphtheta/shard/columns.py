@@ -213,6 +213,24 @@ class ShardColumns:
         return {name: self.to_device(edges[name]) for name in edges if name not in fixed}
 
     @property
+    def edge_weight(self) -> Tensor:
+        """The edge column `weight` in CSC order: (E,) floating point.
+
+        Raises:
+            ConfigError: If edges have no such column.
+        """
+        if "weight" not in self.edge_columns:
+            raise ConfigError(
+                "shard: the graph's edges have no 'weight' column. Partition it with "
+                "--edge-weight, or use layers with weighted=False."
+            )
+        return self.edge_columns["weight"]
+
+    def cast_edge_column(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return an edge column in another dtype, which is kept for the next call."""
+        return self._cached(f"edge {name} {dtype}", lambda: self.edge_columns[name].to(dtype))
+
+    @property
     def edge_key(self) -> NDArray[np.int64]:
         """Keys of the edges: (E,) int64."""
         return self.local.edges["edge_key"]

@@ -30,6 +30,17 @@ class Topology:
     edge_key: Tensor
     position: Tensor | None
 
+    def sums_of_rows(self, column_E: Tensor) -> Tensor:
+        """Return the sum of an edge column over the edges of each row; differentiable.
+
+        Shape:
+            column_E: (E, ...), of all edges. Returns (rows, ...).
+        """
+        values = column_E if self.position is None else column_E[self.position]
+        degrees = torch.from_numpy(np.diff(self.indptr)).to(values.device)
+        zeros = values.new_zeros((len(degrees), *values.shape[1:]))
+        return zeros.index_add(0, torch.repeat_interleave(degrees), values)
+
 
 def without_self_loops(whole: Topology, edges: Adjacency) -> Topology:
     """Return the same rows without their self-loops; `whole` itself if there are none.

@@ -9,6 +9,8 @@ from graphtheta.tgar.batch.neighbourhood import Neighbourhoods
 from graphtheta.tgar.batch.view import LayerView, View
 from graphtheta.tgar.layer import TGARLayer, count_layers
 from graphtheta.tgar.trace import keep
+from graphtheta.tgar.view_module import ViewModule, refuse_compiled, refuse_mixed_precision
+from graphtheta.tgar.worker_independent import WorkerIndependent
 
 __all__ = [
     "AGGREGATORS",
@@ -23,6 +25,10 @@ __all__ = [
     "RemoteRows",
     "TGARLayer",
     "View",
+    "ViewModule",
+    "WorkerIndependent",
     "count_layers",
     "keep",
+    "refuse_compiled",
+    "refuse_mixed_precision",
 ]

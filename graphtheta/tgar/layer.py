@@ -37,16 +37,22 @@ from graphtheta.tgar.compiler import FusedGatherSum, NotLowered, Program, progra
 from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.trace import trace
+from graphtheta.tgar.view_module import ViewModule
 from graphtheta.tgar.worker_independent import WorkerIndependent
 
-__all__ = ["TGARLayer", "count_layers"]
+__all__ = ["ROWS_OF_A_LAYER", "TGARLayer", "count_layers"]
+
+ROWS_OF_A_LAYER = (
+    "In a batch a layer returns the rows of its outputs only, which are the first of its inputs: "
+    "add or concatenate h[:len(out)], where out = conv(view[k], h)."
+)
 
 _log = logging.getLogger("graphtheta")
 
 _Fields = dict[str, Tensor]
 
 
-class TGARLayer(nn.Module):
+class TGARLayer(ViewModule):
     """Base class of graph layers.
 
     A subclass writes `gather`, and may write `transform` and `apply_node`. Calling the layer on a
@@ -59,8 +65,12 @@ class TGARLayer(nn.Module):
             the node's in-edges.
         node_columns: Names of numeric node columns that `transform` gets as a second argument.
             `in_degree` counts in-edges in the whole graph, with the layer's self-loops;
-            `in_degree_by_type` counts those of each type. In a renormalised view both count the
-            edges of the batch.
+            `in_weight` sums their column `weight`; `in_degree_by_type` counts those of each type.
+            In a renormalised view all are over the edges of the batch.
+        own_loop_columns: Whether an edge column of the layer's own self-loop is that of the node's
+            self-loop in the graph, or 1 if it has none, instead of the mean over its in-edges.
+        cast_edge_columns: Names of floating-point edge columns that `gather` gets in the dtype of
+            the fields: kernels need inputs of one dtype.
         storage: Dtype in which float32 source fields are sent to mirrors and gathered. If None,
             they keep theirs. bfloat16 halves the bytes moved; sums stay float32.
 
@@ -71,7 +81,9 @@ class TGARLayer(nn.Module):
 
     aggregator: str = "sum"
     self_loops: bool = False
-    node_columns: ClassVar[tuple[str, ...]] = ()
+    node_columns: tuple[str, ...] = ()
+    own_loop_columns: ClassVar[bool] = False
+    cast_edge_columns: ClassVar[tuple[str, ...]] = ()
     storage: torch.dtype | None = None
 
     def __init__(self) -> None:
@@ -122,7 +134,7 @@ class TGARLayer(nn.Module):
             h: (I, F) rows of the inputs of `view.block`; (M, F) if every node is active.
 
         Raises:
-            ConfigError: If `transform` does not return one row per node.
+            ConfigError: If h or what `transform` returns does not have one row per input.
             TraceError: If `gather` is not a function of one edge.
         """
         fields, output_fields = self._run_transform(view, h)
@@ -148,9 +160,23 @@ class TGARLayer(nn.Module):
             )
         return explained(type(self).__name__, self.aggregator, self.self_loops, *self._last)
 
+    @property
+    def edge_columns_read(self) -> frozenset[str] | None:
+        """Names of the edge columns that the last call read; None if the layer has not run yet."""
+        if self._last is None:
+            return None
+        counted = {"in_weight": "weight", "in_degree_by_type": "type"}
+        of_nodes = {counted[name] for name in self.node_columns if name in counted}
+        return frozenset(of_nodes.union(name for _, name in self._last[0].edge_columns))
+
     def _run_transform(self, view: LayerView, h: Any) -> tuple[_Fields, _Fields]:
         """Run NN-Transform; return the fields of the inputs, and those of the outputs."""
         block = view.block
+        if isinstance(h, Tensor) and h.dim() and len(h) != block.num_inputs:
+            raise ConfigError(
+                f"{type(self).__name__}: expected a row of h for each of the {block.num_inputs} "
+                f"inputs of view[{view.layer}], got {len(h)} rows. {ROWS_OF_A_LAYER}"
+            )
         with view.channel.stages.timed("forward", Stage("transform", view.layer)), self._checked():
             node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}
             fields = self.transform(h, node) if node else self.transform(h)
@@ -168,9 +194,13 @@ class TGARLayer(nn.Module):
 
     def _trace(self, view: LayerView, fields: _Fields) -> Expression:
         """Return the traced gather; tracing happens once for each mode and set of field types."""
-        columns = view.edge_columns.whole
+        columns = {
+            name: column[:0].to(_dtype_of(fields)) if name in self.cast_edge_columns else column
+            for name, column in view.edge_columns.whole.items()
+        }
         key = (
             self.training,
+            self.node_columns,
             tuple((n, f.dtype, f.shape[1:], f.device) for n, f in fields.items()),
             tuple((n, c.dtype, c.shape[1:]) for n, c in columns.items()),
         )
@@ -178,6 +208,14 @@ class TGARLayer(nn.Module):
             scored = aggregator(self.aggregator).scored
             self._expressions[key] = trace(self, self.gather, fields, columns, scored=scored)
         return self._expressions[key]
+
+    def _edge_column(self, view: LayerView, name: str, dtype: torch.dtype) -> Tensor:
+        column = view.edge_columns[name]
+        if name not in self.cast_edge_columns or column.dtype == dtype:
+            return column
+        if column is view.shard.edge_columns.get(name):
+            return view.shard.cast_edge_column(name, dtype)  # once for all steps
+        return column.to(dtype)
 
     def _start_sync(
         self, view: LayerView, expression: Expression, fields: _Fields, output_fields: _Fields
@@ -191,11 +229,18 @@ class TGARLayer(nn.Module):
             if self.storage is not None:
                 sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]
         names = [name for _, name in expression.edge_columns]
-        columns = [view.edge_columns[name] for name in names]
+        columns = [self._edge_column(view, name, _dtype_of(fields)) for name in names]
         _, first_copy = self._without_copies(block)
         if first_copy is not None:
             columns = [column.index_select(0, first_copy) for column in columns]
-        loop_columns = [view.loop_column(name) for name in names] if self.self_loops else []
+        loop_columns = (
+            [
+                view.loop_column(name, own=self.own_loop_columns).to(column.dtype)
+                for name, column in zip(names, columns, strict=True)
+            ]
+            if self.self_loops
+            else []
+        )
         token, sources, source_mirrors, syncs = start_sync(
             sources, view.view.token, channel, block.sources, k
         )
@@ -281,6 +326,11 @@ def _warn_chunked(layer: type[TGARLayer], reason: str) -> None:
     if (layer, reason) not in _warned:
         _warned.add((layer, reason))
         _log.warning("%s runs chunked: %s.", layer.__name__, reason)
+
+
+def _dtype_of(fields: _Fields) -> torch.dtype:
+    floats = (f.dtype for f in fields.values() if f.is_floating_point())
+    return next(floats, torch.get_default_dtype())
 
 
 def _described(fields: Any) -> str:

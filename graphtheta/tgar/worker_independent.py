@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphtheta.errors import TraceError
 
@@ -33,11 +37,8 @@ def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
         name: Name of the function.
         kwargs: Keyword arguments of the call.
     """
-    if name in _RANDOM:
-        raise TraceError(
-            f"layer: {name}() draws random numbers that depend on the worker. Use "
-            "graphtheta.nn.Dropout for nodes, or keep(p) inside gather."
-        )
+    if name in _RANDOM and kwargs.get("training") is not False and kwargs.get("p") != 0:
+        raise _draws(name)
     if name == "batch_norm" and kwargs.get("training"):
         raise TraceError(
             "layer: torch's batch norm takes its statistics from one worker's nodes. Use "
@@ -45,10 +46,50 @@ def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
         )
 
 
-class WorkerIndependent(TorchFunctionMode):
-    """Context that refuses torch's random numbers and batch norm: they depend on the workers."""
+def _draws(name: str) -> TraceError:
+    return TraceError(
+        f"layer: {name}() draws random numbers that depend on the worker. Use "
+        "graphtheta.nn.Dropout for nodes, or keep(p) inside gather."
+    )
+
+
+class _Functions(TorchFunctionMode):
+    """Context that refuses functions by the name that the user has written."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         refuse_worker_dependent(name_of(func), kwargs)
         return func(*args, **kwargs)
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context that refuses operators which torch marks as random, inside of any function."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and _is_random(func.__name__, args):
+            raise _draws(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_random(name: str, args: tuple[Any, ...]) -> bool:
+    """Return whether a call of an operator that may draw random numbers does so."""
+    if "attention" in name:
+        return len(args) > 3 and isinstance(args[3], float) and args[3] > 0  # the dropout
+    return "rrelu" not in name or True in [arg for arg in args if isinstance(arg, bool)]
+
+
+class WorkerIndependent:
+    """Context that refuses torch's random numbers and batch norm: they depend on the workers."""
+
+    def __enter__(self) -> None:
+        self._contexts = ExitStack()
+        self._contexts.enter_context(_Functions())
+        self._contexts.enter_context(_Operators())  # type: ignore[no-untyped-call]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._contexts.__exit__(kind, value, traceback)

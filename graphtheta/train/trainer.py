@@ -23,10 +23,12 @@ from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
 from graphtheta.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from graphtheta.train.columns_read import report_columns
 from graphtheta.train.events import EventWriter
 from graphtheta.train.gradients import broadcast_model
 from graphtheta.train.history import History
 from graphtheta.train.micro_batches import MicroBatches, StepEnd
+from graphtheta.train.model_check import check_model
 from graphtheta.train.progress import ProgressBar
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
@@ -110,9 +112,15 @@ class Trainer:
         checkpoint_seconds: float = 600.0,
         progress: bool | Literal["lines"] = False,
     ) -> None:
+        if not isinstance(shard, Shard):
+            raise ConfigError(
+                f"trainer: expected a shard, got {type(shard).__name__}. Open the graph with "
+                "gt.open_shard(graph)."
+            )
         self.groups = groups or Groups(shard.comm)
         _check_options(shard, self.groups, strategy, optimizer, lr, weight_decay, prefetch)
-        self.model, self.shard, self.comm = model.to(shard.device), shard, shard.comm
+        self.model = check_model(model).to(shard.device)
+        self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
         self.seed, self.prefetch, self.patience = seed, prefetch, patience
@@ -122,6 +130,11 @@ class Trainer:
         self.history = History()
         self.stages = StageTimers()
         self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
+        self._is_reported = False
+        self._other_columns = (
+            getattr(task, "relation", None),  # read by the decoder
+            getattr(strategy, "weight", None),  # sampled by
+        )
         self._weights = BestWeights(self.model)
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self._progress = progress if self.world.rank == 0 else False
@@ -212,8 +225,14 @@ class Trainer:
             batches = self._batches(epoch)
             while (batch := self._wait_for(batches)) is not None:
                 loss, targets = self._step.run(batch)
+                self._report_columns()
                 total, count = total + loss * targets, count + targets
         return total / count
+
+    def _report_columns(self) -> None:
+        """Report once, on rank 0, which edge columns the model reads and ignores."""
+        if not self._is_reported and self.world.rank == 0:
+            self._is_reported = report_columns(self.model, self.shard, self._other_columns)
 
     def _batches(self, epoch: int) -> Iterator[Batch | StepEnd]:
         steps = self._steps(epoch)
@@ -329,8 +348,9 @@ def _check_options(
     weight_decay: float,
     prefetch: int,
 ) -> None:
-    if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"optimizer: unknown '{optimizer}'; choose one of {sorted(OPTIMIZERS)}.")
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+        got = f"'{optimizer}'" if isinstance(optimizer, str) else type(optimizer).__name__
+        raise ConfigError(f"optimizer: unknown {got}; choose one of {sorted(OPTIMIZERS)}.")
     if isinstance(strategy, str):
         raise ConfigError(
             f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name '{strategy}'. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ def graph() -> Graph:
     src, dst = rng.integers(0, NUM_NODES - 4, (2, NUM_EDGES))
     src[:6] = dst[:6]
     src[6:12], dst[6:12] = src[12:18], dst[12:18]
+    # One self-loop of a node at most: torch gives the weight of an overwritten one a gradient, too.
+    loops = np.flatnonzero(src == dst)
+    again = np.setdiff1d(loops, loops[np.unique(src[loops], return_index=True)[1]])
+    dst[again] = (dst[again] + 1) % (NUM_NODES - 4)
     nodes = {
         "id": pa.array(np.arange(NUM_NODES)),
         "features": matrix_column(rng.standard_normal((NUM_NODES, FEATURES))),
@@ -50,6 +55,7 @@ def graph() -> Graph:
         "dst": dst,
         "attr": matrix_column(rng.standard_normal((NUM_EDGES, ATTRIBUTES))),
         "type": rng.integers(0, RELATIONS, NUM_EDGES),
+        "weight": rng.random(NUM_EDGES),
     }
     return Graph.from_arrow(pa.table(nodes), pa.table(edges))
 
@@ -98,8 +104,35 @@ def transformer(**options: Any) -> tuple[Callable[[], Any], Any]:
     return attention(TransformerConv, pyg.TransformerConv, **options)
 
 
-def gcn(out: int) -> tuple[Callable[[], Any], Any]:
-    return lambda: GCNConv(FEATURES, out), pyg.GCNConv(FEATURES, out)
+def gcn(out: int, **weighted: bool) -> tuple[Callable[[], Any], Any]:
+    return lambda: GCNConv(FEATURES, out, **weighted), pyg.GCNConv(FEATURES, out)
+
+
+class PygWeightedSum(pyg.MessagePassing):
+    """GraphSAGE or GIN with weights, written with PyG: their layers take none."""
+
+    def __init__(self, layer: nn.Module, aggr: str = "add") -> None:
+        super().__init__(aggr=aggr)
+        for name, module in layer.named_children():
+            if name in ("lin_l", "lin_r", "nn"):
+                setattr(self, name, module)
+        if isinstance(layer, pyg.GINConv):
+            self.register_buffer("eps", torch.zeros(1))
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        m = self.propagate(edge_index, x=x, edge_weight=edge_weight)
+        if hasattr(self, "nn"):
+            return self.nn((1 + self.eps) * x + m)
+        return self.lin_l(m) + self.lin_r(x)
+
+    def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
+        return edge_weight.view(-1, 1) * x_j
+
+
+def weighted_sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
+    ours = partial(SAGEConv, FEATURES, out, aggregator=aggregator, weighted=True)
+    theirs = pyg.SAGEConv(FEATURES, out, aggr=aggregator)
+    return ours, PygWeightedSum(theirs, aggregator)
 
 
 def sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
@@ -118,9 +151,19 @@ def rgcn(**bases: int) -> tuple[Callable[[], Any], Any]:
 
 # Name: (ours, theirs, extra arguments of theirs).
 PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
-    "gcn_narrow": lambda: (*gcn(4), ""),
-    "gcn_even": lambda: (*gcn(FEATURES), ""),
-    "gcn_wide": lambda: (*gcn(7), ""),
+    "gcn_narrow": lambda: (*gcn(4, weighted=False), ""),
+    "gcn_even": lambda: (*gcn(FEATURES, weighted=False), ""),
+    "gcn_wide": lambda: (*gcn(7, weighted=False), ""),
+    "gcn_weights_narrow": lambda: (*gcn(4), "weight"),
+    "gcn_weights_wide": lambda: (*gcn(7, weighted=True), "weight"),
+    "sage_sum_weights": lambda: (*weighted_sage("sum", 7), "weight"),
+    "sage_mean_weights": lambda: (*weighted_sage("mean", 3), "weight"),
+    "sage_max_weights": lambda: (*weighted_sage("max", 4), "weight"),
+    "gin_weights": lambda: (
+        lambda: GINConv(mlp(), weighted=True),
+        PygWeightedSum(pyg.GINConv(mlp())),
+        "weight",
+    ),
     "sage_mean_narrow": lambda: (*sage("mean", 3), ""),
     "sage_mean_even": lambda: (*sage("mean", FEATURES), ""),
     "sage_mean_wide": lambda: (*sage("mean", 7), ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -12,13 +13,26 @@ from graphtheta.tgar import Fanout, Neighbourhoods, View
 from tests.graphs import power_law, to_graph
 
 GRAPH = to_graph(power_law(300, 6_000))
+WEIGHTED = gt.Graph(
+    GRAPH.nodes,
+    GRAPH.edges.append_column("weight", pa.array(np.random.default_rng(1).random(6_000) + 0.1)),
+)
 ROWS = np.arange(300)
 STEPS = 600
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_expectation_is_the_exact_convolution(replace: bool) -> None:
-    shard, layer = gt.open_shard(GRAPH), GCNConv(1, 1).double()
+@pytest.mark.parametrize(
+    ("graph", "sampling"),
+    [
+        (GRAPH, Fanout(4)),
+        (GRAPH, Fanout(4, replace=True)),
+        (WEIGHTED, Fanout(4)),
+        (WEIGHTED, Fanout(4, replace=True, weight="weight")),
+    ],
+    ids=["uniform", "replaced", "weighted", "weighted_by_weight"],
+)
+def test_expectation_is_the_exact_convolution(graph: gt.Graph, sampling: Fanout) -> None:
+    shard, layer = gt.open_shard(graph), GCNConv(1, 1).double()
     neighbourhoods = Neighbourhoods(shard)
 
     def outputs(fanout: Fanout | None, step: int) -> np.ndarray:
@@ -30,11 +44,21 @@ def test_expectation_is_the_exact_convolution(replace: bool) -> None:
         return out[:, 0].numpy()
 
     exact = outputs(None, 0)
-    sampled = np.stack([outputs(Fanout(4, replace), step) for step in range(STEPS)])
+    sampled = np.stack([outputs(sampling, step) for step in range(STEPS)])
     error = sampled.std(axis=0) / np.sqrt(STEPS)
     assert (error > 0).sum() > 100
     assert np.abs(sampled.mean(axis=0) - exact).max() < 1e-9 + 5 * error.max()
     assert (np.abs(sampled.mean(axis=0) - exact) < 1e-9 + 5 * error).mean() > 0.99
+
+
+def test_all_edges_sampled_by_weight_are_the_exact_convolution() -> None:
+    shard, layer = gt.open_shard(WEIGHTED), GCNConv(3, 2)
+    block = Neighbourhoods(shard).blocks(ROWS, [Fanout(10**4, weight="weight")])[0]
+    sampled, whole = View(shard, blocks=[block]), View(shard)
+    with torch.no_grad():
+        got = layer(sampled[0], sampled.inputs())
+        want = layer(whole[0], whole.inputs())[block.rows][: len(ROWS)]
+    assert torch.allclose(got, want, atol=1e-6)
 
 
 def test_few_in_edges_are_all_sampled_and_count_once() -> None:

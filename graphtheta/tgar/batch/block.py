@@ -199,14 +199,19 @@ class Degrees:
         self._counted: dict[str, Tensor] = {}
 
     def column(self, name: str) -> Tensor:
-        """Return `in_degree`, `loopless_in_degree` or `in_degree_by_type`; collective.
+        """Return `in_degree`, `in_weight`, these with `loopless_`, or `in_degree_by_type`.
+
+        Collective.
 
         Shape:
-            Returns (O,) or (O, types) int64.
+            Returns (O,) int64, weights float64, or (O, types) int64.
         """
         if name not in self._counted:
-            count = self._by_type() if name == "in_degree_by_type" else self._all(name)
             block = self._block
+            if name == "in_degree_by_type":
+                count = self._by_type()
+            else:
+                count = self._weights(name) if name.endswith("weight") else self._all(name)
             if block.shard.is_vertex_cut:
                 (count,) = block.shard.channel.sum_at_masters([count], block.destinations)
             self._counted[name] = count
@@ -216,6 +221,12 @@ class Degrees:
         edges = self._block.in_edges
         own = edges.own_edges if name == "loopless_in_degree" else 0
         return self._block.shard.to_device(np.diff(edges.indptr) - own)
+
+    def _weights(self, name: str) -> Tensor:
+        block = self._block
+        is_loopless = name == "loopless_in_weight"
+        topology = block.loopless_topology if is_loopless else block.topology
+        return topology.sums_of_rows(block.of_edges(block.shard.edge_weight).double())
 
     def _by_type(self) -> Tensor:
         block, shard = self._block, self._block.shard

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,28 @@ class EdgeColumns(MutableMapping[str, Tensor]):
         return len(self.whole)
 
 
-class LayerView:
+class _NotATensor:
+    """Base of views, with an error of one line where one is given in place of a tensor."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise _no_tensor(cls, f"in torch's {getattr(func, '__name__', func)}()")
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(Tensor, name):
+            raise _no_tensor(type(self), f"to read its '{name}'")
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+
+def _no_tensor(kind: type, where: str) -> ConfigError:
+    return ConfigError(
+        f"{kind.__name__}: expected a tensor {where}, got a view. A layer of torch takes h only; "
+        "instead of a layer of PyG or DGL, use one of graphtheta.nn, which is called as "
+        "conv(view[k], h)."
+    )
+
+
+class LayerView(_NotATensor):
     """Active nodes and edges of one layer of a batch.
 
     Attributes:
@@ -102,12 +124,18 @@ class LayerView:
         edges, and only for outputs: a mean by type is over those.
 
         Args:
-            name: Name of a node column of the shard, or `in_degree_by_type`.
-            self_loops: Whether `in_degree` counts one self-loop, the layer's own, instead of the
-                graph's.
+            name: Name of a node column of the shard, or `in_degree_by_type`, or `in_weight`: the
+                sum of the edge column `weight` over in-edges, in float64.
+            self_loops: Whether `in_degree` and `in_weight` count one self-loop, the layer's own,
+                instead of the graph's.
+
+        Raises:
+            ConfigError: If the graph has no such column.
         """
         loopless = name == "in_degree" and self_loops
         counted = "loopless_in_degree" if loopless else name
+        if name == "in_weight":
+            return self._in_weight(self_loops=self_loops)
         if name == "in_degree_by_type" and self.block.fanout is not None:
             sampled = Degrees(self.block).column(name)
             column = sampled.new_zeros((self.block.num_inputs, sampled.shape[1]))
@@ -120,12 +148,41 @@ class LayerView:
             column = self.block.of_inputs(self.shard.node_column(name))
         return column + 1 if loopless else column
 
-    def loop_column(self, name: str) -> Tensor:
+    def _in_weight(self, *, self_loops: bool) -> Tensor:
+        """Return the sum of the weights of each input's in-edges: (I,) float64."""
+        shard, block, degrees = self.shard, self.block, self.view.degrees
+        weight, loop = shard.edge_weight, None
+        if self.edge_columns.whole["weight"] is not weight:
+            if block.rows is not None:
+                raise ConfigError(
+                    "view: expected a view of the whole graph, since the column 'weight' was "
+                    "replaced, got a batch, which lacks in-edges of its inputs. Use gt.View(shard)."
+                )
+            weight = self.edge_columns["weight"].double()
+            topology = block.loopless_topology if self_loops else block.topology
+            (total,) = self._sum_at_masters(topology.sums_of_rows(weight))
+            loop = self._of_own_loops("weight") if self_loops else None
+        else:
+            total = (
+                block.of_inputs(shard.in_weight(loopless=self_loops))
+                if degrees is None
+                else degrees.column("loopless_in_weight" if self_loops else "in_weight")
+            )[: block.num_inputs]
+            if self_loops:
+                loop = block.of_inputs(shard.loop_column("weight", own=True))
+        return total if loop is None else total + loop
+
+    def loop_column(self, name: str, *, own: bool = False) -> Tensor:
         """Return an edge column of a layer's own self-loops: the mean over the node's in-edges.
 
         It is 0 for a node without in-edges. The mean is over the whole graph. In a renormalised
         view, and for a column that was replaced, it is over the active edges, and differentiable.
         Collective in a vertex-cut.
+
+        Args:
+            name: Name of the edge column.
+            own: Whether to return that of the node's self-loop in the graph instead, or 1 for a
+                node without one.
 
         Shape:
             (O,) or (O, A), of the edge column's dtype.
@@ -135,21 +192,38 @@ class LayerView:
         """
         shard, block = self.shard, self.block
         whole = self.edge_columns.whole[name]
-        if self.view.degrees is None and whole is shard.edge_columns.get(name):
-            column = shard.loop_column(name)
+        if (own or self.view.degrees is None) and whole is shard.edge_columns.get(name):
+            column = shard.loop_column(name, own=own)
             return block.of_inputs(column)[: block.num_outputs]
         if not whole.is_floating_point():
             raise ConfigError(
                 f"view: a self-loop has no '{name}', which is {whole.dtype}. Use a layer without "
                 "self-loops, or one that does not read it."
             )
-        column, mean = self.edge_columns[name], AGGREGATORS["mean"]
+        if own:
+            return self._of_own_loops(name)
         topology = block.loopless_topology
         degree = shard.to_device(np.diff(topology.indptr))
-        values = column if topology.position is None else column[topology.position]
-        total = values.new_zeros((len(degree), *values.shape[1:]))
-        partial = [total.index_add(0, torch.repeat_interleave(degree), values), degree]
-        return mean.finish(self.merge(partial, mean) if shard.is_vertex_cut else partial)
+        total = topology.sums_of_rows(self.edge_columns[name])
+        return AGGREGATORS["mean"].finish(self._sum_at_masters(total, degree))
+
+    def _of_own_loops(self, name: str) -> Tensor:
+        """Return a replaced column of each output's self-loop in the graph, or 1: (O, ...)."""
+        block, column = self.block, self.edge_columns[name]
+        edges = np.arange(block.num_edges) if block.edges is None else block.edges
+        found = np.flatnonzero(np.isin(edges, self.shard.own_loops))
+        row = np.searchsorted(block.in_edges.indptr, found, side="right") - 1
+        rows, values = self.shard.to_device(row), column[self.shard.to_device(found)]
+        zeros = column.new_zeros((block.in_edges.num_rows, *column.shape[1:]))
+        has_loop = zeros.new_zeros(len(zeros)).index_fill(0, rows, 1)
+        value, has_loop = self._sum_at_masters(zeros.index_add(0, rows, values), has_loop)
+        return value + (1 - has_loop).reshape(-1, *(1,) * (value.dim() - 1))
+
+    def _sum_at_masters(self, *rows: Tensor) -> list[Tensor]:
+        """Return the rows of outputs, with those of their mirrors added; differentiable."""
+        if self.shard.is_vertex_cut:
+            return self.merge(list(rows), AGGREGATORS["sum"])
+        return [r[: self.block.num_outputs] for r in rows]
 
     def merge(self, partial: list[Tensor], aggregator: Aggregator) -> list[Tensor]:
         """Merge the partials of mirrors into those of their masters; collective."""
@@ -187,7 +261,7 @@ class LayerView:
         return stream_id(purpose, self.layer, call)
 
 
-class View:
+class View(_NotATensor):
     """Batch: the active nodes and edges of each layer; `view[k]` is the `LayerView` of layer k.
 
     Args:

@@ -1,0 +1,47 @@
+"""Call of a model on a view, with errors of one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.tgar import View, refuse_compiled, refuse_mixed_precision
+from graphtheta.tgar.layer import ROWS_OF_A_LAYER
+
+__all__ = ["run_model"]
+
+_OF_SHAPES = re.compile(r"\b(sizes?|shapes?|dimensions?)\b", re.IGNORECASE)
+
+
+def run_model(model: nn.Module, view: View, *, method: str = "__call__") -> Tensor:
+    """Return what a model computes from a view and the features of its inputs; collective.
+
+    Args:
+        model: Called as model(view, x), where x has the dtype of its parameters.
+        view: The batch.
+        method: Name of the method to call instead, `embed`.
+
+    Raises:
+        ConfigError: If the model is compiled by torch, computes in another dtype than float32 or
+            float64, or with autocast, or joins tensors of other shapes.
+    """
+    refuse_compiled(model, "model")
+    dtype = next(model.parameters(), torch.empty(0)).dtype
+    refuse_mixed_precision("model", dtype, view.shard.device.type)
+    run: Callable[[View, Tensor], Any] = getattr(model, method)
+    try:
+        result: Tensor = run(view, view.inputs(dtype))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if not _OF_SHAPES.search(reason):
+            raise
+        remedy = "Check the numbers of columns." if view.blocks is None else ROWS_OF_A_LAYER
+        raise ConfigError(
+            f"model: expected tensors of matching shapes, got: {reason}. {remedy}"
+        ) from error
+    return result

@@ -1,0 +1,111 @@
+"""Base of modules that are called on a view, which refuses other calls in one line."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.tgar.arguments import with_plain_errors
+from graphtheta.tgar.batch.view import LayerView, View
+
+__all__ = ["ViewModule", "refuse_compiled", "refuse_mixed_precision"]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+class ViewModule(nn.Module):
+    """Base of modules that are called as module(view, x).
+
+    Attributes:
+        takes: `View` for a model of several layers, `LayerView` for one layer.
+
+    Raises:
+        ConfigError: If the module is called as in another library, or with autocast.
+    """
+
+    takes: ClassVar[type[View] | type[LayerView]] = LayerView
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and cls.__module__.startswith("graphtheta."):
+            cls.__init__ = with_plain_errors(cls.__init__)  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        view = args[0] if args else kwargs.get("view")
+        if not isinstance(view, self.takes) or (
+            len(args) + len(kwargs) != 2 and not self._binds(*args, **kwargs)
+        ):
+            self._refuse_arguments(view, len(args) + len(kwargs))
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, Tensor):
+                refuse_mixed_precision(type(self).__name__, x.dtype, x.device.type)
+        return super().__call__(*args, **kwargs)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Raise a ConfigError: exchanges between workers cannot be compiled."""
+        raise ConfigError(
+            f"{type(self).__name__}.compile: expected no torch.compile, since exchanges between "
+            "workers cannot be compiled. Leave it out; graph layers compile their kernels "
+            "themselves."
+        )
+
+    def _binds(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether `forward` can be called with some arguments."""
+        try:
+            inspect.signature(self.forward).bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
+
+    def _refuse_arguments(self, view: Any, number: int) -> None:
+        name = type(self).__name__
+        is_layer = self.takes is LayerView
+        expected = f"{name}(view[k], h)" if is_layer else f"{name}(view, x)"
+        if isinstance(view, View | LayerView) and isinstance(view, self.takes):
+            got = f"{number} arguments"
+        elif isinstance(view, View):
+            got = "a view of all layers"
+        elif isinstance(view, LayerView):
+            got = "view[k], which is for one layer"
+        else:
+            got = f"a {type(view).__name__} first"
+        raise ConfigError(
+            f"{name}: expected a call as {expected}, got {got}. The view holds the edges: "
+            "view = gt.View(shard), x = view.inputs()."
+        )
+
+
+def refuse_compiled(module: nn.Module, where: str) -> None:
+    """Raise a ConfigError if a module is one that `torch.compile` has returned or changed."""
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+        raise ConfigError(
+            f"{where}: expected a model without torch.compile, got a compiled "
+            f"{type(getattr(module, '_orig_mod', module)).__name__}: exchanges between workers "
+            "cannot be compiled. Leave it out; graph layers compile their kernels themselves."
+        )
+
+
+def refuse_mixed_precision(where: str, dtype: torch.dtype, device: str) -> None:
+    """Raise a ConfigError if a model computes in another dtype than float32 or float64.
+
+    Args:
+        where: What computes, for the message.
+        dtype: Dtype of its parameters or inputs; integers are not judged.
+        device: Type of the device.
+    """
+    if dtype not in _DTYPES and (dtype.is_floating_point or dtype.is_complex):
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{where}: expected float32 or float64, got {name}. Use model.float() or "
+            "model.double(); TGARLayer.storage = torch.bfloat16 halves what is sent and gathered."
+        )
+    if torch.is_autocast_enabled(device):
+        raise ConfigError(
+            f"{where}: expected no autocast, got torch.autocast({device!r}), under which sums "
+            "would lose digits. Leave it out; TGARLayer.storage = torch.bfloat16 halves what is "
+            "sent and gathered."
+        )
