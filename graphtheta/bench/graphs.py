@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from graphtheta.data.schema import matrix_column, node_table
 from graphtheta.datasets.generate import rmat_edges
 from graphtheta.datasets.store_cache import open_input
 from graphtheta.partition import Manifest, Plan, Resources, make_store
+from graphtheta.runtime.scratch import scratch_folder
 from graphtheta.shard.open import open_shard
 from graphtheta.shard.shard import Shard
 
@@ -103,8 +103,8 @@ def benchmark_shard(
         store = open_input(source, comm, method=method)
         yield Path(source).name or source, open_shard(store, comm)
         return
-    with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as made:
-        folder = Path(comm.broadcast_text(made, stage="bench: folder"))
+    with scratch_folder() as made:
+        folder = Path(comm.broadcast_text(str(made), stage="bench: folder"))
         if comm.rank == 0:
             rmat_store(
                 folder / "store", scale, edge_factor, num_parts=comm.size, method=method, **options

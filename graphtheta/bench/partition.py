@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
 from graphtheta.partition import Plan, Resources, make_store
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
+from graphtheta.runtime.scratch import scratch_folder
 from graphtheta.runtime.threads import set_threads
 
 __all__ = ["Job", "partition_record"]
@@ -136,19 +136,19 @@ def _compile(ids: pa.DataType, job: Job) -> None:
     """Compile all kernels: partition a small graph with ids of the same type."""
     spread = 1 << 40 if pa.types.is_integer(ids) else 1  # other kernels than for dense ids
     ends = np.random.default_rng(0).integers(0, 1000, (2, 20_000))
-    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
+    with scratch_folder(job.folder) as folder:
         for name, factor in (("dense", 1), ("spread", spread)):
             columns = {
                 end: pa.array(rows * factor).cast(ids)
                 for end, rows in zip(("src", "dst"), ends, strict=True)
             }
-            table, file = pa.table(columns), Path(folder) / f"{name}.parquet"
+            table, file = pa.table(columns), folder / f"{name}.parquet"
             pq.write_table(table, file)
             for kind, source in (
                 ("tables", datasets.tables.TableSource(None, str(file))),
                 ("graph", Graph.from_arrow(None, table)),
             ):
-                plan, path = Plan(8, job.method), Path(folder) / f"{name}-{kind}"
+                plan, path = Plan(8, job.method), folder / f"{name}-{kind}"
                 make_store(source, path, plan, Resources(threads=job.threads))
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import lcm
@@ -20,6 +19,7 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.datasets import read
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, Resources, make_store
+from graphtheta.runtime.scratch import scratch_folder
 
 __all__ = ["efficiency", "scaling_records", "store_to_scale"]
 
@@ -76,8 +76,8 @@ def scaling_records(
         ConfigError: If mpiexec is missing, or a job failed; with the message of the job.
     """
     for size, threads in jobs:
-        with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
-            written = Path(folder) / "records.jsonl"
+        with scratch_folder() as folder:
+            written = folder / "records.jsonl"
             given = {**asdict(options), "runs": runs, "threads": threads, "json": written}
             options_given = [w for name, value in given.items() for w in (f"--{name}", str(value))]
             _run(size, ["bench", "epoch", store, *options_given], threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from graphtheta.cli.help import Command, Threads, argument, command_group, flag,
 from graphtheta.cli.names import names
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from graphtheta.bench.record import Record
@@ -216,14 +216,16 @@ def _partition(
     for name in named:
         named_partitioner(name)  # raises an error if it is unknown
     numbers = _integers(parts, "--parts")
-    with tempfile.TemporaryDirectory(dir=folder, prefix="graphtheta-bench-") as made:
+    with scratch_folder(folder) as made:
         if input is None:
-            source = Path(made) / "rmat"
+            source = made / "rmat"
             rmat(source, scale=scale, edge_factor=edge_factor, ids=ids, threads=count)
             graph = {"graph": f"rmat {scale} x {edge_factor}", "ids": ids}
         else:
             source, graph = Path(input), {"graph": Path(input).name}
-        jobs = [Job(str(source), made, name, number, count) for number in numbers for name in named]
+        jobs = [
+            Job(str(source), str(made), name, number, count) for number in numbers for name in named
+        ]
         found = (partition_record(job, graph, runs=runs) for job in jobs)
         rows = [partition_row(r) for r in _collect(found, json, "partition", len(jobs), "stores")]
     show_rows(rows, title=f"{graph['graph']}, {count} threads", head=PARTITION_HEAD)
@@ -273,8 +275,8 @@ def _scaling(
     numbers = _integers(ranks, "--ranks")
     generated = {"scale": scale, "edge_factor": edge_factor, "features": features}
     options = ModelOptions(model, hidden, layers, heads, dropout)
-    with tempfile.TemporaryDirectory(prefix="graphtheta-bench-") as folder:
-        store = store_to_scale(Path(folder), input, numbers, method=method, **generated)
+    with scratch_folder() as folder:
+        store = store_to_scale(folder, input, numbers, method=method, **generated)
         jobs = [(size, threads or max(1, cores // size)) for size in numbers]
         found = scaling_records(store, options, jobs, runs=runs)
         records = _collect(found, json, "scaling", len(jobs), "jobs")

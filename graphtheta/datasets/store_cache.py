@@ -10,9 +10,11 @@ Never imports torch.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from graphtheta.comm.communicator import Communicator
@@ -21,10 +23,13 @@ from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
 from graphtheta.partition.pipeline.pipeline import named_partitioner
 from graphtheta.partition.store.manifest import FORMAT_VERSION
-from graphtheta.runtime.atomic import partial_path
+from graphtheta.runtime.atomic import disk_errors
+from graphtheta.runtime.lock import FileLock
 from graphtheta.runtime.paths import cache_folder
 
 __all__ = ["cached_store", "open_input"]
+
+_log = logging.getLogger(__name__)
 
 _DEFAULT_METHOD = "node-hash"  # the only method that never needs a whole graph in one place
 
@@ -68,7 +73,7 @@ def cached_store(
 ) -> Store:
     """Return the cached store of an input, with one part per worker; make it if needed; collective.
 
-    Several jobs may do this at the same time. They use the store of the first that finishes.
+    Several jobs may do this at the same time. One of them makes the store, and the others wait.
 
     Args:
         open_source: Function that opens the input. Rank 0 calls it, and all ranks do if there is no
@@ -101,15 +106,13 @@ def cached_store(
     if not comm.all_gather_int(is_cached, stage="cache: look for the store")[0]:
         source = source or open_source()
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
-        token = comm.broadcast_text(secrets.token_hex(8), stage="cache: name")
-        partial = partial_path(path, token)
         try:
-            make_store(source, partial, plan, Resources(comm))
+            with _only_job(path, comm) as made:
+                is_cached = comm.rank == 0 and _is_whole(path, remove=True)
+                if not comm.all_gather_int(is_cached, stage="cache: look again")[0]:
+                    make_store(source, made, plan, Resources(comm))
         except StoreError as error:
             raise StoreError(f"{error} Set GRAPHTHETA_CACHE to keep the cache there.") from None
-        if comm.rank == 0:
-            _move_in(partial, path)
-        comm.barrier(stage="cache: store in place")
     if not comm.all_gather_int(path.exists(), stage="cache: seen by all").all():
         raise ConfigError(
             f"{folder}: expected a cache folder that every worker sees, got one that only some "
@@ -118,22 +121,44 @@ def cached_store(
     return open_store(path, parts=())
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether there is a store, and remove a damaged one."""
+def _is_whole(path: Path, *, remove: bool = False) -> bool:
+    """Return whether there is a store; if `remove`, remove a damaged one."""
     if not path.exists():
         return False
     try:
         open_store(path)
     except StoreError:
-        shutil.rmtree(path, ignore_errors=True)
+        if remove:
+            shutil.rmtree(path)
         return False
     return True
 
 
-def _move_in(partial: Path, path: Path) -> None:
-    try:
-        partial.rename(path)
-    except OSError:  # another job was first, with the same content
-        if not path.exists():
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+@contextmanager
+def _only_job(path: Path, comm: Communicator) -> Iterator[Path]:
+    """Let other jobs that make the same store wait, and yield the path to make it at; collective.
+
+    On a file system without locks the path is a name of our own, and the first job that is ready
+    renames its store.
+    """
+    with disk_errors(path, "a store"), ExitStack() as locked:
+        name = path.name
+        if comm.rank == 0:
+            file = path.with_name(f".{name}.lock")
+            try:
+                lock = FileLock(file)
+            except BlockingIOError:
+                _log.warning("%s: another run partitions the same input; waiting for it.", path)
+                lock = FileLock(file, wait=True)
+            locked.enter_context(lock)
+            name = name if lock.held else f".{name}-{secrets.token_hex(8)}"
+        made = path.with_name(comm.broadcast_text(name, stage="cache: wait for other jobs"))
+        yield made
+        if comm.rank == 0 and made != path:
+            try:
+                made.rename(path)
+            except OSError:  # another job was first, with the same content
+                if not path.exists():
+                    raise
+                shutil.rmtree(made, ignore_errors=True)
+        comm.barrier(stage="cache: store in place")

@@ -15,8 +15,9 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError
+from graphtheta.partition.ooc.shared_folder import shared_folder
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
-from graphtheta.runtime.atomic import atomic_file, disk_errors
+from graphtheta.runtime.atomic import remove_leftovers
 from graphtheta.shard.shard import Shard
 
 __all__ = ["outputs_as_columns", "require_empty", "write_columns", "write_predictions"]
@@ -30,6 +31,7 @@ def require_empty(folder: Path, comm: Communicator) -> None:
     """
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if comm.all_gather_int(int(taken), stage="predictions folder").any():
+        remove_leftovers(folder)
         raise ConfigError(
             f"{folder}: expected a new or empty directory for predictions, got "
             f"{'one that is not empty' if folder.is_dir() else 'a file'}. Choose another --out."
@@ -96,7 +98,7 @@ def _column(values: Tensor) -> pa.Array:
 def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) -> None:
     """Write a Parquet dataset of one file per rank; collective.
 
-    A file gets its name once all ranks have written theirs.
+    The directory gets its name once all ranks have written their files.
 
     Args:
         columns: Columns of this worker, by name.
@@ -107,10 +109,5 @@ def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) 
         ConfigError: If the directory is not empty or cannot be written.
     """
     require_empty(folder, comm)
-    target = folder / f"part-{comm.rank:05d}.parquet"
-    with atomic_file(target) as partial:
-        with disk_errors(folder, "predictions", ConfigError):
-            folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(columns), partial)
-        comm.barrier(stage="predictions written")
-    comm.barrier(stage="predictions renamed")
+    with shared_folder(folder, comm, "predictions", ConfigError) as partial:
+        pq.write_table(pa.table(columns), partial / f"part-{comm.rank:05d}.parquet")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import sys
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
-from graphtheta.runtime.paths import cache_folder, is_private
+from graphtheta.runtime.paths import is_private, private_cache
+from graphtheta.runtime.scratch import scratch_folder
 
 __all__ = ["use_private_numba_cache"]
 
@@ -32,10 +32,12 @@ def use_private_numba_cache() -> None:
     if not given and os.access(_PACKAGE, os.W_OK):
         return
     folders = [Path(given), Path(given) / f"graphtheta-{os.getuid()}"] if given else []
-    private = next(filter(is_private, [*folders, cache_folder() / "numba"]), None)
+    candidates = (*filter(is_private, folders), private_cache("numba"))
+    private = next((f for f in candidates if f and os.access(f, os.W_OK)), None)
     if private is None:
-        private = Path(tempfile.mkdtemp(prefix="graphtheta-numba-"))
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        until_exit = ExitStack()
+        private = until_exit.enter_context(scratch_folder())
+        atexit.register(until_exit.close)
     if given is None or private != Path(given):
         os.environ[_VARIABLE] = str(private)
         if "numba" in sys.modules:  # which has read the variable

@@ -6,13 +6,25 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["cache_folder", "is_private"]
+from graphtheta.errors import ConfigError
+
+__all__ = ["cache_folder", "is_private", "private_cache"]
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: GRAPHTHETA_CACHE, or ~/.cache/graphtheta if that is not set."""
+    """Return the cache folder: GRAPHTHETA_CACHE, or ~/.cache/graphtheta if that is not set.
+
+    Raises:
+        ConfigError: If GRAPHTHETA_CACHE is not set and the user has no home directory.
+    """
     folder = os.environ.get("GRAPHTHETA_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "graphtheta"
+    try:
+        return Path(folder) if folder else Path.home() / ".cache" / "graphtheta"
+    except RuntimeError:
+        raise ConfigError(
+            "cache: expected a home directory for ~/.cache/graphtheta, got none. Set "
+            "GRAPHTHETA_CACHE to a folder for the cache."
+        ) from None
 
 
 def is_private(folder: Path) -> bool:
@@ -27,3 +39,12 @@ def is_private(folder: Path) -> bool:
         return False
     others = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return folder.is_dir() and about.st_uid == os.getuid() and not others
+
+
+def private_cache(name: str) -> Path | None:
+    """Return the folder `name` of the cache, or None if it cannot be made or is not private."""
+    try:
+        folder = cache_folder() / name
+    except ConfigError:
+        return None
+    return folder if is_private(folder) else None

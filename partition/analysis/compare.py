@@ -20,13 +20,13 @@ from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.node_file import NodeFile
+from graphtheta.partition.ooc.shared_folder import shared_folder
 from graphtheta.partition.pipeline.assign import ASSIGNMENT, Assignment
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.make_store import temporary_folder
 from graphtheta.partition.pipeline.masters import OWNERS
 from graphtheta.partition.pipeline.pipeline import Pipeline, Plan, named_partitioner
 from graphtheta.partition.store.quality import PartCounts
-from graphtheta.runtime.atomic import atomic_folder, refuse_occupied
 
 __all__ = ["Assessment", "assess", "compare", "write_assignment"]
 
@@ -102,11 +102,10 @@ def write_assignment(
     """
     resources, path = resources or Resources(), Path(path)
     comm = resources.comm
-    refuse_occupied(path)
     topology = TopologySource(source) if plan.balance.train is None else source
     with (
-        temporary_folder(comm) as folder,
-        CheckpointedPhases(folder, {}, comm) as phases,
+        shared_folder(path, comm, "an assignment") as unfinished,
+        CheckpointedPhases(unfinished.with_name("scratch"), {}, comm) as phases,
     ):
         pipeline = Pipeline(topology, plan, phases, resources)
         edges = pipeline.prepare()
@@ -115,13 +114,11 @@ def write_assignment(
         if vertex_cut:
             pipeline.count(edges, assignment)  # also draws the masters
         if comm.rank == 0:
-            with atomic_folder(path) as unfinished:
-                name = OWNERS if vertex_cut else ASSIGNMENT  # both hold the part of each node
-                owners = NodeFile(folder, name, edges.num_nodes)
-                _write_nodes(source, folder, owners, unfinished / "nodes.parquet")
-                if vertex_cut:
-                    _write_edges(edges, assignment, unfinished / "edges.parquet")
-        comm.barrier(stage="write assignment")
+            name = OWNERS if vertex_cut else ASSIGNMENT  # both hold the part of each node
+            owners = NodeFile(phases.folder, name, edges.num_nodes)
+            _write_nodes(source, phases.folder, owners, unfinished / "nodes.parquet")
+            if vertex_cut:
+                _write_edges(edges, assignment, unfinished / "edges.parquet")
 
 
 def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.partitioner import PartitionJob
 from graphtheta.partition.methods.multilevel import MultilevelPartitioner, Weights
+from graphtheta.runtime.scratch import scratch_folder
 
 __all__ = ["KaMinPar", "kaminpar_parts"]
 
@@ -59,8 +59,8 @@ def kaminpar_parts(
     """
     import kaminpar
 
-    with tempfile.TemporaryDirectory(prefix="graphtheta-kaminpar-") as folder:
-        path = Path(folder) / "graph.parhip"
+    with scratch_folder() as folder:
+        path = folder / "graph.parhip"
         _write_parhip(lists, weight_N, path)
         graph = kaminpar.load_graph(str(path), kaminpar.GraphFileFormat.PARHIP)
     kaminpar.reseed(seed & 0x7FFFFFFF)

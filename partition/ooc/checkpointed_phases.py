@@ -7,18 +7,18 @@ deletes what it finds and starts from the beginning.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import StoreError
-from graphtheta.runtime.atomic import atomic_file
+from graphtheta.runtime.atomic import atomic_file, clear_folder, lock_folder
 
 __all__ = ["CheckpointedPhases"]
 
@@ -49,7 +49,7 @@ class CheckpointedPhases:
         self, folder: Path, job: dict[str, Any], comm: Communicator, *, fresh: bool = False
     ) -> None:
         self.folder, self._comm = folder, comm
-        self._lock: BinaryIO | None = None
+        self._locked = ExitStack()
         self.resumed = False
         try:
             self._enter(job, fresh)
@@ -60,14 +60,14 @@ class CheckpointedPhases:
     def _enter(self, job: dict[str, Any], fresh: bool) -> None:
         folder, comm = self.folder, self._comm
         if comm.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder)
+            self._locked.enter_context(lock_folder(folder, folder))
             text = json.dumps(job, sort_keys=True, indent=1)
             path = folder / _JOB
             if not fresh and path.exists() and path.read_text() == text:
                 self.resumed = any(folder.glob("phase-*.json"))
             else:
-                _empty(folder)
+                path.unlink(missing_ok=True)  # first: without it, nothing is taken for finished
+                clear_folder(folder)
                 with atomic_file(path) as file:
                     file.write_text(text)
         comm.barrier(stage="phases: open the folder")
@@ -100,31 +100,14 @@ class CheckpointedPhases:
         result_of_rank_0: dict[str, Any] = json.loads(path.read_text())
         return result_of_rank_0
 
+    def remove(self) -> None:
+        """Delete the folder; for rank 0, when the result of the job is complete."""
+        (self.folder / _JOB).unlink()  # first, as above
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def __enter__(self) -> CheckpointedPhases:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Unlock the folder."""
-        if self._lock is not None:
-            self._lock.close()
-
-
-def _locked(folder: Path) -> BinaryIO:
-    file = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise StoreError(
-            f"{folder}: expected no other run that makes the same store, got one in progress. "
-            "Wait for it to finish, or choose another path."
-        ) from None
-    return file
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != "lock":
-            entry.unlink()
+        self._locked.close()

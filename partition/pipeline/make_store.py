@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from graphtheta.partition.pipeline.pipeline import Pipeline, Plan
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest
 from graphtheta.partition.store.part import PartTables
 from graphtheta.partition.store.store import Store, open_store, write_description
-from graphtheta.runtime.atomic import disk_errors, partial_path, refuse_occupied
+from graphtheta.runtime.atomic import disk_errors, lock_folder, partial_path, refuse_occupied
+from graphtheta.runtime.scratch import scratch_folder
 
 __all__ = ["Build", "build", "make_store", "temporary_folder"]
 
@@ -79,6 +80,7 @@ def make_store(
     unfinished = partial / "store"
     with (
         disk_errors(path, "a store"),
+        nullcontext() if comm.rank else lock_folder(partial, path),
         CheckpointedPhases(
             folder, _job(source, path, plan, comm), comm, fresh=not unfinished.exists()
         ) as phases,
@@ -99,9 +101,9 @@ def make_store(
         if comm.rank == 0:
             write_description(unfinished, manifest, book)
             refuse_occupied(path)
+            phases.remove()
             unfinished.replace(path)
-            for temporary in (folder, partial):
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         comm.barrier(stage="store: rename")
     return Store(path, manifest, book)
 
@@ -112,15 +114,12 @@ def temporary_folder(comm: Communicator) -> Iterator[Path]:
 
     It is in the folder of `tempfile`: $TMPDIR, or /tmp.
     """
-    made = tempfile.mkdtemp(prefix="graphtheta-") if comm.rank == 0 else ""
-    folder = Path(comm.broadcast_text(made, stage="temporary folder"))
-    try:
-        with disk_errors(folder, "a store"), _removed_after_failure([folder], comm):
-            yield folder
-            comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
-    finally:
-        if comm.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(tempfile.gettempdir(), "temporary files"):
+        with nullcontext("") if comm.rank else scratch_folder() as made:
+            folder = Path(comm.broadcast_text(str(made), stage="temporary folder"))
+            with _removed_after_failure([folder], comm):
+                yield folder
+                comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
 
 
 def build(source: GraphSource, plan: Plan, resources: Resources | None = None) -> Build:

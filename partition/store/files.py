@@ -17,6 +17,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphtheta.errors import StoreError
+from graphtheta.runtime.atomic import atomic_file
 
 __all__ = [
     "FileRecord",
@@ -83,7 +84,8 @@ def write_folder(
         files={name: write_table(table, folder / name) for name, table in files.items()},
     )
     text = record.model_dump_json(indent=2, exclude_none=True) + "\n"
-    (folder / record_name).write_text(text)
+    with atomic_file(folder / record_name) as file:
+        file.write_text(text)
 
 
 def write_table(table: pa.Table, path: Path) -> FileRecord:

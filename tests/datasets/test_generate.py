@@ -33,6 +33,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, build
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
+from graphtheta.runtime import atomic
 from tests.jobs import run_job, running
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -148,11 +149,10 @@ def test_failure_leaves_nothing(
     ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rmtree(path: Path, **options: bool) -> None:
-        named = [entry.name for entry in tmp_path.iterdir()]
-        assert not any("partial" in name for name in named)  # a slower rank would add files
+        assert not (path / "new").exists()  # a slower rank would add files
         shutil.rmtree(path, **options)
 
-    monkeypatch.setattr(folder, "shutil", SimpleNamespace(rmtree=rmtree))
+    monkeypatch.setattr(atomic, "shutil", SimpleNamespace(rmtree=rmtree))
 
     def rows(start: int, stop: int) -> pa.Table:
         if start >= 320:  # in the second file, which is of the last rank
@@ -197,7 +197,7 @@ def test_killed_run_leaves_no_graph(tmp_path: Path) -> None:
     words = ["-m", "graphtheta", "datasets", "make", "rmat", str(out), "--scale", "26"]
     with running([sys.executable, *words]) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".g.partial-*/edges/*.parquet")):
+        while not list(tmp_path.glob(".g.partial/new/edges/*.parquet")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,10 @@ from graphtheta.datasets import store_cache as cache
 from graphtheta.datasets.store_cache import cached_store, open_input
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, make_store, open_store
+from graphtheta.runtime.lock import FileLock
 from graphtheta.runtime.paths import cache_folder
 from tests.graphs import CORNER_GRAPHS, to_graph
+from tests.kills import refuse_locks
 
 GRAPH = to_graph(CORNER_GRAPHS["random"])
 ALONE = SingleCommunicator()
@@ -92,7 +97,8 @@ def test_all_that_makes_a_store_is_in_its_key(tmp_path: Path) -> None:
 def test_job_that_comes_second_uses_the_store_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both look before either has written: the other job's store appears while we build."""
+    """Without locks both look before either has written: the other job's store appears first."""
+    refuse_locks(monkeypatch, errno.ENOLCK)
     shutil.copytree(
         cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "other").path, tmp_path / "winner"
     )
@@ -108,6 +114,45 @@ def test_job_that_comes_second_uses_the_store_of_the_first(
     store = cached_store(lambda: GRAPH, ALONE, folder=tmp_path / "cache")
     store.verify()
     assert entries(tmp_path / "cache") == [store.path.name]
+
+
+def test_job_waits_for_another_that_makes_the_same_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = cached_store(lambda: GRAPH, ALONE, folder=tmp_path).path
+    other = made.rename(tmp_path / "other")
+    lock = FileLock(made.with_name(f".{made.name}.lock"))
+
+    def finish() -> None:
+        while not caplog.messages:
+            time.sleep(0.01)
+        other.rename(made)
+        lock.release()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    graph = Recorded()
+    store = cached_store(graph.open, ALONE, folder=tmp_path)
+    thread.join()
+    store.verify()
+    assert not graph.rows
+    assert "another run partitions the same input; waiting for it" in caplog.text
+    assert entries(tmp_path) == [made.name]
+
+
+def test_whole_store_is_opened_from_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cached_store(lambda: GRAPH, ALONE, folder=tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert cached_store(lambda: GRAPH, ALONE, folder=tmp_path).checksum == made.checksum
+    with pytest.raises(StoreError, match=r"Read-only file system.*Set GRAPHTHETA_CACHE") as got:
+        cached_store(lambda: GRAPH, ALONE, folder=tmp_path, seed=1)
+    assert "\n" not in str(got.value)
 
 
 def test_damaged_store_is_made_again(tmp_path: Path) -> None:
@@ -135,6 +180,13 @@ def test_cache_folder_is_where_the_environment_says(
     monkeypatch.delenv("GRAPHTHETA_CACHE")
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache_folder() == Path("/home/someone/.cache/graphtheta")
+
+    def none(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(none))
+    with pytest.raises(ConfigError, match=r"expected a home directory.*Set GRAPHTHETA_CACHE"):
+        cache_folder()
 
 
 def test_open_input_opens_stores_and_partitions_others(

@@ -12,7 +12,6 @@ from graphtheta.runtime.atomic import atomic_file, atomic_folder, disk_errors, p
 
 def test_partial_path_is_hidden_and_in_the_same_folder(tmp_path: Path) -> None:
     assert partial_path(tmp_path / "a.b") == tmp_path / ".a.b.partial"
-    assert partial_path(tmp_path / "a.b", "x") == tmp_path / ".a.b.partial-x"
     assert partial_path(Path("a")) == Path.cwd() / ".a.partial"
 
 

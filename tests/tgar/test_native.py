@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -117,6 +119,29 @@ def test_a_folder_that_others_may_write_to_is_not_used(
     monkeypatch.setattr(native, "_ready", {})
     assert native.compile_kernel(kernel(7)).address
     assert len(list(folder.glob("*.o"))) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EROFS, errno.ENOSPC])
+def test_without_locks_or_space_nothing_is_kept(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_ready", {})
+    where = (Path, "write_bytes") if code == errno.ENOSPC else (fcntl, "flock")
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, fail)
+        assert native.compile_kernel(kernel(11)).address
+    assert not [path for path in (tmp_path / "kernels").iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("cache", ["/proc/none", "/dev/null/cache"])
+def test_cache_that_cannot_be_made_is_not_used(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHTHETA_CACHE", cache)
+    monkeypatch.setattr(native, "_ready", {})
+    assert native.compile_kernel(kernel(12)).address
 
 
 def test_a_damaged_file_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

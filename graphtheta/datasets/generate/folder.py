@@ -8,12 +8,9 @@ and renamed when it is complete.
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -25,7 +22,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import threads_per_rank
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
-from graphtheta.runtime.atomic import disk_errors, partial_path, refuse_occupied
+from graphtheta.partition.ooc.shared_folder import shared_folder
 
 __all__ = ["GeneratedTable", "WriteOptions", "parquet_options", "refuse_unless", "write_folder"]
 
@@ -108,45 +105,19 @@ def write_folder(
         ConfigError: If `out` is not empty, or cannot be written.
 
     Communication:
-        A broadcast of 16 bytes, and three barriers.
+        Those of `shared_folder`, and a barrier.
     """
     comm = comm or SingleCommunicator()
-    path = Path(out).absolute()
-    refuse_occupied(Path(out), ConfigError)
-    token = comm.broadcast_text(secrets.token_hex(8), stage="generate: name")
-    partial = partial_path(path, token)
-    with disk_errors(out, "a graph", ConfigError), _removed_after_failure(partial, comm):
+    path = Path(out)
+    with shared_folder(path, comm, "a graph", ConfigError) as partial:
         if comm.rank == 0:
             for table in tables:
-                (partial / table.name).mkdir(parents=True)
-        comm.barrier(stage="generate: make the folder")
+                (partial / table.name).mkdir()
+            (partial / "generated.json").write_text(json.dumps(dict(about), indent=2) + "\n")
+        comm.barrier(stage="generate: make the folders")
         jobs = [job for table in tables for job in _files(table, partial)]
         _write_files(jobs[comm.rank :: comm.size], threads or threads_per_rank(), progress)
-        comm.barrier(stage="generate: write files")
-        if comm.rank == 0:
-            (partial / "generated.json").write_text(json.dumps(dict(about), indent=2) + "\n")
-            refuse_occupied(Path(out), ConfigError)
-            partial.rename(path)
-        comm.barrier(stage="generate: rename")
-    return path
-
-
-@contextmanager
-def _removed_after_failure(partial: Path, comm: Communicator) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        if comm.rank == 0:
-            # Rename first: another rank that still creates files under the old name then fails,
-            # instead of adding to the folder that is being removed.
-            doomed = partial.with_name(partial.name.replace(".partial-", ".removed-"))
-            with suppress(OSError):
-                partial.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
-        elif isinstance(error, FileNotFoundError) and not partial.exists():
-            # Rank 0 failed and removed the folder. Wait here, so that its error is reported.
-            comm.barrier(stage="generate: rank 0 gave up")
-        raise
+    return path.absolute()
 
 
 @dataclass(frozen=True, slots=True)

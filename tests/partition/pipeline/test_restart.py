@@ -149,7 +149,7 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "store"
     with CheckpointedPhases(tmp_path / ".store.partial" / "scratch", {}, SingleCommunicator()):
-        with pytest.raises(StoreError, match="expected no other run that makes the same store"):
+        with pytest.raises(StoreError, match="expected no other run that writes it"):
             make_store(GRAPH, path, PLAN)
         assert (tmp_path / ".store.partial" / "scratch" / "job.json").exists()
     make_store(GRAPH, path, PLAN).verify()

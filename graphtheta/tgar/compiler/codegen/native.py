@@ -3,16 +3,17 @@
 Object code is in `$GRAPHTHETA_CACHE/kernels`, in files named by a digest of the kernel, the
 processor, the version of llvmlite and the sources of the code generator: after a change of these
 sources, old code is not found. One process compiles a kernel while others wait, and then load it.
-The folder is not used if other users may write to it, because code is loaded from it.
+The folder is not used if other users may write to it, because code is loaded from it. Where no file
+can be written or locked, code is not kept.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import llvmlite.binding as llvm
 import xxhash
 
 from graphtheta.runtime.atomic import atomic_file
-from graphtheta.runtime.paths import cache_folder, is_private
+from graphtheta.runtime.lock import FileLock
+from graphtheta.runtime.paths import private_cache
 from graphtheta.tgar.compiler.codegen.emit import emit
 from graphtheta.tgar.compiler.ir.kernel import Kernel
 
@@ -121,21 +123,24 @@ def _address(kernel: Kernel, text: str) -> int:
 
 
 def _from_cache(kernel: Kernel, digest: str) -> bytes:
-    folder = _private_folder()
+    folder = private_cache("kernels")
     if folder is None:
         return _compile(kernel)
     file = folder / f"{digest}.o"
     code = _read(file)
     if code is not None:
         return code
-    with open(folder / f"{digest}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as locked:
+        try:
+            held = locked.enter_context(FileLock(folder / f"{digest}.lock", wait=True)).held
+        except OSError:  # a folder that can only be read
+            held = False
         code = _read(file)  # another process may have written it meanwhile
         if code is None:
             code = _compile(kernel)
-            with atomic_file(file) as partial:
-                partial.write_bytes(xxhash.xxh3_128_digest(code) + code)
-    (folder / f"{digest}.lock").unlink(missing_ok=True)
+            if held:
+                with suppress(OSError), atomic_file(file) as partial:  # the disk may be full
+                    partial.write_bytes(xxhash.xxh3_128_digest(code) + code)
     return code
 
 
@@ -143,19 +148,13 @@ def _read(file: Path) -> bytes | None:
     """Return the code in a file of the cache, or None if it is missing or damaged."""
     try:
         content = file.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
     checksum, code = content[:16], content[16:]
     if xxhash.xxh3_128_digest(code) != checksum:
         return None
     statistics.loaded += 1
     return code
-
-
-def _private_folder() -> Path | None:
-    """Return the folder of kernels, or None if others may write to it."""
-    folder = cache_folder() / "kernels"
-    return folder if is_private(folder) else None
 
 
 def _compile(kernel: Kernel) -> bytes:
