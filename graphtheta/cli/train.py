@@ -114,7 +114,7 @@ def train(
         options: Options of the run that were given, by field name.
         config: TOML file of these options, such as the config.toml of another run. Options on the
             command line take precedence.
-        resume: Continue the run in --run-dir from its last checkpoint, if there is one.
+        resume: Continue the run in --run-dir from its newest whole checkpoint, if there is one.
         no_progress: Print a line for each epoch instead of a progress bar.
 
     Example:
@@ -137,6 +137,8 @@ def train(
         f"{f' in {run.groups} groups' if run.groups > 1 else ''}",
         flush=True,
     )
+    if trainer.resumed_from:
+        print(f"continues from {trainer.resumed_from}", flush=True)
     try:
         summary = trainer.fit(run.epochs)
     except (Stopped, KeyboardInterrupt) as stop:

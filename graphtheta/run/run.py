@@ -56,7 +56,8 @@ def start_run(
         progress: How rank 0 shows progress, as for `ProgressBar`.
 
     Raises:
-        ConfigError: If an option is invalid, or the directory holds another run.
+        ConfigError: If an option is invalid, or the directory holds another run, or a run is in
+            progress in it, or it cannot be written.
         GraphFormatError: If the graph is invalid, or no node is in the training split.
         StoreError: If the store is damaged.
     """
@@ -89,17 +90,23 @@ def start_run(
         checkpoint_seconds=config.checkpoint_seconds,
         progress=progress,
     )
-    if resume:
-        trainer.resume()
-    if comm.rank == 0:
-        # Record the choices that depend on the graph, to repeat the run on another graph.
-        found = {
-            "undirected": shard.manifest.undirected,
-            "weighted": is_weighted(config, shard),
-            **trainer.task.resolved,
-        }
-        run_dir.write_config(config.model_copy(update=found).record())
-        run_dir.write_label(trainer.task.spec.model_dump())
+    try:
+        if comm.rank == 0:
+            run_dir.lock()  # until the end of `fit`
+        if resume:
+            trainer.resume()
+        if comm.rank == 0:
+            # Record the choices that depend on the graph, to repeat the run on another graph.
+            found = {
+                "undirected": shard.manifest.undirected,
+                "weighted": is_weighted(config, shard),
+                **trainer.task.resolved,
+            }
+            run_dir.write_config(config.model_copy(update=found).record())
+            run_dir.write_label(trainer.task.spec.model_dump())
+    except BaseException:
+        run_dir.unlock()
+        raise
     return trainer
 
 

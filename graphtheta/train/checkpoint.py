@@ -2,13 +2,19 @@
 
 Random draws are counter-based, so that the number of epochs replaces the state of a generator. A
 run can continue on any number of workers.
+
+A checkpoint is a folder. It is written under a temporary name, with a list of its files and their
+hashes, and is renamed when it is on the disk. A checkpoint is whole if its files have these hashes.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +23,25 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
-from graphtheta.runtime.atomic import partial_path
+from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
 from graphtheta.shard.shard import Shard
 from graphtheta.train.check_state import check_optimizer, check_weights, read_progress
 from graphtheta.train.history import History
-from graphtheta.train.weights import load_weights, read_tensors, save_tensors, save_weights
+from graphtheta.train.weights import (
+    file_hash,
+    load_weights,
+    read_tensors,
+    save_tensors,
+    save_weights,
+)
 
-__all__ = ["latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["latest_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"]
+
+_log = logging.getLogger(__name__)
 
 _NUM_KEPT = 2  # the previous checkpoint as well, in case the disk fails under the last one
+_FILES = "files.json"  # hashes of the other files, by name
+_PROGRESS = "progress.json"
 
 
 def save_checkpoint(
@@ -40,6 +56,8 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint `directory/epoch-000010`, and delete all but the last two; collective.
 
+    Only one run may write to the directory.
+
     Args:
         directory: Directory of the run's checkpoints.
         epoch: Number of finished epochs.
@@ -49,18 +67,49 @@ def save_checkpoint(
         optimizer: Optimiser whose state is saved.
         history: History of the run.
         seed: Random seed of the run.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be written. Earlier checkpoints are kept.
     """
     comm = shard.comm
     target = directory / f"epoch-{epoch:06d}"
-    partial = partial_path(target)
-    if comm.rank == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    comm.barrier(stage="checkpoint directory")
-    save_weights(model, shard, partial / "model.safetensors")
+    partial = _temporary(directory)
+    with disk_errors(target, "a checkpoint", ConfigError):
+        try:
+            if comm.rank == 0:
+                _remove(partial)  # of a killed run
+                partial.mkdir(parents=True)
+            comm.barrier(stage="checkpoint directory")
+            hashes = _save_files(partial, epoch, model, shard, best, optimizer, history, seed)
+            if comm.rank == 0:
+                (partial / _FILES).write_text(json.dumps(hashes, indent=1) + "\n")
+                sync_all(partial)
+                if target.exists():  # damaged, or saved by hand
+                    _remove(target)
+                rename_durably(partial, target)
+                remove_old_checkpoints(directory, epoch)
+        except BaseException:
+            if comm.rank == 0:
+                with suppress(OSError):
+                    _remove(partial)
+            raise
+    comm.barrier(stage="checkpoint")
+
+
+def _save_files(
+    folder: Path,
+    epoch: int,
+    model: nn.Module,
+    shard: Shard,
+    best: Mapping[str, Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+    history: History,
+    seed: int,
+) -> dict[str, str]:
+    """Write the files of a checkpoint; return their hashes, by name, on rank 0."""
+    hashes = save_weights(model, shard, folder / "model.safetensors")
     if best is not None:
-        save_weights(model, shard, partial / "best.safetensors", best)
+        hashes |= save_weights(model, shard, folder / "best.safetensors", best)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tensors, numbers, sharded = {}, {}, set()
     for index, state in optimizer.state_dict()["state"].items():
@@ -72,8 +121,8 @@ def save_checkpoint(
                     sharded.add(key)
             else:
                 numbers[key] = value
-    save_tensors(tensors, sharded, shard, partial / "optimizer.safetensors")
-    if comm.rank == 0:
+    hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
+    if shard.comm.rank == 0:
         progress = {
             "epoch": epoch,
             "optimizer": numbers,
@@ -81,17 +130,76 @@ def save_checkpoint(
             "seed": seed,
             "graph": _graph_size(shard),
         }
-        (partial / "progress.json").write_text(json.dumps(progress) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for old in sorted(directory.glob("epoch-*"))[:-_NUM_KEPT]:
-            shutil.rmtree(old)
-    comm.barrier(stage="checkpoint")
+        path = folder / _PROGRESS
+        path.write_text(json.dumps(progress) + "\n")
+        hashes[path.name] = file_hash(path)
+    return hashes
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None."""
-    return max(directory.glob("epoch-*"), default=None)
+    """Return the newest whole checkpoint of a run, or None if there are no checkpoints.
+
+    A warning names each newer checkpoint that is not whole. Other folders are ignored.
+
+    Raises:
+        ConfigError: If there are checkpoints and none is whole.
+    """
+    newest = None
+    for _, path in reversed(_checkpoints(directory)):
+        damage = _damage(path)
+        if damage is None:
+            return path
+        if any(path.iterdir()):
+            newest = newest or damage
+            _log.warning("%s; looking for an older checkpoint.", damage)
+    if newest is not None:
+        raise ConfigError(
+            f"{directory}: expected a whole checkpoint, got only damaged ones ({newest}). Restore "
+            "the directory, or remove it to start from the first epoch."
+        )
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """Return a description of what is missing or changed in a checkpoint, or None."""
+    try:
+        hashes = dict(json.loads((path / _FILES).read_text()))
+        for name in (_PROGRESS, *hashes):
+            if file_hash(path / name) != hashes.get(name):
+                return f"{path / name}: expected the content that was saved, got other content"
+    except OSError as error:
+        return f"{error.filename}: expected a file of a checkpoint, got {error.strerror}"
+    except (TypeError, ValueError):
+        return f"{path / _FILES}: expected a list of files, got other content"
+    return None
+
+
+def _checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    """Return the epoch and path of each folder that is named as a checkpoint, sorted."""
+    entries = directory.iterdir() if directory.is_dir() else ()
+    return sorted(
+        (int(path.name.removeprefix("epoch-")), path)
+        for path in entries
+        if re.fullmatch(r"epoch-[0-9]{6,}", path.name) and path.is_dir()
+    )
+
+
+def remove_old_checkpoints(directory: Path, epoch: int) -> None:
+    """Delete all checkpoints up to `epoch` but the last two, and what a killed run left."""
+    until = [path for number, path in _checkpoints(directory) if number <= epoch]
+    for folder in (*until[:-_NUM_KEPT], _temporary(directory)):
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder if it exists. Its list of files goes first: without it, it is not whole."""
+    (folder / _FILES).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _temporary(directory: Path) -> Path:
+    return partial_path(directory / "epoch")
 
 
 def load_checkpoint(
@@ -106,7 +214,7 @@ def load_checkpoint(
         ConfigError: If the checkpoint is damaged, or was written with another model, seed or graph.
     """
     load_weights(model, shard, path / "model.safetensors")
-    progress = read_progress(path / "progress.json")
+    progress = read_progress(path / _PROGRESS)
     best_path, optimizer_path = path / "best.safetensors", path / "optimizer.safetensors"
     best = read_tensors(shard, best_path) if best_path.exists() else None
     if best is not None:

@@ -20,7 +20,8 @@ class EventWriter:
 
             # Ctrl-C in the middle of a write can leave the writer's thread asleep until its next
             # flush, which `close` waits for; the default is every two minutes.
-            self._writer = SummaryWriter(str(run_dir.path / "events"), flush_secs=2)
+            with run_dir.writing("events"):
+                self._writer = SummaryWriter(str(run_dir.path / "events"), flush_secs=2)
 
     def write(self, epoch: int, record: Mapping[str, float]) -> None:
         """Add the numbers of an epoch."""

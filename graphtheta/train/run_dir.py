@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tomli_w
 import xxhash
 
 from graphtheta.errors import ConfigError
-from graphtheta.runtime.atomic import atomic_file
+from graphtheta.runtime.atomic import atomic_file, disk_errors, lock_folder, sync
 
 __all__ = ["CHECKSUM", "RunDirectory", "text_hash"]
 
@@ -26,7 +27,7 @@ def text_hash(text: str) -> str:
 class RunDirectory:
     """Files of one run, which rank 0 writes.
 
-    The directory is created when its first file is written.
+    The directory is created when it is locked, or when its first file is written.
 
     Args:
         path: The directory.
@@ -48,16 +49,59 @@ class RunDirectory:
         self.path, self.checkpoints = path, path / "checkpoints"
         self.config, self.label = path / "config.toml", path / "label.json"
         self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
-        # A trainer without a command line writes no configuration, but a line for each epoch.
-        if (self.holds_run or self.metrics.exists()) and not resume:
-            raise ConfigError(
-                f"{path}: expected a new directory, got one that holds a run already. Add --resume "
-                "to continue the run, or choose another --run-dir."
-            )
+        self._resume = resume
+        self._lock: ExitStack | None = None
+        self._refuse_other_run()
         if path.exists() and not path.is_dir():
             raise ConfigError(
                 f"{path}: expected a directory, got a file. Choose another --run-dir."
             )
+
+    def _refuse_other_run(self) -> None:
+        # A trainer without a command line writes no configuration, but a line for each epoch.
+        if (self.holds_run or self.metrics.exists()) and not self._resume:
+            raise ConfigError(
+                f"{self.path}: expected a new directory, got one that holds a run already. Add "
+                "--resume to continue the run, or choose another --run-dir."
+            )
+
+    def lock(self) -> None:
+        """Lock the directory until `unlock`; nothing if this object has locked it already.
+
+        Raises:
+            ConfigError: If another run is in progress in the directory, or has been there since
+                this object was made, or the directory cannot be written.
+        """
+        if self._lock is not None:
+            return
+        with self.writing(), ExitStack() as lock:
+            lock.enter_context(lock_folder(self.path, self.path, ConfigError))
+            self._refuse_other_run()
+            self._resume = True  # what it holds from now on is this run
+            self._lock = lock.pop_all()
+
+    def unlock(self) -> None:
+        """Unlock the directory, if this object has locked it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context that locks the directory, unless this object has locked it already."""
+        is_mine = self._lock is not None
+        self.lock()
+        try:
+            yield
+        finally:
+            if not is_mine:
+                self.unlock()
+
+    @contextmanager
+    def writing(self, what: str = "the run") -> Iterator[None]:
+        """Convert an OSError of the block, which writes to the directory, into a ConfigError."""
+        with disk_errors(self.path, what, ConfigError):
+            yield
 
     @property
     def holds_run(self) -> bool:
@@ -71,31 +115,22 @@ class RunDirectory:
             ConfigError: If the directory cannot be written.
         """
         given = {name: value for name, value in config.items() if value is not None}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.config) as file:
-                text = tomli_w.dumps(given)
-                file.write_text(f"{text}{CHECKSUM}{text_hash(text)}\n")
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path}: expected a directory to write the run to, got {error.strerror}. "
-                "Choose another --run-dir."
-            ) from None
+        text = tomli_w.dumps(given)
+        self._write(self.config, f"{text}{CHECKSUM}{text_hash(text)}\n")
 
     def write_label(self, spec: Mapping[str, Any]) -> None:
         """Write `label.json`."""
-        _write_json(self.label, spec)
+        self._write(self.label, json.dumps(spec, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        _write_json(self.path / "summary.json", summary)
+        self._write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def truncate_metrics(self, epochs: int) -> None:
         """Remove the lines of epochs that a resumed run will train again."""
         if self.metrics.exists():
             kept = [line for line, epoch in self._lines_of_metrics() if epoch < epochs]
-            with atomic_file(self.metrics) as file:
-                file.write_text("".join(kept))
+            self._write(self.metrics, "".join(kept))
 
     def _lines_of_metrics(self) -> Iterator[tuple[str, int]]:
         """Yield the lines of `metrics.jsonl` with their epochs, without one that was cut off."""
@@ -112,11 +147,19 @@ class RunDirectory:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.writing("metrics"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
 
+    def sync_metrics(self) -> None:
+        """Write the lines so far through to the disk, so that no checkpoint is ahead of them."""
+        if self.metrics.exists():
+            with self.writing("metrics"):
+                sync(self.metrics)
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write_text(json.dumps(value, indent=2) + "\n")
+    def _write(self, path: Path, text: str) -> None:
+        with self.writing(path.name):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                file.write_text(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,12 @@ from graphtheta.strategy.prefetch import prefetch_batches
 from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
-from graphtheta.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from graphtheta.train.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
 from graphtheta.train.columns_read import report_columns
 from graphtheta.train.events import EventWriter
 from graphtheta.train.gradients import broadcast_model
@@ -74,7 +79,7 @@ class Trainer:
         evaluate_every: Number of epochs between evaluations.
         run_dir: Directory for the files of the run; if None, none are written.
         checkpoint_every: Number of epochs between checkpoints; if 0, none are saved by this number.
-            They are always saved on SIGTERM and SIGUSR1, and at the end.
+            They are always saved on SIGTERM, SIGUSR1 and Ctrl-C, and at the end.
         checkpoint_seconds: Seconds since the last checkpoint, or the start, after which the end of
             an epoch saves one, by the clock of rank 0; if 0, none are saved by time.
         progress: How rank 0 shows progress, as for `ProgressBar`.
@@ -82,6 +87,7 @@ class Trainer:
     Attributes:
         task: Task bound to the model and the shard.
         history: Losses, times and best metrics so far.
+        resumed_from: Checkpoint that the run was continued from, if any.
         stages: Stage timers and byte counters of training.
 
     Raises:
@@ -138,6 +144,8 @@ class Trainer:
         self._weights = BestWeights(self.model)
         self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self._progress = progress if self.world.rank == 0 else False
+        self.resumed_from: Path | None = None
+        self._num_saved = -1  # epochs in the last checkpoint
         broadcast_model(model, self.world)
         preparing = shard.comm.split(0) if prefetch else None
         self._micro_batches = None
@@ -168,13 +176,28 @@ class Trainer:
 
         Returns:
             The summary, which is also written to the run directory.
+
+        Raises:
+            ConfigError: If the loss is not finite, the run directory cannot be written, or another
+                run is in progress in it.
+            Stopped: On SIGTERM and, with a run directory, on Ctrl-C: after saving a checkpoint at
+                the end of the epoch.
         """
+        if self._run_dir is None or self.world.rank:
+            return self._fit(epochs)
+        self._run_dir.lock()
+        try:
+            return self._fit(epochs)
+        finally:
+            self._run_dir.unlock()
+
+    def _fit(self, epochs: int) -> dict[str, Any]:
         done = len(self.history.loss)
         last = done - 1
         self._saved_at = time.monotonic()
         self._weights.restore_last()
         with (
-            catch_signals() as requests,
+            catch_signals(self.world, saves=self._run_dir is not None) as requests,
             closing(ProgressBar(epochs, done, self._progress)) as progress,
             closing(EventWriter(self._run_dir if self.world.rank == 0 else None)) as events,
         ):
@@ -186,12 +209,14 @@ class Trainer:
                 events.write(epoch, record)
                 progress.advance(record)
                 requested, stop = self._agree(requests)
-                if self._run_dir is not None and (requested or self._is_due(epoch, epochs)):
+                due = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
+                if self._run_dir is not None and (requested or due):
                     self.save(epoch + 1)
                 if stop:
-                    raise Stopped(epoch + 1)  # on all ranks
-        if self._run_dir is not None:
-            self.save(len(self.history.loss))  # so that the run can continue with more epochs
+                    raise Stopped(epoch + 1, stop)  # on all ranks
+        done = len(self.history.loss)
+        if self._run_dir is not None and self._num_saved != done:
+            self.save(done)  # so that the run can continue with more epochs
         self._weights.load()
         return self._finish(last)
 
@@ -244,20 +269,14 @@ class Trainer:
         with self.stages.rest("forward", Stage("prepare")):
             return next(batches, None)
 
-    def _agree(self, requests: SignalRequests) -> tuple[bool, bool]:
-        """Return whether to save, by a signal or the clock, and to stop; collective."""
+    def _agree(self, requests: SignalRequests) -> tuple[bool, int]:
+        """Return whether to save, by a signal or the clock, and the signal that ends; collective."""
         save, stop = requests.take()
         if self.checkpoint_seconds and self.world.rank == 0:
             save |= time.monotonic() - self._saved_at >= self.checkpoint_seconds
         flags = np.array([save, stop], np.int8)
         self.world.all_reduce(flags, "max", stage="signals")
-        return bool(flags[0]), bool(flags[1])
-
-    def _is_due(self, epoch: int, epochs: int) -> bool:
-        """Return whether a checkpoint is saved after an epoch, regularly or because it is last."""
-        regular = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
-        over = self.history.is_patience_over(epoch + 1, self.patience)
-        return regular or epoch == epochs - 1 or over
+        return bool(flags[0]), int(flags[1])
 
     # -- evaluation and prediction ----------------------------------------------------------------
 
@@ -298,25 +317,43 @@ class Trainer:
                 self.history,
                 self.seed,
             )
+        if self.world.rank == 0:
+            self._run_dir.sync_metrics()
         self.world.barrier(stage="checkpoint")
         self._saved_at = time.monotonic()
+        self._num_saved = epochs_done
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint of the run directory, if there is one; collective.
+        """Continue from the newest whole checkpoint of the run directory, if any; collective.
 
         Returns:
             Number of finished epochs.
+
+        Raises:
+            ConfigError: If another run is in progress in the directory, no checkpoint is whole, or
+                they were written with another model, seed or graph.
         """
         if self._run_dir is None:
             raise ConfigError("trainer: expected a run_dir to resume from, got none. Give one.")
-        path, epochs = latest_checkpoint(self._run_dir.checkpoints), 0
-        if path is not None:
+        with self._run_dir.locked() if self.world.rank == 0 else nullcontext():
+            return self._resume(self._run_dir)
+
+    def _resume(self, run_dir: RunDirectory) -> int:
+        is_first = self.world.rank == 0
+        found = latest_checkpoint(run_dir.checkpoints) if is_first else None
+        path, epochs = self.world.broadcast_text(str(found or ""), stage="resume from"), 0
+        if path:
+            self.resumed_from = Path(path)
             epochs, self.history, best = load_checkpoint(
-                path, self.model, self.shard, self.optimizer, self.seed
+                self.resumed_from, self.model, self.shard, self.optimizer, self.seed
             )
             self._weights = BestWeights(self.model, best)
-        if self.world.rank == 0:
-            self._run_dir.truncate_metrics(epochs)
+            self._num_saved = epochs
+        self.world.barrier(stage="resumed")  # all have read the files
+        if is_first:
+            with run_dir.writing():
+                remove_old_checkpoints(run_dir.checkpoints, epochs)
+            run_dir.truncate_metrics(epochs)
         return epochs
 
     def _finish(self, last_epoch: int) -> dict[str, Any]:

@@ -1,47 +1,61 @@
 """Files of named tensors: weights of a model, or tensors of an optimiser's state.
 
-Rank 0 writes the replicated tensors. Sharded tensors, which have one row per master (a
-`NodeEmbedding` and its optimiser state), are written by every rank to a file of its own, together
-with the node keys of the rows, and are read by key. They can therefore be loaded by any number of
-workers.
+Sharded tensors, which have one row per master (a `NodeEmbedding` and its optimiser state), are
+written by every rank to a file of its own, together with the node keys of the rows, and are read by
+key. They can therefore be loaded by any number of workers. Rank 0 then writes the replicated
+tensors, and the names and hashes of the files with rows.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
-from graphtheta.runtime.atomic import atomic_file
+from graphtheta.runtime.atomic import atomic_file, disk_errors
 from graphtheta.shard.shard import Shard
 from graphtheta.train.check_state import check_weights, tensors_hash
 
-__all__ = ["load_tensors", "load_weights", "read_tensors", "save_tensors", "save_weights"]
+__all__ = [
+    "file_hash",
+    "load_tensors",
+    "load_weights",
+    "read_tensors",
+    "save_tensors",
+    "save_weights",
+]
 
 _KEY = "node_key"
-_HASH = "xxh3"  # in the metadata of a file: hash of its tensors
+# In the metadata of a file: hash of its tensors, and hashes of its files with rows by name.
+_HASH, _ROWS = "xxh3", "rows"
 
 
 def save_weights(
     model: nn.Module, shard: Shard, path: Path, state: Mapping[str, Tensor] | None = None
-) -> None:
-    """Write a model's weights as safetensors; collective.
+) -> dict[str, str]:
+    """Write a model's weights as safetensors, and return the hashes of the files; collective.
 
     Args:
         model: Model with the weights.
         shard: Graph of the nodes of sharded parameters.
         path: File to write. Sharded parameters go to files in the same directory.
         state: Weights to write; if None, those of the model.
+
+    Raises:
+        ConfigError: If a file cannot be written.
     """
     sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
-    save_tensors(model.state_dict() if state is None else state, sharded, shard, path)
+    return save_tensors(model.state_dict() if state is None else state, sharded, shard, path)
 
 
 def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:
@@ -69,59 +83,87 @@ def read_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
 
 def save_tensors(
     state: Mapping[str, Tensor], sharded: Collection[str], shard: Shard, path: Path
-) -> None:
-    """Write tensors as safetensors; collective.
+) -> dict[str, str]:
+    """Write tensors as safetensors, and return the hashes of the files by name; collective.
 
     Args:
         state: Tensors by name.
         sharded: Names of those that have one row per master.
         shard: Graph of the nodes of sharded tensors.
         path: File to write. Sharded tensors go to files in the same directory.
+
+    Returns:
+        Hashes of all files on rank 0, of one's own elsewhere.
+
+    Raises:
+        ConfigError: If a file cannot be written.
     """
     comm = shard.comm
-    if comm.rank == 0:
-        for old in _row_files(path):  # a run with more workers may have left some
-            old.unlink()
-        _write({name: t for name, t in state.items() if name not in sharded}, path)
-    comm.barrier(stage="save weights")
+    hashes: dict[str, str] = {}
     if sharded:
         keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
         mine = {_KEY: keys, **{name: state[name] for name in sharded}}
-        _write(mine, path.with_name(f"{path.stem}.rows-{comm.rank:05d}{path.suffix}"))
-    comm.barrier(stage="save rows")
+        file = path.with_name(f"{path.stem}.rows-{comm.rank:05d}{path.suffix}")
+        _write(mine, file, {})
+        text = json.dumps({file.name: file_hash(file)}).encode()
+        for each in comm.all_gather(np.frombuffer(text, np.uint8), stage="save rows"):
+            hashes |= json.loads(each.tobytes())
+    if comm.rank == 0:
+        _write({name: t for name, t in state.items() if name not in sharded}, path, hashes)
+        rows = f"{path.stem}.rows-*{path.suffix}"
+        for old in (*path.parent.glob(rows), *path.parent.glob(f".{rows}.partial")):
+            if old.name not in hashes:  # a run with more workers, or a killed one, left it
+                old.unlink()
+        hashes[path.name] = file_hash(path)
+    comm.barrier(stage="save weights")
+    return hashes
 
 
-def _write(state: Mapping[str, Tensor], path: Path) -> None:
+def _write(state: Mapping[str, Tensor], path: Path, row_files: Mapping[str, str]) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    with atomic_file(path) as partial:
-        save_file(tensors, partial, {_HASH: tensors_hash(tensors)})
+    metadata = {_HASH: tensors_hash(tensors), _ROWS: json.dumps(dict(row_files))}
+    with disk_errors(path, "tensors", ConfigError), atomic_file(path) as partial:
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # its type for a full disk, too
+            raise OSError(str(error)) from None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, after comparing their hash with the one in the file."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file, after checking their hash, and the hashes of its row files."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-        expected = (file.metadata() or {}).get(_HASH)
+        metadata = file.metadata() or {}
+    expected = metadata.get(_HASH)
     if expected is not None and expected != (found := tensors_hash(tensors)):
         raise ValueError(f"content of hash {found} in place of {expected[:32]}")
-    return tensors
+    return tensors, dict(json.loads(metadata.get(_ROWS, "{}")))
 
 
-def _row_files(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.stem}.rows-*{path.suffix}"))
+def file_hash(path: Path) -> str:
+    """Return the hash of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, and the rows of this worker's masters of sharded ones.
 
     Raises:
-        ConfigError: If rows of some masters are missing.
+        ConfigError: If rows of some masters, or a file with rows, are missing or changed.
     """
-    state = _read(path)
+    state, row_files = _read(path)
     mine = shard.node_key_L[: shard.num_masters]
     found = np.zeros(len(mine), np.bool_)
-    for file in _row_files(path):
-        theirs = _read(file)
+    for name, expected in row_files.items():
+        file = path.with_name(name)
+        got = file_hash(file) if file.exists() else "no file"
+        if got != expected:
+            raise ConfigError(
+                f"{file}: expected the rows that were saved with {path.name}, of hash {expected}, "
+                f"got {got}. Copy the files again, or save them again: graphtheta train --resume"
+            )
+        theirs, _ = _read(file)
         keys = theirs.pop(_KEY).numpy()
         if keys.ndim != 1 or any(len(keys) != (*rows.shape, -1)[0] for rows in theirs.values()):
             raise ValueError(f"{file.name} has another number of rows than keys")
@@ -134,7 +176,7 @@ def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
         for name, rows in theirs.items():
             whole = state.setdefault(name, rows.new_empty((len(mine), *rows.shape[1:])))
             whole[target] = rows[source]
-    if _row_files(path) and not found.all():
+    if row_files and not found.all():
         raise ConfigError(
             f"{path}: expected rows of all nodes, got none for {np.count_nonzero(~found):,}. Use "
             "the graph of that run."

@@ -385,7 +385,7 @@ def test_mistake_in_a_job_is_one_line(tmp_path: Path, cora: Path) -> None:
 
 
 @pytest.mark.spawn
-def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, cora: Path) -> None:
     run_dir = tmp_path / "run"
     words = ["train", str(cora), "--run-dir", str(run_dir), "--epochs", "100000"]
     # A shell that starts pytest in the background has it, and what it starts, ignore SIGINT.
@@ -398,4 +398,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path, cora: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
-    assert output.splitlines()[-1] == "error: interrupted"
+    epochs = epochs_of(run_dir)
+    assert f"stopped after epoch {epochs} of 100000 and saved a checkpoint" in output
+    assert (run_dir / "checkpoints" / f"epoch-{epochs:06d}").is_dir()
+    assert "error" not in output
