@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from graphtheta.runtime.atomic import disk_errors
 from graphtheta.runtime.lock import FileLock
 
 __all__ = ["scratch_folder"]
@@ -30,19 +31,20 @@ def scratch_folder(parent: Path | str | None = None) -> Iterator[Path]:
         parent: Folder to make it in. If None, that of `tempfile`: $TMPDIR, or /tmp.
 
     Raises:
-        OSError: If it cannot be made.
+        StoreError: If it cannot be made, or the block raises an OSError.
     """
-    parent = Path(parent or tempfile.gettempdir())
-    prefix = f"graphtheta-{platform.node()}-"
-    for old in parent.glob(f"{prefix}*.lock"):
-        _remove_if_unused(old)
-    folder, lock = _locked(parent, prefix)
-    with lock:
-        try:
-            folder.mkdir(mode=0o700)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(parent or "TMPDIR", "temporary files"):
+        parent = Path(parent or tempfile.gettempdir())
+        prefix = f"graphtheta-{platform.node()}-"
+        for old in parent.glob(f"{prefix}*.lock"):
+            _remove_if_unused(old)
+        folder, lock = _locked(parent, prefix)
+        with lock:
+            try:
+                folder.mkdir(mode=0o700)
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _locked(parent: Path, prefix: str) -> tuple[Path, FileLock]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -114,12 +113,11 @@ def temporary_folder(comm: Communicator) -> Iterator[Path]:
 
     It is in the folder of `tempfile`: $TMPDIR, or /tmp.
     """
-    with disk_errors(tempfile.gettempdir(), "temporary files"):
-        with nullcontext("") if comm.rank else scratch_folder() as made:
-            folder = Path(comm.broadcast_text(str(made), stage="temporary folder"))
-            with _removed_after_failure([folder], comm):
-                yield folder
-                comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
+    with nullcontext("") if comm.rank else scratch_folder() as made:
+        folder = Path(comm.broadcast_text(str(made), stage="temporary folder"))
+        with disk_errors(folder, "temporary files"), _removed_after_failure([folder], comm):
+            yield folder
+            comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
 
 
 def build(source: GraphSource, plan: Plan, resources: Resources | None = None) -> Build:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from graphtheta.errors import ConfigError
+from graphtheta.errors import ConfigError, StoreError
 from graphtheta.runtime.atomic import lock_folder
 from graphtheta.runtime.lock import FileLock
 from graphtheta.runtime.scratch import scratch_folder
@@ -108,3 +108,13 @@ def test_scratch_folder_of_a_killed_process_is_removed(
             assert one.is_dir()
             assert two.is_dir()
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_temporary_folder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
+    with (
+        pytest.raises(StoreError, match="expected to write temporary files, got ") as got,
+        scratch_folder(),
+    ):
+        pass
+    assert "\n" not in str(got.value)
