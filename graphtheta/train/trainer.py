@@ -270,7 +270,7 @@ class Trainer:
             return next(batches, None)
 
     def _agree(self, requests: SignalRequests) -> tuple[bool, int]:
-        """Return whether to save, by a signal or the clock, and the signal that ends; collective."""
+        """Return whether to save, by a signal or the clock, and the signal to stop; collective."""
         save, stop = requests.take()
         if self.checkpoint_seconds and self.world.rank == 0:
             save |= time.monotonic() - self._saved_at >= self.checkpoint_seconds

@@ -36,8 +36,9 @@ __all__ = [
 ]
 
 _KEY = "node_key"
-# In the metadata of a file: hash of its tensors, and hashes of its files with rows by name.
-_HASH, _ROWS = "xxh3", "rows"
+# Metadata of a file, as JSON: hash of its tensors, and hashes of its files with rows by name. It is
+# one entry, because safetensors writes several in an order that changes from file to file.
+_RECORD = "graphtheta"
 
 
 def save_weights(
@@ -121,10 +122,10 @@ def save_tensors(
 
 def _write(state: Mapping[str, Tensor], path: Path, row_files: Mapping[str, str]) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    metadata = {_HASH: tensors_hash(tensors), _ROWS: json.dumps(dict(row_files))}
+    record = json.dumps({"xxh3": tensors_hash(tensors), "rows": dict(row_files)})
     with disk_errors(path, "tensors", ConfigError), atomic_file(path) as partial:
         try:
-            save_file(tensors, partial, metadata)
+            save_file(tensors, partial, {_RECORD: record})
         except SafetensorError as error:  # its type for a full disk, too
             raise OSError(str(error)) from None
 
@@ -133,11 +134,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file, after checking their hash, and the hashes of its row files."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-        metadata = file.metadata() or {}
-    expected = metadata.get(_HASH)
+        record = dict(json.loads((file.metadata() or {}).get(_RECORD, "{}")))
+    expected = record.get("xxh3")
     if expected is not None and expected != (found := tensors_hash(tensors)):
-        raise ValueError(f"content of hash {found} in place of {expected[:32]}")
-    return tensors, dict(json.loads(metadata.get(_ROWS, "{}")))
+        raise ValueError(f"content of hash {found} in place of {str(expected)[:32]}")
+    return tensors, dict(record.get("rows", {}))
 
 
 def file_hash(path: Path) -> str:
