@@ -104,6 +104,7 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
     rows = [
         ("nodes", f"{manifest.num_nodes:,}, ids of type {manifest.id_type}"),
         ("edges", f"{manifest.num_edges:,}{', with reverse edges' * manifest.undirected}"),
+        *manifest.dropped_rows(),
         ("node columns", _columns(manifest.node_columns)),
         ("edge columns", _columns(manifest.edge_columns)),
         ("labels", ", ".join(labels) or "none"),

@@ -83,7 +83,8 @@ def partition(
         edges: Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a directory of them.
         undirected: Add the reverse of every edge.
         drop_self_loops: Drop edges from a node to itself.
-        drop_duplicates: Keep only the first of the edges with the same source and destination.
+        drop_duplicates: Keep only the first of the edges with the same source, destination and
+            type, after reversing.
         id: Node column of ids.
         src: Edge column of source ids.
         dst: Edge column of destination ids.
@@ -184,7 +185,7 @@ def partition(
         if comm.rank == 0:
             print("to continue, run the same command again", file=sys.stderr)
         raise
-    show_rows(quality_rows(manifest.quality), title=title)
+    show_rows([*quality_rows(manifest.quality), *manifest.dropped_rows()], title=title)
     print(f"wrote {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges to {target}")
 
 

@@ -79,7 +79,7 @@ def compare(
     """
     resources = resources or Resources()
     plans = [dataclasses.replace(plan, method=method) for method in methods]
-    topology = TopologySource(source) if plan.balance.train is None else source
+    topology = _topology(source, plan)
     with temporary_folder(resources.comm) as folder:
         with CheckpointedPhases(folder / "edges", {}, resources.comm) as phases:
             edges = Pipeline(topology, plan, phases, resources).prepare()
@@ -102,7 +102,7 @@ def write_assignment(
     """
     resources, path = resources or Resources(), Path(path)
     comm = resources.comm
-    topology = TopologySource(source) if plan.balance.train is None else source
+    topology = _topology(source, plan)
     with (
         shared_folder(path, comm, "an assignment") as unfinished,
         CheckpointedPhases(unfinished.with_name("scratch"), {}, comm) as phases,
@@ -119,6 +119,12 @@ def write_assignment(
             _write_nodes(source, phases.folder, owners, unfinished / "nodes.parquet")
             if vertex_cut:
                 _write_edges(edges, assignment, unfinished / "edges.parquet")
+
+
+def _topology(source: GraphSource, plan: Plan) -> GraphSource:
+    """Return the source without columns, unless they decide how edges are kept or balanced."""
+    typed = not plan.repeats and "type" in source.edge_schema.names
+    return source if typed or plan.balance.train is not None else TopologySource(source)
 
 
 def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:

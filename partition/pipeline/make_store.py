@@ -92,6 +92,7 @@ def make_store(
         comm.barrier(stage="store: create")
         pipeline = Pipeline(source, plan, phases, resources)
         edges = pipeline.prepare()
+        pipeline.warn_of_reverses()
         assignment = pipeline.assign(edges)
         counts, largest = pipeline.count(edges, assignment)
         book = pipeline.write(edges, assignment, counts, unfinished)

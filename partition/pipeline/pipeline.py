@@ -4,6 +4,7 @@
 ids         without a node table: collect the sorted distinct ids of the edges
 edges       write the edges as node keys, the stream that partitioners read
 duplicates  if requested: drop duplicate edges
+reverses    if reverses were added: count the edges that had theirs already
 assign      run the partitioner: a part for each node or each edge
 shuffle     spill the edges to their parts
 replicas    find the nodes of each part's edges
@@ -18,6 +19,7 @@ The result is the same, byte for byte, for any number of ranks and threads.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +43,7 @@ from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter
 from graphtheta.partition.pipeline.assign import Assignment, assign
 from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
-from graphtheta.partition.pipeline.deduplicate import drop_duplicates
+from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
 from graphtheta.partition.pipeline.order import LOCAL_IDS, order_masters, write_local_ids
 from graphtheta.partition.pipeline.part_builder import PartBuilder, part_bytes
@@ -65,6 +67,7 @@ from graphtheta.partition.store.store import PART_RECORD, part_folder
 __all__ = ["Pipeline", "Plan", "named_partitioner", "row_bytes"]
 
 _IDS_SPILL = "original-ids"
+_log = logging.getLogger("graphtheta")
 
 
 def named_partitioner(method: str) -> Partitioner:
@@ -90,7 +93,8 @@ class Plan:
         seed: Seed of the partitioner.
         undirected: Whether to add the reverse of every edge that is not a self-loop.
         self_loops: Whether to keep edges from a node to itself.
-        repeats: Whether to keep duplicate edges (same source and destination as an earlier edge).
+        repeats: Whether to keep duplicate edges: same source, destination and, if the graph has a
+            column `type`, same type as an earlier edge.
         balance: Limits on the imbalance of the parts.
         balance_split: Name of the split whose training nodes `balance.train` limits.
     """
@@ -159,8 +163,8 @@ class Pipeline:
                 f"{num_nodes:,} nodes. Use fewer parts."
             )
 
-        def edges() -> None:
-            resolve_edges(
+        def edges() -> dict[str, Any]:
+            return resolve_edges(
                 source,
                 folder,
                 num_nodes,
@@ -169,10 +173,38 @@ class Pipeline:
                 resources=self._resources,
             )
 
-        self._phases.phase("edges", edges)
+        written = self._phases.phase("edges", edges)
         if not plan.repeats:
-            self._phases.phase("duplicates", lambda: drop_duplicates(folder, self._resources))
-        return EdgeFile(folder)
+            self._phases.phase(
+                "duplicates", lambda: drop_duplicates(source, folder, self._resources)
+            )
+        found = EdgeFile(folder)
+        self._dropped = {
+            "dropped_self_loops": source.num_edges - written["num_inputs"],
+            "dropped_duplicates": written["num_edges"] - found.num_edges,
+        }
+        return found
+
+    def warn_of_reverses(self) -> None:
+        """Warn if reverses are added to edges whose reverse is in the input already.
+
+        Call it after `prepare`.
+        """
+        source, plan, folder = self._source, self._plan, self._folder
+        if not plan.undirected or not plan.repeats:
+            return
+        found = self._phases.phase(
+            "reverses", lambda: count_reverses(source, folder, self._resources)
+        )
+        if found["number"] and self._comm.rank == 0:
+            _log.warning(
+                "partition: %s%s of %s edges have their reverse in the graph already, so that "
+                "adding reverses doubles them. Drop duplicates (--drop-duplicates), or do not add "
+                "reverses.",
+                "" if found["exact"] else "about ",
+                f"{found['number']:,}",
+                f"{source.num_edges:,}",
+            )
 
     def assign(self, edges: EdgeFile) -> Assignment:
         """Run the partitioner, and return its assignment of nodes or edges to parts."""
@@ -296,6 +328,8 @@ class Pipeline:
             undirected=plan.undirected,
             self_loops=plan.self_loops,
             repeats=plan.repeats,
+            **self._dropped,
+            reverses_from=source.num_edges if plan.undirected else 0,
             id_type=str(id_field.type),
             node_columns=node_schema.columns,
             edge_columns=edge_schema.columns,

@@ -24,7 +24,7 @@ from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Advance, Resources
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
-from graphtheta.partition.ooc.edge_file import Segment, SegmentWriter, write_segments
+from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.id_table import IdMap, id_map, map_bytes
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
 
@@ -44,7 +44,7 @@ def resolve_edges(
     undirected: bool,
     self_loops: bool,
     resources: Resources,
-) -> None:
+) -> dict[str, int]:
     """Write the segments of an `EdgeFile`; collective.
 
     Args:
@@ -56,6 +56,9 @@ def resolve_edges(
         self_loops: Whether to keep self-loops.
         resources: Ranks, threads and memory.
 
+    Returns:
+        `num_edges`: the number of edges written, and `num_inputs`: those that are not reverses.
+
     Raises:
         GraphFormatError: If an id of an edge is null, unknown, or of the wrong type, or the node
             table has duplicate ids.
@@ -63,6 +66,9 @@ def resolve_edges(
     with _Writer(source, folder, num_nodes, undirected, self_loops, resources) as writer:
         _write_all(writer)
     write_segments(folder, num_nodes, writer.segments(), resources.comm)
+    edges = EdgeFile(folder)
+    inputs = [segment.num_edges for segment in edges.segments if segment.name.startswith("0-")]
+    return {"num_edges": edges.num_edges, "num_inputs": sum(inputs)}
 
 
 def _write_all(writer: _Writer) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import validate_edges, whole
+from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.degrees import count_keys
 from graphtheta.partition.core.intrinsics import jit
@@ -24,6 +24,7 @@ from graphtheta.partition.ooc.record_spill import RecordWriter
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.assign import Assignment
+from graphtheta.partition.pipeline.edge_chunks import segment_chunks
 
 __all__ = [
     "EDGES",
@@ -109,7 +110,7 @@ def shuffle_edges(
         Counts of in-edges of all nodes, through files, if there are several ranks.
     """
     comm = resources.comm
-    names = [name for name in source.edge_schema.names if name not in ("src", "dst")]
+    has_columns = bool(set(source.edge_schema.names) - {"src", "dst"})
     mine = edges.segments_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
     largest: dict[str, int] = {}
@@ -118,10 +119,7 @@ def shuffle_edges(
         row = 0
         for direction, segment in enumerate(mine):
             counter.start(direction)
-            if names:
-                ranges = _ranges_with_columns(source, edges, segment, direction)
-            else:
-                ranges = ((*bounds, None) for bounds in chunk_ranges(segment.first, segment.last))
+            ranges = segment_chunks(source, edges, segment, direction, columns=has_columns)
             for first, last, table in ranges:
                 src, dst = edges.read(first, last)
                 if table is not None and not direction:
@@ -159,32 +157,6 @@ def shuffle_edges(
     comm.barrier(stage="shuffle edges")
     counter.remove()
     return largest
-
-
-def _ranges_with_columns(
-    source: GraphSource, edges: EdgeFile, segment: Segment, direction: int
-) -> Iterator[tuple[int, int, pa.Table | None]]:
-    """Yield (first, last, columns) of the edges of each chunk of the source."""
-    if not segment.num_edges:
-        return
-    offset = direction * source.num_edges  # edge key minus row of the source
-    end = segment.last
-    row = int(edges.keys(segment.first, segment.first + 1)[0]) - offset
-    stop = int(edges.keys(end - 1, end)[0]) - offset + 1
-    first = segment.first
-    for chunk in source.edge_chunks(row, stop):
-        if not direction:  # reverse edges have the same columns
-            validate_edges(chunk, "edges", row)
-        last = min(end, first + chunk.num_rows)
-        table = chunk.drop_columns(["src", "dst"])
-        if segment.keyed:
-            keys = edges.keys(first, last)
-            last = first + int(np.searchsorted(keys, offset + row + chunk.num_rows))
-            table = table.take(pa.array(keys[: last - first] - offset - row))
-        if first < last:
-            yield first, last, table
-        first = last
-        row += chunk.num_rows
 
 
 class _Counter:

@@ -21,6 +21,15 @@ __all__ = ["FORMAT_VERSION", "Book", "ColumnSpec", "LabelKind", "LabelSpec", "Ma
 
 FORMAT_VERSION = 1
 
+# Fields of the manifest that early stores do not have, with what they mean there.
+_ADDED = {
+    "self_loops": True,
+    "repeats": True,
+    "dropped_self_loops": 0,
+    "dropped_duplicates": 0,
+    "reverses_from": 0,
+}
+
 LabelKind = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
@@ -73,6 +82,10 @@ class Manifest(BaseModel):
         undirected: Whether the reverse of every input edge was added.
         self_loops: Whether edges from a node to itself were kept.
         repeats: Whether duplicate edges were kept.
+        dropped_self_loops: Number of self-loops of the input that were dropped.
+        dropped_duplicates: Number of duplicate edges that were dropped, after reversing.
+        reverses_from: Lowest edge key of an added reverse: the number of rows of the edge table. 0
+            if no reverses were added, or in a store of an earlier version.
         id_type: Arrow name of the type of the original ids: `"int64"` or `"string"`.
         node_columns: Node columns by name, without keys, ids and degrees.
         edge_columns: Edge columns by name, without endpoints, keys and positions.
@@ -98,6 +111,9 @@ class Manifest(BaseModel):
     undirected: bool
     self_loops: bool = True
     repeats: bool = True
+    dropped_self_loops: int = 0
+    dropped_duplicates: int = 0
+    reverses_from: int = 0
     id_type: str
     node_columns: dict[str, ColumnSpec]
     edge_columns: dict[str, ColumnSpec]
@@ -108,6 +124,14 @@ class Manifest(BaseModel):
     num_edge_types: int | None = None
     quality: Quality
     checksum: str = ""
+
+    def dropped_rows(self) -> list[tuple[str, str]]:
+        """Return the kinds of edges that were to be dropped and how many were, for a table."""
+        rows = (
+            ("dropped self-loops", self.self_loops, self.dropped_self_loops),
+            ("dropped duplicates", self.repeats, self.dropped_duplicates),
+        )
+        return [(name, f"{number:,}") for name, kept, number in rows if not kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +167,8 @@ class Book:
 def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
-    for name in ("self_loops", "repeats"):
-        if described[name]:  # keeps the hash of stores written before these options existed
+    for name, default in _ADDED.items():
+        if described[name] == default:  # keeps the hash of stores written before these fields
             del described[name]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

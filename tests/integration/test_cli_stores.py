@@ -227,6 +227,10 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
     result = command(*tables, "store", *options)
     assert result.code == 0, result.err
     assert "4 nodes and 2 edges" in result.out
+    described = command("info", "store").out
+    for name, number in (("self-loops", 1), ("duplicates", 6)):
+        for text in (result.out, described):
+            assert re.search(rf"dropped {name} +{number}\n", text)
     keys = open_store("store").part(0).in_edges["edge_key"].to_pylist()
     assert sorted(keys) == [0, 1]
 

@@ -25,9 +25,13 @@ def expected_edges(
             np.concatenate([dst, src[no_loop]]),
             np.concatenate([keys, keys[no_loop] + graph.num_edges]),
         )
-    seen: set[tuple[int, int]] = set()
+    kind = np.zeros(len(src), np.int64)
+    if "type" in graph.edges.column_names:
+        kind = graph.column("type")[keys % max(graph.num_edges, 1)]
+    seen: set[tuple[int, ...]] = set()
     kept = []
-    for position, edge in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
+    columns = (src.tolist(), dst.tolist(), kind.tolist())
+    for position, edge in enumerate(zip(*columns, strict=True)):
         if (self_loops or edge[0] != edge[1]) and (repeats or edge not in seen):
             kept.append(position)
         seen.add(edge)

@@ -1,0 +1,56 @@
+"""Chunks of the edges of a segment, with the columns of their rows in the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.data.schema import validate_edges
+from graphtheta.data.source import GraphSource
+from graphtheta.partition.core.stream import chunk_ranges
+from graphtheta.partition.ooc.edge_file import EdgeFile, Segment
+
+__all__ = ["segment_chunks"]
+
+
+def segment_chunks(
+    source: GraphSource, edges: EdgeFile, segment: Segment, direction: int, *, columns: bool
+) -> Iterator[tuple[int, int, pa.Table | None]]:
+    """Yield (first, last, columns) of consecutive edges: their range among all edges, and a row of
+    columns for each of them.
+
+    Args:
+        source: The graph.
+        edges: Its edges as node keys.
+        segment: Segment to read.
+        direction: 0 for edges of the input, 1 for their reverses, which have the same columns.
+        columns: Whether to read columns; if not, they are None.
+
+    Raises:
+        GraphFormatError: If a column has an invalid value.
+    """
+    if not columns:
+        yield from ((*bounds, None) for bounds in chunk_ranges(segment.first, segment.last))
+        return
+    if not segment.num_edges:
+        return
+    offset = direction * source.num_edges  # edge key minus row of the source
+    end = segment.last
+    row = int(edges.keys(segment.first, segment.first + 1)[0]) - offset
+    stop = int(edges.keys(end - 1, end)[0]) - offset + 1
+    first = segment.first
+    for chunk in source.edge_chunks(row, stop):
+        if not direction:
+            validate_edges(chunk, "edges", row)
+        last = min(end, first + chunk.num_rows)
+        table = chunk.drop_columns(["src", "dst"])
+        if segment.keyed:
+            keys = edges.keys(first, last)
+            last = first + int(np.searchsorted(keys, offset + row + chunk.num_rows))
+            table = table.take(pa.array(keys[: last - first] - offset - row))
+        if first < last:
+            yield first, last, table
+        first = last
+        row += chunk.num_rows
