@@ -197,7 +197,7 @@ def _bitcoin_otc(options: argparse.Namespace) -> None:
         test, sign = graph.column("split:split") == 3, graph.column("label:sign")
         scores = received[graph.dst]
         simple.append(
-            area_under_curve(scores[test & sign], scores[test & ~sign], gt.communicator())
+            area_under_curve(scores[test & sign], scores[test & ~sign], gt.communicator()).roc
         )
     seconds = time.perf_counter() - start
     print("\n| Bitcoin OTC, sign of a rating | test AUROC |\n|---|---|")

@@ -62,7 +62,7 @@ class PredictService(ScoringServicer):
         for first in range(0, len(new_ids), _CHUNK):
             chunk = outputs[first : first + _CHUNK]
             row = pa.array(np.arange(first, first + len(chunk)), pa.int32())
-            columns = outputs_as_columns(chunk, self.predictor.spec.task)
+            columns = outputs_as_columns(chunk, self.predictor.spec)
             table = {"row": row} | {COLUMN + name: values for name, values in columns.items()}
             yield ResponseChunk(pa.record_batch(table))
 

@@ -39,13 +39,19 @@ def partition(
     drop_self_loops: Annotated[bool, flag("--drop-self-loops", panel=_GRAPH)] = False,
     drop_duplicates: Annotated[bool, flag("--drop-duplicates", panel=_GRAPH)] = False,
     id: Annotated[str | None, _column("COLUMN", default="id")] = None,
-    src: Annotated[str | None, _column("COLUMN", default="src")] = None,
-    dst: Annotated[str | None, _column("COLUMN", default="dst")] = None,
+    src: Annotated[str | None, _column("COLUMN", default="src, source, from, ...")] = None,
+    dst: Annotated[str | None, _column("COLUMN", default="dst, target, to, ...")] = None,
+    id_type: Annotated[
+        str | None, _column("[int64|string]", default="string if a table has texts as ids")
+    ] = None,
     features: Annotated[
         list[str] | None, _column("COLUMN", default="features, if there is one")
     ] = None,
     label: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called label:NAME")
+    ] = None,
+    label_kind: Annotated[
+        list[str] | None, _column("[NAME=]KIND", default="by the type of the column")
     ] = None,
     split: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
@@ -55,6 +61,12 @@ def partition(
     ] = None,
     edge_type: Annotated[str | None, _column("COLUMN", default="type, if there is one")] = None,
     edge_weight: Annotated[str | None, _column("COLUMN", default="weight, if there is one")] = None,
+    edge_label: Annotated[
+        list[str] | None, _column("[NAME=]COLUMN", default="columns called label:NAME")
+    ] = None,
+    edge_split: Annotated[
+        list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
+    ] = None,
     method: Annotated[str, option("NAME", panel=_METHOD)] = "kaminpar",
     seed: Annotated[int, option("INTEGER", panel=_METHOD)] = 0,
     balance_nodes: _Balance = None,
@@ -88,14 +100,20 @@ def partition(
         id: Node column of ids.
         src: Edge column of source ids.
         dst: Edge column of destination ids.
-        features: Node column of features: a list column, or numbers, by name or as a pattern such
-            as 'f_*'. Repeat the option for several.
+        id_type: Type of all ids. In text files, ids such as 007 are texts.
+        features: Node columns of features: a list column, or numbers, by names such as age,income
+            or as a pattern such as 'f_*'. Lists of indices of different lengths become columns of
+            0 and 1.
         label: Node column of a label, and a name for it. Repeat the option for several.
+        label_kind: What the labels, or those called NAME, are: multiclass, binary, multilabel or
+            regression.
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
             three columns of booleans. Repeat the option for several.
-        edge_features: Edge column of features, as --features.
-        edge_type: Edge column of types, integers from 0.
+        edge_features: Edge columns of features, as --features.
+        edge_type: Edge column of types: integers from 0, or texts, which are numbered.
         edge_weight: Edge column of weights.
+        edge_label: Edge column of a label, as --label.
+        edge_split: Edge column of a split, as --split.
         method: Partitioner: {methods}. kaminpar cuts the fewest edges, but holds all of them in
             the memory of one host. Measure others on your graph with --compare.
         seed: Random seed of the partitioner.
@@ -114,6 +132,7 @@ def partition(
     """
     from graphtheta.cli.progress import PhaseProgress
     from graphtheta.cli.worker import start_worker
+    from graphtheta.datasets.reading import reading
     from graphtheta.partition import (
         Balance,
         Plan,
@@ -134,6 +153,10 @@ def partition(
         "features": _one_or_more(features),
         "labels": _by_name(label, "label:"),
         "splits": _by_name(split, "split:"),
+        "label_kinds": _kinds(label_kind),
+        "id_type": id_type,
+        "edge_labels": _by_name(edge_label, "label:"),
+        "edge_splits": _by_name(edge_split, "split:"),
         "edge_features": _one_or_more(edge_features),
         "edge_type": edge_type,
         "edge_weight": edge_weight,
@@ -158,6 +181,7 @@ def partition(
         balance_split=balance_split,
     )
     source = _source(path, nodes, edges, columns)
+    show_rows(reading(source), title=f"{path or edges}, as it is read")
     title = f"{path or edges} in {parts} {'part' if parts == 1 else 'parts'}"
     if compare is not None:
         found = compared(source, plan, methods, resources)
@@ -258,6 +282,13 @@ def _source(
 
 def _one_or_more(values: list[str] | None) -> str | list[str] | None:
     return values[0] if values and len(values) == 1 else values
+
+
+def _kinds(values: list[str] | None) -> Any:
+    """Read `KIND` for all labels, or `NAME=KIND` for some."""
+    if not values or (len(values) == 1 and "=" not in values[0]):
+        return values[0] if values else None
+    return {name: kind for name, _, kind in (value.rpartition("=") for value in values)}
 
 
 def _by_name(values: list[str] | None, prefix: str) -> dict[str, str | list[str]] | None:

@@ -6,7 +6,7 @@ describes the columns. A Graph is read-only. It is a `GraphSource`, so that it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from graphtheta.data import interop
 from graphtheta.data.batches import table_chunks
-from graphtheta.data.mapping import ColumnOptions, EdgeOptions, Names, NodeOptions
+from graphtheta.data.mapping import ColumnOptions
 from graphtheta.data.schema import (
+    LabelKind,
     as_numpy,
     in_range,
     named_column,
@@ -27,7 +28,7 @@ from graphtheta.data.schema import (
     validate_nodes,
     whole,
 )
-from graphtheta.data.tables import check_unique_ids, digest_of, keyed_tables
+from graphtheta.data.tables import check_unique_ids, converted, digest_of, keyed_tables, with_keys
 from graphtheta.errors import GraphFormatError
 
 if TYPE_CHECKING:
@@ -262,10 +263,10 @@ class Graph:
             nodes = pa.concat_tables(source.node_chunks(0, source.num_nodes))
         if source.keyed and nodes is not None:
             return cls(nodes, edges)
-        return cls.from_arrow(nodes, edges)
+        return cls(*with_keys(nodes, edges))
 
     @classmethod
-    def from_pyg(cls, data: Any) -> Graph:
+    def from_pyg(cls, data: Any, *, label_kind: LabelKind | None = None) -> Graph:
         """Convert a `torch_geometric.data.Data`.
 
         Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the
@@ -274,14 +275,16 @@ class Graph:
         missing labels.
 
         Args:
-            data: Graph to convert. In `y`, integers are classes, several columns of integers or
-                booleans are multi-label classes, and floating-point numbers are regression targets.
+            data: Graph to convert.
+            label_kind: Kind of the label `y`. If None, integers are classes, several columns of
+                integers or booleans are multi-label classes, and floating-point numbers are
+                regression targets.
 
         Raises:
             GraphFormatError: If the graph is heterogeneous or has no `edge_index`, the length of a
                 tensor is not that of the graph, or as for `Graph`.
         """
-        return cls(*interop.from_pyg(data))
+        return cls(*converted(*interop.from_pyg(data), label_kind))
 
     @classmethod
     def from_dgl(
@@ -293,6 +296,7 @@ class Graph:
         edge_features: str = "feat",
         edge_type: str = "etype",
         edge_weight: str = "weight",
+        label_kind: LabelKind | None = None,
     ) -> Graph:
         """Convert a homogeneous `dgl.DGLGraph`.
 
@@ -306,26 +310,17 @@ class Graph:
             edge_features: Key in `edata` of the tensor that becomes `attr`.
             edge_type: Key in `edata` of the tensor that becomes `type`.
             edge_weight: Key in `edata` of the tensor that becomes `weight`.
+            label_kind: Kind of the label `y`, as in `from_pyg`.
 
         Raises:
             GraphFormatError: If the graph has several node or edge types, or as for `from_pyg`.
         """
         node_keys = {"features": features, "y": label}
         edge_keys = {"attr": edge_features, "type": edge_type, "weight": edge_weight}
-        return cls(*interop.from_dgl(graph, node_keys, edge_keys))
+        return cls(*converted(*interop.from_dgl(graph, node_keys, edge_keys), label_kind))
 
     @classmethod
-    def from_networkx(
-        cls,
-        graph: Any,
-        *,
-        features: str | Sequence[str] | None = None,
-        labels: Names | None = None,
-        splits: Names | None = None,
-        edge_features: str | Sequence[str] | None = None,
-        edge_type: str | None = None,
-        edge_weight: str | None = None,
-    ) -> Graph:
+    def from_networkx(cls, graph: Any, **attributes: Unpack[ColumnOptions]) -> Graph:
         """Convert a networkx graph, whose nodes are all integers or all strings.
 
         An edge of an undirected graph becomes two directed edges, a self-loop one. Floats become
@@ -333,26 +328,16 @@ class Graph:
 
         Args:
             graph: Graph to convert.
-            features: Attributes of nodes that are the features, in the form of `from_arrow`.
-                Attributes that no argument names are left out.
-            labels: Attributes of nodes that are labels, in the form of `from_arrow`.
-            splits: Attributes of nodes that are splits, in the form of `from_arrow`.
-            edge_features: Attributes of edges that are features; become `attr`.
-            edge_type: Attribute of edges that becomes `type`.
-            edge_weight: Attribute of edges that becomes `weight`.
+            attributes: Names of attributes of nodes and edges, such as `labels="club"`; see
+                `graphtheta.data.mapping.ColumnOptions`. Other attributes are left out.
 
         Raises:
             ConfigError: If no node, or no edge, has a named attribute.
             GraphFormatError: If nodes have several types, an attribute is missing on some nodes or
                 edges, or as for `Graph`.
         """
-        nodes: NodeOptions = {"features": features, "labels": labels, "splits": splits}
-        edges: EdgeOptions = {
-            "edge_features": edge_features,
-            "edge_type": edge_type,
-            "edge_weight": edge_weight,
-        }
-        return cls.from_arrow(*interop.from_networkx(graph, nodes, edges))
+        attributes = {"src": "src", "dst": "dst", **attributes}
+        return cls.from_arrow(*interop.from_networkx(graph, **attributes), **attributes)
 
     def to_pyg(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `torch_geometric.data.Data`.

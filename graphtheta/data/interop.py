@@ -11,13 +11,19 @@ torch, dgl and networkx are imported only inside the functions that need them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.mapping import EdgeOptions, NodeOptions, plan_edges, plan_nodes, shape
+from graphtheta.data.mapping import (
+    Column,
+    ColumnOptions,
+    options_by_table,
+    plan_edges,
+    plan_nodes,
+)
 from graphtheta.data.schema import (
     as_numpy,
     matrix_column,
@@ -116,10 +122,10 @@ def to_dgl(
     return result
 
 
-def from_networkx(graph: Any, node_options: NodeOptions, edge_options: EdgeOptions) -> Tables:
-    """Return the node and edge tables of a networkx graph; see `Graph.from_networkx`.
+def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
+    """Return the node and edge tables of a networkx graph for `Graph.from_arrow`.
 
-    The edges contain the ids of nodes.
+    They have the attributes that `attributes` names, and the edges contain the ids of nodes.
     """
     if not len(graph):
         raise refuse(
@@ -133,9 +139,16 @@ def from_networkx(graph: Any, node_options: NodeOptions, edge_options: EdgeOptio
     kind = nodes["id"].type
     edges["src"] = pa.array([u for u, _, _ in triples], kind)
     edges["dst"] = pa.array([v for _, v, _ in triples], kind)
-    node_plan = plan_nodes(list(nodes), "nodes", **node_options)
-    edge_plan = plan_edges(list(edges), "edges", **edge_options)
-    return shape(pa.table(nodes), node_plan, "nodes"), shape(pa.table(edges), edge_plan, "edges")
+    node_options, edge_options = options_by_table(attributes)
+    return (
+        _planned(pa.table(nodes), plan_nodes(list(nodes), "nodes", **node_options)),
+        _planned(pa.table(edges), plan_edges(list(edges), "edges", **edge_options)),
+    )
+
+
+def _planned(table: pa.Table, plan: Mapping[str, Column]) -> pa.Table:
+    """Return the columns of a table that a plan reads."""
+    return table.select(list(dict.fromkeys(n for column in plan.values() for n in column.inputs)))
 
 
 def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
@@ -190,7 +203,7 @@ def _from_arrays(
         columns["features"] = matrix_column(nodes["features"].reshape(num_nodes, -1))
     if "y" in nodes:
         columns["label:y"] = _label_column(nodes["y"])
-    node_table = shape(pa.table(columns), plan_nodes(list(columns), where), where)
+    node_table = pa.table(columns)
     if found:
         blank = none if found[0].ndim == 1 else np.zeros_like(found[0])
         train, val, test = (blank if mask is None else mask for mask in masks)
@@ -199,7 +212,7 @@ def _from_arrays(
     columns = {name: pa.array(array) for name, array in edges.items() if name != "attr"}
     if "attr" in edges:
         columns["attr"] = matrix_column(edges["attr"].reshape(len(edges["src"]), -1))
-    return node_table, shape(pa.table(columns), plan_edges(list(columns), where), where)
+    return node_table, pa.table(columns)
 
 
 def _label_column(y: NDArray[Any]) -> pa.Array:
@@ -236,6 +249,8 @@ def _label_array(nodes: pa.Table, name: str | None) -> NDArray[Any]:
     values, known = as_numpy(column), np.asarray(column.is_valid().to_numpy())
     if known.all():
         return values
+    if values.dtype == np.int8:
+        return np.where(known[:, None], values, np.int8(-1))
     floating = values.ndim == 2 or values.dtype.kind == "f"
     result = np.array(values, np.float32 if floating else np.int64)
     result[~known] = np.nan if floating else -1

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, cast
+from typing import Literal, TypedDict, cast, get_args
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from graphtheta.data.schema import (
-    as_numpy,
-    in_range,
-    matrix_column,
-    need_column,
-    no_nulls,
-    no_nulls_inside,
-    one_split,
-    refuse,
-    some,
-    whole,
-)
+from graphtheta.data.ends import find_ends
+from graphtheta.data.schema import LabelKind, need_column, some
 from graphtheta.errors import ConfigError
 
 __all__ = [
-    "SPLITS",
     "Column",
+    "ColumnKind",
     "ColumnOptions",
+    "EdgeListOptions",
     "EdgeOptions",
+    "Kinds",
     "Names",
     "NodeOptions",
-    "missing_rows",
     "natural_key",
     "options_by_table",
     "plan_edges",
     "plan_nodes",
-    "shape",
 ]
 
 ColumnKind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
-SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
+Kinds = LabelKind | Mapping[str, LabelKind]
 
 
 class NodeOptions(TypedDict, total=False):
@@ -53,47 +41,69 @@ class NodeOptions(TypedDict, total=False):
     features: str | Sequence[str] | None
     labels: Names | None
     splits: Names | None
+    label_kinds: Kinds | None
 
 
 class EdgeOptions(TypedDict, total=False):
     """Names of the columns of an edge table, as described in `ColumnOptions`."""
 
-    src: str
-    dst: str
+    src: str | None
+    dst: str | None
     edge_features: str | Sequence[str] | None
     edge_type: str | None
     edge_weight: str | None
+    edge_labels: Names | None
+    edge_splits: Names | None
+    label_kinds: Kinds | None
 
 
-class ColumnOptions(NodeOptions, EdgeOptions, total=False):
+class EdgeListOptions(EdgeOptions, total=False):
+    """Names of the columns of an edge table without a node table."""
+
+    id_type: str | None
+
+
+class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
     """Names of the columns of a user's node and edge tables; all are optional.
 
     Attributes:
         id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in
             memory are its row numbers.
-        features: List column, or scalar columns as names or a glob such as `"f_*"`, combined in
-            natural order (f_2 before f_10). If None, the column `features`, if there is one.
+        features: List column, or columns of numbers as names or globs such as `"f_*"`, which are
+            combined in natural order (f_2 before f_10). Lists of integers of different lengths are
+            sets of indices: they become columns of 0 and 1. If None, the column `features`, if
+            there is one.
         labels: Label columns, or a mapping of label names to columns. If None, the columns named
-            `label:<name>`. A null is a missing label.
+            `label:<name>`. A null is a missing label. Texts become classes in sorted order.
         splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
             `validation`) and `test`, or 0 to 3, or booleans (True for train). A mapping may give
             three boolean columns for a name: train, validation, test. If None, the columns named
             `split:<name>`.
-        src: Column of source ids; `src` by default.
-        dst: Column of destination ids; `dst` by default.
+        label_kinds: Kind of the labels, or a mapping of label names to kinds: `multiclass`,
+            `binary`, `multilabel` or `regression`. If None, integers and texts are multi-class,
+            booleans binary, lists of integers or booleans multi-label, and other numbers
+            regression. NaN or a null in a list of a multi-label is an unknown entry.
+        src: Column of source ids. If None, `src`, or another usual name such as `source`.
+        dst: Column of destination ids. If None, `dst`, or another usual name such as `target`.
         edge_features: Features of edges, in the same form as `features`; become `attr`. If None,
             the column `attr`, if there is one.
-        edge_type: Column of edge types, integers from 0; becomes `type`. If None, the column
-            `type`, if there is one.
+        edge_type: Column of edge types, integers from 0 or texts, which are numbered in sorted
+            order; becomes `type`. If None, the column `type`, if there is one.
         edge_weight: Column of edge weights; becomes `weight`. If None, the column `weight`, if
             there is one.
+        edge_labels: Labels of edges, in the form of `labels`.
+        edge_splits: Splits of edges, in the form of `splits`.
+        id_type: Type of all ids, `"int64"` or `"string"`. If None, the ids are strings if any
+            table has texts as ids. In text files, ids such as 007 are texts.
     """
 
 
 def options_by_table(columns: ColumnOptions) -> tuple[NodeOptions, EdgeOptions]:
     """Return the options of `plan_nodes` and those of `plan_edges`."""
-    nodes = {name: value for name, value in columns.items() if name in NodeOptions.__annotations__}
-    edges = {name: value for name, value in columns.items() if name not in nodes}
+    nodes, edges = (
+        {name: value for name, value in columns.items() if name in options.__annotations__}
+        for options in (NodeOptions, EdgeOptions)
+    )
     return cast(NodeOptions, nodes), cast(EdgeOptions, edges)
 
 
@@ -104,10 +114,24 @@ class Column:
     Attributes:
         kind: Kind of the column, which determines its type and checks.
         inputs: Names of the input columns that it is made from.
+        label: Kind of a label. If None, it follows from the values.
+        type: Type of the column. If None, `graphtheta.data.survey` has not chosen it yet.
+        classes: Texts that are numbered from 0.
+        indices: Whether the input has lists of indices, which become columns of 0 and 1.
+        summary: How a label was read, for display.
     """
 
     kind: ColumnKind
     inputs: tuple[str, ...]
+    label: LabelKind | None = None
+    type: pa.DataType | None = None
+    classes: tuple[str, ...] = ()
+    indices: bool = False
+    summary: str = ""
+
+    def title(self, name: str) -> str:
+        """Return the name of the column and of its input, for messages."""
+        return name if self.inputs == (name,) else f"{name} (from {some(self.inputs, 1)})"
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -125,6 +149,7 @@ def plan_nodes(
     features: str | Sequence[str] | None = None,
     labels: Names | None = None,
     splits: Names | None = None,
+    label_kinds: Kinds | None = None,
 ) -> dict[str, Column]:
     """Return the origin of each column of a node table.
 
@@ -135,51 +160,56 @@ def plan_nodes(
         features: As in `ColumnOptions`.
         labels: As in `ColumnOptions`.
         splits: As in `ColumnOptions`.
+        label_kinds: As in `ColumnOptions`. Names of edge labels are ignored.
 
     Raises:
         ConfigError: If a named column does not exist; the message lists the existing ones.
     """
     plan = {} if id is None else {"id": Column("id", (need_column(id, available, where),))}
     plan |= _matrix("features", features, available, where)
-    plan |= _named("label", labels, available, where)
-    plan |= _named("split", splits, available, where)
-    return plan
+    plan |= _named("label", labels, available, where, label_kinds)
+    return plan | _named("split", splits, available, where)
 
 
 def plan_edges(
     available: Sequence[str],
     where: str,
     *,
-    src: str = "src",
-    dst: str = "dst",
+    src: str | None = None,
+    dst: str | None = None,
     edge_features: str | Sequence[str] | None = None,
     edge_type: str | None = None,
     edge_weight: str | None = None,
+    edge_labels: Names | None = None,
+    edge_splits: Names | None = None,
+    label_kinds: Kinds | None = None,
 ) -> dict[str, Column]:
     """Return the origin of each column of an edge table.
 
     Args:
         available: Column names of the input table.
         where: Name of the input in messages.
-        src: Column of source ids.
+        src: As in `ColumnOptions`, as all options.
         dst: Column of destination ids.
-        edge_features: As in `ColumnOptions`.
-        edge_type: As in `ColumnOptions`.
-        edge_weight: As in `ColumnOptions`.
+        edge_features: Features of edges.
+        edge_type: Column of edge types.
+        edge_weight: Column of edge weights.
+        edge_labels: Labels of edges.
+        edge_splits: Splits of edges.
+        label_kinds: Kinds of labels. Names of node labels are ignored.
 
     Raises:
         ConfigError: If a named column does not exist; the message lists the existing ones.
     """
-    plan = {
-        "src": Column("id", (need_column(src, available, where),)),
-        "dst": Column("id", (need_column(dst, available, where),)),
-    }
+    ends = find_ends(available, where, src, dst)
+    plan = {name: Column("id", (end,)) for name, end in zip(("src", "dst"), ends, strict=True)}
     plan |= _matrix("attr", edge_features, available, where)
     given_by_kind: dict[ColumnKind, str | None] = {"type": edge_type, "weight": edge_weight}
     for kind, given in given_by_kind.items():
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
-    return plan | _named("label", None, available, where) | _named("split", None, available, where)
+    plan |= _named("label", edge_labels, available, where, label_kinds)
+    return plan | _named("split", edge_splits, available, where)
 
 
 def _matrix(
@@ -187,24 +217,31 @@ def _matrix(
 ) -> dict[str, Column]:
     if given is None:
         return {target: Column("matrix", (target,))} if target in available else {}
-    if isinstance(given, str) and given not in available and set(given) & set("*?["):
-        found = sorted(fnmatch.filter(available, given), key=natural_key)
-        if not found:
-            need_column(given, available, where)
-        return {target: Column("matrix", tuple(found))}
-    names = [given] if isinstance(given, str) else list(given)
+    existing = frozenset(available)
+    names: list[str] = []
+    for one in [given] if isinstance(given, str) else given:
+        pieces = [one] if one in existing else [piece.strip() for piece in one.split(",")]
+        for piece in pieces:
+            found = [piece] if piece in existing else []
+            if set(piece) & set("*?["):
+                found = found or sorted(fnmatch.filter(available, piece), key=natural_key)
+            names += found or [need_column(piece, available, where)]
     if not names:
         raise ConfigError(f"{where}: expected columns for {target}, got an empty list. Name some.")
-    return {target: Column("matrix", tuple(need_column(n, available, where) for n in names))}
+    return {target: Column("matrix", tuple(names))}
 
 
 def _named(
-    kind: Literal["label", "split"], given: Names | None, available: Sequence[str], where: str
+    kind: Literal["label", "split"],
+    given: Names | None,
+    available: Sequence[str],
+    where: str,
+    label_kinds: Kinds | None = None,
 ) -> dict[str, Column]:
     prefix = f"{kind}:"
     if given is None:
-        return {name: Column(kind, (name,)) for name in available if name.startswith(prefix)}
-    if isinstance(given, str):
+        given = [name for name in available if name.startswith(prefix)]
+    elif isinstance(given, str):
         given = [given]
     if not isinstance(given, Mapping):
         given = {name.removeprefix(prefix): name for name in given}
@@ -217,183 +254,17 @@ def _named(
                 f"{', or three (train, validation, test)' if kind == 'split' else ''}, "
                 f"got {len(inputs)}. Correct the number of columns."
             )
-        plan[prefix + name] = Column(kind, tuple(need_column(c, available, where) for c in inputs))
+        label = _kind_of(name, label_kinds) if kind == "label" else None
+        inputs = tuple(need_column(column, available, where) for column in inputs)
+        plan[prefix + name] = Column(kind, inputs, label)
     return plan
 
 
-def shape(table: pa.Table, plan: Mapping[str, Column], where: str, first_row: int = 0) -> pa.Table:
-    """Convert an input table to the columns of a plan, each of one Arrow chunk.
-
-    Args:
-        table: Input table, or some rows of it.
-        plan: Result of `plan_nodes` or `plan_edges`.
-        where: Name of the input in messages.
-        first_row: Number of the first row, for messages.
-
-    Raises:
-        GraphFormatError: If the type of a column does not fit its kind, or lists have different
-            lengths.
-    """
-    columns = {}
-    for name, column in plan.items():
-        inputs = [whole(table[source]) for source in column.inputs]
-        label = name if column.inputs == (name,) else f"{name} (from {some(column.inputs, 1)})"
-        columns[name] = _SHAPE[column.kind](inputs, f"{where}: {label}", first_row)
-    return pa.table(columns)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in lists)
-
-
-def _ids(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    (array,) = inputs
-    if not (pa.types.is_integer(array.type) or _is_text(array.type)):
-        raise refuse(where, "integers or strings", array.type, "Convert the ids.")
-    target = pa.string() if _is_text(array.type) else pa.int64()
-    no_nulls(array, where, first_row)
-    return _cast(array, target, where, "ids")
-
-
-def _cast(array: pa.Array, target: pa.DataType, where: str, what: str) -> pa.Array:
-    try:
-        return array.cast(target)
-    except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0]
-        raise refuse(where, f"{what} that fit {target}", reason, "Correct the values.") from None
-
-
-def _features(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    if len(inputs) == 1 and _is_list(inputs[0].type):
-        return _list_of(_float_of(inputs[0].type.value_type, where), inputs[0], where, first_row)
-    kinds = [_float_of(array.type, where) for array in inputs]
-    wide = pa.float64() if pa.float64() in kinds else pa.float32()
-    values = np.empty((len(inputs[0]), len(inputs)), wide.to_pandas_dtype())
-    for column, array in enumerate(inputs):
-        no_nulls(array, where, first_row)
-        values[:, column] = array.cast(wide).to_numpy(zero_copy_only=False)
-    return matrix_column(values)
-
-
-def _float_of(kind: pa.DataType, where: str) -> pa.DataType:
-    if pa.types.is_float64(kind):
-        return pa.float64()
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return pa.float32()
-    raise refuse(where, "numbers or lists of numbers", kind, "Encode the column as numbers.")
-
-
-def _list_of(kind: pa.DataType, array: pa.Array, where: str, first_row: int) -> pa.Array:
-    lengths = pc.list_value_length(array)
-    widths = pc.unique(lengths.drop_null())
-    if len(widths) > 1:
-        odd = np.flatnonzero(pc.fill_null(pc.not_equal(lengths, widths[0]), False))
-        raise refuse(
-            where,
-            f"lists of length {widths[0]} as in the first row",
-            f"length {lengths[int(odd[0])]} in row {first_row + int(odd[0])}",
-            "Give every row the same length.",
+def _kind_of(name: str, kinds: Kinds | None) -> LabelKind | None:
+    kind = kinds.get(name) if isinstance(kinds, Mapping) else kinds
+    if kind is not None and kind not in get_args(LabelKind):
+        raise ConfigError(
+            f"label_kinds: expected {', '.join(get_args(LabelKind))} for {name}, got {kind!r}. "
+            "Choose one."
         )
-    width = widths[0].as_py() if len(widths) else getattr(array.type, "list_size", 0)
-    return _cast(array, pa.list_(kind, width), where, "values")
-
-
-def _label(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    (array,) = inputs
-    kind = array.type
-    inner = kind.value_type if _is_list(kind) else kind
-    if pa.types.is_floating(inner):
-        target = pa.float32()
-    elif pa.types.is_boolean(inner) or (_is_list(kind) and pa.types.is_integer(inner)):
-        target = pa.bool_()
-    elif pa.types.is_integer(inner) or pa.types.is_null(inner):
-        target = pa.int64()
-    else:
-        raise refuse(where, "numbers or booleans", kind, "Number the classes from 0.")
-    if not _is_list(kind):
-        return _zero_under_nulls(_cast(array, target, where, "labels"))
-    if pa.types.is_integer(inner):
-        _zero_or_one(array, where, first_row)
-    listed = _list_of(target, array, where, first_row)
-    no_nulls_inside(listed, where, first_row)
-    rows = _zero_under_nulls(listed)
-    if rows.type.list_size != 1:
-        return rows
-    return pa.array(as_numpy(rows)[:, 0], target, mask=np.asarray(rows.is_null()))
-
-
-def _zero_or_one(array: pa.Array, where: str, first_row: int) -> None:
-    values = array.flatten()
-    odd = np.flatnonzero(pc.or_(pc.less(values, 0), pc.greater(values, 1)).fill_null(False))
-    if len(odd):
-        row = first_row + pc.list_parent_indices(array)[int(odd[0])].as_py()
-        got = f"{values[int(odd[0])]} in row {row}"
-        raise refuse(where, "0 and 1 (multi-label)", got, "Correct the labels.")
-
-
-def missing_rows(count: int, kind: pa.DataType) -> pa.Array:
-    """Return `count` missing labels of a fixed-size list type."""
-    return _zero_under_nulls(pa.nulls(count, kind))
-
-
-def _zero_under_nulls(array: pa.Array) -> pa.Array:
-    # Values at nulls are arbitrary otherwise, so that equal tables would differ in their bytes.
-    if not array.null_count or getattr(array.type, "list_size", 1) == 0:
-        return array
-    missing = array.is_null().to_numpy(zero_copy_only=False)
-    values = np.array(as_numpy(array))
-    values[missing] = 0
-    if values.ndim == 1:
-        return pa.array(values, array.type, mask=missing)
-    flat = pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(missing))
-
-
-def _split(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    if len(inputs) == 3:
-        train, val, test = (_split([array], where, first_row).to_numpy() > 0 for array in inputs)
-        return pa.array(one_split(train, val, test, where))
-    (array,) = inputs
-    kind = array.type
-    if pa.types.is_null(kind):
-        return pa.nulls(len(array), pa.int8()).fill_null(0)
-    if pa.types.is_boolean(kind):
-        return array.cast(pa.int8()).fill_null(0)
-    if pa.types.is_integer(kind):
-        in_range(array, 0, 3, where, first_row, "0 none, 1 train, 2 validation or 3 test")
-        return array.cast(pa.int8()).fill_null(0)
-    if not _is_text(kind):
-        raise refuse(where, "words, integers or booleans", kind, "Convert the column.")
-    words = pc.utf8_lower(array.cast(pa.string()).fill_null(""))
-    position = pc.index_in(words, pa.array(list(SPLITS)))
-    if position.null_count:
-        odd = pc.unique(words.filter(position.is_null())).to_pylist()
-        raise refuse(where, "train, val, test or none", some(odd, len(odd)), "Correct the words.")
-    return pa.array(np.array(list(SPLITS.values()), np.int8)[position.to_numpy()])
-
-
-def _type(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    (array,) = inputs
-    if not pa.types.is_integer(array.type):
-        raise refuse(where, "integers from 0", array.type, "Number the edge types.")
-    return _cast(array, pa.int64(), where, "edge types")
-
-
-def _weight(inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    return inputs[0].cast(_float_of(inputs[0].type, where))
-
-
-_SHAPE: dict[ColumnKind, Callable[[Sequence[pa.Array], str, int], pa.Array]] = {
-    "id": _ids,
-    "matrix": _features,
-    "label": _label,
-    "split": _split,
-    "type": _type,
-    "weight": _weight,
-    "other": lambda inputs, where, first_row: inputs[0],
-}
+    return kind

@@ -4,15 +4,17 @@ A node table has `id` (int64 or string) and may have `features` (FixedSizeList o
 float64), `label:<name>` and `split:<name>`. An edge table has `src` and `dst` and may have `attr`
 (like features), `type` (int64), `weight` (floating), `label:<name>` and `split:<name>`. Labels are
 int64 (classes), bool, float32 (regression) or FixedSizeLists of bool (multi-label) or float32; a
-missing label is a null. Splits are int8: 0 none, 1 train, 2 validation, 3 test. Other columns are
+missing label is a null. A multi-label with unknown entries has int8: 0, 1, and -1 for unknown.
+Splits are int8: 0 none, 1 train, 2 validation, 3 test. Other columns are
 kept without validation.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +24,14 @@ from numpy.typing import NDArray
 from graphtheta.errors import ConfigError, GraphFormatError
 
 __all__ = [
+    "LabelKind",
     "as_numpy",
+    "check_finite",
+    "classes_of",
     "in_range",
+    "is_list",
+    "is_number",
+    "is_text",
     "matrix_column",
     "named_column",
     "names_of",
@@ -32,13 +40,51 @@ __all__ = [
     "no_nulls_inside",
     "node_table",
     "one_split",
+    "plain_type",
     "refuse",
     "some",
     "split_columns",
     "validate_edges",
     "validate_nodes",
     "whole",
+    "with_classes",
 ]
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+LabelKind = Literal["multiclass", "binary", "multilabel", "regression"]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values of a type are strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values of a type are lists, of one length or of several."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in lists)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values of a type are integers, floating-point numbers or decimals."""
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(is_kind(kind) for is_kind in numbers)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a dictionary, or the type itself."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def with_classes(field: pa.Field, classes: Sequence[str]) -> pa.Field:
+    """Return a field with the names of its classes, in its metadata `classes` as a JSON list."""
+    return field.with_metadata({"classes": json.dumps(list(classes))}) if classes else field
+
+
+def classes_of(field: pa.Field) -> tuple[str, ...]:
+    """Return the names of the classes of a field; empty if it has none."""
+    return tuple(json.loads((field.metadata or {}).get(b"classes", b"[]")))
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
@@ -201,15 +247,28 @@ def in_range(
         )
 
 
-def _finite(array: pa.Array, where: str, first_row: int) -> None:
-    # Rows with a null are missing labels; nulls in other columns were refused before.
+def check_finite(array: pa.Array, where: str, first_row: int) -> None:
+    """Raise a GraphFormatError that names the rows if float32 cannot hold some numbers.
+
+    Rows with a null are missing labels; nulls in other columns are refused before.
+    """
     values = as_numpy(array)
-    bad = ~np.isfinite(values.T if values.ndim == 2 else values[None]).all(axis=0)
+    columns = values.T if values.ndim == 2 else values[None]
+    bad = ~(np.abs(columns) <= _FLOAT32_MAX).all(axis=0)  # also of NaN
     if array.null_count:
         bad &= array.is_valid().to_numpy(zero_copy_only=False)
     rows = first_row + np.flatnonzero(bad)
     if len(rows):
-        raise refuse(where, "finite numbers", f"NaN or inf in {_rows(rows)}", _remedy(where))
+        odd = np.atleast_1d(values[rows[0] - first_row])
+        largest = np.abs(odd[np.isfinite(odd)]).max(initial=0)
+        if largest > _FLOAT32_MAX:
+            expected, got = (
+                f"numbers up to {_FLOAT32_MAX:.2g}, the range of float32",
+                f"{largest:g}",
+            )
+        else:
+            expected, got = "finite numbers", "NaN or inf"
+        raise refuse(where, expected, f"{got} in {_rows(rows)}", _remedy(where))
 
 
 def _check_id(array: pa.Array, where: str, first_row: int) -> None:
@@ -224,7 +283,7 @@ def _check_matrix(array: pa.Array, where: str, first_row: int) -> None:
         raise refuse(where, "fixed-size lists of float32 or float64", kind, "Convert the column.")
     no_nulls(array, where, first_row)
     no_nulls_inside(array, where, first_row)
-    _finite(array, where, first_row)
+    check_finite(array, where, first_row)
 
 
 def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
@@ -255,24 +314,28 @@ def _check_weight(array: pa.Array, where: str, first_row: int) -> None:
     if array.type not in (pa.float32(), pa.float64()):
         raise refuse(where, "float32 or float64", array.type, "Convert the column.")
     no_nulls(array, where, first_row)
-    _finite(array, where, first_row)
+    check_finite(array, where, first_row)
 
 
 def _check_label(array: pa.Array, where: str, first_row: int) -> None:
     kind = array.type
-    if pa.types.is_fixed_size_list(kind) and kind.value_type in (pa.float32(), pa.bool_()):
+    listed = (pa.float32(), pa.bool_(), pa.int8())
+    if pa.types.is_fixed_size_list(kind) and kind.value_type in listed:
         no_nulls_inside(array, where, first_row)
     elif kind not in (pa.int64(), pa.bool_(), pa.float32()):
         raise refuse(
             where,
-            "int64, bool, float32 or fixed-size lists of bool or float32",
+            "int64, bool, float32 or fixed-size lists of bool, int8 or float32",
             kind,
             "Convert the labels.",
         )
     if pa.types.is_int64(kind):
         in_range(array, 0, None, where, first_row, "classes from 0")
+    elif pa.types.is_int8(getattr(kind, "value_type", kind)):
+        expected = "0 and 1, or -1 for unknown"
+        in_range(array.flatten(), -1, 1, where, first_row * kind.list_size, expected)
     elif pa.types.is_float32(getattr(kind, "value_type", kind)):
-        _finite(array, where, first_row)
+        check_finite(array, where, first_row)
 
 
 def _check_split(array: pa.Array, where: str, first_row: int) -> None:

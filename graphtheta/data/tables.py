@@ -10,17 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from graphtheta.data.convert import convert
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
     options_by_table,
     plan_edges,
     plan_nodes,
-    shape,
 )
-from graphtheta.data.schema import refuse, some, whole
+from graphtheta.data.schema import LabelKind, refuse, some, whole
+from graphtheta.data.survey import check_kinds, survey, unify_ids
 
-__all__ = ["check_unique_ids", "digest_of", "keyed_tables"]
+__all__ = ["check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
 
 
 def keyed_tables(
@@ -35,17 +36,49 @@ def keyed_tables(
     """
     node_options, edge_options = options_by_table(columns)
     edge_plan = plan_edges(edges.column_names, "edges", **edge_options)
-    edge_table = shape(edges, _with_others(edge_plan, edges), "edges")
-    if nodes is None:
-        node_table = pa.table({"id": _distinct_ends(edge_table)})
-    else:
+    edge_plan = _surveyed(edge_plan, edges, "edges")
+    node_plan: dict[str, Column] = {}
+    if nodes is not None:
         node_plan = plan_nodes(nodes.column_names, "nodes", **node_options)
-        node_table = shape(nodes, _with_others(node_plan, nodes), "nodes")
+        node_plan = _surveyed(node_plan, nodes, "nodes")
+    unify_ids(node_plan, edge_plan, columns.get("id_type"))
+    check_kinds(node_plan, edge_plan, columns.get("label_kinds"))
+    edges = convert(edges, edge_plan, "edges")
+    if nodes is not None:
+        nodes = convert(nodes, node_plan, "nodes")
         if "id" not in node_plan:
-            rows = pa.array(np.arange(nodes.num_rows))
-            node_table = pa.table({"id": rows, **_columns(node_table)})
-    keys = {end: _keys(edge_table[end], node_table["id"], end) for end in ("src", "dst")}
-    return node_table, pa.table({**_columns(edge_table), **keys})
+            nodes = nodes.add_column(0, "id", pa.array(np.arange(nodes.num_rows)))
+    return with_keys(nodes, edges)
+
+
+def converted(
+    nodes: pa.Table, edges: pa.Table, label_kind: LabelKind | None
+) -> tuple[pa.Table, pa.Table]:
+    """Return the tables of a graph whose edges contain node keys, with columns of our types."""
+    node_plan = plan_nodes(nodes.column_names, "nodes", label_kinds=label_kind)
+    edge_plan = plan_edges(edges.column_names, "edges", src="src", dst="dst")
+    return (
+        convert(nodes, _surveyed(node_plan, nodes, "nodes"), "nodes"),
+        convert(edges, _surveyed(edge_plan, edges, "edges"), "edges"),
+    )
+
+
+def with_keys(nodes: pa.Table | None, edges: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return a node table, and its edge table with node keys in place of ids.
+
+    Args:
+        nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
+        edges: Edge table, whose `src` and `dst` are ids.
+
+    Raises:
+        GraphFormatError: If an end of an edge is not in the node table.
+    """
+    if nodes is None:
+        nodes = pa.table({"id": _distinct_ends(edges)})
+    for end in ("src", "dst"):
+        keys = _keys(edges[end], nodes["id"], end)
+        edges = edges.set_column(edges.column_names.index(end), end, keys)
+    return nodes, edges
 
 
 def check_unique_ids(ids: pa.ChunkedArray) -> None:
@@ -94,14 +127,12 @@ class _Hash:
         """Do nothing: the hash continues with the next table."""
 
 
-def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(table.column_names, table.columns, strict=True))
-
-
-def _with_others(plan: dict[str, Column], table: pa.Table) -> dict[str, Column]:
+def _surveyed(plan: dict[str, Column], table: pa.Table, where: str) -> dict[str, Column]:
+    """Return the plan of a table with its other columns and all types."""
     used = {name for column in plan.values() for name in column.inputs}
-    others = [n for n in table.column_names if n not in used and n not in plan]
-    return plan | {name: Column("other", (name,)) for name in others}
+    others = [name for name in table.column_names if name not in used and name not in plan]
+    plan = plan | {name: Column("other", (name,)) for name in others}
+    return survey(plan, table.schema, lambda types: [table.select(list(types))], where)
 
 
 def _distinct_ends(edges: pa.Table) -> pa.Array:

@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from graphtheta.data.batches import CHUNK_ROWS
 from graphtheta.data.schema import refuse
-from graphtheta.datasets.formats import open_mapped
+from graphtheta.datasets.formats import Typed, Types, open_mapped
 from graphtheta.errors import ConfigError
 
 __all__ = ["Npy", "Raw"]
@@ -32,10 +32,12 @@ __all__ = ["Npy", "Raw"]
 _RAW_TYPES = {"u32": "<u4", "i32": "<i4", "u64": "<u8", "i64": "<i8"}
 
 
-class _Pairs:
+class _Pairs(Typed):
     """Format of pairs of ids, which a subclass finds in a file by `_layout`."""
 
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+    def __init__(
+        self, system: fs.FileSystem, path: str, unnamed: Sequence[str], named: bool
+    ) -> None:
         self._system = system
         self.schema = pa.schema([(name, pa.int64()) for name in _names(path, unnamed)])
 
@@ -46,9 +48,7 @@ class _Pairs:
         """
         raise NotImplementedError
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
+    def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
         with open_mapped(self._system, path) as file:
             kind, begin, distance = self._layout(file, path)
             for first in range(start, stop, CHUNK_ROWS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from graphtheta.data.mapping import EdgeOptions
+from graphtheta.data.mapping import EdgeListOptions
 from graphtheta.datasets.files import SUFFIXES, suffix
 from graphtheta.datasets.tables import TableSource
 
@@ -16,7 +16,7 @@ def recognises(uri: str) -> bool:
     return suffix(uri) in SUFFIXES
 
 
-def read(uri: str, **columns: Unpack[EdgeOptions]) -> TableSource:
+def read(uri: str, **columns: Unpack[EdgeListOptions]) -> TableSource:
     """Open an edge list, with the options of `TableSource`.
 
     The nodes are the sorted distinct ids of the edges. In a CSV file without a header line, the

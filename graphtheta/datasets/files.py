@@ -15,22 +15,25 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from graphtheta.data.batches import regroup_batches
-from graphtheta.data.mapping import natural_key
+from graphtheta.data.mapping import Column, natural_key
+from graphtheta.data.survey import survey
 from graphtheta.datasets.binary_edges import Npy, Raw
 from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet
 from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
 
 __all__ = ["SUFFIXES", "TableFiles", "exists", "suffix"]
 
-SUFFIXES: dict[str, Callable[[fs.FileSystem, str, Sequence[str]], Format]] = {
+SUFFIXES: dict[str, Callable[[fs.FileSystem, str, Sequence[str], bool], Format]] = {
     ".parquet": Parquet,
     ".arrow": Ipc,
     ".feather": Ipc,
@@ -58,18 +61,19 @@ class TableFiles:
         uri: Path or URI of a file or folder.
         unnamed: Names of the first columns of a file that does not name its columns: a CSV file
             without a header line, or pairs of ids. If empty, the file must name them.
+        named: Whether the user named columns, so that a text file must have a header line.
 
     Attributes:
         uri: The path or URI, for messages.
         names: Names of the columns.
-        num_rows: Number of rows of all files.
+        note: How the first line of a text file was read, if it could be read in another way.
 
     Raises:
         ConfigError: If there is no such file, or its format is unknown.
         GraphFormatError: If the file cannot be read.
     """
 
-    def __init__(self, uri: str, unnamed: Sequence[str] = ()) -> None:
+    def __init__(self, uri: str, unnamed: Sequence[str] = (), *, named: bool = False) -> None:
         self.uri = uri
         self._system, self._paths = _find(uri)
         kinds = sorted({suffix(path) for path in self._paths})
@@ -79,34 +83,83 @@ class TableFiles:
                 f"{', '.join(kinds) or 'none'}. Convert them, or use a folder of one table."
             )
         with _reading(self._where(self._paths[0])):
-            self._format = SUFFIXES[kinds[0]](self._system, self._paths[0], unnamed)
-        self._counts = []
+            self._format = SUFFIXES[kinds[0]](self._system, self._paths[0], unnamed, named)
+        self.names = self._format.schema.names
+        self.note = self._format.note
+        if not self._format.text:  # a text has no index that counts its rows: see `survey`
+            self._counts = self._count()
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return self._count()
+
+    def _count(self) -> list[int]:
+        counts = []
         for path in self._paths:
             with _reading(self._where(path)):
-                self._counts.append(self._format.count(path))
-        self.names = self._format.schema.names
-        self.num_rows = sum(self._counts)
+                counts.append(self._format.count(path))
+        return counts
 
-    def stream(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the named columns, in chunks of `graphtheta.data.batches`.
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all files."""
+        return sum(self._counts)
+
+    def survey(self, plan: Mapping[str, Column]) -> dict[str, Column]:
+        """Return a plan of columns with the type of each one, from a pass over all rows if needed.
+
+        Raises:
+            GraphFormatError: As for `graphtheta.data.survey.survey`, or if a file cannot be read.
+        """
+        counts = []
+
+        def read(types: Mapping[str, pa.DataType | None]) -> Iterator[pa.Table]:
+            for path in self._paths:
+                rows = 0
+                with _reading(self._where(path)):
+                    for batch in self._format.stream(path, 0, sys.maxsize, types):
+                        rows += batch.num_rows
+                        yield pa.table(batch.select(list(types)))
+                counts.append(rows)
+
+        wide = [n for c in plan.values() if c.kind in ("matrix", "weight") for n in c.inputs]
+        with _reading(self.uri):
+            known = self._format.facts(self._paths, wide)
+        decided = survey(plan, self._format.schema, read, self.uri, self._format.text, known)
+        if len(counts) == len(self._paths):
+            self._counts = counts
+        return decided
+
+    def stream(
+        self, start: int, stop: int, types: Mapping[str, pa.DataType | None]
+    ) -> Iterator[pa.Table]:
+        """Yield rows [start, stop) of some columns, in chunks of `graphtheta.data.batches`.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+            types: Columns, and the type as which a text file reads its ids and decimal numbers. If
+                None, the type of the values in its first rows.
 
         Raises:
             GraphFormatError: If a file cannot be read, or lacks a column of the first file.
         """
         chunk = None
-        for chunk in regroup_batches(self._batches(start, stop, names)):
+        for chunk in regroup_batches(self._batches(start, stop, types)):
             yield chunk
         if chunk is None:
-            yield pa.schema([self._format.schema.field(name) for name in names]).empty_table()
+            yield pa.schema([self._format.schema.field(name) for name in types]).empty_table()
 
-    def _batches(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, start: int, stop: int, types: Mapping[str, pa.DataType | None]
+    ) -> Iterator[pa.RecordBatch]:
         first = 0
         for path, count in zip(self._paths, self._counts, strict=True):
             begin, end = max(start - first, 0), min(stop - first, count)
             if begin < end:
                 with _reading(self._where(path)):
-                    for batch in self._format.stream(path, begin, end, names):
-                        yield batch.select(list(names)).replace_schema_metadata(None)
+                    for batch in self._format.stream(path, begin, end, types):
+                        yield batch.select(list(types)).replace_schema_metadata(None)
                         begin += batch.num_rows
                     if begin != end:
                         raise ValueError(f"only {begin:,} of its rows")

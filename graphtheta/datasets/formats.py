@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 from pyarrow import fs
 
 from graphtheta.data.batches import rows_per_chunk
+from graphtheta.data.facts import Facts
+from graphtheta.datasets.header import read_header
 
-__all__ = ["Csv", "Format", "Ipc", "Parquet", "open_mapped"]
+__all__ = ["Csv", "Format", "Ipc", "Parquet", "Typed", "Types", "open_mapped"]
 
 _CSV_BLOCK_BYTES = 16 << 20
 _PARQUET_BUFFER_BYTES = 1 << 20
 _TEXT_BYTES = 32  # assumed size of a string, where a dictionary hides its length
 
 
+Types = Mapping[str, pa.DataType | None]
+
+
 class Format(Protocol):
-    """Reader of the files of a table, made from a file system, the first path, and column names.
+    """Reader of the files of a table.
+
+    It is made from a file system, the first path, the names of the first columns of a file that
+    does not name them, and whether the user named columns.
 
     Attributes:
         schema: Columns of the first file.
+        text: Whether the files are text, in which ids and decimal numbers have no types.
+        note: How the first line of a text was read, if it could be read in another way.
     """
 
     schema: pa.Schema
+    text: bool
+    note: str
+
+    def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
+        """Return the ranges of columns that are recorded in the files."""
 
     def count(self, path: str) -> int:
         """Return the number of rows of a file."""
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
+    def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
         """Yield rows [start, stop) of a file, with at least the named columns.
 
         Batches of a mapped file may have any size; decoded batches have about the size of a chunk.
+
+        Args:
+            path: The file.
+            start: First row.
+            stop: Row after the last one; may be after the end of the file.
+            types: Columns. A text has its ids and decimal numbers read as these types.
         """
+
+
+class Typed:
+    """What formats have in common whose columns have types, and which record no ranges."""
+
+    text = False
+    note = ""
+
+    def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
+        return {}
 
 
 def open_mapped(system: fs.FileSystem, path: str) -> pa.NativeFile:
@@ -48,10 +77,12 @@ def open_mapped(system: fs.FileSystem, path: str) -> pa.NativeFile:
     return system.open_input_file(path)
 
 
-class Parquet:
+class Parquet(Typed):
     """Parquet files: row groups that are decoded in batches."""
 
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+    def __init__(
+        self, system: fs.FileSystem, path: str, unnamed: Sequence[str], named: bool
+    ) -> None:
         self._system = system
         with system.open_input_file(path) as file:
             self.schema = pyarrow.parquet.read_schema(file)
@@ -60,9 +91,27 @@ class Parquet:
         with self._system.open_input_file(path) as file:
             return int(pyarrow.parquet.read_metadata(file).num_rows)
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
+    def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
+        found = {
+            name: Facts(self.schema.field(name).type)
+            for name in names
+            if pa.types.is_integer(self.schema.field(name).type)
+        }
+        for path in paths if found else ():
+            with self._system.open_input_file(path) as file:
+                metadata = pyarrow.parquet.read_metadata(file)
+            positions = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+            for name in list(found):
+                for group in range(metadata.num_row_groups):
+                    column = metadata.row_group(group).column(positions[name])
+                    known = column.statistics
+                    if known is None or not known.has_min_max:
+                        found.pop(name, None)
+                    elif name in found:
+                        found[name].widen(known.min, known.max)
+        return found
+
+    def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
         with self._system.open_input_file(path) as file:
             # With read-ahead, a column of a whole row group would be in memory.
             parquet = pyarrow.parquet.ParquetFile(
@@ -75,12 +124,12 @@ class Parquet:
                 if first < stop and start < first + group.num_rows:
                     skip = skip if groups else max(start - first, 0)
                     groups.append(index)
-                    row_bytes = max(row_bytes, _decoded_bytes(group, names) / group.num_rows)
+                    row_bytes = max(row_bytes, _decoded_bytes(group, types) / group.num_rows)
                 first += group.num_rows
-            left = stop - start
+            left = min(stop, first) - start
             # A batch ends with a small range, so that reading one row decodes one page.
             rows = min(rows_per_chunk(row_bytes), skip + left)
-            for batch in parquet.iter_batches(rows, row_groups=groups, columns=list(names)):
+            for batch in parquet.iter_batches(rows, row_groups=groups, columns=list(types)):
                 piece = batch.slice(skip, left)
                 skip -= min(skip, batch.num_rows)
                 left -= piece.num_rows
@@ -90,7 +139,7 @@ class Parquet:
                     break
 
 
-def _decoded_bytes(group: pyarrow.parquet.RowGroupMetaData, names: Sequence[str]) -> int:
+def _decoded_bytes(group: pyarrow.parquet.RowGroupMetaData, names: Iterable[str]) -> int:
     size = 0
     for index in range(group.num_columns):
         column = group.column(index)
@@ -102,10 +151,12 @@ def _decoded_bytes(group: pyarrow.parquet.RowGroupMetaData, names: Sequence[str]
     return size
 
 
-class Ipc:
+class Ipc(Typed):
     """Arrow IPC files, which include Feather: record batches."""
 
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+    def __init__(
+        self, system: fs.FileSystem, path: str, unnamed: Sequence[str], named: bool
+    ) -> None:
         self._system = system
         with open_mapped(system, path) as file:
             self.schema = pa.ipc.open_file(file).schema
@@ -116,12 +167,10 @@ class Ipc:
             reader = pa.ipc.open_file(file, options=options)
             return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
+    def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
         with open_mapped(self._system, path) as file:
             schema = pa.ipc.open_file(file).schema
-            fields = [schema.names.index(name) for name in names if name in schema.names]
+            fields = [schema.names.index(name) for name in types if name in schema.names]
             options = pa.ipc.IpcReadOptions(included_fields=fields)
             reader = pa.ipc.open_file(file, options=options)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
@@ -131,24 +180,28 @@ class Ipc:
 class Csv:
     """Text files with fields separated by commas, semicolons, tabs or spaces."""
 
-    def __init__(self, system: fs.FileSystem, path: str, unnamed: Sequence[str]) -> None:
+    text = True
+
+    def __init__(
+        self, system: fs.FileSystem, path: str, unnamed: Sequence[str], named: bool
+    ) -> None:
         self._system = system
         with system.open_input_stream(path, compression="detect") as file:
-            head = file.read(1 << 16).decode("utf-8", "replace").splitlines()
-        skip = next((i for i, line in enumerate(head) if line and line[0] != "#"), len(head))
-        delimiter, names = _dialect(head[skip : skip + 2], unnamed)
-        self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+            head = file.read(1 << 16).decode("utf-8", "replace")
+        header = read_header(head, unnamed, named=named)
+        self.note = header.note
+        self._parse = pyarrow.csv.ParseOptions(delimiter=header.delimiter)
         self._reading = pyarrow.csv.ReadOptions(
-            skip_rows=skip, column_names=names, block_size=_CSV_BLOCK_BYTES
+            skip_rows=header.skip, column_names=header.names, block_size=_CSV_BLOCK_BYTES
         )
         with self._open(path, {}, None) as reader:
-            # Decimal numbers in text have no type: read them as float32, the type for training.
-            self.schema = pa.schema(
-                [f.with_type(pa.float32()) if f.type == pa.float64() else f for f in reader.schema]
-            )
+            self.schema = reader.schema
+
+    def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
+        return {}
 
     def _open(
-        self, path: str, types: dict[str, pa.DataType], names: Sequence[str] | None
+        self, path: str, types: Types, names: Sequence[str] | None
     ) -> pyarrow.csv.CSVStreamingReader:
         return pyarrow.csv.open_csv(
             self._system.open_input_stream(path, compression="detect"),
@@ -159,15 +212,33 @@ class Csv:
 
     def count(self, path: str) -> int:
         name = self.schema.names[0]
-        with self._open(path, {name: self.schema.field(name).type}, [name]) as reader:
+        with self._open(path, {name: pa.string()}, [name]) as reader:
             return sum(batch.num_rows for batch in reader)
 
-    def stream(
-        self, path: str, start: int, stop: int, names: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]:
-        types = {name: self.schema.field(name).type for name in names}
-        with self._open(path, types, list(names)) as reader:
-            yield from _within(reader, start, stop)
+    def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
+        inferred = {name: self.schema.field(name).type for name in types}
+        chosen = {
+            name: inferred[name] if kind is None or _is_precise(inferred[name], kind) else kind
+            for name, kind in types.items()
+        }
+        with self._open(path, chosen, list(types)) as reader:
+            for batch in _within(reader, start, stop):
+                yield _trimmed(batch, types)
+
+
+def _is_precise(inferred: pa.DataType, wanted: pa.DataType) -> bool:
+    # Integers are not parsed as floating-point numbers, which would round them without a word.
+    return bool(pa.types.is_integer(inferred) and pa.types.is_floating(wanted))
+
+
+def _trimmed(batch: pa.RecordBatch, types: Types) -> pa.RecordBatch:
+    """Return a batch in which empty texts are null, and ids have no surrounding spaces."""
+    for index, (name, kind) in enumerate(types.items()):
+        texts = batch.column(index)
+        if pa.types.is_string(texts.type):
+            texts = texts if kind is None else pc.utf8_trim_whitespace(texts)
+            batch = batch.set_column(index, name, pc.if_else(pc.equal(texts, ""), None, texts))
+    return batch
 
 
 def _within(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
@@ -179,22 +250,3 @@ def _within(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterato
         first += batch.num_rows
         if first >= stop:
             break
-
-
-def _dialect(lines: Sequence[str], unnamed: Sequence[str]) -> tuple[str, list[str] | None]:
-    """Return the delimiter, and the names of the columns if the first line does not have them."""
-    delimiter = next((d for d in "\t,; " if lines and d in lines[0]), ",")
-    rows = [[field.strip().strip('"') for field in line.split(delimiter)] for line in lines]
-    if not unnamed or not rows or set(unnamed) <= set(rows[0]):
-        return delimiter, None
-    # If a word is above a number, the first line contains names; otherwise it is data.
-    if len(rows) > 1 and any(
-        not _NUMBER.fullmatch(above) and _NUMBER.fullmatch(below)
-        for above, below in zip(rows[0], rows[1], strict=False)
-    ):
-        return delimiter, None
-    rest = range(len(unnamed), len(rows[0]))
-    return delimiter, [*unnamed, *(f"column_{i}" for i in rest)][: len(rows[0])]
-
-
-_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Unpack
 
 import pyarrow as pa
 import xxhash
 
+from graphtheta.data.convert import convert, schema_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
-    missing_rows,
     options_by_table,
     plan_edges,
     plan_nodes,
-    shape,
 )
-from graphtheta.data.schema import refuse
+from graphtheta.data.schema import validate_edges, validate_nodes
+from graphtheta.data.survey import check_kinds, unify_ids
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
 
 __all__ = ["TableSource", "read", "recognises"]
+
+Validate = Callable[[pa.Table, str, int], None]
 
 
 class TableSource:
@@ -50,13 +52,19 @@ class TableSource:
         self, nodes_uri: str | None, edges_uri: str, **columns: Unpack[ColumnOptions]
     ) -> None:
         node_options, edge_options = options_by_table(columns)
+        nodes: dict[str, Column] = {}
         self._nodes: _Table | None = None
         if nodes_uri is not None:
             files = TableFiles(nodes_uri)
-            self._nodes = _Table(files, plan_nodes(files.names, nodes_uri, **node_options))
-        ends = columns.get("src", "src"), columns.get("dst", "dst")
-        files = TableFiles(edges_uri, unnamed=ends)
-        self._edges = _Table(files, plan_edges(files.names, edges_uri, **edge_options))
+            nodes = files.survey(plan_nodes(files.names, nodes_uri, **node_options))
+            self._nodes = _Table(files, nodes, validate_nodes)
+        ends = columns.get("src"), columns.get("dst")
+        unnamed = ends[0] or "src", ends[1] or "dst"
+        files = TableFiles(edges_uri, unnamed, named=any(ends))
+        edges = files.survey(plan_edges(files.names, edges_uri, **edge_options))
+        self._edges = _Table(files, edges, validate_edges)
+        unify_ids(nodes, edges, columns.get("id_type"))
+        check_kinds(nodes, edges, columns.get("label_kinds"))
 
     @property
     def num_nodes(self) -> int | None:
@@ -84,6 +92,31 @@ class TableSource:
         names = ["src", "dst"] if ends_only else list(self._edges.plan)
         return self._edges.chunks(start, stop, names)
 
+    def files(self) -> list[tuple[str, str]]:
+        """Return (name, value) rows of text: the file of each table, and which columns are read."""
+        rows = []
+        for name, table in (("node table", self._nodes), ("edge table", self._edges)):
+            if table is None:
+                continue
+            inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
+            skipped = [column for column in table.files.names if column not in inputs]
+            text = f"{table.files.uri}, {table.files.num_rows:,} rows"
+            ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
+            text += f", {'ids' if name[0] == 'n' else 'source and destination'}: {', '.join(ends)}"
+            text += f"; not read: {', '.join(skipped)}" if skipped else ""
+            rows.append((name, text + (f"; {table.files.note}" if table.files.note else "")))
+        return rows
+
+    def summaries(self) -> dict[str, str]:
+        """Return how labels were read, by name of table and column, as in `node label:y`."""
+        tables = (("node", self._nodes), ("edge", self._edges))
+        return {
+            f"{name} {column}": found.summary
+            for name, table in tables
+            if table is not None
+            for column, found in table.plan.items()
+        }
+
     def stamp(self) -> str:
         tables = [table for table in (self._nodes, self._edges) if table is not None]
         return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
@@ -103,62 +136,33 @@ class TableSource:
 
 
 class _Table:
-    """Files of a table, with the mapping of their columns and the types of the first row."""
+    """Files of a table, with the surveyed plan of their columns."""
 
-    def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
+    def __init__(self, files: TableFiles, plan: Mapping[str, Column], validate: Validate) -> None:
         self.files = files
         self.plan = plan
-        self.schema = self._types()
+        self._validate = validate
 
-    def _types(self) -> pa.Schema:
-        # The first row determines the types, unless a list label is missing there.
-        schema, start, stop = pa.schema([]), 0, 1
-        while True:
-            for raw in self.files.stream(start, stop, _inputs(self.plan)):
-                found = shape(raw, self.plan, self.files.uri, start).schema
-                kept = schema if len(schema) else found
-                pairs = zip(kept, found, strict=True)
-                schema = pa.schema([new if _is_empty(old.type) else old for old, new in pairs])
-                if not any(map(_is_empty, schema.types)):
-                    return schema
-            if stop >= self.files.num_rows:
-                return schema
-            start, stop = stop, stop * 16
+    @property
+    def schema(self) -> pa.Schema:
+        """Types of the columns."""
+        return schema_of(self.plan)
 
     def chunks(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
         """Yield rows [start, stop) of some columns."""
         plan = {name: self.plan[name] for name in names}
-        schema = pa.schema([self.schema.field(name) for name in names])
-        for raw in self.files.stream(start, stop, _inputs(plan)):
-            if not raw.num_rows:
-                yield schema.empty_table()
-                continue
-            yield self._fitting(shape(raw, plan, self.files.uri, start), schema, start)
+        inputs = {name: None for column in plan.values() for name in column.inputs}
+        inputs |= {
+            name: getattr(column.type, "value_type", column.type)
+            for column in plan.values()
+            if column.kind in ("id", "matrix", "weight")
+            for name in column.inputs
+        }
+        for raw in self.files.stream(start, stop, inputs):
+            table = convert(raw, plan, self.files.uri, start)
+            self._validate(table, self.files.uri, start)
+            yield table
             start += raw.num_rows
-
-    def _fitting(self, table: pa.Table, schema: pa.Schema, first_row: int) -> pa.Table:
-        for index, (field, expected) in enumerate(zip(table.schema, schema, strict=True)):
-            if field.type == expected.type:
-                continue
-            if _is_empty(field.type) and table[index].null_count == len(table):
-                rows = missing_rows(len(table), expected.type)
-                table = table.set_column(index, field.name, rows)
-                continue
-            raise refuse(
-                f"{self.files.uri}: {field.name}",
-                f"{expected.type} as in row 0",
-                f"{field.type} in rows {first_row} to {first_row + len(table) - 1}",
-                "Give every row the same type and length.",
-            )
-        return table
-
-
-def _inputs(plan: Mapping[str, Column]) -> list[str]:
-    return list(dict.fromkeys(name for column in plan.values() for name in column.inputs))
-
-
-def _is_empty(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
 
 
 def recognises(uri: str) -> bool:

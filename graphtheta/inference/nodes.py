@@ -47,8 +47,8 @@ def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
             "to id."
         )
     column = "id" if "id" in files.names else files.names[0]
-    table = pa.concat_tables(files.stream(0, files.num_rows, [column]))
     known = shard.original_ids
+    table = pa.concat_tables(files.stream(0, files.num_rows, {column: known.type}))
     ids = pc.unique(cast_ids(table[column], known.type, uri))
     here = pc.is_in(ids, value_set=known.combine_chunks()).to_numpy(zero_copy_only=False)
     found = here.astype(np.int8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,11 +30,16 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, int]:
     """Return the summed cross-entropy of binary labels, and the number of labels.
 
     Shape:
-        logits: (T, K), or (T, 1) for one label. target: (T, K) or (T,) bool.
+        logits: (T, K), or (T, 1) for one label. target: (T, K) or (T,) bool; or (T, K) int8, in
+        which -1 is an unknown entry that does not count.
     """
     flat = target.reshape(logits.shape).to(logits.dtype)
-    loss = F.binary_cross_entropy_with_logits(logits, flat, reduction="sum")
-    return loss, target.numel()
+    if target.dtype != torch.int8:
+        loss = F.binary_cross_entropy_with_logits(logits, flat, reduction="sum")
+        return loss, target.numel()
+    known = (target >= 0).reshape(logits.shape)
+    losses = F.binary_cross_entropy_with_logits(logits, flat.clamp(min=0), known, reduction="sum")
+    return losses, int(known.sum())
 
 
 def mean_squared_error(outputs: Tensor, target: Tensor) -> tuple[Tensor, int]:

@@ -66,8 +66,9 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
     files = TableFiles(uri, names)
     for name in names:
         need_column(name, files.names, uri)
-    table = pa.concat_tables(files.stream(0, files.num_rows, names)).combine_chunks()
     known, comm = shard.original_ids, shard.comm
+    types = {name: known.type if name in ("src", "dst") else None for name in names}
+    table = pa.concat_tables(files.stream(0, files.num_rows, types)).combine_chunks()
     ends = [cast_ids(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
     ids = pc.unique(pa.concat_arrays(ends))
     local = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()

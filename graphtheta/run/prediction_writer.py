@@ -16,7 +16,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError
 from graphtheta.partition.ooc.shared_folder import shared_folder
-from graphtheta.partition.store.manifest import LabelKind, LabelSpec
+from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.runtime.atomic import remove_leftovers
 from graphtheta.shard.shard import Shard
 
@@ -68,26 +68,31 @@ def write_predictions(
         ConfigError: If the directory is not empty.
     """
     ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
-    columns = {"id": ids, **outputs_as_columns(outputs_M, spec.task)}
+    columns = {"id": ids, **outputs_as_columns(outputs_M, spec)}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
     write_columns(columns, folder, shard.comm)
 
 
-def outputs_as_columns(outputs: Tensor, task: LabelKind) -> dict[str, pa.Array]:
+def outputs_as_columns(outputs: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
     """Return the column `prediction` and, unless the label is a number, `probability`.
+
+    A predicted class is its name, if the label was a column of texts.
 
     Shape:
         outputs: (R, outputs), the outputs of a model.
     """
+    task = spec.task
     values = outputs.detach().cpu()
     if task == "binary" or (task == "regression" and values.shape[1] == 1):
         values = values.reshape(-1)
     if task == "regression":
         return {"prediction": _column(values)}
     probability = values.softmax(1) if task == "multiclass" else values.sigmoid()
-    prediction = values.argmax(1) if task == "multiclass" else probability >= 0.5
-    return {"prediction": _column(prediction), "probability": _column(probability)}
+    prediction = _column(values.argmax(1) if task == "multiclass" else probability >= 0.5)
+    if spec.classes:
+        prediction = pa.array(spec.classes).take(prediction.cast(pa.int64()))
+    return {"prediction": prediction, "probability": _column(probability)}
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -233,5 +233,5 @@ def _predict_edges(
     pairs = read_pairs(shard, edges, config.relation_column, bound)
     with_messages = task.message_shard(shard) if isinstance(task, LinkPrediction) else shard
     scores = score_pairs(model, with_messages, pairs)
-    write_columns({**pairs.columns, **outputs_as_columns(scores, spec.task)}, out, shard.comm)
+    write_columns({**pairs.columns, **outputs_as_columns(scores, spec)}, out, shard.comm)
     return int(shard.comm.all_gather_int(len(scores), stage="predicted").sum())

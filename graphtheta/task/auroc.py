@@ -1,6 +1,8 @@
-"""Exact area under the ROC curve of scores that are distributed over the workers."""
+"""Exact areas under the curves of scores that are distributed over the workers."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +12,24 @@ from torch import Tensor
 from graphtheta.comm.communicator import Communicator
 from graphtheta.exchange.rows import send_rows
 
-__all__ = ["area_under_curve", "round_scores"]
+__all__ = ["CurveAreas", "area_under_curve", "round_scores"]
 
 _STAGE = "area under curve"
 _SAMPLES = 256
+
+
+class CurveAreas(NamedTuple):
+    """Areas under curves of a yes-or-no prediction.
+
+    Attributes:
+        roc: Area under the ROC curve: the share of pairs in which a positive scores higher than a
+            negative, where a tie counts half.
+        precision: Average precision: the mean over positives of the precision among all scores
+            that are at least as high.
+    """
+
+    roc: float
+    precision: float
 
 
 def round_scores(scores: Tensor) -> NDArray[np.float64]:
@@ -34,11 +50,10 @@ def round_scores(scores: Tensor) -> NDArray[np.float64]:
 
 def area_under_curve(
     positive: NDArray[np.float64], negative: NDArray[np.float64], comm: Communicator
-) -> float:
-    """Return the area under the ROC curve; collective.
+) -> CurveAreas:
+    """Return the areas under the ROC curve and the curve of precision and recall; collective.
 
-    It is the share of pairs in which a positive scores higher than a negative, where a tie counts
-    half. Each worker sorts one range of the scores, chosen so that the ranges are about equally
+    Each worker sorts one range of the scores, chosen so that the ranges are about equally
     large.
 
     Args:
@@ -47,7 +62,7 @@ def area_under_curve(
         comm: The workers.
 
     Returns:
-        A number in [0, 1], or NaN if there are no positives or no negatives on any worker.
+        Two numbers in [0, 1], or NaN if there are no positives or no negatives on any worker.
 
     Communication:
         256 numbers from each worker to all, and every score to one worker.
@@ -65,9 +80,18 @@ def area_under_curve(
     positives = np.bincount(inverse, classes, len(values)).astype(np.int64)
     negatives = np.bincount(inverse, minlength=len(values)) - positives
     totals = comm.all_gather(np.array([positives.sum(), negatives.sum()]), stage=_STAGE)
-    before = sum(int(total[1]) for total in totals[: comm.rank])
-    below = before + np.cumsum(negatives) - negatives
-    twice = np.array([(positives * (2 * below + negatives)).sum()], np.float64)
-    comm.all_reduce(twice, stage=_STAGE)
-    pairs = 2 * np.prod(np.sum(totals, axis=0).astype(np.float64))
-    return float(twice[0] / pairs) if pairs else float("nan")
+    all_positives, all_negatives = np.sum(totals, axis=0).tolist()
+    lower = np.sum([np.zeros(2, np.int64), *totals[: comm.rank]], axis=0)  # in ranges before this
+    positives_below = lower[0] + np.cumsum(positives) - positives
+    negatives_below = lower[1] + np.cumsum(negatives) - negatives
+    hits, misses = all_positives - positives_below, all_negatives - negatives_below  # at or above
+    sums = np.array(
+        [
+            (positives * (2 * negatives_below + negatives)).sum() / 2,
+            (positives * hits / np.maximum(hits + misses, 1)).sum(),
+        ]
+    )
+    comm.all_reduce(sums, stage=_STAGE)
+    if not all_positives or not all_negatives:
+        return CurveAreas(float("nan"), float("nan"))
+    return CurveAreas(sums[0] / (all_positives * all_negatives), sums[1] / all_positives)

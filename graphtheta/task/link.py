@@ -198,7 +198,7 @@ class BoundLinkTask:
             with torch.no_grad():
                 scores[mine] = self._scores(shard, edges[mine], *both)
         loss, count = _cross_entropy(scores)
-        auc = area_under_curve(round_scores(scores[:, 0]), round_scores(scores[:, 1]), comm)
+        auc = area_under_curve(round_scores(scores[:, 0]), round_scores(scores[:, 1]), comm).roc
         return {"loss": mean_loss(loss, count, comm), "auc": auc}
 
 

@@ -53,7 +53,12 @@ def _metrics_of(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
             "f1": of_classes.MulticlassF1Score(classes, average="macro", **sync),
         }
     if spec.task == "binary":
-        return {"accuracy": of_classes.BinaryAccuracy(**sync)}
+        return {
+            "accuracy": of_classes.BinaryAccuracy(**sync),
+            "f1": of_classes.BinaryF1Score(**sync),
+            "precision": of_classes.BinaryPrecision(**sync),
+            "recall": of_classes.BinaryRecall(**sync),
+        }
     if spec.task == "multilabel":
         return {
             "f1": of_classes.MultilabelF1Score(classes, average="micro", **sync),
@@ -74,8 +79,8 @@ def metrics_for(
 ) -> Callable[[Tensor, Tensor], dict[str, float]]:
     """Return a function from (outputs, targets) of each worker to loss and metrics of all workers.
 
-    The function is collective: every worker calls it, also with no rows. AUROC is left out if a
-    class has no rows.
+    The function is collective: every worker calls it, also with no rows. AUROC and
+    average precision are left out if a class has no rows.
 
     Shape:
         outputs: (T, C) logits, (T, 1) for binary labels. targets: (T,) or (T, K).
@@ -101,11 +106,11 @@ def metrics_for(
             outputs = outputs.reshape(targets.shape)
         if spec.task == "binary":
             positive = targets.bool()
-            area = area_under_curve(
+            areas = area_under_curve(
                 round_scores(outputs[positive]), round_scores(outputs[~positive]), comm
             )
-            if not math.isnan(area):
-                result["auroc"] = area
+            if not math.isnan(areas.roc):
+                result |= {"auroc": areas.roc, "average_precision": areas.precision}
         if spec.task in ("binary", "multilabel"):
             # torchmetrics would take logits for probabilities if all of them were in [0, 1].
             outputs = (outputs > 0).long()

@@ -1,6 +1,7 @@
 """Pipeline that partitions a graph: phases that turn a source into a store, with bounded memory.
 
 ```
+check       validate all columns, so that a wrong value is found before the graph is moved
 ids         without a node table: collect the sorted distinct ids of the edges
 edges       write the edges as node keys, the stream that partitioners read
 duplicates  if requested: drop duplicate edges
@@ -42,6 +43,7 @@ from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter
 from graphtheta.partition.pipeline.assign import Assignment, assign
+from graphtheta.partition.pipeline.check_columns import check_columns
 from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
 from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
@@ -152,6 +154,7 @@ class Pipeline:
             collect_ids(source, folder, self._resources)
             return {"num_nodes": count_ids(folder)}
 
+        self._phases.phase("check", lambda: check_columns(source, self._resources))
         num_nodes = self._phases.phase("ids", ids)["num_nodes"]
         if num_nodes == 0:
             raise GraphFormatError(
@@ -338,6 +341,7 @@ class Pipeline:
             edge_labels=edge_schema.labels,
             edge_splits=edge_schema.splits,
             num_edge_types=edge_schema.num_types,
+            edge_types=edge_schema.types,
             quality=measure(counts),
         )
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})

@@ -101,7 +101,8 @@ def open_communities(store: Store | Path | str, name: str) -> Communities:
         raise ConfigError(
             f"{opened.path}: expected communities {name!r}, got "
             f"{some(names, len(names)) if names else 'none'}. "
-            f"{'Choose one of these, or add' if names else 'Add'} some with graphtheta communities."
+            f"{'Choose one of these, or add' if names else 'Add'} some: graphtheta communities "
+            f"{opened.path} --name {name}"
         )
     return read_communities(opened.path, name, opened.manifest, opened.book)
 

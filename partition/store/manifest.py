@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from graphtheta.data.schema import LabelKind
 from graphtheta.partition.store.quality import Quality
 
 __all__ = ["FORMAT_VERSION", "Book", "ColumnSpec", "LabelKind", "LabelSpec", "Manifest", "checksum"]
@@ -28,9 +29,8 @@ _ADDED = {
     "dropped_self_loops": 0,
     "dropped_duplicates": 0,
     "reverses_from": 0,
+    "edge_types": [],
 }
-
-LabelKind = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 class ColumnSpec(BaseModel):
@@ -54,12 +54,14 @@ class LabelSpec(BaseModel):
         task: Kind of prediction.
         num_classes: Number of classes (multi-class), of labels (multi-label), of outputs
             (regression), or 2 (binary).
+        classes: Names of the classes, if the label was a column of texts.
     """
 
     model_config = ConfigDict(frozen=True)
 
     task: LabelKind
     num_classes: int = Field(ge=0, lt=1 << 31)
+    classes: tuple[str, ...] = ()
 
     @property
     def num_outputs(self) -> int:
@@ -122,6 +124,7 @@ class Manifest(BaseModel):
     edge_labels: dict[str, LabelSpec] = Field(default_factory=dict)
     edge_splits: list[str] = Field(default_factory=list)
     num_edge_types: int | None = None
+    edge_types: tuple[str, ...] = ()
     quality: Quality
     checksum: str = ""
 
@@ -170,5 +173,8 @@ def checksum(manifest: Manifest, book: Book) -> str:
     for name, default in _ADDED.items():
         if described[name] == default:  # keeps the hash of stores written before these fields
             del described[name]
+    for label in (*described["labels"].values(), *described["edge_labels"].values()):
+        if not label["classes"]:
+            del label["classes"]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

@@ -199,7 +199,7 @@ BAD = {
     ),
     "ids_of_two_types": (
         {"edges": pa.table({"from": [1], "to": [2]})},
-        "expected ids of type string as in the nodes' id, got int64",
+        "edges: src: expected ids of the node table, got '1'",
     ),
     "float_ids": (
         {"edges": pa.table({"from": [1.5], "to": [2.5]})},
@@ -211,7 +211,7 @@ BAD = {
     ),
     "nan_features": (
         {"nodes": with_column("x", [0.0, np.nan, np.inf]), "features": "x"},
-        "features: expected finite numbers, got NaN or inf in rows 1, 2",
+        "features .*: expected finite numbers, got NaN or inf in rows 1, 2",
     ),
     "null_features": (
         {"nodes": with_column("x", [0.0, None, 1.0]), "features": "x"},
@@ -221,13 +221,9 @@ BAD = {
         {"nodes": with_column("x", [[0.0], [None], [1.0]]), "features": "x"},
         "expected lists without nulls, got nulls in row 1",
     ),
-    "nulls_inside_labels": (
-        {"nodes": with_column("y", [[True, None], None, [True, False]]), "labels": "y"},
+    "nulls_inside_targets": (
+        {"nodes": with_column("y", [[1.5, None], None, [1.5, 2.5]]), "labels": "y"},
         "expected lists without nulls, got nulls in row 0",
-    ),
-    "null_inside_a_label_of_one": (
-        {"nodes": with_column("y", [[1.5], [None], [2.5]]), "labels": "y"},
-        "expected lists without nulls, got nulls in row 1",
     ),
     "lists_of_two_lengths": (
         {"nodes": with_column("x", [[0.0], [1.0, 2.0], [1.0]]), "features": "x"},
@@ -239,19 +235,15 @@ BAD = {
     ),
     "negative_label": (
         {"nodes": with_column("y", [0, None, -1]), "labels": "y"},
-        "label:y: expected classes from 0, got -1 in row 2.*a null for a missing label",
+        "label:y .*: expected classes from 0 to 65,535, got -1 in row 2.*a null for a missing one",
     ),
     "nan_label": (
         {"nodes": with_column("y", [0.5, None, np.nan]), "labels": "y"},
         "label:y: expected finite numbers, got NaN or inf in row 2",
     ),
-    "label_of_text": (
-        {"labels": "note"},
-        "expected numbers or booleans, got string. Number the classes from 0",
-    ),
     "multi_label_of_counts": (
         {"nodes": with_column("y", [[0, 1], [2, 0], [0, 0]]), "labels": "y"},
-        r"expected 0 and 1 \(multi-label\), got 2",
+        "expected 0 and 1 as labels, got 2 in row 1",
     ),
     "split_out_of_range": (
         {"nodes": with_column("s", [0, 4, 1]), "splits": "s"},
@@ -263,7 +255,7 @@ BAD = {
     ),
     "negative_edge_type": (
         {"edges": EDGES.append_column("type", pa.array([0, 1, -1, 0]))},
-        "edges: type: expected edge types from 0, got -1 in row 2",
+        "edges: type: expected edge types from 0 to 65,535, got -1 in row 2",
     ),
     "nan_edge_attribute": (
         {"edges": EDGES.append_column("weight", pa.array([0.0, 1.0, np.nan, 0.0]))},

@@ -172,8 +172,8 @@ def test_edge_list_of_strings_with_named_columns(tmp_path):
 
 def test_edge_list_whose_header_has_other_names_says_which(tmp_path):
     path = tmp_path / "edges.csv"
-    path.write_text("from,to\n1,2\n")
-    with pytest.raises(ConfigError, match="expected a column 'src', got columns from, to"):
+    path.write_text("buyer,seller\n1,2\n")
+    with pytest.raises(ConfigError, match="expected columns src and dst, got columns buyer, sel"):
         datasets.read(str(path))
 
 
@@ -196,9 +196,7 @@ def test_lists_whose_length_changes_are_refused(tmp_path):
     source = TableSource(*paths, features="x")
     with pytest.raises(GraphFormatError, match=r"expected lists of length 1 .* length 2 in row 2"):
         node_rows(source, 0, 3)
-    with pytest.raises(
-        GraphFormatError, match=r"expected .*\[1\] as in row 0, got .*\[2\] in rows"
-    ):
+    with pytest.raises(GraphFormatError, match=r"expected lists of length 1 .* length 2 in row 2"):
         node_rows(source, 2, 3)
 
 

@@ -55,6 +55,27 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     assert metrics["auroc"] == pytest.approx(float(pairs), abs=1e-6)
 
 
+def test_average_precision_equals_that_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import binary_average_precision
+
+    spec, outputs, targets = case("binary")
+    outputs = outputs.round(decimals=1)  # ties
+    metrics = metrics_for(spec, SingleCommunicator())(outputs, targets)
+    expected = binary_average_precision(outputs.flatten().sigmoid(), targets.long())
+    assert metrics["average_precision"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_unknown_entries_of_a_multi_label_count_nowhere() -> None:
+    spec, outputs, targets = case("multilabel")
+    unknown = torch.arange(targets.numel()).reshape(targets.shape) % 3 == 0
+    marked = torch.where(unknown, -1, targets.to(torch.int8))
+    found = metrics_for(spec, SingleCommunicator())(outputs, marked)
+    scores, right = outputs[~unknown], targets[~unknown]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, right.float())
+    assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert found["accuracy"] == pytest.approx(float(((scores > 0) == right).float().mean()))
+
+
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
 def test_logits_in_0_to_1_are_not_taken_for_probabilities(task: LabelKind) -> None:
     spec, outputs, targets = case(task)
@@ -84,4 +105,4 @@ def test_auroc_of_large_logits_has_no_ties() -> None:
 def test_auroc_of_one_class_is_left_out() -> None:
     spec, outputs, targets = case("binary")
     metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.ones_like(targets))
-    assert metrics.keys() == {"loss", "accuracy"}
+    assert metrics.keys() == {"loss", "accuracy", "f1", "precision", "recall"}

@@ -105,7 +105,7 @@ def test_area_under_curve_equals_brute_force(workers: int) -> None:
     def job(comm: Communicator) -> float:
         cuts = [0, 0, 30, 31][: comm.size - 1]  # some workers have none
         mine = [np.split(scores, cuts)[comm.rank] for scores in both]
-        return area_under_curve(*mine, comm)
+        return area_under_curve(*mine, comm).roc
 
     both = (positive, negative)
     assert gt.run_local(job, workers=workers, timeout_s=60) == pytest.approx(expected, abs=1e-15)
@@ -117,8 +117,8 @@ def test_area_under_curve_equals_brute_force(workers: int) -> None:
 )
 def test_known_areas(positive: list[float], negative: list[float], expected: float) -> None:
     found = area_under_curve(np.array(positive), np.array(negative), gt.communicator())
-    assert found == expected
-    assert np.isnan(area_under_curve(np.array(positive), np.zeros(0), gt.communicator()))
+    assert found.roc == expected
+    assert np.isnan(area_under_curve(np.array(positive), np.zeros(0), gt.communicator())).all()
 
 
 def test_scores_that_differ_by_rounding_tie() -> None:

@@ -1,0 +1,242 @@
+"""Conversion of a user's columns to the columns of node and edge tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from graphtheta.data.mapping import Column, ColumnKind
+from graphtheta.data.schema import (
+    as_numpy,
+    check_finite,
+    in_range,
+    is_list,
+    is_text,
+    matrix_column,
+    no_nulls,
+    no_nulls_inside,
+    one_split,
+    refuse,
+    some,
+    whole,
+    with_classes,
+)
+
+__all__ = ["SPLITS", "convert", "schema_of"]
+
+SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
+
+
+def schema_of(plan: Mapping[str, Column]) -> pa.Schema:
+    """Return the types of the columns of a plan that `graphtheta.data.survey` has completed.
+
+    Texts that are numbered are in the metadata `classes` of a field, as a JSON list.
+    """
+    return pa.schema(
+        [with_classes(pa.field(name, column.type), column.classes) for name, column in plan.items()]
+    )
+
+
+def convert(
+    table: pa.Table, plan: Mapping[str, Column], where: str, first_row: int = 0
+) -> pa.Table:
+    """Convert an input table to the columns of a plan, each of one Arrow chunk.
+
+    Args:
+        table: Input table, or some rows of it.
+        plan: Result of `graphtheta.data.survey.survey`.
+        where: Name of the input in messages.
+        first_row: Number of the first row, for messages.
+
+    Raises:
+        GraphFormatError: If a value does not fit its column; the message names column and row.
+    """
+    columns = []
+    for name, column in plan.items():
+        inputs = [whole(table[source]) for source in column.inputs]
+        title = f"{where}: {column.title(name)}"
+        columns.append(_CONVERT[column.kind](column, inputs, title, first_row))
+    return pa.table(columns, schema=schema_of(plan))
+
+
+def _target(column: Column) -> pa.DataType:
+    assert column.type is not None, "the survey chooses a type for each column"
+    return column.type
+
+
+def _cast(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> pa.Array:
+    """Cast an array; integers must fit exactly."""
+    try:
+        return array.cast(target)
+    except pa.ArrowInvalid:
+        row = _first_misfit(array, target)
+    what = target.value_type if is_list(target) else target
+    raise refuse(
+        where,
+        f"values that {what} holds exactly",
+        f"{array[row].as_py()!r} in row {first_row + row}",
+        "Correct the value, or leave the column out.",
+    )
+
+
+def _first_misfit(array: pa.Array, target: pa.DataType) -> int:
+    low, high = 0, len(array)  # a value in this range cannot be cast
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            array.slice(low, middle - low).cast(target)
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
+
+
+def _ids(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,) = inputs
+    no_nulls(array, where, first_row)
+    return _cast(array, column.type, where, first_row)
+
+
+def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    if column.indices:
+        no_nulls(inputs[0], where, first_row)
+        return matrix_column(_members(inputs[0], column.type).astype(np.float32))
+    if len(inputs) == 1 and is_list(inputs[0].type):
+        return _lists(inputs[0], column.type, where, first_row)
+    value = _target(column).value_type
+    values = np.empty((len(inputs[0]), len(inputs)), value.to_pandas_dtype())
+    for position, (name, array) in enumerate(zip(column.inputs, inputs, strict=True)):
+        title = where if len(inputs) == 1 else f"{where}, column {name}"
+        no_nulls(array, title, first_row)
+        numbers = _cast(array, value, title, first_row)
+        check_finite(numbers, title, first_row)
+        values[:, position] = numbers.to_numpy(zero_copy_only=False)
+    return matrix_column(values)
+
+
+def _members(lists: pa.Array, target: pa.DataType) -> NDArray[np.bool_]:
+    """Return whether each list of indices contains each index."""
+    members = np.zeros((len(lists), target.list_size), np.bool_)
+    rows, indices = pc.list_parent_indices(lists), lists.flatten()
+    known = indices.is_valid()
+    members[rows.filter(known).to_numpy(), indices.filter(known).to_numpy()] = True
+    return members
+
+
+def _lists(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> pa.Array:
+    """Cast lists, which must have the length of the target."""
+    lengths = pc.list_value_length(array)
+    odd = np.flatnonzero(pc.fill_null(pc.not_equal(lengths, target.list_size), False))
+    if len(odd):
+        raise refuse(
+            where,
+            f"lists of length {target.list_size} as in the first row",
+            f"length {lengths[int(odd[0])]} in row {first_row + int(odd[0])}",
+            "Give every row the same length.",
+        )
+    return _cast(array, target, where, first_row)
+
+
+def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,), target = inputs, _target(column)
+    if column.indices:
+        return _with_nulls(matrix_column(_members(array, target)), array.is_null())
+    if is_list(array.type):
+        width = target.list_size if is_list(target) else 1
+        value = target.value_type if is_list(target) else target
+        if pa.types.is_int8(value):
+            array = _with_unknown(array, width, where, first_row)
+        rows = _lists(array, pa.list_(value, width), where, first_row)
+        if is_list(target):
+            no_nulls_inside(rows, where, first_row)
+            return _zero_under_nulls(rows)
+        array = pc.list_element(rows, 0)  # a null in a list of one is a missing label
+    if is_text(array.type):
+        array = _numbers_of(array, column.classes)
+    if pa.types.is_boolean(target) and not pa.types.is_boolean(array.type):
+        array = pc.not_equal(array, pa.scalar(0, array.type))
+    return _zero_under_nulls(_cast(array, target, where, first_row))
+
+
+def _with_unknown(lists: pa.Array, width: int, where: str, first_row: int) -> pa.Array:
+    """Return multi-labels as int8, with -1 for NaN and nulls inside of lists."""
+    rows = _lists(lists, pa.list_(pa.float32(), width), where, first_row)
+    values = rows.values.slice(rows.offset * width, len(rows) * width)
+    filled = pc.if_else(pc.is_finite(values).fill_null(False), values, -1.0).cast(pa.int8())
+    return _with_nulls(pa.FixedSizeListArray.from_arrays(filled, width), rows.is_null())
+
+
+def _with_nulls(rows: pa.Array, missing: pa.Array) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(rows.values, rows.type.list_size, mask=missing)
+
+
+def _numbers_of(array: pa.Array, classes: Sequence[str]) -> pa.Array:
+    return pc.index_in(array.cast(pa.string()), pa.array(classes)).cast(pa.int64())
+
+
+def _zero_under_nulls(array: pa.Array) -> pa.Array:
+    # Values at nulls are arbitrary otherwise, so that equal tables would differ in their bytes.
+    if not array.null_count or getattr(array.type, "list_size", 1) == 0:
+        return array
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    values = np.array(as_numpy(array))
+    values[missing] = 0
+    if values.ndim == 1:
+        return pa.array(values, array.type, mask=missing)
+    flat = pa.array(values.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(missing))
+
+
+def _split(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    if len(inputs) == 3:
+        train, val, test = (
+            _split(column, [array], where, first_row).to_numpy() > 0 for array in inputs
+        )
+        return pa.array(one_split(train, val, test, where))
+    (array,) = inputs
+    kind = array.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array), pa.int8()).fill_null(0)
+    if pa.types.is_boolean(kind):
+        return array.cast(pa.int8()).fill_null(0)
+    if pa.types.is_integer(kind):
+        in_range(array, 0, 3, where, first_row, "0 none, 1 train, 2 validation or 3 test")
+        return array.cast(pa.int8()).fill_null(0)
+    if not is_text(kind):
+        raise refuse(where, "words, integers or booleans", kind, "Convert the column.")
+    words = pc.utf8_lower(array.cast(pa.string()).fill_null(""))
+    position = pc.index_in(words, pa.array(list(SPLITS)))
+    if position.null_count:
+        odd = pc.unique(words.filter(position.is_null())).to_pylist()
+        raise refuse(where, "train, val, test or none", some(odd, len(odd)), "Correct the words.")
+    return pa.array(np.array(list(SPLITS.values()), np.int8)[position.to_numpy()])
+
+
+def _type(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    (array,) = inputs
+    if is_text(array.type):
+        return _numbers_of(array, column.classes)
+    return _cast(array, column.type, where, first_row)
+
+
+def _number(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    return _cast(inputs[0], column.type, where, first_row)
+
+
+def _other(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    return inputs[0]
+
+
+_CONVERT: dict[ColumnKind, Callable[[Column, Sequence[pa.Array], str, int], pa.Array]] = {
+    "id": _ids,
+    "matrix": _matrix,
+    "label": _label,
+    "split": _split,
+    "type": _type,
+    "weight": _number,
+    "other": _other,
+}

@@ -1,0 +1,398 @@
+"""First pass over the columns of a user's tables: which type each one gets.
+
+The type of some columns depends on all of their rows: integers above 2^24 need float64, a text
+makes all ids text, and the classes of a text label are its distinct values.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.data.facts import MAX_CLASSES, Facts
+from graphtheta.data.mapping import Column, Kinds
+from graphtheta.data.schema import (
+    LabelKind,
+    classes_of,
+    is_list,
+    is_text,
+    plain_type,
+    refuse,
+    some,
+    whole,
+)
+from graphtheta.errors import ConfigError
+
+__all__ = ["check_kinds", "survey", "unify_ids"]
+
+_log = logging.getLogger(__name__)
+
+_FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
+_MAX_WIDTH = 1 << 16  # columns of a list of indices
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+Read = Callable[[Mapping[str, pa.DataType | None]], Iterable[pa.Table]]
+
+
+def survey(
+    plan: Mapping[str, Column],
+    schema: pa.Schema,
+    read: Read,
+    where: str,
+    text: bool = False,
+    known: Mapping[str, Facts] | None = None,
+) -> dict[str, Column]:
+    """Return the plan of a table with the type of each column.
+
+    Args:
+        plan: Result of `plan_nodes` or `plan_edges`.
+        schema: Types of the input columns.
+        read: Function that yields all rows of some input columns, in chunks, with ids as strings
+            if the input is text. It is not called if the schema determines all types.
+        where: Name of the input in messages.
+        text: Whether the input is text, so that ids and decimal numbers have no types of their own.
+        known: Facts that the files record, by input column.
+
+    Raises:
+        GraphFormatError: If a type does not fit the kind of a column, a label has one class only,
+            or a class is out of range.
+    """
+    facts = {
+        name: Facts(_type_of(schema, name, text), classes=classes_of(schema.field(name)))
+        for column in plan.values()
+        for name in column.inputs
+    }
+    missing = {
+        name: column.kind
+        for column in plan.values()
+        for name in column.inputs
+        if _needs_rows(column, facts[name].type, text)
+    }
+    for name in set(missing) & set(known or {}):
+        facts[name] = (known or {})[name]
+        del missing[name]
+    for name, kind in missing.items():
+        if kind == "id":
+            facts[name].texts = None  # they are too many to collect
+    if missing:
+        types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
+        for rows in read(types):
+            for name in missing:
+                facts[name].update(whole(rows[name]))
+            if not text and all(_is_enough(facts[name], kind) for name, kind in missing.items()):
+                break
+    return {
+        name: _DECIDE[column.kind](
+            column, [facts[source] for source in column.inputs], f"{where}: {column.title(name)}"
+        )
+        for name, column in plan.items()
+    }
+
+
+def unify_ids(
+    nodes: dict[str, Column], edges: dict[str, Column], id_type: str | None = None
+) -> None:
+    """Give all ids of a graph one type, in place: texts if any are, otherwise int64.
+
+    Args:
+        nodes: Result of `survey` for the node table; empty if there is none.
+        edges: Result of `survey` for the edge table.
+        id_type: `"string"` or `"int64"` to choose the type.
+
+    Raises:
+        ConfigError: If there is no such type.
+    """
+    if id_type not in (None, "string", "int64"):
+        raise ConfigError(f"id_type: expected string or int64, got {id_type!r}. Choose one.")
+    ids = [(plan, name) for plan in (nodes, edges) for name in ("id", "src", "dst") if name in plan]
+    if id_type is None:
+        id_type = "string" if any(plan[name].type == "string" for plan, name in ids) else "int64"
+    for plan, name in ids:
+        plan[name] = replace(plan[name], type=pa.type_for_alias(id_type))
+
+
+def check_kinds(
+    nodes: Mapping[str, Column], edges: Mapping[str, Column], kinds: Kinds | None
+) -> None:
+    """Raise a ConfigError if `kinds` has a name that no label of two plans has."""
+    labels = {name.removeprefix("label:") for name in (*nodes, *edges) if name[:6] == "label:"}
+    for name in sorted(set(kinds) - labels) if isinstance(kinds, Mapping) else ():
+        raise ConfigError(
+            f"label_kinds: expected names of labels ({', '.join(sorted(labels)) or 'none'}), got "
+            f"{name!r}. Correct it."
+        )
+
+
+def _type_of(schema: pa.Schema, name: str, text: bool) -> pa.DataType:
+    kind = plain_type(schema.field(name).type)
+    # Decimal numbers in text have no type: float32, the type for training, unless it rounds them.
+    return pa.float32() if text and pa.types.is_float64(kind) else kind
+
+
+def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
+    if column.kind == "id":
+        return text
+    if column.kind in ("label", "type"):
+        return True
+    if column.kind not in ("matrix", "weight"):
+        return False
+    value = plain_type(kind.value_type) if is_list(kind) else kind
+    if is_list(kind) and not pa.types.is_fixed_size_list(kind):
+        return True
+    return (text and pa.types.is_floating(value)) or _is_wide_integer(value)
+
+
+def _is_enough(facts: Facts, kind: str) -> bool:
+    """Return whether further rows would change nothing."""
+    return kind == "matrix" and bool(facts.lengths) and pa.types.is_floating(facts.value_type)
+
+
+def _is_wide_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) and kind.bit_width > 16)
+
+
+def _ids(column: Column, facts: list[Facts], where: str) -> Column:
+    (found,) = facts
+    if found.rows:  # of a text file
+        return replace(column, type=pa.int64() if found.integers else pa.string())
+    if not (pa.types.is_integer(found.type) or is_text(found.type)):
+        raise refuse(where, "integers or strings", found.type, "Convert the ids.")
+    return replace(column, type=pa.string() if is_text(found.type) else pa.int64())
+
+
+def _matrix(column: Column, facts: list[Facts], where: str) -> Column:
+    value = pa.float32()
+    for name, found in zip(column.inputs, facts, strict=True):
+        if _is_wide(found, where if len(facts) == 1 else f"{where}, column {name}"):
+            value = pa.float64()
+    if not is_list(facts[0].type) or len(facts) > 1:
+        return replace(column, type=pa.list_(value, len(facts)))
+    (found,) = facts
+    if pa.types.is_fixed_size_list(found.type):
+        return replace(column, type=pa.list_(value, found.type.list_size))
+    if len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
+        return replace(column, type=pa.list_(pa.float32(), _width(found, where)), indices=True)
+    return replace(column, type=pa.list_(value, min(found.lengths, default=0)))
+
+
+def _width(found: Facts, where: str) -> int:
+    """Return the number of columns for lists of indices."""
+    low, high = found.low or 0, found.high or 0
+    if low < 0 or high >= _MAX_WIDTH:
+        raise refuse(
+            where,
+            f"lists of one length, or lists of indices from 0 to {_MAX_WIDTH - 1:,}",
+            f"lists of lengths {some(sorted(found.lengths), len(found.lengths))} with values from "
+            f"{low:,} to {high:,}",
+            "Give every row the same length.",
+        )
+    return int(high) + 1
+
+
+def _is_wide(found: Facts, where: str) -> bool:
+    kind = found.value_type
+    if pa.types.is_decimal(kind):
+        return bool(kind.precision > 7)
+    if not (
+        pa.types.is_floating(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise refuse(where, "numbers or lists of numbers", kind, "Encode the column as numbers.")
+    return (
+        pa.types.is_float64(kind)
+        or max(abs(found.low or 0), abs(found.high or 0)) > _FLOAT32_INTEGERS
+    )
+
+
+def _magnitude(found: Facts) -> float:
+    return max(abs(found.low or 0), abs(found.high or 0))
+
+
+def _weight(column: Column, facts: list[Facts], where: str) -> Column:
+    if is_list(facts[0].type):
+        raise refuse(where, "one number in each row", facts[0].type, "Choose another column.")
+    return replace(column, type=pa.float64() if _is_wide(facts[0], where) else pa.float32())
+
+
+def _type(column: Column, facts: list[Facts], where: str) -> Column:
+    (found,) = facts
+    if is_text(found.type):
+        return replace(column, type=pa.int64(), classes=_classes(found, where))
+    if not pa.types.is_integer(found.type):
+        raise refuse(where, "integers from 0, or text", found.type, "Number the edge types.")
+    _check_numbers(found, where, "edge types")
+    return replace(column, type=pa.int64(), classes=found.classes)
+
+
+def _label(column: Column, facts: list[Facts], where: str) -> Column:
+    (found,) = facts
+    task = column.label or _usual_task(found, where)
+    kinds = _LIST_LABELS if is_list(found.type) else _LABELS
+    if task not in kinds:
+        what = "one value in each row" if is_list(found.type) else "lists of 0 and 1"
+        raise refuse(
+            where, f"{what} for kind {task}", found.type, f"Use one of {', '.join(kinds)}."
+        )
+    if task == "regression" and column.label is None and found.high is not None and found.whole:
+        _log.warning(
+            "%s: whole numbers from %s to %s are read as measurements (regression), because their "
+            "type is %s. If they are classes, choose the kind: --label-kind.",
+            *(where, f"{found.low:g}", f"{found.high:g}", found.value_type),
+        )
+    decided = kinds[task](column, found, where)
+    return replace(decided, label=task, summary=_summary(task, decided, found))
+
+
+def _summary(task: LabelKind, column: Column, found: Facts) -> str:
+    text = str(task)
+    if column.classes:
+        text += f", {len(column.classes):,} classes: {some(column.classes, len(column.classes))}"
+    elif task == "multiclass" and found.high is not None:
+        text += f", {int(found.high) + 1:,} classes"
+    elif task == "multilabel":
+        text += f", {getattr(column.type, 'list_size', 1):,} labels"
+    elif task == "regression" and found.low is not None:
+        text += f", {found.low:g} to {found.high:g}"
+    return f"{text}, {found.missing:,} rows without" if found.missing else text
+
+
+def _usual_task(found: Facts, where: str) -> LabelKind:
+    kind, is_listed = found.value_type, is_list(found.type)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "regression"
+    if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and is_listed):
+        return "multilabel" if is_listed else "binary"
+    if pa.types.is_integer(kind) or is_text(kind) or pa.types.is_null(kind):
+        return "multiclass"
+    raise refuse(where, "numbers, booleans or text", kind, "Choose another column.")
+
+
+def _multiclass(column: Column, found: Facts, where: str) -> Column:
+    if is_text(found.type):
+        return replace(column, type=pa.int64(), classes=_classes(found, where))
+    _check_whole(found, where)
+    _check_numbers(found, where, "classes")
+    return replace(column, type=pa.int64(), classes=found.classes)
+
+
+def _binary(column: Column, found: Facts, where: str) -> Column:
+    if is_text(found.type):
+        classes = _classes(found, where)
+        if len(classes) != 2:
+            raise refuse(where, "two classes", f"{len(classes):,}", "Use kind multiclass.")
+        return replace(column, type=pa.bool_(), classes=classes)
+    _check_whole(found, where)
+    _check_0_or_1(found, where)
+    return replace(column, type=pa.bool_(), classes=found.classes)
+
+
+def _regression(column: Column, found: Facts, where: str) -> Column:
+    if is_text(found.value_type):
+        raise refuse(where, "numbers", found.type, "Use kind multiclass.")
+    if _magnitude(found) > _FLOAT32_MAX:
+        raise refuse(
+            where,
+            "targets that float32 holds",
+            f"numbers from {found.low:g} to {found.high:g}",
+            "Scale them.",
+        )
+    if _magnitude(found) > _FLOAT32_INTEGERS:
+        _log.warning(
+            "%s: targets from %s to %s lose digits, because models compute in float32. Scale them.",
+            *(where, f"{found.low:g}", f"{found.high:g}"),
+        )
+    if not is_list(found.type):
+        return replace(column, type=pa.float32())
+    return replace(column, type=_list_or_value(pa.float32(), _one_length(found, where)))
+
+
+def _multilabel(column: Column, found: Facts, where: str) -> Column:
+    if len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
+        return replace(column, type=pa.list_(pa.bool_(), _width(found, where)), indices=True)
+    unknown = found.unknown or (pa.types.is_int8(found.value_type) and found.low == -1)
+    width = _one_length(found, where)
+    if not pa.types.is_boolean(found.value_type):
+        _check_whole(found, where)
+        _check_0_or_1(found, where, least=-1 if unknown else 0)
+    value = pa.int8() if unknown and width > 1 else pa.bool_()
+    return replace(column, type=_list_or_value(value, width))
+
+
+_LABELS: dict[LabelKind, Callable[[Column, Facts, str], Column]] = {
+    "multiclass": _multiclass,
+    "binary": _binary,
+    "regression": _regression,
+}
+_LIST_LABELS: dict[LabelKind, Callable[[Column, Facts, str], Column]] = {
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
+
+
+def _list_or_value(value: pa.DataType, width: int) -> pa.DataType:
+    # A list of one value is the value.
+    return value if width == 1 else pa.list_(value, width)
+
+
+def _one_length(found: Facts, where: str) -> int:
+    if pa.types.is_fixed_size_list(found.type):
+        return int(found.type.list_size)
+    if len(found.lengths) > 1:
+        raise refuse(
+            where,
+            "lists of one length",
+            f"lengths {some(sorted(found.lengths), len(found.lengths))}",
+            "Give every row the same length.",
+        )
+    return min(found.lengths, default=0)
+
+
+def _classes(found: Facts, where: str) -> tuple[str, ...]:
+    if found.texts is None:
+        raise refuse(
+            where, f"at most {MAX_CLASSES:,} different texts", "more", "Choose another column."
+        )
+    return tuple(sorted(found.texts.to_pylist()))
+
+
+def _check_whole(found: Facts, where: str) -> None:
+    if not found.whole:
+        raise refuse(where, "whole numbers as classes", "fractions", "Use kind regression.")
+
+
+def _check_0_or_1(found: Facts, where: str, least: int = 0) -> None:
+    low, high = found.low or 0, found.high or 0
+    if low < least or high > 1:
+        odd, row = (low, found.low_row) if low < least else (high, found.high_row)
+        raise refuse(where, "0 and 1 as labels", f"{odd:g} in row {row}", "Correct them.")
+
+
+def _check_numbers(found: Facts, where: str, what: str) -> None:
+    """Refuse numbers that are no classes, which a model of that many outputs could not hold."""
+    limit = max(found.rows, MAX_CLASSES)
+    if found.low is not None and found.high is not None and (found.low < 0 or found.high >= limit):
+        is_low = found.low < 0
+        odd, row = (found.low, found.low_row) if is_low else (found.high, found.high_row)
+        raise refuse(
+            where,
+            f"{what} from 0 to {limit - 1:,}",
+            f"{odd:,.0f} in row {row}",
+            "Number them from 0; write a null for a missing one.",
+        )
+
+
+_DECIDE: dict[str, Callable[[Column, list[Facts], str], Column]] = {
+    "id": _ids,
+    "matrix": _matrix,
+    "weight": _weight,
+    "type": _type,
+    "label": _label,
+    "split": lambda column, facts, where: replace(column, type=pa.int8()),
+    "other": lambda column, facts, where: replace(column, type=facts[0].type),
+}

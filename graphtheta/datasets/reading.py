@@ -1,0 +1,37 @@
+"""Description of how a graph was read, for display before work on it begins."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from graphtheta.data.schema import classes_of, is_list, some
+from graphtheta.data.source import GraphSource
+from graphtheta.datasets.tables import TableSource
+
+__all__ = ["reading"]
+
+
+def reading(source: GraphSource) -> list[tuple[str, str]]:
+    """Return (name, value) rows: types of ids, what each column was read as, columns not read."""
+    has_nodes = source.num_nodes is not None
+    ids = (source.node_schema if has_nodes else source.edge_schema).field(0).type
+    rows = [("ids", "text" if pa.types.is_string(ids) else "integers")]
+    if isinstance(source, TableSource):
+        rows += source.files()
+    summaries = source.summaries() if isinstance(source, TableSource) else {}
+    for table, schema in (("node", source.node_schema), ("edge", source.edge_schema)):
+        for field in schema:
+            if field.name in ("id", "src", "dst"):
+                continue
+            text = summaries.get(f"{table} {field.name}") or _type(field)
+            rows.append((f"{table} {field.name}", text))
+    return rows
+
+
+def _type(field: pa.Field) -> str:
+    kind, classes = field.type, classes_of(field)
+    name = {"float": "float32", "double": "float64"}
+    text = name.get(str(kind), str(kind))
+    if is_list(kind):
+        text = f"{kind.list_size:,} of {name.get(str(kind.value_type), str(kind.value_type))}"
+    return f"{text}, {len(classes):,} texts: {some(classes, len(classes))}" if classes else text

@@ -1,0 +1,108 @@
+"""Text tables: header lines, ids that are names, numbers without types, empty fields."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphtheta import Graph
+from graphtheta.datasets import read
+from graphtheta.datasets.reading import reading
+from graphtheta.datasets.tables import TableSource
+from graphtheta.errors import ConfigError, GraphFormatError
+
+
+def edges_of(tmp_path, text, name="f.csv", **options):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Graph.from_source(read(str(path), **options))
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["source,target", "Src,Dst", '"src","dst"', "\ufeffsrc,dst", "# note\nfrom,to", "head,tail"],
+)
+def test_header_of_text_ids_is_not_an_edge(tmp_path, head):
+    graph = edges_of(tmp_path, f"{head}\nann,bob\nbob,cleo\n")
+    assert graph.ids.tolist() == ["ann", "bob", "cleo"]
+    assert graph.num_edges == 2
+
+
+def test_header_in_a_file_with_tabs(tmp_path):
+    graph = edges_of(tmp_path, "source\ttarget\tw\nann\tbob\tx\n", "f.tsv", edge_type="w")
+    assert graph.num_edges == 1
+
+
+def test_byte_order_mark_is_not_in_an_id(tmp_path):
+    graph = edges_of(tmp_path, b"\xef\xbb\xbfann,bob\nbob,cleo\n")
+    assert graph.ids.tolist() == ["ann", "bob", "cleo"]
+
+
+def test_first_line_that_could_be_both_is_data_and_this_is_said(tmp_path):
+    path = tmp_path / "f.csv"
+    path.write_text("ann,bob\nbob,cleo\n")
+    source = read(str(path))
+    assert Graph.from_source(source).num_edges == 2
+    assert "'ann,bob', is read as data" in dict(reading(source))["edge table"]
+
+
+@pytest.mark.parametrize("head", ["src,dst", "1,2", "ann,bob"])
+def test_named_columns_must_be_there(tmp_path, head):
+    with pytest.raises(ConfigError, match="expected a column 'from', got columns"):
+        edges_of(tmp_path, f"{head}\n3,4\n", src="from", dst="to")
+
+
+def test_ids_are_names(tmp_path):
+    assert edges_of(tmp_path, "src,dst\n007,7\n7,8\n").ids.tolist() == ["007", "7", "8"]
+    assert edges_of(tmp_path, "src,dst\n7, 8\n").ids.tolist() == [7, 8]
+    assert edges_of(tmp_path, "src,dst\n7,-0\n").ids.tolist() == ["-0", "7"]
+    big = "99999999999999999999"
+    assert edges_of(tmp_path, f"src,dst\n7,{big}\n").ids.tolist() == ["7", big]
+    assert edges_of(tmp_path, "src,dst\n007,7\n", id_type="int64").ids.tolist() == [7]
+    assert edges_of(tmp_path, "src,dst\n7,8\n", id_type="string").ids.tolist() == ["7", "8"]
+
+
+def test_one_text_far_down_makes_all_ids_texts(tmp_path):
+    nodes, edges = tmp_path / "nodes.csv", tmp_path / "edges.csv"
+    ids = [*map(str, range(3000)), "A7"]
+    nodes.write_text("id\n" + "\n".join(ids) + "\n")
+    edges.write_text("src,dst\n" + "\n".join(f"{i},{i + 1}" for i in range(2999)) + "\n")
+    graph = Graph.from_source(TableSource(str(nodes), str(edges)))
+    assert graph.ids.tolist() == ids
+    assert graph.src.tolist() == list(range(2999))
+
+
+def test_empty_ids_are_refused(tmp_path):
+    with pytest.raises(GraphFormatError, match="expected a value in every row, got nulls in row 1"):
+        edges_of(tmp_path, "src,dst\nann,bob\n,cleo\n")
+
+
+def test_numbers_and_labels_of_a_text_table(tmp_path):
+    nodes, edges = tmp_path / "nodes.csv", tmp_path / "edges.csv"
+    nodes.write_text("id,a,b,y\n1,0.5,1700000000.25,red\n2,1.5,2,\n3,2,3,blue\n")
+    edges.write_text("src,dst,w\n1,2,0.1\n2,3,0.2\n")
+    source = TableSource(str(nodes), str(edges), features="a,b", labels="y", edge_weight="w")
+    graph = Graph.from_source(source)
+    assert graph.features.tolist() == [[0.5, 1700000000.25], [1.5, 2], [2, 3]]
+    assert graph.column("weight").dtype == np.float32
+    assert graph.label().tolist() == [1, 0, 0]
+    assert graph.labelled().tolist() == [True, False, True]
+    rows = dict(reading(source))
+    assert rows["ids"] == "integers"
+    assert rows["node features"] == "2 of float64"
+    assert rows["node label:y"] == "multiclass, 2 classes: 'blue', 'red', 1 rows without"
+
+
+def test_columns_that_are_not_read_are_listed(tmp_path):
+    path = tmp_path / "f.csv"
+    path.write_text("src,dst,when,amount\n1,2,3,4\n")
+    assert dict(reading(read(str(path))))["edge table"].endswith("not read: when, amount")
+
+
+def test_bad_number_is_refused_with_file_and_column(tmp_path):
+    nodes, edges = tmp_path / "nodes.csv", tmp_path / "edges.csv"
+    nodes.write_text("id,a,b\n1,0.5,nan\n2,1.5,2\n")
+    edges.write_text("src,dst\n1,2\n")
+    source = TableSource(str(nodes), str(edges), features="a,b")
+    with pytest.raises(GraphFormatError, match=r"nodes\.csv: features .*column b: .* row 0"):
+        list(source.node_chunks(0, 2))
