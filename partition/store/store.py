@@ -230,7 +230,6 @@ def _read_book(path: Path, manifest: Manifest) -> Book:
         min(int(values.min()) for values in counts.values()) < 0
         or (np.cumsum(book.masters) - book.masters != book.first_new_id).any()
         or book.masters.sum() != manifest.num_nodes
-        or book.mirrors.sum() != manifest.quality.mirrors
         or book.edges.sum() != manifest.num_edges
     ):
         raise damaged(path, "counts that sum to those of manifest.json", "others")

@@ -156,13 +156,20 @@ def test_forged_records_are_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("column", ["first_new_id", "masters", "mirrors", "edges"])
+@pytest.mark.parametrize("column", ["first_new_id", "masters", "edges"])
 def test_forged_book_is_refused(column: str, store: Store) -> None:
     path = store.path / "book.arrow"
     table = pa.ipc.open_file(path).read_all()
     write_table(with_value(table, column, 1, 5), path)
     with pytest.raises(StoreError, match=r"book\.arrow: expected counts"):
         open_store(store.path, parts=())
+
+
+def test_forged_number_of_mirrors_is_refused(store: Store) -> None:
+    path = store.path / "book.arrow"
+    write_table(with_value(pa.ipc.open_file(path).read_all(), "mirrors", 1, 5), path)
+    with pytest.raises(StoreError, match=r"part-00001/replicas\.arrow: expected .* rows"):
+        open_store(store.path)
 
 
 @pytest.mark.parametrize(
