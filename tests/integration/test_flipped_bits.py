@@ -103,7 +103,9 @@ def test_flipped_bits_of_a_store(flips: int, store: Store) -> None:
     assert outcomes["refused"] > flips / 2
 
 
-@pytest.mark.parametrize("flips", [20, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "flips", [20, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
 def test_flipped_bits_of_a_run(flips: int, run: Path, store: Store) -> None:
     outcomes = flip_bits(files_of(run), flips, lambda: read_run(run, store.path))
     assert set(outcomes) <= {"refused", "same"}, outcomes
