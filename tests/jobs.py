@@ -16,7 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-__all__ = ["LAUNCHERS", "Finished", "run", "run_job", "running", "under_mpiexec", "under_torchrun"]
+__all__ = [
+    "LAUNCHERS",
+    "MPIEXEC_AND_SLOW_TORCHRUN",
+    "Finished",
+    "run",
+    "run_job",
+    "running",
+    "under_mpiexec",
+    "under_torchrun",
+]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +67,8 @@ def under_torchrun(program: Sequence[str | Path], ranks: int) -> list[str | Path
 
 
 LAUNCHERS = {"mpiexec": under_mpiexec, "torchrun": under_torchrun}
+# A job under torchrun takes some seconds of CPU time, since its agent and its ranks load torch.
+MPIEXEC_AND_SLOW_TORCHRUN = ["mpiexec", pytest.param("torchrun", marks=pytest.mark.slow)]
 
 
 def run(

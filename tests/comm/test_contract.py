@@ -30,9 +30,9 @@ def test_communicator_keeps_contract(runner: str, check: str) -> None:
     ("launcher", "ranks", "options"),
     [
         ("mpiexec", 2, ()),
-        ("mpiexec", 4, ()),
+        pytest.param("mpiexec", 4, (), marks=pytest.mark.slow),
         ("mpiexec", 3, ("--check",)),
-        ("torchrun", 2, ()),
+        pytest.param("torchrun", 2, (), marks=pytest.mark.slow),
         ("torchrun", 3, ("--check",)),
     ],
 )

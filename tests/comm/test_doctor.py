@@ -116,7 +116,11 @@ def test_open_mpi_needs_its_own_library(library: str | None) -> None:
 
 @pytest.mark.spawn
 @pytest.mark.parametrize(
-    ("launcher", "said"), [("mpiexec", "PMI_SIZE=2"), ("torchrun", "torchrun, WORLD_SIZE=2")]
+    ("launcher", "said"),
+    [
+        ("mpiexec", "PMI_SIZE=2"),
+        pytest.param("torchrun", "torchrun, WORLD_SIZE=2", marks=pytest.mark.slow),
+    ],
 )
 def test_diagnose_sees_ranks_under_a_launcher(launcher: str, said: str) -> None:
     program = (

@@ -10,7 +10,7 @@ from graphtheta.comm.launch import Launcher, communicator, guarded, launcher, th
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.runtime.threads import core_mask
-from tests.jobs import LAUNCHERS, run, run_job
+from tests.jobs import LAUNCHERS, MPIEXEC_AND_SLOW_TORCHRUN, run, run_job
 
 _SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURM_PROCID": "0"}
 _INTERACTIVE = _SHELL | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}
@@ -170,7 +170,7 @@ def test_mistake_on_all_ranks_is_printed_once(launcher: str) -> None:
 
 
 @pytest.mark.spawn
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", MPIEXEC_AND_SLOW_TORCHRUN)
 def test_hooks_are_installed_on_request_only(launcher: str) -> None:
     program = (
         "import os, sys, threading, torch.distributed\n"
@@ -197,7 +197,7 @@ def test_import_of_launch_loads_neither_torch_nor_mpi() -> None:
 
 
 @pytest.mark.spawn
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", MPIEXEC_AND_SLOW_TORCHRUN)
 def test_threads_are_shared_between_ranks_of_a_host(launcher: str) -> None:
     share = max(1, int(core_mask().sum()) // 2)
     program = (

@@ -20,7 +20,14 @@ CASES: dict[Callable[..., None], list[str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case is test_mpi.other_stage else pytest.mark.slow)
+        for case in CASES
+    ],
+    ids=lambda case: case.__name__,
+)
 def test_mismatched_job_fails_and_says_who_is_where(case: Callable[..., None]) -> None:
     ranks = 4 if case is test_mpi.lost_in_a_split else 2
     job = run_job([test_mpi.__file__, case.__name__], ranks, launcher="torchrun")

@@ -138,7 +138,7 @@ def planted(num_nodes: int = 300) -> gt.Graph:
     return gt.Graph(pa.table(nodes), pa.table(edges))
 
 
-@pytest.mark.parametrize("method", ["node-hash", "dbh"])
+@pytest.mark.parametrize("method", [pytest.param("node-hash", marks=pytest.mark.slow), "dbh"])
 def test_edge_features_train_as_locally(tmp_path: Path, method: str) -> None:
     """With all neighbours drawn, remote batches give the same losses as local ones."""
     graph = planted()

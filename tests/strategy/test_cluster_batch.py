@@ -175,7 +175,7 @@ def test_all_communities_in_a_step_are_a_global_batch() -> None:
     [
         ("gcn", {}),
         ("gcn", {"boundary_hops": 1}),
-        ("gat", {"renormalise": True}),
+        pytest.param("gat", {"renormalise": True}, marks=pytest.mark.slow),
         ("gat", {"boundary_hops": 1, "renormalise": True}),
         ("rgcn", {"boundary_hops": 2, "only": [0, 6, 9, 21]}),
         ("sage", {"boundary_hops": 1, "only": [3, 12, 15, 18, 27]}),

@@ -23,6 +23,7 @@ PHASES = [
     "ids", "edges", "duplicates", "assign", "shuffle", "replicas", "masters", "order",
     "local-ids", "parts", "index",
 ]  # fmt: skip
+SOME_PHASES = ["ids", "shuffle", "index"]
 
 # Makes a store; is killed at the end of a phase, before or after its record, or within the parts.
 JOB = """
@@ -91,7 +92,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("phase", "when"),
     [
-        *((phase, "before") for phase in PHASES),
+        *((phase, "before") for phase in SOME_PHASES),
+        *(
+            pytest.param(phase, "before", marks=pytest.mark.slow)
+            for phase in PHASES
+            if phase not in SOME_PHASES
+        ),
         *(pytest.param(phase, "after", marks=pytest.mark.slow) for phase in PHASES),
         ("parts", "within"),
     ],
