@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Gt, Lt
@@ -20,6 +20,9 @@ from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phase_times
 from graphtheta.train.signals import Stopped
+
+if TYPE_CHECKING:
+    from graphtheta.train.trainer import Trainer
 
 __all__ = ["train"]
 
@@ -137,6 +140,7 @@ def train(
         f"{f' in {run.groups} groups' if run.groups > 1 else ''}",
         flush=True,
     )
+    print(_target(trainer), flush=True)
     if trainer.resumed_from:
         print(f"continues from {trainer.resumed_from}", flush=True)
     try:
@@ -149,6 +153,21 @@ def train(
         _show_times(summary, run.groups)
         print(_result(summary))
         print(f"wrote the run to {run.run_dir}")
+
+
+def _target(trainer: Trainer) -> str:
+    """Return what is predicted, with its kind and classes, and the size of each split."""
+    from graphtheta.data.schema import some
+
+    task = trainer.task
+    spec, names = task.spec, ", ".join(f"{kind} {name}" for kind, name in task.resolved.items())
+    kind: str = spec.task
+    if spec.classes:
+        kind += f" ({some(spec.classes, len(spec.classes))})"
+    elif spec.task in ("multiclass", "multilabel"):
+        kind += f" ({spec.num_classes:,} {'classes' if spec.task == 'multiclass' else 'labels'})"
+    sizes = ", ".join(f"{count:,} {name}" for name, count in task.counts.items())
+    return f"{names}: {kind}; {sizes}"
 
 
 def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:

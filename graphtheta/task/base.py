@@ -61,6 +61,10 @@ class BoundTask(Protocol):
         """Metric for early stopping and for the choice of the best epoch."""
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Number of targets of each split over all workers, by name of the split."""
+
+    @property
     def resolved(self) -> dict[str, str]:
         """Names of the columns in use, by option (label, split), also if the user gave none."""
 

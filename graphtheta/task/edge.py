@@ -96,7 +96,7 @@ class BoundEdgeTask:
             for name, code in SPLITS.items()
         }
         expected = f"edges with a label '{label}' in the training split '{split}'"
-        self._counts = count_splits(self._edges, shard.comm, expected)
+        self.counts = count_splits(self._edges, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
@@ -120,7 +120,7 @@ class BoundEdgeTask:
         outputs = infer(self._model, shard)
         result: dict[str, float] = {}
         for name, edges in self._edges.items():
-            if not self._counts[name]:
+            if not self.counts[name]:
                 continue
             scores = outputs.new_empty((len(edges), self._scorer.decoder.outputs))
             owner_locations = shard.owner_locations[endpoints(shard, edges)]

@@ -125,11 +125,13 @@ class BoundLinkTask:
             name: torch.nonzero(column == SPLITS[name]).flatten().cpu().numpy()
             for name in ("val", "test")
         }
-        self._counts = count_splits(self._edges, shard.comm)
+        self.counts = count_splits(self._edges, shard.comm)
         self.message_shard = task.message_shard(shard)
         of_messages = self.message_shard.edge_columns[f"split:{split}"]
         train = torch.nonzero(of_messages == SPLITS["train"]).flatten()
-        if not shard.comm.all_gather_int(len(train), stage="count targets").sum():
+        num_train = int(shard.comm.all_gather_int(len(train), stage="count targets").sum())
+        self.counts = {"train": num_train, **self.counts}
+        if not num_train:
             raise GraphFormatError(
                 f"trainer: expected edges in the training split '{split}', got none. Put some "
                 "edges in it."
@@ -175,7 +177,7 @@ class BoundLinkTask:
         for name, edges in self._edges.items():
             if name == "test" and self._test_shard is not self.message_shard:
                 outputs = infer(self._model, self._test_shard)
-            if not self._counts[name]:
+            if not self.counts[name]:
                 continue
             found = self._loss_and_auc(edges, outputs)
             if self._ranking is not None:

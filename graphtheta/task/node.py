@@ -57,7 +57,7 @@ class BoundNodeTask:
             name: torch.nonzero((column == code) & known).flatten() for name, code in SPLITS.items()
         }
         expected = f"nodes with a label '{label}' in the training split '{split}'"
-        self._counts = count_splits(self._rows, shard.comm, expected)
+        self.counts = count_splits(self._rows, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
@@ -78,7 +78,7 @@ class BoundNodeTask:
         outputs = infer(self._model, self.message_shard)
         result: dict[str, float] = {}
         for name, rows in self._rows.items():
-            if not self._counts[name]:
+            if not self.counts[name]:
                 continue
             found = self._metrics(outputs[rows], self._target[rows])
             result |= {f"{name}_{metric}": value for metric, value in found.items()}
