@@ -250,7 +250,7 @@ def test_planted_communities_are_learned(strategy: Strategy) -> None:
         model = EdgeModel(encoder, decoder_for("dot", 16))
         task = LinkPrediction(negatives=2, ranking=False)
         trainer = gt.Trainer(model, shard, task=task, strategy=strategy, lr=0.02, evaluate_every=5)
-        summary: dict[str, float] = trainer.fit(40)
+        summary: dict[str, float] = trainer.fit(60)
         return summary
 
     assert gt.run_local(job, workers=2, timeout_s=60)["test_auc"] > 0.75
