@@ -57,7 +57,8 @@ LabelKind = Literal["multiclass", "binary", "multilabel", "regression"]
 
 def is_text(kind: pa.DataType) -> bool:
     """Return whether values of a type are strings."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(kind) for is_kind in texts)
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 _FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
 _MAX_WIDTH = 1 << 16  # columns of a list of indices
+_INT64_MAX = (1 << 63) - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Read = Callable[[Mapping[str, pa.DataType | None]], Iterable[pa.Table]]
@@ -76,8 +77,8 @@ def survey(
         facts[name] = (known or {})[name]
         del missing[name]
     for name, kind in missing.items():
-        if kind == "id":
-            facts[name].texts = None  # they are too many to collect
+        if kind == "id" and text:
+            facts[name] = Facts(pa.string(), texts=None)  # too many to collect
     if missing:
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
         for rows in read(types):
@@ -135,7 +136,7 @@ def _type_of(schema: pa.Schema, name: str, text: bool) -> pa.DataType:
 
 def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
     if column.kind == "id":
-        return text
+        return text or pa.types.is_uint64(kind)
     if column.kind in ("label", "type"):
         return True
     if column.kind not in ("matrix", "weight"):
@@ -157,11 +158,13 @@ def _is_wide_integer(kind: pa.DataType) -> bool:
 
 def _ids(column: Column, facts: list[Facts], where: str) -> Column:
     (found,) = facts
-    if found.rows:  # of a text file
-        return replace(column, type=pa.int64() if found.integers else pa.string())
-    if not (pa.types.is_integer(found.type) or is_text(found.type)):
+    if is_text(found.type):
+        is_string = not (found.rows and found.integers)  # only text files are surveyed
+    elif pa.types.is_integer(found.type) or pa.types.is_null(found.type):
+        is_string = (found.high or 0) > _INT64_MAX
+    else:
         raise refuse(where, "integers or strings", found.type, "Convert the ids.")
-    return replace(column, type=pa.string() if is_text(found.type) else pa.int64())
+    return replace(column, type=pa.string() if is_string else pa.int64())
 
 
 def _matrix(column: Column, facts: list[Facts], where: str) -> Column:
@@ -383,7 +386,7 @@ def _check_numbers(found: Facts, where: str, what: str) -> None:
             where,
             f"{what} from 0 to {limit - 1:,}",
             f"{odd:,.0f} in row {row}",
-            "Number them from 0; write a null for a missing one.",
+            f"Number them from 0{'; write a null for a missing one' * (what == 'classes')}.",
         )
 
 

@@ -180,6 +180,11 @@ def test_wrong_kinds_are_refused():
         graph_of(id_type="text")
 
 
+def test_unsigned_ids_beyond_int64_are_texts():
+    edges = pa.table({name: pa.array([1, 1 << 63], pa.uint64()) for name in ("src", "dst")})
+    assert Graph.from_arrow(None, edges).ids.tolist() == ["1", "9223372036854775808"]
+
+
 @pytest.mark.parametrize("texts", ["nodes", "edges"])
 def test_ids_are_texts_if_one_table_has_texts(texts):
     ids = ["10", "11", "x"]

@@ -72,6 +72,18 @@ def test_one_text_far_down_makes_all_ids_texts(tmp_path):
     assert graph.src.tolist() == list(range(2999))
 
 
+def test_one_text_in_another_file_of_a_folder_makes_all_ids_texts(tmp_path):
+    (tmp_path / "part-1.csv").write_text("src,dst\n1,2\n")
+    (tmp_path / "part-2.csv").write_text("src,dst\n3,A7\n")
+    assert Graph.from_source(TableSource(None, str(tmp_path))).ids.tolist() == ["1", "2", "3", "A7"]
+
+
+def test_table_with_a_header_only_has_no_rows(tmp_path):
+    (tmp_path / "nodes.csv").write_text("id\na\nb\n")
+    (tmp_path / "edges.csv").write_text("src,dst\n")
+    assert Graph.from_source(read(str(tmp_path))).num_edges == 0
+
+
 def test_empty_ids_are_refused(tmp_path):
     with pytest.raises(GraphFormatError, match="expected a value in every row, got nulls in row 1"):
         edges_of(tmp_path, "src,dst\nann,bob\n,cleo\n")
