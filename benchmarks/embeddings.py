@@ -192,7 +192,8 @@ def _links(
         else decoder_for("dot", 32, seed=seed)
     )
     model = EdgeModel(_embedding(shard, 32, encoder, bound, seed), decoder)
-    task = gt.LinkPrediction(relation="type" if relations else None, ranking=False)
+    relation = "type" if relations else None
+    task = gt.LinkPrediction(relation=relation, candidates="all", ranking=False)
     return _fit(model, shard, task, "auc", epochs, seed)
 
 

@@ -134,7 +134,7 @@ def _graphtheta(
     fanouts = None if options.fanouts == "all" else [int(n) for n in options.fanouts.split(",")]
     size = options.batch_size
     strategy = MiniBatch(size, fanouts if encoder else None) if size else GlobalBatch()
-    task = gt.LinkPrediction(relation="type", negatives=options.negatives)
+    task = gt.LinkPrediction(relation="type", negatives=options.negatives, candidates="all")
     trainer = gt.Trainer(
         model, shard, task=task, strategy=strategy, lr=options.lr, evaluate_every=10**9
     )

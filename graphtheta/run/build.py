@@ -74,8 +74,10 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             relation=config.relation_column,
             negatives=config.negatives,
             corrupt=config.corrupt,
+            candidates=config.candidates,
             exclude_targets=config.exclude_targets is not False,
             validation_messages=config.validation_messages,
+            split_pairs=config.split_pairs,
             ranking=config.ranking,
         )
     return NodePrediction(config.label, config.split)

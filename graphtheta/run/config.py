@@ -132,6 +132,14 @@ class RunConfig(BaseModel):
         "End of an edge that a negative sample replaces (link prediction); with both, one of the "
         "two, chosen at random.",
     )
+    candidates: str | None = _link(
+        None,
+        "Node column of kinds, such as user and item: a negative sample replaces a node by one of "
+        "its kind, and ranks compare nodes of a kind; or all, for all nodes (link prediction).",
+        metavar="COLUMN",
+        without="negatives: nodes that other edges of the relation have at the same end; ranks: "
+        "all nodes",
+    )
     exclude_targets: bool | None = _pairs(
         None,
         "Pass no messages along the edges that a mini- or cluster-batch predicts, or along other "
@@ -140,6 +148,11 @@ class RunConfig(BaseModel):
     )
     validation_messages: bool = _link(
         False, "Pass messages along validation edges when testing (link prediction)."
+    )
+    split_pairs: bool = _link(
+        False,
+        "Pass no messages along edges between the same two nodes as a validation or test edge, and "
+        "do not train on them (link prediction).",
     )
     ranking: bool = _link(
         True,

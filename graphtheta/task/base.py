@@ -68,6 +68,10 @@ class BoundTask(Protocol):
     def resolved(self) -> dict[str, str]:
         """Names of the columns in use, by option (label, split), also if the user gave none."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the metrics of this graph misleading, a line each."""
+
     def check(self, outputs: Tensor) -> None:
         """Raise a ConfigError if the model's outputs, (M, F) or (O, F), do not fit the task."""
 

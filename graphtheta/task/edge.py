@@ -12,10 +12,13 @@ from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.task.base import SPLITS, count_splits
+from graphtheta.task.candidates import endpoints
 from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
-from graphtheta.task.edge_targets import EdgeTargets, endpoints, fetch_endpoints
+from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
+from graphtheta.task.twins import count_twins, twin_warning
+from graphtheta.tgar import ParallelEdges
 
 __all__ = ["BoundEdgeTask", "EdgePrediction"]
 
@@ -27,7 +30,8 @@ class EdgePrediction:
 
     All edges carry messages, also those of the validation and test splits: only their labels are
     hidden. Layers never read labels, but do not use a column that determines the label (such as a
-    rating whose sign is the label) as `attr` or `weight`.
+    rating whose sign is the label) as `attr` or `weight`. A warning counts the edges of the
+    validation and test splits with another edge between the same two nodes in the training split.
 
     Args:
         label: Name of the edge label. If None, "y" or the only label.
@@ -67,6 +71,7 @@ class BoundEdgeTask:
 
     Attributes:
         spec: Kind and size of the label.
+        warnings: A warning about twins, if there are any.
     """
 
     def __init__(self, task: EdgePrediction, model: nn.Module, shard: Shard) -> None:
@@ -100,9 +105,26 @@ class BoundEdgeTask:
         self._loss = LOSSES[self.spec.task]
         self.metric = MAIN_METRIC[self.spec.task]
         self._metrics = metrics_for(self.spec, shard.comm)
+        pairs = ParallelEdges(shard, shard.comm)
+        self.warnings = self._twins(pairs)
         self.targets = EdgeTargets(
-            shard, self._edges["train"], self._loss_of, mask_targets=task.exclude_targets
+            shard,
+            self._edges["train"],
+            self._loss_of,
+            parallel_edges=pairs if task.exclude_targets else None,
         )
+
+    def _twins(self, pairs: ParallelEdges) -> tuple[str, ...]:
+        """Return a warning if edges of the validation or test split have twins in training."""
+        comm = self.message_shard.comm
+        held_out = np.concatenate([self._edges[name] for name in ("val", "test")])
+        twins = count_twins(pairs, held_out, self._edges["train"], comm)
+        where = (
+            "in the training split, whose label may reveal theirs. Put all edges between two "
+            "nodes in the same split."
+        )
+        total = self.counts["val"] + self.counts["test"]
+        return twin_warning("edge prediction", twins, total, where)
 
     def _scores(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> Tensor:
         index = self.message_shard.to_device(edges)

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.exchange.directory import Directory
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import StepTargets
-from graphtheta.strategy.dense_ids import dense_ids
+from graphtheta.task.candidates import Candidates, endpoints
 from graphtheta.task.negatives import Corrupted, draw_negatives
 from graphtheta.tgar import ParallelEdges, RemoteRows, View
 
-__all__ = ["EdgeTargets", "Negatives", "PairLoss", "endpoints", "fetch_endpoints"]
+__all__ = ["EdgeTargets", "Negatives", "PairLoss", "fetch_endpoints"]
 
 # From edges (T,) and the embeddings of the sources and destinations of each edge and its K
 # negatives, (T, 1 + K, F) twice, to this worker's summed loss and number of terms.
@@ -27,64 +26,58 @@ PairLoss = Callable[[NDArray[np.int64], Tensor, Tensor], tuple[Tensor, int]]
 _NONE = np.zeros(0, np.int64)
 
 
-def endpoints(shard: Shard, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the local ids of the source and destination of edges: (T, 2)."""
-    dst = np.searchsorted(shard.topology.indptr, edges, side="right") - 1
-    return np.stack([shard.in_edges.other[edges].astype(np.int64), dst], axis=1)
-
-
 class Negatives:
-    """Negative samples of a shard's edges; construction is collective.
+    """Negative samples of a graph's edges.
 
     Args:
-        shard: Graph of the edges.
+        candidates: Nodes to draw from.
         number: Negatives for each edge.
         corrupt: Endpoint that is replaced.
         seed: Random seed.
     """
 
-    def __init__(self, shard: Shard, number: int, corrupt: Corrupted, seed: int) -> None:
-        self._shard, self._seed = shard, seed
+    def __init__(self, candidates: Candidates, number: int, corrupt: Corrupted, seed: int) -> None:
+        self.candidates, self._seed = candidates, seed
         self.number, self._corrupt = number, corrupt
-        self._bound = shard.manifest.num_nodes
-        masters = np.arange(shard.num_masters)
-        self._all_nodes = Directory(shard.node_key_L[masters], masters, self._bound, shard.comm)
 
     def draw(
         self,
         keys: NDArray[np.int64],
+        groups: NDArray[np.int64],
         comm: Communicator,
         *,
         step: int,
-        candidates: NDArray[np.int64] | None = None,
+        masters: NDArray[np.int64] | None = None,
         evaluation: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Draw the negatives of edges, and look up the owners of the nodes drawn; collective.
 
         Args:
             keys: (T,) keys of the edges.
+            groups: (T, 2) groups of their endpoints, as returned by `Candidates.groups`.
             comm: The workers.
             step: Number of the step.
-            candidates: Masters of this worker to draw from; if None, from all nodes of the graph.
+            masters: Masters of this worker to draw from; if None, from all nodes of the graph.
             evaluation: Whether to draw one negative for each edge, from a separate random stream.
 
         Shape:
             Returns (T, number) `location_code` of the nodes, and whether each replaces the source.
         """
-        directory, bound = self._all_nodes, self._bound
-        if candidates is not None:  # dense ids make draws independent of where nodes are stored
-            ids, bound = dense_ids(self._shard.node_key_L[candidates], bound, comm)
-            directory = Directory(ids, candidates, bound, comm)
+        members = self.candidates.members(masters, comm)
+        groups = self.candidates.resolve(groups, members)
         drawn, at_source = draw_negatives(
             keys,
             1 if evaluation else self.number,
             self._corrupt,
-            bound,
+            members.size[groups],
             seed=self._seed,
             step=step,
             evaluation=evaluation,
         )
-        return directory.find(drawn.reshape(-1), comm).reshape(drawn.shape), at_source
+        of_source, of_destination = members.first[groups].T[..., None]
+        drawn += np.where(at_source, of_source, of_destination)
+        found = members.directory.find(drawn.reshape(-1), comm)
+        return found.reshape(drawn.shape), at_source
 
 
 class EdgeTargets:
@@ -95,8 +88,8 @@ class EdgeTargets:
         edges: (T,) int64 positions of the target edges, ascending.
         loss: Loss function.
         negatives: Negative samples that are scored with each target; if None, none.
-        mask_targets: Whether the targets of a step, and all edges between the same two nodes, carry
-            no message in it.
+        parallel_edges: Index of the shard's edges, with which the targets of a step and all edges
+            between the same two nodes carry no message in it; if None, they do.
     """
 
     def __init__(
@@ -106,7 +99,7 @@ class EdgeTargets:
         loss: PairLoss,
         *,
         negatives: Negatives | None = None,
-        mask_targets: bool = False,
+        parallel_edges: ParallelEdges | None = None,
     ) -> None:
         self._shard, self._edges, self._loss = shard, edges, loss
         self._negatives = negatives
@@ -116,7 +109,8 @@ class EdgeTargets:
         self.bound = int(largest[0]) + 1
         self.nodes = endpoints(shard, edges)
         self._owner_locations = shard.owner_locations[self.nodes]
-        self._parallel_edges = ParallelEdges(shard, shard.comm) if mask_targets else None
+        self._parallel_edges = parallel_edges
+        self._groups = None if negatives is None else negatives.candidates.groups(shard, edges)
 
     def of_step(
         self,
@@ -131,9 +125,9 @@ class EdgeTargets:
         if masked is not None and self._parallel_edges is not None:
             masked_edges = self._parallel_edges.of(self._edges[masked], comm)
         drawn, at_source = np.zeros((len(edges), 0), np.int64), np.zeros((len(edges), 0), np.bool_)
-        if self._negatives is not None:
+        if self._negatives is not None and self._groups is not None:
             drawn, at_source = self._negatives.draw(
-                self.keys[chosen], comm, step=step, candidates=candidates
+                self.keys[chosen], self._groups[chosen], comm, step=step, masters=candidates
             )
         known = self._owner_locations[chosen].T.reshape(-1)
         remote = RemoteRows.request(np.concatenate([known, drawn.reshape(-1)]), comm)

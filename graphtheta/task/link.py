@@ -15,12 +15,15 @@ from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
 from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.base import SPLITS, count_splits
+from graphtheta.task.candidates import Candidates, endpoints, node_kinds
 from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
-from graphtheta.task.edge_targets import EdgeTargets, Negatives, endpoints, fetch_endpoints
+from graphtheta.task.edge_targets import EdgeTargets, Negatives, fetch_endpoints
 from graphtheta.task.metrics import MainMetric, mean_loss
 from graphtheta.task.negatives import Corrupted, check_negatives
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
+from graphtheta.task.twins import count_twins, twin_warning
+from graphtheta.tgar import ParallelEdges
 
 __all__ = ["BoundLinkTask", "LinkPrediction"]
 
@@ -39,6 +42,10 @@ class LinkPrediction:
     target, which has no such edges at test time. In a global batch all training edges carry
     messages, since they are all targets.
 
+    An edge of the validation or test split is easy to predict if another edge between the same two
+    nodes carries messages, such as its reverse. A warning counts these edges; `split_pairs` removes
+    the messages.
+
     Metrics are the area under the ROC curve against one negative per edge, the same negatives in
     each evaluation, and the filtered mean reciprocal rank and hits (`graphtheta.task.ranking`).
 
@@ -48,13 +55,24 @@ class LinkPrediction:
         negatives: Negative samples for each target.
         corrupt: Endpoint that negatives replace: "dst", "src", or "both" (one of them at random).
         exclude_targets: Whether targets carry no messages in their step, as described above.
+        candidates: Which nodes a negative may replace a node by: the name of a node column for
+            those of the same kind, which are also those that ranks compare; "all" for all nodes;
+            or None for the nodes with the same role in the edges of the graph, or of the relation
+            (`graphtheta.task.candidates`).
         validation_messages: Whether edges of the validation split carry messages when the test
             split is evaluated.
+        split_pairs: Whether edges between the same two nodes as an edge of the validation or test
+            split, in either direction and of any relation, carry no messages and are no targets.
         ranking: Whether to compute ranks, which scores all nodes for each edge of the validation
             and test splits. If False, early stopping uses the area under the ROC curve.
 
     Raises:
         ConfigError: If an option is wrong.
+
+    Communication:
+        When it is bound, 24 bytes for each pair of nodes that a worker holds edges between, and 8
+        bytes for each pair and each other worker with edges between the same nodes, so that twins
+        are found exactly on any number of workers; and that of `Candidates`.
     """
 
     def __init__(
@@ -64,15 +82,17 @@ class LinkPrediction:
         relation: str | None = None,
         negatives: int = 1,
         corrupt: Corrupted = "both",
+        candidates: str | None = None,
         exclude_targets: bool = True,
         validation_messages: bool = False,
+        split_pairs: bool = False,
         ranking: bool = True,
     ) -> None:
         check_negatives(negatives, corrupt)
         self.split, self.relation = split, relation
-        self.negatives, self.corrupt = negatives, corrupt
+        self.negatives, self.corrupt, self.candidates = negatives, corrupt, candidates
         self.exclude_targets, self.validation_messages = exclude_targets, validation_messages
-        self.ranking = ranking
+        self.split_pairs, self.ranking = split_pairs, ranking
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundLinkTask:
         return BoundLinkTask(self, model, shard, seed)
@@ -88,10 +108,33 @@ class LinkPrediction:
             shard: Shard with all edges.
             validation: Whether edges of the validation split carry messages.
         """
+        return with_edges(shard, self.carries_messages(shard, validation=validation))
+
+    def carries_messages(
+        self, shard: Shard, *, validation: bool = False, pairs: ParallelEdges | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which edges carry messages; collective with `split_pairs`.
+
+        Args:
+            shard: Shard with all edges.
+            validation: Whether edges of the validation split do.
+            pairs: Index of the edges of the shard; if None, it is made if needed.
+
+        Shape:
+            Returns (E,) bool.
+        """
         split = resolve_name("split", self.split, shard.manifest.edge_splits, "split")
-        hidden = ("test",) if validation else ("val", "test")
         column = shard.edge_columns[f"split:{split}"].cpu().numpy()
-        return with_edges(shard, ~np.isin(column, [SPLITS[name] for name in hidden]))
+        is_test = column == SPLITS["test"]
+        shown = column == SPLITS["val"] if validation else np.zeros_like(is_test)
+        hidden = is_test | (column == SPLITS["val"])
+        if self.split_pairs:
+            pairs = pairs or ParallelEdges(shard, shard.comm)
+            hidden[pairs.of(np.flatnonzero(hidden), shard.comm)] = True
+            if validation:
+                shown[pairs.of(np.flatnonzero(is_test), shard.comm)] = False
+        carried: NDArray[np.bool_] = shown | ~hidden
+        return carried
 
 
 class BoundLinkTask:
@@ -105,6 +148,7 @@ class BoundLinkTask:
 
     Attributes:
         spec: A binary label: whether the edge exists.
+        warnings: A warning about twins, if there are any.
     """
 
     spec = LabelSpec(task="binary", num_classes=2)
@@ -126,31 +170,58 @@ class BoundLinkTask:
             for name in ("val", "test")
         }
         self.counts = count_splits(self._edges, shard.comm)
-        self.message_shard = task.message_shard(shard)
+        pairs = ParallelEdges(shard, shard.comm)
+        messages = task.carries_messages(shard, pairs=pairs)
+        test_messages = messages
+        if task.validation_messages:
+            test_messages = task.carries_messages(shard, validation=True, pairs=pairs)
+        self.warnings = self._twins(pairs, {"val": messages, "test": test_messages})
+        self.message_shard = self._test_shard = with_edges(shard, messages)
+        if task.validation_messages:
+            self._test_shard = with_edges(shard, test_messages)
         of_messages = self.message_shard.edge_columns[f"split:{split}"]
         train = torch.nonzero(of_messages == SPLITS["train"]).flatten()
         num_train = int(shard.comm.all_gather_int(len(train), stage="count targets").sum())
         self.counts = {"train": num_train, **self.counts}
         if not num_train:
             raise GraphFormatError(
-                f"trainer: expected edges in the training split '{split}', got none. Put some "
-                "edges in it."
+                f"trainer: expected edges in the training split '{split}', got none"
+                f"{' that split_pairs keeps' if task.split_pairs else ''}. Put some edges in it."
             )
         self.metric = MainMetric("mrr" if task.ranking else "auc")
-        self._negatives = Negatives(shard, task.negatives, task.corrupt, seed)
+        kinds = None if task.candidates is None else node_kinds(shard, task.candidates)
+        candidates = Candidates(shard, task.relation, relations, kinds)
+        self._negatives = Negatives(candidates, task.negatives, task.corrupt, seed)
+        masked = ParallelEdges(self.message_shard, shard.comm) if task.exclude_targets else None
         self.targets = EdgeTargets(
             self.message_shard,
             train.cpu().numpy(),
             self._loss_of,
             negatives=self._negatives,
-            mask_targets=task.exclude_targets,
+            parallel_edges=masked,
         )
-        self._test_shard = self.message_shard
-        if task.validation_messages:
-            self._test_shard = task.message_shard(shard, validation=True)
         self._ranking = None
         if task.ranking:
-            self._ranking = Ranking(shard, self._relations(shard), max(1, relations))
+            kind_L = None if kinds is None else kinds[0]
+            self._ranking = Ranking(shard, self._relations(shard), max(1, relations), kind_L)
+
+    def _twins(
+        self, pairs: ParallelEdges, messages: dict[str, NDArray[np.bool_]]
+    ) -> tuple[str, ...]:
+        """Return a warning if edges of the validation or test split have twins with messages."""
+        if self._task.split_pairs:
+            return ()
+        twins = sum(
+            count_twins(pairs, self._edges[name], np.flatnonzero(of_split), self._shard.comm)
+            for name, of_split in messages.items()
+            if self.counts[name]
+        )
+        where = (
+            "that carries messages and may reveal them. Split pairs of nodes instead of edges: "
+            "--split-pairs, or split_pairs=True."
+        )
+        total = sum(self.counts[name] for name in messages)
+        return twin_warning("link prediction", twins, total, where)
 
     def _relations(self, shard: Shard) -> NDArray[np.int64] | None:
         if self._task.relation is None:
@@ -188,8 +259,9 @@ class BoundLinkTask:
     def _loss_and_auc(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
         owner_locations = shard.owner_locations[endpoints(shard, edges)]
+        groups = self._negatives.candidates.groups(shard, edges)
         drawn, at_source = self._negatives.draw(
-            shard.edge_key[edges], comm, step=0, evaluation=True
+            shard.edge_key[edges], groups, comm, step=0, evaluation=True
         )
         is_drawn = np.concatenate([at_source, ~at_source], axis=1)  # source, destination
         pairs = np.stack([owner_locations, np.where(is_drawn, drawn, owner_locations)], axis=1)

@@ -38,7 +38,7 @@ def draw_negatives(
     edge_keys: NDArray[np.int64],
     number: int,
     corrupt: Corrupted,
-    bound: int,
+    bound: NDArray[np.int64] | int,
     *,
     seed: int,
     step: int,
@@ -50,14 +50,15 @@ def draw_negatives(
         edge_keys: Keys of the edges.
         number: Negatives for each edge, at least 1.
         corrupt: Endpoint that is replaced; "both" replaces one of them at random.
-        bound: Number of nodes to draw from.
+        bound: Number of nodes to draw from: one number, or for each edge the number of nodes that
+            may replace its source and its destination.
         seed: Random seed.
         step: Number of the step.
         evaluation: Whether to draw from a random stream that training does not use.
 
     Shape:
-        edge_keys: (T,). Returns (T, number) int64 in [0, bound), and (T, number) bool: whether the
-        node replaces the source.
+        edge_keys: (T,). bound: (T, 2). Returns (T, number) int64 in [0, bound), and (T, number)
+        bool: whether the node replaces the source.
     """
     blocks = -(-number // 2)
     counters = np.empty((len(edge_keys), blocks, 4), np.uint32)
@@ -67,8 +68,10 @@ def draw_negatives(
     counters[..., 3] = stream_id(Purpose.NEGATIVE, layer=int(evaluation))
     bits = philox4x32(counters.reshape(-1, 4), step_key(seed, step)).view(np.uint64)
     bits = bits.reshape(len(edge_keys), 2 * blocks)[:, :number]
-    # 63 bits: for fewer than 2^31 nodes, probabilities differ by a factor of at most 1 + 2^-32.
-    nodes = ((bits >> np.uint64(1)) % np.uint64(max(bound, 1))).astype(np.int64)
+    at_source = np.full(bits.shape, corrupt == "src")
     if corrupt == "both":
-        return nodes, (bits & np.uint64(1)).astype(np.bool_)
-    return nodes, np.full(nodes.shape, corrupt == "src")
+        at_source = (bits & np.uint64(1)).astype(np.bool_)
+    of_source, of_destination = np.broadcast_to(bound, (len(edge_keys), 2)).T[..., None]
+    bounds = np.maximum(np.where(at_source, of_source, of_destination), 1).astype(np.uint64)
+    # 63 bits: for fewer than 2^31 nodes, probabilities differ by a factor of at most 1 + 2^-32.
+    return ((bits >> np.uint64(1)) % bounds).astype(np.int64), at_source

@@ -44,7 +44,10 @@ class BoundNodeTask:
 
     Attributes:
         spec: Kind and size of the label.
+        warnings: None.
     """
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module, shard: Shard, label: str, split: str) -> None:
         self._model, self.message_shard = model, shard

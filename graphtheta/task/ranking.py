@@ -1,10 +1,11 @@
 """Filtered ranks of edges among all possible destinations and sources, in bounded memory.
 
 For an edge (s, r, t), all nodes are ranked as its destination by the score of (s, r, node), and all
-as its source. Nodes that form another edge of the graph, in any split, are left out, since a high
-score of theirs is no mistake ("filtered"). Nodes of equal score share the mean of their ranks.
-Scores are equal if they differ by at most 64 units in the last place of the true edge's score, or
-of 1, so that the metrics do not depend on the rounding on different workers.
+as its source, as is usual for knowledge graphs; if nodes have kinds, all of the kind of the true
+one. Nodes that form another edge of the graph, in any split, are left out, since a high score of
+theirs is no mistake ("filtered"). Nodes of equal score share the mean of their ranks. Scores are
+equal if they differ by at most 64 units in the last place of the true edge's score, or of 1, so
+that the metrics do not depend on the rounding on different workers.
 
 Each worker scores its own masters, a chunk of them at a time, against a chunk of the edges of all
 workers. The workers exchange one embedding per edge, and the numbers of nodes that score higher.
@@ -26,7 +27,8 @@ from graphtheta.exchange.directory import rank_and_row
 from graphtheta.exchange.rows import send_rows
 from graphtheta.nn.decoders import Endpoint
 from graphtheta.shard.shard import Shard
-from graphtheta.task.edge_targets import endpoints, fetch_endpoints
+from graphtheta.task.candidates import endpoints
+from graphtheta.task.edge_targets import fetch_endpoints
 from graphtheta.task.pair_scorer import PairScorer
 
 __all__ = ["HITS", "Ranking"]
@@ -47,13 +49,18 @@ class Ranking:
         shard: Shard with all edges of the graph.
         relation: (E,) relation of each edge, or None.
         num_relations: Number of relations, at least 1.
+        kinds: (L,) kind of each local node; edges are ranked among the nodes of the kinds of their
+            endpoints. If None, among all nodes.
 
     Communication:
         48 bytes an edge in construction: the owners of both endpoints keep each edge.
     """
 
-    def __init__(self, shard: Shard, relation: Ints | None, num_relations: int) -> None:
+    def __init__(
+        self, shard: Shard, relation: Ints | None, num_relations: int, kinds: Ints | None = None
+    ) -> None:
         self._shard, self._relation, self._num_relations = shard, relation, num_relations
+        self._kinds = kinds
         nodes = endpoints(shard, np.arange(shard.num_edges))
         self._known = {
             side: self._edges_by_answer(nodes[:, fixed], nodes[:, 1 - fixed])
@@ -82,7 +89,8 @@ class Ranking:
             scorer: Scorer of pairs, with one output.
 
         Communication:
-            F + 2 numbers for each edge and endpoint to all workers, and two counts.
+            F + 2 numbers for each edge and endpoint to all workers, one more with kinds, and two
+            counts.
         """
         shard, total, count = self._shard, np.zeros(1 + len(HITS)), 0
         nodes = endpoints(shard, edges)
@@ -93,7 +101,9 @@ class Ranking:
                 true = scorer(src, dst, None if relation is None else shard.to_device(relation))
                 for side, fixed in zip(_SIDES, (0, 1), strict=True):
                     query = self._codes(shard.node_key_L[nodes[some, fixed]], relation)
-                    ranks = self._ranks(query, (src, dst)[fixed], true, side, outputs, scorer)
+                    answer = nodes[some, 1 - fixed]
+                    kind = None if self._kinds is None else self._kinds[answer]
+                    ranks = self._ranks(query, kind, (src, dst)[fixed], true, side, outputs, scorer)
                     total += [(1 / ranks).sum(), *((ranks <= k).sum() for k in HITS)]
                     count += len(ranks)
         names = ("mrr", *(f"hits@{k}" for k in HITS))
@@ -102,6 +112,7 @@ class Ranking:
     def _ranks(
         self,
         query: Ints,
+        kind: Ints | None,
         fixed: Tensor,
         true: Tensor,
         side: Endpoint,
@@ -113,6 +124,7 @@ class Ranking:
         numbers = torch.cat([fixed, true], dim=1).cpu().contiguous().numpy()
         every = torch.from_numpy(np.concatenate(comm.all_gather(numbers, stage=_STAGE)))
         queries = np.concatenate(comm.all_gather(query, stage=_STAGE))
+        kinds = None if kind is None else np.concatenate(comm.all_gather(kind, stage=_STAGE))
         every = every.to(outputs.device)
         fixed, true = every[:, :-1], every[:, -1:]
         relation = None
@@ -127,6 +139,9 @@ class Ranking:
             known = slice(*np.searchsorted(master, [first, first + _CANDIDATES]))
             filtered = (which[known], master[known] - first)
             table[tuple(self._shard.to_device(index) for index in filtered)] = -torch.inf
+            if kinds is not None and self._kinds is not None:
+                of_chunk = self._kinds[first : first + len(chunk)]
+                table[self._shard.to_device(kinds[:, None] != of_chunk)] = -torch.inf
             counts[:, 0] += (table > true + slack).sum(1)
             counts[:, 1] += ((table - true).abs() <= slack).sum(1)
         found = counts.cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -48,6 +49,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+_log = logging.getLogger("graphtheta")
 
 
 class Trainer:
@@ -136,6 +138,9 @@ class Trainer:
         self.history = History()
         self.stages = StageTimers()
         self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
+        if self.world.rank == 0:
+            for warning in self.task.warnings:
+                _log.warning(warning)
         self._is_reported = False
         self._other_columns = (
             getattr(task, "relation", None),  # read by the decoder

@@ -114,6 +114,8 @@ def test_signs_of_edges_are_learned_and_predicted(command: Run) -> None:
         ("--task link --split x", r"expected a split of edges, got 'x' not in \['split'\]"),
         ("--task edge --label x", r"expected a label of edges, got 'x' not in \['sign'\]"),
         ("--task link --corrupt tail", "--corrupt: expected 'both', 'dst' or 'src', got 'tail'"),
+        ("--task link --candidates x", "a node column of kinds as candidates, got 'x' not in"),
+        ("--task edge --split-pairs", "--split-pairs: expected --task link with this option"),
         ("--task link --negatives 0", "--negatives: expected greater than or equal to 1, got '?0"),
     ],
 )
@@ -122,6 +124,21 @@ def test_mistakes_get_one_line(words: str, result: str, command: Run) -> None:
     assert command(*PARTITION).code == 0
     assert_one_line(command(*TRAIN, "1", "--run-dir", "runs/c", *words.split()), result)
     assert not Path("runs/c").exists()
+
+
+def test_twins_are_counted_or_split(command: Run, caplog: pytest.LogCaptureFixture) -> None:
+    write_graph()
+    assert command(*PARTITION).code == 0
+    words = [*TRAIN, "1", "--task", "link", "--no-ranking", "--run-dir"]
+    result = command(*words, "runs/e")
+    assert result.code == 0, result
+    assert "validation and test edges" in caplog.text
+    assert "--split-pairs" in caplog.text
+    caplog.clear()
+    result = command(*words, "runs/f", "--split-pairs", "--candidates", "all")
+    assert result.code == 0, result
+    assert "validation and test edges" not in caplog.text
+    assert "split_pairs = true" in Path("runs/f/config.toml").read_text()
 
 
 def test_edges_without_split_or_label_get_one_line(command: Run) -> None:
