@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+import numba
 import pytest
 
 from graphtheta.runtime import numba_cache
@@ -16,7 +18,7 @@ from graphtheta.runtime.paths import is_private
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path / "ours"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
-    monkeypatch.setattr(numba_cache.sys, "modules", {})
+    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)  # restored afterwards
 
 
 def chosen() -> Path:
@@ -52,7 +54,7 @@ def test_without_a_private_folder_the_cache_is_temporary(
 ) -> None:
     (tmp_path / "numba").write_text("")
     (tmp_path / "ours").write_text("")
-    monkeypatch.setattr(numba_cache.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert chosen().parent == tmp_path
     assert is_private(chosen())
 
@@ -70,9 +72,6 @@ def test_without_the_variable_sources_that_can_be_written_keep_the_cache(
 def test_numba_that_was_imported_before_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import numba
-
-    monkeypatch.setattr(numba_cache.sys, "modules", {"numba": numba})
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "numba"))
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba").chmod(0o777)
