@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 import graphtheta as gt
 from graphtheta.bench.record import append, provenance
-from graphtheta.data.schema import matrix_column
-from graphtheta.datasets import bitcoin_otc
+from graphtheta.data.schema import classes_of, matrix_column
+from graphtheta.datasets import bitcoin_otc, openke
 from graphtheta.nn import (
     RGCN,
     DistMult,
@@ -85,7 +85,9 @@ def _options() -> argparse.Namespace:
 
 
 def _fb15k237(options: argparse.Namespace) -> None:
-    triples, num_nodes, num_relations = _read(options.data / "fb15k237")
+    given = openke.read(str(options.data / "fb15k237"))
+    triples, num_nodes = _triples(given), given.num_nodes
+    num_relations = len(classes_of(given.edges.schema.field("type")))
     graph = _graph(triples, num_nodes, num_relations)
     print("| FB15k-237 | seconds | epochs | " + " | ".join(f"test {n}" for n in NAMES), end=" |\n")
     print("|---" * (3 + len(NAMES)) + "|", flush=True)
@@ -100,14 +102,10 @@ def _fb15k237(options: argparse.Namespace) -> None:
         _record(options, "links", {"data": "fb15k237", "contender": name, **about}, found)
 
 
-def _read(folder: Path) -> tuple[NDArray[np.int64], int, int]:
-    """Return (head, relation, tail, split) of all triples, and the entity and relation counts."""
-    parts = []
-    for code, name in enumerate(("train", "valid", "test"), start=1):
-        rows = np.loadtxt(folder / f"{name}2id.txt", np.int64, skiprows=1)
-        parts.append(np.column_stack([rows[:, [0, 2, 1]], np.full(len(rows), code)]))
-    sizes = [int((folder / f"{n}2id.txt").open().readline()) for n in ("entity", "relation")]
-    return np.concatenate(parts), *sizes
+def _triples(graph: gt.Graph) -> NDArray[np.int64]:
+    """Return (head, relation, tail, split) of all triples."""
+    columns = graph.src, graph.column("type"), graph.dst, graph.column("split:split")
+    return np.column_stack(columns).astype(np.int64)
 
 
 def _graph(triples: NDArray[np.int64], num_nodes: int, num_relations: int) -> gt.Graph:

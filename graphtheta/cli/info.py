@@ -13,7 +13,7 @@ from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from graphtheta.partition import ColumnSpec, Store
+    from graphtheta.partition import ColumnSpec, LabelSpec, Manifest, Store
     from graphtheta.partition.analysis.report import Report
     from graphtheta.partition.analysis.traffic import LayerBytes
 
@@ -99,7 +99,6 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
     from graphtheta.partition import quality_rows
 
     manifest = store.manifest
-    labels = [f"{n} ({spec.task}, {spec.num_classes})" for n, spec in manifest.labels.items()]
     method = f"{manifest.method} ({manifest.cut}-cut)"
     rows = [
         ("nodes", f"{manifest.num_nodes:,}, ids of type {manifest.id_type}"),
@@ -107,8 +106,11 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
         *manifest.dropped_rows(),
         ("node columns", _columns(manifest.node_columns)),
         ("edge columns", _columns(manifest.edge_columns)),
-        ("labels", ", ".join(labels) or "none"),
+        ("edge types", _types(manifest)),
+        ("labels", _labels(manifest.labels)),
         ("splits", ", ".join(manifest.splits) or "none"),
+        ("edge labels", _labels(manifest.edge_labels)),
+        ("edge splits", ", ".join(manifest.edge_splits) or "none"),
         ("parts", f"{store.num_parts} by {method}, seed {manifest.seed}"),
         *quality_rows(manifest.quality),
         ("size", f"{store.describe()['bytes'] / 2**20:,.1f} MiB"),
@@ -132,6 +134,26 @@ def _columns(columns: dict[str, ColumnSpec]) -> str:
         f"{n} {c.dtype}{'' if c.width is None else f'[{c.width}]'}" for n, c in features.items()
     ]
     return ", ".join(texts) or "none"
+
+
+def _labels(labels: dict[str, LabelSpec]) -> str:
+    texts = [
+        f"{name} ({spec.task}, {spec.num_classes}{_names(spec.classes)})"
+        for name, spec in labels.items()
+    ]
+    return ", ".join(texts) or "none"
+
+
+def _types(manifest: Manifest) -> str:
+    if manifest.num_edge_types is None:
+        return "none"
+    return f"{manifest.num_edge_types:,}{_names(manifest.edge_types)}"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    from graphtheta.data.schema import some
+
+    return f": {some(names, len(names))}" if names else ""
 
 
 def _title(what: str, count: int, shown: str) -> str:

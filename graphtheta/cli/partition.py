@@ -56,6 +56,7 @@ def partition(
     split: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
     ] = None,
+    split_seed: Annotated[int | None, option("INTEGER", panel=_COLUMNS, min=0)] = None,
     edge_features: Annotated[
         list[str] | None, _column("COLUMN", default="attr, if there is one")
     ] = None,
@@ -109,6 +110,8 @@ def partition(
             regression.
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
             three columns of booleans. Repeat the option for several.
+        split_seed: Which split of a published data set to use: the seed of a split that is drawn,
+            or the number of one of several splits in an npz file, which are numbered from 0.
         edge_features: Edge columns of features, as --features.
         edge_type: Edge column of types: integers from 0, or texts, which are numbered.
         edge_weight: Edge column of weights.
@@ -154,6 +157,7 @@ def partition(
         "labels": _by_name(label, "label:"),
         "splits": _by_name(split, "split:"),
         "label_kinds": _kinds(label_kind),
+        "seed": split_seed,
         "id_type": id_type,
         "edge_labels": _by_name(edge_label, "label:"),
         "edge_splits": _by_name(edge_split, "split:"),
@@ -211,8 +215,11 @@ def partition(
         raise
     show_rows([*quality_rows(manifest.quality), *manifest.dropped_rows()], title=title)
     print(f"wrote {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges to {target}")
+    if manifest.quality.edge_balance > _UNBALANCED:
+        print(_balance_hint(method, manifest.quality.edge_balance))
 
 
+_UNBALANCED = 1.5  # largest part over the mean, from which on a hint is printed
 _COMPARED = (
     "method",
     "replication factor",
@@ -222,6 +229,17 @@ _COMPARED = (
     "mirrors",
     "seconds",
 )
+
+
+def _balance_hint(method: str, balance: float) -> str:
+    from graphtheta.partition import PARTITIONERS
+
+    limit = "limit it with --balance-edges 1.1, or "
+    return (
+        f"hint: one part has {balance:.1f} times the mean of edges, so that its worker does most "
+        f"of the work; {limit * ('edges' in PARTITIONERS[method].balances)}choose another method "
+        "(--compare dbh,hdrf,2ps-l measures them)"
+    )
 
 
 def _compared_row(one: Assessment) -> tuple[str, ...]:
@@ -271,6 +289,11 @@ def _source(
     if path is not None:
         return read(path, **columns)
     assert edges is not None, "without --edges there is an input"
+    if "seed" in columns:
+        raise ConfigError(
+            "--split-seed: expected INPUT, a published data set, got --edges. Leave it out, or "
+            "name a column with --split."
+        )
     options = {"id": "id", "features": "features", "labels": "label", "splits": "split"}
     if nodes is None and (named := [options[name] for name in columns if name in options]):
         raise ConfigError(

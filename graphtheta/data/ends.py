@@ -34,7 +34,7 @@ def find_ends(
         ConfigError: If a named column does not exist, or no column has a usual name.
     """
     usual_src, usual_dst = _usual(available) or ("src", "dst")
-    if src is None and dst is None and usual_src not in available:
+    if src is None and dst is None and not {usual_src, usual_dst} <= set(available):
         raise ConfigError(
             f"{where}: expected columns src and dst, got columns {', '.join(available) or 'none'}. "
             "Name the columns of source and destination ids (--src and --dst)."
@@ -45,7 +45,10 @@ def find_ends(
             f"{where}: expected two columns of ids, got {found[0]!r} for both src and dst. "
             "Name both columns."
         )
-    return need_column(found[0], available, where), need_column(found[1], available, where)
+    return (
+        need_column(found[0], available, where, "--src"),
+        need_column(found[1], available, where, "--dst"),
+    )
 
 
 def names_ends(names: Sequence[str]) -> bool:

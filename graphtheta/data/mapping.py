@@ -165,7 +165,7 @@ def plan_nodes(
     Raises:
         ConfigError: If a named column does not exist; the message lists the existing ones.
     """
-    plan = {} if id is None else {"id": Column("id", (need_column(id, available, where),))}
+    plan = {} if id is None else {"id": Column("id", (need_column(id, available, where, "--id"),))}
     plan |= _matrix("features", features, available, where)
     plan |= _named("label", labels, available, where, label_kinds)
     return plan | _named("split", splits, available, where)

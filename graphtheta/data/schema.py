@@ -360,12 +360,12 @@ def _remedy(where: str) -> str:
     return f"Correct {'them; write a null for a missing label' if ': label:' in where else 'them'}."
 
 
-def need_column(name: str, available: Sequence[str], where: str) -> str:
-    """Return `name`, or raise a ConfigError that lists the existing columns."""
+def need_column(name: str, available: Sequence[str], where: str, option: str = "") -> str:
+    """Return `name`, or raise a ConfigError that lists the existing columns and names an option."""
     if name not in available:
         raise ConfigError(
             f"{where}: expected a column {name!r}, got columns "
-            f"{', '.join(available) or 'none'}. Name one of these."
+            f"{', '.join(available) or 'none'}. Name one of these{f' ({option})' * bool(option)}."
         )
     return name
 

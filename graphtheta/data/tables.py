@@ -156,6 +156,6 @@ def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
             where,
             "ids of the node table",
             f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in {keys.null_count:,} rows)",
-            "Add these nodes or drop these edges.",
+            "Add these nodes, drop these edges, or name the columns of ids (src, dst, id).",
         )
     return keys.cast(pa.int64())

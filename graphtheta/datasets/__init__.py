@@ -10,10 +10,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from graphtheta.data.graph import Graph
-from graphtheta.datasets import bitcoin_otc, edge_list, npz, planetoid, tables, wordnet
+from graphtheta.data.mapping import natural_key
+from graphtheta.data.schema import some
+from graphtheta.datasets import (
+    bitcoin_otc,
+    edge_list,
+    graphsaint,
+    musae,
+    npz,
+    openke,
+    planetoid,
+    tables,
+    wordnet,
+)
 from graphtheta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +57,9 @@ READERS: dict[str, Reader] = {
     "planetoid": planetoid,
     "bitcoin-otc": bitcoin_otc,
     "wordnet": wordnet,
+    "openke": openke,
+    "graphsaint": graphsaint,
+    "musae": musae,
     "npz": npz,
     "tables": tables,
     "edge-list": edge_list,
@@ -69,9 +85,9 @@ def read(uri: str, **options: Any) -> GraphSource:
 
     Args:
         uri: Name of a data set; or a path or URI of a Planetoid folder (`ind.<name>.*`), a folder
-            of Bitcoin OTC or WordNet, an npz file or a folder with one, a folder with `nodes/` and
-            `edges/` or `nodes.parquet` and `edges.parquet` or only edges, or a file with an edge
-            list.
+            of Bitcoin OTC, WordNet, OpenKE, GraphSAINT or MUSAE, an npz file or a folder with one,
+            a folder with `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only
+            edges, or a file with an edge list.
         options: Options of the reader that recognises it, for example of
             `graphtheta.datasets.tables.read`.
 
@@ -89,10 +105,30 @@ def read(uri: str, **options: Any) -> GraphSource:
         if reader.recognises(uri):
             _check_options(f"{name} ({uri})", reader.read, options)
             return reader.read(uri, **options)
+    got, remedy = _described(uri)
     raise ConfigError(
         f"read: expected a data set ({', '.join(DATASETS)}) or a path of one of the formats "
-        f"{', '.join(READERS)}, got {uri!r}. Check that the path exists."
+        f"{', '.join(READERS)}, got {got}. {remedy}"
     )
+
+
+def _described(uri: str) -> tuple[str, str]:
+    """Return what is at a path that no reader recognises, and what the user can do."""
+    path = Path(uri)
+    if not path.is_dir():
+        exists = path.is_file()
+        got = f"{uri!r}, a file of another kind" if exists else repr(uri)
+        return got, "Convert it." if exists else "Check that the path exists."
+    names = sorted((entry.name for entry in path.iterdir()), key=natural_key)
+    graphs = [
+        name for name in names if any(r.recognises(str(path / name)) for r in READERS.values())
+    ]
+    got = f"{uri!r}, a folder with {some(names, len(names)) or 'no files'}"
+    if not graphs:
+        return got, "Check the path."
+    if len(graphs) == 1:
+        return got, f"Read {graphs[0]}."
+    return got, f"Read one of its graphs, such as {graphs[0]}, or name tables with --edges."
 
 
 def _check_options(where: str, read: Callable[..., object], options: dict[str, Any]) -> None:

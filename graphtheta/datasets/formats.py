@@ -140,11 +140,11 @@ class Parquet(Typed):
 
 
 def _decoded_bytes(group: pyarrow.parquet.RowGroupMetaData, names: Iterable[str]) -> int:
-    size = 0
+    size, wanted = 0, frozenset(names)
     for index in range(group.num_columns):
         column = group.column(index)
-        path = column.path_in_schema
-        if any(path == name or path.startswith(f"{name}.") for name in names):
+        steps = column.path_in_schema.split(".")  # values of a list are at name.list.element
+        if any(".".join(steps[:end]) in wanted for end in range(1, len(steps) + 1)):
             value_bytes = {"INT32": 4, "FLOAT": 4, "BYTE_ARRAY": _TEXT_BYTES}
             least = column.num_values * value_bytes.get(column.physical_type, 8)
             size += max(column.total_uncompressed_size, least)
@@ -170,7 +170,8 @@ class Ipc(Typed):
     def stream(self, path: str, start: int, stop: int, types: Types) -> Iterator[pa.RecordBatch]:
         with open_mapped(self._system, path) as file:
             schema = pa.ipc.open_file(file).schema
-            fields = [schema.names.index(name) for name in types if name in schema.names]
+            positions = {name: position for position, name in enumerate(schema.names)}
+            fields = [positions[name] for name in types if name in positions]
             options = pa.ipc.IpcReadOptions(included_fields=fields)
             reader = pa.ipc.open_file(file, options=options)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))

@@ -15,7 +15,7 @@ import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,9 +26,19 @@ from numpy.typing import NDArray
 
 from graphtheta.errors import GraphFormatError
 
-__all__ = ["ALLOWED", "dense_rows", "read_npz", "sparse_matrix", "unpickle"]
+__all__ = [
+    "ALLOWED",
+    "MATRIX",
+    "check_fits_memory",
+    "dense_rows",
+    "matrix_of",
+    "read_npz",
+    "sparse_matrix",
+    "unpickle",
+]
 
 
+MATRIX = ("data", "indices", "indptr", "shape")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -277,8 +287,8 @@ def _matrix(state: Any) -> scipy.sparse.csr_matrix:
 
 
 def _checked(data: Any, indices: Any, indptr: Any, shape: Any) -> scipy.sparse.csr_matrix:
-    if not all(a.ndim == 1 for a in (data, indices, indptr)):
-        raise ValueError("the arrays of a matrix have another number of dimensions than 1")
+    if not all(a.ndim == 1 for a in (data, indices, indptr)) or len(shape) != 2:
+        raise ValueError("the arrays of a matrix have another number of dimensions")
     if data.dtype.kind not in "biuf" or not {indices.dtype.kind, indptr.dtype.kind} <= set("iu"):
         raise ValueError("a matrix holds other values than numbers")
     matrix = scipy.sparse.csr_matrix((data, indices, indptr), shape=shape)
@@ -298,20 +308,45 @@ def sparse_matrix(value: Any, where: str) -> scipy.sparse.csr_matrix:
         raise _damaged(where, error) from None
 
 
+def matrix_of(members: Mapping[str, Any], prefix: str, where: str) -> scipy.sparse.csr_matrix:
+    """Return the sparse matrix of the arrays `MATRIX`, as `scipy.sparse.save_npz` stores them.
+
+    Args:
+        members: Members of an npz file.
+        prefix: Beginning of the names of the arrays.
+        where: Name of the matrix in messages.
+
+    Raises:
+        GraphFormatError: If the arrays do not fit together.
+    """
+    try:
+        data, indices, indptr, shape = (
+            _typed(members.get(prefix + name), np.ndarray) for name in MATRIX
+        )
+        return _checked(data, indices, indptr, tuple(int(size) for size in shape))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _damaged(where, error) from None
+
+
 def dense_rows(matrix: scipy.sparse.csr_matrix, where: str) -> NDArray[np.float32]:
     """Return a sparse matrix as an array.
 
     Raises:
         GraphFormatError: If its shape claims more than the memory of this host.
     """
-    needed, memory = 4 * math.prod(matrix.shape), _PAGE_BYTES * os.sysconf("SC_PHYS_PAGES")
+    check_fits_memory(matrix.shape, where)
+    rows: NDArray[np.float32] = matrix.astype(np.float32).toarray()
+    return rows
+
+
+def check_fits_memory(shape: tuple[int, ...], where: str) -> None:
+    """Raise a GraphFormatError if a float32 array of a shape has more bytes than this host."""
+    needed, memory = 4 * math.prod(shape), _PAGE_BYTES * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise GraphFormatError(
             f"{where}: expected features that fit {memory:,} bytes of memory, got a matrix of "
-            f"shape {matrix.shape}. Fetch the file again, or convert it to Arrow tables."
+            f"shape {shape}. Fetch the file again, or convert it to Arrow tables."
         )
-    rows: NDArray[np.float32] = matrix.astype(np.float32).toarray()
-    return rows
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, Any]:

@@ -340,6 +340,11 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
+    if not shard.num_features + more_channels:
+        raise ConfigError(
+            "model: expected node features, got none. Learn a vector of each node with --embedding "
+            "64 (NodeEmbedding), or name feature columns when you partition the graph (--features)."
+        )
     has_weights = "weight" in shard.edge_columns
     if weighted and not has_weights:
         _ = shard.edge_weight  # raises

@@ -5,7 +5,7 @@ Columns of a single part stay memory-mapped on the CPU; a column is read when it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.schema import as_numpy
+from graphtheta.data.schema import as_numpy, some
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
@@ -114,7 +114,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no label, or several of which none is "y".
         """
-        return _only_name("label", list(self.manifest.labels), "y")
+        return _only_name("label", list(self.manifest.labels), "y", self.manifest.edge_labels)
 
     @property
     def default_split(self) -> str:
@@ -123,7 +123,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no split, or several of which none is "split".
         """
-        return _only_name("split", self.manifest.splits, "split")
+        return _only_name("split", self.manifest.splits, "split", self.manifest.edge_splits)
 
     def label_spec(self, name: str) -> LabelSpec:
         """Return the task and number of classes of a label.
@@ -241,8 +241,16 @@ class ShardColumns:
         return self.local.edges["in_position"]
 
 
-def _only_name(kind: str, names: Sequence[str], default: str) -> str:
+def _only_name(kind: str, names: Sequence[str], default: str, of_edges: Iterable[str]) -> str:
     """Return the default if it is among the names, or the only one of them."""
     if default in names or len(names) == 1:
         return default if default in names else names[0]
-    raise ConfigError(f"shard: expected one {kind} to choose, got {names}. Name it by --{kind}.")
+    if names:
+        got, remedy = some(names, len(names)), f"Name one of them with --{kind}."
+    elif edges := list(of_edges):
+        got = f"only {kind}s of edges ({some(edges, len(edges))})"
+        remedy = "Use --task edge or --task link for edges (EdgePrediction, LinkPrediction)."
+    else:
+        got = "none"
+        remedy = f"Name a column of the node table when you partition it: --{kind} COLUMN."
+    raise ConfigError(f"shard: expected one {kind} of nodes to choose, got {got}. {remedy}")

@@ -169,6 +169,7 @@ class Shard(ShardColumns):
         return self._cached("in_degree_by_type", self._in_degree_by_type)
 
     def _in_degree_by_type(self) -> Tensor:
+        _ = self.num_edge_types  # raises if edges have no types
         return self._sum_at_masters(self.count_types(self.in_edges, self.edge_columns["type"]))[0]
 
     def count_types(self, edges: Adjacency, types: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ def resolve_name(kind: str, name: str | None, present: Iterable[str], default: s
         remedy = (
             f"Choose one with --{kind}."
             if names
-            else f"Add a column {kind}:NAME{values} to the edge table, and partition again: "
-            "graphtheta partition --edges EDGES STORE --parts N"
+            else f"Name a column{values} of the edge table when you partition it: graphtheta "
+            f"partition --edges EDGES STORE --parts N --edge-{kind} COLUMN"
         )
         raise ConfigError(f"task: expected a {kind} of edges, got {got}. {remedy}")
     return name

@@ -40,26 +40,25 @@ MAIN_METRIC: dict[LabelKind, MainMetric] = {
 }
 
 
-def _metrics_of(spec: LabelSpec, **sync: Any) -> dict[str, Metric]:
+def _metrics_of(task: LabelKind, classes: int, **sync: Any) -> dict[str, Metric]:
     # Imported only when it is used: torchmetrics takes as long to load as torch, since it also
     # loads scipy and matplotlib if they are installed.
     import torchmetrics.classification as of_classes
     from torchmetrics import MeanAbsoluteError, MeanSquaredError
 
-    classes = spec.num_classes
-    if spec.task == "multiclass":
+    if task == "multiclass":
         return {
             "accuracy": of_classes.MulticlassAccuracy(classes, average="micro", **sync),
             "f1": of_classes.MulticlassF1Score(classes, average="macro", **sync),
         }
-    if spec.task == "binary":
+    if task == "binary":
         return {
             "accuracy": of_classes.BinaryAccuracy(**sync),
             "f1": of_classes.BinaryF1Score(**sync),
             "precision": of_classes.BinaryPrecision(**sync),
             "recall": of_classes.BinaryRecall(**sync),
         }
-    if spec.task == "multilabel":
+    if task == "multilabel":
         return {
             "f1": of_classes.MultilabelF1Score(classes, average="micro", **sync),
             "accuracy": of_classes.MultilabelAccuracy(classes, average="micro", **sync),
@@ -80,7 +79,8 @@ def metrics_for(
     """Return a function from (outputs, targets) of each worker to loss and metrics of all workers.
 
     The function is collective: every worker calls it, also with no rows. AUROC and
-    average precision are left out if a class has no rows.
+    average precision are left out if a class has no rows. Labels of two classes have the metrics
+    of binary labels, of the difference of their two logits.
 
     Shape:
         outputs: (T, C) logits, (T, 1) for binary labels. targets: (T,) or (T, K).
@@ -98,24 +98,28 @@ def metrics_for(
     sync: dict[str, Any] = {} if spec.task == "regression" else {"ignore_index": _IGNORED}
     if comm.size > 1:
         sync |= {"dist_sync_fn": gather, "distributed_available_fn": lambda: True}
-    metrics = _metrics_of(spec, **sync)
+    has_two = spec.task == "multiclass" and spec.num_classes == 2
+    task: LabelKind = "binary" if has_two else spec.task
+    metrics = _metrics_of(task, spec.num_classes, **sync)
 
     def compute(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         result = {"loss": mean_loss(*LOSSES[spec.task](outputs, targets), comm)}
-        if spec.task in ("binary", "regression"):
+        if has_two:
+            outputs = outputs[:, 1] - outputs[:, 0]
+        if task in ("binary", "regression"):
             outputs = outputs.reshape(targets.shape)
-        if spec.task == "binary":
+        if task == "binary":
             positive = targets.bool()
             areas = area_under_curve(
                 round_scores(outputs[positive]), round_scores(outputs[~positive]), comm
             )
             if not math.isnan(areas.roc):
                 result |= {"auroc": areas.roc, "average_precision": areas.precision}
-        if spec.task in ("binary", "multilabel"):
+        if task in ("binary", "multilabel"):
             # torchmetrics would take logits for probabilities if all of them were in [0, 1].
             outputs = (outputs > 0).long()
-        labels = targets if spec.task == "regression" else targets.long()
-        if spec.task != "regression" and not len(labels):
+        labels = targets if task == "regression" else targets.long()
+        if task != "regression" and not len(labels):
             # torchmetrics refuses empty updates, so update it with a row that it ignores.
             outputs = outputs.new_zeros((1, *outputs.shape[1:]))
             labels = labels.new_full((1, *labels.shape[1:]), _IGNORED)

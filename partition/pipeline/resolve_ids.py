@@ -332,7 +332,7 @@ def _unknown(
         "ids of the node table",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
         f"(first in row {first_row + int(rows[0])})",
-        "Add these nodes, or drop their edges.",
+        "Add these nodes, drop their edges, or name the columns of ids (--src, --dst, --id).",
     )
 
 

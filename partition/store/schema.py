@@ -43,6 +43,7 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
         largest: Largest value of each integer column, which determines the number of classes.
     """
     types = {field.name: field.type for field in columns if field.name not in keys}
+    names = classes_of(columns.field("type")) if "type" in types else ()
     return Schema(
         columns={name: column_spec(dtype) for name, dtype in types.items()},
         labels={
@@ -53,8 +54,8 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
             if name.startswith(_LABEL)
         },
         splits=[name.removeprefix(_SPLIT) for name in types if name.startswith(_SPLIT)],
-        num_types=largest.get("type", -1) + 1 if "type" in types else None,
-        types=classes_of(columns.field("type")) if "type" in types else (),
+        num_types=max(largest.get("type", -1) + 1, len(names)) if "type" in types else None,
+        types=names,
     )
 
 

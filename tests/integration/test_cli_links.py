@@ -146,4 +146,4 @@ def test_edges_without_split_or_label_get_one_line(command: Run) -> None:
     assert command(*PARTITION).code == 0
     for task, kind in (("link", "split"), ("edge", "label")):
         result = command(*TRAIN, "1", "--run-dir", "runs/d", "--task", task)
-        assert_one_line(result, f"expected a {kind} of edges, got none. Add a column {kind}:NAME")
+        assert_one_line(result, f"expected a {kind} of edges, got none. Name a column")

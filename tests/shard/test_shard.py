@@ -280,7 +280,10 @@ def test_default_label_is_y_or_the_only_one() -> None:
 @pytest.mark.parametrize(
     ("read", "message"),
     [
-        (lambda s: s.default_label, r"expected one label to choose, got \[\]. Name it by --label."),
+        (
+            lambda s: s.default_label,
+            "one label of nodes to choose, got none. Name a column",
+        ),
         (lambda s: s.label("y"), r"unknown label 'y'; the graph has \[\]"),
         (lambda s: s.split("split"), r"unknown split 'split'; the graph has \[\]"),
         (lambda s: s.num_edge_types, "no 'type' column. Partition it with --edge-type"),

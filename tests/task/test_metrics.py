@@ -65,6 +65,17 @@ def test_average_precision_equals_that_of_torchmetrics() -> None:
     assert metrics["average_precision"] == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_two_classes_have_the_metrics_of_a_binary_label() -> None:
+    spec, outputs, targets = case("binary")
+    logits = torch.cat([outputs / 3, outputs / 3 + outputs], dim=1)
+    two = LabelSpec(task="multiclass", num_classes=2)
+    found = metrics_for(two, SingleCommunicator())(logits, targets.long())
+    expected = metrics_for(spec, SingleCommunicator())(outputs, targets)
+    loss = torch.nn.functional.cross_entropy(logits, targets.long())
+    assert found == pytest.approx({**expected, "loss": float(loss)}, rel=1e-5)
+    assert {"auroc", "average_precision", "f1", "precision", "recall"} < found.keys()
+
+
 def test_unknown_entries_of_a_multi_label_count_nowhere() -> None:
     spec, outputs, targets = case("multilabel")
     unknown = torch.arange(targets.numel()).reshape(targets.shape) % 3 == 0
