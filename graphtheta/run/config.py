@@ -134,11 +134,10 @@ class RunConfig(BaseModel):
     )
     candidates: str | None = _link(
         None,
-        "Node column of kinds, such as user and item: a negative sample replaces a node by one of "
-        "its kind, and ranks compare nodes of a kind; or all, for all nodes (link prediction).",
+        "Nodes that negative samples and ranks compare (link prediction): a node column of kinds, "
+        "such as user and item, for nodes of the same kind; or all.",
         metavar="COLUMN",
-        without="negatives: nodes that other edges of the relation have at the same end; ranks: "
-        "all nodes",
+        without="nodes with the same role in other edges; with a relation column, all for ranks",
     )
     exclude_targets: bool | None = _pairs(
         None,
@@ -156,7 +155,8 @@ class RunConfig(BaseModel):
     )
     ranking: bool = _link(
         True,
-        "Rank each validation and test edge among all nodes, for MRR and hits@k (link prediction).",
+        "Rank each validation and test edge among all candidates, for MRR and hits@k (link "
+        "prediction).",
     )
 
     strategy: str = _batches(

@@ -1,10 +1,10 @@
-"""Nodes that negatives are drawn from: those with the role of the replaced node, or of its kind.
+"""Nodes that an edge is compared with: those with the role of its endpoint, or of its kind.
 
 A node that never is a destination is no test of a destination: on edges from users to items, a
-model tells a user from an item without learning anything about edges. By default a negative
-destination is therefore a destination of another edge of the same relation, and a negative source
-another source. In the reverses that partitioning added, the roles are exchanged. A relation with
-only one such node takes those of all relations.
+model tells a user from an item without learning anything about edges. By role, a destination is
+therefore replaced by a destination of another edge of the same relation, and a source by another
+source. In the reverses that partitioning added, the roles are exchanged. A relation with only one
+such node takes those of all relations.
 
 Source: Krompass, Baier, Tresp, "Type-constrained representation learning in knowledge graphs",
 ISWC 2015 (the local closed-world assumption).
@@ -26,11 +26,11 @@ from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.dense_ids import dense_ids
 
-__all__ = ["Candidates", "Members", "endpoints", "node_kinds"]
+__all__ = ["ALL_NODES", "Candidates", "Members", "endpoints", "node_kinds"]
 
 Ints = NDArray[np.int64]
+ALL_NODES = "all"  # instead of the name of a column
 _STAGE = "candidates"
-_ALL = "all"
 
 
 def endpoints(shard: Shard, edges: Ints) -> Ints:
@@ -55,14 +55,14 @@ def node_kinds(shard: Shard, column: str) -> tuple[Ints, int]:
     Communication:
         That of `dense_ids`, and 8 bytes for each mirror.
     """
-    if column == _ALL:
+    if column == ALL_NODES:
         return np.zeros(shard.num_masters + shard.num_mirrors, np.int64), 1
     masters, comm = shard.local.masters, shard.comm
     names = sorted(set(masters.column_names) & set(shard.manifest.node_columns))
     if column not in names:
         raise ConfigError(
             f"task: expected a node column of kinds as candidates, got '{column}' not in {names}. "
-            f"Choose one of these with --candidates, or {_ALL}."
+            f"Choose one of these with --candidates, or {ALL_NODES}."
         )
     values = masters[column].combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # without rows
@@ -138,8 +138,8 @@ class Candidates:
             self._group, self._master = self._by_role()
         else:
             self._num_groups = kinds[1]
-            self._master = np.arange(shard.num_masters)
             self._group = kinds[0][: shard.num_masters]
+            self._master = np.arange(shard.num_masters)
         self.everyone = self._number(self._group, self._master, shard.comm)
 
     def groups(self, shard: Shard, edges: Ints) -> Ints:
@@ -183,8 +183,22 @@ class Candidates:
         of_all = groups // self._width * self._width + self._width - 1
         return np.where(members.size[groups] > 1, groups, of_all)
 
+    def are_members(self, groups: Ints, first: int, last: int) -> NDArray[np.bool_]:
+        """Return which of the masters [first, last) of this worker are in each group.
+
+        Shape:
+            groups: (Q,). Returns (Q, last - first).
+        """
+        distinct, index = np.unique(groups, return_inverse=True)
+        some = slice(*np.searchsorted(self._master, [first, last]))
+        group, master = self._group[some], self._master[some]
+        wanted = np.isin(group, distinct)
+        found = np.zeros((len(distinct), last - first), np.bool_)
+        found[np.searchsorted(distinct, group[wanted]), master[wanted] - first] = True
+        return found[index]
+
     def _by_role(self) -> tuple[Ints, Ints]:
-        """Return the groups of this worker's masters, and the masters: each pair once."""
+        """Return the groups of this worker's masters, and the masters, ascending, once each."""
         shard, width = self._shard, self._width
         edges = np.arange(shard.num_edges)
         num_replicas = shard.num_masters + shard.num_mirrors
@@ -196,8 +210,8 @@ class Candidates:
         if width > 1:
             group = np.concatenate([group, group // width * width + width - 1])
             master = np.concatenate([master, master])
-        num_masters = max(shard.num_masters, 1)
-        return np.divmod(np.unique(group * num_masters + master), num_masters)
+        master, group = np.divmod(np.unique(master * self._num_groups + group), self._num_groups)
+        return group, master
 
     def _number(self, group: Ints, master: Ints, comm: Communicator) -> Members:
         num_nodes = self._shard.manifest.num_nodes

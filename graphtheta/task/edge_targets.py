@@ -58,7 +58,7 @@ class Negatives:
             comm: The workers.
             step: Number of the step.
             masters: Masters of this worker to draw from; if None, from all nodes of the graph.
-            evaluation: Whether to draw one negative for each edge, from a separate random stream.
+            evaluation: Whether to draw from a random stream that training does not use.
 
         Shape:
             Returns (T, number) `location_code` of the nodes, and whether each replaces the source.
@@ -67,7 +67,7 @@ class Negatives:
         groups = self.candidates.resolve(groups, members)
         drawn, at_source = draw_negatives(
             keys,
-            1 if evaluation else self.number,
+            self.number,
             self._corrupt,
             members.size[groups],
             seed=self._seed,

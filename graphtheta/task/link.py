@@ -15,7 +15,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
 from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.candidates import Candidates, endpoints, node_kinds
+from graphtheta.task.candidates import ALL_NODES, Candidates, endpoints, node_kinds
 from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, fetch_endpoints
 from graphtheta.task.metrics import MainMetric, mean_loss
@@ -55,16 +55,18 @@ class LinkPrediction:
         negatives: Negative samples for each target.
         corrupt: Endpoint that negatives replace: "dst", "src", or "both" (one of them at random).
         exclude_targets: Whether targets carry no messages in their step, as described above.
-        candidates: Which nodes a negative may replace a node by: the name of a node column for
-            those of the same kind, which are also those that ranks compare; "all" for all nodes;
-            or None for the nodes with the same role in the edges of the graph, or of the relation
-            (`graphtheta.task.candidates`).
+        candidates: Nodes that edges are compared with, in negatives and ranks: the name of a node
+            column for those of the same kind; "all" for all nodes; or None for those with the same
+            role in the edges of the graph (`graphtheta.task.candidates`). If None and there is a
+            relation, the role in its edges counts for the area under the curve only; ranks, and
+            negatives in training with `ranking`, are over all nodes, as is the standard for
+            knowledge graphs.
         validation_messages: Whether edges of the validation split carry messages when the test
             split is evaluated.
         split_pairs: Whether edges between the same two nodes as an edge of the validation or test
             split, in either direction and of any relation, carry no messages and are no targets.
-        ranking: Whether to compute ranks, which scores all nodes for each edge of the validation
-            and test splits. If False, early stopping uses the area under the ROC curve.
+        ranking: Whether to compute ranks, which scores all candidates for each edge of the
+            validation and test splits. If False, early stopping uses the area under the ROC curve.
 
     Raises:
         ConfigError: If an option is wrong.
@@ -190,8 +192,14 @@ class BoundLinkTask:
             )
         self.metric = MainMetric("mrr" if task.ranking else "auc")
         kinds = None if task.candidates is None else node_kinds(shard, task.candidates)
-        candidates = Candidates(shard, task.relation, relations, kinds)
+        self._candidates = candidates = Candidates(shard, task.relation, relations, kinds)
+        of_relations = task.candidates is None and task.relation is not None
+        if of_relations and task.ranking:
+            # Ranks over all nodes need training on all nodes: a model that never sees a node as a
+            # destination of a relation may rank it first.
+            candidates = Candidates(shard, kinds=node_kinds(shard, ALL_NODES))
         self._negatives = Negatives(candidates, task.negatives, task.corrupt, seed)
+        self._one_negative = Negatives(self._candidates, 1, task.corrupt, seed)
         masked = ParallelEdges(self.message_shard, shard.comm) if task.exclude_targets else None
         self.targets = EdgeTargets(
             self.message_shard,
@@ -202,8 +210,8 @@ class BoundLinkTask:
         )
         self._ranking = None
         if task.ranking:
-            kind_L = None if kinds is None else kinds[0]
-            self._ranking = Ranking(shard, self._relations(shard), max(1, relations), kind_L)
+            ranked = None if of_relations or task.candidates == ALL_NODES else candidates
+            self._ranking = Ranking(shard, self._relations(shard), max(1, relations), ranked)
 
     def _twins(
         self, pairs: ParallelEdges, messages: dict[str, NDArray[np.bool_]]
@@ -259,8 +267,8 @@ class BoundLinkTask:
     def _loss_and_auc(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
         owner_locations = shard.owner_locations[endpoints(shard, edges)]
-        groups = self._negatives.candidates.groups(shard, edges)
-        drawn, at_source = self._negatives.draw(
+        groups = self._candidates.groups(shard, edges)
+        drawn, at_source = self._one_negative.draw(
             shard.edge_key[edges], groups, comm, step=0, evaluation=True
         )
         is_drawn = np.concatenate([at_source, ~at_source], axis=1)  # source, destination

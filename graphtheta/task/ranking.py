@@ -1,11 +1,11 @@
 """Filtered ranks of edges among all possible destinations and sources, in bounded memory.
 
 For an edge (s, r, t), all nodes are ranked as its destination by the score of (s, r, node), and all
-as its source, as is usual for knowledge graphs; if nodes have kinds, all of the kind of the true
-one. Nodes that form another edge of the graph, in any split, are left out, since a high score of
-theirs is no mistake ("filtered"). Nodes of equal score share the mean of their ranks. Scores are
-equal if they differ by at most 64 units in the last place of the true edge's score, or of 1, so
-that the metrics do not depend on the rounding on different workers.
+as its source, as is usual for knowledge graphs; or only candidates, such as all items if an edge
+leads from a user to an item. Nodes that form another edge of the graph, in any split, are left out,
+since a high score of theirs is no mistake ("filtered"). Nodes of equal score share the mean of
+their ranks. Scores are equal if they differ by at most 64 units in the last place of the true
+edge's score, or of 1, so that the metrics do not depend on the rounding on different workers.
 
 Each worker scores its own masters, a chunk of them at a time, against a chunk of the edges of all
 workers. The workers exchange one embedding per edge, and the numbers of nodes that score higher.
@@ -27,7 +27,7 @@ from graphtheta.exchange.directory import rank_and_row
 from graphtheta.exchange.rows import send_rows
 from graphtheta.nn.decoders import Endpoint
 from graphtheta.shard.shard import Shard
-from graphtheta.task.candidates import endpoints
+from graphtheta.task.candidates import Candidates, endpoints
 from graphtheta.task.edge_targets import fetch_endpoints
 from graphtheta.task.pair_scorer import PairScorer
 
@@ -49,18 +49,21 @@ class Ranking:
         shard: Shard with all edges of the graph.
         relation: (E,) relation of each edge, or None.
         num_relations: Number of relations, at least 1.
-        kinds: (L,) kind of each local node; edges are ranked among the nodes of the kinds of their
-            endpoints. If None, among all nodes.
+        candidates: Nodes to rank edges among. If None, all nodes.
 
     Communication:
         48 bytes an edge in construction: the owners of both endpoints keep each edge.
     """
 
     def __init__(
-        self, shard: Shard, relation: Ints | None, num_relations: int, kinds: Ints | None = None
+        self,
+        shard: Shard,
+        relation: Ints | None,
+        num_relations: int,
+        candidates: Candidates | None = None,
     ) -> None:
         self._shard, self._relation, self._num_relations = shard, relation, num_relations
-        self._kinds = kinds
+        self._candidates = candidates
         nodes = endpoints(shard, np.arange(shard.num_edges))
         self._known = {
             side: self._edges_by_answer(nodes[:, fixed], nodes[:, 1 - fixed])
@@ -89,11 +92,12 @@ class Ranking:
             scorer: Scorer of pairs, with one output.
 
         Communication:
-            F + 2 numbers for each edge and endpoint to all workers, one more with kinds, and two
-            counts.
+            F + 2 numbers for each edge and endpoint to all workers, one more with candidates, and
+            two counts.
         """
         shard, total, count = self._shard, np.zeros(1 + len(HITS)), 0
         nodes = endpoints(shard, edges)
+        groups = None if self._candidates is None else self._candidates.groups(shard, edges)
         size = max(1, _QUERIES // shard.comm.size)
         for some, src, dst in fetch_endpoints(shard.owner_locations[nodes], outputs, shard, size):
             relation = None if self._relation is None else self._relation[edges[some]]
@@ -101,9 +105,12 @@ class Ranking:
                 true = scorer(src, dst, None if relation is None else shard.to_device(relation))
                 for side, fixed in zip(_SIDES, (0, 1), strict=True):
                     query = self._codes(shard.node_key_L[nodes[some, fixed]], relation)
-                    answer = nodes[some, 1 - fixed]
-                    kind = None if self._kinds is None else self._kinds[answer]
-                    ranks = self._ranks(query, kind, (src, dst)[fixed], true, side, outputs, scorer)
+                    group = None
+                    if groups is not None:
+                        group = np.ascontiguousarray(groups[some, 1 - fixed])
+                    ranks = self._ranks(
+                        query, group, (src, dst)[fixed], true, side, outputs, scorer
+                    )
                     total += [(1 / ranks).sum(), *((ranks <= k).sum() for k in HITS)]
                     count += len(ranks)
         names = ("mrr", *(f"hits@{k}" for k in HITS))
@@ -112,7 +119,7 @@ class Ranking:
     def _ranks(
         self,
         query: Ints,
-        kind: Ints | None,
+        group: Ints | None,
         fixed: Tensor,
         true: Tensor,
         side: Endpoint,
@@ -124,7 +131,7 @@ class Ranking:
         numbers = torch.cat([fixed, true], dim=1).cpu().contiguous().numpy()
         every = torch.from_numpy(np.concatenate(comm.all_gather(numbers, stage=_STAGE)))
         queries = np.concatenate(comm.all_gather(query, stage=_STAGE))
-        kinds = None if kind is None else np.concatenate(comm.all_gather(kind, stage=_STAGE))
+        groups = None if group is None else np.concatenate(comm.all_gather(group, stage=_STAGE))
         every = every.to(outputs.device)
         fixed, true = every[:, :-1], every[:, -1:]
         relation = None
@@ -139,9 +146,9 @@ class Ranking:
             known = slice(*np.searchsorted(master, [first, first + _CANDIDATES]))
             filtered = (which[known], master[known] - first)
             table[tuple(self._shard.to_device(index) for index in filtered)] = -torch.inf
-            if kinds is not None and self._kinds is not None:
-                of_chunk = self._kinds[first : first + len(chunk)]
-                table[self._shard.to_device(kinds[:, None] != of_chunk)] = -torch.inf
+            if groups is not None and self._candidates is not None:
+                allowed = self._candidates.are_members(groups, first, first + len(chunk))
+                table[self._shard.to_device(~allowed)] = -torch.inf
             counts[:, 0] += (table > true + slack).sum(1)
             counts[:, 1] += ((table - true).abs() <= slack).sum(1)
         found = counts.cpu().numpy()

@@ -280,35 +280,54 @@ def test_draws_stay_the_same_if_every_node_has_both_roles() -> None:
     assert nodes_of(few, False) == set(half.tolist())
 
 
-def test_ranks_are_among_nodes_of_a_kind() -> None:
+@pytest.mark.parametrize("column", ["kind", None])
+def test_ranks_are_among_candidates(column: str | None) -> None:
     made, kind = marketplace(), np.arange(120) % 3
-    nodes = pa.table({"id": np.arange(120), "kind": kind})
-    graph = gt.Graph(nodes, made.edges)
+    graph = gt.Graph(pa.table({"id": np.arange(120), "kind": kind}), made.edges)
     z = np.random.default_rng(0).standard_normal((120, 4))
-    scores = z @ z.T
-    known = set(zip(graph.src.tolist(), graph.dst.tolist(), strict=True))
+    scores, known = z @ z.T, set(zip(graph.src.tolist(), graph.dst.tolist(), strict=True))
+    users, items = sorted(set(graph.src.tolist())), sorted(set(graph.dst.tolist()))
     ranks = []
     for s, d in zip(graph.src[::20].tolist(), graph.dst[::20].tolist(), strict=True):
-        for true, pairs in (
-            (d, [(s, x) for x in range(120) if kind[x] == kind[d]]),
-            (s, [(x, d) for x in range(120) if kind[x] == kind[s]]),
-        ):
+        ends = [items, users]
+        if column:
+            ends = [np.flatnonzero(kind == kind[node]).tolist() for node in (d, s)]
+        for pairs in ([(s, x) for x in ends[0]], [(x, d) for x in ends[1]]):
             others = [p for p in pairs if p not in known]
             ranks.append(1 + sum(scores[p] > scores[s, d] for p in others))
-            assert kind[true] in kind
 
     def job(comm: Communicator) -> float:
         shard = gt.open_shard(graph, comm, method="dbh")
         scorer = PairScorer(EdgeModel(torch.nn.Identity(), decoder_for("dot", 4)), 0)
         mine = torch.from_numpy(z[shard.node_key_L[: shard.num_masters]])
         edges = np.flatnonzero(shard.edge_key % 20 == 0)
-        kinds, number = node_kinds(shard, "kind")
-        assert number == 3
-        return Ranking(shard, None, 1, kinds)(edges, mine, scorer)["mrr"]
+        candidates = Candidates(shard, kinds=node_kinds(shard, column) if column else None)
+        return Ranking(shard, None, 1, candidates)(edges, mine, scorer)["mrr"]
 
     for workers in (1, 3):
         found = gt.run_local(job, workers=workers, timeout_s=60)
         assert found == pytest.approx((1 / np.array(ranks)).mean())
+
+
+@pytest.mark.parametrize("ranking", [True, False])
+def test_training_compares_what_the_main_metric_compares(ranking: bool) -> None:
+    """With relations, ranks are over all nodes, and the area under the curve by relation."""
+    made = marketplace()
+    graph = gt.Graph(
+        made.nodes, made.edges.append_column("type", pa.array(np.arange(made.num_edges) % 2))
+    )
+    shard = gt.open_shard(graph)
+    decoder = decoder_for("distmult", 4, num_relations=2)
+    model = EdgeModel(NodeEmbedding(shard, 4, GCN(4, 4, 4)), decoder)
+    task = LinkPrediction(relation="type", corrupt="dst", negatives=9, ranking=ranking)
+    bound = task.bind(model, shard, 0)
+    edges = np.arange(shard.num_edges)
+    keys = shard.node_key_L[: shard.num_masters]
+    for negatives, everyone in ((bound._negatives, ranking), (bound._one_negative, False)):
+        groups = negatives.candidates.groups(shard, edges)
+        codes, _ = negatives.draw(shard.edge_key, groups, shard.comm, step=0)
+        users = keys[rank_and_row(codes)[1]] < 90
+        assert (users.mean() > 0.6) if everyone else not users.any()
 
 
 @pytest.mark.parametrize("strategy", [GlobalBatch(), ClusterBatch(4, np.arange(120) % 12)])
