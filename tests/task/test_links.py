@@ -279,8 +279,8 @@ def without(prefix: str) -> Graph:
 @pytest.mark.parametrize(
     ("task", "model", "graph", "message"),
     [
-        (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Add"),
-        (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Add"),
+        (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Name"),
+        (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Name"),
         (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Choose one"),
         (EdgePrediction(), edge_model(), labelled(), "with 3 outputs, .* needs, got 1"),
         (LinkPrediction(), GCN(3, 4, 5).double(), labelled(), "model with a decoder, got GCN"),
