@@ -150,7 +150,7 @@ def _types(manifest: Manifest) -> str:
     return f"{manifest.num_edge_types:,}{_names(manifest.edge_types)}"
 
 
-def _names(names: tuple[str, ...]) -> str:
+def _names(names: tuple[str, ...] | None) -> str:
     from graphtheta.data.schema import some
 
     return f": {some(names, len(names))}" if names else ""

@@ -34,6 +34,8 @@ _CHUNK = 1 << 16  # values that stay in the cache between two passes
 _MASTERS = ("node_key", "original_id", "in_degree", "out_degree")
 _IN_EDGES = ("src", "edge_key", "in_position")
 
+_INT32_LIMIT = 2**31
+
 
 def check_layout(part: PartTables, folder: Path, manifest: Manifest, book: Book) -> None:
     """Check the columns and the numbers of rows of a part's tables.
@@ -54,7 +56,7 @@ def check_layout(part: PartTables, folder: Path, manifest: Manifest, book: Book)
         "out_edges": edges,
     }
     id_type = pa.string() if manifest.id_type == "string" else pa.int64()
-    position = pa.int32() if edges < 2**31 else pa.int64()
+    position = pa.int32() if edges < _INT32_LIMIT else pa.int64()
     node_keys = pa.schema(zip(_MASTERS, (pa.int64(), id_type, pa.int64(), pa.int64()), strict=True))
     edge_keys = pa.schema(zip(_IN_EDGES, (pa.int32(), pa.int64(), pa.int64()), strict=True))
     schemas = {

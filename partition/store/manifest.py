@@ -29,7 +29,7 @@ _ADDED = {
     "dropped_self_loops": 0,
     "dropped_duplicates": 0,
     "reverses_from": 0,
-    "edge_types": [],
+    "edge_types": None,
 }
 
 
@@ -61,7 +61,7 @@ class LabelSpec(BaseModel):
 
     task: LabelKind
     num_classes: int = Field(ge=0, lt=1 << 31)
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -124,7 +124,7 @@ class Manifest(BaseModel):
     edge_labels: dict[str, LabelSpec] = Field(default_factory=dict)
     edge_splits: list[str] = Field(default_factory=list)
     num_edge_types: int | None = None
-    edge_types: tuple[str, ...] = ()
+    edge_types: tuple[str, ...] | None = None
     quality: Quality
     checksum: str = ""
 
@@ -174,7 +174,7 @@ def checksum(manifest: Manifest, book: Book) -> str:
         if described[name] == default:  # keeps the hash of stores written before these fields
             del described[name]
     for label in (*described["labels"].values(), *described["edge_labels"].values()):
-        if not label["classes"]:
+        if label["classes"] is None:
             del label["classes"]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))

@@ -24,14 +24,14 @@ class Schema:
         labels: Task of each label column, by name.
         splits: Names of the splits.
         num_types: Largest value of the column `type` plus one; None without that column.
-        types: Names of the edge types, if they were texts.
+        types: Names of the edge types if they were texts, otherwise None.
     """
 
     columns: dict[str, ColumnSpec]
     labels: dict[str, LabelSpec]
     splits: list[str]
     num_types: int | None
-    types: tuple[str, ...]
+    types: tuple[str, ...] | None
 
 
 def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]) -> Schema:
@@ -48,14 +48,14 @@ def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]
         columns={name: column_spec(dtype) for name, dtype in types.items()},
         labels={
             name.removeprefix(_LABEL): _label(
-                dtype, largest.get(name, -1) + 1, classes_of(columns.field(name))
+                dtype, largest.get(name, -1) + 1, classes_of(columns.field(name)) or None
             )
             for name, dtype in types.items()
             if name.startswith(_LABEL)
         },
         splits=[name.removeprefix(_SPLIT) for name in types if name.startswith(_SPLIT)],
         num_types=max(largest.get("type", -1) + 1, len(names)) if "type" in types else None,
-        types=names,
+        types=names or None,
     )
 
 
@@ -71,13 +71,13 @@ def _dtype(dtype: pa.DataType) -> str:
     return {"float": "float32", "double": "float64"}.get(str(dtype), str(dtype))
 
 
-def _label(dtype: pa.DataType, num_classes: int, classes: tuple[str, ...]) -> LabelSpec:
+def _label(dtype: pa.DataType, num_classes: int, classes: tuple[str, ...] | None) -> LabelSpec:
     if pa.types.is_fixed_size_list(dtype):
         task: LabelKind = "regression" if pa.types.is_float32(dtype.value_type) else "multilabel"
         return LabelSpec(task=task, num_classes=dtype.list_size)
     if pa.types.is_boolean(dtype):
         return LabelSpec(task="binary", num_classes=2, classes=classes)
     if pa.types.is_integer(dtype):
-        num_classes = max(num_classes, len(classes))
+        num_classes = max(num_classes, len(classes or ()))
         return LabelSpec(task="multiclass", num_classes=num_classes, classes=classes)
     return LabelSpec(task="regression", num_classes=1)

@@ -16,6 +16,7 @@ from graphtheta.data.graph import Graph
 from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, assess, build, measure
 from graphtheta.partition.pipeline import order, part_builder
+from graphtheta.partition.store import check_part
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph, to_graph
 from tests.partition.invariants import check
 from tests.partition.sources import IdSource, build_on, by_id
@@ -166,6 +167,7 @@ def test_build_refuses_a_part_of_more_replicas_than_local_ids(
 ) -> None:
     monkeypatch.setattr(order, "_INT32_LIMIT", 40)
     monkeypatch.setattr(part_builder, "_INT32_LIMIT", 40)
+    monkeypatch.setattr(check_part, "_INT32_LIMIT", 40)
     graph = to_graph(random_graph(40, 100))
     with pytest.raises(PartitionError, match=r"got 40 in part 0\. Use more parts"):
         build(graph, Plan(1))
