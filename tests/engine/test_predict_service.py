@@ -52,7 +52,8 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
         for keys, found in zip(requests, responses, strict=True):
             if len(keys):
                 np.testing.assert_allclose(found["probability"], wanted[keys], rtol=1e-5)
-                np.testing.assert_array_equal(found["prediction"], wanted[keys].argmax(1))
+                chosen = wanted[keys, found["prediction"]]  # one of two that are as likely
+                np.testing.assert_allclose(chosen, wanted[keys].max(1), rtol=1e-5)
         with pytest.raises(UnknownNode):
             remote.predict([10**6], "new_id")
         fuzz(f"127.0.0.1:{server.port}")

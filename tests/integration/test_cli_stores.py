@@ -204,7 +204,8 @@ def test_dry_run_estimates_and_does_nothing(command: Run) -> None:
 def test_compare_prints_methods_side_by_side(command: Run) -> None:
     result = command("partition", "cora", "--parts", 4, "--compare", "dbh,hdrf,kaminpar")
     assert result.code == 0, result.err
-    rows = {line.split()[0]: line.split() for line in result.out.splitlines()[2:]}
+    table = result.out[result.out.index("\n  method") + 1 :]  # after how the input was read
+    rows = {line.split()[0]: line.split() for line in table.splitlines()[1:]}
     assert list(rows) == ["dbh", "hdrf", "kaminpar"]
     assert float(rows["kaminpar"][1]) < float(rows["hdrf"][1]) < float(rows["dbh"][1])
     assert_one_line(
