@@ -68,6 +68,7 @@ def test_partition(command: Run) -> None:
     assert result.out.count("rmat 6 x 4") == 1
 
 
+@pytest.mark.slow  # it starts jobs as the next test does
 @pytest.mark.spawn
 def test_scaling(command: Run) -> None:
     words = ("bench", "scaling", *RMAT, "--features", 4, "--hidden", 4, "--runs", 2)
@@ -79,7 +80,6 @@ def test_scaling(command: Run) -> None:
     assert [record["case"]["workers"] for record in load("a.jsonl")] == [1, 2]
 
 
-@pytest.mark.slow  # test_scaling starts the same under mpiexec
 @pytest.mark.spawn
 def test_epoch_under_mpiexec(tmp_path: Path, cora: Path) -> None:
     written = tmp_path / "a.jsonl"
