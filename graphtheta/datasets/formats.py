@@ -127,6 +127,8 @@ class Parquet(Typed):
                     row_bytes = max(row_bytes, _decoded_bytes(group, types) / group.num_rows)
                 first += group.num_rows
             left = min(stop, first) - start
+            if left <= 0:
+                return
             # A batch ends with a small range, so that reading one row decodes one page.
             rows = min(rows_per_chunk(row_bytes), skip + left)
             for batch in parquet.iter_batches(rows, row_groups=groups, columns=list(types)):

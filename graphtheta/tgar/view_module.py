@@ -103,7 +103,7 @@ def refuse_mixed_precision(where: str, dtype: torch.dtype, device: str) -> None:
             f"{where}: expected float32 or float64, got {name}. Use model.float() or "
             "model.double(); TGARLayer.storage = torch.bfloat16 halves what is sent and gathered."
         )
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         raise ConfigError(
             f"{where}: expected no autocast, got torch.autocast({device!r}), under which sums "
             "would lose digits. Leave it out; TGARLayer.storage = torch.bfloat16 halves what is "
