@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.analysis.compare import Assessment, assess, compare, write_assignment
-from graphtheta.partition.analysis.estimate import Estimate, estimate
+from graphtheta.partition.analysis.estimate import Estimate, estimate, held_bytes
 from graphtheta.partition.core.partitioner import (
     Balance,
     EdgePartitioner,
@@ -55,6 +55,7 @@ __all__ = [
     "column_valid",
     "compare",
     "estimate",
+    "held_bytes",
     "make_store",
     "measure",
     "open_store",

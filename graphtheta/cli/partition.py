@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,7 +125,8 @@ def partition(
         balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
         balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
         balance_split: Split of the nodes that --balance-train counts.
-        memory_limit: Memory of a worker, such as 8GB or 500MiB. A job that needs more is refused.
+        memory_limit: Memory of a worker, such as 8GB or 500MiB, with 0.3 GB for libraries, and an
+            input that is read whole. A job that needs more is refused.
         threads: Threads per worker.
         scratch: Directory for temporary files.
 
@@ -141,6 +143,7 @@ def partition(
         Plan,
         Resources,
         estimate,
+        held_bytes,
         make_store,
         quality_rows,
         write_assignment,
@@ -202,7 +205,9 @@ def partition(
         f"about {expected.seconds:,.0f} s",
         flush=True,
     )
-    resources.check_memory(expected.build_memory, "the job", "Use more parts.")
+    held = held_bytes(source)
+    resources.check_memory(expected.build_memory, "the job", _remedy(held, resources.memory_limit))
+    resources = replace(resources, held=held)
     if assignment_only:
         write_assignment(source, target, plan, resources)
         print(f"wrote the assignment to {target}")
@@ -229,6 +234,15 @@ _COMPARED = (
     "mirrors",
     "seconds",
 )
+
+
+def _remedy(held: int, limit: int | None) -> str:
+    if limit is not None and held > limit // 2:
+        return (
+            "Raise the limit; an input that is read whole, such as npz, needs less as tables of "
+            "nodes and edges in Parquet."
+        )
+    return "Use more parts."
 
 
 def _balance_hint(method: str, balance: float) -> str:

@@ -203,6 +203,10 @@ class Graph:
     # GraphSource
 
     @property
+    def memory_bytes(self) -> int:
+        return int(self.nodes.nbytes + self.edges.nbytes)
+
+    @property
     def node_schema(self) -> pa.Schema:
         return self.nodes.schema
 

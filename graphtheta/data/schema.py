@@ -254,6 +254,8 @@ def check_finite(array: pa.Array, where: str, first_row: int) -> None:
     Rows with a null are missing labels; nulls in other columns are refused before.
     """
     values = as_numpy(array)
+    if not values.size or (values.min() >= -_FLOAT32_MAX and values.max() <= _FLOAT32_MAX):
+        return  # the usual case, without a copy; NaN fails both comparisons
     columns = values.T if values.ndim == 2 else values[None]
     bad = ~(np.abs(columns) <= _FLOAT32_MAX).all(axis=0)  # also of NaN
     if array.null_count:

@@ -27,6 +27,10 @@ class GraphSource(Protocol):
         """Rows of the edge table."""
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes of rows that the source keeps in memory; 0 if it reads them from files."""
+
+    @property
     def keyed(self) -> bool:
         """Whether `src` and `dst` are node keys; otherwise they are original ids."""
 
@@ -87,7 +91,7 @@ class TopologySource:
     def __init__(self, source: GraphSource) -> None:
         self._source = source
         self.num_nodes, self.num_edges = source.num_nodes, source.num_edges
-        self.keyed = source.keyed
+        self.keyed, self.memory_bytes = source.keyed, source.memory_bytes
         self.node_schema = pa.schema([f for f in source.node_schema if f.name == "id"])
         self.edge_schema = pa.schema([source.edge_schema.field(end) for end in ("src", "dst")])
 

@@ -21,10 +21,10 @@ from scipy.sparse import csr_matrix
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import node_table, one_split, refuse
-from graphtheta.datasets.safe_pickle import dense_rows, sparse_matrix, unpickle
+from graphtheta.datasets.safe_pickle import check_fits_memory, sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
 
-__all__ = ["read", "recognises", "row_normalized"]
+__all__ = ["read", "recognises", "row_normalize"]
 
 _KEYS = ("tx", "allx", "y", "ty", "ally", "graph", "test.index")
 _T = TypeVar("_T")
@@ -61,8 +61,7 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     test = _load_index(part["test.index"])
     train_y, test_y, all_y = (_load_classes(part[key]) for key in ("y", "ty", "ally"))
     known, unknown = (
-        dense_rows(sparse_matrix(_load(part[key], csr_matrix), str(part[key])), str(part[key]))
-        for key in ("allx", "tx")
+        sparse_matrix(_load(part[key], csr_matrix), str(part[key])) for key in ("allx", "tx")
     )
     neighbours = _load(part["graph"], dict)
     # The rows of tx belong to the positions in the test index, which may skip some.
@@ -70,36 +69,42 @@ def read(path: str, *, normalize: bool = True) -> Graph:
     if known.shape[1] != unknown.shape[1]:
         expected = f"features of {known.shape[1]:,} columns"
         raise refuse(str(part["tx"]), expected, f"{unknown.shape[1]:,}", _FETCH)
-    for key, found, like in (("ally", all_y, known), ("tx", unknown, test), ("ty", test_y, test)):
-        if len(found) != len(like):
-            raise refuse(str(part[key]), f"{len(like):,} rows", f"{len(found):,}", _FETCH)
-    if not len(train_y) <= len(known) <= num_nodes <= len(known) + len(test) + len(neighbours):
-        given = f"{len(train_y):,}, {len(known):,} and up to {num_nodes:,}"
+    num_known, num_test = known.shape[0], len(test)
+    for key, rows, expected_rows in (
+        ("ally", len(all_y), num_known),
+        ("tx", unknown.shape[0], num_test),
+        ("ty", len(test_y), num_test),
+    ):
+        if rows != expected_rows:
+            raise refuse(str(part[key]), f"{expected_rows:,} rows", f"{rows:,}", _FETCH)
+    if not len(train_y) <= num_known <= num_nodes <= num_known + num_test + len(neighbours):
+        given = f"{len(train_y):,}, {num_known:,} and up to {num_nodes:,}"
         raise refuse(
             str(folder), "training nodes, known nodes and all nodes in this order", given, _FETCH
         )
+    check_fits_memory((num_nodes, known.shape[1]), str(part["allx"]))
     features = np.zeros((num_nodes, known.shape[1]), np.float32)
     labels = np.zeros(num_nodes, np.int64)
-    features[: len(known)] = known
-    labels[: len(known)] = all_y
-    features[test] = unknown
+    known.astype(np.float32).toarray(out=features[:num_known])
+    labels[:num_known] = all_y
+    features[test] = unknown.astype(np.float32).toarray()
     labels[test] = test_y
     src, dst = _edges(neighbours, num_nodes, part["graph"])
     keys = np.arange(num_nodes)
     train, val = keys < len(train_y), (keys >= len(train_y)) & (keys < len(train_y) + 500)
     split = one_split(train, val, np.isin(keys, test), str(folder))
-    features = row_normalized(features) if normalize else features
+    if normalize:
+        row_normalize(features)
     return Graph(node_table(keys, features, labels, split), pa.table({"src": src, "dst": dst}))
 
 
-def row_normalized(values_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features divided by the sum of their row, or by 1 if the sum is less.
+def row_normalize(values_NF: NDArray[np.float32]) -> None:
+    """Divide features by the sum of their row, or by 1 if the sum is less, in place.
 
     Shape:
-        values_NF: (N, F) non-negative float32. Returns the same shape and type.
+        values_NF: (N, F) non-negative float32.
     """
-    total = np.maximum(values_NF.sum(axis=1, keepdims=True), np.float32(1))
-    return np.asarray(values_NF / total, np.float32)
+    values_NF /= np.maximum(values_NF.sum(axis=1, keepdims=True), np.float32(1))
 
 
 def _edges(

@@ -47,6 +47,7 @@ class TableSource:
     """
 
     keyed = False
+    memory_bytes = 0
 
     def __init__(
         self, nodes_uri: str | None, edges_uri: str, **columns: Unpack[ColumnOptions]

@@ -13,19 +13,29 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.batches import CHUNK_BYTES
 from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.resources import Resources, format_bytes
 from graphtheta.partition.core.stream import CHUNK_EDGES
 from graphtheta.partition.ooc.id_table import map_bytes
 from graphtheta.partition.pipeline.part_builder import part_bytes
-from graphtheta.partition.pipeline.pipeline import Plan, named_partitioner, row_bytes
+from graphtheta.partition.pipeline.pipeline import (
+    Plan,
+    copied_bytes,
+    named_partitioner,
+    row_bytes,
+)
 from graphtheta.partition.store.id_hash import hash_ids
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "held_bytes"]
 
 _SAMPLES, _SAMPLE_EDGES = 16, 1 << 16
-_BUFFER = 96  # bytes per edge of the chunks in flight
+_PROCESS = 300_000_000  # bytes of Python, its libraries and compiled code
+_BUFFER = 64  # bytes per edge of the chunks in flight
+_STARTUP = 3.0  # seconds until libraries are loaded and kernels are compiled or found
+_TEXT_RATE = 0.5e6  # edges per second whose ids are texts, in addition
+_COLUMN_RATE = 100e6  # bytes per second of columns of nodes and edges, through all phases
 _PIPELINE_RATE = 12e6  # edges per second through all phases except the method
 _DEFAULT_RATE = 100e6  # edges per second of methods that are not in _RATES
 _RATES = {  # edges per second of the methods, for 32 parts
@@ -47,10 +57,11 @@ class Estimate:
     Attributes:
         num_nodes: Number of nodes; without a node table, estimated from a sample of edges.
         num_edges: Number of edges, including reverse edges.
-        memory: Peak memory of each rank in bytes.
+        memory: Peak memory of each rank in bytes, with `held_bytes`.
         method_memory: Upper bound of the memory of the method on each rank, in bytes. The method
             is refused if it does not fit the memory limit.
-        build_memory: Peak memory of each rank in bytes, in all phases except the method.
+        build_memory: Peak memory of each rank in bytes, in all phases except the method, with
+            `held_bytes`.
         scratch: Disk space for temporary files, in bytes.
         store: Disk space for the store, in bytes.
         seconds: Time of the whole job.
@@ -78,6 +89,11 @@ class Estimate:
         ]
 
 
+def held_bytes(source: GraphSource) -> int:
+    """Return the bytes that a process takes before it partitions: libraries and the source."""
+    return _PROCESS + source.memory_bytes
+
+
 def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     """Estimate what `make_store` needs, from table sizes and a sample of edges; not collective.
 
@@ -97,17 +113,29 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     # Replicas of a part: its masters, and at most one endpoint of each edge.
     replicas = min(num_nodes, num_nodes / plan.num_parts + num_edges / plan.num_parts)
     part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
-    edge_row = row_bytes(source.edge_schema)
-    part = part_bytes(num_nodes, part_edges, replicas, part_nodes, edge_row, node_row)
-    chunk = min(CHUNK_EDGES, num_edges)
-    buffers = (resources.threads + 2) * chunk * (_BUFFER + edge_columns)
+    copied = copied_bytes(source.edge_schema), copied_bytes(source.node_schema) or 16
+    part = part_bytes(num_nodes, part_edges, replicas, part_nodes, *copied)
+    # Rows in flight: as they are read and converted, unless the source has them, and sorted.
+    copies, in_flight = 1 if source.memory_bytes else 3, resources.threads + 2
+    ends = 0 if source.memory_bytes else row_bytes(source.edge_schema) - edge_columns
+    buffers = min(in_flight * CHUNK_EDGES, num_edges) * (_BUFFER + ends)
+    buffers += copies * min(in_flight * CHUNK_BYTES, num_edges * edge_columns)
+    node_buffers = copies * min(in_flight * CHUNK_BYTES, num_nodes * node_row)
     ids = 0 if source.keyed else map_bytes(source.edge_schema.field("src").type, num_nodes)
+    held = held_bytes(source)
+    parallel = min(resources.threads, -(-plan.num_parts // resources.comm.size))
     if resources.memory_limit is not None:
-        ids = min(ids, resources.memory_limit // 2)
-    parallel = resources.threads
-    if resources.memory_limit is not None:
-        parallel = max(1, min(parallel, int(resources.memory_limit // max(part, 1))))
-    build = int(max(ids + buffers, num_nodes * (8 + position) + buffers, parallel * part))
+        left = max(0, resources.memory_limit - held)
+        ids = min(ids, left // 2)
+        parallel = max(1, min(parallel, int(left // max(part, 1))))
+    wide = min(CHUNK_BYTES, int(part_nodes * node_row))  # mapped rows of a part
+    build = held + int(
+        max(
+            ids + buffers,
+            num_nodes * (8 + position) + max(buffers, node_buffers),
+            parallel * (part + wide),
+        )
+    )
     spill = num_edges * (2 * key + 4 + position + edge_columns) + num_nodes * (node_row + 24)
     keys = num_edges * (2 * key + 2) + (num_edges // 2 * 8 if plan.undirected else 0)
     store = (
@@ -115,16 +143,18 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
         + num_nodes * (node_row + 24 + 32)
         + replicas * 32 * plan.num_parts
     )
-    rate = 1 / (1 / _PIPELINE_RATE + 1 / _RATES.get(plan.method, _DEFAULT_RATE))
+    work = num_edges / _PIPELINE_RATE + num_edges / _RATES.get(plan.method, _DEFAULT_RATE)
+    work += num_edges / _TEXT_RATE if source.edge_schema.field("src").type == pa.string() else 0
+    work += (num_nodes * node_row + num_edges * edge_columns) / _COLUMN_RATE
     return Estimate(
         num_nodes=num_nodes,
         num_edges=num_edges,
-        memory=max(build, method + buffers),
+        memory=max(build, held + method + buffers),
         method_memory=method,
         build_memory=build,
         scratch=int(spill + keys),
         store=int(store),
-        seconds=num_edges / rate * 2 / max(1, resources.threads * resources.comm.size),
+        seconds=_STARTUP + work * 2 / max(1, resources.threads * resources.comm.size),
     )
 
 

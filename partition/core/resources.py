@@ -48,12 +48,19 @@ class Resources:
         threads: Threads of this rank for compiled kernels and for reading columns.
         memory_limit: Bytes that this rank may hold at a time. If None, there is no limit.
         progress: Where progress is shown.
+        held: Bytes of the memory limit that are in use before the job starts.
     """
 
     comm: Communicator = field(default_factory=SingleCommunicator)
     threads: int = 1
     memory_limit: int | None = None
     progress: Progress = field(default_factory=NoProgress)
+    held: int = 0
+
+    @property
+    def available(self) -> int | None:
+        """Bytes of the memory limit that are left for the job, at least 1; None without a limit."""
+        return None if self.memory_limit is None else max(1, self.memory_limit - self.held)
 
     def share(self, start: int, stop: int) -> tuple[int, int]:
         """Return this rank's share of [start, stop), a range."""
@@ -100,13 +107,14 @@ class Resources:
         """Refuse work that does not fit the memory limit.
 
         Args:
-            num_bytes: Estimate of the bytes needed.
+            num_bytes: Estimate of the bytes needed, in addition to those held.
             what: What needs them, for the error message.
             remedy: What the user can do, for the error message.
 
         Raises:
             PartitionError: If `num_bytes` is more than the limit.
         """
+        num_bytes += self.held
         if self.memory_limit is not None and num_bytes > self.memory_limit:
             raise PartitionError(
                 f"partition: expected {what} to fit the memory limit of "

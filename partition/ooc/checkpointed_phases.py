@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import StoreError
@@ -92,6 +93,7 @@ class CheckpointedPhases:
         self._comm.broadcast(recorded, stage=f"partition: {name}")
         if not recorded[0]:
             result = run() or {}
+            pa.default_memory_pool().release_unused()  # what Arrow keeps would add to the next peak
             self._comm.barrier(stage=f"partition: {name}")
             if self._comm.rank == 0:
                 with atomic_file(path) as file:

@@ -8,7 +8,7 @@ rows of a bucket come back in the order of the chunk numbers, for any assignment
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,14 @@ class SpillReader:
                 rows = readers[file].get_batch(batch).slice(start, stop - start)
                 slices.append((chunk, rows if columns is None else rows.select(list(columns))))
         return slices
+
+    def stream(self, bucket: int, column: str) -> Iterator[pa.Array]:
+        """Yield one column of each chunk of `read`, mapped only until the next is requested."""
+        for _, file, batch, starts in self._chunks:
+            start, stop = starts[bucket : bucket + 2].tolist()
+            if start < stop:
+                reader = pa.ipc.open_file(pa.memory_map(str(self._paths[file])))
+                yield reader.get_batch(batch).column(column).slice(start, stop - start)
 
     @property
     def schema(self) -> pa.Schema | None:

@@ -100,7 +100,7 @@ class _Collector:
         self, id_type: pa.DataType, num_edges: int, runs: _Runs, resources: Resources
     ) -> None:
         self._id_type, self._runs, self._resources = id_type, runs, resources
-        self._budget = (resources.memory_limit or _NO_LIMIT) // _SETS_SHARE
+        self._budget = (resources.available or _NO_LIMIT) // _SETS_SHARE
         self._most = min(_BITS_PER_EDGE * num_edges + 4096, 8 * self._budget)
         self._bits = BitMap() if pa.types.is_int64(id_type) else None
         self._sets: list[IdSet] = []

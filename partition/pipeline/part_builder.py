@@ -46,13 +46,13 @@ def part_bytes(
 
     Args:
         num_nodes: Nodes of the graph, for a bit map and the positions of its members.
-        edges: Edges of the part: records and sources, each twice (40 bytes), and their rows twice.
+        edges: Edges of the part: records and sources, each twice (40 bytes), and their rows.
         replicas: Replicas of the part: edge counts, owners, new ids and local ids.
-        masters: Masters of the part: their rows twice.
-        edge_row: Bytes of a row of the edge table.
-        node_row: Bytes of a row of the node table.
+        masters: Masters of the part: their rows.
+        edge_row: Bytes of all copies of a row of the edge table; see `copied_bytes`.
+        node_row: The same of the node table.
     """
-    rows = edges * 2 * edge_row + masters * 2 * node_row
+    rows = edges * edge_row + masters * node_row
     return edges * 40 + replicas * 96 + rows + num_nodes // 2
 
 
@@ -133,9 +133,7 @@ class PartBuilder:
         _sort_finely(coarse, coarse_index, indptr[:-1].copy(), src, edge_key, in_position, order)
         columns: dict[str, Any] = {"src": src, "edge_key": edge_key, "in_position": in_position}
         if names := self._columns.names:
-            batches = [rows for _, rows in self._edge_columns.read(part)]
-            table = contiguous(pa.Table.from_batches(batches, schema=self._columns))
-            table = contiguous(table.take(pa.array(order)))
+            table = _in_order(self._edge_columns, part, self._columns, order, "attr")
             columns |= {name: table[name] for name in names}
         return contiguous(pa.table(columns)), src
 
@@ -155,12 +153,8 @@ class PartBuilder:
         return pa.table({"dst": dst, "csc_position": position})
 
     def _masters(self, part: int) -> pa.Table:
-        slices = [rows for _, rows in self._nodes.read(part)]
-        table = pa.Table.from_batches(slices, schema=self._nodes.schema)
         local = master_local_ids(self._folder, part)
-        row = np.empty(len(local), np.int64)
-        row[local] = np.arange(len(local))
-        return contiguous(contiguous(table).take(pa.array(row)))
+        return _in_order(self._nodes, part, self._nodes.schema, _inverse(local), "features")
 
     def _plan(self, part: int, positions: MemberPositions, local: NDArray[np.int32]) -> pa.Table:
         slices = self._mirrors.read(part)
@@ -180,6 +174,45 @@ class PartBuilder:
             columns[name] = np.empty_like(values)
             columns[name][to] = values
         return pa.table(columns, schema=PLAN)
+
+
+def _in_order(
+    spill: SpillReader, part: int, schema: pa.Schema, order: NDArray[Any], wide: str
+) -> pa.Table:
+    """Return the rows of a part in a new order: row i is row order[i] of the spill.
+
+    Args:
+        spill: Rows of all parts.
+        part: The part.
+        schema: Columns of the spill.
+        order: Order of the rows.
+        wide: Column of lists of numbers without nulls, if there is one. It may take most of the
+            memory, so that it is copied once, chunk by chunk.
+    """
+    field = schema.field(wide) if wide in schema.names else None
+    if field is None or not field.type.list_size:
+        batches = [rows for _, rows in spill.read(part)]
+        table = contiguous(pa.Table.from_batches(batches, schema=schema))
+        return contiguous(table.take(pa.array(order)))
+    values = np.empty((len(order), field.type.list_size), field.type.value_type.to_pandas_dtype())
+    position, first = _inverse(order), 0
+    for rows in spill.stream(part, wide):
+        values[position[first : first + len(rows)]] = as_numpy(rows)
+        first += len(rows)
+    flat = pa.array(values.reshape(-1))
+    columns: dict[str, Any] = {wide: pa.FixedSizeListArray.from_arrays(flat, type=field.type)}
+    if others := [other for other in schema if other.name != wide]:
+        batches = [rows.select([other.name for other in others]) for _, rows in spill.read(part)]
+        table = contiguous(pa.Table.from_batches(batches, schema=pa.schema(others)))
+        table = table.take(pa.array(order))
+        columns |= dict(zip(table.column_names, table.columns, strict=True))
+    return contiguous(pa.table({name: columns[name] for name in schema.names}))
+
+
+def _inverse(order: NDArray[Any]) -> NDArray[Any]:
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order), dtype=order.dtype)
+    return position
 
 
 def _position_dtype(num_edges: int) -> type[np.int32] | type[np.int64]:

@@ -66,7 +66,7 @@ from graphtheta.partition.store.quality import PartCounts, measure
 from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
 
-__all__ = ["Pipeline", "Plan", "named_partitioner", "row_bytes"]
+__all__ = ["Pipeline", "Plan", "copied_bytes", "named_partitioner", "row_bytes"]
 
 _IDS_SPILL = "original-ids"
 _log = logging.getLogger("graphtheta")
@@ -374,13 +374,13 @@ class Pipeline:
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
         """Return how many parts to build in parallel within the memory limit."""
-        edge_row, node_row = map(row_bytes, (self._source.edge_schema, self._source.node_schema))
+        edge_row, node_row = map(copied_bytes, (self._source.edge_schema, self._source.node_schema))
         replicas = counts.masters + counts.mirrors
         largest = int(
             part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
         )
         self._resources.check_memory(largest, "the largest part", "Use more parts.")
-        limit = self._resources.memory_limit
+        limit = self._resources.available
         return self._resources.threads if limit is None else max(1, limit // largest)
 
     def _write_index(self, num_nodes: int, first_new_id: Any, path: Path) -> None:
@@ -414,6 +414,15 @@ def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) 
     shutil.rmtree(folder, ignore_errors=True)
     tables = builder.build(part, num_interior).tables()
     write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
+
+
+def copied_bytes(schema: pa.Schema) -> int:
+    """Return an estimate of the bytes that a row takes while a part is built.
+
+    Features are copied once, other columns twice.
+    """
+    wide = [field for field in schema if field.name in ("features", "attr")]
+    return 2 * row_bytes(schema) - row_bytes(pa.schema(wide))
 
 
 def row_bytes(schema: pa.Schema) -> int:

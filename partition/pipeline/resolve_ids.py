@@ -228,7 +228,7 @@ class _Table:
 
 def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
     num_nodes, resources = writer.num_nodes, writer.resources
-    budget = (resources.memory_limit or _NO_LIMIT) // 2
+    budget = (resources.available or _NO_LIMIT) // 2
     num_slices = -(-map_bytes(id_type, num_nodes) // budget)
     if num_slices == 1:
         writer.write(_Table(_filled_map(ids, id_type, num_nodes, 0, 1), id_type))

@@ -38,6 +38,7 @@ class Recorded:
 
     keyed = True
     num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges
+    memory_bytes = 0
     node_schema, edge_schema = GRAPH.node_schema, GRAPH.edge_schema
 
     def __init__(self) -> None:

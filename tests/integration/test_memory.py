@@ -63,3 +63,36 @@ def test_each_rank_trains_under_a_cap_below_the_whole_graph(store: Path) -> None
 def test_one_rank_alone_does_not_fit_the_cap(store: Path) -> None:
     done = run(store, 1, graph_bytes(store) * 3 // 4)
     assert done.returncode != 0
+
+
+MEASURED = """
+import resource, sys
+from graphtheta.cli import main
+code = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.spawn
+def test_partition_of_an_input_that_is_read_whole_keeps_its_limit(tmp_path: Path) -> None:
+    rows = 100_000
+    masks = {f"{name}_masks": np.zeros((1, rows), np.bool_) for name in ("train", "val", "test")}
+    rng = np.random.default_rng(0)
+    fields = {"node_labels": rng.integers(0, 3, rows), "edges": rng.integers(0, rows, (rows, 2))}
+    features = rng.standard_normal((rows, 400), np.float32)
+    np.savez(tmp_path / "g.npz", node_features=features, **fields, **masks)
+
+    def partition(limit: str) -> subprocess.CompletedProcess[str]:
+        words = ["partition", str(tmp_path / "g.npz"), str(tmp_path / "store"), "--parts", "2"]
+        options = ["--threads", "2", "--memory-limit", limit]
+        command = [sys.executable, "-c", MEASURED, *words, *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=150)
+
+    refused = partition("400MB")
+    assert refused.returncode == 2
+    assert "needs less as tables" in refused.stderr
+    done = partition("830MB")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split("peak ")[1]) < 830e6

@@ -24,6 +24,7 @@ class IdSource:
     nodes: pa.Table | None
     edges: pa.Table
     keyed: bool = False
+    memory_bytes: int = 0
 
     @property
     def num_nodes(self) -> int | None:

@@ -12,6 +12,8 @@ import pytest
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
+from graphtheta.data.graph import Graph
+from graphtheta.data.schema import as_numpy, matrix_column
 from graphtheta.errors import ConfigError, PartitionError, StoreError
 from graphtheta.partition import (
     PARTITIONERS,
@@ -21,6 +23,7 @@ from graphtheta.partition import (
     build,
     compare,
     estimate,
+    held_bytes,
     make_store,
     measure,
     write_assignment,
@@ -115,6 +118,56 @@ def test_estimate_is_close_to_the_disk_space_used(method: str, tmp_path: Path) -
         store = make_store(graph, tmp_path / f"store-{undirected}", plan)
         size = sum(file.stat().st_size for file in store.path.rglob("*.arrow"))
         assert 0.5 * found.store < size < 1.3 * found.store + 100_000
+
+
+def test_estimate_counts_what_the_source_holds() -> None:
+    number = 20_000
+    features = matrix_column(np.ones((number, 100), np.float32))
+    keys = np.arange(number)
+    graph = Graph(
+        pa.table({"id": keys, "features": features}), pa.table({"src": keys, "dst": keys})
+    )
+    assert graph.memory_bytes == number * (8 + 400 + 16)
+    in_memory = estimate(graph, Plan(1), Resources())
+    in_files = estimate(IdSource(graph.nodes, graph.edges, keyed=True), Plan(1), Resources())
+    assert held_bytes(graph) - held_bytes(IdSource(None, graph.edges)) == graph.memory_bytes
+    for found in (in_memory, in_files):  # one copy while a part is built, next to what is held
+        assert found.memory > held_bytes(IdSource(None, graph.edges)) + 400 * number
+    assert in_memory.memory > held_bytes(graph) + 400 * number
+    assert in_memory.seconds < 10
+
+
+def test_held_bytes_leave_less_of_the_memory_limit() -> None:
+    resources = Resources(memory_limit=1000, held=600)
+    assert resources.available == 400
+    resources.check_memory(400, "it", "Use less.")
+    with pytest.raises(PartitionError, match=r"limit of 1\.00 kB, got an estimate of 1\.00 kB"):
+        resources.check_memory(401, "it", "Use less.")
+    assert Resources(memory_limit=10, held=600).available == 1
+    assert Resources(held=600).available is None
+
+
+@pytest.mark.parametrize("wide", ["features", "attr"])
+@pytest.mark.parametrize("others", [True, False])
+def test_wide_columns_are_stored_in_the_order_of_their_part(wide: str, others: bool) -> None:
+    number = 300
+    keys = np.arange(number)
+    values = matrix_column(np.stack([keys, keys + 0.5], axis=1))
+    extra = {"label:y": pa.array(keys % 3)} if others else {}
+    of_nodes = {"features": values, **extra} if wide == "features" else {}
+    of_edges = {"attr": values, **extra} if wide == "attr" else {}
+    src, dst = (keys * 7) % number, (keys * 11) % number
+    graph = Graph(
+        pa.table({"id": keys, **of_nodes}), pa.table({"src": src, "dst": dst, **of_edges})
+    )
+    for part in build(graph, Plan(3, "node-hash")).parts.values():
+        table = part.masters if wide == "features" else part.in_edges
+        key = "node_key" if wide == "features" else "edge_key"
+        expected = graph.column(wide, of="nodes" if wide == "features" else "edges")
+        rows = table[key].to_numpy()
+        assert np.array_equal(as_numpy(table[wide]), expected[rows])
+        if others:
+            assert table["label:y"].to_numpy().tolist() == (rows % 3).tolist()
 
 
 def test_nodes_are_estimated_from_a_sample_of_edges() -> None:
