@@ -62,8 +62,8 @@ def test_links_of_a_knowledge_graph_on_two_workers(command: Run, tmp_path: Path)
     assert 'split = "split"' in config
     assert 'relation_column = "type"' in config
     pairs, out = tmp_path / "pairs.parquet", tmp_path / "out"
-    result = job(2, "predict", run_dir, store, "--edges", pairs, "--out", out)
-    assert f"wrote predictions of 7 edges to {out}" in result
+    result = command("predict", run_dir, store, "--edges", pairs, "--out", out)
+    assert f"wrote predictions of 7 edges to {out}" in result.out
     found = pq.read_table("out")
     for name in ("src", "dst", "type"):
         assert found[name].to_pylist() == pq.read_table(pairs)[name].to_pylist()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults import FAULTS
-from tests.jobs import LAUNCHERS, Finished, run_job
+from tests.jobs import MPIEXEC_AND_SLOW_TORCHRUN, Finished, run_job
 
 pytestmark = pytest.mark.spawn
 
@@ -153,7 +153,7 @@ def test_script_without_guard_ends_too(
     assert job.seconds < SOON_S
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", MPIEXEC_AND_SLOW_TORCHRUN)
 def test_sound_job_succeeds(launcher: str) -> None:
     job = run_toy("raise", "no such stage", "--check", launcher=launcher)
     assert job.code == 0, job.output
@@ -176,10 +176,10 @@ STACK = ["stack of rank 1", "ExchangeTimeout", "rank 1 did not arrive"]
             ["Traceback", "1 (last in 'epoch 2 loss'): ValueError: boom"],
         ),
         ("kill", "epoch 3 loss", "", ["rank 1 (last in 'epoch 3 sync'): killed or crashed on "]),
-        ("stop", "epoch 3 sync", "", [*STACK, "0, 2 wait in 'epoch 3 sync' for rank 1"]),
         *(
             pytest.param(*case, marks=SLOW)
             for case in [
+                ("stop", "epoch 3 sync", "", [*STACK, "0, 2 wait in 'epoch 3 sync' for rank 1"]),
                 ("exit_0", "epoch 3 loss", "", ["ExchangeTimeout", "waits in 'end of the job'"]),
                 ("exit_5", "predict", "", ["rank 1 (last in 'epoch 4 loss'): SystemExit: 5"]),
                 ("skip", "epoch 3 sync", "", ["ExchangeTimeout", "waits in 'epoch 3 loss'"]),

@@ -41,6 +41,7 @@ def check(job: Finished, single: dict[str, Any], groups: dict[str, int]) -> None
         assert sum(taken) == sum(single["groups"]["micro_batches_by_group"])
 
 
+@pytest.mark.slow  # the same job under mpiexec is not
 def test_torchrun_same_as_single(single: dict[str, Any]) -> None:
     job = run_job(["tests/integration/train_job.py"], 2, launcher="torchrun", timeout_s=120)
     assert job.code == 0, job.output

@@ -69,7 +69,13 @@ def test_build_keeps_every_invariant_on_corner_graphs(name: str, method: str) ->
         check(build_on(graph, num_parts, 2, method=method), graph)
 
 
-@pytest.mark.parametrize("undirected", [False, True], ids=["directed", "undirected"])
+@pytest.mark.parametrize(
+    "undirected",
+    [
+        pytest.param(False, marks=pytest.mark.slow, id="directed"),
+        pytest.param(True, id="undirected"),
+    ],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_build_gives_the_same_bytes_on_any_number_of_ranks(method: str, undirected: bool) -> None:
     graph = to_graph(power_law(70, 300), text_ids=True)
