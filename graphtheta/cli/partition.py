@@ -189,9 +189,10 @@ def partition(
     )
     source = _source(path, nodes, edges, columns)
     show_rows(reading(source), title=f"{path or edges}, as it is read")
+    job = replace(resources, held=held_bytes(source))
     title = f"{path or edges} in {parts} {'part' if parts == 1 else 'parts'}"
     if compare is not None:
-        found = compared(source, plan, methods, resources)
+        found = compared(source, plan, methods, job)
         show_rows([_compared_row(one) for one in found], title=title, head=_COMPARED)
         return
     title += f" by {method}"
@@ -205,15 +206,14 @@ def partition(
         f"about {expected.seconds:,.0f} s",
         flush=True,
     )
-    held = held_bytes(source)
-    resources.check_memory(expected.build_memory, "the job", _remedy(held, resources.memory_limit))
-    resources = replace(resources, held=held)
+    remedy = _remedy(job.held, resources.memory_limit)
+    resources.check_memory(expected.build_memory, "the job", remedy)
     if assignment_only:
-        write_assignment(source, target, plan, resources)
+        write_assignment(source, target, plan, job)
         print(f"wrote the assignment to {target}")
         return
     try:
-        manifest = make_store(source, target, plan, resources, scratch=scratch).manifest
+        manifest = make_store(source, target, plan, job, scratch=scratch).manifest
     except KeyboardInterrupt:
         if comm.rank == 0:
             print("to continue, run the same command again", file=sys.stderr)

@@ -119,7 +119,10 @@ def _described(uri: str) -> tuple[str, str]:
         exists = path.is_file()
         got = f"{uri!r}, a file of another kind" if exists else repr(uri)
         return got, "Convert it." if exists else "Check that the path exists."
-    names = sorted((entry.name for entry in path.iterdir()), key=natural_key)
+    try:
+        names = sorted((entry.name for entry in path.iterdir()), key=natural_key)
+    except OSError as error:
+        return f"{uri!r}, a folder that cannot be read: {error.strerror}", "Check its permissions."
     graphs = [
         name for name in names if any(r.recognises(str(path / name)) for r in READERS.values())
     ]

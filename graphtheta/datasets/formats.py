@@ -236,12 +236,13 @@ def _is_precise(inferred: pa.DataType, wanted: pa.DataType) -> bool:
 
 def _trimmed(batch: pa.RecordBatch, types: Types) -> pa.RecordBatch:
     """Return a batch in which empty texts are null, and ids have no surrounding spaces."""
-    for index, (name, kind) in enumerate(types.items()):
-        texts = batch.column(index)
+    columns = batch.columns
+    for index, kind in enumerate(types.values()):
+        texts = columns[index]
         if pa.types.is_string(texts.type):
             texts = texts if kind is None else pc.utf8_trim_whitespace(texts)
-            batch = batch.set_column(index, name, pc.if_else(pc.equal(texts, ""), None, texts))
-    return batch
+            columns[index] = pc.if_else(pc.equal(texts, ""), None, texts)
+    return pa.record_batch(columns, names=list(types))
 
 
 def _within(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:

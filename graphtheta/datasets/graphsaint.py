@@ -52,7 +52,11 @@ def read(path: str) -> Graph:
     """
     folder = Path(path)
     where = str(folder / _ADJACENCY)
-    adjacency = matrix_of(read_npz(where, MATRIX), "", where)
+    found = read_npz(where, (*MATRIX, "format"))
+    layout = np.asarray(found.get("format", b"csr")).astype(str)
+    if layout.shape or layout.item() != "csr":
+        raise refuse(where, "a matrix of format csr", repr(layout.tolist())[:60], _FETCH)
+    adjacency = matrix_of(found, "", where)
     size = adjacency.shape[0]
     if adjacency.shape[1] != size:
         raise refuse(where, "a square matrix", f"shape {adjacency.shape}", _FETCH)

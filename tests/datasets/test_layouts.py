@@ -294,6 +294,9 @@ DAMAGED: dict[str, dict[str, Callable[[Path], object]]] = {
         "no_array": text("feats.npy", "x"),
         "not_finite": array("feats.npy", np.full((NODES, 2), np.nan)),
         "no_matrix": lambda path: np.savez(path / "adj_full.npz", x=1),
+        "other_format": lambda path: scipy.sparse.save_npz(
+            path / "adj_full.npz", ADJACENCY.tocsc()
+        ),
         "not_square": lambda path: scipy.sparse.save_npz(path / "adj_full.npz", COUNTS),
     },
     "musae": {
