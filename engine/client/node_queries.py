@@ -92,8 +92,11 @@ def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[A
         raise wrong("predictions", "none")
     kinds = {field.name: field.type for field in responses.tables[0][1].schema}
     types = {name.removeprefix(COLUMN): kind for name, kind in kinds.items() if name != "row"}
-    if set(types) - {"probability"} != {"prediction"} or not all(map(_is_numeric, types.values())):
-        raise wrong("numbers in the columns prediction and probability", kinds)
+    named = types.get("prediction") == pa.string()  # classes that were texts
+    if set(types) - {"probability"} != {"prediction"} or not all(
+        _is_numeric(kind) or (named and name == "prediction") for name, kind in types.items()
+    ):
+        raise wrong("numbers or names in the columns prediction and probability", kinds)
     for _, table in responses.tables:
         check_table(table, kinds)
         if any(column.null_count for column in table.columns):
@@ -102,7 +105,7 @@ def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[A
     probability = found.get("probability", np.zeros(0))
     if len(probability) and ((probability < 0) | (probability > 1)).any():
         raise wrong("probabilities in [0, 1]", "others")
-    if probability.ndim == 2 and found["prediction"].ndim == 1:
+    if probability.ndim == 2 and found["prediction"].ndim == 1 and not named:
         check_range(found["prediction"], probability.shape[1], "predicted classes")
     return found
 

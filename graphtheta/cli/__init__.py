@@ -109,4 +109,4 @@ def _run(arguments: Sequence[str]) -> int | None:
         at = getattr(error, "ctx", None)
         where = at.command_path if at else "graphtheta"
         message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        raise ConfigError(f"{where}: {message.rstrip('.')}. Try: {where} --help") from None
+        raise ConfigError(f"{where}: {message.rstrip('.?')}. Try: {where} --help") from None

@@ -20,7 +20,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "models": ("gcn", "sage", "gat", "gatv2", "gin", "gat-e", "rgcn", "transformer", "gipa"),
     "optimizers": ("sgd", "adam", "adamw"),
-    "readers": ("planetoid", "bitcoin-otc", "wordnet", "npz", "tables", "edge-list"),
+    "readers": (
+        *("planetoid", "bitcoin-otc", "wordnet", "openke", "graphsaint", "musae"),
+        *("npz", "tables", "edge-list"),
+    ),
     "strategies": ("global", "mini", "cluster"),
     "tasks": ("node", "edge", "link"),
 }

@@ -337,5 +337,9 @@ def _by_name(values: list[str] | None, prefix: str) -> dict[str, str | list[str]
         name, _, columns = value.rpartition("=")
         several = columns.split(",") if name else [columns]
         key = name or columns.removeprefix(prefix)
+        if key in named:
+            raise ConfigError(
+                f"--{prefix[:-1]}: expected each name once, got {key!r} twice. Choose other names."
+            )
         named[key] = several if len(several) > 1 else several[0]
     return named

@@ -102,25 +102,31 @@ def _ids(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int)
 
 
 def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    if column.indices:
-        no_nulls(inputs[0], where, first_row)
-        return matrix_column(_members(inputs[0], column.type).astype(np.float32))
-    if len(inputs) == 1 and is_list(inputs[0].type):
-        return _lists(inputs[0], column.type, where, first_row)
-    value = _target(column).value_type
-    values = np.empty((len(inputs[0]), len(inputs)), value.to_pandas_dtype())
-    for position, (name, array) in enumerate(zip(column.inputs, inputs, strict=True)):
+    target = _target(column)
+    if len(inputs) == 1 and is_list(inputs[0].type) and not column.indices:
+        return _lists(inputs[0], target, where, first_row)
+    values = np.empty((len(inputs[0]), target.list_size), target.value_type.to_pandas_dtype())
+    last = 0
+    for name, array, width in zip(column.inputs, inputs, column.widths, strict=True):
         title = where if len(inputs) == 1 else f"{where}, column {name}"
         no_nulls(array, title, first_row)
-        numbers = _cast(array, value, title, first_row)
-        check_finite(numbers, title, first_row)
-        values[:, position] = numbers.to_numpy(zero_copy_only=False)
+        first, last = last, last + width
+        if name in column.indices:
+            values[:, first:last] = _members(array, width)
+            continue
+        if is_list(array.type):
+            rows = _lists(array, pa.list_(target.value_type, width), title, first_row)
+            no_nulls_inside(rows, title, first_row)
+        else:
+            rows = _cast(array, target.value_type, title, first_row)
+        check_finite(rows, title, first_row)
+        values[:, first:last] = as_numpy(rows).reshape(len(rows), width)
     return matrix_column(values)
 
 
-def _members(lists: pa.Array, target: pa.DataType) -> NDArray[np.bool_]:
+def _members(lists: pa.Array, width: int) -> NDArray[np.bool_]:
     """Return whether each list of indices contains each index."""
-    members = np.zeros((len(lists), target.list_size), np.bool_)
+    members = np.zeros((len(lists), width), np.bool_)
     rows, indices = pc.list_parent_indices(lists), lists.flatten()
     known = indices.is_valid()
     members[rows.filter(known).to_numpy(), indices.filter(known).to_numpy()] = True
@@ -144,7 +150,7 @@ def _lists(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> 
 def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     (array,), target = inputs, _target(column)
     if column.indices:
-        return _with_nulls(matrix_column(_members(array, target)), array.is_null())
+        return _with_nulls(matrix_column(_members(array, target.list_size)), array.is_null())
     if is_list(array.type):
         width = target.list_size if is_list(target) else 1
         value = target.value_type if is_list(target) else target

@@ -32,6 +32,7 @@ class Facts:
         unknown: Whether lists contain nulls or NaN.
         integers: Whether each text is an integer as a program writes it: `7`, but not `07` or `+7`.
         texts: Distinct texts; None if there are more than `MAX_CLASSES`.
+        numbers: Distinct integers, if they are collected; None if not, or if there are too many.
     """
 
     type: pa.DataType
@@ -47,6 +48,7 @@ class Facts:
     unknown: bool = False
     integers: bool = True
     texts: pa.Array | None = field(default_factory=lambda: pa.array([], pa.string()))
+    numbers: pa.Array | None = None
 
     @property
     def value_type(self) -> pa.DataType:
@@ -90,6 +92,11 @@ class Facts:
         if not pa.types.is_integer(array.type) and not pa.types.is_boolean(array.type):
             whole = pc.all(pc.equal(finite, pc.floor(finite))).as_py()
             self.whole = self.whole and whole is not False
+        if self.numbers is not None and pa.types.is_integer(array.type):
+            values = pc.unique(array).drop_null().cast(self.numbers.type)
+            self.numbers = pc.unique(pa.concat_arrays([self.numbers, values]))
+            if len(self.numbers) > MAX_CLASSES:
+                self.numbers = None
         found = pc.min_max(finite)
         if not found["min"].is_valid:
             return

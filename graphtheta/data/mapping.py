@@ -69,10 +69,10 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
     Attributes:
         id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in
             memory are its row numbers.
-        features: List column, or columns of numbers as names or globs such as `"f_*"`, which are
-            combined in natural order (f_2 before f_10). Lists of integers of different lengths are
-            sets of indices: they become columns of 0 and 1. If None, the column `features`, if
-            there is one.
+        features: Columns of numbers or of lists of numbers, as names or globs such as `"f_*"`;
+            what a glob finds is in natural order (f_2 before f_10). Lists of integers of different
+            lengths are sets of indices: they become columns of 0 and 1. If None, the column
+            `features`, if there is one.
         labels: Label columns, or a mapping of label names to columns. If None, the columns named
             `label:<name>`. A null is a missing label. Texts become classes in sorted order.
         splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
@@ -117,7 +117,8 @@ class Column:
         label: Kind of a label. If None, it follows from the values.
         type: Type of the column. If None, `graphtheta.data.survey` has not chosen it yet.
         classes: Texts that are numbered from 0.
-        indices: Whether the input has lists of indices, which become columns of 0 and 1.
+        widths: Of features, the number of columns that each input becomes.
+        indices: Inputs with lists of indices, which become columns of 0 and 1.
         summary: How a label was read, for display.
     """
 
@@ -126,7 +127,8 @@ class Column:
     label: LabelKind | None = None
     type: pa.DataType | None = None
     classes: tuple[str, ...] = ()
-    indices: bool = False
+    widths: tuple[int, ...] = ()
+    indices: tuple[str, ...] = ()
     summary: str = ""
 
     def title(self, name: str) -> str:
@@ -220,8 +222,9 @@ def _matrix(
     existing = frozenset(available)
     names: list[str] = []
     for one in [given] if isinstance(given, str) else given:
-        pieces = [one] if one in existing else [piece.strip() for piece in one.split(",")]
+        pieces = [one] if one in existing else one.split(",")
         for piece in pieces:
+            piece = piece if piece in existing else piece.strip()
             found = [piece] if piece in existing else []
             if set(piece) & set("*?["):
                 found = found or sorted(fnmatch.filter(available, piece), key=natural_key)

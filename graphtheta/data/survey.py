@@ -79,6 +79,8 @@ def survey(
     for name, kind in missing.items():
         if kind == "id" and text:
             facts[name] = Facts(pa.string(), texts=None)  # too many to collect
+        elif kind == "label" and pa.types.is_integer(facts[name].type):
+            facts[name].numbers = pa.array([], facts[name].type)
     if missing:
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
         for rows in read(types):
@@ -123,8 +125,8 @@ def check_kinds(
     labels = {name.removeprefix("label:") for name in (*nodes, *edges) if name[:6] == "label:"}
     for name in sorted(set(kinds) - labels) if isinstance(kinds, Mapping) else ():
         raise ConfigError(
-            f"label_kinds: expected names of labels ({', '.join(sorted(labels)) or 'none'}), got "
-            f"{name!r}. Correct it."
+            "label_kinds (--label-kind): expected names of labels "
+            f"({', '.join(sorted(labels)) or 'none'}), got {name!r}. Correct it."
         )
 
 
@@ -168,18 +170,22 @@ def _ids(column: Column, facts: list[Facts], where: str) -> Column:
 
 
 def _matrix(column: Column, facts: list[Facts], where: str) -> Column:
-    value = pa.float32()
+    value, widths, indices = pa.float32(), [], []
     for name, found in zip(column.inputs, facts, strict=True):
-        if _is_wide(found, where if len(facts) == 1 else f"{where}, column {name}"):
+        title = where if len(facts) == 1 else f"{where}, column {name}"
+        if _is_wide(found, title):
             value = pa.float64()
-    if not is_list(facts[0].type) or len(facts) > 1:
-        return replace(column, type=pa.list_(value, len(facts)))
-    (found,) = facts
-    if pa.types.is_fixed_size_list(found.type):
-        return replace(column, type=pa.list_(value, found.type.list_size))
-    if len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
-        return replace(column, type=pa.list_(pa.float32(), _width(found, where)), indices=True)
-    return replace(column, type=pa.list_(value, min(found.lengths, default=0)))
+        if not is_list(found.type):
+            widths.append(1)
+        elif pa.types.is_fixed_size_list(found.type):
+            widths.append(int(found.type.list_size))
+        elif len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
+            widths.append(_width(found, title))
+            indices.append(name)
+        else:
+            widths.append(min(found.lengths, default=0))
+    kind = pa.list_(pa.float32() if indices == list(column.inputs) else value, sum(widths))
+    return replace(column, type=kind, widths=tuple(widths), indices=tuple(indices))
 
 
 def _width(found: Facts, where: str) -> int:
@@ -258,11 +264,13 @@ def _summary(task: LabelKind, column: Column, found: Facts) -> str:
         text += f", {len(column.classes):,} classes: {some(column.classes, len(column.classes))}"
     elif task == "multiclass" and found.high is not None:
         text += f", {int(found.high) + 1:,} classes"
+        if found.numbers is not None and len(found.numbers) <= found.high:
+            text += f", of which {len(found.numbers):,} occur"
     elif task == "multilabel":
         text += f", {getattr(column.type, 'list_size', 1):,} labels"
     elif task == "regression" and found.low is not None:
         text += f", {found.low:g} to {found.high:g}"
-    return f"{text}, {found.missing:,} rows without" if found.missing else text
+    return f"{text}, missing in {found.missing:,} of {found.rows:,}" if found.missing else text
 
 
 def _usual_task(found: Facts, where: str) -> LabelKind:
@@ -317,7 +325,9 @@ def _regression(column: Column, found: Facts, where: str) -> Column:
 
 def _multilabel(column: Column, found: Facts, where: str) -> Column:
     if len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
-        return replace(column, type=pa.list_(pa.bool_(), _width(found, where)), indices=True)
+        return replace(
+            column, type=pa.list_(pa.bool_(), _width(found, where)), indices=column.inputs
+        )
     unknown = found.unknown or (pa.types.is_int8(found.value_type) and found.low == -1)
     width = _one_length(found, where)
     if not pa.types.is_boolean(found.value_type):

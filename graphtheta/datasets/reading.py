@@ -29,6 +29,8 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
 
 
 def _type(field: pa.Field) -> str:
+    if field.name.startswith("split:"):
+        return "train, val, test or none"
     kind, classes = field.type, classes_of(field)
     name = {"float": "float32", "double": "float64"}
     text = name.get(str(kind), str(kind))

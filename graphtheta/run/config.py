@@ -134,8 +134,8 @@ class RunConfig(BaseModel):
     )
     candidates: str | None = _link(
         None,
-        "Nodes that negative samples and ranks compare (link prediction): a node column of kinds, "
-        "such as user and item, for nodes of the same kind; or all.",
+        "Nodes that replace an endpoint in negative samples and ranks (link prediction): those "
+        "with the same value in this node column, such as user or item. all takes all nodes.",
         metavar="COLUMN",
         without="nodes with the same role in other edges; with a relation column, all for ranks",
     )
@@ -220,7 +220,7 @@ class RunConfig(BaseModel):
     seed: int = _training(
         0, "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
     )
-    evaluate_every: int = _training(1, "Epochs between evaluations on validation and test.", ge=1)
+    evaluate_every: int = _training(1, "Evaluate validation and test after every N-th epoch.", ge=1)
     patience: int | None = _training(
         None,
         "Epochs without a better validation metric after which to stop.",
@@ -247,8 +247,8 @@ class RunConfig(BaseModel):
     )
     checkpoint_seconds: float = _run(
         600.0,
-        "Seconds after which the end of an epoch saves a checkpoint, the most that a failure loses "
-        "apart from an epoch; 0 for none by time.",
+        "Save a checkpoint at the end of an epoch if the last one is this many seconds old; 0 for "
+        "never.",
         ge=0,
     )
 

@@ -83,7 +83,7 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
         got = tuple(found[name].shape) if name in found else "none"
         raise ConfigError(
             f"{path}: expected weights of this model, got others ({name}: {got}). Build the model "
-            "as in that run."
+            "as in that run, for a graph with as many features, classes and edge types."
         )
     for name, tensor in found.items():
         _check_values(tensor, expected[name].dtype, f"{path}: {name}")

@@ -35,9 +35,9 @@ def report_columns(model: nn.Module, shard: Shard, others: Collection[str | None
     ]
     says = []
     if "weight" in columns:
-        says.append("multiplies messages by 'weight' unless weighted=False (--no-weighted)")
+        says.append("multiplies messages by 'weight' (not with weighted=False, --no-weighted)")
     if ignored:
         says.append(f"does not read {', '.join(map(repr, ignored))}")
     if says:
-        _log.warning("Edge columns: the model %s.", " and ".join(says))
+        _log.warning("Edge columns: the model %s.", ", and ".join(says))
     return True

@@ -58,8 +58,8 @@ class RunDirectory:
             )
 
     def _refuse_other_run(self) -> None:
-        # A trainer without a command line writes no configuration, but a line for each epoch.
-        if (self.holds_run or self.metrics.exists()) and not self._resume:
+        # A run that was refused or killed before its first epoch has nothing to lose.
+        if self.holds_progress and not self._resume:
             raise ConfigError(
                 f"{self.path}: expected a new directory, got one that holds a run already. Add "
                 "--resume to continue the run, or choose another --run-dir."
@@ -107,6 +107,13 @@ class RunDirectory:
     def holds_run(self) -> bool:
         """Whether a run was started in this directory."""
         return self.config.exists()
+
+    @property
+    def holds_progress(self) -> bool:
+        """Whether the directory holds epochs, a checkpoint or weights of a run."""
+        has_epochs = self.metrics.exists() and self.metrics.stat().st_size > 0
+        has_checkpoint = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return has_epochs or has_checkpoint or self.weights.exists()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write `config.toml`, from which the run can be repeated.

@@ -213,3 +213,17 @@ def test_endpoints_that_are_not_found_are_named_in_the_remedy():
         Graph.from_arrow(None, edges)
     with pytest.raises(ConfigError, match="expected two columns of ids, got 'a' for both"):
         Graph.from_arrow(None, edges, src="a", dst="a")
+
+
+def test_lists_and_numbers_are_joined_as_features():
+    columns = {
+        "vector": [[0.5, 1.5]] * 4,
+        "age": [10, 20, 30, 40],
+        "words": [[1], [0, 2], [], [2]],
+    }
+    graph = graph_of(columns=columns, features="vector,age,words")
+    assert graph.features[1].tolist() == [0.5, 1.5, 20, 1, 0, 1]
+    assert graph.features[2].tolist() == [0.5, 1.5, 30, 0, 0, 0]
+    columns["vector"][2] = [0.5, None]
+    with pytest.raises(GraphFormatError, match="column vector: expected lists without nulls"):
+        graph_of(columns=columns, features="vector,age")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
@@ -58,6 +59,26 @@ def test_predictions_are_those_of_infer(tmp_path: Path, parts: int, method: str)
             remote.predict([10**6], "new_id")
         fuzz(f"127.0.0.1:{server.port}")
         assert len(remote.predict([1], "node_key")["prediction"]) == 1
+
+
+def test_predicted_classes_have_their_names(tmp_path: Path) -> None:
+    ends = {"src": [0, 1, 2, 3], "dst": [1, 2, 3, 0]}
+    texts = {"y": ["no", "yes", "no", "maybe"], "x": [0.0, 1.0, 0.0, 2.0]}
+    nodes = pa.table({"id": range(4), **texts, "split": ["train"] * 4})
+    options = {"features": "x", "labels": "y", "splits": "split"}
+    graph = gt.Graph.from_arrow(nodes, pa.table(ends), **options)
+    store = make(graph, tmp_path / "store", 2, "dbh")
+    train = ["train", str(tmp_path / "store"), "--epochs", "2", "--run-dir", str(tmp_path / "run")]
+    assert main(train) == 0
+    service = PredictService(store, tmp_path / "run", Limits())
+    with (
+        closing(service),
+        closing(GraphServer(ServerGraph(store), predict_service=service)) as server,
+        connect(f"127.0.0.1:{server.port}") as remote,
+    ):
+        found = remote.predict([3, 0, 0, 2])
+    names = np.array(["maybe", "no", "yes"])
+    assert found["prediction"].tolist() == names[found["probability"].argmax(1)].tolist()
 
 
 @settings(max_examples=40, deadline=None)

@@ -43,7 +43,9 @@ def test_weights_are_read_unless_turned_off(
     train = ("train", store, "--label", "y", "--epochs", 3, "--no-progress", "--dropout", 0)
     assert command(*train, "--run-dir", "default").code == 0
     line = reported()
-    assert "the model multiplies messages by 'weight' unless weighted=False (--no-weighted" in line
+    assert (
+        "the model multiplies messages by 'weight' (not with weighted=False, --no-weighted" in line
+    )
     assert line.endswith("does not read 'attr', 'type'.")
     assert command(*train, "--run-dir", "plain", "--no-weighted").code == 0
     assert reported().endswith("does not read 'attr', 'type', 'weight'.")

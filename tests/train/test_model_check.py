@@ -242,7 +242,7 @@ def test_columns_that_are_not_read_are_reported_once(caplog: pytest.LogCaptureFi
     (line,) = reported(caplog, gt.nn.GraphSAGE(3, 4, 4))
     assert line == "Edge columns: the model does not read 'attr', 'type', 'weight'."
     (line,) = reported(caplog, gt.nn.GCN(3, 4, 4), strategy=gt.MiniBatch(5))
-    assert "multiplies messages by 'weight' unless weighted=False" in line
+    assert "multiplies messages by 'weight' (not with weighted=False" in line
     assert "does not read 'attr', 'type'." in line
     (line,) = reported(caplog, gt.nn.GAT(3, 4, 4, edge_dim=2))
     assert "'attr'" not in line
