@@ -340,11 +340,6 @@ def model_for(
     if name not in MODELS:
         raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
     model = MODELS[name]
-    if not shard.num_features + more_channels:
-        raise ConfigError(
-            "model: expected node features, got none. Learn a vector of each node with --embedding "
-            "64 (NodeEmbedding), or name feature columns when you partition the graph (--features)."
-        )
     has_weights = "weight" in shard.edge_columns
     if weighted and not has_weights:
         _ = shard.edge_weight  # raises
@@ -356,6 +351,12 @@ def model_for(
         "num_bases": lambda: num_bases,
         "weighted": lambda: has_weights and (name == "gcn" if weighted is None else weighted),
     }
+    options = {option: given[option]() for option in model.options}
+    if not shard.num_features + more_channels:
+        raise ConfigError(
+            "model: expected node features, got none. Learn a vector of each node with --embedding "
+            "64 (NodeEmbedding), or name feature columns when you partition the graph (--features)."
+        )
     build: Callable[..., Stack] = model
     return build(
         shard.num_features + more_channels,
@@ -365,5 +366,5 @@ def model_for(
         dropout=dropout,
         batch_norm=batch_norm,
         seed=seed,
-        **{option: given[option]() for option in model.options},
+        **options,
     )

@@ -155,7 +155,7 @@ def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Sha
             build(name, bare)
     with pytest.raises(ConfigError, match="no 'type' column"):
         build("rgcn", bare)
-    with pytest.raises(ConfigError, match="if the graph has no features"):
+    with pytest.raises(ConfigError, match="expected node features, got none"):
         build("transformer", bare)  # which does not need edge attributes
-    with pytest.raises(ConfigError, match="if the graph has no features"):
+    with pytest.raises(ConfigError, match="expected node features, got none"):
         build("gcn", bare)
