@@ -51,7 +51,10 @@ def assert_same(name: str, workers: int, method: str, dtype: torch.dtype) -> Non
 # Latin squares: every model meets every method, every number of workers and both types, and every
 # method every number of workers.
 COVER = [
-    (name, WORKERS[(i + j) % 4], method, (torch.float64, torch.float32)[(i + j // 2) % 2])
+    pytest.param(
+        *(name, WORKERS[(i + j) % 4], method, (torch.float64, torch.float32)[(i + j // 2) % 2]),
+        marks=pytest.mark.slow if (i + j) % 2 else (),  # half of them in make test
+    )
     for i, name in enumerate(CASES)
     for j, method in enumerate(METHODS)
 ]

@@ -84,7 +84,7 @@ class Exact:
 
 
 @pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh"), (2, "node-hash")])
-@pytest.mark.parametrize("hops", [2, 3])
+@pytest.mark.parametrize("hops", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_many_hops_as_layers_is_exact(hops: int, workers: int, method: str) -> None:
     strategy = ClusterBatch(3, OF_NODE, boundary_hops=hops)
     want = losses(Exact(strategy), "gat", workers, method)
@@ -174,7 +174,7 @@ def test_all_communities_in_a_step_are_a_global_batch() -> None:
     ("model", "options"),
     [
         ("gcn", {}),
-        ("gcn", {"boundary_hops": 1}),
+        pytest.param("gcn", {"boundary_hops": 1}, marks=pytest.mark.slow),
         pytest.param("gat", {"renormalise": True}, marks=pytest.mark.slow),
         ("gat", {"boundary_hops": 1, "renormalise": True}),
         ("rgcn", {"boundary_hops": 2, "only": [0, 6, 9, 21]}),

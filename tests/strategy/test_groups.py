@@ -137,7 +137,7 @@ def test_same_as_one_worker_in_full(
     assert_same(got, single(strategy, "gat"))
 
 
-@pytest.mark.parametrize("strategy", ["sampled", "clusters"])
+@pytest.mark.parametrize("strategy", [pytest.param("sampled", marks=pytest.mark.slow), "clusters"])
 def test_groups_of_one_size_give_the_same_bits(strategy: str) -> None:
     runs = [
         train(strategy, 2 * groups, groups, method="dbh", dtype=torch.float32, micro_batches=7)

@@ -106,7 +106,10 @@ def test_fanouts_of_all_edges_draw_nothing() -> None:
         assert_equal(weights, expected_weights, 1e-10)
 
 
-@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (3, "dbh")])
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [pytest.param(1, "node-hash", marks=pytest.mark.slow), (3, "dbh")],
+)
 def test_prefetching_changes_nothing(workers: int, method: str) -> None:
     def job(comm: Communicator) -> Any:
         shard = gt.open_shard(graph(), comm, method=method)

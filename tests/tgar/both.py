@@ -57,5 +57,10 @@ def assert_same(fused: LayerRun, chunked: LayerRun, tolerance: float) -> None:
 
 
 PARTITIONS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
+EACH_PARTITION = [
+    pytest.param(PARTITIONS[0], id="one", marks=pytest.mark.slow),
+    pytest.param(PARTITIONS[1], id="edge-cut", marks=pytest.mark.slow),
+    pytest.param(PARTITIONS[2], id="vertex-cut"),  # has all that the others have
+]
 
 GRAPH = to_graph(power_law(60, 500), dtype=np.float64)

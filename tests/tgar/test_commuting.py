@@ -20,6 +20,7 @@ from graphtheta.tgar.compiler.ir.terms import Term, walk
 from graphtheta.tgar.compiler.passes.program import Backward
 from graphtheta.tgar.layer import TGARLayer
 from tests.graphs import power_law, to_graph
+from tests.tgar.both import EACH_PARTITION
 from tests.tgar.layers import written
 from tests.tgar.test_compiler import PARTITIONS, assert_same, run_both
 
@@ -92,7 +93,7 @@ def test_same_as_chunked(
 
 
 @pytest.mark.parametrize("wanted", [[], ["attr"]], ids=["", "edges"])
-@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", EACH_PARTITION)
 @pytest.mark.parametrize("conv", [GATEConv, TransformerConv])
 def test_layers_in_segments(
     conv: Any, partition: tuple[int, str], wanted: list[str], monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,7 @@ from graphtheta.tgar.layer import TGARLayer
 from tests.contracts.test_layers import MAKERS
 from tests.graphs import CORNER_GRAPHS, power_law, random_graph, to_graph
 from tests.nn.steps import run_layer
-from tests.tgar.both import GRAPH, PARTITIONS, Gather, assert_same, run_both
+from tests.tgar.both import EACH_PARTITION, GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
 # Every layer with every graph, the partitions in turn; `test_layers.py` has all combinations.
@@ -96,7 +96,7 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_chunks")
-@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", EACH_PARTITION)
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 def test_hubs_in_segments(
     aggregator: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch
@@ -318,7 +318,7 @@ def test_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*run_both(monkeypatch, make, GRAPH), 1e-11)
 
 
-@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", EACH_PARTITION)
 @pytest.mark.parametrize("name", ["gcn", "gat-e", "sage"])
 def test_bfloat16_storage(
     name: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch

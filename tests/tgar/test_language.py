@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from graphtheta.tgar import AGGREGATORS, keep
-from tests.tgar.both import GRAPH, PARTITIONS, Gather, assert_same, run_both
+from tests.tgar.both import EACH_PARTITION, GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
 # One entry for every supported operation, and for broadcasting, folding and repetition.
@@ -99,7 +99,7 @@ def test_language(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(fused, chunked, 1e-11)
 
 
-@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", EACH_PARTITION)
 @pytest.mark.parametrize("self_loops", [False, True])
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 @pytest.mark.parametrize("name", ["source alone", "tanh", "dot a head", "keep", "one attribute"])
@@ -141,7 +141,7 @@ def widened(layer: Any, h: Any) -> Any:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("partition", PARTITIONS, ids=["one", "edge-cut", "vertex-cut"])
+@pytest.mark.parametrize("partition", EACH_PARTITION)
 def test_scores_of_any_width(
     partition: tuple[int, str], training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
