@@ -328,7 +328,7 @@ PREDICTIONS: dict[str, dict[str, Any]] = {
     "negative class": CLASSES | {"prediction": np.array([1, 0, -1, 1])},
     "class too large": CLASSES | {"prediction": np.array([1, 0, 3, 1])},
     "probability too large": CLASSES | {"probability": np.full((4, 3), 1.5, np.float32)},
-    "text": CLASSES | {"prediction": np.array(["a"] * 4)},
+    "text": CLASSES | {"probability": np.array(["a"] * 4)},
     "nulls": CLASSES | {"prediction": pa.array([1, None, 0, 2])},
     "one row for all": CLASSES | {"row": np.zeros(4, np.int32)},
     "negative rows": CLASSES | {"row": np.full(4, -1, np.int32)},

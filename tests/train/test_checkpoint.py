@@ -231,6 +231,7 @@ def test_run_that_came_first_is_not_overwritten(tmp_path: Path) -> None:
     first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
     first.lock()
     first.write_config({"model": "gcn"})
+    first.metrics.write_text('{"epoch": 0}\n')
     first.unlock()
     with pytest.raises(ConfigError, match="holds a run already"):
         second.lock()

@@ -216,7 +216,10 @@ def test_sigusr1_saves_and_continues_and_sigterm_saves_and_stops(tmp_path: Path)
 
 
 def test_run_directory_refuses_a_second_run(tmp_path: Path) -> None:
-    RunDirectory(tmp_path).write_config({"model": "gcn"})
+    first = RunDirectory(tmp_path)
+    first.write_config({"model": "gcn"})
+    RunDirectory(tmp_path)  # a run that was refused before its first epoch leaves only this
+    first.metrics.write_text('{"epoch": 0}\n')
     with pytest.raises(ConfigError, match="--resume"):
         RunDirectory(tmp_path)
 
