@@ -323,6 +323,7 @@ def test_job_of_two_partitions_trains_and_predicts(tmp_path: Path) -> None:
     assert sorted(pq.read_table(out)["id"].to_pylist()) == list(range(2708))
 
 
+@pytest.mark.slow  # tests/datasets/test_store_cache.py has the cache on two workers
 @pytest.mark.spawn
 def test_unpartitioned_input_trains_on_two_workers_out_of_the_cache(tmp_path: Path) -> None:
     job(2, "train", "cora", "--run-dir", tmp_path / "two", "--epochs", 3)
