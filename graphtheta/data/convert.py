@@ -222,15 +222,11 @@ def _split(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
     return pa.array(np.array(list(SPLITS.values()), np.int8)[position.to_numpy()])
 
 
-def _type(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+def _number(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     (array,) = inputs
     if is_text(array.type):
         return _numbers_of(array, column.classes)
     return _cast(array, column.type, where, first_row)
-
-
-def _number(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    return _cast(inputs[0], column.type, where, first_row)
 
 
 def _other(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
@@ -242,7 +238,7 @@ _CONVERT: dict[ColumnKind, Callable[[Column, Sequence[pa.Array], str, int], pa.A
     "matrix": _matrix,
     "label": _label,
     "split": _split,
-    "type": _type,
+    "type": _number,
     "weight": _number,
     "other": _other,
 }

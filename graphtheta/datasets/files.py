@@ -87,13 +87,10 @@ class TableFiles:
         self.names = self._format.schema.names
         self.note = self._format.note
         if not self._format.text:  # a text has no index that counts its rows: see `survey`
-            self._counts = self._count()
+            _ = self._counts  # now, so that a file that shrinks later is noticed
 
     @cached_property
     def _counts(self) -> list[int]:
-        return self._count()
-
-    def _count(self) -> list[int]:
         counts = []
         for path in self._paths:
             with _reading(self._where(path)):
