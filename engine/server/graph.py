@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import some, whole
+from graphtheta.data.schema import whole
 from graphtheta.engine.kernels import (
     empty_table,
     fill_table,
@@ -27,6 +27,7 @@ from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
 from graphtheta.proto.v1.graph_pb2 import Draw
+from graphtheta.wording import some
 
 __all__ = ["ServerGraph"]
 

@@ -151,7 +151,7 @@ def _types(manifest: Manifest) -> str:
 
 
 def _names(names: tuple[str, ...] | None) -> str:
-    from graphtheta.data.schema import some
+    from graphtheta.wording import some
 
     return f": {some(names, len(names))}" if names else ""
 

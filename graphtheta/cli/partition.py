@@ -149,8 +149,8 @@ def partition(
         write_assignment,
     )
     from graphtheta.partition import compare as compared
-    from graphtheta.partition.core.resources import format_bytes
     from graphtheta.runtime.atomic import refuse_occupied
+    from graphtheta.wording import format_bytes
 
     given = {
         "id": id,

@@ -157,7 +157,7 @@ def train(
 
 def _target(trainer: Trainer) -> str:
     """Return what is predicted, with its kind and classes, and the size of each split."""
-    from graphtheta.data.schema import some
+    from graphtheta.wording import some
 
     task = trainer.task
     spec, names = task.spec, ", ".join(f"{kind} {name}" for kind, name in task.resolved.items())

@@ -45,3 +45,6 @@ class Groups:
         else:
             self.comm = world.split(self.index)
             self.across = world.split(world.rank % size)
+
+    def __repr__(self) -> str:
+        return f"Groups(index={self.index}/{self.number}, comm={self.comm})"

@@ -22,14 +22,23 @@ from graphtheta.data.schema import (
     in_range,
     named_column,
     names_of,
+    need_attribute,
     need_column,
     refuse,
     validate_edges,
     validate_nodes,
     whole,
 )
-from graphtheta.data.tables import check_unique_ids, converted, digest_of, keyed_tables, with_keys
+from graphtheta.data.tables import (
+    as_table,
+    check_unique_ids,
+    converted,
+    digest_of,
+    keyed_tables,
+    with_keys,
+)
 from graphtheta.errors import GraphFormatError
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.data.source import GraphSource
@@ -60,6 +69,7 @@ class Graph:
     edges: pa.Table
 
     def __init__(self, nodes: pa.Table, edges: pa.Table) -> None:
+        nodes, edges = as_table(nodes, "nodes"), as_table(edges, "edges")
         need_column("id", nodes.column_names, "nodes")
         for end in ("src", "dst"):
             need_column(end, edges.column_names, "edges")
@@ -194,10 +204,11 @@ class Graph:
         return as_numpy(table[need_column(name, table.column_names, of)])
 
     def __repr__(self) -> str:
-        parts = [f"{self.num_nodes:,} nodes", f"{self.num_edges:,} edges"]
-        parts += [f"{self.num_features:,} features"] if self.num_features else []
+        parts = [counted(self.num_nodes, "node"), counted(self.num_edges, "edge")]
+        parts += [counted(self.num_features, "feature")] if self.num_features else []
         parts += [f"label {name}" for name in self.labels]
         parts += [f"split {name}" for name in self.splits]
+        parts += [f"edge {name}" for name in self.edges.column_names if name not in ("src", "dst")]
         return f"Graph({', '.join(parts)})"
 
     # GraphSource
@@ -234,10 +245,11 @@ class Graph:
     # Conversions
 
     @classmethod
-    def from_arrow(
-        cls, nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
-    ) -> Graph:
+    def from_arrow(cls, nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]) -> Graph:
         """Convert a node table and an edge table that contains the ids of nodes.
+
+        A table is an Arrow table, a data frame of pandas, Polars or another library with an Arrow
+        interface, or a dict of columns, such as lists and NumPy arrays.
 
         Args:
             nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
@@ -261,6 +273,7 @@ class Graph:
         Raises:
             GraphFormatError: As for `from_arrow`.
         """
+        need_attribute(source, "edge_chunks", "from_source", "a source of nodes and edges")
         edges = pa.concat_tables(source.edge_chunks(0, source.num_edges))
         nodes = None
         if source.num_nodes is not None:

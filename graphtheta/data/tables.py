@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,14 +18,54 @@ from graphtheta.data.mapping import (
     plan_edges,
     plan_nodes,
 )
-from graphtheta.data.schema import LabelKind, refuse, some, whole
+from graphtheta.data.schema import LabelKind, matrix_column, refuse, whole
 from graphtheta.data.survey import check_kinds, survey, unify_ids
+from graphtheta.wording import some
 
-__all__ = ["check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
+__all__ = ["as_table", "check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
+
+
+def as_table(given: Any, where: str) -> pa.Table:
+    """Return a table in memory as an Arrow table.
+
+    Args:
+        given: Arrow table or record batch, a pandas, Polars or other data frame with an Arrow
+            interface, or a mapping of names to columns. A column of a mapping may be
+            a NumPy array or a tensor, also of two dimensions.
+        where: Name of the table in messages.
+
+    Raises:
+        GraphFormatError: If it is none of these, or its columns cannot be converted.
+    """
+    if isinstance(given, pa.Table):
+        return given
+    if isinstance(given, Mapping):
+        columns = {str(name): _column(values) for name, values in given.items()}
+    elif not (hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")):
+        raise refuse(
+            where,
+            "an Arrow table, a data frame or a dict of columns",
+            type(given).__name__,
+            "Convert it, or use gt.datasets.read for files.",
+        )
+    try:
+        table = pa.table(columns if isinstance(given, Mapping) else given)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise refuse(where, "columns that Arrow can hold", reason, "Convert them.") from None
+    # pandas adds an index that is not just the numbers of rows.
+    return table.select([n for n in table.column_names if not n.startswith("__index_level_")])
+
+
+def _column(values: Any) -> Any:
+    if hasattr(values, "detach"):  # a tensor
+        values = values.detach().cpu().numpy()
+    is_matrix = isinstance(values, np.ndarray) and values.ndim == 2
+    return matrix_column(values) if is_matrix else values
 
 
 def keyed_tables(
-    nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
+    nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]
 ) -> tuple[pa.Table, pa.Table]:
     """Return the node and edge tables of `Graph.from_arrow`, which describes the arguments.
 
@@ -34,6 +74,8 @@ def keyed_tables(
         GraphFormatError: If a column has a wrong type, or an end of an edge is not in the node
             table.
     """
+    edges = as_table(edges, "edges")
+    nodes = None if nodes is None else as_table(nodes, "nodes")
     node_options, edge_options = options_by_table(columns)
     edge_plan = plan_edges(edges.column_names, "edges", **edge_options)
     edge_plan = _surveyed(edge_plan, edges, "edges")

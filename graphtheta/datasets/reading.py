@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from graphtheta.data.schema import classes_of, is_list, some
+from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import GraphSource
 from graphtheta.datasets.tables import TableSource
+from graphtheta.wording import some
 
 __all__ = ["reading"]
 

@@ -67,6 +67,10 @@ class TableSource:
         unify_ids(nodes, edges, columns.get("id_type"))
         check_kinds(nodes, edges, columns.get("label_kinds"))
 
+    def __repr__(self) -> str:
+        rows = [f"{name}: {text}" for name, text in self.files()]
+        return f"TableSource({'; '.join(rows)})"
+
     @property
     def num_nodes(self) -> int | None:
         return None if self._nodes is None else self._nodes.files.num_rows

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graphtheta.data.schema import refuse, some, whole
+from graphtheta.data.schema import refuse, whole
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.inference.run_model import run_model
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Neighbourhoods, View, count_layers
+from graphtheta.wording import some
 
 __all__ = ["cast_ids", "infer_nodes", "masters_in_table"]
 

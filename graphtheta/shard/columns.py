@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.schema import as_numpy, some
+from graphtheta.data.schema import as_numpy
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
+from graphtheta.wording import some
 
 __all__ = ["ShardColumns", "as_tensor"]
 

@@ -19,6 +19,7 @@ from graphtheta.task.metrics import MAIN_METRIC, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.twins import count_twins, twin_warning
 from graphtheta.tgar import ParallelEdges
+from graphtheta.wording import call_text
 
 __all__ = ["BoundEdgeTask", "EdgePrediction"]
 
@@ -51,6 +52,8 @@ class EdgePrediction:
     ) -> None:
         self.label, self.split = label, split
         self.relation, self.exclude_targets = relation, exclude_targets
+
+    __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundEdgeTask:
         return BoundEdgeTask(self, model, shard)

@@ -12,6 +12,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.metrics import MAIN_METRIC, metrics_for
+from graphtheta.wording import call_text
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
 
@@ -26,6 +27,8 @@ class NodePrediction:
 
     def __init__(self, label: str | None = None, split: str | None = None) -> None:
         self.label, self.split = label, split
+
+    __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
         return BoundNodeTask(

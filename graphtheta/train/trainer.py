@@ -41,6 +41,7 @@ from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
 from graphtheta.train.step import StepRunner
 from graphtheta.train.summary import summarise
 from graphtheta.train.weights import save_weights
+from graphtheta.wording import counted
 
 __all__ = ["OPTIMIZERS", "Trainer"]
 
@@ -171,6 +172,14 @@ class Trainer:
         )
 
     # -- the loop ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        task = ", ".join(f"{kind} {name}" for kind, name in self.task.resolved.items())
+        epochs = counted(len(self.history.loss), "epoch")
+        return (
+            f"Trainer({type(self.model).__name__}, {task}, {self.strategy}, "
+            f"{counted(self.world.size, 'worker')}, {epochs} trained)"
+        )
 
     def fit(self, epochs: int) -> dict[str, Any]:
         """Train until `epochs` epochs are done in total, or patience is over; collective.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graphtheta.data.batches import CHUNK_BYTES
 from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
-from graphtheta.partition.core.resources import Resources, format_bytes
+from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import CHUNK_EDGES
 from graphtheta.partition.ooc.id_table import map_bytes
 from graphtheta.partition.pipeline.part_builder import part_bytes
@@ -27,6 +27,7 @@ from graphtheta.partition.pipeline.pipeline import (
     row_bytes,
 )
 from graphtheta.partition.store.id_hash import hash_ids
+from graphtheta.wording import format_bytes
 
 __all__ = ["Estimate", "estimate", "held_bytes"]
 

@@ -12,8 +12,9 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.thread_pool import ThreadPool
+from graphtheta.wording import format_bytes
 
-__all__ = ["Advance", "NoProgress", "Progress", "Resources", "format_bytes"]
+__all__ = ["Advance", "NoProgress", "Progress", "Resources"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -121,11 +122,3 @@ class Resources:
                 f"{format_bytes(self.memory_limit)}, got an estimate of {format_bytes(num_bytes)}. "
                 f"{remedy}"
             )
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Return a number of bytes as text, for example "1.50 GB"."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes:.0f} bytes"

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import in_range, refuse, some, validate_edges, validate_nodes, whole
+from graphtheta.data.schema import in_range, refuse, validate_edges, validate_nodes, whole
 from graphtheta.data.source import GraphSource
 from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.intrinsics import jit
@@ -27,6 +27,7 @@ from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.id_table import IdMap, id_map, map_bytes
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
+from graphtheta.wording import rows_text, some
 
 __all__ = ["resolve_edges"]
 
@@ -331,7 +332,7 @@ def _unknown(
         where,
         "ids of the node table",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
-        f"(first in row {first_row + int(rows[0])})",
+        f"in {rows_text(first_row + rows)}",
         "Add these nodes, drop their edges, or name the columns of ids (--src, --dst, --id).",
     )
 

@@ -14,7 +14,7 @@ from tests.partition.sources import IdSource, build_on
 NAN = float("nan")
 EDGES = {"src": ["a", "b", "c"], "dst": ["b", "c", "a"]}
 CASES: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
-    "unknown_id": ({"id": ["a", "b"]}, EDGES, r"edges: dst|edges: src.*unknown 'c' \(first in row"),
+    "unknown_id": ({"id": ["a", "b"]}, EDGES, r"edges: dst|edges: src.*unknown 'c' in row"),
     "duplicate_id": ({"id": ["a", "b", "c", "b"]}, EDGES, "nodes: id.*'b' more than once"),
     "other_id_type": ({"id": [1, 2, 3]}, EDGES, "edges: src.*int64.*string"),
     "null_id": ({"id": ["a", None]}, EDGES, "nodes: id"),
