@@ -14,6 +14,7 @@ from graphtheta.cli.names import names
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.scratch import scratch_folder
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.bench.record import Record
@@ -121,7 +122,7 @@ def _kernels(
         records = _collect(found, json, "kernels", num_records(chosen, columns), "records")
     show_rows(
         list(kernel_rows(records)),
-        title=f"{graph_title(graph)}, {count} threads",
+        title=f"{graph_title(graph)}, {counted(count, 'thread')}",
         head=KERNELS_HEAD,
     )
 
@@ -172,9 +173,10 @@ def _epoch(
         )
     if comm.rank == 0:
         append(json, [record])
+    workers = counted(comm.size, "worker")
     show_rows(
         list(epoch_rows(record)),
-        title=f"{model} on {graph_title(graph)}, {comm.size} workers of {count} threads",
+        title=f"{model} on {graph_title(graph)}, {workers} of {counted(count, 'thread')}",
     )
 
 
@@ -228,7 +230,7 @@ def _partition(
         ]
         found = (partition_record(job, graph, runs=runs) for job in jobs)
         rows = [partition_row(r) for r in _collect(found, json, "partition", len(jobs), "stores")]
-    show_rows(rows, title=f"{graph['graph']}, {count} threads", head=PARTITION_HEAD)
+    show_rows(rows, title=f"{graph['graph']}, {counted(count, 'thread')}", head=PARTITION_HEAD)
 
 
 @bench.command("scaling", cls=Command)

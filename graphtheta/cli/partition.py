@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from graphtheta.cli.help import Threads, argument, flag, option
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.partition import Assessment, GraphSource
@@ -149,6 +150,7 @@ def partition(
         write_assignment,
     )
     from graphtheta.partition import compare as compared
+    from graphtheta.partition.analysis.label_counts import count_labels
     from graphtheta.runtime.atomic import refuse_occupied
     from graphtheta.wording import format_bytes
 
@@ -190,7 +192,7 @@ def partition(
     source = _source(path, nodes, edges, columns)
     show_rows(reading(source), title=f"{path or edges}, as it is read")
     job = replace(resources, held=held_bytes(source))
-    title = f"{path or edges} in {parts} {'part' if parts == 1 else 'parts'}"
+    title = f"{path or edges} in {counted(parts, 'part')}"
     if compare is not None:
         found = compared(source, plan, methods, job)
         show_rows([_compared_row(one) for one in found], title=title, head=_COMPARED)
@@ -213,13 +215,21 @@ def partition(
         print(f"wrote the assignment to {target}")
         return
     try:
-        manifest = make_store(source, target, plan, job, scratch=scratch).manifest
+        made = make_store(source, target, plan, job, scratch=scratch)
     except KeyboardInterrupt:
         if comm.rank == 0:
             print("to continue, run the same command again", file=sys.stderr)
         raise
-    show_rows([*quality_rows(manifest.quality), *manifest.dropped_rows()], title=title)
-    print(f"wrote {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges to {target}")
+    manifest = made.manifest
+    rows = [*quality_rows(manifest.quality), *manifest.dropped_rows()]
+    if comm.rank == 0:
+        node_counts, edge_counts = count_labels(made)
+        rows += [*node_counts.rows(), *edge_counts.rows("edge ")]
+    show_rows(rows, title=title)
+    print(
+        f"wrote {counted(manifest.num_nodes, 'node')} and "
+        f"{counted(manifest.num_edges, 'edge')} to {target}"
+    )
     if manifest.quality.edge_balance > _UNBALANCED:
         print(_balance_hint(method, manifest.quality.edge_balance))
 

@@ -34,6 +34,7 @@ from graphtheta.data.schema import (
     split_columns,
 )
 from graphtheta.errors import GraphFormatError
+from graphtheta.wording import counted
 
 Tables = tuple[pa.Table, pa.Table]  # nodes, edges
 
@@ -189,7 +190,10 @@ def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArra
     for name, array in arrays.items():
         if array.ndim not in (1, 2) or len(array) != rows:
             raise refuse(
-                f"{where}: {name}", f"{rows:,} rows", f"shape {array.shape}", "Correct its length."
+                f"{where}: {name}",
+                counted(rows, "row"),
+                f"shape {array.shape}",
+                "Correct its length.",
             )
     return arrays
 

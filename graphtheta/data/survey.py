@@ -26,7 +26,7 @@ from graphtheta.data.schema import (
     whole,
 )
 from graphtheta.errors import ConfigError
-from graphtheta.wording import rows_text, some
+from graphtheta.wording import counted, rows_text, some
 
 __all__ = ["check_kinds", "survey", "unify_ids"]
 
@@ -280,13 +280,14 @@ def _label(column: Column, facts: list[Facts], where: str) -> Column:
 def _summary(task: LabelKind, column: Column, found: Facts) -> str:
     text = str(task)
     if column.classes:
-        text += f", {len(column.classes):,} classes: {some(column.classes, len(column.classes))}"
+        count = len(column.classes)
+        text += f", {counted(count, 'class', 'classes')}: {some(column.classes, count)}"
     elif task == "multiclass" and found.high is not None:
-        text += f", {int(found.high) + 1:,} classes"
+        text += f", {counted(int(found.high) + 1, 'class', 'classes')}"
         if found.numbers is not None and len(found.numbers) <= found.high:
             text += f", of which {len(found.numbers):,} occur"
     elif task == "multilabel":
-        text += f", {getattr(column.type, 'list_size', 1):,} labels"
+        text += f", {counted(getattr(column.type, 'list_size', 1), 'label')}"
     elif task == "regression" and found.low is not None:
         text += f", {found.low:g} to {found.high:g}"
     return f"{text}, missing in {found.missing:,} of {found.rows:,}" if found.missing else text

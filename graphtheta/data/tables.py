@@ -20,7 +20,7 @@ from graphtheta.data.mapping import (
 )
 from graphtheta.data.schema import LabelKind, matrix_column, refuse, whole
 from graphtheta.data.survey import check_kinds, survey, unify_ids
-from graphtheta.wording import some
+from graphtheta.wording import counted, some
 
 __all__ = ["as_table", "check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
 
@@ -197,7 +197,8 @@ def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
         raise refuse(
             where,
             "ids of the node table",
-            f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in {keys.null_count:,} rows)",
+            f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in "
+            f"{counted(keys.null_count, 'row')})",
             "Add these nodes, drop these edges, or name the columns of ids (src, dst, id).",
         )
     return keys.cast(pa.int64())

@@ -7,7 +7,7 @@ import pyarrow as pa
 from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import GraphSource
 from graphtheta.datasets.tables import TableSource
-from graphtheta.wording import some
+from graphtheta.wording import counted, some
 
 __all__ = ["reading"]
 
@@ -37,4 +37,8 @@ def _type(field: pa.Field) -> str:
     text = name.get(str(kind), str(kind))
     if is_list(kind):
         text = f"{kind.list_size:,} of {name.get(str(kind.value_type), str(kind.value_type))}"
-    return f"{text}, {len(classes):,} texts: {some(classes, len(classes))}" if classes else text
+    return (
+        f"{text}, {counted(len(classes), 'text')}: {some(classes, len(classes))}"
+        if classes
+        else text
+    )

@@ -20,6 +20,7 @@ from graphtheta.data.schema import validate_edges, validate_nodes
 from graphtheta.data.survey import check_kinds, unify_ids
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
 __all__ = ["TableSource", "read", "recognises"]
 
@@ -105,7 +106,7 @@ class TableSource:
                 continue
             inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
             skipped = [column for column in table.files.names if column not in inputs]
-            text = f"{table.files.uri}, {table.files.num_rows:,} rows"
+            text = f"{table.files.uri}, {counted(table.files.num_rows, 'row')}"
             ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
             text += f", {'ids' if name[0] == 'n' else 'source and destination'}: {', '.join(ends)}"
             text += f"; not read: {', '.join(skipped)}" if skipped else ""

@@ -13,6 +13,7 @@ from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
 from graphtheta.train.trainer import OPTIMIZERS
+from graphtheta.wording import counted
 
 __all__ = ["check_names", "is_weighted", "model_of", "strategy_of", "task_of"]
 
@@ -153,7 +154,8 @@ def _fanouts(text: str, layers: int) -> list[int | None] | None:
     valid = all(item == "all" or (item.isdecimal() and int(item) > 0) for item in items)
     if not valid or len(items) != layers:
         raise ConfigError(
-            f"--fanouts: expected all, or a number or all for each of {layers} layers, such as "
+            f"--fanouts: expected all, or a number or all for each of "
+            f"{counted(layers, 'layer')}, such as "
             f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or change --layers."
         )
     return [None if item == "all" else int(item) for item in items]

@@ -23,6 +23,7 @@ from graphtheta.partition import (
 )
 from graphtheta.shard.local_graph import local_graph, parts_of_rank
 from graphtheta.shard.shard import Shard
+from graphtheta.wording import counted
 
 __all__ = ["open_shard", "pick_device"]
 
@@ -62,7 +63,8 @@ def open_shard(
     if isinstance(graph, Store):
         if graph.num_parts % comm.size:
             raise ConfigError(
-                f"open_shard: {comm.size} workers do not divide the {graph.num_parts} parts of "
+                f"open_shard: {counted(comm.size, 'worker')} do not divide the "
+                f"{counted(graph.num_parts, 'part')} of "
                 f"{graph.path}. Use a number of workers that does, or partition it again with "
                 f"--parts {comm.size}."
             )
@@ -97,7 +99,7 @@ def pick_device(name: str | torch.device, comm: Communicator) -> torch.device:
     gpus = torch.cuda.device_count()
     if not (device.index or 0) < gpus:
         raise ConfigError(
-            f"device: expected one that torch sees, got {device}, and {gpus} GPUs. Use "
+            f"device: expected one that torch sees, got {device}, and {counted(gpus, 'GPU')}. Use "
             "--device cpu, or install torch for CUDA; graphtheta doctor shows what it sees."
         )
     return device if device.index is not None else torch.device("cuda", comm.local_rank % gpus)

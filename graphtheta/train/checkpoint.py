@@ -34,6 +34,7 @@ from graphtheta.train.weights import (
     save_tensors,
     save_weights,
 )
+from graphtheta.wording import counted
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"]
 
@@ -241,4 +242,4 @@ def load_checkpoint(
 
 def _graph_size(shard: Shard) -> str:
     manifest = shard.manifest
-    return f"{manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges"
+    return f"{counted(manifest.num_nodes, 'node')} and {counted(manifest.num_edges, 'edge')}"

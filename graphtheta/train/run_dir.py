@@ -140,7 +140,10 @@ class RunDirectory:
             self._write(self.metrics, "".join(kept))
 
     def _lines_of_metrics(self) -> Iterator[tuple[str, int]]:
-        """Yield the lines of `metrics.jsonl` with their epochs, without one that was cut off."""
+        """Yield the lines of `metrics.jsonl` with their epochs, without one that was cut off.
+
+        Epochs are counted from 0.
+        """
         lines = self.metrics.read_text(errors="replace").splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             if line.endswith("\n"):

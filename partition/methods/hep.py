@@ -17,6 +17,7 @@ from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
 from graphtheta.partition.core.stream import edge_chunks
 from graphtheta.partition.methods.hdrf import ReplicaRule
 from graphtheta.rng.philox import Purpose, hash_keys
+from graphtheta.wording import counted
 
 __all__ = ["HybridEdgePartitioner"]
 
@@ -83,7 +84,7 @@ class HybridEdgePartitioner(EdgeMethod):
         num_entries = int(degree_N.sum(where=degree_N <= highest))
         resources.check_memory(
             node_bytes + expansion_bytes(num_nodes, low_edges, num_entries),
-            f"{low_edges} edges of nodes of low degree",
+            f"{counted(low_edges, 'edge')} of nodes of low degree",
             f"Lower tau, which is {self.tau}, or use hdrf, which holds no edges.",
         )
         replicas, loads_P = new_replicas(num_nodes, num_parts), np.zeros(num_parts, np.int64)

@@ -65,6 +65,7 @@ from graphtheta.partition.store.part import TABLES
 from graphtheta.partition.store.quality import PartCounts, measure
 from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
+from graphtheta.wording import counted
 
 __all__ = ["Pipeline", "Plan", "copied_bytes", "named_partitioner", "row_bytes"]
 
@@ -162,8 +163,9 @@ class Pipeline:
             )
         if plan.num_parts > num_nodes:
             raise PartitionError(
-                f"partition: expected at most one part per node, got {plan.num_parts:,} parts for "
-                f"{num_nodes:,} nodes. Use fewer parts."
+                f"partition: expected at most one part per node, got "
+                f"{counted(plan.num_parts, 'part')} for "
+                f"{counted(num_nodes, 'node')}. Use fewer parts."
             )
 
         def edges() -> dict[str, Any]:

@@ -371,7 +371,7 @@ def test_signals_save_a_checkpoint_and_sigterm_ends_the_job(tmp_path: Path, cora
         assert process.returncode == 143, output
     epochs = epochs_of(run_dir)
     assert saved()[-1] == f"epoch-{epochs:06d}"
-    assert output.count(f"stopped after epoch {epochs} of 100000 and saved a checkpoint") == 1
+    assert output.count(f"stopped after {epochs} of 100000 epochs and saved a checkpoint") == 1
     assert "error" not in output
 
 
@@ -401,6 +401,6 @@ def test_ctrl_c_saves_a_checkpoint(tmp_path: Path, cora: Path) -> None:
         signal.signal(signal.SIGINT, before)
     assert process.returncode == 130, output
     epochs = epochs_of(run_dir)
-    assert f"stopped after epoch {epochs} of 100000 and saved a checkpoint" in output
+    assert f"stopped after {epochs} of 100000 epochs and saved a checkpoint" in output
     assert (run_dir / "checkpoints" / f"epoch-{epochs:06d}").is_dir()
     assert "error" not in output

@@ -302,7 +302,8 @@ class View(_NotATensor):
     def __repr__(self) -> str:
         if self.blocks is None:
             manifest = self.shard.manifest
-            return f"View(all {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges)"
+            edges = counted(manifest.num_edges, "edge")
+            return f"View(all {counted(manifest.num_nodes, 'node')} and {edges})"
         lines = [f"  {layer}: {block}" for layer, block in enumerate(self.blocks)]
         return "\n".join([f"View({counted(len(self.blocks), 'layer')})", *lines])
 
