@@ -92,7 +92,7 @@ def _measure(job: Job) -> dict[str, Any]:
     set_threads(job.threads)
     source = datasets.read(job.source)
     resources = Resources(threads=job.threads, memory_limit=job.memory_limit)
-    _compile(source.edge_schema.field("src").type, job)
+    _compile(source.edge_table.schema.field("src").type, job)
     phases: dict[str, float] = {}
     phase = CheckpointedPhases.phase
 

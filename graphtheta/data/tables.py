@@ -105,26 +105,29 @@ def converted(
     )
 
 
-def with_keys(nodes: pa.Table | None, edges: pa.Table) -> tuple[pa.Table, pa.Table]:
+def with_keys(
+    nodes: pa.Table | None, edges: pa.Table, where: str = "edges"
+) -> tuple[pa.Table, pa.Table]:
     """Return a node table, and its edge table with node keys in place of ids.
 
     Args:
         nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
         edges: Edge table, whose `src` and `dst` are ids.
+        where: Name of the edge table in messages.
 
     Raises:
         GraphFormatError: If an end of an edge is not in the node table.
     """
     if nodes is None:
-        nodes = pa.table({"id": _distinct_ends(edges)})
+        nodes = pa.table({"id": _distinct_ends(edges, where)})
     for end in ("src", "dst"):
-        keys = _keys(edges[end], nodes["id"], end)
+        keys = _keys(edges[end], nodes["id"], f"{where}: {end}")
         edges = edges.set_column(edges.column_names.index(end), end, keys)
     return nodes, edges
 
 
-def check_unique_ids(ids: pa.ChunkedArray) -> None:
-    """Check that every id of a node table occurs once.
+def check_unique_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Check that every id of a node table occurs once; `where` names the table in messages.
 
     Raises:
         GraphFormatError: If an id occurs more than once.
@@ -134,7 +137,7 @@ def check_unique_ids(ids: pa.ChunkedArray) -> None:
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     raise refuse(
-        "nodes: id",
+        f"{where}: id",
         "unique ids",
         f"{some(repeated.slice(0, 3).to_pylist(), len(repeated))} more than once",
         "Remove the duplicate rows.",
@@ -177,16 +180,15 @@ def _surveyed(plan: dict[str, Column], table: pa.Table, where: str) -> dict[str,
     return survey(plan, table.schema, lambda types: [table.select(list(types))], where)
 
 
-def _distinct_ends(edges: pa.Table) -> pa.Array:
+def _distinct_ends(edges: pa.Table, where: str) -> pa.Array:
     src, dst = edges["src"], edges["dst"]
     if src.type != dst.type:
-        raise refuse("edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one.")
+        raise refuse(f"{where}: dst", f"ids of type {src.type} as in src", dst.type, "Convert one.")
     ids = pc.unique(pa.chunked_array(src.chunks + dst.chunks, src.type)).drop_null()
     return ids.take(pc.sort_indices(ids))
 
 
-def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
-    where = f"edges: {name}"
+def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, where: str) -> pa.Array:
     if ends.type != ids.type:
         raise refuse(
             where, f"ids of type {ids.type} as in the nodes' id", ends.type, "Convert one of them."

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.data.schema import as_numpy, refuse
-from graphtheta.data.source import GraphSource
+from graphtheta.data.source import GraphSource, SourceTable, id_type, node_schema
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
 from graphtheta.partition.core.resources import Resources
@@ -146,8 +146,9 @@ class Pipeline:
             PartitionError: If there are more parts than nodes.
         """
         source, plan, folder = self._source, self._plan, self._folder
-        _refuse_names(source.edge_schema.names, EDGE_KEYS, "edges")
-        _refuse_names(source.node_schema.names, NODE_KEYS, "nodes")
+        _refuse_names(source.edge_table, EDGE_KEYS)
+        if source.node_table is not None:
+            _refuse_names(source.node_table, NODE_KEYS)
 
         def ids() -> dict[str, Any]:
             if source.num_nodes is not None:
@@ -238,7 +239,7 @@ class Pipeline:
 
         def shuffle() -> dict[str, Any]:
             largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
-            return self._largest(largest, self._source.edge_schema)
+            return self._largest(largest, self._source.edge_table.schema)
 
         def masters() -> dict[str, Any]:
             largest = choose_masters(
@@ -251,7 +252,7 @@ class Pipeline:
                 seed=plan.seed,
                 resources=resources,
             )
-            return self._largest(largest, self._source.node_schema)
+            return self._largest(largest, node_schema(self._source))
 
         def order() -> dict[str, Any]:
             counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
@@ -280,7 +281,7 @@ class Pipeline:
 
         def parts() -> None:
             mine = own_parts(num_parts, comm.rank, comm.size)
-            columns = self._source.edge_schema
+            columns = self._source.edge_table.schema
             builder = PartBuilder(self._records(edges), folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with resources.progress.phase("write parts", len(mine), "parts") as advance:
@@ -319,10 +320,8 @@ class Pipeline:
     ) -> Manifest:
         """Return the manifest of the store."""
         source, plan = self._source, self._plan
-        edge_schema = describe(source.edge_schema, ("src", "dst"), largest["edges"])
-        node_schema = describe(source.node_schema, ("id",), largest["nodes"])
-        has_table = source.num_nodes is not None
-        id_field = source.node_schema.field("id") if has_table else source.edge_schema.field("src")
+        of_edges = describe(source.edge_table.schema, ("src", "dst"), largest["edges"])
+        of_nodes = describe(node_schema(source), ("id",), largest["nodes"])
         manifest = Manifest(
             num_nodes=edges.num_nodes,
             num_edges=edges.num_edges,
@@ -335,15 +334,15 @@ class Pipeline:
             repeats=plan.repeats,
             **self._dropped,
             reverses_from=source.num_edges if plan.undirected else 0,
-            id_type=str(id_field.type),
-            node_columns=node_schema.columns,
-            edge_columns=edge_schema.columns,
-            labels=node_schema.labels,
-            splits=node_schema.splits,
-            edge_labels=edge_schema.labels,
-            edge_splits=edge_schema.splits,
-            num_edge_types=edge_schema.num_types,
-            edge_types=edge_schema.types,
+            id_type=str(id_type(source)),
+            node_columns=of_nodes.columns,
+            edge_columns=of_edges.columns,
+            labels=of_nodes.labels,
+            splits=of_nodes.splits,
+            edge_labels=of_edges.labels,
+            edge_splits=of_edges.splits,
+            num_edge_types=of_edges.num_types,
+            edge_types=of_edges.types,
             quality=measure(counts),
         )
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})
@@ -357,13 +356,15 @@ class Pipeline:
         balance, split = self._plan.balance, f"split:{self._plan.balance_split}"
         if balance.train is None:
             return balance
-        names = self._source.node_schema.names
+        names = node_schema(self._source).names
         if split not in names:
             raise ConfigError(
                 f"partition: expected a node column {split!r} to balance training nodes, got "
                 f"{', '.join(names) or 'no node table'}. Choose an existing split."
             )
-        train = [as_numpy(rows[split]) == 1 for rows in self._source.node_chunks(0, num_nodes)]
+        assert self._source.node_table is not None
+        chunks = self._source.node_table.chunks(0, num_nodes, [split])
+        train = [as_numpy(rows[split]) == 1 for rows in chunks]
         return Balance(balance.nodes, balance.edges, balance.train, np.concatenate(train))
 
     def _largest(self, mine: Mapping[str, int], schema: pa.Schema) -> dict[str, Any]:
@@ -376,7 +377,8 @@ class Pipeline:
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
         """Return how many parts to build in parallel within the memory limit."""
-        edge_row, node_row = map(copied_bytes, (self._source.edge_schema, self._source.node_schema))
+        schemas = self._source.edge_table.schema, node_schema(self._source)
+        edge_row, node_row = map(copied_bytes, schemas)
         replicas = counts.masters + counts.mirrors
         largest = int(
             part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
@@ -438,8 +440,8 @@ def row_bytes(schema: pa.Schema) -> int:
     return bits // 8
 
 
-def _refuse_names(names: list[str], reserved: tuple[str, ...], where: str) -> None:
-    for name in sorted(set(names) & set(reserved)):
+def _refuse_names(table: SourceTable, reserved: tuple[str, ...]) -> None:
+    for name in sorted(set(table.schema.names) & set(reserved)):
         raise refuse(
-            where, f"no column {name!r}, which the store adds", "one", "Rename the column."
+            table.name, f"no column {name!r}, which the store adds", "one", "Rename the column."
         )

@@ -167,11 +167,11 @@ def test_tables_of_several_chunks_and_dictionaries():
 def test_chunks_are_slices_and_graph_is_a_source():
     graph = make(features="f_*")
     assert graph.keyed
-    assert next(graph.node_chunks(1, 3))["id"].to_pylist() == ["b", "c"]
-    assert next(graph.edge_chunks(3, 4))["src"].to_pylist() == [0]
-    assert next(graph.edge_chunks(2, 2)).schema == graph.edge_schema
-    assert next(graph.edge_chunks(2, 3, ends_only=True)).column_names == ["src", "dst"]
-    assert next(graph.node_chunks(0, 1, ids_only=True)).column_names == ["id"]
+    assert next(graph.node_table.chunks(1, 3))["id"].to_pylist() == ["b", "c"]
+    assert next(graph.edge_table.chunks(3, 4))["src"].to_pylist() == [0]
+    assert next(graph.edge_table.chunks(2, 2)).schema == graph.edge_table.schema
+    assert next(graph.edge_table.chunks(2, 3, ["src", "dst"])).column_names == ["src", "dst"]
+    assert next(graph.node_table.chunks(0, 1, ["id"])).column_names == ["id"]
     assert Graph.from_source(graph).digest() == graph.digest()
 
 
