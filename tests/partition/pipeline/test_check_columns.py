@@ -54,7 +54,7 @@ def test_wrong_values_are_refused_first(tmp_path, monkeypatch, nodes, edges, opt
 
 def test_unknown_and_duplicate_ids_are_reported_with_their_file(tmp_path):
     for nodes, edges, message in (
-        ({}, {"src": [0, 1, 7]}, r"edges\.parquet: src: .* unknown 7 \(first in row 2\)"),
+        ({}, {"src": [0, 1, 7]}, r"edges\.parquet: src: .* unknown 7 in row 2"),
         ({"id": [0, 2, 2]}, {}, r"nodes\.parquet: id: .* 2 more than once"),
     ):
         with pytest.raises(GraphFormatError, match=message):
