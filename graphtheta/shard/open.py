@@ -75,7 +75,7 @@ def open_shard(
             mine = parts_of_rank(store.num_parts, comm.rank, comm.size)
             parts = list(pool.map(partial(store.part, verified=True), mine))
     else:
-        need_attribute(graph, "edge_chunks", "open_shard", "a store, its path, or a Graph")
+        need_attribute(graph, "edge_table", "open_shard", "a store, its path, or a Graph")
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         built = build(graph, plan, Resources(comm))
         store, manifest, book = None, built.manifest, built.book
