@@ -19,12 +19,10 @@ from graphtheta.data.source import GraphSource, id_type, node_schema
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import CHUNK_EDGES
 from graphtheta.partition.ooc.id_table import map_bytes
-from graphtheta.partition.pipeline.part_builder import part_bytes
+from graphtheta.partition.pipeline.part_builder import copied_bytes, part_bytes, row_bytes
 from graphtheta.partition.pipeline.pipeline import (
     Plan,
-    copied_bytes,
     named_partitioner,
-    row_bytes,
 )
 from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.wording import format_bytes

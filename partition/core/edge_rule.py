@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.partitioner import EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import EdgePartitioner, EdgeParts, PartitionJob
 from graphtheta.partition.core.stream import EdgeChunk, chunk_ranges
 
 __all__ = ["EdgeRule"]
 
 
-class EdgeRule(EdgeMethod):
+class EdgeRule(EdgePartitioner):
     """`EdgePartitioner` whose result does not depend on the order of edges.
 
     The pipeline therefore assigns edges while it moves them to their parts, without storing an
@@ -60,7 +60,7 @@ class EdgeRule(EdgeMethod):
             Returns (R,) for R edges.
         """
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's range of the edges."""
         code_N, resources = self.node_codes(job), job.resources
         first, last = resources.share(0, job.stream.num_edges)

@@ -50,6 +50,8 @@ class Resources:
         memory_limit: Bytes that this rank may hold at a time. If None, there is no limit.
         progress: Where progress is shown.
         held: Bytes of the memory limit that are in use before the job starts.
+        on_phase: Function that is called with the name and the seconds of each phase of the
+            pipeline when it is finished. If None, none is.
     """
 
     comm: Communicator = field(default_factory=SingleCommunicator)
@@ -57,6 +59,7 @@ class Resources:
     memory_limit: int | None = None
     progress: Progress = field(default_factory=NoProgress)
     held: int = 0
+    on_phase: Callable[[str, float], None] | None = None
 
     @property
     def available(self) -> int | None:

@@ -16,7 +16,12 @@ from graphtheta.partition.core.edge_blocks import (
     edge_cap,
 )
 from graphtheta.partition.core.intrinsics import inline_jit, jit, lowest_bit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -32,7 +37,7 @@ __all__ = ["HighDegreeReplicatedFirst", "ReplicaRule"]
 _NONE = (1 << 63) - 1  # key for "no part", larger than any part's key
 
 
-class HighDegreeReplicatedFirst(EdgeMethod):
+class HighDegreeReplicatedFirst(EdgePartitioner):
     """Assign each edge to the part of the highest score: replicas of its endpoints, few edges.
 
     A part scores 1 + share for each endpoint that it has a replica of, where `share` is the other
@@ -71,7 +76,7 @@ class HighDegreeReplicatedFirst(EdgeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts)
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
         job.resources.check_memory(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),

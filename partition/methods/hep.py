@@ -12,7 +12,12 @@ from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
 from graphtheta.partition.core.stream import edge_chunks
 from graphtheta.partition.methods.hdrf import ReplicaRule
@@ -22,7 +27,7 @@ from graphtheta.wording import counted
 __all__ = ["HybridEdgePartitioner"]
 
 
-class HybridEdgePartitioner(EdgeMethod):
+class HybridEdgePartitioner(EdgePartitioner):
     """Grow parts over the edges with an endpoint of low degree, in memory; stream the other edges.
 
     A degree is low if it is at most `tau` times the mean. Parts grow one after another, by
@@ -65,7 +70,7 @@ class HybridEdgePartitioner(EdgeMethod):
         lists = expansion_bytes(num_nodes, num_edges, 2 * num_edges)
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts) + lists
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts, resources = job.stream, job.num_parts, job.resources
         comm, num_nodes = resources.comm, stream.num_nodes
         node_bytes = 8 * num_nodes + replica_bytes(num_nodes, num_parts)

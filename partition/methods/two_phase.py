@@ -17,7 +17,12 @@ from graphtheta.partition.core.edge_blocks import (
     least_loaded,
 )
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -38,7 +43,7 @@ __all__ = ["TwoPhaseStreaming"]
 _PART_MASK = (1 << PART_BITS) - 1  # bits of a node's code that hold its part; above is its degree
 
 
-class TwoPhaseStreaming(EdgeMethod):
+class TwoPhaseStreaming(EdgePartitioner):
     """2PS-L: cluster the nodes, pack clusters into parts, then choose one of two parts per edge.
 
     The two parts are those of the clusters of the endpoints. If they are the same, the edge is
@@ -82,7 +87,7 @@ class TwoPhaseStreaming(EdgeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return max(44 * num_nodes, 8 * num_nodes + replica_bytes(num_nodes, num_parts))
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
         job.resources.check_memory(
             self.memory(stream.num_nodes, stream.num_edges, num_parts),

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
 from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
 from graphtheta.partition.pipeline.order import LOCAL_IDS, order_masters, write_local_ids
-from graphtheta.partition.pipeline.part_builder import PartBuilder, part_bytes
+from graphtheta.partition.pipeline.part_builder import PartBuilder, copied_bytes, part_bytes
 from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
 from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, edge_record, shuffle_edges
@@ -67,7 +68,7 @@ from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
 from graphtheta.wording import counted
 
-__all__ = ["Pipeline", "Plan", "copied_bytes", "named_partitioner", "row_bytes"]
+__all__ = ["Pipeline", "Plan", "named_partitioner"]
 
 _IDS_SPILL = "original-ids"
 _log = logging.getLogger("graphtheta")
@@ -138,6 +139,14 @@ class Pipeline:
         self._resources, self._comm = resources, resources.comm
         self._folder = phases.folder
 
+    def _phase(self, name: str, run: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+        """Run a phase, unless an earlier run finished it, and return its result."""
+        start = time.perf_counter()
+        result = self._phases.phase(name, run)
+        if self._resources.on_phase is not None:
+            self._resources.on_phase(name, time.perf_counter() - start)
+        return result
+
     def prepare(self) -> EdgeFile:
         """Write the edges as node keys, and return the file of edges.
 
@@ -156,8 +165,8 @@ class Pipeline:
             collect_ids(source, folder, self._resources)
             return {"num_nodes": count_ids(folder)}
 
-        self._phases.phase("check", lambda: check_columns(source, self._resources))
-        num_nodes = self._phases.phase("ids", ids)["num_nodes"]
+        self._phase("check", lambda: check_columns(source, self._resources))
+        num_nodes = self._phase("ids", ids)["num_nodes"]
         if num_nodes == 0:
             raise GraphFormatError(
                 "nodes: expected at least one node, got none. Check that the input is not empty."
@@ -179,11 +188,9 @@ class Pipeline:
                 resources=self._resources,
             )
 
-        written = self._phases.phase("edges", edges)
+        written = self._phase("edges", edges)
         if not plan.repeats:
-            self._phases.phase(
-                "duplicates", lambda: drop_duplicates(source, folder, self._resources)
-            )
+            self._phase("duplicates", lambda: drop_duplicates(source, folder, self._resources))
         found = EdgeFile(folder)
         self._dropped = {
             "dropped_self_loops": source.num_edges - written["num_inputs"],
@@ -199,9 +206,7 @@ class Pipeline:
         source, plan, folder = self._source, self._plan, self._folder
         if not plan.undirected or not plan.repeats:
             return
-        found = self._phases.phase(
-            "reverses", lambda: count_reverses(source, folder, self._resources)
-        )
+        found = self._phase("reverses", lambda: count_reverses(source, folder, self._resources))
         if found["number"] and self._comm.rank == 0:
             _log.warning(
                 "partition: %s%s of %s edges have their reverse in the graph already, so that "
@@ -222,7 +227,7 @@ class Pipeline:
             job = PartitionJob(edges, plan.num_parts, plan.seed, balance, self._resources)
             assign(partitioner, job, self._folder)
 
-        self._phases.phase("assign", run)
+        self._phase("assign", run)
         return Assignment(
             self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
         )
@@ -258,13 +263,13 @@ class Pipeline:
             counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 
-        largest = {"edges": self._phases.phase("shuffle", shuffle)}
-        self._phases.phase(
+        largest = {"edges": self._phase("shuffle", shuffle)}
+        self._phase(
             "replicas",
             lambda: find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources),
         )
-        largest["nodes"] = self._phases.phase("masters", masters)
-        counts = self._phases.phase("order", order)["counts"]
+        largest["nodes"] = self._phase("masters", masters)
+        counts = self._phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
 
     def write(
@@ -296,16 +301,16 @@ class Pipeline:
             if comm.rank == 0:
                 remover.submit(edges.remove_all)
                 remover.submit(assignment.remove)
-            self._phases.phase(
+            self._phase(
                 "local-ids", lambda: write_local_ids(num_nodes, num_parts, folder, resources)
             )
             if comm.rank == 0:
                 (path / "index").mkdir(parents=True, exist_ok=True)
             comm.barrier(stage="store: create")
-            self._phases.phase("parts", parts)
+            self._phase("parts", parts)
             if comm.rank == 0:
                 remover.submit(self._records(edges).remove)
-            self._phases.phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
+            self._phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
         texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
         return Book(
             first_new_id=first_new_id,
@@ -418,26 +423,6 @@ def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) 
     shutil.rmtree(folder, ignore_errors=True)
     tables = builder.build(part, num_interior).tables()
     write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
-
-
-def copied_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes that a row takes while a part is built.
-
-    Features are copied once, other columns twice.
-    """
-    wide = [field for field in schema if field.name in ("features", "attr")]
-    return 2 * row_bytes(schema) - row_bytes(pa.schema(wide))
-
-
-def row_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes of a row."""
-    bits = 0
-    for column in schema.types:
-        width, value = 1, column
-        if pa.types.is_fixed_size_list(column):
-            width, value = column.list_size, column.value_type
-        bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
-    return bits // 8
 
 
 def _refuse_names(table: SourceTable, reserved: tuple[str, ...]) -> None:
