@@ -43,6 +43,7 @@ __all__ = [
     "one_split",
     "plain_type",
     "refuse",
+    "repeated_ids",
     "split_columns",
     "validate_edges",
     "validate_nodes",
@@ -405,6 +406,12 @@ def named_column(kind: str, table: pa.Table, name: str | None) -> str:
             f"Name one of these."
         )
     return f"{kind}:{name}"
+
+
+def repeated_ids(where: str, ids: pa.Array) -> GraphFormatError:
+    """Return the exception for ids that are in several rows of the node table `where`."""
+    got = f"{some(ids.slice(0, 3).to_pylist(), len(ids))} more than once"
+    return refuse(f"{where}: id", "unique ids", got, "Remove the duplicate rows.")
 
 
 def refuse(where: str, expected: str, got: object, remedy: str) -> GraphFormatError:

@@ -18,7 +18,7 @@ from graphtheta.data.mapping import (
     plan_edges,
     plan_nodes,
 )
-from graphtheta.data.schema import LabelKind, matrix_column, refuse, whole
+from graphtheta.data.schema import LabelKind, matrix_column, refuse, repeated_ids, whole
 from graphtheta.data.survey import check_kinds, survey, unify_ids
 from graphtheta.wording import counted, some
 
@@ -136,12 +136,7 @@ def check_unique_ids(ids: pa.ChunkedArray, where: str) -> None:
         return
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    raise refuse(
-        f"{where}: id",
-        "unique ids",
-        f"{some(repeated.slice(0, 3).to_pylist(), len(repeated))} more than once",
-        "Remove the duplicate rows.",
-    )
+    raise repeated_ids(where, repeated)
 
 
 def digest_of(tables: Iterable[pa.Table]) -> str:

@@ -33,9 +33,8 @@ class EdgeRule(EdgePartitioner):
         Shape:
             Returns (N,), or (0,) if the rule needs nothing.
         """
-        stream = job.stream
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, job.num_parts),
+        job.check_memory(
+            self,
             f"the 8 bytes that {self.name} keeps for each node",
             "Use the method edge-hash, which needs no memory.",
         )

@@ -78,6 +78,15 @@ class PartitionJob:
     balance: Balance = field(default_factory=Balance)
     resources: Resources = field(default_factory=Resources)
 
+    def check_memory(self, partitioner: Partitioner, what: str, remedy: str) -> None:
+        """Check that the partitioner's estimate fits the memory limit; see `Resources`.
+
+        Raises:
+            PartitionError: If it does not.
+        """
+        num_bytes = partitioner.memory(self.stream.num_nodes, self.stream.num_edges, self.num_parts)
+        self.resources.check_memory(num_bytes, what, remedy)
+
 
 class _Described(Protocol):
     balances: frozenset[BalanceOf] = frozenset()  # what it can limit; the caller refuses others

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import (
     DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
     EdgeBatch,
     EdgeBlocks,
     edge_cap,
@@ -78,11 +79,7 @@ class HighDegreeReplicatedFirst(EdgePartitioner):
 
     def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, num_parts),
-            "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
-        )
+        job.check_memory(self, "the degree and the parts of every node", USE_LESS_MEMORY)
         degree_N = count_degrees(stream, job.resources)
         cap = edge_cap(job.balance.edges, stream.num_edges, num_parts)
         replicas = new_replicas(stream.num_nodes, num_parts)

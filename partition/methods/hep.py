@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
+from graphtheta.partition.core.edge_blocks import (
+    DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
+    EdgeBlocks,
+    edge_cap,
+)
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import (
@@ -77,7 +82,7 @@ class HybridEdgePartitioner(EdgePartitioner):
         resources.check_memory(
             node_bytes + expansion_bytes(num_nodes, 0, 0),
             "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
+            USE_LESS_MEMORY,
         )
         degree_N = count_degrees(stream, resources)
         highest = int(self.tau * 2 * stream.num_edges / max(1, num_nodes))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import (
     DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
     EdgeBatch,
     EdgeBlocks,
     edge_cap,
@@ -89,11 +90,7 @@ class TwoPhaseStreaming(EdgePartitioner):
 
     def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, num_parts),
-            "clusters, degrees and parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
-        )
+        job.check_memory(self, "clusters, degrees and parts of every node", USE_LESS_MEMORY)
         limit = self.alpha if job.balance.edges is None else job.balance.edges
         cap = edge_cap(limit, stream.num_edges, num_parts)
         rule = _CandidateRule(self._encode_nodes(job), cap, job)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import in_range, refuse, validate_nodes, whole
+from graphtheta.data.schema import in_range, refuse, repeated_ids, validate_nodes, whole
 from graphtheta.data.source import GraphSource, SourceTable, id_type
 from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.intrinsics import jit
@@ -266,12 +266,7 @@ def _filled_map(
     duplicates = pc.unique(pa.chunked_array(repeated, id_type))
     if len(duplicates):
         assert writer.source.node_table is not None, "ids of edges are distinct"
-        raise refuse(
-            f"{writer.source.node_table.name}: id",
-            "unique ids",
-            f"{some(duplicates.slice(0, 3).to_pylist(), len(duplicates))} more than once",
-            "Remove the duplicate rows.",
-        )
+        raise repeated_ids(writer.source.node_table.name, duplicates)
     return table
 
 
