@@ -274,8 +274,9 @@ class ServerGraph:
         away = parts[(inside != parts) | ~self._is_open[inside]]
         if len(away):
             raise ConfigError(
-                f"nodes: expected nodes of the parts {list(self.parts)} that are served here, got "
-                f"nodes of {some(away.tolist(), len(away))}. Call the servers of these parts."
+                f"nodes: expected nodes of the parts {', '.join(map(str, self.parts))} that are "
+                f"served here, got nodes of {some(away.tolist(), len(away))}. Call the servers of "
+                "these parts."
             )
 
     def _by_part(self, parts: NDArray[Any]) -> Iterator[tuple[OpenPart, _Ids]]:

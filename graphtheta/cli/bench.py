@@ -135,8 +135,8 @@ def _epoch(
     layers: _Layers = 2,
     heads: _Heads = 4,
     dropout: _Dropout = 0.0,
-    label: Annotated[str | None, option("NAME")] = None,
-    split: Annotated[str | None, option("NAME")] = None,
+    label: Annotated[str | None, option("NAME", default="y, or the only one")] = None,
+    split: Annotated[str | None, option("NAME", default="split, or the only one")] = None,
     scale: _Scale = 17,
     edge_factor: _EdgeFactor = 16,
     features: _Features = 128,
@@ -150,8 +150,8 @@ def _epoch(
     Under mpiexec all workers train together.
 
     Args:
-        label: Label to predict, if the graph has several.
-        split: Split into training, validation and test, if the graph has several.
+        label: Name of the label to predict.
+        split: Name of the split into training, validation and test.
 
     Example:
       graphtheta bench epoch store --model gat-e --json epochs.jsonl

@@ -43,7 +43,7 @@ def info(
         verify: Check the content of every file against its hash.
         as_json: Print everything as JSON.
         report: Read every part; report its size, predicted traffic and node degrees.
-        picture: Plot the report, to FILE.png and FILE.svg.
+        picture: Plot the report to FILE.png and FILE.svg.
         width: Values per node that a layer sends.
         dtype: Type of these values: float64, float32, float16, bfloat16.
         layers: Number of graph layers.

@@ -86,8 +86,8 @@ def partition(
 
     Args:
         parts: Number of parts: a multiple of the workers of later runs.
-        input: Name of a bundled data set ({datasets}), or path or URI of a graph ({readers}).
-            Leave it out with --edges.
+        input: Name of a bundled data set ({datasets}), or path or URI of a graph in one of
+            the formats {readers}. Leave it out with --edges.
         store: Directory to write the store to.
         dry_run: Print an estimate of memory, disk space and time, and stop.
         compare: Partitioners to compare, such as dbh,hdrf: print how well and how fast each of
@@ -108,7 +108,7 @@ def partition(
             or as a pattern such as 'f_*'. Lists of indices of different lengths become columns of
             0 and 1.
         label: Node column of a label, and a name for it. Repeat the option for several.
-        label_kind: What the labels, or those called NAME, are: multiclass, binary, multilabel or
+        label_kind: Kind of all labels, or of the one called NAME: multiclass, binary, multilabel or
             regression.
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
             three columns of booleans. Repeat the option for several.
@@ -126,8 +126,8 @@ def partition(
         balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
         balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
         balance_split: Split of the nodes that --balance-train counts.
-        memory_limit: Memory of a worker, such as 8GB or 500MiB, with 0.3 GB for libraries, and an
-            input that is read whole. A job that needs more is refused.
+        memory_limit: Most memory of a worker, such as 8GB or 500MiB. It includes 0.3 GB for
+            libraries, and the input if that is read whole. A job that needs more is refused.
         threads: Threads per worker.
         scratch: Directory for temporary files.
 

@@ -87,7 +87,9 @@ def _default(field: FieldInfo, without: str) -> Iterator[str]:
         yield "required here or in --config"
     elif field.default is True:
         yield "default: on"
-    elif field.default is not None and field.default is not False:
+    elif field.default is False:
+        yield "default: off"
+    elif field.default is not None:
         yield f"default: {field.default}"
 
 

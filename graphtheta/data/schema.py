@@ -12,7 +12,7 @@ kept without validation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ __all__ = [
     "names_of",
     "need_attribute",
     "need_column",
+    "need_name",
     "no_nulls",
     "no_nulls_inside",
     "node_table",
@@ -377,6 +378,23 @@ def need_attribute(given: object, name: str, where: str, expected: str) -> None:
     if not hasattr(given, name):
         remedy = "Graph.from_arrow, from_pyg, from_dgl and from_networkx convert graphs."
         raise refuse(where, expected, type(given).__name__, remedy)
+
+
+def need_name(name: object, present: Iterable[str], what: str, none: str = "Leave it out.") -> None:
+    """Raise a ConfigError that lists the names if a name is not among them.
+
+    Args:
+        name: The given name.
+        present: Names to choose from.
+        what: What is named, and its option, as in `label (--label)`.
+        none: What the user can do if there is no name to choose.
+    """
+    names = sorted(present)
+    if not isinstance(name, str) or name not in names:
+        expected = f"one of {', '.join(names)}" if names else "none, as the graph has none"
+        remedy = "Choose one of these." if names else none
+        got = repr(name) if isinstance(name, str) else type(name).__name__
+        raise ConfigError(f"{what}: expected {expected}, got {got}. {remedy}")
 
 
 def names_of(kind: str, table: pa.Table) -> tuple[str, ...]:

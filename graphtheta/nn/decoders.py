@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot, seeded
 from graphtheta.tgar import View, ViewModule, count_layers
@@ -231,8 +232,7 @@ def decoder_for(name: str, channels: int, **options: int) -> Decoder:
     Raises:
         ConfigError: If the decoder is unknown, or does not support the options.
     """
-    if name not in DECODERS:
-        raise ConfigError(f"decoder: unknown '{name}'; choose one of {sorted(DECODERS)}.")
+    need_name(name, DECODERS, "decoder (--decoder)")
     return DECODERS[name](channels, **options)
 
 

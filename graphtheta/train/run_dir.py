@@ -129,7 +129,7 @@ class RunDirectory:
         self._write(self.config, f"{text}{CHECKSUM}{text_hash(text)}\n")
 
     def write_label(self, spec: Mapping[str, Any]) -> None:
-        """Write `label.json`."""
+        """Write `label.json`: what the model predicts, and the columns that it reads."""
         self._write(self.label, json.dumps(spec, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

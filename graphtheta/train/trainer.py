@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import gather_rows, infer
 from graphtheta.shard.shard import Shard
@@ -425,9 +426,7 @@ def _check_options(
     weight_decay: float,
     prefetch: int,
 ) -> None:
-    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-        got = f"'{optimizer}'" if isinstance(optimizer, str) else type(optimizer).__name__
-        raise ConfigError(f"optimizer: unknown {got}; choose one of {sorted(OPTIMIZERS)}.")
+    need_name(optimizer, OPTIMIZERS, "optimizer (--optimizer)")
     if isinstance(strategy, str):
         raise ConfigError(
             f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name '{strategy}'. "

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.data.schema import as_numpy, refuse
+from graphtheta.data.schema import as_numpy, need_name, refuse
 from graphtheta.data.source import GraphSource, SourceTable, id_type, node_schema
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
@@ -80,10 +80,7 @@ def named_partitioner(method: str) -> Partitioner:
     Raises:
         ConfigError: If it does not exist.
     """
-    if method not in PARTITIONERS:
-        raise ConfigError(
-            f"partition: unknown method {method!r}. Choose one of {', '.join(PARTITIONERS)}."
-        )
+    need_name(method, PARTITIONERS, "partitioner (--method)")
     return PARTITIONERS[method]
 
 
