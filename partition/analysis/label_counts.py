@@ -64,11 +64,11 @@ class LabelCounts:
         """Return (name, value) rows of text."""
         rows = []
         for name in self.labels:
-            missing = f", {self.missing[name]:,} missing" if self.missing[name] else ""
+            missing = f"; {self.missing[name]:,} missing" if self.missing[name] else ""
             if name in self.classes:
                 rows.append((f"{prefix}classes of {name}", _sizes(self.classes[name]) + missing))
             elif missing:
-                rows.append((f"{prefix}label {name}", missing.removeprefix(", ")))
+                rows.append((f"{prefix}label {name}", missing.removeprefix("; ")))
         for split, counts in self.splits.items():
             text = _by_split(counts)
             for name in self.labels:

@@ -33,7 +33,7 @@ def test_classes_and_splits_are_counted(tmp_path: Path) -> None:
     of_nodes, of_edges = count_labels(make_store(graph, tmp_path / "s", Plan(3, "dbh")))
     rows = dict(of_nodes.rows())
     known = np.bincount(key[key % 5 > 0] % 3)
-    assert rows["classes of y"] == ", ".join(map(str, known)) + ", 8 missing"
+    assert rows["classes of y"] == ", ".join(map(str, known)) + "; 8 missing"
     assert rows["classes of b"] == "30, 10"
     assert rows["label r"] == "1 missing"
     assert rows["split split"] == (
