@@ -13,7 +13,6 @@ from graphtheta.partition.core.partitioner import (
     EdgePartitioner,
     NodePartitioner,
     Partitioner,
-    PartitionJob,
 )
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
@@ -45,7 +44,6 @@ __all__ = [
     "NodePartitioner",
     "PartCounts",
     "PartTables",
-    "PartitionJob",
     "Partitioner",
     "Plan",
     "Quality",

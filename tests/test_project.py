@@ -27,7 +27,7 @@ SYMLINKS = ("partition", "engine", "proto")
 
 # From the ground up. A package imports from itself and from the lines above its own.
 FLOORS = (
-    ("errors", "proto", "rng", "wording"),
+    ("errors", "proto", "rng"),
     ("runtime",),
     ("data",),
     ("comm",),
@@ -35,7 +35,7 @@ FLOORS = (
     ("shard", "datasets", "export"),
     ("tgar",),
     ("nn", "strategy"),
-    ("inference",),
+    ("inference", "optim"),
     ("task",),
     ("train",),
     ("run", "bench"),

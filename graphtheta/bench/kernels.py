@@ -16,7 +16,6 @@ from graphtheta.bench.bandwidth import TRIAD_BYTES, triad_seconds
 from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.record import Record, new_record
 from graphtheta.bench.timing import Clock, Run, alternate
-from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn import GATConv, GATEConv, GATv2Conv, seeded
 from graphtheta.shard.shard import Shard
@@ -91,8 +90,10 @@ def num_records(kernels: Sequence[str], widths: Sequence[int]) -> int:
     Raises:
         ConfigError: If a kernel is unknown.
     """
-    for name in kernels:
-        need_name(name, KERNELS, "kernel")
+    if unknown := [name for name in kernels if name not in KERNELS]:
+        raise ConfigError(
+            f"bench kernels: unknown kernel '{unknown[0]}'. Choose among {', '.join(KERNELS)}."
+        )
     return 1 + sum(4 if KERNELS[name].torch_csr else 2 for name, *_ in _cases(kernels, widths))
 
 

@@ -3,23 +3,68 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, philox4x32, step_key, stream_id
+from graphtheta.runtime.mapped import zero_rows
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, ViewModule, count_layers
 
 __all__ = ["NodeEmbedding", "ShardedParameter", "is_sharded"]
+
+_DRAWN = 1 << 20  # initial values that are drawn at a time
+_FEW = 0.5  # share of the rows below which their gradient is sparse
 
 
 class ShardedParameter(nn.Parameter):
     """Parameter with one row per master, of which each worker holds its own.
 
     It is a class, rather than an attribute, so that copies of a model keep the distinction.
+
+    Attributes:
+        folder: Folder of the file that the rows are mapped from. If None, they are in memory.
+        before_read: Called with the rows that are about to be read, or None for all, by an
+            optimiser that updates rows when they are read. If None, all rows are up to date.
     """
+
+    folder: Path | None = None
+    before_read: Callable[[Tensor | None], None] | None = None
+
+    def read(self, rows: Tensor | None) -> Tensor:
+        """Return some rows, up to date and differentiable.
+
+        The gradient is sparse if an optimiser updates rows when they are read, and this reads few.
+
+        Args:
+            rows: (R,) int64 distinct rows. If None, all rows.
+        """
+        if rows is not None and self.is_sparse_for(len(rows)):
+            assert self.before_read is not None
+            self.before_read(rows)
+            return F.embedding(rows, self, sparse=True)
+        if self.before_read is not None:
+            self.before_read(None)
+        return self if rows is None else self.index_select(0, rows)
+
+    def is_sparse_for(self, num_rows: int) -> bool:
+        """Return whether the gradient of a step that reads so many rows is sparse."""
+        return self.before_read is not None and num_rows < _FEW * len(self)
+
+    def zeros(self) -> Tensor:
+        """Return zeros of the same shape, in a file if the rows are."""
+        return zero_rows(self.shape, self.dtype, self.folder, self.device)
+
+    def copy(self) -> Tensor:
+        """Return a copy without gradient, in a file if the rows are."""
+        return zero_rows(self.shape, self.dtype, self.folder, self.device).copy_(self.detach())
 
 
 def is_sharded(parameter: Tensor) -> bool:
@@ -42,20 +87,31 @@ class NodeEmbedding(ViewModule):
         seed: Random seed for the initial values: uniform in [-b, b), b = 1 / sqrt(3 channels), so
             that a vector has length 1/3. Larger ones hide what messages and few labels teach, as
             `benchmarks/embeddings.py` measured.
+        storage: Folder for the vectors and their optimiser state, if they are larger than memory:
+            they are mapped from files there. The files have no name, and vanish with the process;
+            checkpoints hold the values. If None, they are in memory.
 
     Raises:
-        ConfigError: If channels is below 1.
+        ConfigError: If channels is below 1, or the folder cannot be written.
     """
 
     takes = View
 
     def __init__(
-        self, shard: Shard, channels: int, encoder: nn.Module | None = None, *, seed: int = 0
+        self,
+        shard: Shard,
+        channels: int,
+        encoder: nn.Module | None = None,
+        *,
+        seed: int = 0,
+        storage: Path | str | None = None,
     ) -> None:
         super().__init__()
         if channels < 1:
             raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
-        self.weight = ShardedParameter(_uniform(shard, channels, seed) / math.sqrt(3 * channels))
+        folder = None if storage is None else Path(storage)
+        self.weight = ShardedParameter(_initial(shard, channels, seed, folder))
+        self.weight.folder = folder
         self.encoder = encoder
 
     @property
@@ -69,7 +125,7 @@ class NodeEmbedding(ViewModule):
         Shape:
             x: (I, F) features of the view's input nodes. Returns (O, out_channels).
         """
-        z = view.of_inputs(self.weight)
+        z = self.weight.read(view.blocks[0].row_index if view.blocks else None)
         if x.shape[1]:
             z = torch.cat([x, z], dim=1)
         if self.encoder is None:
@@ -78,9 +134,20 @@ class NodeEmbedding(ViewModule):
         return encoded
 
 
-def _uniform(shard: Shard, channels: int, seed: int) -> Tensor:
-    """Return numbers in [-1, 1) by node_key: (M, channels) float32."""
-    keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
+def _initial(shard: Shard, channels: int, seed: int, folder: Path | None) -> Tensor:
+    """Return the initial vectors of this worker's masters: (M, channels) float32."""
+    keys = shard.node_key_L[: shard.num_masters]
+    weight = zero_rows((len(keys), channels), torch.float32, folder)
+    size = max(1, _DRAWN // channels)
+    for start in range(0, len(keys), size):
+        drawn = _uniform(keys[start : start + size], channels, seed)
+        weight[start : start + size] = drawn / math.sqrt(3 * channels)
+    return weight
+
+
+def _uniform(node_key: NDArray[np.int64], channels: int, seed: int) -> Tensor:
+    """Return numbers in [-1, 1) by node_key: (R, channels) float32."""
+    keys = torch.from_numpy(node_key.copy())
     blocks = -(-channels // 4)
     counters = torch.empty((len(keys), blocks, 4), dtype=torch.int64)
     counters[..., 0] = torch.arange(blocks)

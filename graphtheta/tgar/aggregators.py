@@ -16,7 +16,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 
 __all__ = [
@@ -294,5 +293,6 @@ def aggregator(name: str) -> Aggregator:
     Raises:
         ConfigError: If the name is unknown.
     """
-    need_name(name, AGGREGATORS, "aggregator")
+    if name not in AGGREGATORS:
+        raise ConfigError(f"aggregator: unknown '{name}'; choose one of {sorted(AGGREGATORS)}.")
     return AGGREGATORS[name]

@@ -10,7 +10,6 @@ from graphtheta.tgar.compiler import NotLowered, Program
 from graphtheta.tgar.compiler.ir.terms import Term, walk
 from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
-from graphtheta.wording import counted
 
 __all__ = ["Explanation", "explained"]
 
@@ -140,10 +139,10 @@ def explained(
     }
     saved = {}
     if program.score_size:
-        saved["forward"] = f"score ({counted(program.score_size, 'number')} per edge)"
+        saved["forward"] = f"score ({program.score_size} numbers per edge)"
     if backward.saved_size:
         texts = "; ".join(text_of(c) for c in backward.saved)
-        saved["over in-edges"] = f"{counted(backward.saved_size, 'number')} per edge: {texts}"
+        saved["over in-edges"] = f"{backward.saved_size} numbers per edge: {texts}"
     return Explanation(
         layer,
         aggregator,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from graphtheta.nn.embedding import ShardedParameter
+
 __all__ = ["BestWeights"]
 
 
@@ -43,4 +45,7 @@ class BestWeights:
             self._model.load_state_dict(last)
 
     def _copy(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+        return {
+            name: tensor.copy() if isinstance(tensor, ShardedParameter) else tensor.detach().clone()
+            for name, tensor in self._model.state_dict(keep_vars=True).items()
+        }

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from graphtheta.comm.batch_queue import BatchQueue
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import is_sharded
+from graphtheta.nn.embedding import ShardedParameter
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
 from graphtheta.train.gradients import assign_gradients, flatten_gradients, gradient_buckets
-from graphtheta.wording import counted
 
 __all__ = ["MicroBatch", "MicroBatches", "StepEnd"]
 
@@ -68,11 +67,13 @@ class MicroBatches:
 
     Raises:
         ConfigError: If there are fewer micro-batches than groups, or the model has batch
-            normalisation or node embeddings.
+            normalisation.
 
     Communication:
         Within the group, the bytes of all parameters for each micro-batch and once per step. Across
-        groups, about M / P times the bytes of all parameters per step, in both directions.
+        groups, about M / P times the bytes of all parameters per step, in both directions. The
+        gradients of sharded parameters are complete in each group; their rows are sent to all
+        other groups.
     """
 
     def __init__(
@@ -86,22 +87,21 @@ class MicroBatches:
         if count < groups.number:
             raise ConfigError(
                 f"trainer: expected at least as many micro-batches as groups, got {count} for "
-                f"{counted(groups.number, 'group')}. Raise micro_batches; it does not "
-                "change the results."
+                f"{groups.number} groups. Raise micro_batches; it does not change the results."
             )
         if any(isinstance(module, BatchNorm) for module in model.modules()):
             raise ConfigError(
                 "trainer: expected a model without batch normalisation, which needs all nodes of a "
                 "step at once, since micro_batches or groups is given. Leave out one of them."
             )
-        if any(is_sharded(parameter) for parameter in model.parameters()):
-            raise ConfigError(
-                "trainer: expected a model without node embeddings, which are not summed over "
-                "groups, since micro_batches or groups is given. Leave out one of them."
-            )
         self.count, self.num_taken = count, 0
         self._groups, self._stages = groups, stages
         self._buckets = list(gradient_buckets(model.parameters()))
+        self._sharded = [
+            parameter
+            for parameter in model.parameters()
+            if isinstance(parameter, ShardedParameter) and parameter.requires_grad
+        ]
         self._queue = BatchQueue(
             count,
             groups.world.counter(),
@@ -129,6 +129,7 @@ class MicroBatches:
     def _begin(self) -> None:
         self._sums = np.zeros((self.count, 2))  # loss and number of targets of each micro-batch
         self._kept: list[list[Array]] = []  # slices of gradients, by micro-batch and bucket
+        self._kept_rows: list[list[Tensor]] = []  # sparse gradients of sharded parameters
         self._indices: list[int] = []  # of the kept micro-batches; the last one of a sum
         self._is_prefix = True  # whether _kept is the sum of all micro-batches so far
 
@@ -145,14 +146,20 @@ class MicroBatches:
         comm, self.num_taken = self._groups.comm, self.num_taken + 1
         self._sums[index] = loss, count
         share = [_summed_share(flatten_gradients(bucket).numpy(), comm) for bucket in self._buckets]
+        rows = [_as_sparse(parameter) for parameter in self._sharded]
         previous = self._indices[-1] if self._indices else -1
         self._is_prefix &= previous == index - 1
         if self._is_prefix and self._kept:
             for total, more in zip(self._kept[0], share, strict=True):
                 total += more
+            self._kept_rows[0] = [
+                (total + more).coalesce()
+                for total, more in zip(self._kept_rows[0], rows, strict=True)
+            ]
             self._indices[0] = index
         else:
             self._kept.append(share)
+            self._kept_rows.append(rows)
             self._indices.append(index)
 
     def finish(self) -> tuple[float, int]:
@@ -178,6 +185,11 @@ class MicroBatches:
             for workers in (across, comm):
                 total = np.concatenate(workers.all_gather(total, stage="gather gradients"))
             assign_gradients(torch.from_numpy(total), bucket)
+        for number, parameter in enumerate(self._sharded):
+            rows = [kept[number] for kept in self._kept_rows]
+            gradient = (_rows_across(rows, taken, across, parameter) / count).coalesce()
+            is_sparse = parameter.is_sparse_for(len(gradient.values()))
+            parameter.grad = gradient if is_sparse else gradient.to_dense()
         self._begin()
         return loss / count, int(count)
 
@@ -218,6 +230,49 @@ def _summed_across(
     across.exchange(send, recv, stage="sum gradients across groups").wait()
     order = np.argsort(np.concatenate(taken))
     return _in_order(np.concatenate(list(recv.values())).reshape(len(order), width)[order])
+
+
+def _as_sparse(parameter: ShardedParameter) -> Tensor:
+    """Return the gradient of a sharded parameter as distinct rows."""
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return gradient.coalesce() if gradient.is_sparse else gradient.to_sparse(1)
+
+
+def _rows_across(
+    mine: Sequence[Tensor], taken: Sequence[Array], across: Communicator, like: ShardedParameter
+) -> Tensor:
+    """Return the sparse gradient of a sharded parameter, summed over all groups in ascending order.
+
+    Args:
+        mine: Sparse gradients that this group keeps.
+        taken: Numbers of the micro-batches that each group keeps.
+        across: The workers of all groups that hold the same rows.
+        like: The parameter.
+    """
+    keys = [gradient.indices()[0].cpu().numpy() for gradient in mine]
+    values = [gradient.values().cpu().numpy() for gradient in mine]
+    none = np.empty(0, np.int64), torch.empty(0, like.shape[1], dtype=like.dtype).numpy()
+    stage = "sum rows across groups"
+    sizes = across.all_gather(np.array([len(rows) for rows in keys], np.int64), stage=stage)
+    all_keys = across.all_gather(np.concatenate([none[0], *keys]), stage=stage)
+    all_values = across.all_gather(np.concatenate([none[1], *values]), stage=stage)
+    stops = np.cumsum(np.concatenate(sizes))
+    rows, position = np.unique(np.concatenate(all_keys), return_inverse=True)
+    gradient, total = (
+        np.concatenate(all_values),
+        np.zeros((len(rows), like.shape[1]), none[1].dtype),
+    )
+    for number in np.argsort(np.concatenate(taken)):
+        piece = slice(stops[number - 1] if number else 0, stops[number])
+        total[position[piece]] += gradient[piece]  # rows of a piece are distinct
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(rows)[None],
+        torch.from_numpy(total),
+        like.shape,
+        device=like.device,
+        check_invariants=False,  # otherwise torch warns that it does not check
+        is_coalesced=True,
+    )
 
 
 def _in_order(rows: Iterable[Array] | Array) -> Array:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.inference.run_model import run_model
+from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch
 from graphtheta.task import BoundTask
@@ -35,7 +36,7 @@ class StepRunner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: RowOptimizer,
         task: BoundTask,
         shard: Shard,
         stages: StageTimers,

@@ -1,7 +1,7 @@
 """Files of named tensors: weights of a model, or tensors of an optimiser's state.
 
 Sharded tensors, which have one row per master (a `NodeEmbedding` and its optimiser state), are
-written by every rank to a file of its own, together with the node keys of the rows, and are read by
+written by every rank to files of its own, together with the node keys of the rows, and are read by
 key. They can therefore be loaded by any number of workers. Rank 0 then writes the replicated
 tensors, and the names and hashes of the files with rows.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import is_sharded
+from graphtheta.nn.embedding import ShardedParameter, is_sharded
 from graphtheta.runtime.atomic import atomic_file, disk_errors
+from graphtheta.runtime.mapped import zero_rows
 from graphtheta.shard.shard import Shard
 from graphtheta.train.check_state import check_weights, tensors_hash
 
@@ -33,9 +34,11 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "save_weights",
+    "storage_of",
 ]
 
 _KEY = "node_key"
+_FILE_BYTES = 1 << 28  # of rows in a file: safetensors copies a file's tensors before it writes
 # Metadata of a file, as JSON: hash of its tensors, and hashes of its files with rows by name. It is
 # one entry, because safetensors writes several in an order that changes from file to file.
 _RECORD = "graphtheta"
@@ -65,15 +68,21 @@ def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:
     Raises:
         ConfigError: If the file is missing or damaged, or belongs to another model or graph.
     """
-    state = read_tensors(shard, path)
+    state = read_tensors(shard, path, storage_of(model))
     check_weights(state, model.state_dict(), path)
     model.load_state_dict(state)
 
 
-def read_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
+def storage_of(model: nn.Module) -> Path | None:
+    """Return the folder that rows of a model are mapped from, or None if they are in memory."""
+    sharded = (p for p in model.parameters() if isinstance(p, ShardedParameter))
+    return next((parameter.folder for parameter in sharded if parameter.folder), None)
+
+
+def read_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Tensor]:
     """Return what `load_tensors` does, or raise a ConfigError if a file is missing or damaged."""
     try:
-        return load_tensors(shard, path)
+        return load_tensors(shard, path, folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
@@ -104,9 +113,13 @@ def save_tensors(
     if sharded:
         keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
         mine = {_KEY: keys, **{name: state[name] for name in sharded}}
-        file = path.with_name(f"{path.stem}.rows-{comm.rank:05d}{path.suffix}")
-        _write(mine, file, {})
-        text = json.dumps({file.name: file_hash(file)}).encode()
+        files = {}
+        for number, chunk in enumerate(_chunks_of_rows(mine)):
+            part = f"-{number:05d}" if number else ""
+            file = path.with_name(f"{path.stem}.rows-{comm.rank:05d}{part}{path.suffix}")
+            _write(chunk, file, {})
+            files[file.name] = file_hash(file)
+        text = json.dumps(files).encode()
         for each in comm.all_gather(np.frombuffer(text, np.uint8), stage="save rows"):
             hashes |= json.loads(each.tobytes())
     if comm.rank == 0:
@@ -118,6 +131,14 @@ def save_tensors(
         hashes[path.name] = file_hash(path)
     comm.barrier(stage="save weights")
     return hashes
+
+
+def _chunks_of_rows(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield some rows of all tensors at a time, and once none if there are none."""
+    row_bytes = sum(t[:1].numel() * t.element_size() for t in tensors.values())
+    size = max(1, _FILE_BYTES // max(1, row_bytes))
+    for start in range(0, max(1, len(tensors[_KEY])), size):
+        yield {name: tensor[start : start + size] for name, tensor in tensors.items()}
 
 
 def _write(state: Mapping[str, Tensor], path: Path, row_files: Mapping[str, str]) -> None:
@@ -147,8 +168,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
-def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
+def load_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Tensor]:
     """Return the tensors of a file, and the rows of this worker's masters of sharded ones.
+
+    Args:
+        shard: Graph of the nodes of sharded tensors.
+        path: The file.
+        folder: Folder for sharded tensors, which are then mapped from files. If None, they are in
+            memory.
 
     Raises:
         ConfigError: If rows of some masters, or a file with rows, are missing or changed.
@@ -175,8 +202,10 @@ def load_tensors(shard: Shard, path: Path) -> dict[str, Tensor]:
         found |= here
         target, source = torch.from_numpy(here), torch.from_numpy(order[position[here]])
         for name, rows in theirs.items():
-            whole = state.setdefault(name, rows.new_empty((len(mine), *rows.shape[1:])))
-            whole[target] = rows[source]
+            if name not in state:
+                shape = (len(mine), *rows.shape[1:])
+                state[name] = zero_rows(shape, rows.dtype, folder)
+            state[name][target] = rows[source]
     if row_files and not found.all():
         raise ConfigError(
             f"{path}: expected rows of all nodes, got none for {np.count_nonzero(~found):,}. Use "

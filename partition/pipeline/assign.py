@@ -41,9 +41,9 @@ def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
             f"{partitioner.name}. Omit the limit, or choose another method."
         )
     stream, num_parts, path = job.stream, job.num_parts, folder / ASSIGNMENT
-    comm = job.resources.comm
+    seed, balance, resources, comm = job.seed, job.balance, job.resources, job.resources.comm
     if partitioner.cut == "edge":
-        part_N = partitioner(job)
+        part_N = partitioner(stream, num_parts, seed=seed, balance=balance, resources=resources)
         if comm.rank == 0:
             part_N.tofile(path)
     elif isinstance(partitioner, EdgeRule):
@@ -58,7 +58,9 @@ def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
         comm.barrier(stage="assign: create")
         handle = os.open(path, os.O_WRONLY)
         try:
-            for first, parts in partitioner(job):
+            for first, parts in partitioner(
+                stream, num_parts, seed=seed, balance=balance, resources=resources
+            ):
                 write_from(parts.astype(dtype), handle, first)
         finally:
             os.close(handle)

@@ -103,11 +103,14 @@ def shuffle_edges(
     Returns:
         Largest value of each integer column of this rank's edges.
 
+    Raises:
+        GraphFormatError: If an edge column has an invalid value.
+
     Communication:
         Counts of in-edges of all nodes, through files, if there are several ranks.
     """
     comm = resources.comm
-    names = [name for name in source.edge_table.schema.names if name not in ("src", "dst")]
+    has_columns = bool(set(source.edge_schema.names) - {"src", "dst"})
     mine = edges.segments_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
     largest: dict[str, int] = {}
@@ -116,7 +119,8 @@ def shuffle_edges(
         row = 0
         for direction, segment in enumerate(mine):
             counter.start(direction)
-            for first, last, table in segment_chunks(source, edges, segment, direction, names):
+            ranges = segment_chunks(source, edges, segment, direction, columns=has_columns)
+            for first, last, table in ranges:
                 src, dst = edges.read(first, last)
                 if table is not None and not direction:
                     update_largest(table, largest)

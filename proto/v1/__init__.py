@@ -1,1 +1,1 @@
-"""Package `graphtheta.v1` of the messages: the graph service and the prediction service."""
+"""Version 1 of the protocol: the graph service and the prediction service."""

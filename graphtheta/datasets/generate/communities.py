@@ -37,7 +37,6 @@ from graphtheta.datasets.generate.folder import (
     GeneratedTable,
     WriteOptions,
     parquet_options,
-    refuse_below,
     refuse_unless,
     write_folder,
 )
@@ -88,14 +87,16 @@ def communities(
     Raises:
         ConfigError: If an argument is out of range, or `out` cannot be written.
     """
-    refuse_below(
-        "communities",
+    for name, value, least in (
         ("nodes", nodes, 2),
         ("edge factor", edge_factor, 0),
         ("features", features, 1),
         ("classes", classes, 1),
         ("group size", group_size, 1),
-    )
+    ):
+        refuse_unless(
+            value >= least, f"communities: {name}", f"{least} or more", value, "Raise it."
+        )
     where = "communities: inside"
     refuse_unless(0 <= inside <= 1, where, "a fraction of 0 to 1", inside, "Correct it.")
     where = "communities: degrees"

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
 from graphtheta.tgar import TGARLayer
-from graphtheta.wording import counted
 
 __all__ = ["RGCNConv"]
 
@@ -66,8 +65,7 @@ class RGCNConv(TGARLayer):
         if counts.shape[1] > self.num_relations:
             raise ConfigError(
                 f"rgcn: expected edge types below num_relations = {self.num_relations}, got "
-                f"{counted(counts.shape[1], 'type')} in the graph. Give "
-                f"num_relations={counts.shape[1]}."
+                f"{counts.shape[1]} types in the graph. Give num_relations={counts.shape[1]}."
             )
         z = (h @ self.weight.transpose(0, 1).flatten(1)).view(h.shape[0], *self.weight.shape[::2])
         share = counts.to(h.dtype).clamp(min=1).reciprocal()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.data.graph import Graph
-from graphtheta.data.source import SourceTable, TableInMemory
 from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, assess, build, measure
 from graphtheta.partition.pipeline import order, part_builder
@@ -139,21 +138,18 @@ def test_build_without_a_node_table_numbers_sorted_ids(text_ids: bool, workers: 
 def test_build_reads_only_its_own_rows() -> None:
     requested: set[tuple[str, int, int]] = set()
 
-    class SpyTable(TableInMemory):
-        def chunks(
-            self, start: int, stop: int, columns: Sequence[str] | None = None
-        ) -> Iterator[pa.Table]:
-            requested.add((self.name, start, stop))
-            return super().chunks(start, stop, columns)
-
     class Spy(IdSource):
-        @property
-        def node_table(self) -> SourceTable | None:
-            return SpyTable("nodes", self.nodes)
+        def node_chunks(
+            self, start: int, stop: int, *, ids_only: bool = False
+        ) -> Iterator[pa.Table]:
+            requested.add(("nodes", start, stop))
+            return super().node_chunks(start, stop, ids_only=ids_only)
 
-        @property
-        def edge_table(self) -> SourceTable:
-            return SpyTable("edges", self.edges)
+        def edge_chunks(
+            self, start: int, stop: int, *, ends_only: bool = False
+        ) -> Iterator[pa.Table]:
+            requested.add(("edges", start, stop))
+            return super().edge_chunks(start, stop, ends_only=ends_only)
 
     graph = to_graph(random_graph(10, 31))
     build_on(Spy(graph.nodes, graph.edges, keyed=True), 3, 3)

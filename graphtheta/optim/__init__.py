@@ -1,0 +1,1 @@
+"""Optimisers of learned rows, such as node embeddings."""

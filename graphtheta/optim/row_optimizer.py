@@ -1,0 +1,227 @@
+"""Optimiser that updates learned rows when a step reads them, with the results of the dense one.
+
+A dense optimiser moves every row in every step, also rows that the step does not read: by their
+moments, which decay, and by weight decay. Here a row makes up for these moves when it is next read.
+They are a recursion without a closed form, so that they are repeated step by step, but for one row
+at a time, which stays in the cache. Without weight decay in the gradients they vanish, because the
+first moment decays faster than the root of the second: after about 230 steps in float32 and 420 in
+float64, their sum is below the rounding of one move, and they are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphtheta.nn.embedding import ShardedParameter
+from graphtheta.optim.row_kernels import AdamNumbers, advance_rows
+
+__all__ = ["RowOptimizer"]
+
+_PER_THREAD = 1 << 14  # least number of values for each thread
+_ALL_STEPS = 1 << 60
+# Options of torch's optimisers that the updates of rows do not have.
+_OTHER = ("amsgrad", "maximize", "momentum", "nesterov", "capturable", "differentiable")
+
+
+class RowOptimizer:
+    """Optimiser of torch whose sharded parameters are updated in the rows that a step reads.
+
+    The results are those of the optimiser itself, to rounding: SGD, Adam or AdamW, with or without
+    weight decay. A step costs what the rows that it reads cost, and the steps that these have
+    missed. A step that reads most rows is the optimiser's own. So are all steps on a GPU, and those
+    of other optimisers.
+
+    Rows are updated late only inside of `lazy()`, and its end makes up for all of them.
+
+    Args:
+        optimizer: Optimiser of all parameters. It keeps the state of the rows.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._tables = [
+            _Table(parameter, group, optimizer)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if isinstance(parameter, ShardedParameter) and _is_supported(optimizer, group)
+        ]
+
+    @contextmanager
+    def lazy(self) -> Iterator[None]:
+        """Context in which reading a row of a sharded parameter first makes up for its updates."""
+        tables = [table for table in self._tables if table.is_trained]
+        try:
+            for table in tables:
+                table.start()
+            yield
+        finally:
+            for table in tables:
+                table.stop()
+
+    def catch_up(self) -> None:
+        """Make up for all missed updates of all rows."""
+        for table in self._tables:
+            table.catch_up(None)
+
+    def zero_grad(self) -> None:
+        """Reset the gradients of all parameters."""
+        self._optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Update all parameters by their gradients."""
+        for table in self._tables:
+            table.update()
+        self._optimizer.step()
+
+
+class _Table:
+    """Rows of one sharded parameter, and the last step that each of them has."""
+
+    def __init__(
+        self, weight: ShardedParameter, options: dict[str, Any], optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._weight, self._options, self._optimizer = weight, options, optimizer
+        self._is_adam = not isinstance(optimizer, torch.optim.SGD)
+        self._step, self._last = 0, np.empty(0, np.int64)
+
+    @property
+    def is_trained(self) -> bool:
+        return self._weight.requires_grad and self._weight.device.type == "cpu"
+
+    def start(self) -> None:
+        weight, state = self._weight, self._optimizer.state[self._weight]
+        if self._is_adam and not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"], state["exp_avg_sq"] = weight.zeros(), weight.zeros()
+        self._step = int(state["step"]) if self._is_adam else 0
+        self._last = np.full(len(weight), self._step)
+        weight.before_read = self.catch_up
+
+    def stop(self) -> None:
+        self.catch_up(None)
+        self._weight.before_read, self._last = None, np.empty(0, np.int64)
+
+    def catch_up(self, rows: Tensor | None) -> None:
+        """Make up for the missed updates of distinct rows, or of all rows."""
+        if rows is None:
+            missing = np.flatnonzero(self._last < self._step)
+        else:
+            some = rows.numpy()
+            missing = some[self._last[some] < self._step]
+        if len(missing):
+            self._advance(missing, None)
+
+    def update(self) -> None:
+        """Apply a step to the rows of a sparse gradient. A dense one is left to the optimiser."""
+        gradient = self._weight.grad
+        if gradient is None or self._weight.before_read is None:
+            return
+        if not gradient.is_sparse:
+            self.catch_up(None)
+            self._step += 1
+            self._last.fill(self._step)
+            return
+        gradient = gradient.coalesce()
+        self._step += 1
+        self._advance(gradient.indices()[0].numpy(), gradient.values())
+        self._weight.grad = None
+        if self._is_adam:
+            self._optimizer.state[self._weight]["step"].fill_(self._step)
+
+    def _advance(self, rows: NDArray[np.int64], gradient: Tensor | None) -> None:
+        if not len(rows):
+            return
+        first = int(self._last[rows].min()) + 1
+        advance = self._adam(first, gradient) if self._is_adam else self._sgd(gradient)
+        threads = min(torch.get_num_threads(), -(-len(rows) * self._weight.shape[1] // _PER_THREAD))
+        if threads > 1:
+            # More pieces than threads, since rows have missed more or fewer steps.
+            bounds = [len(rows) * n // (8 * threads) for n in range(8 * threads + 1)]
+            list(_threads(threads).map(partial(advance, rows), bounds[:-1], bounds[1:]))
+        else:
+            advance(rows, 0, len(rows))
+
+    def _adam(self, first: int, gradient: Tensor | None) -> Any:
+        options, state, step = self._options, self._optimizer.state[self._weight], self._step
+        (beta1, beta2), lr, decay = options["betas"], options["lr"], options["weight_decay"]
+        weight = self._weight.detach().numpy()
+        dtype, limits = weight.dtype.type, np.finfo(weight.dtype)
+        is_decoupled = isinstance(self._optimizer, torch.optim.AdamW)
+        shrink = 1 - lr * decay if is_decoupled else 1.0
+        steps, missed = np.arange(first, step + 1), np.arange(step - first + 2)
+        sizes, roots = lr / (1 - beta1**steps), np.sqrt(1 - beta2**steps)
+        # The factors are rounded first, as in a step: in float32 that shows after a thousand steps.
+        factors = (shrink, beta1, beta2)
+        numbers = (1 - beta1, beta2, 1 - beta2, options["eps"])
+        added = 0 if is_decoupled else decay
+        terms = _ALL_STEPS if added else _terms(beta1, beta2, float(limits.eps))
+        arguments: Any = (
+            weight,
+            (state["exp_avg"].numpy(), state["exp_avg_sq"].numpy()),
+            self._last,
+            step,
+            terms,
+            (sizes.astype(dtype), roots.astype(dtype)),
+            tuple((float(dtype(base)) ** missed).astype(dtype) for base in factors),
+            AdamNumbers(*map(dtype, (*numbers, added, shrink, limits.tiny))),
+        )
+        columns = np.empty((0, weight.shape[1]), dtype) if gradient is None else gradient.numpy()
+
+        def advance(rows: NDArray[np.int64], start: int, stop: int) -> None:
+            advance_rows(rows[start:stop], columns[start:stop], *arguments)
+
+        return advance
+
+    def _sgd(self, gradient: Tensor | None) -> Any:
+        lr, decay = self._options["lr"], self._options["weight_decay"]
+        before = self._step - (gradient is not None)
+        weight = self._weight.detach().numpy()
+
+        def advance(rows: NDArray[np.int64], start: int, stop: int) -> None:
+            some = rows[start:stop]
+            if decay or gradient is not None:
+                values = weight[some]
+                missed = (before - self._last[some])[:, None]
+                values *= ((1 - lr * decay) ** missed).astype(weight.dtype)
+                if gradient is not None:
+                    values -= lr * (gradient[start:stop].numpy() + decay * values)
+                weight[some] = values
+            self._last[some] = self._step
+
+        return advance
+
+
+def _is_supported(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> bool:
+    """Return whether the updates of rows are those of an optimiser with these options."""
+    known = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+    return known and not any(options.get(name) for name in _OTHER)
+
+
+def _terms(beta1: float, beta2: float, rounding: float) -> int:
+    """Return after how many steps the moves of a row without gradient may be left out.
+
+    A move is at most beta1 / sqrt(beta2) times the one before, apart from the bias corrections,
+    which let it grow 15-fold at most. What is left out is therefore below the rounding of one move.
+    """
+    if beta1 == 0:
+        return 0
+    ratio = beta1 / math.sqrt(beta2)
+    if ratio >= 1:
+        return _ALL_STEPS
+    return math.ceil(math.log(rounding / 256 * (1 - ratio)) / math.log(ratio))
+
+
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(number, os.cpu_count() or 1), "graphtheta-rows")
