@@ -67,7 +67,8 @@ INSIDE = {
         ("lowering", "codegen"),
         ("passes",),
         ("runner",),
-        ("executor",),
+        ("executor", "pair_products"),
+        ("relation_executor",),
     ),
 }
 LARGEST_FOLDER = 17  # modules: a folder's files fit on a screen

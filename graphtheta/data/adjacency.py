@@ -5,7 +5,7 @@ The rows are divided into chunks of about equal work for threads. Never imports 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ class Adjacency:
             mirror, out-edges of masters. 0 if this is not used.
         leading: Rows below it have the same number among the nodes at the other ends.
         shift: Difference between the two numbers for all other rows.
+        derived: What others have computed from the edges, kept as long as they are.
     """
 
     indptr: NDArray[np.int64]
@@ -60,6 +61,7 @@ class Adjacency:
     border: int = 0
     leading: int = 0
     shift: int = 0
+    derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def num_rows(self) -> int:

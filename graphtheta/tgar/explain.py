@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
-from graphtheta.tgar.compiler import NotLowered, Program
+from graphtheta.tgar.compiler import NotLowered, Program, RelationProgram
 from graphtheta.tgar.compiler.ir.terms import Term, walk
 from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
@@ -27,6 +27,7 @@ class Explanation:
         executor: "fused" or "chunked".
         reason: Why it is not fused; empty if it is.
         hoisted: Expressions that torch computes once per node, by endpoint, or once per step.
+        relations: How products by the matrix of an edge's relation are computed, and why.
         folded: Products of parameters that were computed in advance, so that an edge computes less.
         commuted: Sums over edges that are multiplied once per row, by kernel.
         fused: Expressions that are computed per edge, by name: score and message.
@@ -40,6 +41,7 @@ class Explanation:
     executor: str
     reason: str = ""
     hoisted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    relations: str = ""
     folded: tuple[str, ...] = ()
     commuted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Explanation:
         why = f": {self.reason}" if self.reason else ""
         rows = [("executor", f"{self.executor}{why}"), ("sum", f"{self.aggregator}{loops}")]
         rows += [(f"hoisted, {name}", "; ".join(texts)) for name, texts in self.hoisted.items()]
+        rows += [("relations", self.relations)] if self.relations else []
         rows += [("folded", text) for text in self.folded]
         rows += [(f"commuted, {name}", "; ".join(texts)) for name, texts in self.commuted.items()]
         rows += [(f"fused, {name}", text) for name, text in self.fused.items()]
@@ -79,7 +82,7 @@ def explained(
     aggregator: str,
     self_loops: bool,
     expression: Expression,
-    program: Program | NotLowered,
+    program: Program | RelationProgram | NotLowered,
 ) -> Explanation:
     """Describe a traced gather and its kernels.
 
@@ -116,6 +119,38 @@ def explained(
         names[name] = names.get(same, same)
     for name in program.lowered.parameters:
         names.setdefault(name, f"W{name.removeprefix('parameter')}")
+    about = Explanation(
+        layer,
+        aggregator,
+        self_loops,
+        "fused",
+        hoisted=hoisted,
+        folded=tuple(_renamed(text, names) for text in program.lowered.folded),
+    )
+    if isinstance(program, Program):
+        return _with_kernels(about, program, names, "")
+    about = replace(about, relations=program.choice)
+    products = [_text_of_term(p.term, names, {}) for p in program.products]
+    if not program.sums_first:
+        first = program.lowered.num_sources
+        names |= {f"source{first + n}": text for n, text in enumerate(products)}
+        return _with_kernels(about, program.hoisted, names, "")
+    assert program.sums is not None
+    about = _with_kernels(about, program.sums[0], names, " to pairs")
+    return _with_kernels(about, program.sums[1], names | {"source0": products[0]}, " from pairs")
+
+
+def _with_kernels(
+    about: Explanation, program: Program, names: Mapping[str, str], suffix: str
+) -> Explanation:
+    """Add the kernels of a program to an explanation.
+
+    Args:
+        about: The explanation.
+        program: The kernels.
+        names: Names of leaves.
+        suffix: Added to the names of kernels and of what they compute.
+    """
 
     def text_of(term: Term) -> str:
         return _text_of_term(term, names, program.names)
@@ -125,36 +160,33 @@ def explained(
     leaves = [t for t in walk(program.lowered.outputs) if t.op == "leaf"]
     wanted = frozenset(t.leaf.name for t in leaves if t.kind == "float" and t.leaf.space != "edge")
     backward = program.backward(wanted, saved_score=True, finish=True, wide_positions=False)
-    kernels = {
+    of_kernels = {
         "forward": forward,
         "backward over in-edges": backward.in_kernel,
         "backward over out-edges": backward.out_kernel,
     }
+    kernels = {name + suffix: kernel for name, kernel in of_kernels.items() if kernel is not None}
     commuted = {
         name: tuple(
             f"sum of {text_of(value)}, multiplied once per row" for value in kernel.moment_values
         )
         for name, kernel in kernels.items()
-        if kernel is not None
     }
     saved = {}
     if program.score_size:
         saved["forward"] = f"score ({program.score_size} numbers per edge)"
     if backward.saved_size:
         texts = "; ".join(text_of(c) for c in backward.saved)
-        saved["over in-edges"] = f"{backward.saved_size} numbers per edge: {texts}"
-    return Explanation(
-        layer,
-        aggregator,
-        self_loops,
-        "fused",
-        "",
-        hoisted,
-        tuple(_renamed(text, names) for text in program.lowered.folded),
-        {name: moments for name, moments in commuted.items() if moments},
-        dict(zip(outputs, map(text_of, program.lowered.outputs), strict=True)),
-        saved,
-        {name: kernel.bytes_per_edge() for name, kernel in kernels.items() if kernel is not None},
+        saved[f"over in-edges{suffix}"] = f"{backward.saved_size} numbers per edge: {texts}"
+    values = map(text_of, program.lowered.outputs)
+    fused = dict(zip((name + suffix for name in outputs), values, strict=True))
+    size = {name: kernel.bytes_per_edge() for name, kernel in kernels.items()}
+    return replace(
+        about,
+        commuted={**about.commuted, **{name: texts for name, texts in commuted.items() if texts}},
+        fused={**about.fused, **fused},
+        saved={**about.saved, **saved},
+        bytes_per_edge={**about.bytes_per_edge, **size},
     )
 
 
@@ -182,6 +214,8 @@ def _text_of_term(term: Term, leaf_names: Mapping[str, str], term_names: Mapping
         return f"({inputs[0]} @ {inputs[1]})"
     if term.op == "lookup":
         return f"{inputs[0]}[{inputs[1]}]"
+    if term.op == "relate":
+        return f"({inputs[2]} @ {inputs[0]}[{inputs[1]}])"
     if term.op == "keep":
         return f"keep({term.detail[0]:g})"
     extra = [f"{term.detail:g}"] if operator is not None and operator.parameter else []

@@ -33,7 +33,14 @@ from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.batch.block import Block
 from graphtheta.tgar.batch.view import LayerView
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
-from graphtheta.tgar.compiler import FusedGatherSum, NotLowered, Program, program_of
+from graphtheta.tgar.compiler import (
+    FusedGatherSum,
+    NotLowered,
+    Program,
+    RelationGatherSum,
+    RelationProgram,
+    program_of,
+)
 from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.trace import trace
@@ -89,8 +96,8 @@ class TGARLayer(ViewModule):
     def __init__(self) -> None:
         super().__init__()
         self._expressions: dict[Any, Expression] = {}
-        self._programs: dict[Any, Program | NotLowered] = {}
-        self._last: tuple[Expression, Program | NotLowered] | None = None
+        self._programs: dict[Any, Program | RelationProgram | NotLowered] = {}
+        self._last: tuple[Expression, Program | RelationProgram | NotLowered] | None = None
         self._checked_modes: set[bool] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,7 +271,7 @@ class TGARLayer(ViewModule):
 
     def _gather_sum(
         self, view: LayerView, expression: Expression, inputs: EdgeInputs
-    ) -> GatherSum | FusedGatherSum:
+    ) -> GatherSum | FusedGatherSum | RelationGatherSum:
         """Return the executor of Gather and Sum: fused kernels if there are some, else chunked."""
         program = self._program(expression, inputs, warn=view.shard.comm.rank == 0)
         self._last = (expression, program)
@@ -273,6 +280,8 @@ class TGARLayer(ViewModule):
         step_key = view.view.step_key if self.training else None
         if isinstance(program, Program):
             return FusedGatherSum(program, reduce, block, view.layer, step_key, stages)
+        if isinstance(program, RelationProgram):
+            return RelationGatherSum(program, reduce, block, view.layer, step_key, stages)
         topology = block.loopless_topology if self.self_loops else block.topology
         node_key, loop_rows = block.node_key, block.num_outputs if self.self_loops else 0
         return GatherSum(
@@ -301,7 +310,7 @@ class TGARLayer(ViewModule):
 
     def _program(
         self, expression: Expression, inputs: EdgeInputs, *, warn: bool
-    ) -> Program | NotLowered:
+    ) -> Program | RelationProgram | NotLowered:
         """Return the kernels of a traced gather, or the reason why it has none."""
         key = (expression, self.storage)
         if key not in self._programs:

@@ -253,12 +253,18 @@ def _trace(layer: nn.Module, gather: Gather, samples: _Samples, scored: bool) ->
         recorder.add(Leaf(Origin.EDGE, "keep", keep=spec), value)
         return value
 
-    with _keeps(symbolic_keep), recorder:
-        returned = gather(
-            _Reads("src", src, record(Origin.SOURCE)),
-            _Reads("dst", dst, record(Origin.DESTINATION)),
-            _Reads("edge", edge, record(Origin.EDGE)),
-        )
+    reads = (
+        _Reads("src", src, record(Origin.SOURCE)),
+        _Reads("dst", dst, record(Origin.DESTINATION)),
+        _Reads("edge", edge, record(Origin.EDGE)),
+    )
+    try:
+        with _keeps(symbolic_keep), recorder:
+            returned = gather(*reads)
+    except IndexError as error:
+        raise TraceError(
+            f"gather: {error}. A parameter that an edge column indexes needs a row for each value."
+        ) from error
     outputs = _outputs(returned, scored, _TRACE_ROWS)
     expression = Expression(recorder.nodes, [recorder.index_of(t) for t in outputs])
     _test_replay(layer, gather, expression, samples, scored)

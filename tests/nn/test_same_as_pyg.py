@@ -142,10 +142,10 @@ def sage(aggregator: str, out: int) -> tuple[Callable[[], Any], Any]:
     )
 
 
-def rgcn(**bases: int) -> tuple[Callable[[], Any], Any]:
+def rgcn(out: int = 4, **options: Any) -> tuple[Callable[[], Any], Any]:
     return (
-        lambda: RGCNConv(FEATURES, 4, num_relations=RELATIONS, **bases),
-        pyg.RGCNConv(FEATURES, 4, num_relations=RELATIONS, **bases),
+        lambda: RGCNConv(FEATURES, out, num_relations=RELATIONS, **options),
+        pyg.RGCNConv(FEATURES, out, num_relations=RELATIONS, **options),
     )
 
 
@@ -194,7 +194,10 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "transformer_edges_beta": lambda: (*transformer(edge_dim=ATTRIBUTES, beta=True), "attr"),
     "transformer_bare": lambda: (*transformer(bias=False, root_weight=False, beta=True), ""),
     "rgcn": lambda: (*rgcn(), "type"),
+    "rgcn_wide": lambda: (*rgcn(9), "type"),
     "rgcn_bases": lambda: (*rgcn(num_bases=2), "type"),
+    "rgcn_blocks": lambda: (*rgcn(10, num_blocks=5), "type"),
+    "rgcn_sum": lambda: (*rgcn(aggr="sum", root_weight=False, bias=False), "type"),
 }
 
 

@@ -99,8 +99,8 @@ WIDTHS = {
     "gat": (lambda: GATConv(3, C, heads=K), K * C + K, K, 2 * K + K * C, K + K * C),
     "gatv2": (lambda: GATv2Conv(3, C, heads=K), K * C, K * C, 2 * K + K * C, K + K * C),
     "gat-e": (lambda: GATEConv(3, C, heads=K, edge_dim=2), K * C + K, K, 2 * K + K * C, K + K * C),
-    "rgcn": (lambda: RGCNConv(3, C, num_relations=5), 5 * C, 5, C, C),
-    "rgcn_bases": (lambda: RGCNConv(3, C, num_relations=5, num_bases=2), 2 * C, 5, C, C),
+    "rgcn": (lambda: RGCNConv(3, C, num_relations=5), 3, 5, C, C),
+    "rgcn_bases": (lambda: RGCNConv(3, C, num_relations=5, num_bases=2), 3, 5, C, C),
 }
 
 

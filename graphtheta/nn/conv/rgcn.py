@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
 from graphtheta.tgar import TGARLayer
+from graphtheta.tgar.batch.view import LayerView
 
 __all__ = ["RGCNConv"]
 
@@ -19,26 +20,31 @@ class RGCNConv(TGARLayer):
     """h_i = root h_i + sum over relations r of the mean of W_r h_j over j in N_r(i), plus a bias.
 
     The relation is the edge column `type`. The mean is over the in-edges of the whole graph or, if
-    in-edges are sampled, over the sampled ones. Parameter names equal PyG's `RGCNConv`. Messages
-    are projected per node, so that a mirror receives B out_channels numbers (with bases) or
-    R out_channels numbers (without), and an edge only selects among them.
+    in-edges are sampled, over the sampled ones. Parameter names equal PyG's `RGCNConv`. A mirror
+    receives the in_channels columns of h; products are computed for the pairs of a node and a
+    relation that occur, and neither for each edge nor for each node and relation.
 
     Args:
         in_channels: Columns of h.
         out_channels: Columns of the result (O).
         num_relations: Number of relations (R).
-        num_bases: Number of matrices (B) that the W_r are combinations of; if None, each relation
-            has its own matrix.
+        num_bases: Number of matrices that the W_r are combinations of; if None, each relation has
+            its own matrix.
+        num_blocks: Number of blocks on the diagonal of each W_r, which is 0 elsewhere; if None, the
+            whole matrix is learned. It divides both numbers of channels.
+        aggr: "mean", of the messages of each relation, or "sum".
+        root_weight: Whether to add root h_i.
+        bias: Whether to add a bias.
 
     Raises:
-        ConfigError: If an edge of the graph has a type of R or more.
+        ConfigError: If both bases and blocks are given, the blocks do not divide the channels, aggr
+            is another one, or an edge of the graph has a type of R or more.
 
     Shape:
         h: (M, in_channels). Returns (M, O).
     """
 
     aggregator = "sum"
-    node_columns = ("in_degree_by_type",)
 
     def __init__(
         self,
@@ -47,39 +53,80 @@ class RGCNConv(TGARLayer):
         *,
         num_relations: int,
         num_bases: int | None = None,
+        num_blocks: int | None = None,
+        aggr: str = "mean",
+        root_weight: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.num_relations, self.num_bases = num_relations, num_bases
-        count = num_relations if num_bases is None else num_bases
-        self.weight = nn.Parameter(torch.empty(count, in_channels, out_channels))
+        if aggr not in ("mean", "sum"):
+            raise ConfigError(f"rgcn: expected aggr 'mean' or 'sum', got {aggr!r}.")
+        if num_bases is not None and num_blocks is not None:
+            raise ConfigError(
+                f"rgcn: expected bases or blocks, got {num_bases} bases and {num_blocks} blocks. "
+                "Give one of them."
+            )
+        if num_blocks is not None and (in_channels % num_blocks or out_channels % num_blocks):
+            raise ConfigError(
+                f"rgcn: expected num_blocks to divide {in_channels} and {out_channels} channels, "
+                f"got {num_blocks}. Give a common divisor."
+            )
+        self.num_relations, self.num_bases, self.num_blocks = num_relations, num_bases, num_blocks
+        self.aggr = aggr
+        self.node_columns = ("in_degree_by_type",) if aggr == "mean" else ()
+        shape = in_channels, out_channels
+        if num_blocks is not None:
+            shape = in_channels // num_blocks, out_channels // num_blocks
+            self.weight = nn.Parameter(torch.empty(num_relations, num_blocks, *shape))
+        else:
+            count = num_relations if num_bases is None else num_bases
+            self.weight = nn.Parameter(torch.empty(count, *shape))
         if num_bases is not None:
             self.comp = nn.Parameter(torch.empty(num_relations, num_bases))
             glorot(self.comp)
-        self.root = nn.Parameter(torch.empty(in_channels, out_channels))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.root: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
         glorot(self.weight)
-        glorot(self.root)
+        if root_weight:
+            self.root = nn.Parameter(torch.empty(in_channels, out_channels))
+            glorot(self.root)
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_channels))
 
-    def transform(self, h: Tensor, node: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        counts = node["in_degree_by_type"]
-        if counts.shape[1] > self.num_relations:
+    def forward(self, view: LayerView, h: Any) -> Any:
+        found = view.shard.num_edge_types
+        if found > self.num_relations:
             raise ConfigError(
                 f"rgcn: expected edge types below num_relations = {self.num_relations}, got "
-                f"{counts.shape[1]} types in the graph. Give num_relations={counts.shape[1]}."
+                f"{found} types in the graph. Give num_relations={found}."
             )
-        z = (h @ self.weight.transpose(0, 1).flatten(1)).view(h.shape[0], *self.weight.shape[::2])
-        share = counts.to(h.dtype).clamp(min=1).reciprocal()
-        return {"h": h, "z": z, "share": share}
+        return super().forward(view, h)
+
+    def transform(self, h: Tensor, node: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        fields = {"h": h}
+        if node is not None:
+            counts = node["in_degree_by_type"].to(h.dtype)
+            fields["share"] = counts.clamp_(min=1).reciprocal_()
+        return fields
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
-        relation = edge["type"].long().unsqueeze(-1)
-        if self.num_bases is None:
-            index = relation.unsqueeze(-1).expand(-1, 1, src["z"].shape[-1])
-            message = src["z"].gather(1, index).squeeze(1)
-        else:
-            message = (src["z"] * self.comp[relation.squeeze(-1)].unsqueeze(-1)).sum(1)
-        result: Tensor = message * dst["share"].gather(1, relation)
-        return result
+        relation = edge["type"].long()
+        message = self._message(src["h"], relation)
+        if self.aggr == "mean":
+            message = message * dst["share"].gather(1, relation.unsqueeze(-1))
+        return message
+
+    def _message(self, h: Tensor, relation: Tensor) -> Tensor:
+        """Return the product of each edge's source by the matrix of its relation."""
+        if self.num_blocks is not None:
+            h = h.view(-1, *self.weight.shape[1:3])
+            return torch.einsum("ebf,ebfo->ebo", h, self.weight[relation]).flatten(1)
+        weight: Tensor = self.weight
+        if self.num_bases is not None:
+            weight = torch.einsum("rb,bfo->rfo", self.comp, weight)
+        return torch.einsum("ef,efo->eo", h, weight[relation])
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        return m + n["h"] @ self.root + self.bias
+        if self.root is not None:
+            m = torch.addmm(m, n["h"], self.root)
+        return m if self.bias is None else m + self.bias

@@ -16,6 +16,7 @@ from graphtheta.rng.philox import Purpose, stream_id
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.batch.block import Block
+from graphtheta.tgar.batch.pairs import PairBlock
 from graphtheta.tgar.compiler.codegen.native import compile_kernel
 from graphtheta.tgar.compiler.ir.kernel import Kernel
 from graphtheta.tgar.compiler.openmp import run
@@ -42,7 +43,7 @@ class KernelRunner:
 
     program: Program
     aggregator: Aggregator
-    block: Block
+    block: Block | PairBlock
     layer: int
     step_key: NDArray[np.uint32] | None
 

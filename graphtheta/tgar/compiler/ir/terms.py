@@ -72,7 +72,7 @@ class Term:
     Attributes:
         op: Name of an element-wise operator (a key of `OPERATORS`), or of an operation that
             `TermFactory` has a method for: leaf, const, keep, select, float, detach, reshape,
-            expand, movedim, sum, contract or lookup.
+            expand, movedim, sum, contract, lookup or relate. No kernel computes the last.
         shape: Shape of one edge's value.
         kind: "float" (the dtype the kernel computes in), "int" (64 bits) or "bool".
         inputs: Operands.
@@ -332,6 +332,18 @@ class TermFactory:
             raise ValueError(f"cannot select rows of {table.shape} by {index.kind} {index.shape}")
         index = self.reshape(index, ())
         return self._make("lookup", table.shape[1:], table.kind, (table, index))
+
+    def relate(self, table: Term, index: Term, x: Term) -> Term:
+        """Multiply x by the matrix that an integer selects: (T, A, O), (), (A,) -> (O,).
+
+        x may be several vectors, and each index then selects as many matrices: (T, ..., A, O), (),
+        (..., A) -> (..., O). No kernel computes it for each edge; it is computed for each pair of
+        a node and an index.
+        """
+        if table.op != "leaf" or table.shape[1:-1] != x.shape or index.size != 1:
+            raise ValueError(f"cannot multiply {x.shape} by matrices of {table.shape}")
+        inputs = (table, self.reshape(index, ()), self.as_float(x))
+        return self._make("relate", (*x.shape[:-1], table.shape[-1]), "float", inputs)
 
     # -- rewriting --------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Lowered:
         layouts: By name of a parameter argument that is another in a different layout, the name
             of that other.
         folded: Descriptions of the products that were folded.
+        num_sources: Number of source fields.
     """
 
     terms: TermFactory
@@ -63,6 +64,7 @@ class Lowered:
     parameters: Mapping[str, MakeParameter]
     layouts: Mapping[str, str]
     folded: tuple[str, ...]
+    num_sources: int
 
 
 def lower(expression: Expression, signature: Signature, *, training: bool) -> Lowered:
@@ -106,12 +108,15 @@ def lower(expression: Expression, signature: Signature, *, training: bool) -> Lo
         raise NotLowered("its message is the same for every edge")
     outputs = tuple(ctx.terms.as_float(values[i].term) for i in expression.outputs)
     order = walk(outputs)
-    largest = max(t.size for t in order)
+    tables = {t.inputs[0] for t in order if t.op == "relate"}  # which no kernel loads
+    largest = max(t.size for t in order if t not in tables)
     if largest > _MAX_SIZE:
         raise NotLowered(f"a value of {largest:,} elements per edge does not fit on the stack")
     read = [t.leaf.name for t in order if t.op == "leaf" if t.leaf.space == "parameter"]
     parameters = {name: ctx.makers[name] for name in read}
-    return Lowered(ctx.terms, ctx.dtype, outputs, parameters, ctx.layouts, tuple(ctx.folded))
+    num_sources = len(signature.sources)
+    folded = tuple(ctx.folded)
+    return Lowered(ctx.terms, ctx.dtype, outputs, parameters, ctx.layouts, folded, num_sources)
 
 
 def _lower_call(ctx: LoweringContext, node: Operation, values: Mapping[int, Value]) -> Value:

@@ -195,11 +195,74 @@ def _linear(ctx: LoweringContext, x: Value, weight: Value, bias: Value | None = 
     return result if bias is None else _operator("add", ctx, result, bias)
 
 
-@_rule("matmul __matmul__ mm")
+@_rule("matmul __matmul__ mm bmm")
 def _matmul(ctx: LoweringContext, x: Value, weight: Value) -> Value:
+    if _is_matrix(weight) and x.per_edge and x.term.shape[-2:-1] == (1,):
+        shape = x.term.shape
+        row = ctx.terms.reshape(x.term, (*shape[:-2], shape[-1]))
+        table, index = weight.term.inputs
+        product = ctx.terms.relate(table, index, row)
+        return _reshaped(ctx, Value(product, True), (*shape[:-1], product.shape[-1]))
+    if _is_matrix(x) and weight.per_edge and weight.term.shape[-1:] == (1,):
+        table, index = x.term.inputs
+        column = ctx.terms.reshape(weight.term, weight.term.shape[:-1])
+        dims = len(table.shape)
+        turned = _permuted(ctx, table, [*range(dims - 2), dims - 1, dims - 2])
+        product = ctx.terms.relate(turned, index, column)
+        return _reshaped(ctx, Value(product, True), (*product.shape, 1))
     if x.dims < 2:
         raise NotLowered("it multiplies along the dimension of edges")
     return Value(ctx.terms.contract(_matrix(x, weight), x.term), True)
+
+
+@_rule("einsum")
+def _einsum(ctx: LoweringContext, equation: str, *operands: Any) -> Value:
+    """Multiply a value per edge by the matrix of the edge's relation: ef,efo->eo."""
+    values = _sizes(operands)
+    labels, _, result = equation.replace(" ", "").partition("->")
+    if len(values) != 2 or len(set(map(_is_matrix, values))) != 2:
+        raise NotLowered("only the product of a value and a parameter's matrix is supported")
+    (of_x, x), (of_matrix, matrix) = sorted(
+        zip(labels.split(","), values, strict=True), key=lambda pair: _is_matrix(pair[1])
+    )
+    edge, *rest = list(of_x)
+    summed = [label for label in rest if label not in result]
+    new = [label for label in of_matrix if label not in of_x]
+    shared = [label for label in rest if label not in summed]
+    if (
+        not x.per_edge
+        or (len(summed), len(new)) != (1, 1)
+        or rest != [*shared, *summed]
+        or result != "".join([edge, *shared, *new])
+        or of_matrix[0] != edge
+        or set(of_matrix) != {edge, *rest, *new}
+    ):
+        raise NotLowered(f"only products such as ef,efo->eo are supported, not {equation}")
+    table, index = matrix.term.inputs
+    axes = [of_matrix.index(label) for label in (edge, *shared, *summed, *new)]
+    return Value(ctx.terms.relate(_permuted(ctx, table, axes), index, x.term), True)
+
+
+def _is_matrix(x: Any) -> bool:
+    """Return whether a value is a matrix, or several, of a parameter indexed by an edge column."""
+    return (
+        isinstance(x, Value)
+        and x.per_edge
+        and x.term.op == "lookup"
+        and len(x.term.shape) >= 2
+        and x.term.inputs[0].leaf.space == "parameter"
+    )
+
+
+def _permuted(ctx: LoweringContext, table: Term, axes: list[int]) -> Term:
+    """Return a parameter with its dimensions in another order, as a new argument."""
+    if axes == sorted(axes):
+        return table
+    make = ctx.makers[table.leaf.name]
+    shape = tuple(table.shape[a] for a in axes)
+    result = ctx.parameter(lambda given: make(given).permute(axes), shape, ctx.dtype)
+    ctx.layouts[result.leaf.name] = ctx.layouts.get(table.leaf.name, table.leaf.name)
+    return result
 
 
 # -- shapes ---------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.compiler.ir.kernel import (
     Accumulator,
     Gradient,
@@ -25,14 +25,12 @@ from graphtheta.tgar.compiler.ir.kernel import (
     Update,
 )
 from graphtheta.tgar.compiler.ir.terms import Leaf, Shape, Space, Term, walk
-from graphtheta.tgar.compiler.lowering.context import NotLowered
-from graphtheta.tgar.compiler.lowering.lower import Lowered, Signature, lower
+from graphtheta.tgar.compiler.lowering.lower import Lowered
 from graphtheta.tgar.compiler.operators.elementwise import is_costly
 from graphtheta.tgar.compiler.passes.commute import commute
 from graphtheta.tgar.compiler.passes.differentiate import LeafCotangent, cotangents
-from graphtheta.tgar.expression import Expression
 
-__all__ = ["Backward", "Program", "program_of"]
+__all__ = ["Backward", "Program"]
 
 _MAX_SAVED = 16  # elements of a value that may be saved per edge: one per head
 
@@ -81,6 +79,11 @@ class Program:
         self.names: dict[Term, str] = {}
         self._forward: dict[Any, Kernel] = {}
         self._backward: dict[Any, Backward] = {}
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names of the leaves that forward or backward may load."""
+        return frozenset(t.leaf.name for t in walk(self.lowered.outputs) if t.op == "leaf")
 
     @property
     def score_size(self) -> int:
@@ -367,32 +370,3 @@ class Program:
             gradients=list(gradients.values()),
             wide_positions=wide_positions,
         )
-
-
-def program_of(
-    expression: Expression, inputs: EdgeInputs, aggregator: str, *, self_loops: bool, training: bool
-) -> Program | NotLowered:
-    """Compile a traced gather for inputs of these types.
-
-    Args:
-        expression: The traced gather.
-        inputs: Tensors of the types that it is called with.
-        aggregator: A key of `AGGREGATORS`.
-        self_loops: Whether the layer adds self-loops.
-        training: Whether dropout masks are drawn.
-
-    Returns:
-        The kernels, or the reason why there are none.
-    """
-    if any(t.device.type != "cpu" for t in inputs.flat()):
-        return NotLowered("kernels run on CPUs only")
-    rows = [
-        tuple((tuple(t.shape[1:]), t.dtype) for t in group)
-        for group in (inputs.sources, inputs.destinations, inputs.columns)
-    ]
-    whole = tuple((tuple(t.shape), t.dtype) for t in inputs.parameters)
-    try:
-        lowered = lower(expression, Signature(rows[0], rows[1], whole, rows[2]), training=training)
-        return Program(lowered, aggregator, self_loops=self_loops)
-    except NotLowered as reason:
-        return reason
