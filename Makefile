@@ -5,7 +5,8 @@ PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11 pytho
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# One worker more than cores, because tests often wait for processes that they start.
+PYTEST := $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal
 SYMLINKS := partition engine proto
 
 .PHONY: help demo test test-all check docs format proto clean

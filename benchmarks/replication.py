@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from graphtheta.bench.record import append, provenance
 from graphtheta.datasets.generate import rmat_edges
-from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, Resources
+from graphtheta.partition import PARTITIONERS, EdgesInMemory, PartitionJob, Resources
 from graphtheta.rng.philox import Purpose, hash_keys
 
 Array = NDArray[Any]
@@ -69,14 +69,8 @@ def _graphtheta(method: str, num_nodes: int, src: Array, dst: Array, num_parts: 
     parts = np.empty(len(src), np.int32)
     partitioner = PARTITIONERS[method]
     assert partitioner.cut == "vertex"
-    found = partitioner(
-        EdgesInMemory(num_nodes, src, dst),
-        num_parts,
-        seed=0,
-        balance=Balance(),
-        resources=Resources(threads=2),
-    )
-    for first, some in found:
+    stream = EdgesInMemory(num_nodes, src, dst)
+    for first, some in partitioner(PartitionJob(stream, num_parts, resources=Resources(threads=2))):
         parts[first : first + len(some)] = some
     return parts
 

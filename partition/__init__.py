@@ -13,6 +13,7 @@ from graphtheta.partition.core.partitioner import (
     EdgePartitioner,
     NodePartitioner,
     Partitioner,
+    PartitionJob,
 )
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
@@ -44,6 +45,7 @@ __all__ = [
     "NodePartitioner",
     "PartCounts",
     "PartTables",
+    "PartitionJob",
     "Partitioner",
     "Plan",
     "Quality",

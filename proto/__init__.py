@@ -1,4 +1,5 @@
 """Protocol buffers of the engine and their generated Python stubs (`make proto`).
 
-Each version of the protocol is a package. A change that old clients would misread needs a new one.
+A change that older clients or servers would misread needs another `PROTOCOL_VERSION` in
+`graphtheta.engine.wire.protocol`: the handshake refuses other versions in one line.
 """

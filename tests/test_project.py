@@ -27,7 +27,7 @@ SYMLINKS = ("partition", "engine", "proto")
 
 # From the ground up. A package imports from itself and from the lines above its own.
 FLOORS = (
-    ("errors", "proto", "rng"),
+    ("errors", "proto", "rng", "wording"),
     ("runtime",),
     ("data",),
     ("comm",),

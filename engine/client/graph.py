@@ -20,6 +20,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.partition import Manifest
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
+from graphtheta.wording import counted
 
 __all__ = ["RemoteGraph", "connect"]
 
@@ -75,10 +76,9 @@ class RemoteGraph:
 
     def __repr__(self) -> str:
         servers = ", ".join(dict.fromkeys(c.address for c in self._router.connections))
-        parts = "1 part" if self.manifest.num_parts == 1 else f"{self.manifest.num_parts} parts"
-        return (
-            f"RemoteGraph({self.num_nodes:,} nodes, {self.num_edges:,} edges, {parts} at {servers})"
-        )
+        counts = {"node": self.num_nodes, "edge": self.num_edges, "part": self.manifest.num_parts}
+        sizes = ", ".join(counted(count, noun) for noun, count in counts.items())
+        return f"RemoteGraph({sizes} at {servers})"
 
     def __reduce__(self) -> tuple[Callable[..., RemoteGraph], tuple[Any, ...]]:
         """Pickle the arguments: unpickling opens new connections."""

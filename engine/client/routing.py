@@ -16,6 +16,7 @@ from graphtheta.engine.wire.protocol import PROTOCOL_VERSION
 from graphtheta.errors import ConfigError, WrongServer
 from graphtheta.partition import ColumnSpec
 from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.wording import counted
 
 __all__ = ["Router"]
 
@@ -74,7 +75,8 @@ class Router:
         orphans = [part for part, servers in enumerate(candidates) if not servers]
         if orphans:
             raise ConfigError(
-                f"connect: expected a server for each of {len(candidates)} parts, got none for "
+                f"connect: expected a server for each of "
+                f"{counted(len(candidates), 'part')}, got none for "
                 f"{', '.join(map(str, orphans[:10]))}. Name all servers."
             )
         for connection in connections:

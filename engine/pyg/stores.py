@@ -16,6 +16,7 @@ from torch_geometric.data.graph_store import EdgeLayout
 from graphtheta.engine.client.graph import RemoteGraph
 from graphtheta.errors import ConfigError, GraphFormatError, UnknownAttribute
 from graphtheta.partition import ColumnSpec
+from graphtheta.wording import counted
 
 __all__ = ["RemoteFeatureStore", "RemoteGraphStore", "node_keys"]
 
@@ -259,7 +260,8 @@ def _rows(index: Any, total: int, what: str = "index") -> NDArray[np.int64] | No
         return np.flatnonzero(rows)
     if rows.ndim > 1 or (rows.dtype.kind not in "iu" and rows.size) or rows.dtype == np.bool_:
         raise GraphFormatError(
-            f"{what}: expected a list of integers or a mask of {total:,} rows, got {rows.dtype} of "
+            f"{what}: expected a list of integers or a mask of {counted(total, 'row')}, "
+            f"got {rows.dtype} of "
             f"shape {rows.shape}. Convert it."
         )
     return np.atleast_1d(rows).astype(np.int64, copy=False)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import some, whole
+from graphtheta.data.schema import whole
 from graphtheta.engine.kernels import (
     empty_table,
     fill_table,
@@ -27,6 +27,7 @@ from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
 from graphtheta.partition import Store
 from graphtheta.proto.v1.graph_pb2 import Draw
+from graphtheta.wording import some
 
 __all__ = ["ServerGraph"]
 
@@ -273,8 +274,9 @@ class ServerGraph:
         away = parts[(inside != parts) | ~self._is_open[inside]]
         if len(away):
             raise ConfigError(
-                f"nodes: expected nodes of the parts {list(self.parts)} that are served here, got "
-                f"nodes of {some(away.tolist(), len(away))}. Call the servers of these parts."
+                f"nodes: expected nodes of the parts {', '.join(map(str, self.parts))} that are "
+                f"served here, got nodes of {some(away.tolist(), len(away))}. Call the servers of "
+                "these parts."
             )
 
     def _by_part(self, parts: NDArray[Any]) -> Iterator[tuple[OpenPart, _Ids]]:

@@ -17,6 +17,7 @@ from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError
 from graphtheta.partition import open_store
 from graphtheta.runtime.tuning import tune
+from graphtheta.wording import counted
 
 __all__ = ["serve_until_stopped"]
 
@@ -63,7 +64,8 @@ def serve_until_stopped(
         if run_dir is not None:
             if len(graph.parts) < graph.store.num_parts:
                 raise ConfigError(
-                    f"--run: expected all {graph.store.num_parts} parts to predict with, got "
+                    f"--run: expected all {counted(graph.store.num_parts, 'part')} to "
+                    "predict with, got "
                     f"{len(graph.parts)}. Leave out --part."
                 )
             # Imports torch, which servers without predictions do not need.

@@ -33,7 +33,7 @@ __all__ = [
     "status_of",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # 2: responses end with a checksum
 STORE_KEY = "graphtheta-store"  # metadata key: checksum of the store that a call expects
 COLUMN = "column:"  # prefix of the graph's own columns in responses
 MESSAGE_BYTES = 64 << 20  # largest message in either direction

@@ -16,6 +16,7 @@ from graphtheta.bench.bandwidth import TRIAD_BYTES, triad_seconds
 from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.record import Record, new_record
 from graphtheta.bench.timing import Clock, Run, alternate
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn import GATConv, GATEConv, GATv2Conv, seeded
 from graphtheta.shard.shard import Shard
@@ -90,10 +91,8 @@ def num_records(kernels: Sequence[str], widths: Sequence[int]) -> int:
     Raises:
         ConfigError: If a kernel is unknown.
     """
-    if unknown := [name for name in kernels if name not in KERNELS]:
-        raise ConfigError(
-            f"bench kernels: unknown kernel '{unknown[0]}'. Choose among {', '.join(KERNELS)}."
-        )
+    for name in kernels:
+        need_name(name, KERNELS, "kernel")
     return 1 + sum(4 if KERNELS[name].torch_csr else 2 for name, *_ in _cases(kernels, widths))
 
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from graphtheta.bench.record import Record, new_record
 from graphtheta.data.graph import Graph
 from graphtheta.errors import GraphThetaError
 from graphtheta.partition import Plan, Resources, make_store
-from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.runtime.scratch import scratch_folder
 from graphtheta.runtime.threads import set_threads
 
@@ -91,20 +90,11 @@ def _run_in_process(job: Job) -> dict[str, Any]:
 def _measure(job: Job) -> dict[str, Any]:
     set_threads(job.threads)
     source = datasets.read(job.source)
-    resources = Resources(threads=job.threads, memory_limit=job.memory_limit)
-    _compile(source.edge_schema.field("src").type, job)
+    _compile(source.edge_table.schema.field("src").type, job)
     phases: dict[str, float] = {}
-    phase = CheckpointedPhases.phase
-
-    def timed(
-        self: CheckpointedPhases, name: str, run: Callable[[], dict[str, Any] | None]
-    ) -> dict[str, Any]:
-        start = time.perf_counter()
-        result = phase(self, name, run)
-        phases[name] = time.perf_counter() - start
-        return result
-
-    CheckpointedPhases.phase = timed  # type: ignore[method-assign]
+    resources = Resources(
+        threads=job.threads, memory_limit=job.memory_limit, on_phase=phases.__setitem__
+    )
     store = Path(job.folder) / "store"
     release_memory()
     before = resident_bytes()

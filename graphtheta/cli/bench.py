@@ -14,6 +14,7 @@ from graphtheta.cli.names import names
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.scratch import scratch_folder
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.bench.record import Record
@@ -121,7 +122,7 @@ def _kernels(
         records = _collect(found, json, "kernels", num_records(chosen, columns), "records")
     show_rows(
         list(kernel_rows(records)),
-        title=f"{graph_title(graph)}, {count} threads",
+        title=f"{graph_title(graph)}, {counted(count, 'thread')}",
         head=KERNELS_HEAD,
     )
 
@@ -134,8 +135,8 @@ def _epoch(
     layers: _Layers = 2,
     heads: _Heads = 4,
     dropout: _Dropout = 0.0,
-    label: Annotated[str | None, option("NAME")] = None,
-    split: Annotated[str | None, option("NAME")] = None,
+    label: Annotated[str | None, option("NAME", default="y, or the only one")] = None,
+    split: Annotated[str | None, option("NAME", default="split, or the only one")] = None,
     scale: _Scale = 17,
     edge_factor: _EdgeFactor = 16,
     features: _Features = 128,
@@ -149,8 +150,8 @@ def _epoch(
     Under mpiexec all workers train together.
 
     Args:
-        label: Label to predict, if the graph has several.
-        split: Split into training, validation and test, if the graph has several.
+        label: Name of the label to predict.
+        split: Name of the split into training, validation and test.
 
     Example:
       graphtheta bench epoch store --model gat-e --json epochs.jsonl
@@ -172,9 +173,10 @@ def _epoch(
         )
     if comm.rank == 0:
         append(json, [record])
+    workers = counted(comm.size, "worker")
     show_rows(
         list(epoch_rows(record)),
-        title=f"{model} on {graph_title(graph)}, {comm.size} workers of {count} threads",
+        title=f"{model} on {graph_title(graph)}, {workers} of {counted(count, 'thread')}",
     )
 
 
@@ -228,7 +230,7 @@ def _partition(
         ]
         found = (partition_record(job, graph, runs=runs) for job in jobs)
         rows = [partition_row(r) for r in _collect(found, json, "partition", len(jobs), "stores")]
-    show_rows(rows, title=f"{graph['graph']}, {count} threads", head=PARTITION_HEAD)
+    show_rows(rows, title=f"{graph['graph']}, {counted(count, 'thread')}", head=PARTITION_HEAD)
 
 
 @bench.command("scaling", cls=Command)

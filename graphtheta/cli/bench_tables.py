@@ -10,6 +10,7 @@ from graphtheta.bench.record import Record
 from graphtheta.bench.scaling import efficiency
 from graphtheta.partition import PARTITIONERS
 from graphtheta.partition.core.edge_rule import EdgeRule
+from graphtheta.wording import format_bytes
 
 __all__ = [
     "KERNELS_HEAD",
@@ -48,7 +49,7 @@ def _spread(record: Record) -> str:
 
 def _value(record: Record) -> str:
     if record["unit"] == "bytes":
-        return f"{record['median'] / 1e6:.1f} MB"
+        return format_bytes(record["median"])
     return _ms(record["median"])
 
 
@@ -57,9 +58,9 @@ def epoch_rows(record: Record) -> Iterator[tuple[str, ...]]:
     yield "epoch", f"{_ms(record['median'])} ({_spread(record)} from p10 to p90)"
     for name, spent in sorted(record["stages"].items(), key=lambda item: -item[1]):
         yield name, _ms(spent)
-    yield "peak memory per worker", f"{record['peak_bytes'] / 1e9:.2f} GB"
-    yield "of which for training", f"{record['epoch_bytes'] / 1e9:.2f} GB"
-    yield "sent per epoch", f"{record['bytes_sent'] / 1e6:.2f} MB"
+    yield "peak memory per worker", format_bytes(record["peak_bytes"])
+    yield "of which for training", format_bytes(record["epoch_bytes"])
+    yield "sent per epoch", format_bytes(record["bytes_sent"])
     yield "executor", ", ".join(record["executors"])
     for layer in record["chunked"]:
         yield "not fused", layer
@@ -143,9 +144,9 @@ def scaling_rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
     yield "p10 to p90", *(_spread(record) for record in records)
     yield "speed-up", *(f"{speed_up:.2f}" for speed_up, _ in gained)
     yield "efficiency", *(f"{share:.2f}" for _, share in gained)
-    yield "sent per epoch", *(f"{record['bytes_sent'] / 1e6:.2f} MB" for record in records)
+    yield "sent per epoch", *(format_bytes(record["bytes_sent"]) for record in records)
     yield "executor", *(", ".join(record["executors"]) for record in records)
-    yield "peak memory per worker", *(f"{record['peak_bytes'] / 1e9:.2f} GB" for record in records)
+    yield "peak memory per worker", *(format_bytes(record["peak_bytes"]) for record in records)
     names = sorted({name for record in records for name in record["stages"]})
     for name in sorted(names, key=lambda n: -max(r["stages"].get(n, 0.0) for r in records)):
         yield name, *(_ms(record["stages"].get(name, 0.0)) for record in records)

@@ -28,8 +28,8 @@ def communities(
         store: Store to add the communities to. The graph is not changed.
         method: Detection method: {communities}. multilevel makes communities of equal size.
         name: Name of the communities in the store.
-        count: Number of communities; multilevel only, required there.
-        resolution: Resolution; louvain and leiden only. Higher values give more communities.
+        count: Number of communities; required by multilevel, and only used by it.
+        resolution: Resolution of louvain and leiden. Higher values give more communities.
         seed: Random seed of the method.
 
     Example:

@@ -8,12 +8,16 @@ from graphtheta.cli.help import argument, option
 
 __all__ = ["explain"]
 
+_LEGEND = """\
+hoisted: computed once per node or step; folded: products of parameters, computed in advance;
+commuted: sums over edges, multiplied once per row; fused: computed per edge in a compiled kernel;
+saved: values per edge kept for another kernel; bytes per edge: read and written by a kernel."""
 _NODES, _EDGES, _TYPES = 64, 256, 5
 
 
 def explain(
     input: Annotated[str | None, argument("INPUT")] = None,
-    model: Annotated[str, option("TEXT")] = "gcn",
+    model: Annotated[str, option("NAME")] = "gcn",
     hidden: Annotated[int, option("INTEGER", min=1)] = 16,
     layers: Annotated[int, option("INTEGER", min=1)] = 2,
     heads: Annotated[int, option("INTEGER", min=1)] = 4,
@@ -25,14 +29,15 @@ def explain(
     """Print what each layer computes per node and per edge, what it saves, and bytes per edge.
 
     Args:
-        input: Store, data set or graph. By default, a small random graph.
-        model: Model.
-        hidden: Width of hidden layers, per head.
+        input: Store, name of a bundled data set ({datasets}), or path or URI of a graph. If left
+            out, a small random graph.
+        model: Model: {models}.
+        hidden: Features of a hidden layer, per head in models with attention.
         layers: Number of graph layers.
-        heads: Number of attention heads.
-        dropout: Dropout of nodes and attention.
-        features: Width of the random graph's node features.
-        edge_features: Width of the random graph's edge features.
+        heads: Number of attention heads, in models with attention.
+        dropout: Dropout probability of node features and attention weights.
+        features: Number of node features of the random graph.
+        edge_features: Number of edge features of the random graph.
         classes: Number of classes of the random graph.
 
     Example:
@@ -60,6 +65,7 @@ def explain(
     net(view, view.inputs(next(net.parameters()).dtype))
     for number, layer in enumerate(m for m in net.modules() if isinstance(m, TGARLayer)):
         print(f"layer {number}: {layer.explain()}")
+    print(_LEGEND)
 
 
 def _random(features: int, edge_features: int, classes: int) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from graphtheta.cli.help import argument, option
+from graphtheta.wording import counted
 
 __all__ = ["export"]
 
@@ -37,4 +38,7 @@ def export(
     opened = open_store(store)
     if communicator().rank == 0:  # the other ranks wait for it when the job ends
         write(form, opened, out, name=name)
-    print(f"wrote {opened.num_parts:,} parts of {opened.manifest.num_nodes:,} nodes to {out}")
+    print(
+        f"wrote {counted(opened.num_parts, 'part')} of "
+        f"{counted(opened.manifest.num_nodes, 'node')} to {out}"
+    )

@@ -6,14 +6,16 @@ import json
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from graphtheta.cli.help import argument, flag, option
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted, format_bytes
 
 if TYPE_CHECKING:
     from graphtheta.partition import ColumnSpec, LabelSpec, Manifest, Store
+    from graphtheta.partition.analysis.label_counts import LabelCounts
     from graphtheta.partition.analysis.report import Report
     from graphtheta.partition.analysis.traffic import LayerBytes
 
@@ -41,7 +43,7 @@ def info(
         verify: Check the content of every file against its hash.
         as_json: Print everything as JSON.
         report: Read every part; report its size, predicted traffic and node degrees.
-        picture: Plot the report, to FILE.png and FILE.svg.
+        picture: Plot the report to FILE.png and FILE.svg.
         width: Values per node that a layer sends.
         dtype: Type of these values: float64, float32, float16, bfloat16.
         layers: Number of graph layers.
@@ -51,6 +53,7 @@ def info(
       graphtheta info store --report --picture store.png
     """
     from graphtheta.partition import open_store
+    from graphtheta.partition.analysis.label_counts import count_labels
     from graphtheta.partition.analysis.plot import require_matplotlib
     from graphtheta.partition.analysis.report import report as report_on
     from graphtheta.partition.analysis.traffic import predict_bytes
@@ -65,16 +68,18 @@ def info(
     if verify:
         opened.verify()
     found = report_on(opened) if report or picture is not None else None
-    described = {**opened.describe(), **({"verified": True} if verify else {})}
+    described: dict[str, Any] = {**opened.describe(), **({"verified": True} if verify else {})}
+    labels = dict(zip(("nodes", "edges"), count_labels(opened), strict=True))
+    described["counts"] = {kind: counts.as_json() for kind, counts in labels.items()}
     if not as_json:
-        _show(opened, verify, parts=not report)
+        _show(opened, labels, verify, parts=not report)
     if found is not None and report:
         predicted = predict_bytes(found.traffic, width, itemsize=_ITEMSIZES[dtype], layers=layers)
         described["report"] = {**found.as_json(), "predicted_bytes": asdict(predicted)}
         if not as_json:
             _show_parts(found)
             _show_pairs(found)
-            what = f"{layers} {'layer' if layers == 1 else 'layers'} of {width} {dtype} values"
+            what = f"{counted(layers, 'layer')} of {counted(width, f'{dtype} value')}"
             _show_bytes(predicted, what)
             _show_degrees(found)
     if found is not None and picture is not None:
@@ -91,11 +96,11 @@ def _draw(store: Store, found: Report, picture: Path) -> list[str]:
 
     if communicator().rank > 0:  # only rank 0 writes files
         return []
-    title = f"{store.path}: {store.num_parts} parts by {store.manifest.method}"
+    title = f"{store.path}: {counted(store.num_parts, 'part')} by {store.manifest.method}"
     return [str(file) for file in draw(found, picture, title=title)]
 
 
-def _show(store: Store, verified: bool, *, parts: bool) -> None:
+def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts: bool) -> None:
     from graphtheta.partition import quality_rows
 
     manifest = store.manifest
@@ -109,11 +114,13 @@ def _show(store: Store, verified: bool, *, parts: bool) -> None:
         ("edge types", _types(manifest)),
         ("labels", _labels(manifest.labels)),
         ("splits", ", ".join(manifest.splits) or "none"),
+        *labels["nodes"].rows(),
         ("edge labels", _labels(manifest.edge_labels)),
         ("edge splits", ", ".join(manifest.edge_splits) or "none"),
+        *labels["edges"].rows("edge "),
         ("parts", f"{store.num_parts} by {method}, seed {manifest.seed}"),
         *quality_rows(manifest.quality),
-        ("size", f"{store.describe()['bytes'] / 2**20:,.1f} MiB"),
+        ("size", format_bytes(store.describe()["bytes"])),
         ("checksum", f"{store.checksum}{', all files verified' * verified}"),
     ]
     show_rows(rows, title=str(store.path))
@@ -151,7 +158,7 @@ def _types(manifest: Manifest) -> str:
 
 
 def _names(names: tuple[str, ...] | None) -> str:
-    from graphtheta.data.schema import some
+    from graphtheta.wording import some
 
     return f": {some(names, len(names))}" if names else ""
 
@@ -200,9 +207,7 @@ def _show_bytes(predicted: LayerBytes, what: str) -> None:
         ("total of a layer, forward and backward", predicted.layer),
         ("total of a training epoch", predicted.epoch),
     )
-    rows = [
-        (name, f"{num_bytes:,} bytes", f"{num_bytes / 2**20:,.2f} MiB") for name, num_bytes in each
-    ]
+    rows = [(name, counted(num_bytes, "byte"), format_bytes(num_bytes)) for name, num_bytes in each]
     show_rows(rows, title=f"predicted traffic of {what}, one worker per part")
 
 

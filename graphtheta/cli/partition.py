@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from graphtheta.cli.help import Threads, argument, flag, option
 from graphtheta.cli.show import show_rows
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.partition import Assessment, GraphSource
@@ -85,8 +86,8 @@ def partition(
 
     Args:
         parts: Number of parts: a multiple of the workers of later runs.
-        input: Name of a bundled data set ({datasets}), or path or URI of a graph ({readers}).
-            Leave it out with --edges.
+        input: Name of a bundled data set ({datasets}), or path or URI of a graph in one of
+            the formats {readers}. Leave it out with --edges.
         store: Directory to write the store to.
         dry_run: Print an estimate of memory, disk space and time, and stop.
         compare: Partitioners to compare, such as dbh,hdrf: print how well and how fast each of
@@ -107,7 +108,7 @@ def partition(
             or as a pattern such as 'f_*'. Lists of indices of different lengths become columns of
             0 and 1.
         label: Node column of a label, and a name for it. Repeat the option for several.
-        label_kind: What the labels, or those called NAME, are: multiclass, binary, multilabel or
+        label_kind: Kind of all labels, or of the one called NAME: multiclass, binary, multilabel or
             regression.
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
             three columns of booleans. Repeat the option for several.
@@ -125,8 +126,8 @@ def partition(
         balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
         balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
         balance_split: Split of the nodes that --balance-train counts.
-        memory_limit: Memory of a worker, such as 8GB or 500MiB, with 0.3 GB for libraries, and an
-            input that is read whole. A job that needs more is refused.
+        memory_limit: Most memory of a worker, such as 8GB or 500MiB. It includes 0.3 GB for
+            libraries, and the input if that is read whole. A job that needs more is refused.
         threads: Threads per worker.
         scratch: Directory for temporary files.
 
@@ -149,8 +150,9 @@ def partition(
         write_assignment,
     )
     from graphtheta.partition import compare as compared
-    from graphtheta.partition.core.resources import format_bytes
+    from graphtheta.partition.analysis.label_counts import count_labels
     from graphtheta.runtime.atomic import refuse_occupied
+    from graphtheta.wording import format_bytes
 
     given = {
         "id": id,
@@ -190,7 +192,7 @@ def partition(
     source = _source(path, nodes, edges, columns)
     show_rows(reading(source), title=f"{path or edges}, as it is read")
     job = replace(resources, held=held_bytes(source))
-    title = f"{path or edges} in {parts} {'part' if parts == 1 else 'parts'}"
+    title = f"{path or edges} in {counted(parts, 'part')}"
     if compare is not None:
         found = compared(source, plan, methods, job)
         show_rows([_compared_row(one) for one in found], title=title, head=_COMPARED)
@@ -213,13 +215,21 @@ def partition(
         print(f"wrote the assignment to {target}")
         return
     try:
-        manifest = make_store(source, target, plan, job, scratch=scratch).manifest
+        made = make_store(source, target, plan, job, scratch=scratch)
     except KeyboardInterrupt:
         if comm.rank == 0:
             print("to continue, run the same command again", file=sys.stderr)
         raise
-    show_rows([*quality_rows(manifest.quality), *manifest.dropped_rows()], title=title)
-    print(f"wrote {manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges to {target}")
+    manifest = made.manifest
+    rows = [*quality_rows(manifest.quality), *manifest.dropped_rows()]
+    if comm.rank == 0:
+        node_counts, edge_counts = count_labels(made)
+        rows += [*node_counts.rows(), *edge_counts.rows("edge ")]
+    show_rows(rows, title=title)
+    print(
+        f"wrote {counted(manifest.num_nodes, 'node')} and "
+        f"{counted(manifest.num_edges, 'edge')} to {target}"
+    )
     if manifest.quality.edge_balance > _UNBALANCED:
         print(_balance_hint(method, manifest.quality.edge_balance))
 

@@ -28,8 +28,8 @@ def predict(
     prediction this is the probability that the edge exists.
 
     Args:
-        run_dir: The --run-dir of a finished run.
-        input: Store, name of a bundled data set, or path or URI of a graph.
+        run_dir: Directory of a finished run (--run-dir of graphtheta train).
+        input: Store, name of a bundled data set ({datasets}), or path or URI of a graph.
         out: Directory for the Parquet files, one per worker; new or empty.
         embeddings: Also write the input of the last layer (node prediction).
         nodes: Table of the nodes to predict, with their ids in a column id (node prediction).

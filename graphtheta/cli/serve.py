@@ -12,17 +12,17 @@ __all__ = ["serve"]
 
 def serve(
     store: Annotated[Path, argument("STORE")],
-    part: Annotated[list[int] | None, option("INDEX")] = None,
+    part: Annotated[list[int] | None, option("INTEGER", default="all parts")] = None,
     bind: Annotated[str, option("HOST:PORT")] = "127.0.0.1:0",
     tls_cert: Annotated[Path | None, option("FILE")] = None,
     tls_key: Annotated[Path | None, option("FILE")] = None,
     client_ca: Annotated[Path | None, option("FILE")] = None,
     insecure: Annotated[bool, flag("--insecure")] = False,
-    run: Annotated[Path | None, option("FOLDER")] = None,
-    metrics_port: Annotated[int | None, option("PORT")] = None,
-    max_ids: Annotated[int, option("COUNT", min=1)] = 1 << 20,
-    max_in_flight: Annotated[int, option("COUNT", min=1)] = 32,
-    grace: Annotated[float, option("SECONDS", min=0.0)] = 30.0,
+    run: Annotated[Path | None, option("PATH")] = None,
+    metrics_port: Annotated[int | None, option("INTEGER", default="no metrics")] = None,
+    max_ids: Annotated[int, option("INTEGER", min=1)] = 1 << 20,
+    max_in_flight: Annotated[int, option("INTEGER", min=1)] = 32,
+    grace: Annotated[float, option("FLOAT", min=0)] = 30.0,
     verbose: Annotated[bool, flag("--verbose")] = False,
 ) -> None:
     """Serve a store over gRPC until SIGTERM or Ctrl-C.
@@ -31,8 +31,8 @@ def serve(
     standard error.
 
     Args:
-        store: Folder of the store. Only the served parts need to be there.
-        part: Part to serve. Repeat for several parts. By default, all parts.
+        store: Directory of the store. Only the served parts need to be there.
+        part: Number of a part to serve. Repeat the option for several.
         bind: Address to listen on. Port 0 selects a free port. Addresses other than loopback need
             TLS or --insecure.
         tls_cert: Certificate of the server (PEM). Enables TLS.
@@ -40,14 +40,14 @@ def serve(
         client_ca: Certificate authority of the clients (PEM). Clients without a certificate of this
             authority are refused.
         insecure: Allow plain text, without TLS, on addresses other than loopback.
-        run: Run folder (--run-dir of graphtheta train) of a model to predict with. All parts must
-            be served.
+        run: Directory of a run (--run-dir of graphtheta train) whose model predicts. All parts
+            must be served.
         metrics_port: Port of the Prometheus metrics, on the host of --bind. Port 0 selects a free
-            port. By default, there are no metrics.
+            port.
         max_ids: Largest number of ids in a request.
         max_in_flight: Largest number of requests answered at the same time. Clients retry the
             others.
-        grace: Time to finish the calls in flight after SIGTERM or Ctrl-C.
+        grace: Seconds to finish the calls in flight after SIGTERM or Ctrl-C.
         verbose: Log every call, not only failed ones.
 
     Example:

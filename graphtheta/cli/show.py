@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = ["show_rows"]
@@ -32,4 +33,4 @@ def show_rows(rows: Sequence[Sequence[str]], *, title: str = "", head: Sequence[
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell[0].isdigit() or cell[0] == "-"
+    return re.fullmatch(r"(-?[\d.,]+(e[-+]?\d+)?( \S+)?)?|-", cell) is not None

@@ -20,6 +20,7 @@ from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phase_times
 from graphtheta.train.signals import Stopped
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.train.trainer import Trainer
@@ -86,7 +87,9 @@ def _default(field: FieldInfo, without: str) -> Iterator[str]:
         yield "required here or in --config"
     elif field.default is True:
         yield "default: on"
-    elif field.default is not None and field.default is not False:
+    elif field.default is False:
+        yield "default: off"
+    elif field.default is not None:
         yield f"default: {field.default}"
 
 
@@ -135,8 +138,9 @@ def train(
     trainer = start_run(run, comm, resume=resume, progress="lines" if no_progress else True)
     manifest = trainer.shard.manifest
     print(
-        f"{run.input}: {manifest.num_nodes:,} nodes, {manifest.num_edges:,} edges, "
-        f"{comm.size} {'worker' if comm.size == 1 else 'workers'}"
+        f"{run.input}: {counted(manifest.num_nodes, 'node')}, "
+        f"{counted(manifest.num_edges, 'edge')}, "
+        f"{counted(comm.size, 'worker')}"
         f"{f' in {run.groups} groups' if run.groups > 1 else ''}",
         flush=True,
     )
@@ -157,7 +161,7 @@ def train(
 
 def _target(trainer: Trainer) -> str:
     """Return what is predicted, with its kind and classes, and the size of each split."""
-    from graphtheta.data.schema import some
+    from graphtheta.wording import some
 
     task = trainer.task
     spec, names = task.spec, ", ".join(f"{kind} {name}" for kind, name in task.resolved.items())
@@ -176,7 +180,7 @@ def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:
     from graphtheta.train.run_dir import RunDirectory
 
     if isinstance(stop, Stopped):
-        what = f"stopped after epoch {stop.epochs} of {run.epochs} and saved a checkpoint"
+        what = f"stopped after {stop.epochs} of {run.epochs} epochs and saved a checkpoint"
     elif path := latest_checkpoint(RunDirectory(run.run_dir, resume=True).checkpoints):
         what = f"the last checkpoint is {path}"
     else:
@@ -209,5 +213,5 @@ def _result(summary: dict[str, Any]) -> str:
         if key in summary
     ] or [f"loss {summary['loss_history'][-1]:.4f}"]
     seconds = summary["epoch_seconds"]["median"]
-    epoch = f"epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
-    return f"best {epoch}: {', '.join(reached)}; {1000 * seconds:.1f} ms per epoch"
+    best = f"best epoch {summary['best_epoch']} (counted from 0) of {summary['epochs']}"
+    return f"{best}: {', '.join(reached)}; {1000 * seconds:.1f} ms per epoch"

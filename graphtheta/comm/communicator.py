@@ -66,6 +66,9 @@ class Communicator(ABC):
     check: bool
     bytes_sent: int
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank={self.rank}/{self.size})"
+
     @abstractmethod
     def exchange(
         self, send: Mapping[int, Buffer], recv: Mapping[int, Buffer], *, stage: str

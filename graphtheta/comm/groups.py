@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
 __all__ = ["Groups"]
 
@@ -31,7 +32,8 @@ class Groups:
     def __init__(self, world: Communicator, number: int = 1) -> None:
         if number < 1 or world.size % number:
             raise ConfigError(
-                f"groups: expected a number that divides {world.size} workers, got {number}. "
+                f"groups: expected a number that divides {counted(world.size, 'worker')}, "
+                f"got {number}. "
                 "Change the number of workers or of groups."
             )
         self.world, self.number = world, number
@@ -45,3 +47,6 @@ class Groups:
         else:
             self.comm = world.split(self.index)
             self.across = world.split(world.rank % size)
+
+    def __repr__(self) -> str:
+        return f"Groups(index={self.index}/{self.number}, comm={self.comm})"

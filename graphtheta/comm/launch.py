@@ -31,6 +31,7 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError, GraphThetaError
 from graphtheta.runtime.threads import core_mask, fair_threads, set_threads
 from graphtheta.runtime.tuning import tune
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.comm.process import ProcessCommunicator
@@ -264,7 +265,7 @@ def mpi_mismatch(env: Mapping[str, str] = os.environ) -> str:
 
 def _start_mpi(by: Launcher) -> Communicator:
     global _process
-    several = f"{by.size} workers" if by.size else "several workers"
+    several = counted(by.size, "worker") if by.size else "several workers"
     try:
         import mpi4py
 

@@ -21,10 +21,10 @@ from graphtheta.data.schema import (
     no_nulls_inside,
     one_split,
     refuse,
-    some,
     whole,
     with_classes,
 )
+from graphtheta.wording import rows_text, some
 
 __all__ = ["SPLITS", "convert", "schema_of"]
 
@@ -78,7 +78,7 @@ def _cast(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> p
     raise refuse(
         where,
         f"values that {what} holds exactly",
-        f"{array[row].as_py()!r} in row {first_row + row}",
+        f"{array[row].as_py()!r} in {rows_text([first_row + row])}",
         "Correct the value, or leave the column out.",
     )
 
@@ -141,7 +141,7 @@ def _lists(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> 
         raise refuse(
             where,
             f"lists of length {target.list_size} as in the first row",
-            f"length {lengths[int(odd[0])]} in row {first_row + int(odd[0])}",
+            f"length {lengths[int(odd[0])]} in {rows_text([first_row + int(odd[0])])}",
             "Give every row the same length.",
         )
     return _cast(array, target, where, first_row)
@@ -202,7 +202,7 @@ def _split(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
         train, val, test = (
             _split(column, [array], where, first_row).to_numpy() > 0 for array in inputs
         )
-        return pa.array(one_split(train, val, test, where))
+        return pa.array(one_split(train, val, test, where, first_row))
     (array,) = inputs
     kind = array.type
     if pa.types.is_null(kind):

@@ -6,7 +6,6 @@ describes the columns. A Graph is read-only. It is a `GraphSource`, so that it c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -14,7 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data import interop
-from graphtheta.data.batches import table_chunks
 from graphtheta.data.mapping import ColumnOptions
 from graphtheta.data.schema import (
     LabelKind,
@@ -22,14 +20,24 @@ from graphtheta.data.schema import (
     in_range,
     named_column,
     names_of,
+    need_attribute,
     need_column,
     refuse,
     validate_edges,
     validate_nodes,
     whole,
 )
-from graphtheta.data.tables import check_unique_ids, converted, digest_of, keyed_tables, with_keys
+from graphtheta.data.source import TableInMemory
+from graphtheta.data.tables import (
+    as_table,
+    check_unique_ids,
+    converted,
+    digest_of,
+    keyed_tables,
+    with_keys,
+)
 from graphtheta.errors import GraphFormatError
+from graphtheta.wording import counted
 
 if TYPE_CHECKING:
     from graphtheta.data.source import GraphSource
@@ -43,6 +51,7 @@ class Graph:
     Args:
         nodes: Node table, with `id` and columns as described in `graphtheta.data.schema`.
         edges: Edge table, whose `src` and `dst` are int64 node keys.
+        names: Names of the two tables in messages.
 
     Attributes:
         nodes: Node table; every column is one Arrow chunk.
@@ -53,36 +62,41 @@ class Graph:
             or a column has a wrong type or value.
     """
 
-    __slots__ = ("_digest", "edges", "nodes")
+    __slots__ = ("_digest", "_names", "edges", "nodes")
 
     keyed = True  # edges contain node keys, not ids
     nodes: pa.Table
     edges: pa.Table
 
-    def __init__(self, nodes: pa.Table, edges: pa.Table) -> None:
-        need_column("id", nodes.column_names, "nodes")
+    def __init__(
+        self, nodes: pa.Table, edges: pa.Table, *, names: tuple[str, str] = ("nodes", "edges")
+    ) -> None:
+        of_nodes, of_edges = names
+        nodes, edges = as_table(nodes, of_nodes), as_table(edges, of_edges)
+        need_column("id", nodes.column_names, of_nodes)
         for end in ("src", "dst"):
-            need_column(end, edges.column_names, "edges")
+            need_column(end, edges.column_names, of_edges)
         if not nodes.num_rows:
             raise GraphFormatError(
-                "nodes: expected at least one node, got none. Check that the input is not empty."
+                f"{of_nodes}: expected at least one node, got none. Check that the input is not "
+                "empty."
             )
-        validate_nodes(nodes, "nodes")
-        validate_edges(edges, "edges")
-        check_unique_ids(nodes["id"])
+        validate_nodes(nodes, of_nodes)
+        validate_edges(edges, of_edges)
+        check_unique_ids(nodes["id"], of_nodes)
         for end in ("src", "dst"):
             if not pa.types.is_int64(edges.schema.field(end).type):
                 raise refuse(
-                    f"edges: {end}",
+                    f"{of_edges}: {end}",
                     "int64 node keys",
                     edges.schema.field(end).type,
                     "Use Graph.from_arrow for edges that name nodes by id.",
                 )
             expected = f"node keys in [0, {nodes.num_rows:,})"
-            in_range(whole(edges[end]), 0, nodes.num_rows - 1, f"edges: {end}", 0, expected)
+            in_range(whole(edges[end]), 0, nodes.num_rows - 1, f"{of_edges}: {end}", 0, expected)
         self.nodes = nodes.combine_chunks().replace_schema_metadata(None)
         self.edges = edges.combine_chunks().replace_schema_metadata(None)
-        self._digest = ""
+        self._names, self._digest = names, ""
 
     # Views
 
@@ -194,10 +208,11 @@ class Graph:
         return as_numpy(table[need_column(name, table.column_names, of)])
 
     def __repr__(self) -> str:
-        parts = [f"{self.num_nodes:,} nodes", f"{self.num_edges:,} edges"]
-        parts += [f"{self.num_features:,} features"] if self.num_features else []
+        parts = [counted(self.num_nodes, "node"), counted(self.num_edges, "edge")]
+        parts += [counted(self.num_features, "feature")] if self.num_features else []
         parts += [f"label {name}" for name in self.labels]
         parts += [f"split {name}" for name in self.splits]
+        parts += [f"edge {name}" for name in self.edges.column_names if name not in ("src", "dst")]
         return f"Graph({', '.join(parts)})"
 
     # GraphSource
@@ -207,20 +222,12 @@ class Graph:
         return int(self.nodes.nbytes + self.edges.nbytes)
 
     @property
-    def node_schema(self) -> pa.Schema:
-        return self.nodes.schema
+    def node_table(self) -> TableInMemory:
+        return TableInMemory(self._names[0], self.nodes)
 
     @property
-    def edge_schema(self) -> pa.Schema:
-        return self.edges.schema
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        return table_chunks(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        return table_chunks(
-            self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop
-        )
+    def edge_table(self) -> TableInMemory:
+        return TableInMemory(self._names[1], self.edges)
 
     def stamp(self) -> str:
         return self.digest()
@@ -234,10 +241,11 @@ class Graph:
     # Conversions
 
     @classmethod
-    def from_arrow(
-        cls, nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
-    ) -> Graph:
+    def from_arrow(cls, nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]) -> Graph:
         """Convert a node table and an edge table that contains the ids of nodes.
+
+        A table is an Arrow table, a data frame of pandas, Polars or another library with an Arrow
+        interface, or a dict of columns, such as lists and NumPy arrays.
 
         Args:
             nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
@@ -261,13 +269,16 @@ class Graph:
         Raises:
             GraphFormatError: As for `from_arrow`.
         """
-        edges = pa.concat_tables(source.edge_chunks(0, source.num_edges))
+        need_attribute(source, "edge_table", "from_source", "a source of nodes and edges")
+        of_nodes, of_edges = source.node_table, source.edge_table
+        edges = pa.concat_tables(of_edges.chunks(0, of_edges.num_rows))
         nodes = None
-        if source.num_nodes is not None:
-            nodes = pa.concat_tables(source.node_chunks(0, source.num_nodes))
-        if source.keyed and nodes is not None:
-            return cls(nodes, edges)
-        return cls(*with_keys(nodes, edges))
+        if of_nodes is not None:
+            nodes = pa.concat_tables(of_nodes.chunks(0, of_nodes.num_rows))
+        names = "nodes" if of_nodes is None else of_nodes.name, of_edges.name
+        if nodes is None or not source.keyed:
+            nodes, edges = with_keys(nodes, edges, names[1])
+        return cls(nodes, edges, names=names)
 
     @classmethod
     def from_pyg(cls, data: Any, *, label_kind: LabelKind | None = None) -> Graph:

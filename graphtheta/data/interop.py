@@ -29,10 +29,12 @@ from graphtheta.data.schema import (
     matrix_column,
     named_column,
     names_of,
+    need_attribute,
     refuse,
     split_columns,
 )
 from graphtheta.errors import GraphFormatError
+from graphtheta.wording import counted
 
 Tables = tuple[pa.Table, pa.Table]  # nodes, edges
 
@@ -51,7 +53,8 @@ def from_pyg(data: Any) -> Tables:
             "from_pyg: expected a graph of one node type, got HeteroData. "
             "Convert it with data.to_homogeneous()."
         )
-    if getattr(data, "edge_index", None) is None:
+    need_attribute(data, "edge_index", "from_pyg", "a torch_geometric.data.Data")
+    if data.edge_index is None:
         raise GraphFormatError(
             "from_pyg: expected edge_index, got none. "
             "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
@@ -92,6 +95,7 @@ def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, s
         node_keys: Keys in `ndata` of `features` and `y`.
         edge_keys: Keys in `edata` of `attr`, `type` and `weight`.
     """
+    need_attribute(graph, "is_homogeneous", "from_dgl", "a dgl.DGLGraph")
     if not graph.is_homogeneous:
         raise GraphFormatError(
             "from_dgl: expected a graph of one node and one edge type, got several. "
@@ -127,6 +131,7 @@ def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
 
     They have the attributes that `attributes` names, and the edges contain the ids of nodes.
     """
+    need_attribute(graph, "is_directed", "from_networkx", "a networkx graph")
     if not len(graph):
         raise refuse(
             "from_networkx", "at least one node", "none", "Check that it is the right one."
@@ -185,7 +190,10 @@ def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArra
     for name, array in arrays.items():
         if array.ndim not in (1, 2) or len(array) != rows:
             raise refuse(
-                f"{where}: {name}", f"{rows:,} rows", f"shape {array.shape}", "Correct its length."
+                f"{where}: {name}",
+                counted(rows, "row"),
+                f"shape {array.shape}",
+                "Correct its length.",
             )
     return arrays
 

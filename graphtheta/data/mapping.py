@@ -11,8 +11,9 @@ from typing import Literal, TypedDict, cast, get_args
 import pyarrow as pa
 
 from graphtheta.data.ends import find_ends
-from graphtheta.data.schema import LabelKind, need_column, some
+from graphtheta.data.schema import LabelKind, need_column
 from graphtheta.errors import ConfigError
+from graphtheta.wording import some
 
 __all__ = [
     "Column",

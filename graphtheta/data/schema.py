@@ -11,7 +11,6 @@ kept without validation.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.wording import rows_text, some
 
 __all__ = [
     "LabelKind",
@@ -35,14 +35,16 @@ __all__ = [
     "matrix_column",
     "named_column",
     "names_of",
+    "need_attribute",
     "need_column",
+    "need_name",
     "no_nulls",
     "no_nulls_inside",
     "node_table",
     "one_split",
     "plain_type",
     "refuse",
-    "some",
+    "repeated_ids",
     "split_columns",
     "validate_edges",
     "validate_nodes",
@@ -157,7 +159,11 @@ def split_columns(
 
 
 def one_split(
-    train: NDArray[np.bool_], val: NDArray[np.bool_], test: NDArray[np.bool_], where: str
+    train: NDArray[np.bool_],
+    val: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    where: str,
+    first_row: int = 0,
 ) -> NDArray[np.int8]:
     """Return the split of three masks: 0 none, 1 train, 2 validation, 3 test.
 
@@ -169,7 +175,7 @@ def one_split(
         raise refuse(
             where,
             "every row in at most one of train, validation, test",
-            f"{_rows(twice)} in several",
+            f"several in {rows_text(first_row + twice)}",
             "Make the masks disjoint.",
         )
     return (train + np.int8(2) * val + np.int8(3) * test).astype(np.int8)
@@ -230,7 +236,7 @@ def no_nulls(array: pa.Array, where: str, first_row: int) -> None:
     if array.null_count:
         rows = first_row + np.flatnonzero(array.is_null())
         raise refuse(
-            where, "a value in every row", f"nulls in {_rows(rows)}", "Fill or drop these rows."
+            where, "a value in every row", f"nulls in {rows_text(rows)}", "Fill or drop these rows."
         )
 
 
@@ -244,7 +250,10 @@ def in_range(
     rows = np.flatnonzero(bad.fill_null(False))
     if len(rows):
         raise refuse(
-            where, expected, f"{array[int(rows[0])]} in {_rows(first_row + rows)}", _remedy(where)
+            where,
+            expected,
+            f"{array[int(rows[0])]} in {rows_text(first_row + rows)}",
+            _remedy(where),
         )
 
 
@@ -271,7 +280,7 @@ def check_finite(array: pa.Array, where: str, first_row: int) -> None:
             )
         else:
             expected, got = "finite numbers", "NaN or inf"
-        raise refuse(where, expected, f"{got} in {_rows(rows)}", _remedy(where))
+        raise refuse(where, expected, f"{got} in {rows_text(rows)}", _remedy(where))
 
 
 def _check_id(array: pa.Array, where: str, first_row: int) -> None:
@@ -301,7 +310,7 @@ def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:
         raise refuse(
             where,
             "lists without nulls",
-            f"nulls in {_rows(first_row + rows)}",
+            f"nulls in {rows_text(first_row + rows)}",
             "Fill them or drop the rows.",
         )
 
@@ -336,7 +345,9 @@ def _check_label(array: pa.Array, where: str, first_row: int) -> None:
         in_range(array, 0, None, where, first_row, "classes from 0")
     elif pa.types.is_int8(getattr(kind, "value_type", kind)):
         expected = "0 and 1, or -1 for unknown"
-        in_range(array.flatten(), -1, 1, where, first_row * kind.list_size, expected)
+        high, low = (as_numpy(array).max(axis=1, initial=0), as_numpy(array).min(axis=1, initial=0))
+        rows = pa.array(np.where(high > 1, high, low), mask=array.is_null().to_numpy(False))
+        in_range(rows, -1, 1, where, first_row, expected)
     elif pa.types.is_float32(getattr(kind, "value_type", kind)):
         check_finite(array, where, first_row)
 
@@ -346,16 +357,6 @@ def _check_split(array: pa.Array, where: str, first_row: int) -> None:
         raise refuse(where, "int8", array.type, "Convert the split.")
     no_nulls(array, where, first_row)
     in_range(array, 0, 3, where, first_row, "0 none, 1 train, 2 validation or 3 test")
-
-
-def some(items: Iterable[object], count: int) -> str:
-    """Return a text with up to three of `count` items, such as "3, 17, 20, ... (12 in all)"."""
-    shown = [repr(i) if isinstance(i, str) else str(i) for i in itertools.islice(items, 3)]
-    return ", ".join(shown) + (f", ... ({count:,} in all)" if count > 3 else "")
-
-
-def _rows(rows: NDArray[np.int64]) -> str:
-    return f"{'row' if len(rows) == 1 else 'rows'} {some(rows.tolist(), len(rows))}"
 
 
 def _remedy(where: str) -> str:
@@ -370,6 +371,30 @@ def need_column(name: str, available: Sequence[str], where: str, option: str = "
             f"{', '.join(available) or 'none'}. Name one of these{f' ({option})' * bool(option)}."
         )
     return name
+
+
+def need_attribute(given: object, name: str, where: str, expected: str) -> None:
+    """Raise a GraphFormatError if an object is not of an expected kind, which has an attribute."""
+    if not hasattr(given, name):
+        remedy = "Graph.from_arrow, from_pyg, from_dgl and from_networkx convert graphs."
+        raise refuse(where, expected, type(given).__name__, remedy)
+
+
+def need_name(name: object, present: Iterable[str], what: str, none: str = "Leave it out.") -> None:
+    """Raise a ConfigError that lists the names if a name is not among them.
+
+    Args:
+        name: The given name.
+        present: Names to choose from.
+        what: What is named, and its option, as in `label (--label)`.
+        none: What the user can do if there is no name to choose.
+    """
+    names = sorted(present)
+    if not isinstance(name, str) or name not in names:
+        expected = f"one of {', '.join(names)}" if names else "none, as the graph has none"
+        remedy = "Choose one of these." if names else none
+        got = repr(name) if isinstance(name, str) else type(name).__name__
+        raise ConfigError(f"{what}: expected {expected}, got {got}. {remedy}")
 
 
 def names_of(kind: str, table: pa.Table) -> tuple[str, ...]:
@@ -399,6 +424,12 @@ def named_column(kind: str, table: pa.Table, name: str | None) -> str:
             f"Name one of these."
         )
     return f"{kind}:{name}"
+
+
+def repeated_ids(where: str, ids: pa.Array) -> GraphFormatError:
+    """Return the exception for ids that are in several rows of the node table `where`."""
+    got = f"{some(ids.slice(0, 3).to_pylist(), len(ids))} more than once"
+    return refuse(f"{where}: id", "unique ids", got, "Remove the duplicate rows.")
 
 
 def refuse(where: str, expected: str, got: object, remedy: str) -> GraphFormatError:

@@ -1,13 +1,64 @@
-"""Protocol of graph inputs that are read by ranges of rows, in chunks."""
+"""Protocol of graph inputs: named tables that are read by ranges of rows, in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["GraphSource", "TopologySource"]
+from graphtheta.data.batches import table_chunks
+
+__all__ = [
+    "ColumnsOf",
+    "GraphSource",
+    "SourceTable",
+    "TableInMemory",
+    "TopologySource",
+    "id_type",
+    "node_schema",
+]
+
+
+class SourceTable(Protocol):
+    """Table of nodes or edges that is read by ranges of rows.
+
+    Columns of a node table are `id` (int64 or string) and, if there are any, `features`,
+    `label:<name>`, `split:<name>` and others. Columns of an edge table are `src` and `dst` (int64
+    node keys, or original ids of the type of `id`) and, if there are any, `attr`, `type`, `weight`,
+    `label:<name>`, `split:<name>` and others. `graphtheta.data.schema` describes them. Their values
+    need not be valid: the reader validates them, under the name of the table.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the table in messages, such as the path of its file."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Types of the columns."""
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield rows [start, stop), in order, in chunks.
+
+        A chunk has at most 2^20 rows and about 128 MiB. Release a chunk before you request the
+        next, so that only one is in memory. A range without rows yields one empty chunk.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+            columns: Names of the columns to read. If None, all columns.
+
+        Raises:
+            GraphFormatError: If the rows cannot be read as such columns.
+        """
 
 
 class GraphSource(Protocol):
@@ -19,12 +70,20 @@ class GraphSource(Protocol):
     """
 
     @property
+    def node_table(self) -> SourceTable | None:
+        """Node table. If None, the nodes are the sorted distinct ids of the edges."""
+
+    @property
+    def edge_table(self) -> SourceTable:
+        """Edge table."""
+
+    @property
     def num_nodes(self) -> int | None:
-        """Rows of the node table. If None, there is none, and nodes are the sorted ids of edges."""
+        """Number of nodes, or None without a node table."""
 
     @property
     def num_edges(self) -> int:
-        """Rows of the edge table."""
+        """Number of edges."""
 
     @property
     def memory_bytes(self) -> int:
@@ -32,46 +91,9 @@ class GraphSource(Protocol):
 
     @property
     def keyed(self) -> bool:
-        """Whether `src` and `dst` are node keys; otherwise they are original ids."""
+        """Whether `src` and `dst` are node keys, and all columns have been validated.
 
-    @property
-    def node_schema(self) -> pa.Schema:
-        """Columns of the node table; empty if there is none."""
-
-    @property
-    def edge_schema(self) -> pa.Schema:
-        """Columns of the edge table."""
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the node table, in order, in chunks.
-
-        Columns are `id` (int64 or string) and, if there are any, `features`, `label:<name>`,
-        `split:<name>` and others. A chunk has at most 2^20 rows and about 128 MiB. Release a chunk
-        before you request the next, so that only one is in memory. A range without rows yields one
-        empty chunk. This is not called if there is no node table.
-
-        Args:
-            start: First row.
-            stop: Row after the last one.
-            ids_only: Whether to read and yield only `id`.
-
-        Raises:
-            GraphFormatError: If the rows cannot be read as such columns.
-        """
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of the edge table, in order, in chunks like those of nodes.
-
-        Columns are `src` and `dst` (int64 node keys, or original ids of the type of `id`), and the
-        edge columns: `attr`, `type`, `weight`, `label:<name>`, `split:<name>` and others.
-
-        Args:
-            start: First row.
-            stop: Row after the last one.
-            ends_only: Whether to read and yield only `src` and `dst`.
-
-        Raises:
-            GraphFormatError: If the rows cannot be read as such columns.
+        Otherwise `src` and `dst` are original ids.
         """
 
     def digest(self) -> str:
@@ -79,6 +101,64 @@ class GraphSource(Protocol):
 
     def stamp(self) -> str:
         """Return a text that changes if the content does, without reading all of the content."""
+
+
+def node_schema(source: GraphSource) -> pa.Schema:
+    """Return the columns of the node table of a source; empty without a node table."""
+    return pa.schema([]) if source.node_table is None else source.node_table.schema
+
+
+def id_type(source: GraphSource) -> pa.DataType:
+    """Return the type of the node ids of a source: those of the node table, or of the edges."""
+    if source.node_table is None:
+        return source.edge_table.schema.field("src").type
+    return source.node_table.schema.field("id").type
+
+
+@dataclass(frozen=True, slots=True)
+class TableInMemory:
+    """Table of a source whose rows are in memory.
+
+    Attributes:
+        name: Name of the table in messages.
+        rows: The table.
+    """
+
+    name: str
+    rows: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.rows.num_rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.rows.schema
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        rows = self.rows if columns is None else self.rows.select(list(columns))
+        return table_chunks(rows, start, stop)
+
+
+class ColumnsOf:
+    """Table of a source with only some of the columns of another table.
+
+    Args:
+        table: Table with all columns.
+        columns: Names of the columns.
+    """
+
+    def __init__(self, table: SourceTable, columns: Sequence[str]) -> None:
+        self._table, self._columns = table, tuple(columns)
+        self.name, self.num_rows = table.name, table.num_rows
+        self.schema = pa.schema([table.schema.field(name) for name in columns])
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        return self._table.chunks(start, stop, self._columns if columns is None else columns)
 
 
 class TopologySource:
@@ -90,16 +170,11 @@ class TopologySource:
 
     def __init__(self, source: GraphSource) -> None:
         self._source = source
+        nodes = source.node_table
+        self.node_table = None if nodes is None else ColumnsOf(nodes, ["id"])
+        self.edge_table = ColumnsOf(source.edge_table, ["src", "dst"])
         self.num_nodes, self.num_edges = source.num_nodes, source.num_edges
         self.keyed, self.memory_bytes = source.keyed, source.memory_bytes
-        self.node_schema = pa.schema([f for f in source.node_schema if f.name == "id"])
-        self.edge_schema = pa.schema([source.edge_schema.field(end) for end in ("src", "dst")])
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        yield from self._source.node_chunks(start, stop, ids_only=True)
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        yield from self._source.edge_chunks(start, stop, ends_only=True)
 
     def digest(self) -> str:
         return self._source.digest()

@@ -7,6 +7,7 @@ makes all ids text, and the classes of a text label are its distinct values.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -22,10 +23,10 @@ from graphtheta.data.schema import (
     is_text,
     plain_type,
     refuse,
-    some,
     whole,
 )
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted, rows_text, some
 
 __all__ = ["check_kinds", "survey", "unify_ids"]
 
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
 _MAX_WIDTH = 1 << 16  # columns of a list of indices
 _INT64_MAX = (1 << 63) - 1
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Read = Callable[[Mapping[str, pa.DataType | None]], Iterable[pa.Table]]
@@ -83,6 +85,8 @@ def survey(
             facts[name].numbers = pa.array([], facts[name].type)
     if missing:
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
+        # A pass over a text reads all columns, so that `read` notices values of another type.
+        types |= dict.fromkeys(set(facts) - set(missing)) if text else {}
         for rows in read(types):
             for name in missing:
                 facts[name].update(whole(rows[name]))
@@ -146,7 +150,9 @@ def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
     value = plain_type(kind.value_type) if is_list(kind) else kind
     if is_list(kind) and not pa.types.is_fixed_size_list(kind):
         return True
-    return (text and pa.types.is_floating(value)) or _is_wide_integer(value)
+    if text and (pa.types.is_floating(value) or is_text(value)):
+        return True
+    return _is_wide_integer(value)
 
 
 def _is_enough(facts: Facts, kind: str) -> bool:
@@ -161,7 +167,8 @@ def _is_wide_integer(kind: pa.DataType) -> bool:
 def _ids(column: Column, facts: list[Facts], where: str) -> Column:
     (found,) = facts
     if is_text(found.type):
-        is_string = not (found.rows and found.integers)  # only text files are surveyed
+        is_collected = found.texts is not None  # not those of text files, which are surveyed
+        is_string = is_collected or not found.integers
     elif pa.types.is_integer(found.type) or pa.types.is_null(found.type):
         is_string = (found.high or 0) > _INT64_MAX
     else:
@@ -212,11 +219,23 @@ def _is_wide(found: Facts, where: str) -> bool:
         or pa.types.is_boolean(kind)
         or pa.types.is_null(kind)
     ):
-        raise refuse(where, "numbers or lists of numbers", kind, "Encode the column as numbers.")
+        raise refuse(
+            where,
+            "numbers or lists of numbers",
+            f"{kind}{_odd_text(found)}",
+            "Correct the values, or encode the column as numbers.",
+        )
     return (
         pa.types.is_float64(kind)
         or max(abs(found.low or 0), abs(found.high or 0)) > _FLOAT32_INTEGERS
     )
+
+
+def _odd_text(found: Facts) -> str:
+    """Return a text of a column that is not a number, for messages; empty if none is known."""
+    texts = [] if found.texts is None else found.texts.to_pylist()
+    odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
+    return f" ({odd[0]!r})" if odd else ""
 
 
 def _magnitude(found: Facts) -> float:
@@ -233,7 +252,7 @@ def _type(column: Column, facts: list[Facts], where: str) -> Column:
     (found,) = facts
     if is_text(found.type):
         return replace(column, type=pa.int64(), classes=_classes(found, where))
-    if not pa.types.is_integer(found.type):
+    if not (pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
         raise refuse(where, "integers from 0, or text", found.type, "Number the edge types.")
     _check_numbers(found, where, "edge types")
     return replace(column, type=pa.int64(), classes=found.classes)
@@ -261,13 +280,14 @@ def _label(column: Column, facts: list[Facts], where: str) -> Column:
 def _summary(task: LabelKind, column: Column, found: Facts) -> str:
     text = str(task)
     if column.classes:
-        text += f", {len(column.classes):,} classes: {some(column.classes, len(column.classes))}"
+        count = len(column.classes)
+        text += f", {counted(count, 'class', 'classes')}: {some(column.classes, count)}"
     elif task == "multiclass" and found.high is not None:
-        text += f", {int(found.high) + 1:,} classes"
+        text += f", {counted(int(found.high) + 1, 'class', 'classes')}"
         if found.numbers is not None and len(found.numbers) <= found.high:
             text += f", of which {len(found.numbers):,} occur"
     elif task == "multilabel":
-        text += f", {getattr(column.type, 'list_size', 1):,} labels"
+        text += f", {counted(getattr(column.type, 'list_size', 1), 'label')}"
     elif task == "regression" and found.low is not None:
         text += f", {found.low:g} to {found.high:g}"
     return f"{text}, missing in {found.missing:,} of {found.rows:,}" if found.missing else text
@@ -383,7 +403,7 @@ def _check_0_or_1(found: Facts, where: str, least: int = 0) -> None:
     low, high = found.low or 0, found.high or 0
     if low < least or high > 1:
         odd, row = (low, found.low_row) if low < least else (high, found.high_row)
-        raise refuse(where, "0 and 1 as labels", f"{odd:g} in row {row}", "Correct them.")
+        raise refuse(where, "0 and 1 as labels", f"{odd:g} in {rows_text([row])}", "Correct them.")
 
 
 def _check_numbers(found: Facts, where: str, what: str) -> None:
@@ -395,7 +415,7 @@ def _check_numbers(found: Facts, where: str, what: str) -> None:
         raise refuse(
             where,
             f"{what} from 0 to {limit - 1:,}",
-            f"{odd:,.0f} in row {row}",
+            f"{odd:,.0f} in {rows_text([row])}",
             f"Number them from 0{'; write a null for a missing one' * (what == 'classes')}.",
         )
 

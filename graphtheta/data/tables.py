@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,14 +18,54 @@ from graphtheta.data.mapping import (
     plan_edges,
     plan_nodes,
 )
-from graphtheta.data.schema import LabelKind, refuse, some, whole
+from graphtheta.data.schema import LabelKind, matrix_column, refuse, repeated_ids, whole
 from graphtheta.data.survey import check_kinds, survey, unify_ids
+from graphtheta.wording import counted, some
 
-__all__ = ["check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
+__all__ = ["as_table", "check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
+
+
+def as_table(given: Any, where: str) -> pa.Table:
+    """Return a table in memory as an Arrow table.
+
+    Args:
+        given: Arrow table or record batch, a pandas, Polars or other data frame with an Arrow
+            interface, or a mapping of names to columns. A column of a mapping may be
+            a NumPy array or a tensor, also of two dimensions.
+        where: Name of the table in messages.
+
+    Raises:
+        GraphFormatError: If it is none of these, or its columns cannot be converted.
+    """
+    if isinstance(given, pa.Table):
+        return given
+    if isinstance(given, Mapping):
+        columns = {str(name): _column(values) for name, values in given.items()}
+    elif not (hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")):
+        raise refuse(
+            where,
+            "an Arrow table, a data frame or a dict of columns",
+            type(given).__name__,
+            "Convert it, or use gt.datasets.read for files.",
+        )
+    try:
+        table = pa.table(columns if isinstance(given, Mapping) else given)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise refuse(where, "columns that Arrow can hold", reason, "Convert them.") from None
+    # pandas adds an index that is not just the numbers of rows.
+    return table.select([n for n in table.column_names if not n.startswith("__index_level_")])
+
+
+def _column(values: Any) -> Any:
+    if hasattr(values, "detach"):  # a tensor
+        values = values.detach().cpu().numpy()
+    is_matrix = isinstance(values, np.ndarray) and values.ndim == 2
+    return matrix_column(values) if is_matrix else values
 
 
 def keyed_tables(
-    nodes: pa.Table | None, edges: pa.Table, **columns: Unpack[ColumnOptions]
+    nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]
 ) -> tuple[pa.Table, pa.Table]:
     """Return the node and edge tables of `Graph.from_arrow`, which describes the arguments.
 
@@ -34,6 +74,8 @@ def keyed_tables(
         GraphFormatError: If a column has a wrong type, or an end of an edge is not in the node
             table.
     """
+    edges = as_table(edges, "edges")
+    nodes = None if nodes is None else as_table(nodes, "nodes")
     node_options, edge_options = options_by_table(columns)
     edge_plan = plan_edges(edges.column_names, "edges", **edge_options)
     edge_plan = _surveyed(edge_plan, edges, "edges")
@@ -63,26 +105,29 @@ def converted(
     )
 
 
-def with_keys(nodes: pa.Table | None, edges: pa.Table) -> tuple[pa.Table, pa.Table]:
+def with_keys(
+    nodes: pa.Table | None, edges: pa.Table, where: str = "edges"
+) -> tuple[pa.Table, pa.Table]:
     """Return a node table, and its edge table with node keys in place of ids.
 
     Args:
         nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
         edges: Edge table, whose `src` and `dst` are ids.
+        where: Name of the edge table in messages.
 
     Raises:
         GraphFormatError: If an end of an edge is not in the node table.
     """
     if nodes is None:
-        nodes = pa.table({"id": _distinct_ends(edges)})
+        nodes = pa.table({"id": _distinct_ends(edges, where)})
     for end in ("src", "dst"):
-        keys = _keys(edges[end], nodes["id"], end)
+        keys = _keys(edges[end], nodes["id"], f"{where}: {end}")
         edges = edges.set_column(edges.column_names.index(end), end, keys)
     return nodes, edges
 
 
-def check_unique_ids(ids: pa.ChunkedArray) -> None:
-    """Check that every id of a node table occurs once.
+def check_unique_ids(ids: pa.ChunkedArray, where: str) -> None:
+    """Check that every id of a node table occurs once; `where` names the table in messages.
 
     Raises:
         GraphFormatError: If an id occurs more than once.
@@ -91,12 +136,7 @@ def check_unique_ids(ids: pa.ChunkedArray) -> None:
         return
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    raise refuse(
-        "nodes: id",
-        "unique ids",
-        f"{some(repeated.slice(0, 3).to_pylist(), len(repeated))} more than once",
-        "Remove the duplicate rows.",
-    )
+    raise repeated_ids(where, repeated)
 
 
 def digest_of(tables: Iterable[pa.Table]) -> str:
@@ -135,16 +175,15 @@ def _surveyed(plan: dict[str, Column], table: pa.Table, where: str) -> dict[str,
     return survey(plan, table.schema, lambda types: [table.select(list(types))], where)
 
 
-def _distinct_ends(edges: pa.Table) -> pa.Array:
+def _distinct_ends(edges: pa.Table, where: str) -> pa.Array:
     src, dst = edges["src"], edges["dst"]
     if src.type != dst.type:
-        raise refuse("edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert one.")
+        raise refuse(f"{where}: dst", f"ids of type {src.type} as in src", dst.type, "Convert one.")
     ids = pc.unique(pa.chunked_array(src.chunks + dst.chunks, src.type)).drop_null()
     return ids.take(pc.sort_indices(ids))
 
 
-def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
-    where = f"edges: {name}"
+def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, where: str) -> pa.Array:
     if ends.type != ids.type:
         raise refuse(
             where, f"ids of type {ids.type} as in the nodes' id", ends.type, "Convert one of them."
@@ -155,7 +194,8 @@ def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, name: str) -> pa.Array:
         raise refuse(
             where,
             "ids of the node table",
-            f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in {keys.null_count:,} rows)",
+            f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in "
+            f"{counted(keys.null_count, 'row')})",
             "Add these nodes, drop these edges, or name the columns of ids (src, dst, id).",
         )
     return keys.cast(pa.int64())

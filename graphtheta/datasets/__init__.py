@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.mapping import natural_key
-from graphtheta.data.schema import some
 from graphtheta.datasets import (
     bitcoin_otc,
     edge_list,
@@ -28,6 +27,7 @@ from graphtheta.datasets import (
     wordnet,
 )
 from graphtheta.errors import ConfigError
+from graphtheta.wording import some
 
 if TYPE_CHECKING:
     from graphtheta.data.source import GraphSource

@@ -13,6 +13,8 @@ that is read for a range of rows depends on the format:
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import posixpath
 import sys
@@ -25,13 +27,17 @@ import pyarrow as pa
 from pyarrow import fs
 
 from graphtheta.data.batches import regroup_batches
+from graphtheta.data.facts import Facts
 from graphtheta.data.mapping import Column, natural_key
 from graphtheta.data.survey import survey
 from graphtheta.datasets.binary_edges import Npy, Raw
-from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet
+from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet, num_lines
 from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
+from graphtheta.wording import some
 
 __all__ = ["SUFFIXES", "TableFiles", "exists", "suffix"]
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES: dict[str, Callable[[fs.FileSystem, str, Sequence[str], bool], Format]] = {
     ".parquet": Parquet,
@@ -82,12 +88,25 @@ class TableFiles:
                 f"{uri}: expected files of one of {', '.join(SUFFIXES)}, got "
                 f"{', '.join(kinds) or 'none'}. Convert them, or use a folder of one table."
             )
-        with _reading(self._where(self._paths[0])):
-            self._format = SUFFIXES[kinds[0]](self._system, self._paths[0], unnamed, named)
+        make = SUFFIXES[kinds[0]]
+        lines = self._num_lines() if make is Csv else [2] * len(self._paths)
+        first = self._paths[lines.index(max(lines))]
+        with _reading(self._where(first)):
+            self._format = make(self._system, first, unnamed, named)
+        with_rows = [n > self._format.header_lines for n in lines]
+        self._paths = list(itertools.compress(self._paths, with_rows)) or [first]
         self.names = self._format.schema.names
         self.note = self._format.note
         if not self._format.text:  # a text has no index that counts its rows: see `survey`
             _ = self._counts  # now, so that a file that shrinks later is noticed
+
+    def _num_lines(self) -> list[int]:
+        with _reading(self.uri):
+            lines = [num_lines(self._system, path) for path in self._paths]
+        blank = [path for path, count in zip(self._paths, lines, strict=True) if not count]
+        if blank and any(lines):
+            _log.warning("%s: skipped empty files: %s", self.uri, some(blank, len(blank)))
+        return lines
 
     @cached_property
     def _counts(self) -> list[int]:
@@ -108,6 +127,22 @@ class TableFiles:
         Raises:
             GraphFormatError: As for `graphtheta.data.survey.survey`, or if a file cannot be read.
         """
+        wide = [n for c in plan.values() if c.kind in ("matrix", "weight") for n in c.inputs]
+        with _reading(self.uri):
+            known = self._format.facts(self._paths, wide)
+        try:
+            return self._survey(plan, known)
+        except GraphFormatError as error:
+            # A text file whose first rows have another type, such as integers before fractions.
+            if not (self._format.text and isinstance(error.__context__, pa.ArrowInvalid)):
+                raise
+            try:
+                self._format.widen(self._paths)
+            except (OSError, ValueError, pa.ArrowException):
+                raise error from None
+        return self._survey(plan, known)
+
+    def _survey(self, plan: Mapping[str, Column], known: Mapping[str, Facts]) -> dict[str, Column]:
         counts = []
 
         def read(types: Mapping[str, pa.DataType | None]) -> Iterator[pa.Table]:
@@ -119,9 +154,6 @@ class TableFiles:
                         yield pa.table(batch.select(list(types)))
                 counts.append(rows)
 
-        wide = [n for c in plan.values() if c.kind in ("matrix", "weight") for n in c.inputs]
-        with _reading(self.uri):
-            known = self._format.facts(self._paths, wide)
         decided = survey(plan, self._format.schema, read, self.uri, self._format.text, known)
         if len(counts) == len(self._paths):
             self._counts = counts

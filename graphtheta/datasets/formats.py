@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,11 +13,15 @@ from pyarrow import fs
 
 from graphtheta.data.batches import rows_per_chunk
 from graphtheta.data.facts import Facts
+from graphtheta.data.schema import is_text
 from graphtheta.datasets.header import read_header
 
-__all__ = ["Csv", "Format", "Ipc", "Parquet", "Typed", "Types", "open_mapped"]
+__all__ = ["Csv", "Format", "Ipc", "Parquet", "Typed", "Types", "num_lines", "open_mapped"]
 
 _CSV_BLOCK_BYTES = 16 << 20
+_CSV_OPTIONS = pyarrow.csv.ConvertOptions()
+_CSV_TYPES = (pa.int64(), pa.bool_(), pa.float64(), pa.string())  # the first that holds all rows
+_HEAD_BYTES = 1 << 16  # of a text, for its header line
 _PARQUET_BUFFER_BYTES = 1 << 20
 _TEXT_BYTES = 32  # assumed size of a string, where a dictionary hides its length
 
@@ -34,12 +38,17 @@ class Format(Protocol):
     Attributes:
         schema: Columns of the first file.
         text: Whether the files are text, in which ids and decimal numbers have no types.
+        header_lines: Lines at the beginning of each text that are not rows, except comments.
         note: How the first line of a text was read, if it could be read in another way.
     """
 
     schema: pa.Schema
     text: bool
+    header_lines: int
     note: str
+
+    def widen(self, paths: Sequence[str]) -> None:
+        """Choose types in `schema` that hold all rows of some text files, not only the first."""
 
     def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
         """Return the ranges of columns that are recorded in the files."""
@@ -64,7 +73,11 @@ class Typed:
     """What formats have in common whose columns have types, and which record no ranges."""
 
     text = False
+    header_lines = 0
     note = ""
+
+    def widen(self, paths: Sequence[str]) -> None:
+        raise AssertionError("the types of these files are those of the first one")
 
     def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
         return {}
@@ -180,8 +193,21 @@ class Ipc(Typed):
             yield from _within(batches, start, stop)
 
 
+def num_lines(system: fs.FileSystem, path: str) -> int:
+    """Return how many lines a text file has that are not blank or a comment: 0, 1 or 2 for more."""
+    if (system.get_file_info(path).size or 0) > _HEAD_BYTES:
+        return 2
+    with system.open_input_stream(path, compression="detect") as file:
+        text: str = file.read(_HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
+    return min(2, sum(bool(line.strip()) and line[0] != "#" for line in text.splitlines()))
+
+
 class Csv:
-    """Text files with fields separated by commas, semicolons, tabs or spaces."""
+    """Text files with fields separated by commas, semicolons, tabs or spaces.
+
+    Attributes:
+        header_lines: 1 if each file begins with a line that names its columns, otherwise 0.
+    """
 
     text = True
 
@@ -190,9 +216,12 @@ class Csv:
     ) -> None:
         self._system = system
         with system.open_input_stream(path, compression="detect") as file:
-            head = file.read(1 << 16).decode("utf-8", "replace")
+            head = file.read(_HEAD_BYTES).decode("utf-8", "replace")
         header = read_header(head, unnamed, named=named)
         self.note = header.note
+        self.header_lines = int(header.names is None)
+        # Arrow refuses a header line alone, without a line break.
+        self._only_line = head if len(head.splitlines()) == 1 and self.header_lines else ""
         self._parse = pyarrow.csv.ParseOptions(delimiter=header.delimiter)
         self._reading = pyarrow.csv.ReadOptions(
             skip_rows=header.skip, column_names=header.names, block_size=_CSV_BLOCK_BYTES
@@ -200,14 +229,30 @@ class Csv:
         with self._open(path, {}, None) as reader:
             self.schema = reader.schema
 
+    def widen(self, paths: Sequence[str]) -> None:
+        # Arrow chooses the type of a column by the first block of the first file.
+        texts = dict.fromkeys(self.schema.names, pa.string())
+        candidates = {f.name: [f.type, *_CSV_TYPES] for f in self.schema}
+        for path in paths:
+            with self._open(path, texts, self.schema.names) as reader:
+                for batch in reader:
+                    for name, types in candidates.items():
+                        types[:] = [t for t in types if _holds(batch[name], t)]
+        fields = [pa.field(name, types[0]) for name, types in candidates.items()]
+        self.schema = pa.schema(fields)
+
     def facts(self, paths: Sequence[str], names: Sequence[str]) -> dict[str, Facts]:
         return {}
 
     def _open(
         self, path: str, types: Types, names: Sequence[str] | None
     ) -> pyarrow.csv.CSVStreamingReader:
+        if self._only_line:
+            stream: Any = pa.BufferReader(f"{self._only_line}\n".encode())
+        else:
+            stream = self._system.open_input_stream(path, compression="detect")
         return pyarrow.csv.open_csv(
-            self._system.open_input_stream(path, compression="detect"),
+            stream,
             read_options=self._reading,
             parse_options=self._parse,
             convert_options=pyarrow.csv.ConvertOptions(column_types=types, include_columns=names),
@@ -227,6 +272,24 @@ class Csv:
         with self._open(path, chosen, list(types)) as reader:
             for batch in _within(reader, start, stop):
                 yield _trimmed(batch, types)
+
+
+def _holds(texts: pa.Array, kind: pa.DataType) -> bool:
+    """Return whether fields of a text file can be read as values of a type."""
+    if is_text(kind):
+        return True
+    texts = pc.utf8_trim_whitespace(texts)
+    texts = texts.filter(pc.invert(pc.is_in(texts, pa.array(_CSV_OPTIONS.null_values))))
+    if pa.types.is_null(kind):
+        return not len(texts)
+    if pa.types.is_boolean(kind):
+        known = pa.array([*_CSV_OPTIONS.true_values, *_CSV_OPTIONS.false_values])
+        return bool(pc.all(pc.is_in(texts, known)).as_py() is not False)
+    try:
+        texts.cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _is_precise(inferred: pa.DataType, wanted: pa.DataType) -> bool:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from graphtheta.data.schema import classes_of, is_list, some
-from graphtheta.data.source import GraphSource
+from graphtheta.data.schema import classes_of, is_list
+from graphtheta.data.source import GraphSource, id_type, node_schema
 from graphtheta.datasets.tables import TableSource
+from graphtheta.wording import counted, some
 
 __all__ = ["reading"]
 
 
 def reading(source: GraphSource) -> list[tuple[str, str]]:
     """Return (name, value) rows: types of ids, what each column was read as, columns not read."""
-    has_nodes = source.num_nodes is not None
-    ids = (source.node_schema if has_nodes else source.edge_schema).field(0).type
-    rows = [("ids", "text" if pa.types.is_string(ids) else "integers")]
+    rows = [("ids", "text" if pa.types.is_string(id_type(source)) else "integers")]
     if isinstance(source, TableSource):
         rows += source.files()
     summaries = source.summaries() if isinstance(source, TableSource) else {}
-    for table, schema in (("node", source.node_schema), ("edge", source.edge_schema)):
+    for table, schema in (("node", node_schema(source)), ("edge", source.edge_table.schema)):
         for field in schema:
             if field.name in ("id", "src", "dst"):
                 continue
@@ -36,4 +35,8 @@ def _type(field: pa.Field) -> str:
     text = name.get(str(kind), str(kind))
     if is_list(kind):
         text = f"{kind.list_size:,} of {name.get(str(kind.value_type), str(kind.value_type))}"
-    return f"{text}, {len(classes):,} texts: {some(classes, len(classes))}" if classes else text
+    return (
+        f"{text}, {counted(len(classes), 'text')}: {some(classes, len(classes))}"
+        if classes
+        else text
+    )

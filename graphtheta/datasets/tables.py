@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Unpack
 
 import pyarrow as pa
@@ -16,14 +16,12 @@ from graphtheta.data.mapping import (
     plan_edges,
     plan_nodes,
 )
-from graphtheta.data.schema import validate_edges, validate_nodes
 from graphtheta.data.survey import check_kinds, unify_ids
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
 __all__ = ["TableSource", "read", "recognises"]
-
-Validate = Callable[[pa.Table, str, int], None]
 
 
 class TableSource:
@@ -35,11 +33,11 @@ class TableSource:
         edges_uri: Edge table.
         columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`.
 
-    Other columns are not read. A CSV file needs a header line to name columns; in an edge list
-    without one, source and destination are the first two columns. Its fields are separated by tabs,
-    commas, semicolons or spaces, its numbers are int64 or float32, and leading lines that start
-    with `#` are skipped. Pairs of ids in `.npy` and `.bin` files do not name columns either; see
-    `graphtheta.datasets.binary_edges`.
+    Values are converted, and not validated. Other columns are not read. A CSV file needs a header
+    line to name columns; in an edge list without one, source and destination are the first two
+    columns. Its fields are separated by tabs, commas, semicolons or spaces, its numbers are int64
+    or float32, and leading lines that start with `#` are skipped. Pairs of ids in `.npy` and `.bin`
+    files do not name columns either; see `graphtheta.datasets.binary_edges`.
 
     Raises:
         ConfigError: If a file or column does not exist.
@@ -54,54 +52,40 @@ class TableSource:
     ) -> None:
         node_options, edge_options = options_by_table(columns)
         nodes: dict[str, Column] = {}
-        self._nodes: _Table | None = None
+        self.node_table: _FileTable | None = None
         if nodes_uri is not None:
             files = TableFiles(nodes_uri)
             nodes = files.survey(plan_nodes(files.names, nodes_uri, **node_options))
-            self._nodes = _Table(files, nodes, validate_nodes)
+            self.node_table = _FileTable(files, nodes)
         ends = columns.get("src"), columns.get("dst")
         unnamed = ends[0] or "src", ends[1] or "dst"
         files = TableFiles(edges_uri, unnamed, named=any(ends))
         edges = files.survey(plan_edges(files.names, edges_uri, **edge_options))
-        self._edges = _Table(files, edges, validate_edges)
+        self.edge_table = _FileTable(files, edges)
         unify_ids(nodes, edges, columns.get("id_type"))
         check_kinds(nodes, edges, columns.get("label_kinds"))
 
+    def __repr__(self) -> str:
+        rows = [f"{name}: {text}" for name, text in self.files()]
+        return f"TableSource({'; '.join(rows)})"
+
     @property
     def num_nodes(self) -> int | None:
-        return None if self._nodes is None else self._nodes.files.num_rows
+        return None if self.node_table is None else self.node_table.num_rows
 
     @property
     def num_edges(self) -> int:
-        return self._edges.files.num_rows
-
-    @property
-    def node_schema(self) -> pa.Schema:
-        return pa.schema([]) if self._nodes is None else self._nodes.schema
-
-    @property
-    def edge_schema(self) -> pa.Schema:
-        return self._edges.schema
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        if self._nodes is None:
-            raise ConfigError("nodes: expected a node table, got none. Use the edges' ids.")
-        names = ["id"] if ids_only else list(self._nodes.plan)
-        return self._nodes.chunks(start, stop, names)
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        names = ["src", "dst"] if ends_only else list(self._edges.plan)
-        return self._edges.chunks(start, stop, names)
+        return self.edge_table.num_rows
 
     def files(self) -> list[tuple[str, str]]:
         """Return (name, value) rows of text: the file of each table, and which columns are read."""
         rows = []
-        for name, table in (("node table", self._nodes), ("edge table", self._edges)):
+        for name, table in (("node table", self.node_table), ("edge table", self.edge_table)):
             if table is None:
                 continue
             inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
             skipped = [column for column in table.files.names if column not in inputs]
-            text = f"{table.files.uri}, {table.files.num_rows:,} rows"
+            text = f"{table.files.uri}, {counted(table.files.num_rows, 'row')}"
             ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
             text += f", {'ids' if name[0] == 'n' else 'source and destination'}: {', '.join(ends)}"
             text += f"; not read: {', '.join(skipped)}" if skipped else ""
@@ -110,7 +94,7 @@ class TableSource:
 
     def summaries(self) -> dict[str, str]:
         """Return how labels were read, by name of table and column, as in `node label:y`."""
-        tables = (("node", self._nodes), ("edge", self._edges))
+        tables = (("node", self.node_table), ("edge", self.edge_table))
         return {
             f"{name} {column}": found.summary
             for name, table in tables
@@ -119,7 +103,7 @@ class TableSource:
         }
 
     def stamp(self) -> str:
-        tables = [table for table in (self._nodes, self._edges) if table is not None]
+        tables = [table for table in (self.node_table, self.edge_table) if table is not None]
         return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
 
     def digest(self) -> str:
@@ -128,7 +112,7 @@ class TableSource:
         This reads all files, so only one rank should call it.
         """
         state = xxhash.xxh3_128()
-        for table in (self._nodes, self._edges):
+        for table in (self.node_table, self.edge_table):
             if table is not None:
                 state.update(repr(table.plan).encode())
                 table.files.update(state)
@@ -136,22 +120,26 @@ class TableSource:
         return state.hexdigest()
 
 
-class _Table:
-    """Files of a table, with the surveyed plan of their columns."""
+class _FileTable:
+    """Table in files, with the surveyed plan of its columns; a `SourceTable`."""
 
-    def __init__(self, files: TableFiles, plan: Mapping[str, Column], validate: Validate) -> None:
+    def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
         self.files = files
         self.plan = plan
-        self._validate = validate
+        self.name = files.uri
+
+    @property
+    def num_rows(self) -> int:
+        return self.files.num_rows
 
     @property
     def schema(self) -> pa.Schema:
-        """Types of the columns."""
         return schema_of(self.plan)
 
-    def chunks(self, start: int, stop: int, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield rows [start, stop) of some columns."""
-        plan = {name: self.plan[name] for name in names}
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        plan = {name: self.plan[name] for name in (self.plan if columns is None else columns)}
         inputs = {name: None for column in plan.values() for name in column.inputs}
         inputs |= {
             name: getattr(column.type, "value_type", column.type)
@@ -160,9 +148,7 @@ class _Table:
             for name in column.inputs
         }
         for raw in self.files.stream(start, stop, inputs):
-            table = convert(raw, plan, self.files.uri, start)
-            self._validate(table, self.files.uri, start)
-            yield table
+            yield convert(raw, plan, self.name, start)
             start += raw.num_rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from graphtheta.errors import ConfigError
+from graphtheta.data.schema import need_name
 from graphtheta.partition.store.store import Store, open_store
 from graphtheta.runtime.atomic import atomic_folder
 
@@ -39,10 +39,7 @@ def export(format: str, store: Store | Path | str, out: Path | str, *, name: str
             columns would get the same name; or if a library is missing.
         StoreError: If the store is missing or damaged, or `out` is not empty.
     """
-    if format not in EXPORTERS:
-        raise ConfigError(
-            f"export: unknown format {format!r}. Choose one of {', '.join(EXPORTERS)}."
-        )
+    need_name(format, EXPORTERS, "format (FORMAT)")
     opened = store if isinstance(store, Store) else open_store(store)
     write = import_module(EXPORTERS[format]).write
     with atomic_folder(out) as folder:

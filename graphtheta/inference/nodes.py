@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graphtheta.data.schema import refuse, some, whole
+from graphtheta.data.schema import refuse, whole
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.inference.run_model import run_model
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.tgar import Neighbourhoods, View, count_layers
+from graphtheta.wording import counted, some
 
 __all__ = ["cast_ids", "infer_nodes", "masters_in_table"]
 
@@ -56,7 +57,7 @@ def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
     if not found.all():
         missing = ids.filter(pa.array(found == 0)).to_pylist()
         raise GraphFormatError(
-            f"{uri}: expected ids of the graph's nodes, got {len(missing):,} unknown ids: "
+            f"{uri}: expected ids of the graph's nodes, got {counted(len(missing), 'unknown id')}: "
             f"{some(missing, 3)}. Correct them."
         )
     return np.flatnonzero(pc.is_in(known, value_set=ids).to_numpy().astype(np.bool_))

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot, seeded
 from graphtheta.tgar import View, ViewModule, count_layers
+from graphtheta.wording import counted
 
 __all__ = ["DECODERS", "MLP", "Bilinear", "Decoder", "DistMult", "Dot", "EdgeModel", "decoder_for"]
 
@@ -76,7 +78,8 @@ class Decoder(nn.Module):
         if num_relations and not self.reads_relations:
             readers = ", ".join(n for n, kind in DECODERS.items() if kind.reads_relations)
             raise ConfigError(
-                f"{name}: expected edges without a relation, got {num_relations} relations. Use "
+                f"{name}: expected edges without a relation, got "
+                f"{counted(num_relations, 'relation')}. Use "
                 f"one of the decoders {readers}, or name no relation."
             )
         self.channels, self.outputs, self.num_relations = channels, outputs, num_relations
@@ -229,8 +232,7 @@ def decoder_for(name: str, channels: int, **options: int) -> Decoder:
     Raises:
         ConfigError: If the decoder is unknown, or does not support the options.
     """
-    if name not in DECODERS:
-        raise ConfigError(f"decoder: unknown '{name}'; choose one of {sorted(DECODERS)}.")
+    need_name(name, DECODERS, "decoder (--decoder)")
     return DECODERS[name](channels, **options)
 
 

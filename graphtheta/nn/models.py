@@ -8,6 +8,7 @@ from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn.conv import (
     GATConv,
@@ -337,8 +338,7 @@ def model_for(
     Raises:
         ConfigError: If the model is unknown, or the graph lacks a column that it needs.
     """
-    if name not in MODELS:
-        raise ConfigError(f"model: unknown '{name}'; choose one of {sorted(MODELS)}.")
+    need_name(name, MODELS, "model (--model)")
     model = MODELS[name]
     has_weights = "weight" in shard.edge_columns
     if weighted and not has_weights:

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from torch import nn
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.nn import DECODERS, MODELS, EdgeModel, NodeEmbedding, decoder_for, model_for
-from graphtheta.partition import LabelSpec
+from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
 from graphtheta.train.trainer import OPTIMIZERS
+from graphtheta.wording import counted
 
-__all__ = ["check_names", "is_weighted", "model_of", "strategy_of", "task_of"]
+__all__ = ["check_names", "columns_read", "is_weighted", "model_of", "strategy_of", "task_of"]
 
 
 def check_names(config: RunConfig) -> None:
     """Raise a ConfigError if a name is not in its registry, or options contradict each other."""
     for option, name, registry in (
-        ("--model", config.model, MODELS),
-        ("--strategy", config.strategy, STRATEGIES),
-        ("--optimizer", config.optimizer, OPTIMIZERS),
-        ("--task", config.task, TASKS),
-        ("--decoder", config.decoder, DECODERS),
+        ("model", config.model, MODELS),
+        ("strategy", config.strategy, STRATEGIES),
+        ("optimizer", config.optimizer, OPTIMIZERS),
+        ("task", config.task, TASKS),
+        ("decoder", config.decoder, DECODERS),
+        ("method", config.method, PARTITIONERS),
     ):
-        if name is not None and name not in registry:
-            raise ConfigError(
-                f"{option}: unknown name '{name}'. Choose among {', '.join(sorted(registry))}."
-            )
+        if name is not None:
+            need_name(name, registry, f"{option} (--{option})")
     if config.task == "link" and config.label is not None:
         raise ConfigError(
             f"--label: expected none with --task link, got '{config.label}'. Leave it out, or use "
@@ -125,6 +126,22 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
     return EdgeModel(model, decoder)
 
 
+def columns_read(config: RunConfig, shard: Shard) -> dict[str, int]:
+    """Return the columns of a graph that the model of a run reads, with their widths.
+
+    That of a column of types is their number; a width of 0 means that there is no column.
+    """
+    columns, options = shard.manifest.edge_columns, MODELS[config.model].options
+    widths = {"node feature": shard.num_features}
+    if "edge_dim" in options:
+        widths["edge feature"] = shard.edge_dim if "attr" in columns else 0
+    if "num_relations" in options:
+        widths["edge type"] = shard.manifest.num_edge_types or 0
+    if is_weighted(config, shard):
+        widths["edge weight"] = int("weight" in columns)
+    return widths
+
+
 def is_weighted(config: RunConfig, shard: Shard) -> bool:
     """Return whether the model of a run multiplies messages by the edge column `weight`.
 
@@ -153,7 +170,8 @@ def _fanouts(text: str, layers: int) -> list[int | None] | None:
     valid = all(item == "all" or (item.isdecimal() and int(item) > 0) for item in items)
     if not valid or len(items) != layers:
         raise ConfigError(
-            f"--fanouts: expected all, or a number or all for each of {layers} layers, such as "
+            f"--fanouts: expected all, or a number or all for each of "
+            f"{counted(layers, 'layer')}, such as "
             f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or change --layers."
         )
     return [None if item == "all" else int(item) for item in items]

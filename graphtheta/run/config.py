@@ -112,9 +112,11 @@ class RunConfig(BaseModel):
         "node",
         "Prediction task: {tasks}. node and edge predict a label, link whether an edge exists.",
     )
-    label: str | None = _task(None, "Label to predict, if the graph has several.")
+    label: str | None = _task(None, "Name of the label to predict.", without="y, or the only one")
     split: str | None = _task(
-        None, "Split into training, validation and test, if the graph has several."
+        None,
+        "Name of the split into training, validation and test.",
+        without="split, or the only one",
     )
     decoder: str | None = _pairs(
         None,
@@ -183,8 +185,8 @@ class RunConfig(BaseModel):
     clusters_per_batch: int = _cluster(20, "Communities in a batch (cluster-batches).", ge=1)
     communities: str = _cluster(
         "louvain",
-        "Name of communities in the store, or hanp to detect them before training "
-        "(cluster-batches).",
+        "Name of communities that graphtheta communities added to the store, or hanp to detect "
+        "some before training (cluster-batches).",
     )
     only: str | None = _cluster(
         None,
@@ -233,7 +235,9 @@ class RunConfig(BaseModel):
         None, "Partitioner of an input that is not a store: {methods}.", without="node-hash"
     )
     undirected: bool = _input(
-        False, "Add the reverse of every edge of an input that is not a store."
+        False,
+        "Add the reverse of every edge when the input is partitioned. A store must have been made "
+        "with --undirected already.",
     )
 
     run_dir: Path = _run(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.schema import need_column, some
+from graphtheta.data.schema import need_column
 from graphtheta.datasets.files import TableFiles
 from graphtheta.errors import GraphFormatError
 from graphtheta.exchange.directory import location_code
@@ -20,6 +20,7 @@ from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.shard.shard import Shard
 from graphtheta.task.edge_targets import fetch_endpoints
+from graphtheta.wording import some
 
 __all__ = ["Pairs", "read_pairs", "score_pairs"]
 

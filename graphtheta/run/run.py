@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
@@ -18,7 +18,14 @@ from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
 from graphtheta.partition import LabelSpec
-from graphtheta.run.build import check_names, is_weighted, model_of, strategy_of, task_of
+from graphtheta.run.build import (
+    check_names,
+    columns_read,
+    is_weighted,
+    model_of,
+    strategy_of,
+    task_of,
+)
 from graphtheta.run.config import RunConfig
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
@@ -34,6 +41,7 @@ from graphtheta.task import LinkPrediction
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
 from graphtheta.train.weights import load_weights
+from graphtheta.wording import counted
 
 __all__ = ["predict_run", "start_run", "trained_model"]
 
@@ -103,7 +111,8 @@ def start_run(
                 **trainer.task.resolved,
             }
             run_dir.write_config(config.model_copy(update=found).record())
-            run_dir.write_label(trainer.task.spec.model_dump())
+            spec = trainer.task.spec.model_dump()
+            run_dir.write_label({**spec, "columns": columns_read(config, shard)})
     except BaseException:
         run_dir.unlock()
         raise
@@ -180,14 +189,32 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
 
 def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
     spec = _read_label(RunDirectory(run_dir, resume=True).label)
+    _check_columns(run_dir, spec.columns, columns_read(config, shard))
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
     return model, spec
 
 
-def _read_label(path: Path) -> LabelSpec:
+class _RunLabel(LabelSpec):
+    """Label of a run, and the widths of the columns that its model reads."""
+
+    columns: dict[str, int] = Field(default_factory=dict)  # runs of earlier versions have none
+
+
+def _check_columns(run_dir: Path, trained: dict[str, int], given: dict[str, int]) -> None:
+    """Raise a ConfigError if a graph has other columns than the one that a run was trained on."""
+    odd = [noun for noun, width in trained.items() if given.get(noun, 0) != width]
+    if odd:
+        expected, got = (", ".join(counted(w.get(n, 0), n) for n in odd) for w in (trained, given))
+        raise ConfigError(
+            f"{run_dir}: expected a graph with {expected}, as the one that the run was trained on, "
+            f"got one with {got}. Read the same columns when you partition it."
+        )
+
+
+def _read_label(path: Path) -> _RunLabel:
     try:
-        return LabelSpec.model_validate_json(path.read_bytes())
+        return _RunLabel.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise ConfigError(
             f"{path}: expected the label of the run, got "

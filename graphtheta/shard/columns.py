@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graphtheta.data.schema import as_numpy, some
+from graphtheta.data.schema import as_numpy, need_name
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
+from graphtheta.wording import some
 
 __all__ = ["ShardColumns", "as_tensor"]
 
@@ -131,10 +132,8 @@ class ShardColumns:
         Raises:
             ConfigError: If there is no such label.
         """
-        if name not in self.manifest.labels:
-            raise ConfigError(
-                f"shard: unknown label '{name}'; the graph has {sorted(self.manifest.labels)}."
-            )
+        remedy = "Name a column of the node table when you partition it: --label COLUMN."
+        need_name(name, self.manifest.labels, "label of nodes (--label)", remedy)
         return self.manifest.labels[name]
 
     def num_outputs(self, label: str) -> int:
@@ -173,10 +172,8 @@ class ShardColumns:
         Raises:
             ConfigError: If there is no such split.
         """
-        if name not in self.manifest.splits:
-            raise ConfigError(
-                f"shard: unknown split '{name}'; the graph has {sorted(self.manifest.splits)}."
-            )
+        remedy = "Name a column of the node table when you partition it: --split COLUMN."
+        need_name(name, self.manifest.splits, "split of nodes (--split)", remedy)
         return self.to_device(as_numpy(self.local.masters[f"split:{name}"]))
 
     def node_column(self, name: str) -> Tensor:
@@ -188,9 +185,7 @@ class ShardColumns:
         Raises:
             ConfigError: If there is no such column.
         """
-        names = self.local.masters.column_names
-        if name not in names:
-            raise ConfigError(f"shard: unknown node column '{name}'; the graph has {names}.")
+        need_name(name, self.local.masters.column_names, "node column")
         column = self.local.masters[name]
         return self._cached(f"node {name}", lambda: self.to_device(as_numpy(column)))
 

@@ -10,6 +10,7 @@ import torch
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
+from graphtheta.data.schema import need_attribute
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.channel import Channel
 from graphtheta.partition import (
@@ -22,6 +23,7 @@ from graphtheta.partition import (
 )
 from graphtheta.shard.local_graph import local_graph, parts_of_rank
 from graphtheta.shard.shard import Shard
+from graphtheta.wording import counted
 
 __all__ = ["open_shard", "pick_device"]
 
@@ -61,7 +63,8 @@ def open_shard(
     if isinstance(graph, Store):
         if graph.num_parts % comm.size:
             raise ConfigError(
-                f"open_shard: {comm.size} workers do not divide the {graph.num_parts} parts of "
+                f"open_shard: {counted(comm.size, 'worker')} do not divide the "
+                f"{counted(graph.num_parts, 'part')} of "
                 f"{graph.path}. Use a number of workers that does, or partition it again with "
                 f"--parts {comm.size}."
             )
@@ -72,6 +75,7 @@ def open_shard(
             mine = parts_of_rank(store.num_parts, comm.rank, comm.size)
             parts = list(pool.map(partial(store.part, verified=True), mine))
     else:
+        need_attribute(graph, "edge_table", "open_shard", "a store, its path, or a Graph")
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         built = build(graph, plan, Resources(comm))
         store, manifest, book = None, built.manifest, built.book
@@ -95,7 +99,7 @@ def pick_device(name: str | torch.device, comm: Communicator) -> torch.device:
     gpus = torch.cuda.device_count()
     if not (device.index or 0) < gpus:
         raise ConfigError(
-            f"device: expected one that torch sees, got {device}, and {gpus} GPUs. Use "
+            f"device: expected one that torch sees, got {device}, and {counted(gpus, 'GPU')}. Use "
             "--device cpu, or install torch for CUDA; graphtheta doctor shows what it sees."
         )
     return device if device.index is not None else torch.device("cuda", comm.local_rank % gpus)

@@ -25,6 +25,7 @@ from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.label_propagation import LabelPropagation
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Boundary, Degrees, Neighbourhoods, View
+from graphtheta.wording import call_text
 
 __all__ = ["ClusterBatch"]
 
@@ -77,6 +78,8 @@ class ClusterBatch:
         self.communities = LabelPropagation() if is_hanp else communities
         self.only = None if only is None else np.unique(np.asarray(list(only), np.int64))
         self.renormalise = renormalise
+
+    __repr__ = call_text
 
     def schedule(
         self,

@@ -14,6 +14,7 @@ from graphtheta.strategy.batch import Batch, Step, Steps, in_micro_batch
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Block, Neighbourhoods, View
+from graphtheta.wording import call_text
 
 __all__ = ["PRUNE_BELOW", "GlobalBatch"]
 
@@ -35,6 +36,8 @@ class GlobalBatch:
 
     def __init__(self, *, prune: bool = False) -> None:
         self.prune = prune
+
+    __repr__ = call_text
 
     def schedule(
         self,

@@ -17,6 +17,7 @@ from graphtheta.strategy.batch import Batch, Step, Steps, check_count, in_micro_
 from graphtheta.strategy.dense_ids import dense_ids
 from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
+from graphtheta.wording import call_text, counted
 
 __all__ = ["MiniBatch"]
 
@@ -61,6 +62,8 @@ class MiniBatch:
         self.batch_size = batch_size
         self.fanouts = None if fanouts is None else tuple(f and int(f) for f in fanouts)
         self.replace, self.weight = replace, weight
+
+    __repr__ = call_text
 
     def schedule(
         self,
@@ -121,7 +124,7 @@ class MiniBatch:
             return [None] * layers
         if len(self.fanouts) != layers:
             raise ConfigError(
-                f"mini-batch: expected {layers} fanouts, one for each graph layer, got "
+                f"mini-batch: expected {counted(layers, 'fanout')}, one for each graph layer, got "
                 f"{len(self.fanouts)}: {list(self.fanouts)}. Correct fanouts."
             )
         return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.directory import Directory, rank_and_row
 from graphtheta.exchange.rows import exchange_rows, send_rows
@@ -59,11 +60,7 @@ def node_kinds(shard: Shard, column: str) -> tuple[Ints, int]:
         return np.zeros(shard.num_masters + shard.num_mirrors, np.int64), 1
     masters, comm = shard.local.masters, shard.comm
     names = sorted(set(masters.column_names) & set(shard.manifest.node_columns))
-    if column not in names:
-        raise ConfigError(
-            f"task: expected a node column of kinds as candidates, got '{column}' not in {names}. "
-            f"Choose one of these with --candidates, or {ALL_NODES}."
-        )
+    need_name(column, [ALL_NODES, *names], "node column of candidates (--candidates)")
     values = masters[column].combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # without rows
         values = pa.array([], values.type)

@@ -15,10 +15,11 @@ from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import endpoints
 from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
-from graphtheta.task.metrics import MAIN_METRIC, metrics_for
+from graphtheta.task.metrics import main_metric, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.twins import count_twins, twin_warning
 from graphtheta.tgar import ParallelEdges
+from graphtheta.wording import call_text, counted
 
 __all__ = ["BoundEdgeTask", "EdgePrediction"]
 
@@ -51,6 +52,8 @@ class EdgePrediction:
     ) -> None:
         self.label, self.split = label, split
         self.relation, self.exclude_targets = relation, exclude_targets
+
+    __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundEdgeTask:
         return BoundEdgeTask(self, model, shard)
@@ -91,7 +94,8 @@ class BoundEdgeTask:
         outputs = task.num_outputs(shard)
         if self._scorer.decoder.outputs != outputs:
             raise ConfigError(
-                f"task: expected a decoder with {outputs} outputs, as edge label '{label}' "
+                f"task: expected a decoder with {counted(outputs, 'output')}, as edge "
+                f"label '{label}' "
                 f"({self.spec.task}) needs, got {self._scorer.decoder.outputs}. Give it "
                 f"outputs={outputs}."
             )
@@ -103,7 +107,7 @@ class BoundEdgeTask:
         expected = f"edges with a label '{label}' in the training split '{split}'"
         self.counts = count_splits(self._edges, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
-        self.metric = MAIN_METRIC[self.spec.task]
+        self.metric = main_metric(self.spec)
         self._metrics = metrics_for(self.spec, shard.comm)
         pairs = ParallelEdges(shard, shard.comm)
         self.warnings = self._twins(pairs)

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
+from graphtheta.wording import some
 
 __all__ = ["num_relations", "relation_column", "resolve_name"]
 
@@ -30,7 +32,9 @@ def resolve_name(kind: str, name: str | None, present: Iterable[str], default: s
     if name is None and (default in names or len(names) == 1):
         return default if default in names else names[0]
     if name is None or name not in names:
-        got = "none" if not names else f"{names}" if name is None else f"'{name}' not in {names}"
+        if name is not None and names:
+            need_name(name, names, f"{kind} of edges (--{kind})")
+        got = some(names, len(names)) or "none"
         values = " of train, val and test" if kind == "split" else ""
         remedy = (
             f"Choose one with --{kind}."
@@ -51,11 +55,7 @@ def relation_column(shard: Shard, name: str) -> Tensor:
     Raises:
         ConfigError: If there is no such column, or it does not hold one integer per edge.
     """
-    if name not in shard.edge_columns:
-        raise ConfigError(
-            f"task: expected an edge column '{name}' of relations, got "
-            f"{sorted(shard.edge_columns)}. Choose one of these with --relation-column."
-        )
+    need_name(name, shard.manifest.edge_columns, "edge column of relations (--relation-column)")
     column = shard.edge_columns[name]
     if column.dim() != 1 or column.is_floating_point() or column.dtype == torch.bool:
         raise ConfigError(

@@ -24,6 +24,7 @@ from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 from graphtheta.task.twins import count_twins, twin_warning
 from graphtheta.tgar import ParallelEdges
+from graphtheta.wording import call_text
 
 __all__ = ["BoundLinkTask", "LinkPrediction"]
 
@@ -95,6 +96,8 @@ class LinkPrediction:
         self.negatives, self.corrupt, self.candidates = negatives, corrupt, candidates
         self.exclude_targets, self.validation_messages = exclude_targets, validation_messages
         self.split_pairs, self.ranking = split_pairs, ranking
+
+    __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundLinkTask:
         return BoundLinkTask(self, model, shard, seed)

@@ -19,7 +19,7 @@ from graphtheta.task.auroc import area_under_curve, round_scores
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-__all__ = ["MAIN_METRIC", "MainMetric", "mean_loss", "metrics_for"]
+__all__ = ["MAIN_METRIC", "MainMetric", "main_metric", "mean_loss", "metrics_for"]
 
 _IGNORED = -1
 
@@ -38,6 +38,15 @@ MAIN_METRIC: dict[LabelKind, MainMetric] = {
     "multilabel": MainMetric("f1"),
     "regression": MainMetric("rmse", higher_is_better=False),
 }
+
+
+def main_metric(spec: LabelSpec) -> MainMetric:
+    """Return the main metric of a label; that of two classes is the metric of binary labels."""
+    return MAIN_METRIC["binary" if _has_two_classes(spec) else spec.task]
+
+
+def _has_two_classes(spec: LabelSpec) -> bool:
+    return spec.task == "multiclass" and spec.num_classes == 2
 
 
 def _metrics_of(task: LabelKind, classes: int, **sync: Any) -> dict[str, Metric]:
@@ -98,7 +107,7 @@ def metrics_for(
     sync: dict[str, Any] = {} if spec.task == "regression" else {"ignore_index": _IGNORED}
     if comm.size > 1:
         sync |= {"dist_sync_fn": gather, "distributed_available_fn": lambda: True}
-    has_two = spec.task == "multiclass" and spec.num_classes == 2
+    has_two = _has_two_classes(spec)
     task: LabelKind = "binary" if has_two else spec.task
     metrics = _metrics_of(task, spec.num_classes, **sync)
 

@@ -11,7 +11,8 @@ from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.metrics import MAIN_METRIC, metrics_for
+from graphtheta.task.metrics import main_metric, metrics_for
+from graphtheta.wording import call_text, counted
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
 
@@ -26,6 +27,8 @@ class NodePrediction:
 
     def __init__(self, label: str | None = None, split: str | None = None) -> None:
         self.label, self.split = label, split
+
+    __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
         return BoundNodeTask(
@@ -62,7 +65,7 @@ class BoundNodeTask:
         expected = f"nodes with a label '{label}' in the training split '{split}'"
         self.counts = count_splits(self._rows, shard.comm, expected)
         self._loss = LOSSES[self.spec.task]
-        self.metric = MAIN_METRIC[self.spec.task]
+        self.metric = main_metric(self.spec)
         self._metrics = metrics_for(self.spec, shard.comm)
         self.targets = NodeTargets(shard, self._rows["train"], self._loss_of)
 
@@ -72,7 +75,7 @@ class BoundNodeTask:
     def check(self, outputs: Tensor) -> None:
         if outputs.dim() != 2 or outputs.shape[1] != self._outputs:
             raise ConfigError(
-                f"trainer: expected {self._outputs} outputs for each node, as label "
+                f"trainer: expected {counted(self._outputs, 'output')} for each node, as label "
                 f"'{self.resolved['label']}' ({self.spec.task}) needs, got "
                 f"{tuple(outputs.shape[1:])}. Change out_channels of the model."
             )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn import EdgeModel
+from graphtheta.wording import counted
 
 __all__ = ["PairScorer"]
 
@@ -34,7 +35,8 @@ class PairScorer:
         known = self.decoder.num_relations
         if num_relations > known or (known and not num_relations):
             raise ConfigError(
-                f"task: expected a decoder of {num_relations} relations, got one of {known}. Give "
+                f"task: expected a decoder of {counted(num_relations, 'relation')}, got "
+                f"one of {known}. Give "
                 "the decoder that num_relations, and the task its relation."
             )
 
@@ -48,6 +50,7 @@ class PairScorer:
         wanted = self.decoder.channels
         if outputs.dim() != 2 or outputs.shape[1] != wanted:
             raise ConfigError(
-                f"trainer: expected embeddings of {wanted} columns, as the decoder reads, got "
+                f"trainer: expected embeddings of {counted(wanted, 'column')}, as the "
+                "decoder reads, got "
                 f"{tuple(outputs.shape[1:])} from the encoder. Make their channels equal."
             )

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 
 __all__ = [
@@ -293,6 +294,5 @@ def aggregator(name: str) -> Aggregator:
     Raises:
         ConfigError: If the name is unknown.
     """
-    if name not in AGGREGATORS:
-        raise ConfigError(f"aggregator: unknown '{name}'; choose one of {sorted(AGGREGATORS)}.")
+    need_name(name, AGGREGATORS, "aggregator")
     return AGGREGATORS[name]

@@ -10,6 +10,7 @@ from graphtheta.tgar.compiler import NotLowered, Program, RelationProgram
 from graphtheta.tgar.compiler.ir.terms import Term, walk
 from graphtheta.tgar.compiler.operators.elementwise import OPERATORS
 from graphtheta.tgar.expression import Expression, Leaf, Origin, Ref
+from graphtheta.wording import counted
 
 __all__ = ["Explanation", "explained"]
 
@@ -174,10 +175,12 @@ def _with_kernels(
     }
     saved = {}
     if program.score_size:
-        saved["forward"] = f"score ({program.score_size} numbers per edge)"
+        saved["forward"] = f"score ({counted(program.score_size, 'number')} per edge)"
     if backward.saved_size:
         texts = "; ".join(text_of(c) for c in backward.saved)
-        saved[f"over in-edges{suffix}"] = f"{backward.saved_size} numbers per edge: {texts}"
+        saved[f"over in-edges{suffix}"] = (
+            f"{counted(backward.saved_size, 'number')} per edge: {texts}"
+        )
     values = map(text_of, program.lowered.outputs)
     fused = dict(zip((name + suffix for name in outputs), values, strict=True))
     size = {name: kernel.bytes_per_edge() for name, kernel in kernels.items()}

@@ -46,6 +46,7 @@ from graphtheta.tgar.expression import Expression
 from graphtheta.tgar.trace import trace
 from graphtheta.tgar.view_module import ViewModule
 from graphtheta.tgar.worker_independent import WorkerIndependent
+from graphtheta.wording import counted
 
 __all__ = ["ROWS_OF_A_LAYER", "TGARLayer", "count_layers"]
 
@@ -182,7 +183,7 @@ class TGARLayer(ViewModule):
         if isinstance(h, Tensor) and h.dim() and len(h) != block.num_inputs:
             raise ConfigError(
                 f"{type(self).__name__}: expected a row of h for each of the {block.num_inputs} "
-                f"inputs of view[{view.layer}], got {len(h)} rows. {ROWS_OF_A_LAYER}"
+                f"inputs of view[{view.layer}], got {counted(len(h), 'row')}. {ROWS_OF_A_LAYER}"
             )
         with view.channel.stages.timed("forward", Stage("transform", view.layer)), self._checked():
             node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}

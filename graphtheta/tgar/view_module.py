@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.tgar.arguments import with_plain_errors
 from graphtheta.tgar.batch.view import LayerView, View
+from graphtheta.wording import counted
 
 __all__ = ["ViewModule", "refuse_compiled", "refuse_mixed_precision"]
 
@@ -66,7 +67,7 @@ class ViewModule(nn.Module):
         is_layer = self.takes is LayerView
         expected = f"{name}(view[k], h)" if is_layer else f"{name}(view, x)"
         if isinstance(view, View | LayerView) and isinstance(view, self.takes):
-            got = f"{number} arguments"
+            got = counted(number, "argument")
         elif isinstance(view, View):
             got = "a view of all layers"
         elif isinstance(view, LayerView):

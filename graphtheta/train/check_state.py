@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphtheta.errors import ConfigError
 from graphtheta.train.history import History
+from graphtheta.wording import counted
 
 __all__ = ["Progress", "check_optimizer", "check_weights", "read_progress", "tensors_hash"]
 
@@ -60,8 +61,8 @@ def read_progress(path: Path) -> Progress:
         where = ".".join(map(str, first["loc"]))
         raise _wrong(path, "the progress of a run", f"{where}: {first['msg']}") from None
     if not progress.epoch == len(progress.history.loss) == len(progress.history.epoch_seconds):
-        given = f"{len(progress.history.loss)} losses"
-        raise _wrong(path, f"the losses of {progress.epoch} epochs", given)
+        given = counted(len(progress.history.loss), "loss", "losses")
+        raise _wrong(path, f"the losses of {counted(progress.epoch, 'epoch')}", given)
     return progress
 
 

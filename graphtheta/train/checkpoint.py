@@ -13,8 +13,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,15 @@ from graphtheta.train.weights import (
     save_weights,
     storage_of,
 )
+from graphtheta.wording import counted
 
-__all__ = ["latest_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"]
+__all__ = [
+    "RunState",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "remove_old_checkpoints",
+    "save_checkpoint",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -45,35 +52,43 @@ _FILES = "files.json"  # hashes of the other files, by name
 _PROGRESS = "progress.json"
 
 
-def save_checkpoint(
-    directory: Path,
-    epoch: int,
-    model: nn.Module,
-    shard: Shard,
-    best: Mapping[str, Tensor] | None,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    seed: int,
-) -> None:
+@dataclass
+class RunState:
+    """State of a run, which a checkpoint saves and restores.
+
+    Attributes:
+        model: Model whose parameters and buffers are saved.
+        shard: Graph that the model is trained on.
+        optimizer: Optimiser whose state is saved.
+        seed: Random seed of the run.
+        epochs: Number of finished epochs.
+        history: History of the run.
+        best: Weights of the best epoch so far, or None if there is none.
+    """
+
+    model: nn.Module
+    shard: Shard
+    optimizer: torch.optim.Optimizer
+    seed: int
+    epochs: int = 0
+    history: History = field(default_factory=History)
+    best: dict[str, Tensor] | None = None
+
+
+def save_checkpoint(directory: Path, state: RunState) -> None:
     """Write the checkpoint `directory/epoch-000010`, and delete all but the last two; collective.
 
     Only one run may write to the directory.
 
     Args:
         directory: Directory of the run's checkpoints.
-        epoch: Number of finished epochs.
-        model: Model whose parameters and buffers are saved.
-        shard: Graph that the model is trained on.
-        best: Weights of the best epoch so far, or None if there is none.
-        optimizer: Optimiser whose state is saved.
-        history: History of the run.
-        seed: Random seed of the run.
+        state: State of the run.
 
     Raises:
         ConfigError: If the checkpoint cannot be written. Earlier checkpoints are kept.
     """
-    comm = shard.comm
-    target = directory / f"epoch-{epoch:06d}"
+    comm = state.shard.comm
+    target = directory / f"epoch-{state.epochs:06d}"
     partial = _temporary(directory)
     with disk_errors(target, "a checkpoint", ConfigError):
         try:
@@ -81,14 +96,14 @@ def save_checkpoint(
                 _remove(partial)  # of a killed run
                 partial.mkdir(parents=True)
             comm.barrier(stage="checkpoint directory")
-            hashes = _save_files(partial, epoch, model, shard, best, optimizer, history, seed)
+            hashes = _save_files(partial, state)
             if comm.rank == 0:
                 (partial / _FILES).write_text(json.dumps(hashes, indent=1) + "\n")
                 sync_all(partial)
                 if target.exists():  # damaged, or saved by hand
                     _remove(target)
                 rename_durably(partial, target)
-                remove_old_checkpoints(directory, epoch)
+                remove_old_checkpoints(directory, state.epochs)
         except BaseException:
             if comm.rank == 0:
                 with suppress(OSError):
@@ -97,24 +112,16 @@ def save_checkpoint(
     comm.barrier(stage="checkpoint")
 
 
-def _save_files(
-    folder: Path,
-    epoch: int,
-    model: nn.Module,
-    shard: Shard,
-    best: Mapping[str, Tensor] | None,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    seed: int,
-) -> dict[str, str]:
+def _save_files(folder: Path, state: RunState) -> dict[str, str]:
     """Write the files of a checkpoint; return their hashes, by name, on rank 0."""
+    model, shard, optimizer = state.model, state.shard, state.optimizer
     hashes = save_weights(model, shard, folder / "model.safetensors")
-    if best is not None:
-        hashes |= save_weights(model, shard, folder / "best.safetensors", best)
+    if state.best is not None:
+        hashes |= save_weights(model, shard, folder / "best.safetensors", state.best)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tensors, numbers, sharded = {}, {}, set()
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
             key = f"{index}.{name}"
             if isinstance(value, Tensor):
                 tensors[key] = value
@@ -125,10 +132,10 @@ def _save_files(
     hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
     if shard.comm.rank == 0:
         progress = {
-            "epoch": epoch,
+            "epoch": state.epochs,
             "optimizer": numbers,
-            "history": vars(history),
-            "seed": seed,
+            "history": vars(state.history),
+            "seed": state.seed,
             "graph": _graph_size(shard),
         }
         path = folder / _PROGRESS
@@ -203,17 +210,13 @@ def _temporary(directory: Path) -> Path:
     return partial_path(directory / "epoch")
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, shard: Shard, optimizer: torch.optim.Optimizer, seed: int
-) -> tuple[int, History, dict[str, Tensor] | None]:
-    """Load a checkpoint into a model and its optimiser.
-
-    Returns:
-        Number of finished epochs, history of the run, and weights of the best epoch so far.
+def load_checkpoint(path: Path, state: RunState) -> None:
+    """Load a checkpoint into the state of a run of the same model, graph, optimiser and seed.
 
     Raises:
         ConfigError: If the checkpoint is damaged, or was written with another model, seed or graph.
     """
+    model, shard, optimizer = state.model, state.shard, state.optimizer
     load_weights(model, shard, path / "model.safetensors")
     progress = read_progress(path / _PROGRESS)
     best_path, optimizer_path = path / "best.safetensors", path / "optimizer.safetensors"
@@ -222,26 +225,26 @@ def load_checkpoint(
     if best is not None:
         check_weights(best, model.state_dict(), best_path)
     tensors = read_tensors(shard, optimizer_path, folder)
-    state: dict[int, dict[str, Any]] = {}
+    values: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **progress.optimizer}.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index) if index.isdecimal() else -1, {})[key] = value
-    check_optimizer(state, optimizer, optimizer_path)
+        values.setdefault(int(index) if index.isdecimal() else -1, {})[key] = value
+    check_optimizer(values, optimizer, optimizer_path)
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if progress.seed != seed:
+    optimizer.load_state_dict({"state": values, "param_groups": groups})
+    if progress.seed != state.seed:
         raise ConfigError(
-            f"{path}: expected a run with seed {seed}, got one with seed {progress.seed}. Use "
-            "the same seed."
+            f"{path}: expected a run with seed {state.seed}, got one with seed {progress.seed}. "
+            "Use the same seed."
         )
     if progress.graph != _graph_size(shard):
         raise ConfigError(
             f"{path}: expected a run on a graph of {_graph_size(shard)}, got one on a graph of "
             f"{progress.graph}. Use the graph of that run."
         )
-    return progress.epoch, progress.history, best
+    state.epochs, state.history, state.best = progress.epoch, progress.history, best
 
 
 def _graph_size(shard: Shard) -> str:
     manifest = shard.manifest
-    return f"{manifest.num_nodes:,} nodes and {manifest.num_edges:,} edges"
+    return f"{counted(manifest.num_nodes, 'node')} and {counted(manifest.num_edges, 'edge')}"

@@ -20,6 +20,7 @@ from graphtheta.nn.embedding import ShardedParameter
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
 from graphtheta.train.gradients import assign_gradients, flatten_gradients, gradient_buckets
+from graphtheta.wording import counted
 
 __all__ = ["MicroBatch", "MicroBatches", "StepEnd"]
 
@@ -87,7 +88,8 @@ class MicroBatches:
         if count < groups.number:
             raise ConfigError(
                 f"trainer: expected at least as many micro-batches as groups, got {count} for "
-                f"{groups.number} groups. Raise micro_batches; it does not change the results."
+                f"{counted(groups.number, 'group')}. Raise micro_batches; it does not "
+                "change the results."
             )
         if any(isinstance(module, BatchNorm) for module in model.modules()):
             raise ConfigError(

@@ -54,7 +54,7 @@ class ProgressBar:
         self._done += 1
         if self._plain and time.monotonic() - self._last_printed >= self._plain_every_s:
             self._last_printed = time.monotonic()
-            line = f"epoch {self._done} of {self._epochs}  {numbers}"
+            line = f"{self._done} of {self._epochs} epochs  {numbers}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

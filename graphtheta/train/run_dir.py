@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from graphtheta.errors import ConfigError
 from graphtheta.runtime.atomic import atomic_file, disk_errors, lock_folder, sync
 
 __all__ = ["CHECKSUM", "RunDirectory", "text_hash"]
+
+_log = logging.getLogger(__name__)
 
 CHECKSUM = "# checksum: "  # starts the last line of config.toml
 
@@ -126,7 +129,7 @@ class RunDirectory:
         self._write(self.config, f"{text}{CHECKSUM}{text_hash(text)}\n")
 
     def write_label(self, spec: Mapping[str, Any]) -> None:
-        """Write `label.json`."""
+        """Write `label.json`: what the model predicts, and the columns that it reads."""
         self._write(self.label, json.dumps(spec, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -134,23 +137,30 @@ class RunDirectory:
         self._write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def truncate_metrics(self, epochs: int) -> None:
-        """Remove the lines of epochs that a resumed run will train again."""
+        """Remove the lines of epochs that a resumed run will train again, and damaged lines.
+
+        A warning names each damaged line, except for a last one that was cut off by a kill.
+        """
         if self.metrics.exists():
             kept = [line for line, epoch in self._lines_of_metrics() if epoch < epochs]
             self._write(self.metrics, "".join(kept))
 
     def _lines_of_metrics(self) -> Iterator[tuple[str, int]]:
-        """Yield the lines of `metrics.jsonl` with their epochs, without one that was cut off."""
-        lines = self.metrics.read_text(errors="replace").splitlines(keepends=True)
+        """Yield the whole lines of `metrics.jsonl` with their epochs, which are counted from 0."""
+        with self.writing("metrics"):
+            text = self.metrics.read_bytes().decode(errors="replace")
+        *lines, _cut_off = text.split("\n")
         for number, line in enumerate(lines, start=1):
-            if line.endswith("\n"):
-                try:
-                    yield line, int(json.loads(line)["epoch"])
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    raise ConfigError(
-                        f"{self.metrics}: expected an object with an epoch in line {number}, got "
-                        "other content. Remove the line."
-                    ) from None
+            try:
+                epoch = int(json.loads(line)["epoch"])
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                _log.warning(
+                    "%s: expected an object with an epoch in line %d, got other content. The line "
+                    "is left out.",
+                    *(self.metrics, number),
+                )
+            else:
+                yield f"{line}\n", epoch
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""

@@ -45,7 +45,8 @@ def summarise(
         seed: Random seed of the run.
 
     Units:
-        Times are in seconds, sizes in bytes. `epoch_seconds` is training without evaluation.
+        Times are in seconds, sizes in bytes. `best_epoch` counts epochs from 0, as the lines of
+        `metrics.jsonl` do. `epoch_seconds` is training without evaluation.
         `phase_seconds` and `prepared_ahead_seconds` are summed over the epochs that this process
         trained, and the largest of all workers. The latter is the time of preparation in the
         background, of which steps waited for the phase `forward prepare`. `bytes_sent` is the sum

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import gather_rows, infer
 from graphtheta.optim.row_optimizer import RowOptimizer
@@ -25,6 +26,7 @@ from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
 from graphtheta.train.checkpoint import (
+    RunState,
     latest_checkpoint,
     load_checkpoint,
     remove_old_checkpoints,
@@ -42,6 +44,7 @@ from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
 from graphtheta.train.step import StepRunner
 from graphtheta.train.summary import summarise
 from graphtheta.train.weights import save_weights
+from graphtheta.wording import counted
 
 __all__ = ["OPTIMIZERS", "Trainer"]
 
@@ -174,12 +177,25 @@ class Trainer:
 
     # -- the loop ---------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        task = ", ".join(f"{kind} {name}" for kind, name in self.task.resolved.items())
+        epochs = counted(len(self.history.loss), "epoch")
+        return (
+            f"Trainer({type(self.model).__name__}, {task}, {self.strategy}, "
+            f"{counted(self.world.size, 'worker')}, {epochs} trained)"
+        )
+
     def fit(self, epochs: int) -> dict[str, Any]:
         """Train until `epochs` epochs are done in total, or patience is over; collective.
 
         Afterwards the model holds the weights of the best epoch: the first one with the best
         validation metric, or the last epoch if there is no such metric. Calling it again with more
-        epochs continues from the last epoch.
+        epochs continues from the last epoch; with as many or fewer, it trains nothing, and a
+        warning says so.
+
+        Args:
+            epochs: Number of epochs in total, including those of earlier calls and of a run that
+                was resumed.
 
         Returns:
             The summary, which is also written to the run directory.
@@ -201,6 +217,7 @@ class Trainer:
     def _fit(self, epochs: int) -> dict[str, Any]:
         done = len(self.history.loss)
         last = done - 1
+        self._warn_if_done(epochs, done)
         self._saved_at = time.monotonic()
         self._weights.restore_last()
         with (
@@ -227,6 +244,24 @@ class Trainer:
             self.save(done)  # so that the run can continue with more epochs
         self._weights.load()
         return self._finish(last)
+
+    def _warn_if_done(self, epochs: int, done: int) -> None:
+        """Warn on rank 0 if the run has no epoch left to train."""
+        if not done or self.world.rank:
+            return
+        if done >= epochs:
+            _log.warning(
+                "trainer: already trained for %d epochs; fit(epochs=%d) counts them and trains "
+                "nothing. Use more epochs, such as %d.",
+                *(done, epochs, done + max(1, epochs)),
+            )
+        elif self.history.is_patience_over(done, self.patience):
+            _log.warning(
+                "trainer: already trained for %d epochs, the last %d of them without a better "
+                "validation metric; patience is over, and fit trains nothing. Use a larger "
+                "patience.",
+                *(done, done - 1 - self.history.best_epoch),
+            )
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""
@@ -317,16 +352,7 @@ class Trainer:
             raise ConfigError("trainer: expected a run_dir for checkpoints, got none. Give one.")
         self._rows.catch_up()
         if self.groups.index == 0:
-            save_checkpoint(
-                self._run_dir.checkpoints,
-                epochs_done,
-                self.model,
-                self.shard,
-                self._weights.best,
-                self.optimizer,
-                self.history,
-                self.seed,
-            )
+            save_checkpoint(self._run_dir.checkpoints, self._state(epochs_done))
         if self.world.rank == 0:
             self._run_dir.sync_metrics()
         self.world.barrier(stage="checkpoint")
@@ -351,20 +377,30 @@ class Trainer:
     def _resume(self, run_dir: RunDirectory) -> int:
         is_first = self.world.rank == 0
         found = latest_checkpoint(run_dir.checkpoints) if is_first else None
-        path, epochs = self.world.broadcast_text(str(found or ""), stage="resume from"), 0
+        path = self.world.broadcast_text(str(found or ""), stage="resume from")
+        state = self._state(0)
         if path:
             self.resumed_from = Path(path)
-            epochs, self.history, best = load_checkpoint(
-                self.resumed_from, self.model, self.shard, self.optimizer, self.seed
-            )
-            self._weights = BestWeights(self.model, best)
-            self._num_saved = epochs
+            load_checkpoint(self.resumed_from, state)
+            self.history, self._num_saved = state.history, state.epochs
+            self._weights = BestWeights(self.model, state.best)
         self.world.barrier(stage="resumed")  # all have read the files
         if is_first:
             with run_dir.writing():
-                remove_old_checkpoints(run_dir.checkpoints, epochs)
-            run_dir.truncate_metrics(epochs)
-        return epochs
+                remove_old_checkpoints(run_dir.checkpoints, state.epochs)
+            run_dir.truncate_metrics(state.epochs)
+        return state.epochs
+
+    def _state(self, epochs_done: int) -> RunState:
+        return RunState(
+            self.model,
+            self.shard,
+            self.optimizer,
+            self.seed,
+            epochs_done,
+            self.history,
+            self._weights.best,
+        )
 
     def _finish(self, last_epoch: int) -> dict[str, Any]:
         """Write weights and summary to the run directory, and return the summary; collective."""
@@ -395,9 +431,7 @@ def _check_options(
     weight_decay: float,
     prefetch: int,
 ) -> None:
-    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-        got = f"'{optimizer}'" if isinstance(optimizer, str) else type(optimizer).__name__
-        raise ConfigError(f"optimizer: unknown {got}; choose one of {sorted(OPTIMIZERS)}.")
+    need_name(optimizer, OPTIMIZERS, "optimizer (--optimizer)")
     if isinstance(strategy, str):
         raise ConfigError(
             f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name '{strategy}'. "

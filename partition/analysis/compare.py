@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta.data.schema import whole
-from graphtheta.data.source import GraphSource, TopologySource
+from graphtheta.data.source import GraphSource, TopologySource, id_type
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
@@ -123,7 +123,7 @@ def write_assignment(
 
 def _topology(source: GraphSource, plan: Plan) -> GraphSource:
     """Return the source without columns, unless they decide how edges are kept or balanced."""
-    typed = not plan.repeats and "type" in source.edge_schema.names
+    typed = not plan.repeats and "type" in source.edge_table.schema.names
     return source if typed or plan.balance.train is not None else TopologySource(source)
 
 
@@ -139,13 +139,11 @@ def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:
 
 
 def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path) -> None:
-    if source.num_nodes is None:
+    nodes = source.node_table
+    if nodes is None:
         ids = ids_in_file(folder)
-        id_type = source.edge_schema.field("src").type
     else:
-        chunks = source.node_chunks(0, source.num_nodes, ids_only=True)
-        ids = (whole(chunk["id"]) for chunk in chunks)
-        id_type = source.node_schema.field("id").type
+        ids = (whole(chunk["id"]) for chunk in nodes.chunks(0, nodes.num_rows, ["id"]))
 
     def tables() -> Iterator[pa.Table]:
         first = 0
@@ -153,7 +151,7 @@ def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path
             yield pa.table({"id": chunk, "part": owners.read(first, first + len(chunk))})
             first += len(chunk)
 
-    _write(tables(), pa.schema([("id", id_type), ("part", pa.int32())]), path)
+    _write(tables(), pa.schema([("id", id_type(source)), ("part", pa.int32())]), path)
 
 
 def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.partition.core.neighbour_lists import NeighbourLists
 from graphtheta.partition.core.resources import Resources
@@ -75,8 +76,7 @@ def detect(
     Shape:
         Returns (N,) int32.
     """
-    if method not in COMMUNITIES:
-        raise ConfigError(f"communities: expected one of {sorted(COMMUNITIES)}, got {method!r}.")
+    need_name(method, COMMUNITIES, "method of communities (--method)")
     detector = COMMUNITIES[method]
     parameter = detector.parameter
     given = {"num_communities": num_communities, "resolution": resolution}

@@ -32,6 +32,7 @@ from graphtheta.rng.philox import Purpose, hash_keys
 __all__ = [
     "DEFAULT_EDGE_BLOCKS",
     "NO_CAP",
+    "USE_LESS_MEMORY",
     "BlockRule",
     "EdgeBatch",
     "EdgeBlocks",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 NO_CAP = 1 << 60
+USE_LESS_MEMORY = (  # remedy if the state of a method does not fit the memory limit
+    "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none."
+)
 _FIRST_BATCH = 64
 _GROWTH = 16  # a batch has at most 1 / _GROWTH as many edges as came before it
 _ONE_THREAD = 4096  # a batch of fewer edges is done before other threads have woken up

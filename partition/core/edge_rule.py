@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.partitioner import EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import EdgePartitioner, EdgeParts, PartitionJob
 from graphtheta.partition.core.stream import EdgeChunk, chunk_ranges
 
 __all__ = ["EdgeRule"]
 
 
-class EdgeRule(EdgeMethod):
+class EdgeRule(EdgePartitioner):
     """`EdgePartitioner` whose result does not depend on the order of edges.
 
     The pipeline therefore assigns edges while it moves them to their parts, without storing an
@@ -33,9 +33,8 @@ class EdgeRule(EdgeMethod):
         Shape:
             Returns (N,), or (0,) if the rule needs nothing.
         """
-        stream = job.stream
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, job.num_parts),
+        job.check_memory(
+            self,
             f"the 8 bytes that {self.name} keeps for each node",
             "Use the method edge-hash, which needs no memory.",
         )
@@ -60,7 +59,7 @@ class EdgeRule(EdgeMethod):
             Returns (R,) for R edges.
         """
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         """Yield the parts of this rank's range of the edges."""
         code_N, resources = self.node_codes(job), job.resources
         first, last = resources.share(0, job.stream.num_edges)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,8 @@ from graphtheta.partition.core.stream import EdgeStream
 __all__ = [
     "Balance",
     "BalanceOf",
-    "EdgeMethod",
     "EdgePartitioner",
     "EdgeParts",
-    "NodeMethod",
     "NodePartitioner",
     "PartitionJob",
     "Partitioner",
@@ -28,7 +26,6 @@ __all__ = [
 
 BalanceOf = Literal["nodes", "edges", "train"]
 EdgeParts = tuple[int, NDArray[np.int32]]
-Parts = TypeVar("Parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +60,42 @@ class Balance:
         return {what: limit for what, limit in limits.items() if limit is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionJob:
+    """Arguments of one call of a partitioner.
+
+    Attributes:
+        stream: Edges of the graph.
+        num_parts: Number of parts (P), at most the number of nodes.
+        seed: Random seed. The same seed gives the same result.
+        balance: Limits to keep.
+        resources: Ranks, threads and memory.
+    """
+
+    stream: EdgeStream
+    num_parts: int
+    seed: int = 0
+    balance: Balance = field(default_factory=Balance)
+    resources: Resources = field(default_factory=Resources)
+
+    def check_memory(self, partitioner: Partitioner, what: str, remedy: str) -> None:
+        """Check that the partitioner's estimate fits the memory limit; see `Resources`.
+
+        Raises:
+            PartitionError: If it does not.
+        """
+        num_bytes = partitioner.memory(self.stream.num_nodes, self.stream.num_edges, self.num_parts)
+        self.resources.check_memory(num_bytes, what, remedy)
+
+
 class _Described(Protocol):
+    balances: frozenset[BalanceOf] = frozenset()  # what it can limit; the caller refuses others
+
     @property
     def name(self) -> str:
         """Key in `PARTITIONERS`."""
 
-    @property
-    def balances(self) -> frozenset[BalanceOf]:
-        """Limits of `Balance` that the method supports; the caller refuses others."""
-
+    @abstractmethod
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         """Return an estimate of a rank's peak memory in bytes, not counting buffers."""
 
@@ -79,27 +103,13 @@ class _Described(Protocol):
 class NodePartitioner(_Described, Protocol):
     """Partitioner that assigns nodes; edges follow their destination (edge-cut)."""
 
-    cut: Literal["edge"]
+    cut: Literal["edge"] = "edge"
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> NDArray[np.int32]:
+    @abstractmethod
+    def __call__(self, job: PartitionJob) -> NDArray[np.int32]:
         """Return the part of every node, on every rank; collective.
 
         The result does not depend on the number of ranks and threads.
-
-        Args:
-            stream: Edges of the graph.
-            num_parts: Number of parts (P), at most the number of nodes.
-            seed: Random seed. The same seed gives the same result.
-            balance: Limits to keep.
-            resources: Ranks, threads and memory.
 
         Raises:
             PartitionError: If a limit cannot be kept, or the memory limit is too low.
@@ -112,22 +122,15 @@ class NodePartitioner(_Described, Protocol):
 class EdgePartitioner(_Described, Protocol):
     """Partitioner that assigns edges (vertex-cut)."""
 
-    cut: Literal["vertex"]
+    cut: Literal["vertex"] = "vertex"
 
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Iterator[EdgeParts]:
+    @abstractmethod
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         """Yield pairs (first edge, parts of that edge and those that follow it); collective.
 
         The pairs of all ranks together cover every edge once, in any order; every rank must iterate
-        to the end. The result does not depend on the number of ranks and threads. Arguments and
-        errors are those of `NodePartitioner`.
+        to the end. The result does not depend on the number of ranks and threads. Errors are those
+        of `NodePartitioner`.
 
         Shape:
             Each array of parts: (R,) int32, R at most a few million.
@@ -135,63 +138,6 @@ class EdgePartitioner(_Described, Protocol):
 
 
 Partitioner = NodePartitioner | EdgePartitioner
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionJob:
-    """Arguments of one call of a partitioner.
-
-    Attributes:
-        stream: Edges of the graph.
-        num_parts: Number of parts (P).
-        seed: Random seed.
-        balance: Limits to keep.
-        resources: Ranks, threads and memory.
-    """
-
-    stream: EdgeStream
-    num_parts: int
-    seed: int
-    balance: Balance
-    resources: Resources
-
-
-class _Method(ABC, Generic[Parts]):
-    """Base class of the partitioners, which compute the parts of a `PartitionJob`."""
-
-    name: str
-    balances: frozenset[BalanceOf] = frozenset()
-
-    @abstractmethod
-    def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
-        """Return an estimate of a rank's peak memory in bytes, not counting buffers."""
-
-    def __call__(
-        self,
-        stream: EdgeStream,
-        num_parts: int,
-        *,
-        seed: int,
-        balance: Balance,
-        resources: Resources,
-    ) -> Parts:
-        return self._assign(PartitionJob(stream, num_parts, seed, balance, resources))
-
-    @abstractmethod
-    def _assign(self, job: PartitionJob) -> Parts:
-        """Return the result of `__call__`."""
-
-
-class NodeMethod(_Method[NDArray[np.int32]]):
-    """Base class of the `NodePartitioner`s of this package."""
-
-    cut: Literal["edge"] = "edge"
-
-
-class EdgeMethod(_Method[Iterator[EdgeParts]]):
-    """Base class of the `EdgePartitioner`s of this package."""
-
-    cut: Literal["vertex"] = "vertex"
 
 
 def part_of_hash(hash_R: NDArray[np.uint64], num_parts: int) -> NDArray[Any]:

@@ -12,8 +12,9 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.thread_pool import ThreadPool
+from graphtheta.wording import format_bytes
 
-__all__ = ["Advance", "NoProgress", "Progress", "Resources", "format_bytes"]
+__all__ = ["Advance", "NoProgress", "Progress", "Resources"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,6 +50,8 @@ class Resources:
         memory_limit: Bytes that this rank may hold at a time. If None, there is no limit.
         progress: Where progress is shown.
         held: Bytes of the memory limit that are in use before the job starts.
+        on_phase: Function that is called with the name and the seconds of each phase of the
+            pipeline when it is finished. If None, none is.
     """
 
     comm: Communicator = field(default_factory=SingleCommunicator)
@@ -56,6 +59,7 @@ class Resources:
     memory_limit: int | None = None
     progress: Progress = field(default_factory=NoProgress)
     held: int = 0
+    on_phase: Callable[[str, float], None] | None = None
 
     @property
     def available(self) -> int | None:
@@ -121,11 +125,3 @@ class Resources:
                 f"{format_bytes(self.memory_limit)}, got an estimate of {format_bytes(num_bytes)}. "
                 f"{remedy}"
             )
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Return a number of bytes as text, for example "1.50 GB"."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes:.0f} bytes"

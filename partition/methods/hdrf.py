@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import (
     DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
     EdgeBatch,
     EdgeBlocks,
     edge_cap,
 )
 from graphtheta.partition.core.intrinsics import inline_jit, jit, lowest_bit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -32,7 +38,7 @@ __all__ = ["HighDegreeReplicatedFirst", "ReplicaRule"]
 _NONE = (1 << 63) - 1  # key for "no part", larger than any part's key
 
 
-class HighDegreeReplicatedFirst(EdgeMethod):
+class HighDegreeReplicatedFirst(EdgePartitioner):
     """Assign each edge to the part of the highest score: replicas of its endpoints, few edges.
 
     A part scores 1 + share for each endpoint that it has a replica of, where `share` is the other
@@ -71,13 +77,9 @@ class HighDegreeReplicatedFirst(EdgeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts)
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, num_parts),
-            "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
-        )
+        job.check_memory(self, "the degree and the parts of every node", USE_LESS_MEMORY)
         degree_N = count_degrees(stream, job.resources)
         cap = edge_cap(job.balance.edges, stream.num_edges, num_parts)
         replicas = new_replicas(stream.num_nodes, num_parts)

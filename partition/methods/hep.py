@@ -9,19 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.edge_blocks import DEFAULT_EDGE_BLOCKS, EdgeBlocks, edge_cap
+from graphtheta.partition.core.edge_blocks import (
+    DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
+    EdgeBlocks,
+    edge_cap,
+)
 from graphtheta.partition.core.expansion import UnassignedEdges, expansion_bytes
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import new_replicas, replica_bytes
 from graphtheta.partition.core.stream import edge_chunks
 from graphtheta.partition.methods.hdrf import ReplicaRule
 from graphtheta.rng.philox import Purpose, hash_keys
+from graphtheta.wording import counted
 
 __all__ = ["HybridEdgePartitioner"]
 
 
-class HybridEdgePartitioner(EdgeMethod):
+class HybridEdgePartitioner(EdgePartitioner):
     """Grow parts over the edges with an endpoint of low degree, in memory; stream the other edges.
 
     A degree is low if it is at most `tau` times the mean. Parts grow one after another, by
@@ -64,14 +75,14 @@ class HybridEdgePartitioner(EdgeMethod):
         lists = expansion_bytes(num_nodes, num_edges, 2 * num_edges)
         return 8 * num_nodes + replica_bytes(num_nodes, num_parts) + lists
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts, resources = job.stream, job.num_parts, job.resources
         comm, num_nodes = resources.comm, stream.num_nodes
         node_bytes = 8 * num_nodes + replica_bytes(num_nodes, num_parts)
         resources.check_memory(
             node_bytes + expansion_bytes(num_nodes, 0, 0),
             "the degree and the parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
+            USE_LESS_MEMORY,
         )
         degree_N = count_degrees(stream, resources)
         highest = int(self.tau * 2 * stream.num_edges / max(1, num_nodes))
@@ -83,7 +94,7 @@ class HybridEdgePartitioner(EdgeMethod):
         num_entries = int(degree_N.sum(where=degree_N <= highest))
         resources.check_memory(
             node_bytes + expansion_bytes(num_nodes, low_edges, num_entries),
-            f"{low_edges} edges of nodes of low degree",
+            f"{counted(low_edges, 'edge')} of nodes of low degree",
             f"Lower tau, which is {self.tau}, or use hdrf, which holds no edges.",
         )
         replicas, loads_P = new_replicas(num_nodes, num_parts), np.zeros(num_parts, np.int64)

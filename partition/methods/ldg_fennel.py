@@ -17,13 +17,13 @@ from graphtheta.partition.core.node_greedy import (
     own_neighbour_lists,
     stream_nodes,
 )
-from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
+from graphtheta.partition.core.partitioner import BalanceOf, NodePartitioner, PartitionJob
 from graphtheta.partition.core.rebalance import rebalance
 
 __all__ = ["Fennel", "LinearDeterministicGreedy"]
 
 
-class _StreamedNodes(NodeMethod):
+class _StreamedNodes(NodePartitioner):
     """Assign nodes to parts one after another, in several passes, by a rule of gain.
 
     Each rank keeps the neighbours of the nodes that it decides, 8 bytes per edge over all ranks,
@@ -55,7 +55,7 @@ class _StreamedNodes(NodeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return greedy_bytes(num_nodes, num_edges, 1)
 
-    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+    def __call__(self, job: PartitionJob) -> NDArray[np.int32]:
         lists = own_neighbour_lists(job, self.blocks, self.name)
         capacities = node_capacities(job)
         weights, rule = capacities.weights, self._rule(job, capacities)

@@ -15,7 +15,7 @@ from graphtheta.partition.core.neighbour_lists import (
     build_neighbour_lists,
     neighbour_list_bytes,
 )
-from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
+from graphtheta.partition.core.partitioner import BalanceOf, NodePartitioner, PartitionJob
 from graphtheta.partition.core.rebalance import rebalance
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
@@ -25,7 +25,7 @@ __all__ = ["MultilevelPartitioner", "Weights", "label_on_rank_zero"]
 Weights = NDArray[Any] | None
 
 
-class MultilevelPartitioner(NodeMethod):
+class MultilevelPartitioner(NodePartitioner):
     """Edge-cut by a library that holds the whole graph on rank 0.
 
     It keeps one limit: of nodes, or of edges, where a node weighs its in-degree. Rank 0 holds the
@@ -59,7 +59,7 @@ class MultilevelPartitioner(NodeMethod):
         lists = neighbour_list_bytes(num_nodes, num_edges)
         return lists + self.bytes_per_pair * num_edges + 64 * num_nodes
 
-    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+    def __call__(self, job: PartitionJob) -> NDArray[np.int32]:
         what, limit = single_limit(self.name, job.balance)
         weight_N, capacities = None, None
         if limit is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.partition.core.partitioner import NodeMethod, PartitionJob, part_of_hash
+from graphtheta.partition.core.partitioner import NodePartitioner, PartitionJob, part_of_hash
 from graphtheta.partition.core.stream import chunk_ranges
 from graphtheta.rng.philox import Purpose, hash_keys
 
 __all__ = ["NodeHash"]
 
 
-class NodeHash(NodeMethod):
+class NodeHash(NodePartitioner):
     """Assign each node to a random part: balanced on average, without a guarantee.
 
     Memory: the result only.
@@ -29,7 +29,7 @@ class NodeHash(NodeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 4 * num_nodes
 
-    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+    def __call__(self, job: PartitionJob) -> NDArray[np.int32]:
         num_nodes = job.stream.num_nodes
         parts_N = np.empty(num_nodes, np.int32)
         with job.resources.progress.phase("hash nodes", num_nodes, "nodes") as advance:

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.capacity import single_limit
 from graphtheta.partition.core.degrees import count_degrees
-from graphtheta.partition.core.partitioner import BalanceOf, NodeMethod, PartitionJob
+from graphtheta.partition.core.partitioner import BalanceOf, NodePartitioner, PartitionJob
 
 __all__ = ["Range"]
 
 
-class Range(NodeMethod):
+class Range(NodePartitioner):
     """Assign consecutive nodes to the same part: equally many nodes, in-edges or training nodes.
 
     Good for an input order with locality, such as web pages crawled site by site; otherwise it cuts
@@ -33,7 +33,7 @@ class Range(NodeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return 20 * num_nodes
 
-    def _assign(self, job: PartitionJob) -> NDArray[np.int32]:
+    def __call__(self, job: PartitionJob) -> NDArray[np.int32]:
         num_nodes, num_parts, balance = job.stream.num_nodes, job.num_parts, job.balance
         what, limit = single_limit(self.name, balance)
         if what == "edges":

@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from graphtheta.partition.core.degrees import count_degrees
 from graphtheta.partition.core.edge_blocks import (
     DEFAULT_EDGE_BLOCKS,
+    USE_LESS_MEMORY,
     EdgeBatch,
     EdgeBlocks,
     edge_cap,
     least_loaded,
 )
 from graphtheta.partition.core.intrinsics import jit
-from graphtheta.partition.core.partitioner import BalanceOf, EdgeMethod, EdgeParts, PartitionJob
+from graphtheta.partition.core.partitioner import (
+    BalanceOf,
+    EdgePartitioner,
+    EdgeParts,
+    PartitionJob,
+)
 from graphtheta.partition.core.replica_bitset import (
     AHEAD,
     PART_BITS,
@@ -38,7 +44,7 @@ __all__ = ["TwoPhaseStreaming"]
 _PART_MASK = (1 << PART_BITS) - 1  # bits of a node's code that hold its part; above is its degree
 
 
-class TwoPhaseStreaming(EdgeMethod):
+class TwoPhaseStreaming(EdgePartitioner):
     """2PS-L: cluster the nodes, pack clusters into parts, then choose one of two parts per edge.
 
     The two parts are those of the clusters of the endpoints. If they are the same, the edge is
@@ -82,13 +88,9 @@ class TwoPhaseStreaming(EdgeMethod):
     def memory(self, num_nodes: int, num_edges: int, num_parts: int) -> int:
         return max(44 * num_nodes, 8 * num_nodes + replica_bytes(num_nodes, num_parts))
 
-    def _assign(self, job: PartitionJob) -> Iterator[EdgeParts]:
+    def __call__(self, job: PartitionJob) -> Iterator[EdgeParts]:
         stream, num_parts = job.stream, job.num_parts
-        job.resources.check_memory(
-            self.memory(stream.num_nodes, stream.num_edges, num_parts),
-            "clusters, degrees and parts of every node",
-            "Use the method dbh, which needs 8 bytes per node, or edge-hash, which needs none.",
-        )
+        job.check_memory(self, "clusters, degrees and parts of every node", USE_LESS_MEMORY)
         limit = self.alpha if job.balance.edges is None else job.balance.edges
         cap = edge_cap(limit, stream.num_edges, num_parts)
         rule = _CandidateRule(self._encode_nodes(job), cap, job)

@@ -41,9 +41,9 @@ def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
             f"{partitioner.name}. Omit the limit, or choose another method."
         )
     stream, num_parts, path = job.stream, job.num_parts, folder / ASSIGNMENT
-    seed, balance, resources, comm = job.seed, job.balance, job.resources, job.resources.comm
+    comm = job.resources.comm
     if partitioner.cut == "edge":
-        part_N = partitioner(stream, num_parts, seed=seed, balance=balance, resources=resources)
+        part_N = partitioner(job)
         if comm.rank == 0:
             part_N.tofile(path)
     elif isinstance(partitioner, EdgeRule):
@@ -58,9 +58,7 @@ def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
         comm.barrier(stage="assign: create")
         handle = os.open(path, os.O_WRONLY)
         try:
-            for first, parts in partitioner(
-                stream, num_parts, seed=seed, balance=balance, resources=resources
-            ):
+            for first, parts in partitioner(job):
                 write_from(parts.astype(dtype), handle, first)
         finally:
             os.close(handle)

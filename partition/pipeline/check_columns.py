@@ -22,30 +22,34 @@ _NONE = np.iinfo(np.int64).max
 
 
 def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] | None:
-    """Validate the columns of nodes and edges, except ids, which later phases read; collective.
+    """Validate the columns of nodes and edges, except ids; collective.
 
-    A graph in memory was validated when it was made.
+    No later phase validates these columns again. Ids are validated by the phases that read them. A
+    keyed source has been validated.
 
     Raises:
         GraphFormatError: If a value is invalid, or a label has only one class. For a graph in
             memory, the latter is only a warning.
     """
     tables = (
-        ("nodes", source.num_nodes or 0, source.node_schema, source.node_chunks, validate_nodes),
-        ("edges", source.num_edges, source.edge_schema, source.edge_chunks, validate_edges),
+        ("nodes", source.node_table, validate_nodes),
+        ("edges", source.edge_table, validate_edges),
     )
-    for name, num_rows, schema, chunks, validate in tables:
-        columns = [column for column in schema.names if column not in _KEYS]
-        labels = [column for column in columns if _has_classes(schema.field(column))]
-        if not num_rows or not (labels if source.keyed else columns):
+    for unit, table, validate in tables:
+        if table is None or not table.num_rows:
             continue
-        first, last = resources.share(0, num_rows)
+        columns = [name for name in table.schema.names if name not in _KEYS]
+        labels = [name for name in columns if _has_classes(table.schema.field(name))]
+        columns = labels if source.keyed else columns
+        if not columns:
+            continue
+        first, last = resources.share(0, table.num_rows)
         found = np.full((len(labels), 2), _NONE, np.int64)  # smallest class, minus the largest
         row = first
-        with resources.progress.phase(f"check {name}", last - first, name) as advance:
-            for chunk in resources.prefetch(chunks(first, last)):
+        with resources.progress.phase(f"check {unit}", last - first, unit) as advance:
+            for chunk in resources.prefetch(table.chunks(first, last, columns)):
                 if not source.keyed:
-                    validate(chunk, name, row)
+                    validate(chunk, table.name, row)
                 for position, label in enumerate(labels):
                     _widen(found[position], chunk[label])
                 row += chunk.num_rows
@@ -54,7 +58,7 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
         for label, (low, minus_high) in zip(labels, found, strict=True):
             if low != _NONE and low == -minus_high:
                 found_one = refuse(
-                    f"{name}: {label}",
+                    f"{table.name}: {label}",
                     "at least two classes",
                     f"only class {low}",
                     "Choose another label, or leave it out.",

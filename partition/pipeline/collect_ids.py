@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphtheta.data.schema import refuse, whole
-from graphtheta.data.source import GraphSource
+from graphtheta.data.source import GraphSource, id_type
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.bitmap import BitMap
 from graphtheta.partition.ooc.id_table import IdSet, id_set
+from graphtheta.partition.pipeline.edge_chunks import end_chunks
 
 __all__ = ["IDS_FILE", "collect_ids", "count_ids", "ids_in_file"]
 
@@ -42,12 +43,12 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
     runs = _Runs(folder, comm.rank)
     with resources.progress.phase("collect ids", last - first, "edges") as advance:
         collector: _Collector | None = None
-        for chunk in resources.prefetch(source.edge_chunks(first, last, ends_only=True)):
+        for _, chunk in end_chunks(source, first, last, resources):
             src, dst = chunk["src"], chunk["dst"]
             if src.type != dst.type:
-                raise refuse(
-                    "edges: dst", f"ids of type {src.type} as in src", dst.type, "Convert a column."
-                )
+                where = f"{source.edge_table.name}: dst"
+                expected = f"ids of type {src.type} as in src"
+                raise refuse(where, expected, dst.type, "Convert a column.")
             collector = collector or _Collector(src.type, source.num_edges, runs, resources)
             collector.add([whole(src), whole(dst)])
             advance(chunk.num_rows)
@@ -55,7 +56,7 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
             collector.flush()
     comm.barrier(stage="ids: runs")
     if comm.rank == 0:
-        _merge(_all_runs(folder), folder / IDS_FILE, source.edge_schema.field("src").type)
+        _merge(_all_runs(folder), folder / IDS_FILE, id_type(source))
         for path in folder.glob("run-*"):
             path.unlink()
     comm.barrier(stage="ids: merge")

@@ -41,9 +41,9 @@ class _Chunk:
 
 def _chunks(source: GraphSource, edges: EdgeFile, segments: list[Segment]) -> Iterator[_Chunk]:
     """Yield the edges of a rank's segments, one segment for each direction."""
-    typed = "type" in source.edge_schema.names
+    columns = ["type"] if "type" in source.edge_table.schema.names else []
     for direction, segment in enumerate(segments):
-        for first, last, table in segment_chunks(source, edges, segment, direction, columns=typed):
+        for first, last, table in segment_chunks(source, edges, segment, direction, columns):
             types = None if table is None else as_numpy(table["type"])
             yield _Chunk(first, *edges.read(first, last), types)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import validate_nodes, whole
+from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import part_of_hash
@@ -60,9 +60,6 @@ def choose_masters(
 
     Returns:
         Largest value of each integer column of this rank's rows.
-
-    Raises:
-        GraphFormatError: If a node column has an invalid value.
     """
     comm = resources.comm
     first, last = resources.share(0, num_nodes)
@@ -81,7 +78,6 @@ def choose_masters(
     ) -> tuple[int, pa.RecordBatch, NDArray[np.int64]]:
         start, table, slices = chunk
         stop = start + table.num_rows
-        validate_nodes(table, "nodes", start)
         degrees, num_holders, held = _degrees(folder, start, stop, slices)
         if part_of_nodes is not None:
             owner = part_of_nodes[start:stop]
@@ -109,8 +105,8 @@ def _rows(
     source: GraphSource, first: int, last: int, folder: Path
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield (first node key, rows of the node table) for node keys [first, last), in chunks."""
-    if source.num_nodes is not None:
-        for table in source.node_chunks(first, last):
+    if source.node_table is not None:
+        for table in source.node_table.chunks(first, last):
             if table.num_rows:
                 yield first, table
             first += table.num_rows

@@ -33,10 +33,30 @@ from graphtheta.partition.pipeline.shuffle_edges import EDGE_COLUMNS
 from graphtheta.partition.store.part import INDPTR, PLAN, REPLICAS, PartTables
 from graphtheta.partition.store.tables import contiguous
 
-__all__ = ["PartBuilder", "part_bytes"]
+__all__ = ["PartBuilder", "copied_bytes", "part_bytes", "row_bytes"]
 
 _INT32_LIMIT = 2**31
 _RANGE_BITS = 8  # at most 2^8 ranges of rows: few enough to append to all of them in one pass
+
+
+def copied_bytes(schema: pa.Schema) -> int:
+    """Return an estimate of the bytes that a row takes while a part is built.
+
+    Features are copied once, other columns twice.
+    """
+    wide = [field for field in schema if field.name in ("features", "attr")]
+    return 2 * row_bytes(schema) - row_bytes(pa.schema(wide))
+
+
+def row_bytes(schema: pa.Schema) -> int:
+    """Return an estimate of the bytes of a row."""
+    bits = 0
+    for column in schema.types:
+        width, value = 1, column
+        if pa.types.is_fixed_size_list(column):
+            width, value = column.list_size, column.value_type
+        bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
+    return bits // 8
 
 
 def part_bytes(

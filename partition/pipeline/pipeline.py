@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.data.schema import as_numpy, refuse
-from graphtheta.data.source import GraphSource
+from graphtheta.data.schema import as_numpy, need_name, refuse
+from graphtheta.data.source import GraphSource, SourceTable, id_type, node_schema
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
 from graphtheta.partition.core.resources import Resources
@@ -48,7 +49,7 @@ from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
 from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
 from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
 from graphtheta.partition.pipeline.order import LOCAL_IDS, order_masters, write_local_ids
-from graphtheta.partition.pipeline.part_builder import PartBuilder, part_bytes
+from graphtheta.partition.pipeline.part_builder import PartBuilder, copied_bytes, part_bytes
 from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
 from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, edge_record, shuffle_edges
@@ -65,8 +66,9 @@ from graphtheta.partition.store.part import TABLES
 from graphtheta.partition.store.quality import PartCounts, measure
 from graphtheta.partition.store.schema import describe
 from graphtheta.partition.store.store import PART_RECORD, part_folder
+from graphtheta.wording import counted
 
-__all__ = ["Pipeline", "Plan", "copied_bytes", "named_partitioner", "row_bytes"]
+__all__ = ["Pipeline", "Plan", "named_partitioner"]
 
 _IDS_SPILL = "original-ids"
 _log = logging.getLogger("graphtheta")
@@ -78,10 +80,7 @@ def named_partitioner(method: str) -> Partitioner:
     Raises:
         ConfigError: If it does not exist.
     """
-    if method not in PARTITIONERS:
-        raise ConfigError(
-            f"partition: unknown method {method!r}. Choose one of {', '.join(PARTITIONERS)}."
-        )
+    need_name(method, PARTITIONERS, "partitioner (--method)")
     return PARTITIONERS[method]
 
 
@@ -137,6 +136,14 @@ class Pipeline:
         self._resources, self._comm = resources, resources.comm
         self._folder = phases.folder
 
+    def _phase(self, name: str, run: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+        """Run a phase, unless an earlier run finished it, and return its result."""
+        start = time.perf_counter()
+        result = self._phases.phase(name, run)
+        if self._resources.on_phase is not None:
+            self._resources.on_phase(name, time.perf_counter() - start)
+        return result
+
     def prepare(self) -> EdgeFile:
         """Write the edges as node keys, and return the file of edges.
 
@@ -145,8 +152,9 @@ class Pipeline:
             PartitionError: If there are more parts than nodes.
         """
         source, plan, folder = self._source, self._plan, self._folder
-        _refuse_names(source.edge_schema.names, EDGE_KEYS, "edges")
-        _refuse_names(source.node_schema.names, NODE_KEYS, "nodes")
+        _refuse_names(source.edge_table, EDGE_KEYS)
+        if source.node_table is not None:
+            _refuse_names(source.node_table, NODE_KEYS)
 
         def ids() -> dict[str, Any]:
             if source.num_nodes is not None:
@@ -154,16 +162,17 @@ class Pipeline:
             collect_ids(source, folder, self._resources)
             return {"num_nodes": count_ids(folder)}
 
-        self._phases.phase("check", lambda: check_columns(source, self._resources))
-        num_nodes = self._phases.phase("ids", ids)["num_nodes"]
+        self._phase("check", lambda: check_columns(source, self._resources))
+        num_nodes = self._phase("ids", ids)["num_nodes"]
         if num_nodes == 0:
             raise GraphFormatError(
                 "nodes: expected at least one node, got none. Check that the input is not empty."
             )
         if plan.num_parts > num_nodes:
             raise PartitionError(
-                f"partition: expected at most one part per node, got {plan.num_parts:,} parts for "
-                f"{num_nodes:,} nodes. Use fewer parts."
+                f"partition: expected at most one part per node, got "
+                f"{counted(plan.num_parts, 'part')} for "
+                f"{counted(num_nodes, 'node')}. Use fewer parts."
             )
 
         def edges() -> dict[str, Any]:
@@ -176,11 +185,9 @@ class Pipeline:
                 resources=self._resources,
             )
 
-        written = self._phases.phase("edges", edges)
+        written = self._phase("edges", edges)
         if not plan.repeats:
-            self._phases.phase(
-                "duplicates", lambda: drop_duplicates(source, folder, self._resources)
-            )
+            self._phase("duplicates", lambda: drop_duplicates(source, folder, self._resources))
         found = EdgeFile(folder)
         self._dropped = {
             "dropped_self_loops": source.num_edges - written["num_inputs"],
@@ -196,9 +203,7 @@ class Pipeline:
         source, plan, folder = self._source, self._plan, self._folder
         if not plan.undirected or not plan.repeats:
             return
-        found = self._phases.phase(
-            "reverses", lambda: count_reverses(source, folder, self._resources)
-        )
+        found = self._phase("reverses", lambda: count_reverses(source, folder, self._resources))
         if found["number"] and self._comm.rank == 0:
             _log.warning(
                 "partition: %s%s of %s edges have their reverse in the graph already, so that "
@@ -219,7 +224,7 @@ class Pipeline:
             job = PartitionJob(edges, plan.num_parts, plan.seed, balance, self._resources)
             assign(partitioner, job, self._folder)
 
-        self._phases.phase("assign", run)
+        self._phase("assign", run)
         return Assignment(
             self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
         )
@@ -236,7 +241,7 @@ class Pipeline:
 
         def shuffle() -> dict[str, Any]:
             largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
-            return self._largest(largest, self._source.edge_schema)
+            return self._largest(largest, self._source.edge_table.schema)
 
         def masters() -> dict[str, Any]:
             largest = choose_masters(
@@ -249,19 +254,19 @@ class Pipeline:
                 seed=plan.seed,
                 resources=resources,
             )
-            return self._largest(largest, self._source.node_schema)
+            return self._largest(largest, node_schema(self._source))
 
         def order() -> dict[str, Any]:
             counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 
-        largest = {"edges": self._phases.phase("shuffle", shuffle)}
-        self._phases.phase(
+        largest = {"edges": self._phase("shuffle", shuffle)}
+        self._phase(
             "replicas",
             lambda: find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources),
         )
-        largest["nodes"] = self._phases.phase("masters", masters)
-        counts = self._phases.phase("order", order)["counts"]
+        largest["nodes"] = self._phase("masters", masters)
+        counts = self._phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
 
     def write(
@@ -278,7 +283,7 @@ class Pipeline:
 
         def parts() -> None:
             mine = own_parts(num_parts, comm.rank, comm.size)
-            columns = self._source.edge_schema
+            columns = self._source.edge_table.schema
             builder = PartBuilder(self._records(edges), folder, num_nodes, first_new_id, columns)
             at_once = self._parts_at_once(counts, num_nodes)
             with resources.progress.phase("write parts", len(mine), "parts") as advance:
@@ -293,16 +298,16 @@ class Pipeline:
             if comm.rank == 0:
                 remover.submit(edges.remove_all)
                 remover.submit(assignment.remove)
-            self._phases.phase(
+            self._phase(
                 "local-ids", lambda: write_local_ids(num_nodes, num_parts, folder, resources)
             )
             if comm.rank == 0:
                 (path / "index").mkdir(parents=True, exist_ok=True)
             comm.barrier(stage="store: create")
-            self._phases.phase("parts", parts)
+            self._phase("parts", parts)
             if comm.rank == 0:
                 remover.submit(self._records(edges).remove)
-            self._phases.phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
+            self._phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
         texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
         return Book(
             first_new_id=first_new_id,
@@ -317,10 +322,8 @@ class Pipeline:
     ) -> Manifest:
         """Return the manifest of the store."""
         source, plan = self._source, self._plan
-        edge_schema = describe(source.edge_schema, ("src", "dst"), largest["edges"])
-        node_schema = describe(source.node_schema, ("id",), largest["nodes"])
-        has_table = source.num_nodes is not None
-        id_field = source.node_schema.field("id") if has_table else source.edge_schema.field("src")
+        of_edges = describe(source.edge_table.schema, ("src", "dst"), largest["edges"])
+        of_nodes = describe(node_schema(source), ("id",), largest["nodes"])
         manifest = Manifest(
             num_nodes=edges.num_nodes,
             num_edges=edges.num_edges,
@@ -333,15 +336,15 @@ class Pipeline:
             repeats=plan.repeats,
             **self._dropped,
             reverses_from=source.num_edges if plan.undirected else 0,
-            id_type=str(id_field.type),
-            node_columns=node_schema.columns,
-            edge_columns=edge_schema.columns,
-            labels=node_schema.labels,
-            splits=node_schema.splits,
-            edge_labels=edge_schema.labels,
-            edge_splits=edge_schema.splits,
-            num_edge_types=edge_schema.num_types,
-            edge_types=edge_schema.types,
+            id_type=str(id_type(source)),
+            node_columns=of_nodes.columns,
+            edge_columns=of_edges.columns,
+            labels=of_nodes.labels,
+            splits=of_nodes.splits,
+            edge_labels=of_edges.labels,
+            edge_splits=of_edges.splits,
+            num_edge_types=of_edges.num_types,
+            edge_types=of_edges.types,
             quality=measure(counts),
         )
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})
@@ -355,13 +358,15 @@ class Pipeline:
         balance, split = self._plan.balance, f"split:{self._plan.balance_split}"
         if balance.train is None:
             return balance
-        names = self._source.node_schema.names
+        names = node_schema(self._source).names
         if split not in names:
             raise ConfigError(
                 f"partition: expected a node column {split!r} to balance training nodes, got "
                 f"{', '.join(names) or 'no node table'}. Choose an existing split."
             )
-        train = [as_numpy(rows[split]) == 1 for rows in self._source.node_chunks(0, num_nodes)]
+        assert self._source.node_table is not None
+        chunks = self._source.node_table.chunks(0, num_nodes, [split])
+        train = [as_numpy(rows[split]) == 1 for rows in chunks]
         return Balance(balance.nodes, balance.edges, balance.train, np.concatenate(train))
 
     def _largest(self, mine: Mapping[str, int], schema: pa.Schema) -> dict[str, Any]:
@@ -374,7 +379,8 @@ class Pipeline:
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
         """Return how many parts to build in parallel within the memory limit."""
-        edge_row, node_row = map(copied_bytes, (self._source.edge_schema, self._source.node_schema))
+        schemas = self._source.edge_table.schema, node_schema(self._source)
+        edge_row, node_row = map(copied_bytes, schemas)
         replicas = counts.masters + counts.mirrors
         largest = int(
             part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
@@ -416,28 +422,8 @@ def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) 
     write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
 
 
-def copied_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes that a row takes while a part is built.
-
-    Features are copied once, other columns twice.
-    """
-    wide = [field for field in schema if field.name in ("features", "attr")]
-    return 2 * row_bytes(schema) - row_bytes(pa.schema(wide))
-
-
-def row_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes of a row."""
-    bits = 0
-    for column in schema.types:
-        width, value = 1, column
-        if pa.types.is_fixed_size_list(column):
-            width, value = column.list_size, column.value_type
-        bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
-    return bits // 8
-
-
-def _refuse_names(names: list[str], reserved: tuple[str, ...], where: str) -> None:
-    for name in sorted(set(names) & set(reserved)):
+def _refuse_names(table: SourceTable, reserved: tuple[str, ...]) -> None:
+    for name in sorted(set(table.schema.names) & set(reserved)):
         raise refuse(
-            where, f"no column {name!r}, which the store adds", "one", "Rename the column."
+            table.name, f"no column {name!r}, which the store adds", "one", "Rename the column."
         )

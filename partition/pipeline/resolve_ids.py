@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import in_range, refuse, some, validate_edges, validate_nodes, whole
-from graphtheta.data.source import GraphSource
+from graphtheta.data.schema import in_range, refuse, repeated_ids, validate_nodes, whole
+from graphtheta.data.source import GraphSource, SourceTable, id_type
 from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Advance, Resources
@@ -27,6 +27,8 @@ from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
 from graphtheta.partition.ooc.id_table import IdMap, id_map, map_bytes
 from graphtheta.partition.pipeline.collect_ids import ids_in_file
+from graphtheta.partition.pipeline.edge_chunks import end_chunks
+from graphtheta.wording import rows_text, some
 
 __all__ = ["resolve_edges"]
 
@@ -73,18 +75,17 @@ def resolve_edges(
 
 def _write_all(writer: _Writer) -> None:
     source, folder, num_nodes = writer.source, writer.folder, writer.num_nodes
-    has_table = source.num_nodes is not None
-    if source.keyed and has_table:
+    table, kind = source.node_table, id_type(source)
+    if source.keyed and table is not None:
         writer.write(_Keys(num_nodes))
         return
-    ids: Ids = (lambda: _table_ids(source)) if has_table else (lambda: ids_in_file(folder))
-    field = source.node_schema.field("id") if has_table else source.edge_schema.field("src")
-    if _are_keys(ids, field.type):
+    ids: Ids = (lambda: ids_in_file(folder)) if table is None else (lambda: _table_ids(table))
+    if _are_keys(ids, kind):
         writer.write(_Identity(num_nodes))
-    elif not has_table and (bits := _bit_map(ids, field.type, num_nodes)) is not None:
+    elif table is None and (bits := _bit_map(ids, kind, num_nodes)) is not None:
         writer.write(_Sorted(MemberPositions(bits)))
     else:
-        _write_by_hash(writer, ids, field.type)
+        _write_by_hash(writer, ids, kind)
 
 
 class _Mapping(Protocol):
@@ -125,12 +126,8 @@ class _Writer:
 
     def chunks(self, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
         """Yield (first row, table of src and dst) of this rank's rows, validated."""
-        row = self.first
-        chunks = self.source.edge_chunks(self.first, self.last, ends_only=True)
-        for chunk in self.resources.prefetch(chunks):
-            validate_edges(chunk, "edges", row)
+        for row, chunk in end_chunks(self.source, self.first, self.last, self.resources):
             yield row, chunk
-            row += chunk.num_rows
             advance(chunk.num_rows)
 
     def write(self, mapping: _Mapping) -> None:
@@ -138,8 +135,10 @@ class _Writer:
 
         def mapped(item: tuple[int, pa.Table]) -> tuple[int, NDArray[Any], NDArray[Any]]:
             row, chunk = item
-            src, dst = (mapping(whole(chunk[end]), f"edges: {end}", row) for end in ("src", "dst"))
+            src, dst = (mapping(whole(chunk[end]), f"{name}: {end}", row) for end in ("src", "dst"))
             return row, src, dst
+
+        name = self.source.edge_table.name
 
         rows = self.last - self.first
         with self.resources.progress.phase("map ids", rows, "edges") as advance:
@@ -231,7 +230,7 @@ def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
     budget = (resources.available or _NO_LIMIT) // 2
     num_slices = -(-map_bytes(id_type, num_nodes) // budget)
     if num_slices == 1:
-        writer.write(_Table(_filled_map(ids, id_type, num_nodes, 0, 1), id_type))
+        writer.write(_Table(_filled_map(writer, ids, id_type, 0, 1), id_type))
         return
     rows = writer.last - writer.first
     path = writer.folder / f"pending-{resources.comm.rank:05d}"
@@ -239,13 +238,13 @@ def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
         np.lib.format.open_memmap(path, "w+", np.int64, (2, rows)) if rows else np.empty((2, 0))
     )
     for index in range(num_slices):
-        table = _filled_map(ids, id_type, num_nodes, index, num_slices)
+        table = _filled_map(writer, ids, id_type, index, num_slices)
         title = f"map ids ({index + 1} of {num_slices})"
         with resources.progress.phase(title, rows, "edges") as advance:
             for row, chunk in writer.chunks(advance):
                 rows_of_chunk = slice(row - writer.first, row - writer.first + chunk.num_rows)
                 for endpoint, name in enumerate(("src", "dst")):
-                    where, column = f"edges: {name}", whole(chunk[name])
+                    where, column = f"{writer.source.edge_table.name}: {name}", whole(chunk[name])
                     _check_type(column, id_type, where)
                     keys = np.array(pending[endpoint, rows_of_chunk])
                     table.find(column, keys)
@@ -258,28 +257,23 @@ def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
 
 
 def _filled_map(
-    ids: Ids, id_type: pa.DataType, num_nodes: int, index: int, num_slices: int
+    writer: _Writer, ids: Ids, id_type: pa.DataType, index: int, num_slices: int
 ) -> IdMap:
-    table, first, repeated = id_map(id_type, index, num_slices, num_nodes), 0, []
+    table, first, repeated = id_map(id_type, index, num_slices, writer.num_nodes), 0, []
     for batch in ids():
         repeated.append(table.insert(batch, first))
         first += len(batch)
     duplicates = pc.unique(pa.chunked_array(repeated, id_type))
     if len(duplicates):
-        raise refuse(
-            "nodes: id",
-            "unique ids",
-            f"{some(duplicates.slice(0, 3).to_pylist(), len(duplicates))} more than once",
-            "Remove the duplicate rows.",
-        )
+        assert writer.source.node_table is not None, "ids of edges are distinct"
+        raise repeated_ids(writer.source.node_table.name, duplicates)
     return table
 
 
-def _table_ids(source: GraphSource) -> Iterator[pa.Array]:
-    assert source.num_nodes is not None
+def _table_ids(table: SourceTable) -> Iterator[pa.Array]:
     first = 0
-    for chunk in source.node_chunks(0, source.num_nodes, ids_only=True):
-        validate_nodes(chunk, "nodes", first)
+    for chunk in table.chunks(0, table.num_rows, ["id"]):
+        validate_nodes(chunk, table.name, first)
         first += chunk.num_rows
         yield whole(chunk["id"])
 
@@ -331,7 +325,7 @@ def _unknown(
         where,
         "ids of the node table",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
-        f"(first in row {first_row + int(rows[0])})",
+        f"in {rows_text(first_row + rows)}",
         "Add these nodes, drop their edges, or name the columns of ids (--src, --dst, --id).",
     )
 

@@ -103,14 +103,11 @@ def shuffle_edges(
     Returns:
         Largest value of each integer column of this rank's edges.
 
-    Raises:
-        GraphFormatError: If an edge column has an invalid value.
-
     Communication:
         Counts of in-edges of all nodes, through files, if there are several ranks.
     """
     comm = resources.comm
-    has_columns = bool(set(source.edge_schema.names) - {"src", "dst"})
+    names = [name for name in source.edge_table.schema.names if name not in ("src", "dst")]
     mine = edges.segments_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
     largest: dict[str, int] = {}
@@ -119,8 +116,7 @@ def shuffle_edges(
         row = 0
         for direction, segment in enumerate(mine):
             counter.start(direction)
-            ranges = segment_chunks(source, edges, segment, direction, columns=has_columns)
-            for first, last, table in ranges:
+            for first, last, table in segment_chunks(source, edges, segment, direction, names):
                 src, dst = edges.read(first, last)
                 if table is not None and not direction:
                     update_largest(table, largest)

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import some
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store import community_files
 from graphtheta.partition.store.community_files import (
@@ -29,6 +28,7 @@ from graphtheta.partition.store.files import write_table
 from graphtheta.partition.store.store import Store, open_store
 from graphtheta.partition.store.tables import column_numpy
 from graphtheta.runtime.atomic import atomic_folder
+from graphtheta.wording import some
 
 __all__ = [
     "Communities",

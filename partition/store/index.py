@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import refuse, some, whole
+from graphtheta.data.schema import refuse, whole
 from graphtheta.errors import GraphFormatError, UnknownNode
 from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_order
 from graphtheta.partition.store.files import (
@@ -30,6 +30,7 @@ from graphtheta.partition.store.files import (
 from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.partition.store.manifest import Manifest
 from graphtheta.partition.store.tables import column_numpy, contiguous
+from graphtheta.wording import some
 
 __all__ = ["BUCKET_RECORD", "Index", "block_of", "bucket_folder", "spill_ids", "write_bucket"]
 

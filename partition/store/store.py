@@ -37,6 +37,7 @@ from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest, 
 from graphtheta.partition.store.part import TABLES, PartTables
 from graphtheta.partition.store.quality import PartCounts, count_part, measure
 from graphtheta.partition.store.tables import column_numpy
+from graphtheta.wording import counted
 
 __all__ = [
     "PART_RECORD",
@@ -62,6 +63,12 @@ class Store:
     path: Path
     manifest: Manifest
     book: Book
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        counts = {"part": self.num_parts, "node": manifest.num_nodes, "edge": manifest.num_edges}
+        sizes = ", ".join(counted(count, noun) for noun, count in counts.items())
+        return f"Store({str(self.path)!r}, {sizes})"
 
     @property
     def num_parts(self) -> int:

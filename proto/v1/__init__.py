@@ -1,1 +1,1 @@
-"""Version 1 of the protocol: the graph service and the prediction service."""
+"""Package `graphtheta.v1` of the messages: the graph service and the prediction service."""

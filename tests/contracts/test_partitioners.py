@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import PartitionError
-from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, Resources
+from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, PartitionJob, Resources
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
 METHODS = sorted(PARTITIONERS)
@@ -40,15 +40,15 @@ def assign(
 
     def work(comm: Communicator) -> None:
         resources = Resources(comm, threads, memory_limit)
-        options = {"seed": seed, "balance": balance or Balance(), "resources": resources}
+        job = PartitionJob(edges, num_parts, seed, balance or Balance(), resources)
         if partitioner.cut == "edge":
-            mine = partitioner(edges, num_parts, **options)
+            mine = partitioner(job)
             assert mine.dtype == np.int32
             with lock:
                 assert comm.rank == 0 or (parts == mine).all() or (parts < 0).all()
                 parts[:] = mine
             return
-        for first, some in partitioner(edges, num_parts, **options):
+        for first, some in partitioner(job):
             assert some.dtype == np.int32
             with lock:
                 assert (parts[first : first + len(some)] == -1).all(), "an edge was placed twice"

@@ -53,7 +53,9 @@ def test_from_arrow_maps_string_ids_to_node_keys():
     assert graph.column("type").tolist() == [0, 1, 0, 0]
     assert graph.column("attr").tolist() == EDGES["attr"].to_pylist()
     assert graph.column("note", of="nodes").tolist() == ["x", "y", "z"]
-    assert repr(graph) == "Graph(3 nodes, 4 edges, 3 features, label y, split split)"
+    assert repr(graph) == (
+        "Graph(3 nodes, 4 edges, 3 features, label y, split split, edge attr, edge type)"
+    )
 
 
 def test_glob_of_features_is_in_natural_order():
@@ -140,7 +142,7 @@ def test_split_of_booleans():
     nodes = nodes.append_column("none", pa.array([False] * 3))
     graph = make(nodes, splits={"split": ("train", "none", "held")})
     assert graph.split().tolist() == [1, 3, 3]
-    with pytest.raises(GraphFormatError, match="row 0 in several"):
+    with pytest.raises(GraphFormatError, match="several in row 0"):
         make(nodes, splits={"split": ("train", "train", "held")})
 
 
@@ -165,17 +167,43 @@ def test_tables_of_several_chunks_and_dictionaries():
 def test_chunks_are_slices_and_graph_is_a_source():
     graph = make(features="f_*")
     assert graph.keyed
-    assert next(graph.node_chunks(1, 3))["id"].to_pylist() == ["b", "c"]
-    assert next(graph.edge_chunks(3, 4))["src"].to_pylist() == [0]
-    assert next(graph.edge_chunks(2, 2)).schema == graph.edge_schema
-    assert next(graph.edge_chunks(2, 3, ends_only=True)).column_names == ["src", "dst"]
-    assert next(graph.node_chunks(0, 1, ids_only=True)).column_names == ["id"]
+    assert next(graph.node_table.chunks(1, 3))["id"].to_pylist() == ["b", "c"]
+    assert next(graph.edge_table.chunks(3, 4))["src"].to_pylist() == [0]
+    assert next(graph.edge_table.chunks(2, 2)).schema == graph.edge_table.schema
+    assert next(graph.edge_table.chunks(2, 3, ["src", "dst"])).column_names == ["src", "dst"]
+    assert next(graph.node_table.chunks(0, 1, ["id"])).column_names == ["id"]
     assert Graph.from_source(graph).digest() == graph.digest()
 
 
 def test_digest_depends_on_the_content():
     assert make().digest() != make(edges=EDGES.slice(0, 3)).digest()
     assert make().digest() == make().digest()
+
+
+def test_tables_may_be_dicts_and_other_frames():
+    class Frame:
+        def __arrow_c_stream__(self, schema=None):
+            return pa.table({"src": [0, 1], "dst": [1, 0]}).__arrow_c_stream__(schema)
+
+    nodes = {"id": [0, 1], "features": np.eye(2, dtype=np.float32), "label:y": [True, False]}
+    graph = Graph.from_arrow(nodes, Frame())
+    assert graph.features.tolist() == [[1, 0], [0, 1]]
+    assert graph.dst.tolist() == [1, 0]
+    batch = pa.record_batch({"src": ["a"], "dst": ["b"]})
+    assert Graph.from_arrow(None, batch).ids.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("convert", ["from_arrow", "from_pyg", "from_dgl", "from_networkx"])
+@pytest.mark.parametrize("given", [[(0, 1)], np.zeros((2, 2)), None, "edges.csv"], ids=str)
+def test_other_objects_are_refused_with_their_type(convert, given):
+    arguments = (None, given) if convert == "from_arrow" else (given,)
+    with pytest.raises(GraphFormatError, match=f"expected a.*, got {type(given).__name__}"):
+        getattr(Graph, convert)(*arguments)
+
+
+def test_columns_of_two_lengths_are_refused():
+    with pytest.raises(GraphFormatError, match=r"edges: .*'?dst'? expected length 2 but got"):
+        Graph.from_arrow(None, {"src": [0, 1], "dst": [1]})
 
 
 def test_graph_without_edges():

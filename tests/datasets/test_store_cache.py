@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,38 @@ def entries(folder: Path) -> list[str]:
     return sorted(os.listdir(folder / "v1"))
 
 
+class RecordedTable:
+    """Node table that records which rows were read."""
+
+    name, num_rows, schema = "nodes", GRAPH.num_nodes, GRAPH.nodes.schema
+
+    def __init__(self, read: list[int]) -> None:
+        self.read = read
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        if columns != ["id"]:
+            self.read += range(start, stop)
+        return GRAPH.node_table.chunks(start, stop, columns)
+
+
 class Recorded:
     """Graph that records how often it was opened and which rows were read."""
 
     keyed = True
     num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges
     memory_bytes = 0
-    node_schema, edge_schema = GRAPH.node_schema, GRAPH.edge_schema
+    edge_table = GRAPH.edge_table
 
     def __init__(self) -> None:
         self.opened = 0
         self.rows: list[int] = []
+        self.node_table = RecordedTable(self.rows)
 
     def open(self) -> GraphSource:
         self.opened += 1
         return self
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        if not ids_only:
-            self.rows += range(start, stop)
-        return GRAPH.node_chunks(start, stop, ids_only=ids_only)
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        return GRAPH.edge_chunks(start, stop, ends_only=ends_only)
 
     def digest(self) -> str:
         return GRAPH.digest()
@@ -166,7 +175,7 @@ def test_damaged_store_is_made_again(tmp_path: Path) -> None:
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown method 'x'"):
+    with pytest.raises(ConfigError, match=r"partitioner .*got 'x'"):
         cached_store(lambda: GRAPH, ALONE, folder=tmp_path, method="x")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"expected to write a store.*Set GRAPHTHETA_CACHE"):

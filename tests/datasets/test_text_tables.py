@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -124,4 +126,60 @@ def test_bad_number_is_refused_with_file_and_column(tmp_path):
     edges.write_text("src,dst\n1,2\n")
     source = TableSource(str(nodes), str(edges), features="a,b")
     with pytest.raises(GraphFormatError, match=r"nodes\.csv: features .*column b: .* row 0"):
-        list(source.node_chunks(0, 2))
+        list(source.node_table.chunks(0, 2))
+
+
+def folder_of(tmp_path, files):
+    for number, text in enumerate(files):
+        (tmp_path / f"part-{number}.csv").write_text(text)
+    return TableSource(None, str(tmp_path))
+
+
+@pytest.mark.parametrize("empty", ["", "\n\n", "src,dst\n", "src,dst"])
+def test_files_without_rows_are_left_out(tmp_path, empty, caplog):
+    graph = Graph.from_source(folder_of(tmp_path, [empty, "src,dst\n1,2\n", empty]))
+    assert graph.ids.tolist() == [1, 2]
+    assert ("skipped empty files" in caplog.text) == (not empty.strip())
+
+
+@pytest.mark.parametrize("header", ["src,dst,weight,type", "src,dst,weight,type\n"])
+def test_a_header_is_an_empty_table(tmp_path, header):
+    (tmp_path / "edges").mkdir()
+    (tmp_path / "nodes.csv").write_text("id\n1\n2\n")
+    (tmp_path / "edges" / "a.csv").write_text(header)
+    graph = Graph.from_source(read(str(tmp_path)))
+    assert (graph.ids.tolist(), graph.num_edges) == ([1, 2], 0)
+
+
+@pytest.mark.parametrize("files", [[""], ["", "\n"]])
+def test_only_empty_files_are_refused(tmp_path, files):
+    with pytest.raises(GraphFormatError, match=r"expected a readable table, got Empty CSV"):
+        folder_of(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "read_as"),
+    [
+        ("weight", ["3", "NA", " 0.5 "], None),
+        ("weight", ["3", "4", "0.5"], [3, 4, 0.5]),
+        ("type", ["", "", "2"], None),
+        ("label:y", ["1", "2", "x"], [0, 1, 2]),
+        ("split:s", ["", "", "train"], [0, 0, 1]),
+        ("attr", ["", "7", "1e3"], None),
+        ("label:b", ["true", "false", "maybe"], [2, 0, 1]),
+    ],
+)
+def test_values_of_another_type_far_down_are_read(tmp_path, column, values, read_as):
+    # A file is like a block of a large file: the first one gives the columns their types.
+    source = partial(folder_of, tmp_path, [f"src,dst,{column}\n1,2,{value}\n" for value in values])
+    if read_as is None:
+        with pytest.raises(GraphFormatError, match="expected a value in every row, got nulls in"):
+            Graph.from_source(source())
+    else:
+        assert Graph.from_source(source()).column(column).tolist() == read_as
+
+
+def test_a_text_among_numbers_is_named(tmp_path):
+    texts = [f"src,dst,weight\n1,2,{value}\n" for value in ("1", "n/k", "2")]
+    with pytest.raises(GraphFormatError, match=r"weight: expected numbers .* string \('n/k'\)"):
+        folder_of(tmp_path, texts)

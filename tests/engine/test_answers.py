@@ -301,7 +301,7 @@ REPLIES: dict[str, Callable[[Any], Any]] = {
     "other first new ids": book_with("first_new_id", 1),
     "part out of range": lambda reply: reply.parts.append(5),
     "no ids": lambda reply: setattr(reply, "max_ids", 0),
-    "another version": lambda reply: setattr(reply, "protocol_version", 2),
+    "another version": lambda reply: setattr(reply, "protocol_version", 1),
     "another store": lambda reply: setattr(reply, "store_checksum", "no"),
 }
 

@@ -125,5 +125,7 @@ def test_columns_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_format_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown format 'csv'\. Choose one of dgl, dgl-chunked"):
+    with pytest.raises(
+        ConfigError, match=r"format .*: expected one of dgl, dgl-chunked, pyg, got 'csv'"
+    ):
         export("csv", tmp_path / "store", tmp_path / "out")

@@ -177,9 +177,7 @@ def test_export_writes_a_folder_and_keeps_what_is_there(command: Run, cora: Path
     assert "wrote 2 parts of 2,708 nodes to out" in result.out
     assert json.loads(Path("out/metadata.json").read_text())["graph_name"] == "cora"
     assert_one_line(command("export", "pyg", cora, "out"), "expected a new path or an empty")
-    assert_one_line(
-        command("export", "csv", cora, "other"), "unknown format 'csv'. Choose one of dgl"
-    )
+    assert_one_line(command("export", "csv", cora, "other"), r"expected one of dgl, .*, got 'csv'")
     assert [path.name for path in Path().iterdir() if path.name != "cache"] == ["out"]
 
 
@@ -209,7 +207,7 @@ def test_compare_prints_methods_side_by_side(command: Run) -> None:
     assert list(rows) == ["dbh", "hdrf", "kaminpar"]
     assert float(rows["kaminpar"][1]) < float(rows["hdrf"][1]) < float(rows["dbh"][1])
     assert_one_line(
-        command("partition", "cora", "--parts", 4, "--compare", "dbh,x"), "unknown method 'x'"
+        command("partition", "cora", "--parts", 4, "--compare", "dbh,x"), r"2ps-l, .*, got 'x'"
     )
     assert files(Path()) == []
 

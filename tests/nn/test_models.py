@@ -142,9 +142,9 @@ def test_layer_raises_config_error_when_the_graph_has_more_relations(shard: Shar
 
 
 def test_model_for_raises_config_error_when_the_graph_lacks_something(shard: Shard) -> None:
-    with pytest.raises(ConfigError, match=r"unknown 'gnc'; choose one of \['gat', 'gat-e'"):
+    with pytest.raises(ConfigError, match=r"model .*: expected one of gat, gat-e, .* got 'gnc'"):
         build("gnc", shard)
-    with pytest.raises(ConfigError, match="unknown label 'z'"):
+    with pytest.raises(ConfigError, match=r"label .*, got 'z'"):
         build("gcn", shard, "z")
     nodes = {"id": np.arange(3), "label:y": np.arange(3)}
     bare = gt.open_shard(

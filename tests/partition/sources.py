@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
-from graphtheta.data.batches import table_chunks
 from graphtheta.data.graph import Graph
+from graphtheta.data.source import SourceTable, TableInMemory
 from graphtheta.partition import Build, GraphSource, PartTables, Plan, Resources, build
 
 
@@ -35,21 +34,12 @@ class IdSource:
         return int(self.edges.num_rows)
 
     @property
-    def node_schema(self) -> pa.Schema:
-        return pa.schema([]) if self.nodes is None else self.nodes.schema
+    def node_table(self) -> SourceTable | None:
+        return None if self.nodes is None else TableInMemory("nodes", self.nodes)
 
     @property
-    def edge_schema(self) -> pa.Schema:
-        return self.edges.schema
-
-    def node_chunks(self, start: int, stop: int, *, ids_only: bool = False) -> Iterator[pa.Table]:
-        assert self.nodes is not None
-        return table_chunks(self.nodes.select(["id"]) if ids_only else self.nodes, start, stop)
-
-    def edge_chunks(self, start: int, stop: int, *, ends_only: bool = False) -> Iterator[pa.Table]:
-        return table_chunks(
-            self.edges.select(["src", "dst"]) if ends_only else self.edges, start, stop
-        )
+    def edge_table(self) -> SourceTable:
+        return TableInMemory("edges", self.edges)
 
     def digest(self) -> str:
         return ""

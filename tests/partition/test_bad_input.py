@@ -14,7 +14,7 @@ from tests.partition.sources import IdSource, build_on
 NAN = float("nan")
 EDGES = {"src": ["a", "b", "c"], "dst": ["b", "c", "a"]}
 CASES: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = {
-    "unknown_id": ({"id": ["a", "b"]}, EDGES, r"edges: dst|edges: src.*unknown 'c' \(first in row"),
+    "unknown_id": ({"id": ["a", "b"]}, EDGES, r"edges: dst|edges: src.*unknown 'c' in row"),
     "duplicate_id": ({"id": ["a", "b", "c", "b"]}, EDGES, "nodes: id.*'b' more than once"),
     "other_id_type": ({"id": [1, 2, 3]}, EDGES, "edges: src.*int64.*string"),
     "null_id": ({"id": ["a", None]}, EDGES, "nodes: id"),
@@ -59,7 +59,7 @@ def test_build_raises_graph_format_error_when_a_key_is_out_of_range(key: int) ->
     [
         (4, "dbh", PartitionError, r"got 4 parts for 3 nodes\. Use fewer"),
         (0, "dbh", ConfigError, "at least one part, got 0"),
-        (1, "hdrf2", ConfigError, "unknown method 'hdrf2'. Choose one of node-hash"),
+        (1, "hdrf2", ConfigError, "partitioner .*: expected one of 2ps-l, .*, got 'hdrf2'"),
     ],
     ids=["more_parts_than_nodes", "no_parts", "unknown_method"],
 )

@@ -284,11 +284,14 @@ def test_default_label_is_y_or_the_only_one() -> None:
             lambda s: s.default_label,
             "one label of nodes to choose, got none. Name a column",
         ),
-        (lambda s: s.label("y"), r"unknown label 'y'; the graph has \[\]"),
-        (lambda s: s.split("split"), r"unknown split 'split'; the graph has \[\]"),
+        (
+            lambda s: s.label("y"),
+            "label of nodes .*: expected none, as the graph has none",
+        ),
+        (lambda s: s.split("split"), "split of nodes .*: expected none, as the graph has none"),
         (lambda s: s.num_edge_types, "no 'type' column. Partition it with --edge-type"),
         (lambda s: s.edge_dim, "no 'attr' column. Partition it with --edge-features"),
-        (lambda s: s.node_column("x"), "unknown node column 'x'; the graph has"),
+        (lambda s: s.node_column("x"), "node column: expected one of .*got 'x'"),
         (lambda s: s.in_degree_by_type, "no 'type' column"),
     ],
 )

@@ -281,10 +281,10 @@ def without(prefix: str) -> Graph:
     [
         (LinkPrediction(), edge_model(), without("split"), "a split of edges, got none. Name"),
         (EdgePrediction(), edge_model(), without("label"), "a label of edges, got none. Name"),
-        (EdgePrediction("x"), edge_model(), labelled(), r"got 'x' not in \['kind'\]. Choose one"),
+        (EdgePrediction("x"), edge_model(), labelled(), "expected one of kind, got 'x'"),
         (EdgePrediction(), edge_model(), labelled(), "with 3 outputs, .* needs, got 1"),
         (LinkPrediction(), GCN(3, 4, 5).double(), labelled(), "model with a decoder, got GCN"),
-        (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column 'x' of relations"),
+        (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column of rela.*got 'x'"),
         (LinkPrediction(relation="attr"), edge_model(), labelled(), "integers from 0 in the rela"),
         (LinkPrediction(relation="type"), edge_model(), labelled(), "of 5 relations, got one of 0"),
     ],

@@ -9,7 +9,7 @@ from graphtheta import run_local
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
-from graphtheta.task.metrics import MAIN_METRIC, metrics_for
+from graphtheta.task.metrics import MAIN_METRIC, main_metric, metrics_for
 
 ROWS = 40
 
@@ -117,3 +117,8 @@ def test_auroc_of_one_class_is_left_out() -> None:
     spec, outputs, targets = case("binary")
     metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.ones_like(targets))
     assert metrics.keys() == {"loss", "accuracy", "f1", "precision", "recall"}
+
+
+def test_two_classes_stop_by_the_metric_of_binary_labels() -> None:
+    names = [main_metric(LabelSpec(task="multiclass", num_classes=n)).name for n in (2, 3)]
+    assert names == [main_metric(LabelSpec(task="binary", num_classes=2)).name, "accuracy"]

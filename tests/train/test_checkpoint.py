@@ -111,16 +111,26 @@ def test_other_folders_are_ignored(run: Path) -> None:
     assert latest_checkpoint(run / "none") is None
 
 
-def test_every_epoch_is_saved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_epoch_is_saved_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     saved = []
     monkeypatch.setattr(
-        "graphtheta.train.trainer.save_checkpoint", lambda _, epoch, *rest: saved.append(epoch)
+        "graphtheta.train.trainer.save_checkpoint", lambda _, state: saved.append(state.epochs)
     )
     mine = trainer(tmp_path / "run", checkpoint_every=2)
     mine.fit(4)
+    assert "already" not in caplog.text
+    caplog.clear()
     mine.fit(4)
-    mine.fit(5)
+    (line,) = caplog.messages
+    assert "already trained for 4 epochs; fit(epochs=4) counts them and trains nothing" in line
+    assert mine.fit(5)["epochs"] == 5
     assert saved == [2, 4, 5]
+    mine.patience = -1
+    mine.fit(6)
+    assert "already trained for 5 epochs, the last" in caplog.messages[-1]
+    assert len(caplog.messages) == 2
 
 
 def test_rows_of_an_embedding_are_all_there_or_refused(tmp_path: Path) -> None:

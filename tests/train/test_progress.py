@@ -18,4 +18,4 @@ def test_lines_of_progress(
     printed = capsys.readouterr().err.split("\n")[:-1]
     assert len(printed) == lines  # without a terminal, otherwise one line in ten seconds
     if lines:
-        assert printed[0] == "epoch 3 of 5  loss 3.0000  val_accuracy 0.5000"
+        assert printed[0] == "3 of 5 epochs  loss 3.0000  val_accuracy 0.5000"

@@ -16,6 +16,7 @@ import torch
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
+from graphtheta.comm.single import SingleCommunicator
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.inference.whole import infer
@@ -49,6 +50,19 @@ def trainer(comm: Communicator, run_dir: Path | None = None, **options: Any) -> 
 
 def local(work: Any, workers: int = 2) -> Any:
     return gt.run_local(work, workers=workers, timeout_s=60)
+
+
+def test_repr_shows_what_is_trained() -> None:
+    mine = trainer(SingleCommunicator(), strategy=gt.MiniBatch(5, [3, None]))
+    assert repr(mine) == (
+        "Trainer(GCN, label y, split split, MiniBatch(batch_size=5, fanouts=(3, None), "
+        "replace=False, weight=None), 1 worker, 0 epochs trained)"
+    )
+    assert repr(mine.groups) == "Groups(index=0/1, comm=SingleCommunicator(rank=0/1))"
+    assert repr(gt.ClusterBatch(3, only=[1])) == (
+        "ClusterBatch(clusters_per_batch=3, boundary_hops=0, communities='louvain', only=[1], "
+        "renormalise=False)"
+    )
 
 
 def test_fit_lowers_the_loss_and_summarises() -> None:
@@ -312,11 +326,11 @@ def test_trainer_raises_when_no_node_is_in_the_training_split() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"optimizer": "adma"}, "unknown 'adma'"),
+        ({"optimizer": "adma"}, "optimizer .*got 'adma'"),
         ({"lr": 0.0}, "lr > 0"),
         ({"strategy": "mini"}, "expected a strategy such as .*got the name 'mini'"),
-        ({"label": "z"}, "unknown label 'z'"),
-        ({"split": "z"}, "unknown split 'z'"),
+        ({"label": "z"}, "label of nodes .*got 'z'"),
+        ({"split": "z"}, "split of nodes .*got 'z'"),
     ],
 )
 def test_trainer_raises_on_wrong_options(options: dict[str, Any], words: str) -> None:

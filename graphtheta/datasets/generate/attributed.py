@@ -41,7 +41,7 @@ from graphtheta.datasets.generate.folder import (
     GeneratedTable,
     WriteOptions,
     parquet_options,
-    refuse_unless,
+    refuse_below,
     write_folder,
 )
 from graphtheta.rng.permutation import Permutation, permuted, unpermuted
@@ -83,13 +83,13 @@ def attributed(
     Raises:
         ConfigError: If an argument is out of range, or `out` cannot be written.
     """
-    for name, value, least in (
+    refuse_below(
+        "attributed",
         ("nodes", nodes, 2),
         ("edge factor", edge_factor, 1),
         ("node attributes", node_attributes, INFORMATIVE),
         ("edge attributes", edge_attributes, 1),
-    ):
-        refuse_unless(value >= least, f"attributed: {name}", f"{least} or more", value, "Raise it.")
+    )
     edges = nodes * edge_factor
     node_order = Permutation(nodes, seed, Purpose.GENERATE).spec
     edge_order = Permutation(edges, seed, Purpose.GENERATE, step=3).spec

@@ -37,6 +37,7 @@ from graphtheta.datasets.generate.folder import (
     GeneratedTable,
     WriteOptions,
     parquet_options,
+    refuse_below,
     refuse_unless,
     write_folder,
 )
@@ -87,16 +88,14 @@ def communities(
     Raises:
         ConfigError: If an argument is out of range, or `out` cannot be written.
     """
-    for name, value, least in (
+    refuse_below(
+        "communities",
         ("nodes", nodes, 2),
         ("edge factor", edge_factor, 0),
         ("features", features, 1),
         ("classes", classes, 1),
         ("group size", group_size, 1),
-    ):
-        refuse_unless(
-            value >= least, f"communities: {name}", f"{least} or more", value, "Raise it."
-        )
+    )
     where = "communities: inside"
     refuse_unless(0 <= inside <= 1, where, "a fraction of 0 to 1", inside, "Correct it.")
     where = "communities: degrees"

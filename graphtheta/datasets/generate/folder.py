@@ -78,6 +78,13 @@ def refuse_unless(holds: bool, where: str, expected: str, got: object, remedy: s
         raise ConfigError(f"{where}: expected {expected}, got {got}. {remedy}")
 
 
+def refuse_below(generator: str, *arguments: tuple[str, int, int]) -> None:
+    """Raise a ConfigError if the value of an argument, (name, value, least), is below the least."""
+    for name, value, least in arguments:
+        where = f"{generator}: {name}"
+        refuse_unless(value >= least, where, f"{least} or more", value, "Raise it.")
+
+
 def write_folder(
     out: Path | str,
     tables: Sequence[GeneratedTable],

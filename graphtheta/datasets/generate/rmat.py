@@ -24,6 +24,7 @@ from graphtheta.datasets.generate.draws import Draw, draw_key, jit, stream
 from graphtheta.datasets.generate.folder import (
     GeneratedTable,
     WriteOptions,
+    refuse_below,
     refuse_unless,
     write_folder,
 )
@@ -74,7 +75,7 @@ def rmat(
         ConfigError: If an argument is out of range, or `out` cannot be written.
     """
     _check(scale, quadrants)
-    refuse_unless(edge_factor >= 0, "rmat: edge factor", "0 or more", edge_factor, "Raise it.")
+    refuse_below("rmat", ("edge factor", edge_factor, 0))
     refuse_unless(ids in IDS, "rmat: ids", f"one of {', '.join(IDS)}", repr(ids), "Choose one.")
     num_nodes = 1 << scale
     names = Permutation(1 << 63, seed, Purpose.GENERATE, step=2)

@@ -12,6 +12,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
 from graphtheta.tgar import TGARLayer
 from graphtheta.tgar.batch.view import LayerView
+from graphtheta.wording import counted
 
 __all__ = ["RGCNConv"]
 
@@ -98,7 +99,7 @@ class RGCNConv(TGARLayer):
         if found > self.num_relations:
             raise ConfigError(
                 f"rgcn: expected edge types below num_relations = {self.num_relations}, got "
-                f"{found} types in the graph. Give num_relations={found}."
+                f"{counted(found, 'type')} in the graph. Give num_relations={found}."
             )
         return super().forward(view, h)
 

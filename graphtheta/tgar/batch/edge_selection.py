@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.plan import Route
 from graphtheta.exchange.rows import exchange_rows
@@ -123,10 +124,7 @@ class EdgeSelection:
         if name in self._weights:
             return self._weights[name]
         columns = self._shard.edge_columns
-        if name not in columns:
-            raise ConfigError(
-                f"sampling: unknown edge column '{name}'; the graph has {sorted(columns)}."
-            )
+        need_name(name, self._shard.manifest.edge_columns, "edge column of weights (--edge-weight)")
         if columns[name].dim() != 1:
             raise ConfigError(
                 f"sampling: expected one weight per edge, got {tuple(columns[name].shape[1:])} in "

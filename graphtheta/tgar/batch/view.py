@@ -22,6 +22,7 @@ from graphtheta.rng.philox import Purpose, step_key, stream_id
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.batch.block import Block, Degrees, whole_block
+from graphtheta.wording import counted
 
 __all__ = ["EdgeColumns", "LayerView", "View"]
 
@@ -301,9 +302,10 @@ class View(_NotATensor):
     def __repr__(self) -> str:
         if self.blocks is None:
             manifest = self.shard.manifest
-            return f"View(all {manifest.num_nodes} nodes and {manifest.num_edges} edges)"
+            edges = counted(manifest.num_edges, "edge")
+            return f"View(all {counted(manifest.num_nodes, 'node')} and {edges})"
         lines = [f"  {layer}: {block}" for layer, block in enumerate(self.blocks)]
-        return "\n".join([f"View({len(self.blocks)} layers)", *lines])
+        return "\n".join([f"View({counted(len(self.blocks), 'layer')})", *lines])
 
     def __getitem__(self, layer: int) -> LayerView:
         if layer not in self._layers:

@@ -14,7 +14,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.edge_blocks import NO_CAP, EdgeBlocks, edge_cap, part_order
-from graphtheta.partition.core.partitioner import Balance, EdgePartitioner
+from graphtheta.partition.core.partitioner import Balance, EdgePartitioner, PartitionJob
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory
 from graphtheta.partition.core.stream_clusters import pack
@@ -71,8 +71,7 @@ def place(
     def work(comm: Communicator) -> None:
         resources = Resources(comm=comm, threads=threads)
         balance = Balance(edges=limit)
-        found = method(stream, num_parts, seed=seed, balance=balance, resources=resources)
-        for first, some in found:
+        for first, some in method(PartitionJob(stream, num_parts, seed, balance, resources)):
             assert some.dtype == np.int32
             with lock:
                 parts[first : first + len(some)] = some
@@ -160,7 +159,7 @@ def test_state_above_the_memory_limit_is_refused(name: str) -> None:
     stream = EdgesInMemory(1000, *np.zeros((2, 10), np.int32))
     resources = Resources(memory_limit=100)
     with pytest.raises(PartitionError, match=r"memory limit .* Use the method"):
-        list(METHODS[name]()(stream, 2, seed=0, balance=Balance(), resources=resources))
+        list(METHODS[name]()(PartitionJob(stream, 2, resources=resources)))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -299,7 +298,7 @@ def test_hep_without_room_for_edges_advises_a_lower_tau() -> None:
     stream = EdgesInMemory(50, src.astype(np.int32), dst.astype(np.int32))
     resources = Resources(memory_limit=20_000)
     with pytest.raises(PartitionError, match="Lower tau, which is 10"):
-        list(HybridEdgePartitioner()(stream, 2, seed=0, balance=Balance(), resources=resources))
+        list(HybridEdgePartitioner()(PartitionJob(stream, 2, resources=resources)))
 
 
 def test_clusters_are_packed_by_descending_volume() -> None:

@@ -67,13 +67,8 @@ def place(
     lock = threading.Lock()
 
     def work(comm: Communicator) -> None:
-        parts = method(
-            stream,
-            num_parts,
-            seed=seed,
-            balance=balance or Balance(),
-            resources=Resources(comm, threads, memory_limit),
-        )
+        resources = Resources(comm, threads, memory_limit)
+        parts = method(PartitionJob(stream, num_parts, seed, balance or Balance(), resources))
         with lock:
             results.append(parts)
 
@@ -163,7 +158,7 @@ def test_accepts_64_bit_keys_and_read_only_edges(method: str) -> None:
     num_nodes, src, dst = random_graph(60, 300)
     src.flags.writeable = dst.flags.writeable = False
     wide: EdgeStream = EdgesInMemory(num_nodes, src, dst)
-    parts = METHODS[method](wide, 3, seed=0, balance=Balance(), resources=Resources())
+    parts = METHODS[method](PartitionJob(wide, 3))
     np.testing.assert_array_equal(parts, place(METHODS[method], (num_nodes, src, dst), 3))
 
 

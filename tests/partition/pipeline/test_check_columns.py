@@ -33,15 +33,32 @@ def source_of(tmp_path, nodes, edges, **options):
         ),
         ({"y": ["a", "a", None]}, {}, {"labels": "y"}, "expected at least two classes"),
         ({"y": [True, True, True]}, {}, {"labels": "y"}, "expected at least two classes"),
-        ({}, {"s": [1, 1, 1]}, {"edge_labels": "s"}, "edges: label:s: expected at least two"),
+        (
+            {},
+            {"s": [1, 1, 1]},
+            {"edge_labels": "s"},
+            r"edges\.parquet: label:s: .*at least two",
+        ),
     ],
 )
 def test_wrong_values_are_refused_first(tmp_path, monkeypatch, nodes, edges, options, message):
     source = source_of(tmp_path, nodes, edges, **options)
     moved = "graphtheta.partition.pipeline.pipeline.resolve_edges"
     monkeypatch.setattr(moved, lambda *_, **__: pytest.fail("the edges were moved"))
+    if "two" not in message:  # a graph in memory may have a label of one class
+        with pytest.raises(GraphFormatError, match=message):
+            Graph.from_source(source)
     with pytest.raises(GraphFormatError, match=message):
         make_store(source, tmp_path / "store", Plan(1))
+
+
+def test_unknown_and_duplicate_ids_are_reported_with_their_file(tmp_path):
+    for nodes, edges, message in (
+        ({}, {"src": [0, 1, 7]}, r"edges\.parquet: src: .* unknown 7 in row 2"),
+        ({"id": [0, 2, 2]}, {}, r"nodes\.parquet: id: .* 2 more than once"),
+    ):
+        with pytest.raises(GraphFormatError, match=message):
+            make_store(source_of(tmp_path, nodes, edges), tmp_path / "store", Plan(1))
 
 
 def test_names_of_classes_and_types_are_in_the_manifest(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.data.graph import Graph
+from graphtheta.data.source import SourceTable, TableInMemory
 from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, assess, build, measure
 from graphtheta.partition.pipeline import order, part_builder
@@ -138,18 +139,21 @@ def test_build_without_a_node_table_numbers_sorted_ids(text_ids: bool, workers: 
 def test_build_reads_only_its_own_rows() -> None:
     requested: set[tuple[str, int, int]] = set()
 
-    class Spy(IdSource):
-        def node_chunks(
-            self, start: int, stop: int, *, ids_only: bool = False
+    class SpyTable(TableInMemory):
+        def chunks(
+            self, start: int, stop: int, columns: Sequence[str] | None = None
         ) -> Iterator[pa.Table]:
-            requested.add(("nodes", start, stop))
-            return super().node_chunks(start, stop, ids_only=ids_only)
+            requested.add((self.name, start, stop))
+            return super().chunks(start, stop, columns)
 
-        def edge_chunks(
-            self, start: int, stop: int, *, ends_only: bool = False
-        ) -> Iterator[pa.Table]:
-            requested.add(("edges", start, stop))
-            return super().edge_chunks(start, stop, ends_only=ends_only)
+    class Spy(IdSource):
+        @property
+        def node_table(self) -> SourceTable | None:
+            return SpyTable("nodes", self.nodes)
+
+        @property
+        def edge_table(self) -> SourceTable:
+            return SpyTable("edges", self.edges)
 
     graph = to_graph(random_graph(10, 31))
     build_on(Spy(graph.nodes, graph.edges, keyed=True), 3, 3)

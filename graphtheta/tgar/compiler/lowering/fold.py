@@ -10,6 +10,7 @@ import math
 
 from graphtheta.tgar.compiler.ir.terms import Term
 from graphtheta.tgar.compiler.lowering.context import LoweringContext
+from graphtheta.wording import counted
 
 __all__ = ["fold"]
 
@@ -62,6 +63,6 @@ def _folded(
     )
     ctx.folded.append(
         f"{parameter!r} . ({weight!r} {x!r}): "
-        f"{folded.size} products per edge instead of {weight.size}"
+        f"{counted(folded.size, 'product')} per edge instead of {weight.size}"
     )
     return ctx.terms.reshape(ctx.terms.contract(folded, x), narrow)
