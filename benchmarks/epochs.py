@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from peers.compare import (
     TOLERANCE,
     PeerComparison,
     arguments,
-    better,
     largest_difference,
+    megabytes,
     memory,
+    milliseconds,
+    ratio,
     written,
 )
 
@@ -148,30 +150,11 @@ def _measure(comparison: PeerComparison, about: dict[str, Any], model: str) -> R
 
 def _cells(row: Row, libraries: tuple[str, ...]) -> Iterator[str]:
     yield from (row.graph["graph"], row.model)
-    yield from (_ms(row.time.get(name)) for name in libraries)
-    yield _times(row.time, BARS[row.model])
-    yield from (_mb(row.memory.get(name)) for name in libraries)
-    yield _times(row.memory, MEMORY_BAR)
+    yield from (milliseconds(row.time.get(name)) for name in libraries)
+    yield ratio(row.time, BARS[row.model])
+    yield from (megabytes(row.memory.get(name)) for name in libraries)
+    yield ratio(row.memory, MEMORY_BAR)
     yield ", ".join(row.differs.values()) or "no"
-
-
-def _times(records: Mapping[str, Record], bar: float) -> str:
-    if len(records) < 2:
-        return f"- ({bar:g})"
-    peer, ratio = better(records)
-    return f"{ratio:.2f} {peer} ({bar:g})"
-
-
-def _ms(record: Record | None) -> str:
-    if record is None:
-        return "-"
-    half = (record["p90"] - record["p10"]) / 2
-    form = f" {record['form']}" if record["forms_seconds"] else ""
-    return f"{1000 * record['median']:.0f} ± {1000 * half:.0f}{form}"
-
-
-def _mb(record: Record | None) -> str:
-    return "-" if record is None else f"{record['median'] / 1e6:.0f}"
 
 
 if __name__ == "__main__":

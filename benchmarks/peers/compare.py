@@ -20,7 +20,17 @@ from graphtheta.bench.timing import alternate
 from graphtheta.partition import Plan, Resources, make_store
 from peers.worker import Worker
 
-__all__ = ["PeerComparison", "arguments", "better", "largest_difference", "memory", "written"]
+__all__ = [
+    "PeerComparison",
+    "arguments",
+    "better",
+    "largest_difference",
+    "megabytes",
+    "memory",
+    "milliseconds",
+    "ratio",
+    "written",
+]
 
 TOLERANCE = 1e-5
 
@@ -50,8 +60,8 @@ def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
         arrays = {"src": graph.src[order], "dst": graph.dst[order]}
         if weight:
             arrays["weight"] = graph.column("weight")[order]
-        if "attr" in graph.edges.column_names:
-            arrays["attr"] = graph.column("attr")[order]
+        for column in {"attr", "type"} & set(graph.edges.column_names):
+            arrays[column] = graph.column(column)[order]
         if graph.num_features:
             labels = graph.label().astype(np.int64)
             arrays |= {"x": graph.features, "y": labels, "train": graph.split() == 1}
@@ -67,7 +77,7 @@ class PeerComparison:
     """Comparison of libraries on one graph, with a worker process for each library.
 
     Attributes:
-        work: What is measured: "gather", "attention", "epoch", "sample" or "steps".
+        work: What is measured: "gather", "attention", "epoch", "typed", "sample" or "steps".
         folder: Folder of the graph, as `written` yields it.
         options: Command-line options (see `arguments`).
         libraries: Libraries to compare; "graphtheta" first.
@@ -168,6 +178,28 @@ def better(records: Mapping[str, Record]) -> tuple[str, float]:
     peers = {name: record["median"] for name, record in records.items() if name != "graphtheta"}
     name = min(peers, key=peers.__getitem__)
     return name, peers[name] / records["graphtheta"]["median"]
+
+
+def ratio(records: Mapping[str, Record], bar: float) -> str:
+    """Return a table's cell with the ratio to the better peer, its name, and the ratio to reach."""
+    if len(records) < 2:
+        return f"- ({bar:g})"
+    peer, times = better(records)
+    return f"{times:.2f} {peer} ({bar:g})"
+
+
+def milliseconds(record: Record | None) -> str:
+    """Return a table's cell with the median, half the range from p10 to p90, and the form."""
+    if record is None:
+        return "-"
+    half = (record["p90"] - record["p10"]) / 2
+    form = f" {record['form']}" if record["forms_seconds"] else ""
+    return f"{1000 * record['median']:.0f} ± {1000 * half:.0f}{form}"
+
+
+def megabytes(record: Record | None) -> str:
+    """Return a table's cell with the memory in MB."""
+    return "-" if record is None else f"{record['median'] / 1e6:.0f}"
 
 
 def _total_seconds(answer: Mapping[str, Any]) -> float:

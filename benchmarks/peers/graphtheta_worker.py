@@ -1,10 +1,11 @@
 """Worker process for GraphTheta (see `peers/worker.py` for the requests).
 
-    python -m peers.graphtheta_worker gather|attention|epoch|sample|steps
+    python -m peers.graphtheta_worker gather|attention|epoch|typed|sample|steps
 
 `gather` runs Gather and Sum, `attention` one layer forward and backward, `epoch` a training epoch
-on the whole graph, `sample` draws neighbourhoods, and `steps` trains on them. Rows are saved in the
-order of the input, and gradients by PyG's parameter names.
+on the whole graph, `typed` one of R-GCN with learned inputs, `sample` draws neighbourhoods, and
+`steps` trains on them. Rows are saved in the order of the input, and gradients by PyG's parameter
+names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.kernels import Aggregate
 from graphtheta.bench.timing import Clock
 from graphtheta.comm.launch import tune_rank
-from graphtheta.nn import GAT, GATE, GCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
+from graphtheta.nn import GAT, GATE, GCN, RGCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
 from graphtheta.nn.models import Stack
 from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
 from graphtheta.train.trainer import Trainer
@@ -179,6 +180,44 @@ class Epoch(Worker):
         self.write(path, out)
 
 
+class Typed(Worker):
+    """Training epochs of R-GCN on the whole graph, with learned inputs."""
+
+    def build(self, hidden: int, weights: str | None, allow_chunked: bool, **options: Any) -> None:
+        """Build model and optimiser, and save the initial weights for the peers."""
+        shard, self.allow_chunked = self.shard, allow_chunked
+        sizes = shard.num_features, hidden, shard.num_classes
+        relations = {"num_relations": shard.num_edge_types, "num_bases": options.get("bases")}
+        self.module = RGCN(*sizes, dropout=0.0, **relations)
+        if weights is not None:
+            self.write_weights(weights)
+        self.x = nn.Parameter(shard.features.clone())
+        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
+        target, known = shard.label("y")
+        self.train = torch.nonzero((shard.split("split") == 1) & known).flatten()
+        self.target = target[self.train].long()
+
+    def run(self) -> dict[str, Any]:
+        """Train one epoch."""
+        clock = Clock()
+        with clock.measure("epoch"):
+            self.optimizer.zero_grad()
+            self._backward()
+            self.optimizer.step()
+        return self.checked(clock.seconds)
+
+    def _backward(self) -> Tensor:
+        view = View(self.shard)
+        out: Tensor = self.module(view, self.x)
+        (F.cross_entropy(out[self.train], self.target) + view.token).backward()
+        return out
+
+    def save(self, path: str) -> None:
+        """Save output and gradients for the current weights."""
+        self.optimizer.zero_grad()
+        self.write(path, self._backward(), self.x)
+
+
 class Sample(Worker):
     """Sampling of in-edges for batches of seeds: the same nodes as the peers, in shard order."""
 
@@ -241,5 +280,5 @@ class Steps(Worker):
 if __name__ == "__main__":
     tune_rank()
     works: dict[str, Any] = {"gather": Gather, "attention": Attention, "epoch": Epoch}
-    works |= {"sample": Sample, "steps": Steps}
+    works |= {"typed": Typed, "sample": Sample, "steps": Steps}
     serve(works[sys.argv[1]]())

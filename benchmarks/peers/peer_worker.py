@@ -1,6 +1,6 @@
 """Worker process for a peer: PyG, DGL or torch (see `peers/worker.py` for the requests).
 
-    python -m peers.peer_worker pyg|dgl|torch gather|attention|epoch|sample|steps
+    python -m peers.peer_worker pyg|dgl|torch gather|attention|epoch|typed|sample|steps
 
 Runs in a separate environment that has only torch, torch_geometric and dgl. Weights are exchanged
 by PyG's parameter names. `build` takes a `form`: one of the graph representations or loader
@@ -186,6 +186,37 @@ class Epoch(Worker):
         self.write(path, out)
 
 
+class Typed(Epoch):
+    """Training epochs of R-GCN on the whole graph, with learned inputs."""
+
+    names = ("x", "y", "train", "type")
+
+    def build(self, hidden: int, weights: str, form: str, **options: Any) -> None:
+        """Build model and optimiser."""
+        arrays = self.arrays
+        self.rows = torch.nonzero(arrays.train).flatten()
+        sizes = arrays.x.shape[1], hidden, int(arrays.y.max()) + 1
+        self.module = self.library.typed(arrays, form, sizes, options.get("bases"))
+        self.take_weights(weights)
+        self.x = arrays.x.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
+
+    def run(self) -> dict[str, float]:
+        """Train one epoch."""
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        self._loss(self.module(self.x)).backward()
+        self.optimizer.step()
+        return {"epoch": time.perf_counter() - start}
+
+    def save(self, path: str) -> None:
+        """Save output and gradients for the current weights."""
+        self.optimizer.zero_grad()
+        out = self.module(self.x)
+        self._loss(out).backward()
+        self.write(path, out, self.x)
+
+
 class Sample(Worker):
     """Sampling of in-edges for batches of seeds."""
 
@@ -230,5 +261,5 @@ MODULES = {"pyg": "peers.pyg_models", "dgl": "peers.dgl_models", "torch": "peers
 if __name__ == "__main__":
     library, work = sys.argv[1:]
     works = {"gather": Gather, "attention": Attention, "epoch": Epoch}
-    works |= {"sample": Sample, "steps": Steps}
+    works |= {"typed": Typed, "sample": Sample, "steps": Steps}
     serve(works[work](importlib.import_module(MODULES[library]), work))
