@@ -17,6 +17,7 @@ from graphtheta.nn.conv import (
     GCNConv,
     GINConv,
     GIPAConv,
+    RGATConv,
     RGCNConv,
     SAGEConv,
     TransformerConv,
@@ -33,6 +34,7 @@ __all__ = [
     "GIN",
     "GIPA",
     "MODELS",
+    "RGAT",
     "RGCN",
     "GATv2",
     "GraphSAGE",
@@ -288,6 +290,56 @@ class RGCN(Stack):
         super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
+class RGAT(Stack):
+    """R-GAT over the edge column `type` (Busbridge et al., arXiv 1904.05811).
+
+    Hidden layers concatenate their heads, the last layer has one.
+
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each head of a hidden layer.
+        out_channels: Columns of the output.
+        num_relations: Number of edge types.
+        num_bases: Matrices that the relations' weights combine; if None, each has its own.
+        heads: Attention heads of a hidden layer.
+        dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
+        options: num_layers, batch_norm and seed, as for `Stack`.
+
+    Raises:
+        ConfigError: If a size is below 1.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("heads", "num_relations", "num_bases")
+    activation: Callable[[Tensor], Tensor] = staticmethod(elu)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        num_relations: int,
+        num_bases: int | None = None,
+        heads: int = 8,
+        dropout: float = 0.6,
+        **options: Unpack[StackOptions],
+    ) -> None:
+        if heads < 1:
+            raise ConfigError(f"RGAT: expected heads >= 1, got {heads}.")
+        make_layer = partial(
+            RGATConv, num_relations=num_relations, num_bases=num_bases, dropout=dropout
+        )
+        super().__init__(
+            lambda inputs, _: make_layer(inputs, hidden_channels, heads=heads),
+            in_channels,
+            heads * hidden_channels,
+            out_channels,
+            dropout=dropout,
+            make_last_layer=make_layer,
+            **options,
+        )
+
+
 MODELS: dict[str, type[Stack]] = {
     "gcn": GCN,
     "sage": GraphSAGE,
@@ -296,6 +348,7 @@ MODELS: dict[str, type[Stack]] = {
     "gin": GIN,
     "gat-e": GATE,
     "rgcn": RGCN,
+    "rgat": RGAT,
     "transformer": GraphTransformer,
     "gipa": GIPA,
 }

@@ -21,6 +21,7 @@ from graphtheta.nn import (
     GCNConv,
     GINConv,
     GIPAConv,
+    RGATConv,
     RGCNConv,
     SAGEConv,
     TransformerConv,
@@ -39,6 +40,7 @@ MAKERS: dict[str, Callable[[], TGARLayer]] = {
     "gin": lambda: GINConv(nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))),
     "gat-e": lambda: GATEConv(3, 4, heads=2, dropout=0.4, edge_dim=2),
     "rgcn": lambda: RGCNConv(3, 4, num_relations=5, num_bases=2),
+    "rgat": lambda: RGATConv(3, 4, num_relations=5, heads=2, dropout=0.4, edge_dim=2),
     "transformer": lambda: TransformerConv(3, 4, heads=2, beta=True, dropout=0.4, edge_dim=2),
     "gipa": lambda: GIPAConv(3, 4, edge_dim=2, channels=5, heads=2, dropout=0.4),
 }
@@ -117,11 +119,11 @@ def test_layer_takes_float32(name: str) -> None:
     assert_equal(run.out_NO, want.out_NO, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["gatv2", "gat-e", "rgcn", "transformer", "gipa"])
+@pytest.mark.parametrize("name", ["gatv2", "gat-e", "rgcn", "rgat", "transformer", "gipa"])
 def test_layer_raises_trace_error_when_the_graph_lacks_an_edge_column(name: str) -> None:
     graph = to_graph(random_graph(20, 80), dtype=np.float64)
-    column = "type" if name == "rgcn" else "attr"
+    column = "type" if name.startswith("rg") else "attr"
     without = gt.Graph(graph.nodes, graph.edges.drop_columns([column]))
-    error = ConfigError if name == "rgcn" else TraceError
+    error = ConfigError if name.startswith("rg") else TraceError
     with pytest.raises(error, match=f"no '{column}'"):
         run_layer(lambda: make(name), without)

@@ -21,6 +21,7 @@ from graphtheta.nn import (
     GATv2Conv,
     GCNConv,
     GINConv,
+    RGATConv,
     RGCNConv,
     SAGEConv,
     TransformerConv,
@@ -149,6 +150,13 @@ def rgcn(out: int = 4, **options: Any) -> tuple[Callable[[], Any], Any]:
     )
 
 
+def rgat(**options: Any) -> tuple[Callable[[], Any], Any]:
+    theirs = pyg.RGATConv(FEATURES, 4, RELATIONS, heads=3, **options)
+    for name in ("w", "l1", "b1", "l2", "b2"):  # of other forms of attention
+        delattr(theirs, name)
+    return lambda: RGATConv(FEATURES, 4, num_relations=RELATIONS, heads=3, **options), theirs
+
+
 # Name: (ours, theirs, extra arguments of theirs).
 PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "gcn_narrow": lambda: (*gcn(4, weighted=False), ""),
@@ -197,6 +205,8 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "rgcn_wide": lambda: (*rgcn(9), "type"),
     "rgcn_bases": lambda: (*rgcn(num_bases=2), "type"),
     "rgcn_blocks": lambda: (*rgcn(10, num_blocks=5), "type"),
+    "rgat": lambda: (*rgat(), "type"),
+    "rgat_bases": lambda: (*rgat(num_bases=2, concat=False, bias=False), "type"),
     "rgcn_sum": lambda: (*rgcn(aggr="sum", root_weight=False, bias=False), "type"),
 }
 

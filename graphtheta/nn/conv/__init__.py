@@ -4,6 +4,7 @@ from graphtheta.nn.conv.gat import GATConv, GATEConv, GATv2Conv
 from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.gipa import GIPAConv
+from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
 from graphtheta.nn.conv.transformer import TransformerConv
@@ -17,6 +18,7 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "GIPAConv",
+    "RGATConv",
     "RGCNConv",
     "SAGEConv",
     "TransformerConv",
@@ -30,6 +32,7 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "gin": GINConv,
     "gat-e": GATEConv,
     "rgcn": RGCNConv,
+    "rgat": RGATConv,
     "transformer": TransformerConv,
     "gipa": GIPAConv,
 }

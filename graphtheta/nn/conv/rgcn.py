@@ -14,7 +14,7 @@ from graphtheta.tgar import TGARLayer
 from graphtheta.tgar.batch.view import LayerView
 from graphtheta.wording import counted
 
-__all__ = ["RGCNConv"]
+__all__ = ["RGCNConv", "relation_matrices", "require_relations"]
 
 
 class RGCNConv(TGARLayer):
@@ -95,12 +95,7 @@ class RGCNConv(TGARLayer):
             self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, view: LayerView, h: Any) -> Any:
-        found = view.shard.num_edge_types
-        if found > self.num_relations:
-            raise ConfigError(
-                f"rgcn: expected edge types below num_relations = {self.num_relations}, got "
-                f"{counted(found, 'type')} in the graph. Give num_relations={found}."
-            )
+        require_relations("rgcn", view, self.num_relations)
         return super().forward(view, h)
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -122,12 +117,26 @@ class RGCNConv(TGARLayer):
         if self.num_blocks is not None:
             h = h.view(-1, *self.weight.shape[1:3])
             return torch.einsum("ebf,ebfo->ebo", h, self.weight[relation]).flatten(1)
-        weight: Tensor = self.weight
-        if self.num_bases is not None:
-            weight = torch.einsum("rb,bfo->rfo", self.comp, weight)
+        bases = self.num_bases is not None
+        weight = relation_matrices(self.comp, self.weight) if bases else self.weight
         return torch.einsum("ef,efo->eo", h, weight[relation])
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         if self.root is not None:
             m = torch.addmm(m, n["h"], self.root)
         return m if self.bias is None else m + self.bias
+
+
+def relation_matrices(coefficients: Tensor, bases: Tensor) -> Tensor:
+    """Return a matrix for each relation: (R, B) coefficients of (B, A, O) bases give (R, A, O)."""
+    return (coefficients @ bases.flatten(1)).view(-1, *bases.shape[1:])
+
+
+def require_relations(layer: str, view: LayerView, num_relations: int) -> None:
+    """Raise a ConfigError if the graph has more edge types than a layer has relations."""
+    found = view.shard.num_edge_types
+    if found > num_relations:
+        raise ConfigError(
+            f"{layer}: expected edge types below num_relations = {num_relations}, got "
+            f"{counted(found, 'type')} in the graph. Give num_relations={found}."
+        )
