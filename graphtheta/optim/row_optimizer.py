@@ -31,7 +31,7 @@ __all__ = ["RowOptimizer"]
 _PER_THREAD = 1 << 14  # least number of values for each thread
 _ALL_STEPS = 1 << 60
 # Options of torch's optimisers that the updates of rows do not have.
-_OTHER = ("amsgrad", "maximize", "momentum", "nesterov", "capturable", "differentiable")
+_OTHER = ("amsgrad", "maximize", "momentum", "capturable", "differentiable")
 
 
 class RowOptimizer:
@@ -204,6 +204,8 @@ class _Table:
 
 def _is_supported(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> bool:
     """Return whether the updates of rows are those of an optimiser with these options."""
+    if type(optimizer) is torch.optim.Adam and options.get("decoupled_weight_decay"):
+        return False  # use AdamW
     known = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
     return known and not any(options.get(name) for name in _OTHER)
 

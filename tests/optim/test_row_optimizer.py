@@ -201,6 +201,8 @@ def test_global_batches_take_the_dense_path_bit_for_bit() -> None:
     )
     assert torch.equal(got[1], want[1])
     assert got[2] == {False}
+    divided = train(gt.communicator(), strategy=GlobalBatch(), epochs=3, micro_batches=2)
+    assert_same(divided, want, 1e-10)
 
 
 def test_resumes_on_other_workers_and_from_rows_on_disk(
