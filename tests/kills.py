@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def refuse_locks(patch: pytest.MonkeyPatch, code: int) -> None:
 
 _watch: Watch | None = None
 _has_hook = False
+_lock = threading.Lock()  # threads count together, and none gets past a kill
+_own = threading.local()  # whether this thread's operations are those of the watch itself
 
 
 @contextmanager
@@ -88,13 +91,15 @@ def watch_files(folder: Path, kill_at: int = 0, *, torn: bool = False) -> Iterat
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    global _watch
-    if _watch is not None and (event == "open" or event in _CHANGES):
-        watch, _watch = _watch, None  # not its own operations
-        try:
-            watch.see(event, args)
-        finally:
-            _watch = watch
+    if (event == "open" or event in _CHANGES) and not getattr(_own, "active", False):
+        watch = _watch
+        if watch is not None:
+            _own.active = True
+            try:
+                with _lock:
+                    watch.see(event, args)
+            finally:
+                _own.active = False
 
 
 def _changed(event: str, args: tuple[Any, ...]) -> str | None:
