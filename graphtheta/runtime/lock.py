@@ -63,11 +63,15 @@ class FileLock:
         return self._path.open("ab")
 
     def release(self) -> None:
-        """Remove the file and release the lock; nothing the second time."""
+        """Remove the file and release the lock; nothing the second time.
+
+        If the folder was removed meanwhile, the file may be that of the next holder, and stays.
+        """
         if not self._file.closed:
             try:
                 with suppress(OSError):
-                    self._path.unlink()
+                    if _is_file_at(self._path, self._file):
+                        self._path.unlink()
             finally:
                 self._file.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,9 @@ class CheckpointedPhases:
         return result_of_rank_0
 
     def remove(self) -> None:
-        """Delete the folder; for rank 0, when the result of the job is complete."""
-        (self.folder / _JOB).unlink()  # first, as above
+        """Delete the folder; for rank 0 when the job is complete, for every rank if it failed."""
+        with suppress(OSError):
+            (self.folder / _JOB).unlink()  # first, as above
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> CheckpointedPhases:

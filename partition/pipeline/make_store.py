@@ -83,7 +83,7 @@ def make_store(
         CheckpointedPhases(
             folder, _job(source, path, plan, comm), comm, fresh=not unfinished.exists()
         ) as phases,
-        _removed_after_failure([partial, folder], comm),
+        _removed_after_failure(partial, comm, phases),
     ):
         if comm.rank == 0:
             if not phases.resumed:
@@ -116,7 +116,7 @@ def temporary_folder(comm: Communicator) -> Iterator[Path]:
     """
     with nullcontext("") if comm.rank else scratch_folder() as made:
         folder = Path(comm.broadcast_text(str(made), stage="temporary folder"))
-        with disk_errors(folder, "temporary files"), _removed_after_failure([folder], comm):
+        with disk_errors(folder, "temporary files"), _removed_after_failure(folder, comm):
             yield folder
             comm.barrier(stage="temporary folder: done")  # slower ranks may still read files
 
@@ -151,16 +151,22 @@ def _job(source: GraphSource, path: Path, plan: Plan, comm: Communicator) -> dic
 
 
 @contextmanager
-def _removed_after_failure(folders: list[Path], comm: Communicator) -> Iterator[None]:
-    """Delete folders if the block fails, except by Ctrl-C: an interrupted run can be continued."""
+def _removed_after_failure(
+    folder: Path, comm: Communicator, phases: CheckpointedPhases | None = None
+) -> Iterator[None]:
+    """Delete a folder, and that of phases, if the block fails.
+
+    Ctrl-C is no failure: an interrupted run can be continued.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        removed = isinstance(error, FileNotFoundError) and _is_removed_soon(folders[0])
-        for folder in folders:  # on every rank, so that nothing is left after the slowest one
-            shutil.rmtree(folder, ignore_errors=True)
+        removed = isinstance(error, FileNotFoundError) and _is_removed_soon(folder)
+        if phases is not None:
+            phases.remove()  # first: a kill here may leave no record of phases without their files
+        shutil.rmtree(folder, ignore_errors=True)  # on every rank, also after the slowest one
         if removed and comm.size > 1:
             # Another rank failed and removed the files. Wait here, so that its error is reported.
             comm.barrier(stage="store: another rank failed")

@@ -35,6 +35,17 @@ def test_lock_is_exclusive_and_leaves_no_file(tmp_path: Path) -> None:
         pass
 
 
+def test_release_leaves_the_file_of_the_next_holder(tmp_path: Path) -> None:
+    """As after a run that removes its folder before it unlocks it."""
+    path = tmp_path / "lock"
+    first = FileLock(path)
+    path.unlink()
+    with FileLock(path):
+        first.release()
+        with pytest.raises(BlockingIOError):
+            FileLock(path)
+
+
 def test_lock_that_waits_gets_a_new_file(tmp_path: Path) -> None:
     """The first holder removes the file that the second has opened."""
     path = tmp_path / "lock"

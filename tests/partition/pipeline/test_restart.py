@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from graphtheta.partition import Plan, make_store, open_store
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from tests.graphs import power_law, to_graph
 from tests.jobs import run_job
+from tests.kills import Killed
 from tests.partition.sources import by_id
 
 GRAPH = to_graph(power_law(60, 300), text_ids=True)
@@ -176,3 +179,28 @@ def test_killed_rank_ends_the_job_and_the_next_run_continues(
     assert done.code == 0, done.output
     assert open_store(path).checksum == whole
     assert [entry.name for entry in path.parent.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("scratch", [None, "scratch"])
+def test_failed_run_that_is_killed_while_it_cleans_up_is_repeated(
+    scratch: str | None, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are left without others are not taken for those of finished phases."""
+
+    def fail(*_: object) -> None:
+        patch.setattr("shutil.rmtree", kill)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def kill(folder: Path, **_: object) -> None:
+        for file in [file for file in folder.rglob("*") if file.suffix in (".arrow", ".records")]:
+            file.unlink()
+        raise Killed
+
+    path, at = tmp_path / "made" / "store", scratch and tmp_path / scratch
+    with monkeypatch.context() as patch:
+        patch.setattr("graphtheta.partition.pipeline.make_store.write_description", fail)
+        with pytest.raises(Killed):
+            make_store(by_id(GRAPH), path, PLAN, scratch=at)
+    store = make_store(by_id(GRAPH), path, PLAN, scratch=at)
+    store.verify()
+    assert store.checksum == whole
