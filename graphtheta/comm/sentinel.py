@@ -7,6 +7,11 @@ the other ranks after it. Ranks write their stage to memory that they share with
 takes no system call. There they also mark an end that is orderly, or whose reason they have
 printed. The sentinel ends with the first rank of its host. It uses no port and no named file.
 
+If the cause is on another host, or the launcher itself ends, the launcher kills all ranks here, and
+none is to be reported. It kills process groups, so another process, the decoy, is in the group of
+the first rank of the host. The decoy is tiny, so it ends before a rank does: if it is the first to
+end, there is no report.
+
 This needs Linux. On other systems, or if a step fails, there is no sentinel and nothing else
 changes. This file is also the sentinel's program, so it imports only the standard library.
 """
@@ -22,6 +27,7 @@ import socket
 import struct
 import subprocess
 import sys
+from typing import Any
 
 __all__ = ["Lifeline", "listen"]
 
@@ -37,7 +43,7 @@ class Lifeline:
     def __init__(self) -> None:
         self._slot = mmap.mmap(-1, _SLOT_BYTES)
         self._connection: socket.socket | None = None
-        self._sentinel: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []  # decoy and sentinel
 
     def connect(self, address: bytes, rank: int) -> None:
         """Connect this rank to the listener of its host.
@@ -82,13 +88,21 @@ class Lifeline:
                     events.register(connection, select.EPOLLIN)
                     passed += [connection.fileno(), memory[0]]
                     ranks.append(f"{connection.fileno()}:{memory[0]}:{rank.decode()}")
-            self._sentinel = subprocess.Popen(
+            ours, decoys = socket.socketpair()
+            closed.enter_context(ours)
+            with decoys, contextlib.suppress(OSError):
+                pipes: dict[str, Any] = {"stdin": decoys, "stdout": decoys}
+                self._started.append(subprocess.Popen(["cat"], **pipes))  # until the sentinel ends
+                events.register(ours, select.EPOLLIN)
+                passed.append(ours.fileno())
+            sentinel = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, str(events.fileno()), *ranks],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=passed,
                 start_new_session=True,  # the launcher kills the ranks' process groups
             )
+            self._started.append(sentinel)
 
     def set_stage(self, stage: str) -> None:
         """Record the stage of this rank, in a few hundred nanoseconds."""
@@ -99,20 +113,20 @@ class Lifeline:
         self._slot[0] = 1
 
     def finish(self) -> None:
-        """End the sentinel, when all ranks have reached the end of the job."""
+        """End the sentinel and the decoy, when all ranks have reached the end of the job."""
         self.mark_explained()
         if self._connection is not None:
             self._connection.close()
-        if self._sentinel is not None:
+        for process in reversed(self._started):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._sentinel.wait(_REAP_S)
+                process.wait(_REAP_S)
 
     def _disconnect(self) -> None:
         """Disconnect a forked child, which may outlive the rank."""
         if self._connection is not None:
             self._connection.close()
         self._slot, self._connection = mmap.mmap(-1, _SLOT_BYTES), None
-        self._sentinel = None
+        self._started = []
 
 
 def listen() -> tuple[socket.socket, bytes] | None:
@@ -138,13 +152,16 @@ def _same_user(connection: socket.socket) -> bool:
 
 
 def _watch(events: select.epoll, ranks: list[str]) -> str:
-    """Return the message on the first rank that ends; empty if its end is explained."""
+    """Return the message on the first rank that ends.
+
+    It is empty if the end is explained, or if the decoy has ended before.
+    """
     slots = {}
     for numbers in ranks:
         connection, memory, rank = map(int, numbers.split(":"))
         slots[connection] = rank, mmap.mmap(memory, _SLOT_BYTES)
     first, _ = events.poll(maxevents=1)[0]
-    if any(slot[0] for _, slot in slots.values()):
+    if first not in slots or any(slot[0] for _, slot in slots.values()):
         return ""
     rank, slot = slots[first]
     stage = slot[1:].rstrip(b"\0").decode(errors="replace")
