@@ -40,13 +40,15 @@ def test_command_line_in_groups(tmp_path: Path) -> None:
     assert "4 workers in 2 groups" in job.output
     assert "micro-batches per group: " in job.output
     assert_equal(losses[1], losses[0], 1e-5)
-    # Another number of groups goes on with the run; another number of micro-batches does not.
+    # Other numbers of groups and micro-batches go on with the run; another batch size does not.
     more: list[str | Path] = ["--epochs", "4", "--resume", "--run-dir", run_dir]
-    job = run_job([*words, *more, "--groups", "1"], 2, env=env, timeout_s=120)
+    job = run_job(
+        [*words, *more, "--groups", "1", "--micro-batches", "5"], 2, env=env, timeout_s=120
+    )
     assert job.code == 0, job.output
-    job = run_job([*words, *more, "--micro-batches", "5"], 2, env=env, timeout_s=120)
+    job = run_job([*words, *more, "--batch-size", "71"], 2, env=env, timeout_s=120)
     assert job.code == 2
-    assert "--micro-batches: the run" in job.output
+    assert "--batch-size: the run" in job.output
     job = run_job([*words, "--groups", "3", "--run-dir", tmp_path / "new"], 2, env=env)
     assert job.code == 2
     assert "groups: expected a number that divides 2 workers, got 3" in job.output
