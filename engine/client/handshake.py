@@ -65,8 +65,9 @@ class Handshake:
             if reply.checksum != reply_checksum(reply):
                 raise wrong("a reply of the checksum that it names", "another")
             manifest = Manifest.model_validate_json(reply.manifest)
-            for spec in [*manifest.node_columns.values(), *manifest.edge_columns.values()]:
-                column_type(spec)
+            for of_type in (*manifest.node_types, *manifest.relations):
+                for spec in of_type.columns.values():
+                    column_type(spec)
             table = decode_any(reply.book, "book")
         except (DecodeError, GraphFormatError, ValueError, OverflowError) as error:
             if isinstance(error, EngineError):
@@ -82,7 +83,8 @@ class Handshake:
         _check_sizes(manifest, book)
         if len({reply.store_checksum, manifest.checksum, checksum(manifest, book)}) > 1:
             raise wrong(f"the graph of checksum {reply.store_checksum!r}", "another")
-        if manifest.id_type not in ("int64", "string") or not reply.max_ids:
+        id_types = {of_type.id_type for of_type in manifest.node_types}
+        if not id_types <= {"int64", "string"} or not reply.max_ids:
             raise wrong("ids of int64 or string, and a limit of ids >= 1", "others")
         served = tuple(dict.fromkeys(parts.tolist()))
         return cls(manifest, book, served, reply.max_ids, reply.predicts)

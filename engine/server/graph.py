@@ -66,6 +66,8 @@ class ServerGraph:
             part: OpenPart(store.part(part), store.book, is_whole=not self._is_spread)
             for part in served
         }
+        relations = store.manifest.relations
+        self._edge_columns = relations[0].columns if len(relations) == 1 else {}
         self._is_open = np.zeros(store.num_parts, np.bool_)
         self._is_open[list(self.parts)] = True
 
@@ -91,11 +93,11 @@ class ServerGraph:
             UnknownNode: If there is no such node.
         """
         for part in self.parts.values():
-            _check_columns("node columns", part.tables.masters.column_names, names)
+            _check_columns("node columns", part.masters.column_names, names)
         owner, local = self._locate(new_ids)
         self._check_open(owner)
         for part, rows in self._by_part(owner):
-            yield from _take_rows(part.tables.masters.select(names), rows, local[rows])
+            yield from _take_rows(part.masters.select(names), rows, local[rows])
 
     # -- edges ------------------------------------------------------------------------------------
 
@@ -126,12 +128,12 @@ class ServerGraph:
             ConfigError: If there is no such column or part, or `draw` is given for out-edges.
             UnknownNode: If there is no such node.
         """
-        _check_columns("edge columns", self.store.manifest.edge_columns, columns)
+        _check_columns("edge columns", self._edge_columns, columns)
         if draw is not None:
             self._check_draw(draw, out)
 
         def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
-            table = part.tables.in_edges.select(columns)
+            table = part.in_edges.select(columns)
             size = max(1, _CHUNK_BYTES // (32 + _row_bytes(table)))
             if draw is None:
                 chunks = part.edges(local, out=out, chunk=size)
@@ -188,7 +190,7 @@ class ServerGraph:
             ConfigError: If there is no such column or part.
             UnknownNode: If there is no such node.
         """
-        _check_columns("edge columns", self.store.manifest.edge_columns, names)
+        _check_columns("edge columns", self._edge_columns, names)
         if dst is None:
             yield from self._scan_edges(keys, names)
             return
@@ -197,7 +199,7 @@ class ServerGraph:
             position = np.empty(len(rows), np.int64)
             find_edges_in_rows(keys[rows], local, part.in_indptr, part.edge_key, position)
             found = position >= 0
-            columns = part.tables.in_edges.select(names)
+            columns = part.in_edges.select(names)
             yield from _take_rows(columns, rows[found], position[found])
 
         yield from self._read_edges(dst, parts, None, read, out=False)
@@ -215,7 +217,7 @@ class ServerGraph:
                 find_edges_by_key(distinct, table, scanned, first, positions)
             position = positions[index]
             found = np.flatnonzero(position >= 0)
-            yield from _take_rows(part.tables.in_edges.select(names), found, position[found])
+            yield from _take_rows(part.in_edges.select(names), found, position[found])
 
     # -- which part holds what --------------------------------------------------------------------
 
@@ -294,7 +296,7 @@ class ServerGraph:
                 f"{draw.layer}. Correct them."
             )
         if draw.weight:
-            columns = self.store.manifest.edge_columns
+            columns = self._edge_columns
             _check_columns("draw", columns, [draw.weight])
             spec = columns[draw.weight]
             if spec.width is not None or not spec.dtype.startswith(("int", "float", "double")):

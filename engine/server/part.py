@@ -46,11 +46,18 @@ class OpenPart:
     Attributes:
         tables: The Arrow tables.
         part: Index of the part.
+        masters: The masters with all columns; in a graph of several node types, without those of
+            the types.
+        in_edges: The in-edges with all columns; in a graph of several relations, without those of
+            the relations.
         in_degree: (M,) in-degrees of the masters in the whole graph.
     """
 
     def __init__(self, tables: PartTables, book: Book, *, is_whole: bool) -> None:
         self.tables, self.part, self._is_whole = tables, tables.part, is_whole
+        one_type, one_relation = len(tables.node_columns) == 1, len(tables.edge_columns) == 1
+        self.masters = tables.masters_of() if one_type else tables.masters
+        self.in_edges = tables.in_edges_of() if one_relation else tables.in_edges
         self._first_new_id = book.first_new_id
         self._num_masters = tables.num_masters
         self.in_indptr = column_numpy(tables.in_indptr, "indptr")
@@ -180,7 +187,7 @@ class OpenPart:
         stream: np.uint32,
         key_2: NDArray[np.uint32],
     ) -> Edges:
-        weight = column_numpy(self.tables.in_edges, draw.weight)
+        weight = column_numpy(self.in_edges, draw.weight)
         edges, draws = (self.in_indptr, self.edge_key, weight), (draw.fanout, draw.replace)
         rank, edge = draw_priorities(rows, *edges, *draws, stream, key_2)
         row, number = np.nonzero(edge >= 0)

@@ -90,7 +90,7 @@ def _run_in_process(job: Job) -> dict[str, Any]:
 def _measure(job: Job) -> dict[str, Any]:
     set_threads(job.threads)
     source = datasets.read(job.source)
-    _compile(source.edge_table.schema.field("src").type, job)
+    _compile(source.edge_tables[0].schema.field("src").type, job)
     phases: dict[str, float] = {}
     resources = Resources(
         threads=job.threads, memory_limit=job.memory_limit, on_phase=phases.__setitem__

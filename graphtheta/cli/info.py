@@ -106,12 +106,13 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
     manifest = store.manifest
     method = f"{manifest.method} ({manifest.cut}-cut)"
     rows = [
-        ("nodes", f"{manifest.num_nodes:,}, ids of type {manifest.id_type}"),
+        ("nodes", f"{manifest.num_nodes:,}, ids of type {_id_types(manifest)}"),
         ("edges", f"{manifest.num_edges:,}{', with reverse edges' * manifest.undirected}"),
         *manifest.dropped_rows(),
         ("node columns", _columns(manifest.node_columns)),
         ("edge columns", _columns(manifest.edge_columns)),
         ("edge types", _types(manifest)),
+        *_types_and_relations(manifest),
         ("labels", _labels(manifest.labels)),
         ("splits", ", ".join(manifest.splits) or "none"),
         *labels["nodes"].rows(),
@@ -149,6 +150,18 @@ def _labels(labels: dict[str, LabelSpec]) -> str:
         for name, spec in labels.items()
     ]
     return ", ".join(texts) or "none"
+
+
+def _id_types(manifest: Manifest) -> str:
+    return " and ".join(sorted({of_type.id_type for of_type in manifest.node_types}))
+
+
+def _types_and_relations(manifest: Manifest) -> list[tuple[str, str]]:
+    if not manifest.is_typed:
+        return []
+    types = [f"{of_type.name} ({of_type.count:,})" for of_type in manifest.node_types]
+    relations = [f"{spec.relation.text} ({spec.count:,})" for spec in manifest.relations]
+    return [("node types", ", ".join(types)), ("relations", ", ".join(relations))]
 
 
 def _types(manifest: Manifest) -> str:

@@ -1,42 +1,38 @@
-"""Whole graph in memory, as two Arrow tables that are validated when it is made.
+"""Whole graph in memory, as Arrow tables that are validated when it is made.
 
-Row i of `nodes` has node_key i, and row j of `edges` has edge_key j. `graphtheta.data.schema`
-describes the columns. A Graph is read-only. It is a `GraphSource`, so that it can be partitioned.
+Row i of `nodes` has node_key i, and row j of `edges` has edge_key j. In a graph of several node
+types or relations, keys count the rows of all tables. `graphtheta.data.schema` describes the
+columns. A Graph is read-only. It is a `GraphSource`, so that it can be partitioned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data import interop
+from graphtheta.data.given import given_tables, keyed_tables
+from graphtheta.data.graph_tables import GraphTables
 from graphtheta.data.mapping import ColumnOptions
 from graphtheta.data.schema import (
     LabelKind,
     as_numpy,
-    in_range,
     named_column,
     names_of,
     need_attribute,
     need_column,
-    refuse,
-    validate_edges,
-    validate_nodes,
-    whole,
 )
-from graphtheta.data.source import TableInMemory
 from graphtheta.data.tables import (
-    as_table,
-    check_unique_ids,
     converted,
-    digest_of,
-    keyed_tables,
+    rows_of,
     with_keys,
 )
-from graphtheta.errors import GraphFormatError
+from graphtheta.data.types import (
+    qualified,
+)
 from graphtheta.wording import counted
 
 if TYPE_CHECKING:
@@ -45,70 +41,32 @@ if TYPE_CHECKING:
 __all__ = ["Graph"]
 
 
-class Graph:
-    """Graph of one node type, in memory.
+class Graph(GraphTables):
+    """Graph in memory: one node table and one edge table, or one for each type.
 
     Args:
-        nodes: Node table, with `id` and columns as described in `graphtheta.data.schema`.
-        edges: Edge table, whose `src` and `dst` are int64 node keys.
-        names: Names of the two tables in messages.
+        nodes: Node table, with `id` and columns as described in `graphtheta.data.schema`; or a
+            mapping from the names of node types to their tables.
+        edges: Edge table, whose `src` and `dst` are int64 node keys; or a mapping from relations
+            `(source type, name, destination type)` to their tables. Node keys count the rows of all
+            node tables, in their order.
+        names: Names of the tables in messages, nodes first.
 
     Attributes:
-        nodes: Node table; every column is one Arrow chunk.
-        edges: Edge table; every column is one Arrow chunk.
+        node_tables: Node tables, each with its range of node keys.
+        edge_tables: Edge tables, each with its range of edge keys.
+
+    Every column of a table is one Arrow chunk.
 
     Raises:
-        GraphFormatError: If there is no node, an id occurs twice, an end of an edge is not a node,
-            or a column has a wrong type or value.
+        ConfigError: If a type's name is empty or contains `-`, or a relation has an unknown type.
+        GraphFormatError: If there is no node, an id occurs twice in a table, an end of an edge is
+            not a node of its type, or a column has a wrong type or value.
     """
 
-    __slots__ = ("_digest", "_names", "edges", "nodes")
-
-    keyed = True  # edges contain node keys, not ids
-    nodes: pa.Table
-    edges: pa.Table
-
-    def __init__(
-        self, nodes: pa.Table, edges: pa.Table, *, names: tuple[str, str] = ("nodes", "edges")
-    ) -> None:
-        of_nodes, of_edges = names
-        nodes, edges = as_table(nodes, of_nodes), as_table(edges, of_edges)
-        need_column("id", nodes.column_names, of_nodes)
-        for end in ("src", "dst"):
-            need_column(end, edges.column_names, of_edges)
-        if not nodes.num_rows:
-            raise GraphFormatError(
-                f"{of_nodes}: expected at least one node, got none. Check that the input is not "
-                "empty."
-            )
-        validate_nodes(nodes, of_nodes)
-        validate_edges(edges, of_edges)
-        check_unique_ids(nodes["id"], of_nodes)
-        for end in ("src", "dst"):
-            if not pa.types.is_int64(edges.schema.field(end).type):
-                raise refuse(
-                    f"{of_edges}: {end}",
-                    "int64 node keys",
-                    edges.schema.field(end).type,
-                    "Use Graph.from_arrow for edges that name nodes by id.",
-                )
-            expected = f"node keys in [0, {nodes.num_rows:,})"
-            in_range(whole(edges[end]), 0, nodes.num_rows - 1, f"{of_edges}: {end}", 0, expected)
-        self.nodes = nodes.combine_chunks().replace_schema_metadata(None)
-        self.edges = edges.combine_chunks().replace_schema_metadata(None)
-        self._names, self._digest = names, ""
+    __slots__ = ()
 
     # Views
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of nodes."""
-        return int(self.nodes.num_rows)
-
-    @property
-    def num_edges(self) -> int:
-        """Number of directed edges."""
-        return int(self.edges.num_rows)
 
     @property
     def num_features(self) -> int:
@@ -146,13 +104,21 @@ class Graph:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the label columns of nodes."""
-        return names_of("label", self.nodes)
+        """Names of the labels of nodes, qualified if there are several node types."""
+        return self._names_of("label")
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the split columns of nodes."""
-        return names_of("split", self.nodes)
+        """Names of the splits of nodes, qualified if there are several node types."""
+        return self._names_of("split")
+
+    def _names_of(self, kind: str) -> tuple[str, ...]:
+        tables = self.node_tables
+        return tuple(
+            qualified(table.name, name, len(tables))
+            for table in tables
+            for name in names_of(kind, rows_of(table))
+        )
 
     def label(self, name: str | None = None) -> NDArray[Any]:
         """Return a label of all nodes, with 0 where it is missing; see `labelled`.
@@ -209,58 +175,59 @@ class Graph:
 
     def __repr__(self) -> str:
         parts = [counted(self.num_nodes, "node"), counted(self.num_edges, "edge")]
-        parts += [counted(self.num_features, "feature")] if self.num_features else []
+        if len(self.node_tables) > 1 or len(self.edge_tables) > 1:
+            parts += [f"{table.name} ({table.num_rows:,})" for table in self.node_tables]
+            parts += [f"{table.relation.text} ({table.num_rows:,})" for table in self.edge_tables]
+        else:
+            parts += [counted(self.num_features, "feature")] if self.num_features else []
         parts += [f"label {name}" for name in self.labels]
         parts += [f"split {name}" for name in self.splits]
-        parts += [f"edge {name}" for name in self.edges.column_names if name not in ("src", "dst")]
+        if len(self.edge_tables) == 1:
+            ends = ("src", "dst")
+            parts += [f"edge {name}" for name in self.edges.column_names if name not in ends]
         return f"Graph({', '.join(parts)})"
-
-    # GraphSource
-
-    @property
-    def memory_bytes(self) -> int:
-        return int(self.nodes.nbytes + self.edges.nbytes)
-
-    @property
-    def node_table(self) -> TableInMemory:
-        return TableInMemory(self._names[0], self.nodes)
-
-    @property
-    def edge_table(self) -> TableInMemory:
-        return TableInMemory(self._names[1], self.edges)
-
-    def stamp(self) -> str:
-        return self.digest()
-
-    def digest(self) -> str:
-        """Return the xxh3 hash of all columns; equal graphs have equal digests."""
-        if not self._digest:
-            self._digest = digest_of((self.nodes, self.edges))
-        return self._digest
 
     # Conversions
 
     @classmethod
-    def from_arrow(cls, nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]) -> Graph:
-        """Convert a node table and an edge table that contains the ids of nodes.
+    def from_arrow(
+        cls,
+        nodes: Any | None,
+        edges: Any,
+        *,
+        columns: Mapping[Any, ColumnOptions] | None = None,
+        **options: Unpack[ColumnOptions],
+    ) -> Graph:
+        """Convert node tables and edge tables that contain the ids of nodes.
 
         A table is an Arrow table, a data frame of pandas, Polars or another library with an Arrow
-        interface, or a dict of columns, such as lists and NumPy arrays.
+        interface, or a dict of columns, such as lists and NumPy arrays. For a graph of several node
+        types or relations, pass mappings; the ids are those of the relation's types:
+
+            gt.Graph.from_arrow(
+                {"author": authors, "paper": papers},
+                {("author", "writes", "paper"): writes, "paper-cites-paper": cites},
+                columns={"paper": {"labels": "venue"}, "paper-cites-paper": {"src": "citing"}},
+            )
 
         Args:
-            nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
-            edges: Edge table.
-            columns: Names of the columns, such as `features="f_*"`; see
+            nodes: Node table, or a mapping from the names of node types to their tables. If None,
+                the nodes are the sorted distinct ids of the edges.
+            edges: Edge table, or a mapping from relations `(source type, name, destination type)`,
+                or texts such as `author-writes-paper`, to their tables.
+            columns: With mappings, the options of each table by its type or relation.
+            options: Names of the columns, such as `features="f_*"`; see
                 `graphtheta.data.mapping.ColumnOptions`.
 
         Returns:
             A graph with these columns and all other columns of the tables.
 
         Raises:
-            ConfigError: If a named column does not exist.
-            GraphFormatError: If an end of an edge is not in the node table, or as for `Graph`.
+            ConfigError: If a named column does not exist, a type's name is empty or contains `-`,
+                or a relation has an unknown type.
+            GraphFormatError: If an end of an edge is not in its node table, or as for `Graph`.
         """
-        return cls(*keyed_tables(nodes, edges, **columns))
+        return cls._of(keyed_tables(*given_tables(nodes, edges, columns, options)))
 
     @classmethod
     def from_source(cls, source: GraphSource) -> Graph:
@@ -269,16 +236,10 @@ class Graph:
         Raises:
             GraphFormatError: As for `from_arrow`.
         """
-        need_attribute(source, "edge_table", "from_source", "a source of nodes and edges")
-        of_nodes, of_edges = source.node_table, source.edge_table
-        edges = pa.concat_tables(of_edges.chunks(0, of_edges.num_rows))
-        nodes = None
-        if of_nodes is not None:
-            nodes = pa.concat_tables(of_nodes.chunks(0, of_nodes.num_rows))
-        names = "nodes" if of_nodes is None else of_nodes.name, of_edges.name
-        if nodes is None or not source.keyed:
-            nodes, edges = with_keys(nodes, edges, names[1])
-        return cls(nodes, edges, names=names)
+        need_attribute(source, "edge_tables", "from_source", "a source of nodes and edges")
+        if source.keyed and source.node_tables:
+            return cls._of((source.node_tables, source.edge_tables))
+        return cls._of(with_keys(source.node_tables, source.edge_tables))
 
     @classmethod
     def from_pyg(cls, data: Any, *, label_kind: LabelKind | None = None) -> Graph:

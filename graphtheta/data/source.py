@@ -3,87 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
 
 from graphtheta.data.batches import table_chunks
+from graphtheta.data.types import EdgeTable, NodeTable, SourceTable
 
-__all__ = [
-    "ColumnsOf",
-    "GraphSource",
-    "SourceTable",
-    "TableInMemory",
-    "TopologySource",
-    "id_type",
-    "node_schema",
-]
-
-
-class SourceTable(Protocol):
-    """Table of nodes or edges that is read by ranges of rows.
-
-    Columns of a node table are `id` (int64 or string) and, if there are any, `features`,
-    `label:<name>`, `split:<name>` and others. Columns of an edge table are `src` and `dst` (int64
-    node keys, or original ids of the type of `id`) and, if there are any, `attr`, `type`, `weight`,
-    `label:<name>`, `split:<name>` and others. `graphtheta.data.schema` describes them. Their values
-    need not be valid: the reader validates them, under the name of the table.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name of the table in messages, such as the path of its file."""
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Types of the columns."""
-
-    def chunks(
-        self, start: int, stop: int, columns: Sequence[str] | None = None
-    ) -> Iterator[pa.Table]:
-        """Yield rows [start, stop), in order, in chunks.
-
-        A chunk has at most 2^20 rows and about 128 MiB. Release a chunk before you request the
-        next, so that only one is in memory. A range without rows yields one empty chunk.
-
-        Args:
-            start: First row.
-            stop: Row after the last one.
-            columns: Names of the columns to read. If None, all columns.
-
-        Raises:
-            GraphFormatError: If the rows cannot be read as such columns.
-        """
+__all__ = ["ColumnsOf", "GraphSource", "TableInMemory", "TopologySource"]
 
 
 class GraphSource(Protocol):
-    """Node table and edge table that are read by ranges of rows.
+    """Node tables and edge tables that are read by ranges of rows.
 
-    Row i of the node table has node_key i, and row j of the edge table has edge_key j.
-    `graphtheta.Graph` (in memory) and `graphtheta.datasets.tables.TableSource` (files) implement
-    this protocol.
+    Row i of a node table has the node key `first_key` + i, and row j of an edge table the edge key
+    `first_key` + j. An id occurs once in its node table. `graphtheta.Graph` (in memory) and
+    `graphtheta.datasets.tables.TableSource` (files) implement this protocol.
     """
 
     @property
-    def node_table(self) -> SourceTable | None:
-        """Node table. If None, the nodes are the sorted distinct ids of the edges."""
+    def node_tables(self) -> tuple[NodeTable, ...]:
+        """Node tables, one for each node type, in the order of their node keys.
+
+        If empty, there is one node type, `node`, whose nodes are the sorted distinct ids of the
+        edges, and one relation.
+        """
 
     @property
-    def edge_table(self) -> SourceTable:
-        """Edge table."""
+    def edge_tables(self) -> tuple[EdgeTable, ...]:
+        """Edge tables, one for each relation, in the order of their edge keys; at least one."""
 
     @property
     def num_nodes(self) -> int | None:
-        """Number of nodes, or None without a node table."""
+        """Number of nodes of all node tables, or None without a node table."""
 
     @property
     def num_edges(self) -> int:
-        """Number of edges."""
+        """Number of edges of all edge tables."""
 
     @property
     def memory_bytes(self) -> int:
@@ -101,18 +58,6 @@ class GraphSource(Protocol):
 
     def stamp(self) -> str:
         """Return a text that changes if the content does, without reading all of the content."""
-
-
-def node_schema(source: GraphSource) -> pa.Schema:
-    """Return the columns of the node table of a source; empty without a node table."""
-    return pa.schema([]) if source.node_table is None else source.node_table.schema
-
-
-def id_type(source: GraphSource) -> pa.DataType:
-    """Return the type of the node ids of a source: those of the node table, or of the edges."""
-    if source.node_table is None:
-        return source.edge_table.schema.field("src").type
-    return source.node_table.schema.field("id").type
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +115,13 @@ class TopologySource:
 
     def __init__(self, source: GraphSource) -> None:
         self._source = source
-        nodes = source.node_table
-        self.node_table = None if nodes is None else ColumnsOf(nodes, ["id"])
-        self.edge_table = ColumnsOf(source.edge_table, ["src", "dst"])
+        self.node_tables = tuple(
+            replace(table, table=ColumnsOf(table.table, ["id"])) for table in source.node_tables
+        )
+        self.edge_tables = tuple(
+            replace(table, table=ColumnsOf(table.table, ["src", "dst"]))
+            for table in source.edge_tables
+        )
         self.num_nodes, self.num_edges = source.num_nodes, source.num_edges
         self.keyed, self.memory_bytes = source.keyed, source.memory_bytes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -100,14 +100,11 @@ def survey(
     }
 
 
-def unify_ids(
-    nodes: dict[str, Column], edges: dict[str, Column], id_type: str | None = None
-) -> None:
-    """Give all ids of a graph one type, in place: texts if any are, otherwise int64.
+def unify_ids(ids: Sequence[tuple[dict[str, Column], str]], id_type: str | None = None) -> None:
+    """Give all ids of a node type one type, in place: texts if any are, otherwise int64.
 
     Args:
-        nodes: Result of `survey` for the node table; empty if there is none.
-        edges: Result of `survey` for the edge table.
+        ids: Results of `survey`, each with the name of a column of these ids: `id`, `src` or `dst`.
         id_type: `"string"` or `"int64"` to choose the type.
 
     Raises:
@@ -115,18 +112,17 @@ def unify_ids(
     """
     if id_type not in (None, "string", "int64"):
         raise ConfigError(f"id_type: expected string or int64, got {id_type!r}. Choose one.")
-    ids = [(plan, name) for plan in (nodes, edges) for name in ("id", "src", "dst") if name in plan]
+    found = [(plan, name) for plan, name in ids if name in plan]
     if id_type is None:
-        id_type = "string" if any(plan[name].type == "string" for plan, name in ids) else "int64"
-    for plan, name in ids:
+        id_type = "string" if any(plan[name].type == "string" for plan, name in found) else "int64"
+    for plan, name in found:
         plan[name] = replace(plan[name], type=pa.type_for_alias(id_type))
 
 
-def check_kinds(
-    nodes: Mapping[str, Column], edges: Mapping[str, Column], kinds: Kinds | None
-) -> None:
-    """Raise a ConfigError if `kinds` has a name that no label of two plans has."""
-    labels = {name.removeprefix("label:") for name in (*nodes, *edges) if name[:6] == "label:"}
+def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:
+    """Raise a ConfigError if `kinds` has a name that no label of some plans has."""
+    names = [name for plan in plans for name in plan]
+    labels = {name.removeprefix("label:") for name in names if name.startswith("label:")}
     for name in sorted(set(kinds) - labels) if isinstance(kinds, Mapping) else ():
         raise ConfigError(
             "label_kinds (--label-kind): expected names of labels "

@@ -1,9 +1,10 @@
-"""Whole node and edge tables: conversion of the ends of edges to node keys, and a digest."""
+"""Whole node and edge tables: validation, conversion of the ends to node keys, and a digest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +14,41 @@ import xxhash
 from graphtheta.data.convert import convert
 from graphtheta.data.mapping import (
     Column,
-    ColumnOptions,
-    options_by_table,
     plan_edges,
     plan_nodes,
 )
-from graphtheta.data.schema import LabelKind, matrix_column, refuse, repeated_ids, whole
-from graphtheta.data.survey import check_kinds, survey, unify_ids
+from graphtheta.data.schema import (
+    LabelKind,
+    in_range,
+    matrix_column,
+    need_column,
+    refuse,
+    repeated_ids,
+    validate_edges,
+    validate_nodes,
+    whole,
+)
+from graphtheta.data.source import TableInMemory
+from graphtheta.data.survey import survey
+from graphtheta.data.types import (
+    NODE,
+    EdgeTable,
+    NodeTable,
+    node_tables,
+)
 from graphtheta.wording import counted, some
 
-__all__ = ["as_table", "check_unique_ids", "converted", "digest_of", "keyed_tables", "with_keys"]
+__all__ = [
+    "as_table",
+    "check_unique_ids",
+    "converted",
+    "digest_of",
+    "rows_of",
+    "surveyed",
+    "validated_edges",
+    "validated_nodes",
+    "with_keys",
+]
 
 
 def as_table(given: Any, where: str) -> pa.Table:
@@ -64,35 +90,6 @@ def _column(values: Any) -> Any:
     return matrix_column(values) if is_matrix else values
 
 
-def keyed_tables(
-    nodes: Any | None, edges: Any, **columns: Unpack[ColumnOptions]
-) -> tuple[pa.Table, pa.Table]:
-    """Return the node and edge tables of `Graph.from_arrow`, which describes the arguments.
-
-    Raises:
-        ConfigError: If a named column does not exist.
-        GraphFormatError: If a column has a wrong type, or an end of an edge is not in the node
-            table.
-    """
-    edges = as_table(edges, "edges")
-    nodes = None if nodes is None else as_table(nodes, "nodes")
-    node_options, edge_options = options_by_table(columns)
-    edge_plan = plan_edges(edges.column_names, "edges", **edge_options)
-    edge_plan = _surveyed(edge_plan, edges, "edges")
-    node_plan: dict[str, Column] = {}
-    if nodes is not None:
-        node_plan = plan_nodes(nodes.column_names, "nodes", **node_options)
-        node_plan = _surveyed(node_plan, nodes, "nodes")
-    unify_ids(node_plan, edge_plan, columns.get("id_type"))
-    check_kinds(node_plan, edge_plan, columns.get("label_kinds"))
-    edges = convert(edges, edge_plan, "edges")
-    if nodes is not None:
-        nodes = convert(nodes, node_plan, "nodes")
-        if "id" not in node_plan:
-            nodes = nodes.add_column(0, "id", pa.array(np.arange(nodes.num_rows)))
-    return with_keys(nodes, edges)
-
-
 def converted(
     nodes: pa.Table, edges: pa.Table, label_kind: LabelKind | None
 ) -> tuple[pa.Table, pa.Table]:
@@ -100,30 +97,48 @@ def converted(
     node_plan = plan_nodes(nodes.column_names, "nodes", label_kinds=label_kind)
     edge_plan = plan_edges(edges.column_names, "edges", src="src", dst="dst")
     return (
-        convert(nodes, _surveyed(node_plan, nodes, "nodes"), "nodes"),
-        convert(edges, _surveyed(edge_plan, edges, "edges"), "edges"),
+        convert(nodes, surveyed(node_plan, nodes, "nodes"), "nodes"),
+        convert(edges, surveyed(edge_plan, edges, "edges"), "edges"),
     )
 
 
 def with_keys(
-    nodes: pa.Table | None, edges: pa.Table, where: str = "edges"
-) -> tuple[pa.Table, pa.Table]:
-    """Return a node table, and its edge table with node keys in place of ids.
+    nodes: Sequence[NodeTable], edges: Sequence[EdgeTable]
+) -> tuple[tuple[NodeTable, ...], tuple[EdgeTable, ...]]:
+    """Return node tables, and edge tables with node keys in place of ids, all in memory.
 
     Args:
-        nodes: Node table. If None, the nodes are the sorted distinct ids of the edges.
-        edges: Edge table, whose `src` and `dst` are ids.
-        where: Name of the edge table in messages.
+        nodes: Node tables. If empty, the nodes are the sorted distinct ids of the edges.
+        edges: Edge tables, whose `src` and `dst` are ids.
 
     Raises:
-        GraphFormatError: If an end of an edge is not in the node table.
+        GraphFormatError: If an end of an edge is not in the table of its node type.
     """
-    if nodes is None:
-        nodes = pa.table({"id": _distinct_ends(edges, where)})
-    for end in ("src", "dst"):
-        keys = _keys(edges[end], nodes["id"], f"{where}: {end}")
-        edges = edges.set_column(edges.column_names.index(end), end, keys)
-    return nodes, edges
+    in_memory = {table.name: rows_of(table) for table in nodes}
+    of_edges = [rows_of(table) for table in edges]
+    if not nodes:
+        ids = pa.table({"id": _distinct_ends(of_edges[0], edges[0].where)})
+        in_memory[NODE] = ids
+        nodes = node_tables({NODE: TableInMemory("nodes", ids)})
+    by_name = {table.name: table for table in nodes}
+    keyed = []
+    for table, rows in zip(edges, of_edges, strict=True):
+        for end, name in (("src", table.relation.source), ("dst", table.relation.destination)):
+            where = f"{table.where}: {end}"
+            keys = _keys(rows[end], in_memory[name]["id"], where, by_name[name])
+            rows = rows.set_column(rows.column_names.index(end), end, keys)
+        keyed.append(replace(table, table=TableInMemory(table.where, rows)))
+    return (
+        tuple(replace(t, table=TableInMemory(t.where, in_memory[t.name])) for t in nodes),
+        tuple(keyed),
+    )
+
+
+def rows_of(table: NodeTable | EdgeTable) -> pa.Table:
+    """Return all rows of a table."""
+    if isinstance(table.table, TableInMemory):
+        return table.table.rows
+    return pa.concat_tables(table.table.chunks(0, table.num_rows))
 
 
 def check_unique_ids(ids: pa.ChunkedArray, where: str) -> None:
@@ -137,6 +152,51 @@ def check_unique_ids(ids: pa.ChunkedArray, where: str) -> None:
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     raise repeated_ids(where, repeated)
+
+
+def validated_nodes(table: NodeTable) -> pa.Table:
+    """Return the rows of a node table after validating all of them.
+
+    Raises:
+        ConfigError: If there is no column `id`.
+        GraphFormatError: If a column has a wrong type or value, or an id occurs twice.
+    """
+    rows = rows_of(table)
+    need_column("id", rows.column_names, table.where)
+    validate_nodes(rows, table.where)
+    check_unique_ids(rows["id"], table.where)
+    return rows
+
+
+def validated_edges(table: EdgeTable, types: Mapping[str, NodeTable]) -> pa.Table:
+    """Return the rows of an edge table with node keys after validating all of them.
+
+    Args:
+        table: The table.
+        types: Node tables by type.
+
+    Raises:
+        ConfigError: If there is no column `src` or `dst`.
+        GraphFormatError: If a column has a wrong type or value, or an end of an edge is not a node
+            of its type.
+    """
+    rows = rows_of(table)
+    for end in ("src", "dst"):
+        need_column(end, rows.column_names, table.where)
+    validate_edges(rows, table.where)
+    for end, name in (("src", table.relation.source), ("dst", table.relation.destination)):
+        where, nodes = f"{table.where}: {end}", types[name]
+        if not pa.types.is_int64(rows.schema.field(end).type):
+            raise refuse(
+                where,
+                "int64 node keys",
+                rows.schema.field(end).type,
+                "Use Graph.from_arrow for edges that name nodes by id.",
+            )
+        first, stop = nodes.first_key, nodes.first_key + nodes.num_rows
+        expected = f"node keys in [{first:,}, {stop:,})"
+        in_range(whole(rows[end]), first, stop - 1, where, 0, expected)
+    return rows
 
 
 def digest_of(tables: Iterable[pa.Table]) -> str:
@@ -167,7 +227,7 @@ class _Hash:
         """Do nothing: the hash continues with the next table."""
 
 
-def _surveyed(plan: dict[str, Column], table: pa.Table, where: str) -> dict[str, Column]:
+def surveyed(plan: dict[str, Column], table: pa.Table, where: str) -> dict[str, Column]:
     """Return the plan of a table with its other columns and all types."""
     used = {name for column in plan.values() for name in column.inputs}
     others = [name for name in table.column_names if name not in used and name not in plan]
@@ -183,7 +243,7 @@ def _distinct_ends(edges: pa.Table, where: str) -> pa.Array:
     return ids.take(pc.sort_indices(ids))
 
 
-def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, where: str) -> pa.Array:
+def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, where: str, nodes: NodeTable) -> pa.Array:
     if ends.type != ids.type:
         raise refuse(
             where, f"ids of type {ids.type} as in the nodes' id", ends.type, "Convert one of them."
@@ -193,9 +253,10 @@ def _keys(ends: pa.ChunkedArray, ids: pa.ChunkedArray, where: str) -> pa.Array:
         unknown = pc.unique(ends.filter(keys.is_null()))
         raise refuse(
             where,
-            "ids of the node table",
+            "ids of the node table" if nodes.name == NODE else f"ids of {nodes.where}",
             f"{some(unknown.slice(0, 3).to_pylist(), len(unknown))} (in "
             f"{counted(keys.null_count, 'row')})",
             "Add these nodes, drop these edges, or name the columns of ids (src, dst, id).",
         )
-    return keys.cast(pa.int64())
+    keys = keys.cast(pa.int64())
+    return pc.add(keys, nodes.first_key) if nodes.first_key else keys

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from graphtheta.data.schema import classes_of, is_list
-from graphtheta.data.source import GraphSource, id_type, node_schema
+from graphtheta.data.source import GraphSource
+from graphtheta.data.types import qualified
 from graphtheta.datasets.tables import TableSource
 from graphtheta.wording import counted, some
 
@@ -14,16 +15,25 @@ __all__ = ["reading"]
 
 def reading(source: GraphSource) -> list[tuple[str, str]]:
     """Return (name, value) rows: types of ids, what each column was read as, columns not read."""
-    rows = [("ids", "text" if pa.types.is_string(id_type(source)) else "integers")]
+    nodes, edges = source.node_tables, source.edge_tables
+    schemas = [table.schema for table in nodes] or [edges[0].schema]
+    kinds = {
+        "text" if pa.types.is_string(schema.field(0).type) else "integers": 0 for schema in schemas
+    }
+    rows = [("ids", " and ".join(kinds))]
     if isinstance(source, TableSource):
         rows += source.files()
     summaries = source.summaries() if isinstance(source, TableSource) else {}
-    for table, schema in (("node", node_schema(source)), ("edge", source.edge_table.schema)):
-        for field in schema:
+    tables = [
+        *(("node", table.name, table, len(nodes)) for table in nodes),
+        *(("edge", table.relation.text, table, len(edges)) for table in edges),
+    ]
+    for kind, owner, table, count in tables:
+        for field in table.schema:
             if field.name in ("id", "src", "dst"):
                 continue
-            text = summaries.get(f"{table} {field.name}") or _type(field)
-            rows.append((f"{table} {field.name}", text))
+            name = f"{kind} {qualified(owner, field.name, count)}"
+            rows.append((name, summaries.get(name) or _type(field)))
     return rows
 
 

@@ -17,6 +17,7 @@ from graphtheta.data.mapping import (
     plan_nodes,
 )
 from graphtheta.data.survey import check_kinds, unify_ids
+from graphtheta.data.types import EDGE, NODE, edge_tables, node_tables
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted
@@ -52,18 +53,21 @@ class TableSource:
     ) -> None:
         node_options, edge_options = options_by_table(columns)
         nodes: dict[str, Column] = {}
-        self.node_table: _FileTable | None = None
+        self._nodes: _FileTable | None = None
         if nodes_uri is not None:
             files = TableFiles(nodes_uri)
             nodes = files.survey(plan_nodes(files.names, nodes_uri, **node_options))
-            self.node_table = _FileTable(files, nodes)
+            self._nodes = _FileTable(files, nodes)
         ends = columns.get("src"), columns.get("dst")
         unnamed = ends[0] or "src", ends[1] or "dst"
         files = TableFiles(edges_uri, unnamed, named=any(ends))
         edges = files.survey(plan_edges(files.names, edges_uri, **edge_options))
-        self.edge_table = _FileTable(files, edges)
-        unify_ids(nodes, edges, columns.get("id_type"))
-        check_kinds(nodes, edges, columns.get("label_kinds"))
+        self._edges = _FileTable(files, edges)
+        self.node_tables = node_tables({} if self._nodes is None else {NODE: self._nodes})
+        self.edge_tables = edge_tables({EDGE: self._edges}, [NODE])
+        ids = [(nodes, "id"), (edges, "src"), (edges, "dst")]
+        unify_ids(ids, columns.get("id_type"))
+        check_kinds([nodes, edges], columns.get("label_kinds"))
 
     def __repr__(self) -> str:
         rows = [f"{name}: {text}" for name, text in self.files()]
@@ -71,16 +75,16 @@ class TableSource:
 
     @property
     def num_nodes(self) -> int | None:
-        return None if self.node_table is None else self.node_table.num_rows
+        return None if self._nodes is None else self._nodes.num_rows
 
     @property
     def num_edges(self) -> int:
-        return self.edge_table.num_rows
+        return self._edges.num_rows
 
     def files(self) -> list[tuple[str, str]]:
         """Return (name, value) rows of text: the file of each table, and which columns are read."""
         rows = []
-        for name, table in (("node table", self.node_table), ("edge table", self.edge_table)):
+        for name, table in (("node table", self._nodes), ("edge table", self._edges)):
             if table is None:
                 continue
             inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
@@ -94,7 +98,7 @@ class TableSource:
 
     def summaries(self) -> dict[str, str]:
         """Return how labels were read, by name of table and column, as in `node label:y`."""
-        tables = (("node", self.node_table), ("edge", self.edge_table))
+        tables = (("node", self._nodes), ("edge", self._edges))
         return {
             f"{name} {column}": found.summary
             for name, table in tables
@@ -103,7 +107,7 @@ class TableSource:
         }
 
     def stamp(self) -> str:
-        tables = [table for table in (self.node_table, self.edge_table) if table is not None]
+        tables = [table for table in (self._nodes, self._edges) if table is not None]
         return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
 
     def digest(self) -> str:
@@ -112,7 +116,7 @@ class TableSource:
         This reads all files, so only one rank should call it.
         """
         state = xxhash.xxh3_128()
-        for table in (self.node_table, self.edge_table):
+        for table in (self._nodes, self._edges):
             if table is not None:
                 state.update(repr(table.plan).encode())
                 table.files.update(state)

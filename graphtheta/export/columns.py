@@ -105,21 +105,29 @@ def survey(store: Store, nodes: Mapping[str, str], edges: Mapping[str, str]) -> 
         edges: Names of the edge columns `attr`, `type`, `weight` and `label` in the other system.
 
     Raises:
-        ConfigError: If two columns would get the same name.
+        ConfigError: If two columns would get the same name, or the graph has several node types or
+            relations.
     """
+    manifest = store.manifest
+    if manifest.is_typed:
+        raise ConfigError(
+            f"export: expected one node type and one relation, got {len(manifest.node_types)} and "
+            f"{len(manifest.relations)} in {store.path}. Export a graph of one node table and one "
+            "edge table."
+        )
     missing: dict[str, set[str]] = {"nodes": set(), "edges": set()}
     num_edge_keys = 0
     part = store.part(0)
     for index in range(store.num_parts):
         part = store.part(index)
-        for kind, table in (("nodes", part.masters), ("edges", part.in_edges)):
+        for kind, table in (("nodes", part.masters_of()), ("edges", part.in_edges_of())):
             missing[kind] |= {name for name in table.column_names if _num_missing(table[name])}
         if part.num_edges:
             last = int(column_numpy(part.in_edges, "edge_key").max())
             num_edge_keys = max(num_edge_keys, last + 1)
     return Survey(
-        _columns("nodes", part.masters, {"in_degree", "out_degree"}, missing["nodes"], nodes),
-        _columns("edges", part.in_edges, {"src", "in_position"}, missing["edges"], edges),
+        _columns("nodes", part.masters_of(), {"in_degree", "out_degree"}, missing["nodes"], nodes),
+        _columns("edges", part.in_edges_of(), {"src", "in_position"}, missing["edges"], edges),
         num_edge_keys,
     )
 

@@ -60,10 +60,10 @@ def write(store: Store, folder: Path, name: str) -> None:
         graph = _graph(dgl, store, part, int(stops[index]) - part.num_edges)
         dgl.save_graphs(str(at / "graph.dgl"), [graph])
         del graph
-        _save(dgl, found.nodes, part.masters, NODE_TYPE, at / "node_feat.dgl")
-        _save(dgl, found.edges, part.in_edges, EDGE_TYPE, at / "edge_feat.dgl")
-        write_rest(found.nodes, part.masters, "node_key", at / "node_columns.parquet")
-        write_rest(found.edges, part.in_edges, "edge_key", at / "edge_columns.parquet")
+        _save(dgl, found.nodes, part.masters_of(), NODE_TYPE, at / "node_feat.dgl")
+        _save(dgl, found.edges, part.in_edges_of(), EDGE_TYPE, at / "edge_feat.dgl")
+        write_rest(found.nodes, part.masters_of(), "node_key", at / "node_columns.parquet")
+        write_rest(found.edges, part.in_edges_of(), "edge_key", at / "edge_columns.parquet")
     (folder / f"{name}.json").write_text(json.dumps(_config(store, name, stops), indent=4) + "\n")
     write_record(store, found, folder)
 

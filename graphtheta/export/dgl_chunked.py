@@ -57,8 +57,8 @@ def write(store: Store, folder: Path, name: str) -> None:
     for index in range(store.num_parts):
         part = store.part(index)
         _write_edges(store, part, folder / "edges" / f"part-{index:05d}.csv")
-        _write_columns(found.nodes, part.masters, "node", index, folder)
-        _write_columns(found.edges, part.in_edges, "edge", index, folder)
+        _write_columns(found.nodes, part.masters_of(), "node", index, folder)
+        _write_columns(found.edges, part.in_edges_of(), "edge", index, folder)
     _write_assignment(store, folder / "partition")
     metadata = _metadata(store, name)
     metadata["node_data"] = {NODE_TYPE: _data(store, folder, "node_data")}

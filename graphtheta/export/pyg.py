@@ -66,12 +66,12 @@ def write(store: Store, folder: Path, name: str) -> None:
         edge_map[column_numpy(part.in_edges, "edge_key")] = index
         order = _write_graph(part, num_nodes, at)
         if part.num_masters:
-            torch.save(_features(found.nodes, part.masters, "node_key"), at / "node_feats.pt")
-        edges = part.in_edges.take(pa.array(order))
+            torch.save(_features(found.nodes, part.masters_of(), "node_key"), at / "node_feats.pt")
+        edges = part.in_edges_of().take(pa.array(order))
         empty = not part.num_edges
         feats = {} if empty else _features(found.edges, edges, "edge_key")
         torch.save(feats, at / "edge_feats.pt")
-        write_rest(found.nodes, part.masters, "node_key", at / "node_columns.parquet")
+        write_rest(found.nodes, part.masters_of(), "node_key", at / "node_columns.parquet")
         write_rest(found.edges, edges, "edge_key", at / "edge_columns.parquet")
     for raw, values in (("node_map", node_map), ("edge_map", edge_map)):
         torch.save(torch.from_numpy(values), folder / f"{raw}.pt")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.data.schema import as_numpy, need_name
+from graphtheta.data.types import Relation, positions_of_keys, qualified
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
@@ -71,8 +72,18 @@ class ShardColumns:
     # -- schema -----------------------------------------------------------------------------------
 
     @property
+    def node_types(self) -> tuple[str, ...]:
+        """Names of the node types, in the order of their node keys."""
+        return tuple(of_type.name for of_type in self.manifest.node_types)
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Relations, in the order of their edge keys."""
+        return tuple(spec.relation for spec in self.manifest.relations)
+
+    @property
     def num_features(self) -> int:
-        """Width of the node features, 0 if the graph has none."""
+        """Width of the node features; 0 if the graph has none, or several node types."""
         spec = self.manifest.node_columns.get("features")
         return 0 if spec is None else spec.width or 0
 
@@ -83,7 +94,7 @@ class ShardColumns:
 
     @property
     def num_edge_types(self) -> int:
-        """Number of edge types of the whole graph.
+        """Number of edge types of the whole graph: of relations, if there are several.
 
         Raises:
             ConfigError: If edges have no `type` column.
@@ -142,15 +153,66 @@ class ShardColumns:
 
     # -- columns of masters -----------------------------------------------------------------------
 
+    @property
+    def type_of_masters(self) -> NDArray[np.int64]:
+        """Position of the node type of each master: (M,) int64."""
+        return self._cached("node node_type", self._type_of_masters).cpu().numpy()
+
+    def _type_of_masters(self) -> Tensor:
+        keys = as_numpy(self.local.masters["node_key"])
+        return self.to_device(positions_of_keys(keys, self.manifest.first_node_keys))
+
+    def masters_of(self, node_type: str | None = None) -> NDArray[np.int64]:
+        """Return the local ids of the masters of a node type, ascending.
+
+        Args:
+            node_type: Name of the type. If None, the only type of the graph.
+
+        Shape:
+            Returns (M_t,) int64.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `node_type` is None.
+        """
+        position = self.manifest.position_of_type(node_type)
+        if len(self.manifest.node_types) == 1:
+            return np.arange(self.local.plan.num_masters)
+        return np.flatnonzero(self.type_of_masters == position)
+
     @cached_property
     def features(self) -> Tensor:
-        """Node features of the masters: (M, F), or (M, 0) if the graph has none."""
-        if "features" in self.local.masters.column_names:
-            return self.to_device(as_numpy(self.local.masters["features"]))
+        """Node features of the masters: (M, F).
+
+        (M, 0) if the graph has none, or several node types; see `features_of`.
+        """
+        if len(self.manifest.node_types) == 1:
+            return self.features_of()
         return torch.empty((self.local.plan.num_masters, 0), device=self.device)
+
+    def features_of(self, node_type: str | None = None) -> Tensor:
+        """Return the features of the masters of a node type, in the order of `masters_of`.
+
+        Args:
+            node_type: Name of the type. If None, the only type of the graph.
+
+        Shape:
+            Returns (M_t, F), or (M_t, 0) if the type has none.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `node_type` is None.
+        """
+        table = self.local.node_columns[self.manifest.position_of_type(node_type)]
+        if "features" not in table.column_names:
+            return torch.empty((table.num_rows, 0), device=self.device)
+        return self._cached(
+            f"features of {node_type}", lambda: self.to_device(as_numpy(table["features"]))
+        )
 
     def label(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of a label, and a mask of the masters for which it is known.
+
+        In a graph of several node types, the name is qualified, such as `package.section`. Values
+        of masters of other types are 0 and not known.
 
         Shape:
             values: (M,) or (M, K). known: (M,) bool.
@@ -159,12 +221,15 @@ class ShardColumns:
             ConfigError: If there is no such label.
         """
         self.label_spec(name)
-        column = self.local.masters[f"label:{name}"]
+        owner, column = self._owned(f"label:{name}")
         known = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-        return self.to_device(as_numpy(column)), self.to_device(known.copy())
+        values = self._over_masters(as_numpy(column), owner)
+        return self.to_device(values), self.to_device(self._over_masters(known.copy(), owner))
 
     def split(self, name: str) -> Tensor:
         """Return the split of each master: 0 none, 1 train, 2 validation, 3 test.
+
+        In a graph of several node types, the name is qualified, and masters of other types have 0.
 
         Shape:
             Returns (M,) int8.
@@ -174,10 +239,32 @@ class ShardColumns:
         """
         remedy = "Name a column of the node table when you partition it: --split COLUMN."
         need_name(name, self.manifest.splits, "split of nodes (--split)", remedy)
-        return self.to_device(as_numpy(self.local.masters[f"split:{name}"]))
+        owner, column = self._owned(f"split:{name}")
+        return self.to_device(self._over_masters(as_numpy(column), owner))
+
+    def _owned(self, name: str) -> tuple[str, pa.ChunkedArray]:
+        """Return the node type of a label or split with a qualified name, and its column."""
+        kind, _, name = name.partition(":")
+        types = self.manifest.node_types
+        for of_type, table in zip(types, self.local.node_columns, strict=True):
+            for plain in of_type.labels if kind == "label" else of_type.splits:
+                if qualified(of_type.name, plain, len(types)) == name:
+                    return of_type.name, table[f"{kind}:{plain}"]
+        raise AssertionError("the manifest has the name")
+
+    def _over_masters(self, values: NDArray[Any], node_type: str) -> NDArray[Any]:
+        """Return values of the masters of a type as those of all masters, 0 for other types."""
+        if len(self.manifest.node_types) == 1:
+            return values
+        all_values = np.zeros((self.local.plan.num_masters, *values.shape[1:]), values.dtype)
+        all_values[self.masters_of(node_type)] = values
+        return all_values
 
     def node_column(self, name: str) -> Tensor:
         """Return a numeric column of the masters, for instance `in_degree` in the whole graph.
+
+        `node_type` is the position of the node type. Columns of the user exist in graphs of one
+        node type.
 
         Shape:
             (M,) or (M, K).
@@ -185,14 +272,36 @@ class ShardColumns:
         Raises:
             ConfigError: If there is no such column.
         """
-        need_name(name, self.local.masters.column_names, "node column")
-        column = self.local.masters[name]
-        return self._cached(f"node {name}", lambda: self.to_device(as_numpy(column)))
+        if name == "node_type":
+            return self._cached("node node_type", self._type_of_masters)
+        table = self.local.masters
+        if len(self.manifest.node_types) == 1 and name not in table.column_names:
+            table = self.local.node_columns[0]
+        need_name(name, {*self.local.masters.column_names, *table.column_names}, "node column")
+        return self._cached(f"node {name}", lambda: self.to_device(as_numpy(table[name])))
 
     @property
     def original_ids(self) -> pa.ChunkedArray:
-        """Ids of the masters in the user's table: M int64 or strings."""
-        return self.local.masters["original_id"]
+        """Ids of the masters in the user's table: M int64 or strings.
+
+        Raises:
+            ConfigError: If the graph has several node types; see `original_ids_of`.
+        """
+        return self.original_ids_of()
+
+    def original_ids_of(self, node_type: str | None = None) -> pa.ChunkedArray:
+        """Return the ids of the masters of a node type in the user's table.
+
+        They are M_t int64 or strings, in the order of `masters_of`.
+
+        Args:
+            node_type: Name of the type. If None, the only type of the graph.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `node_type` is None.
+        """
+        table = self.local.node_columns[self.manifest.position_of_type(node_type)]
+        return table["original_id"]
 
     # -- columns of edges -------------------------------------------------------------------------
 
@@ -201,11 +310,42 @@ class ShardColumns:
         """Edge columns of the graph in CSC order, by name: (E,) or (E, A).
 
         `known:<name>` is the mask of edges for which the label of that name is known; it is absent
-        if the label is known for all edges.
+        if the label is known for all edges. In a graph of several relations, `type` is the position
+        of the relation, and names of labels and splits are qualified; see `edge_columns_of`.
         """
         fixed = {"src", "edge_key", "in_position"}
         edges = self.local.edges
         return {name: self.to_device(edges[name]) for name in edges if name not in fixed}
+
+    def edges_of(self, relation: Relation | str | None = None) -> NDArray[np.int64]:
+        """Return the positions of the edges of a relation among all edges, ascending.
+
+        Args:
+            relation: Three names, or a text such as `author-writes-paper`. If None, the only
+                relation of the graph.
+
+        Shape:
+            Returns (E_r,) int64.
+
+        Raises:
+            ConfigError: If there is no such relation, or several and `relation` is None.
+        """
+        return self.local.edges.rows(self.manifest.position_of_relation(relation))
+
+    def edge_columns_of(self, relation: Relation | str | None = None) -> dict[str, Tensor]:
+        """Return the columns of the edges of a relation, in the order of `edges_of`, by plain name.
+
+        Args:
+            relation: As for `edges_of`.
+
+        Shape:
+            Each (E_r,) or (E_r, A).
+
+        Raises:
+            ConfigError: If there is no such relation, or several and `relation` is None.
+        """
+        columns = self.local.edge_columns[self.manifest.position_of_relation(relation)]
+        return {name: self.to_device(columns[name]) for name in columns}
 
     @property
     def edge_weight(self) -> Tensor:

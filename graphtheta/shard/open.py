@@ -75,12 +75,12 @@ def open_shard(
             mine = parts_of_rank(store.num_parts, comm.rank, comm.size)
             parts = list(pool.map(partial(store.part, verified=True), mine))
     else:
-        need_attribute(graph, "edge_table", "open_shard", "a store, its path, or a Graph")
+        need_attribute(graph, "edge_tables", "open_shard", "a store, its path, or a Graph")
         plan = Plan(comm.size, method, seed=seed, undirected=undirected)
         built = build(graph, plan, Resources(comm))
         store, manifest, book = None, built.manifest, built.book
         parts = [built.parts[comm.rank]]
-    local = local_graph(parts, book, comm.rank, comm.size, torch.get_num_threads())
+    local = local_graph(parts, manifest, book, comm.rank, comm.size, torch.get_num_threads())
     return Shard(local, manifest, Channel(comm), device, store)
 
 

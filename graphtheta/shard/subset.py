@@ -41,10 +41,10 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
     local, plan = shard.local, shard.plan
     num_edges = int(shard.comm.all_gather_int(int(kept.sum()), stage=_STAGE).sum())
     in_position = _new_positions(shard, kept)
-    edges = {name: column[kept] for name, column in local.edges.items()}
-    edges["in_position"] = in_position
+    ends, edge_columns = local.edges.kept(kept)
+    ends["in_position"] = in_position
     in_indptr = np.append(0, np.cumsum(kept))[local.in_indptr]
-    out_edges = transposed(in_indptr, edges["src"], plan.num_masters, plan.num_mirrors)
+    out_edges = transposed(in_indptr, ends["src"], plan.num_masters, plan.num_mirrors)
     in_degree, out_degree = np.diff(in_indptr), np.diff(out_edges.indptr)
     masters = local.masters
     for name, degree, route in (
@@ -60,7 +60,8 @@ def with_edges(shard: Shard, kept: NDArray[np.bool_]) -> Shard:
             masters=masters,
             in_indptr=in_indptr,
             out_edges=out_edges,
-            edges=edges,
+            ends=ends,
+            edge_columns=edge_columns,
             plan=_new_plan(shard, in_degree > 0, out_degree > 0),
         ),
         num_edges,

@@ -58,10 +58,12 @@ def node_kinds(shard: Shard, column: str) -> tuple[Ints, int]:
     """
     if column == ALL_NODES:
         return np.zeros(shard.num_masters + shard.num_mirrors, np.int64), 1
-    masters, comm = shard.local.masters, shard.comm
-    names = sorted(set(masters.column_names) & set(shard.manifest.node_columns))
+    types, comm = shard.manifest.node_types, shard.comm
+    columns, names = shard.local.node_columns[0], []
+    if len(types) == 1:  # nodes of several types have no columns in common
+        names = sorted(types[0].columns)
     need_name(column, [ALL_NODES, *names], "node column of candidates (--candidates)")
-    values = masters[column].combine_chunks()
+    values = columns[column].combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # without rows
         values = pa.array([], values.type)
     if pa.types.is_dictionary(values.type):

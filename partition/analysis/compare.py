@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graphtheta.data.schema import whole
-from graphtheta.data.source import GraphSource, TopologySource, id_type
+from graphtheta.data.source import GraphSource, TopologySource
+from graphtheta.data.types import NodeTable
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
@@ -22,7 +23,6 @@ from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.shared_folder import shared_folder
 from graphtheta.partition.pipeline.assign import ASSIGNMENT, Assignment
-from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.make_store import temporary_folder
 from graphtheta.partition.pipeline.masters import OWNERS
 from graphtheta.partition.pipeline.pipeline import Pipeline, Plan, named_partitioner
@@ -93,9 +93,10 @@ def write_assignment(
 ) -> None:
     """Write the part of every node and edge as Parquet files, without a store; collective.
 
-    The folder `path` gets `nodes.parquet` (`id`, `part`: int32) in the order of node keys. For a
-    vertex-cut it also gets `edges.parquet` (`edge_key`: int64, `part`: int32) in the order of edge
-    keys; in an edge-cut, an edge is in the part of its destination.
+    The folder `path` gets `nodes.parquet` (`id`, `part`: int32) in the order of node keys, or
+    `nodes-<type>.parquet` for each of several node types. For a vertex-cut it also gets
+    `edges.parquet` (`edge_key`: int64, `part`: int32) in the order of edge keys; in an edge-cut, an
+    edge is in the part of its destination.
 
     Raises:
         GraphThetaError: As `make_store` does.
@@ -116,14 +117,16 @@ def write_assignment(
         if comm.rank == 0:
             name = OWNERS if vertex_cut else ASSIGNMENT  # both hold the part of each node
             owners = NodeFile(phases.folder, name, edges.num_nodes)
-            _write_nodes(source, phases.folder, owners, unfinished / "nodes.parquet")
+            for nodes in pipeline.node_tables:
+                of_type = "" if len(pipeline.node_tables) == 1 else f"-{nodes.name}"
+                _write_nodes(nodes, owners, unfinished / f"nodes{of_type}.parquet")
             if vertex_cut:
                 _write_edges(edges, assignment, unfinished / "edges.parquet")
 
 
 def _topology(source: GraphSource, plan: Plan) -> GraphSource:
     """Return the source without columns, unless they decide how edges are kept or balanced."""
-    typed = not plan.repeats and "type" in source.edge_table.schema.names
+    typed = not plan.repeats and any("type" in t.schema.names for t in source.edge_tables)
     return source if typed or plan.balance.train is not None else TopologySource(source)
 
 
@@ -138,20 +141,16 @@ def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:
         return Assessment(method, None, time.perf_counter() - start, str(error))
 
 
-def _write_nodes(source: GraphSource, folder: Path, owners: NodeFile, path: Path) -> None:
-    nodes = source.node_table
-    if nodes is None:
-        ids = ids_in_file(folder)
-    else:
-        ids = (whole(chunk["id"]) for chunk in nodes.chunks(0, nodes.num_rows, ["id"]))
-
+def _write_nodes(nodes: NodeTable, owners: NodeFile, path: Path) -> None:
     def tables() -> Iterator[pa.Table]:
-        first = 0
-        for chunk in ids:
-            yield pa.table({"id": chunk, "part": owners.read(first, first + len(chunk))})
-            first += len(chunk)
+        first = nodes.first_key
+        for chunk in nodes.table.chunks(0, nodes.num_rows, ["id"]):
+            ids = whole(chunk["id"])
+            yield pa.table({"id": ids, "part": owners.read(first, first + len(ids))})
+            first += len(ids)
 
-    _write(tables(), pa.schema([("id", id_type(source)), ("part", pa.int32())]), path)
+    schema = pa.schema([("id", nodes.schema.field("id").type), ("part", pa.int32())])
+    _write(tables(), schema, path)
 
 
 def _write_edges(edges: EdgeFile, assignment: Assignment, path: Path) -> None:

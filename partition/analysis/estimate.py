@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 
 from graphtheta.data.batches import CHUNK_BYTES
 from graphtheta.data.schema import whole
-from graphtheta.data.source import GraphSource, id_type, node_schema
+from graphtheta.data.source import GraphSource
+from graphtheta.data.types import key_chunks
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import CHUNK_EDGES
 from graphtheta.partition.ooc.id_table import map_bytes
-from graphtheta.partition.pipeline.part_builder import copied_bytes, part_bytes, row_bytes
+from graphtheta.partition.pipeline.part_size import (
+    copied_bytes,
+    mean_bytes,
+    part_bytes,
+    row_bytes,
+)
 from graphtheta.partition.pipeline.pipeline import (
     Plan,
     named_partitioner,
@@ -105,22 +111,22 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     num_edges = source.num_edges * (2 if plan.undirected else 1)
     key = 4 if num_nodes < 2**31 else 8
     position = 4 if num_edges < 2**31 else 8
-    columns = [field for field in source.edge_table.schema if field.name not in ("src", "dst")]
-    edge_columns = row_bytes(pa.schema(columns))
-    node_row = row_bytes(node_schema(source)) or 8
+    edge_columns = mean_bytes(source.edge_tables, lambda schema: row_bytes(_without_ends(schema)))
+    node_row = mean_bytes(source.node_tables, row_bytes) or 8
     method = named_partitioner(plan.method).memory(num_nodes, num_edges, plan.num_parts)
     # Replicas of a part: its masters, and at most one endpoint of each edge.
     replicas = min(num_nodes, num_nodes / plan.num_parts + num_edges / plan.num_parts)
     part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
-    copied = copied_bytes(source.edge_table.schema), copied_bytes(node_schema(source)) or 16
+    copied = copied_bytes(source.edge_tables), copied_bytes(source.node_tables) or 16
     part = part_bytes(num_nodes, part_edges, replicas, part_nodes, *copied)
     # Rows in flight: as they are read and converted, unless the source has them, and sorted.
     copies, in_flight = 1 if source.memory_bytes else 3, resources.threads + 2
-    ends = 0 if source.memory_bytes else row_bytes(source.edge_table.schema) - edge_columns
+    ends = 0 if source.memory_bytes else mean_bytes(source.edge_tables, row_bytes) - edge_columns
     buffers = min(in_flight * CHUNK_EDGES, num_edges) * (_BUFFER + ends)
     buffers += copies * min(in_flight * CHUNK_BYTES, num_edges * edge_columns)
     node_buffers = copies * min(in_flight * CHUNK_BYTES, num_nodes * node_row)
-    ids = 0 if source.keyed else map_bytes(id_type(source), num_nodes)
+    id_types = _id_types(source, num_nodes)
+    ids = 0 if source.keyed else sum(map_bytes(*of_type) for of_type in id_types)
     held = held_bytes(source)
     parallel = min(resources.threads, -(-plan.num_parts // resources.comm.size))
     if resources.memory_limit is not None:
@@ -143,7 +149,7 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
         + replicas * 32 * plan.num_parts
     )
     work = num_edges / _PIPELINE_RATE + num_edges / _RATES.get(plan.method, _DEFAULT_RATE)
-    work += num_edges / _TEXT_RATE if id_type(source) == pa.string() else 0
+    work += num_edges / _TEXT_RATE if pa.string() in dict(id_types) else 0
     work += (num_nodes * node_row + num_edges * edge_columns) / _COLUMN_RATE
     return Estimate(
         num_nodes=num_nodes,
@@ -155,6 +161,17 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
         store=int(store),
         seconds=_STARTUP + work * 2 / max(1, resources.threads * resources.comm.size),
     )
+
+
+def _without_ends(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in ("src", "dst")])
+
+
+def _id_types(source: GraphSource, num_nodes: int) -> list[tuple[pa.DataType, int]]:
+    """Return the type of the ids of each node type, and its number of nodes."""
+    if not source.node_tables:
+        return [(source.edge_tables[0].schema.field("src").type, num_nodes)]
+    return [(table.schema.field("id").type, table.num_rows) for table in source.node_tables]
 
 
 def _estimate_nodes(source: GraphSource) -> int:
@@ -175,6 +192,6 @@ def _estimate_nodes(source: GraphSource) -> int:
 def _sample_hashes(source: GraphSource, starts: list[int]) -> Iterator[NDArray[np.uint64]]:
     for start in starts:
         stop = min(start + _SAMPLE_EDGES, source.num_edges)
-        for chunk in source.edge_table.chunks(start, stop, ["src", "dst"]):
+        for _, _, chunk in key_chunks(source.edge_tables, start, stop, ["src", "dst"]):
             for end in ("src", "dst"):
                 yield hash_ids(whole(chunk[end]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.types import qualified
 from graphtheta.partition.store.files import open_table
-from graphtheta.partition.store.manifest import LabelSpec
+from graphtheta.partition.store.manifest import LabelSpec, NodeTypeSpec, RelationSpec
 from graphtheta.partition.store.store import Store, part_folder
 from graphtheta.partition.store.tables import column_numpy, column_valid
 
@@ -42,20 +44,29 @@ class LabelCounts:
     splits: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     labelled: dict[tuple[str, str], NDArray[np.int64]] = field(default_factory=dict)
 
-    def add(self, table: pa.Table) -> None:
-        """Count the rows of one part."""
-        valid = {name: column_valid(table, f"label:{name}") for name in self.labels}
-        for name, spec in self.labels.items():
-            known = valid[name]
+    def add(self, table: pa.Table, owner: str, num_owners: int) -> None:
+        """Count the rows of one part and of one node type or relation, the `owner`."""
+
+        def of_kind(prefix: str) -> dict[str, str]:
+            columns = [name for name in table.column_names if name.startswith(prefix)]
+            return {
+                qualified(owner, column.removeprefix(prefix), num_owners): column
+                for column in columns
+            }
+
+        labels = of_kind("label:")
+        valid = {name: column_valid(table, column) for name, column in labels.items()}
+        for name, column in labels.items():
+            spec, known = self.labels[name], valid[name]
             self.missing[name] += 0 if known is None else int((~known).sum())
             if spec.task in ("multiclass", "binary"):
-                values = column_numpy(table, f"label:{name}").astype(np.int64)
+                values = column_numpy(table, column).astype(np.int64)
                 values = values if known is None else values[known]
                 found = np.bincount(values.clip(0, spec.num_classes), minlength=spec.num_classes)
                 self.classes[name] += found[: spec.num_classes]
-        for split, counts in self.splits.items():
-            values = column_numpy(table, f"split:{split}") & 3
-            counts += np.bincount(values, minlength=len(_SPLITS))
+        for split, column in of_kind("split:").items():
+            values = column_numpy(table, column) & 3
+            self.splits[split] += np.bincount(values, minlength=len(_SPLITS))
             for name, known in valid.items():
                 found = np.bincount(values if known is None else values[known], minlength=4)
                 self.labelled[split, name] += found
@@ -71,11 +82,15 @@ class LabelCounts:
                 rows.append((f"{prefix}label {name}", missing.removeprefix("; ")))
         for split, counts in self.splits.items():
             text = _by_split(counts)
-            for name in self.labels:
+            for name in self._labels_of(split):
                 if (self.labelled[split, name][1:] != counts[1:]).any():
                     text += f"; with label {name}: {_by_split(self.labelled[split, name])}"
             rows.append((f"{prefix}split {split}", text))
         return rows
+
+    def _labels_of(self, split: str) -> list[str]:
+        """Return the labels of the same node type or relation as a split."""
+        return [name for name in self.labels if (split, name) in self.labelled]
 
     def as_json(self) -> dict[str, Any]:
         """Return all counts as a dict of numbers and lists."""
@@ -87,7 +102,7 @@ class LabelCounts:
                     **dict(zip(_SPLITS, counts.tolist(), strict=True)),
                     "labelled": {
                         name: dict(zip(_SPLITS, self.labelled[split, name].tolist(), strict=True))
-                        for name in self.labels
+                        for name in self._labels_of(split)
                     },
                 }
                 for split, counts in self.splits.items()
@@ -102,12 +117,32 @@ def count_labels(store: Store) -> tuple[LabelCounts, LabelCounts]:
         StoreError: If a part is missing or damaged.
     """
     manifest = store.manifest
-    nodes = _zeros(manifest.labels, manifest.splits)
-    edges = _zeros(manifest.edge_labels, manifest.edge_splits)
-    for counts, file in ((nodes, "masters.arrow"), (edges, "in_edges.arrow")):
-        for part in range(store.num_parts) if counts.labels or counts.splits else ():
-            counts.add(open_table(part_folder(store.path, part) / file))
-    return nodes, edges
+    types = [(of_type.name, of_type) for of_type in manifest.node_types]
+    relations = [(spec.relation.text, spec) for spec in manifest.relations]
+    return (
+        _count(store, manifest.labels, manifest.splits, types, "masters"),
+        _count(store, manifest.edge_labels, manifest.edge_splits, relations, "in_edges"),
+    )
+
+
+def _count(
+    store: Store,
+    labels: dict[str, LabelSpec],
+    splits: list[str],
+    owners: Sequence[tuple[str, NodeTypeSpec | RelationSpec]],
+    file: str,
+) -> LabelCounts:
+    """Return the counts of all node types or relations, from the files of their columns."""
+    counts = _zeros(labels, splits)
+    for i, (owner, spec) in enumerate(owners):
+        for split in spec.splits:
+            for label in spec.labels:
+                pair = [qualified(owner, name, len(owners)) for name in (split, label)]
+                counts.labelled[pair[0], pair[1]] = np.zeros(4, np.int64)
+        for part in range(store.num_parts) if spec.labels or spec.splits else ():
+            table = open_table(part_folder(store.path, part) / f"{file}-{i}.arrow")
+            counts.add(table, owner, len(owners))
+    return counts
 
 
 def _zeros(labels: dict[str, LabelSpec], splits: list[str]) -> LabelCounts:
@@ -121,7 +156,6 @@ def _zeros(labels: dict[str, LabelSpec], splits: list[str]) -> LabelCounts:
         classes,
         dict.fromkeys(labels, 0),
         {split: np.zeros(4, np.int64) for split in splits},
-        {(split, name): np.zeros(4, np.int64) for split in splits for name in labels},
     )
 
 

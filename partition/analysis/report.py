@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.data.types import qualified
 from graphtheta.partition.analysis.traffic import Traffic
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT, PartTables
 from graphtheta.partition.store.quality import PartCounts, Quality, count_part, measure
@@ -98,9 +99,12 @@ def report(store: Store) -> Report:
     for index in range(num_parts):
         part = store.part(index)
         count_part(part, counts)
-        for name, counts_P4 in splits.items():
-            values = column_numpy(part.masters, f"split:{name}")
-            counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
+        types = store.manifest.node_types
+        for of_type, columns in zip(types, part.node_columns, strict=True):
+            for name in of_type.splits:
+                values = column_numpy(columns, f"split:{name}")
+                counts_P4 = splits[qualified(of_type.name, name, len(types))]
+                counts_P4[index] = np.bincount(values, minlength=_NUM_SPLITS)
         for row, name in enumerate(("in_degree", "out_degree")):
             degree = column_numpy(part.masters, name)
             degrees[row] += _histogram(degree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,35 @@ import pyarrow.compute as pc
 
 from graphtheta.data.schema import refuse, validate_edges, validate_nodes
 from graphtheta.data.source import GraphSource
+from graphtheta.data.types import EdgeTable, SourceTable
+from graphtheta.errors import ConfigError
 from graphtheta.partition.core.resources import Resources
+from graphtheta.partition.pipeline.masters import NODE_KEYS
+from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS
+from graphtheta.wording import some
 
-__all__ = ["check_columns"]
+__all__ = ["check_columns", "check_tables"]
 
 _log = logging.getLogger(__name__)
 
 _KEYS = ("id", "src", "dst")
 _NONE = np.iinfo(np.int64).max
+
+
+def check_tables(source: GraphSource, *, undirected: bool) -> None:
+    """Check the names of columns, and that edges can be reversed if that is requested.
+
+    Raises:
+        ConfigError: If edges of several relations, or between nodes of two types, are to be
+            reversed.
+        GraphFormatError: If a column has a name that the store uses.
+    """
+    for edge_table in source.edge_tables:
+        _refuse_names(edge_table.table, EDGE_KEYS)
+    for node_table in source.node_tables:
+        _refuse_names(node_table.table, NODE_KEYS)
+    if undirected:
+        _refuse_relations(source.edge_tables)
 
 
 def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] | None:
@@ -32,11 +54,11 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
             memory, the latter is only a warning.
     """
     tables = (
-        ("nodes", source.node_table, validate_nodes),
-        ("edges", source.edge_table, validate_edges),
+        *(("nodes", of_type.table, validate_nodes) for of_type in source.node_tables),
+        *(("edges", of_type.table, validate_edges) for of_type in source.edge_tables),
     )
     for unit, table, validate in tables:
-        if table is None or not table.num_rows:
+        if not table.num_rows:
             continue
         columns = [name for name in table.schema.names if name not in _KEYS]
         labels = [name for name in columns if _has_classes(table.schema.field(name))]
@@ -80,3 +102,21 @@ def _widen(bounds: Any, column: pa.ChunkedArray) -> None:
     if found["min"].is_valid:
         low, high = int(found["min"].as_py()), int(found["max"].as_py())
         bounds[:] = min(bounds[0], low), min(bounds[1], -high)
+
+
+def _refuse_relations(tables: Sequence[EdgeTable]) -> None:
+    """Refuse reverses of edges in a graph with node types or several relations."""
+    relation = tables[0].relation
+    if len(tables) > 1 or relation.source != relation.destination:
+        names = some((table.relation.text for table in tables), len(tables))
+        raise ConfigError(
+            f"partition: expected one relation between nodes of one type to reverse, got {names}. "
+            "Add reverse relations instead (--add-reverse)."
+        )
+
+
+def _refuse_names(table: SourceTable, reserved: tuple[str, ...]) -> None:
+    for name in sorted(set(table.schema.names) & set(reserved)):
+        raise refuse(
+            table.name, f"no column {name!r}, which the store adds", "one", "Rename the column."
+        )

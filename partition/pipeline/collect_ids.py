@@ -8,7 +8,7 @@ integers are collected in a bit map instead, which needs no sorting.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from graphtheta.data.schema import refuse, whole
-from graphtheta.data.source import GraphSource, id_type
+from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.bitmap import BitMap
 from graphtheta.partition.ooc.id_table import IdSet, id_set
 from graphtheta.partition.pipeline.edge_chunks import end_chunks
 
-__all__ = ["IDS_FILE", "collect_ids", "count_ids", "ids_in_file"]
+__all__ = ["IDS_FILE", "CollectedIds", "collect_ids"]
 
 IDS_FILE = "ids.arrow"
 
@@ -43,10 +43,10 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
     runs = _Runs(folder, comm.rank)
     with resources.progress.phase("collect ids", last - first, "edges") as advance:
         collector: _Collector | None = None
-        for _, chunk in end_chunks(source, first, last, resources):
+        for table, _, chunk in end_chunks(source, first, last, resources):
             src, dst = chunk["src"], chunk["dst"]
             if src.type != dst.type:
-                where = f"{source.edge_table.name}: dst"
+                where = f"{table.where}: dst"
                 expected = f"ids of type {src.type} as in src"
                 raise refuse(where, expected, dst.type, "Convert a column.")
             collector = collector or _Collector(src.type, source.num_edges, runs, resources)
@@ -56,23 +56,44 @@ def collect_ids(source: GraphSource, folder: Path, resources: Resources) -> None
             collector.flush()
     comm.barrier(stage="ids: runs")
     if comm.rank == 0:
-        _merge(_all_runs(folder), folder / IDS_FILE, id_type(source))
+        _merge(_all_runs(folder), folder / IDS_FILE, _id_type(source))
         for path in folder.glob("run-*"):
             path.unlink()
     comm.barrier(stage="ids: merge")
 
 
-def ids_in_file(folder: Path) -> Iterator[pa.Array]:
-    """Yield the sorted ids in batches."""
-    with pa.OSFile(str(folder / IDS_FILE)) as file:
-        reader = pa.ipc.open_stream(file)
-        for batch in reader:
-            yield batch.column(0)
+class CollectedIds:
+    """Node table of the ids that `collect_ids` wrote; a `SourceTable`.
+
+    Args:
+        source: The source of the edges.
+        folder: Folder of the file.
+        num_rows: Number of ids. If None, they are counted.
+    """
+
+    def __init__(self, source: GraphSource, folder: Path, num_rows: int | None = None) -> None:
+        self.name, self._path = source.edge_tables[0].where, folder / IDS_FILE
+        self.schema = pa.schema([("id", _id_type(source))])
+        self.num_rows = sum(map(len, self._batches())) if num_rows is None else num_rows
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        first = 0
+        for ids in self._batches():
+            begin, end = max(start - first, 0), min(stop - first, len(ids))
+            if begin < end:
+                yield pa.table([ids.slice(begin, end - begin)], self.schema)
+            first += len(ids)
+
+    def _batches(self) -> Iterator[pa.Array]:
+        with pa.OSFile(str(self._path)) as file:
+            for batch in pa.ipc.open_stream(file):
+                yield batch.column(0)
 
 
-def count_ids(folder: Path) -> int:
-    """Return the number of ids in the file."""
-    return sum(map(len, ids_in_file(folder)))
+def _id_type(source: GraphSource) -> pa.DataType:
+    return source.edge_tables[0].schema.field("src").type
 
 
 class _Runs:

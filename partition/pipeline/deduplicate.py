@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
 from graphtheta.data.source import GraphSource
+from graphtheta.data.types import EdgeTable
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import chunk_ranges
@@ -31,29 +32,50 @@ _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Edges from position `start` on, with their types if the graph has any."""
+    """Edges from position `start` on.
+
+    Attributes:
+        start: Position of the first edge among all edges.
+        src: Node keys of the sources.
+        dst: Node keys of the destinations.
+        kinds: What else edges that repeat each other have in common: their `relation`, if the graph
+            has several, and their `type`, if it has such a column.
+    """
 
     start: int
     src: NDArray[Any]
     dst: NDArray[Any]
-    type: NDArray[Any] | None
+    kinds: dict[str, NDArray[Any]]
 
 
 def _chunks(source: GraphSource, edges: EdgeFile, segments: list[Segment]) -> Iterator[_Chunk]:
     """Yield the edges of a rank's segments, one segment for each direction."""
-    columns = ["type"] if "type" in source.edge_table.schema.names else []
+    tables = source.edge_tables
+    typed = any("type" in table.schema.names for table in tables)
+
+    def columns(table: EdgeTable) -> list[str]:
+        return ["type"] if "type" in table.schema.names else []
+
     for direction, segment in enumerate(segments):
-        for first, last, table in segment_chunks(source, edges, segment, direction, columns):
-            types = None if table is None else as_numpy(table["type"])
-            yield _Chunk(first, *edges.read(first, last), types)
+        for relation, first, last, rows in segment_chunks(
+            source, edges, segment, direction, columns
+        ):
+            kinds: dict[str, NDArray[Any]] = {}
+            if len(tables) > 1:
+                kinds["relation"] = np.full(last - first, relation)
+            if typed:
+                none = np.zeros(last - first, np.int64)
+                kinds["type"] = none if rows is None else as_numpy(rows["type"])
+            yield _Chunk(first, *edges.read(first, last), kinds)
 
 
 def drop_duplicates(source: GraphSource, folder: Path, resources: Resources) -> None:
     """Replace the segments of an `EdgeFile` by segments without duplicate edges; collective.
 
-    Of edges with the same source, destination and type (if the graph has a column `type`), the one
-    with the lowest edge key is kept. Edges are spilled to buckets by destination, and buckets are
-    sorted one by one. Memory: one bucket for each thread, and one bit for each edge of the graph.
+    Of edges with the same source, destination, relation and type (if the graph has a column
+    `type`), the one with the lowest edge key is kept. Edges are spilled to buckets by destination,
+    and buckets are sorted one by one. Memory: one bucket for each thread, and one bit for each edge
+    of the graph.
     """
     comm, edges = resources.comm, EdgeFile(folder)
     num_buckets = edges.num_edges // _BUCKET_EDGES + 1
@@ -66,9 +88,7 @@ def drop_duplicates(source: GraphSource, folder: Path, resources: Resources) -> 
         for chunk in _chunks(source, edges, mine_segments):
             order, starts = bucket_order(_bucket(chunk.dst, num_buckets), num_buckets)
             position = np.arange(chunk.start, chunk.start + len(order), dtype=np.int64)
-            columns = {"src": chunk.src, "dst": chunk.dst, "position": position}
-            if chunk.type is not None:
-                columns["type"] = chunk.type
+            columns = {"src": chunk.src, "dst": chunk.dst, "position": position, **chunk.kinds}
             rows = pa.record_batch({name: values[order] for name, values in columns.items()})
             writer.append(chunk.start, rows, starts)
             advance(len(order))
@@ -134,8 +154,8 @@ def _codes(chunk: _Chunk, halvings: int) -> NDArray[np.int64]:
     """
     src, dst = (end.astype(np.uint64) for end in (chunk.src, chunk.dst))
     code = _mixed(_mixed(np.minimum(src, dst)) + np.maximum(src, dst))
-    if chunk.type is not None:
-        code = _mixed(code + chunk.type.astype(np.uint64))
+    for kind in chunk.kinds.values():
+        code = _mixed(code + kind.astype(np.uint64))
     code >>= np.uint64(1)  # so that it fits int64
     kept = (src != dst) & (code & np.uint64((2 << halvings) - 2) == 0)
     one = np.uint64(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import whole
-from graphtheta.data.source import GraphSource
+from graphtheta.data.types import NodeTable, key_chunks
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.partitioner import part_of_hash
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.spill import SpillWriter, bucket_order
-from graphtheta.partition.pipeline.collect_ids import ids_in_file
 from graphtheta.partition.pipeline.part_nodes import KeySlices, part_nodes
 from graphtheta.partition.pipeline.shuffle_edges import update_largest
 from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["NODES_SPILL", "NODE_KEYS", "OWNERS", "choose_masters"]
+__all__ = ["NODES_SPILL", "NODE_COLUMNS", "NODE_KEYS", "OWNERS", "choose_masters"]
 
-NODES_SPILL = "nodes"
+NODES_SPILL, NODE_COLUMNS = "nodes", "node-columns"  # of columns with -<type>
 OWNERS = "owners"
 NODE_KEYS = ("node_key", "original_id", "in_degree", "out_degree")
 
@@ -32,26 +33,23 @@ _MASTER_STEP = 1  # makes the draws of masters independent of those of edges
 
 
 def choose_masters(
-    source: GraphSource,
-    ids_folder: Path,
-    num_nodes: int,
+    tables: Sequence[NodeTable],
     num_parts: int,
     part_of_nodes: NDArray[np.int32] | None,
     folder: Path,
     *,
     seed: int,
     resources: Resources,
-) -> dict[str, int]:
-    """Write the owner of every node, and the spill of nodes by owner; collective.
+) -> list[dict[str, int]]:
+    """Write the owner of every node, and the spills of nodes by owner; collective.
 
-    A row of the spill has `node_key`, `original_id`, `in_degree`, `out_degree` and the node
-    columns. In a vertex-cut, the owner of a node is drawn by a hash from the parts that hold an
-    edge of the node, or from all parts if it has no edge. The node table is read in chunks.
+    A row of the spill of nodes has `node_key`, `in_degree` and `out_degree`. A row of the spill
+    NODE_COLUMNS-i has `original_id` and the columns of a node of type i, in the same order. In a
+    vertex-cut, the owner of a node is drawn by a hash from the parts that hold an edge of the node,
+    or from all parts if it has no edge. Node tables are read in chunks.
 
     Args:
-        source: The graph.
-        ids_folder: Folder of the file of `collect_ids`, used if the source has no node table.
-        num_nodes: Number of nodes of the graph (N).
+        tables: Node tables.
         num_parts: Number of parts (P).
         part_of_nodes: Owner of each node, (N,); None for a vertex-cut.
         folder: Folder of the files of `find_part_nodes`.
@@ -59,64 +57,71 @@ def choose_masters(
         resources: Ranks, threads and memory.
 
     Returns:
-        Largest value of each integer column of this rank's rows.
+        For each type, the largest value of each integer column of this rank's rows.
     """
     comm = resources.comm
+    num_nodes = sum(table.num_rows for table in tables)
     first, last = resources.share(0, num_nodes)
     part_slices = KeySlices(lambda part: part_nodes(folder, part)["key"], num_parts, first)
     owners = NodeFile(folder, OWNERS, num_nodes)
     owners.create(comm)
-    largest: dict[str, int] = {}
+    position = {table.name: index for index, table in enumerate(tables)}
+    largest: list[dict[str, int]] = [{} for _ in tables]
 
-    def chunks() -> Iterator[tuple[int, pa.Table, list[slice]]]:
-        for start, table in _rows(source, first, last, ids_folder):
-            update_largest(table, largest)
-            yield start, table, part_slices.advance(start + table.num_rows)
+    def chunks() -> Iterator[tuple[int, int, pa.Table, list[slice]]]:
+        for table, start, rows in key_chunks(tables, first, last):
+            of_type = position[table.name]
+            update_largest(rows, largest[of_type])
+            yield of_type, start, rows, part_slices.advance(start + rows.num_rows)
 
-    def sort(
-        chunk: tuple[int, pa.Table, list[slice]],
-    ) -> tuple[int, pa.RecordBatch, NDArray[np.int64]]:
-        start, table, slices = chunk
+    def sort(chunk: tuple[int, int, pa.Table, list[slice]]) -> _Sorted:
+        of_type, start, table, slices = chunk
         stop = start + table.num_rows
-        degrees, num_holders, held = _degrees(folder, start, stop, slices)
+        (in_degree, out_degree), num_holders, held = _degrees(folder, start, stop, slices)
         if part_of_nodes is not None:
             owner = part_of_nodes[start:stop]
         else:
             owner = _draw_owners(start, stop, num_holders, held, num_parts, seed)
         owners.write(start, owner)
-        keys = np.arange(start, stop, dtype=np.int64)
-        columns = dict(zip(NODE_KEYS, (keys, whole(table["id"]), *degrees), strict=True))
-        columns |= {n: whole(table[n]) for n in table.column_names if n != "id"}
         order, starts = bucket_order(owner, num_parts)
-        return start, pa.record_batch(columns).take(pa.array(order)), starts
+        keys = start + order.astype(np.int64)
+        degrees = {"in_degree": in_degree[order], "out_degree": out_degree[order]}
+        columns = {"original_id": whole(table["id"])}
+        columns |= {n: whole(table[n]) for n in table.column_names if n != "id"}
+        return _Sorted(
+            of_type,
+            start,
+            starts,
+            pa.record_batch({"node_key": keys, **degrees}),
+            pa.record_batch(columns).take(pa.array(order)),
+        )
 
     with (
         resources.progress.phase("choose masters", last - first, "nodes") as advance,
-        SpillWriter(folder, NODES_SPILL, comm.rank) as writer,
+        SpillWriter(folder, NODES_SPILL, comm.rank) as nodes,
+        ExitStack() as opened,
     ):
-        for start, rows, starts in resources.imap(sort, chunks()):
-            writer.append(start, rows, starts)
-            advance(rows.num_rows)
+        columns = [
+            opened.enter_context(SpillWriter(folder, f"{NODE_COLUMNS}-{of_type}", comm.rank))
+            for of_type in range(len(tables))
+        ]
+        for chunk in resources.imap(sort, chunks()):
+            nodes.append(chunk.first, chunk.nodes, chunk.starts)
+            columns[chunk.of_type].append(chunk.first, chunk.columns, chunk.starts)
+            advance(chunk.nodes.num_rows)
     comm.barrier(stage="choose masters")
     return largest
 
 
-def _rows(
-    source: GraphSource, first: int, last: int, folder: Path
-) -> Iterator[tuple[int, pa.Table]]:
-    """Yield (first node key, rows of the node table) for node keys [first, last), in chunks."""
-    if source.node_table is not None:
-        for table in source.node_table.chunks(first, last):
-            if table.num_rows:
-                yield first, table
-            first += table.num_rows
-        return
-    start = 0
-    for ids in ids_in_file(folder):
-        begin, end = max(first - start, 0), min(last - start, len(ids))
-        if begin < end:
-            yield start + begin, pa.table({"id": ids.slice(begin, end - begin)})
-        start += len(ids)
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """Chunk of nodes sorted by owner: where each part's nodes start, and the rows of the spills."""
+
+    of_type: int
+    first: int
+    starts: NDArray[np.int64]
+    nodes: pa.RecordBatch
+    columns: pa.RecordBatch
 
 
 def _degrees(

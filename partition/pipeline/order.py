@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.data.types import positions_of_keys
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
@@ -88,15 +89,29 @@ def replicas_of(part: int, nodes: SpillReader, folder: Path, num_nodes: int) -> 
 
 
 def order_masters(
-    edges: RecordReader, num_nodes: int, num_parts: int, folder: Path, resources: Resources
+    edges: RecordReader,
+    num_nodes: int,
+    num_parts: int,
+    first_keys: NDArray[np.int64],
+    folder: Path,
+    resources: Resources,
 ) -> PartCounts:
     """Write the local ids of each part's masters, and the spill of mirrors by owner; collective.
 
     Interior masters come first: the sources of all their in-edges in this part are masters of this
-    part. Boundary masters follow. Both groups are sorted by the number of bits of the degree,
-    descending, so that frequently read rows are close to each other (which saves 14 % of the time
-    of a sum over the in-edges of an RMAT graph), and then by node key, which keeps the locality of
-    the input. A row of the spill has the `node_key` and `role` of a mirror; each part is one chunk.
+    part. Boundary masters follow. Both groups are sorted by node type; then by the number of bits
+    of the degree, descending, so that frequently read rows are close to each other (which saves
+    14 % of the time of a sum over the in-edges of an RMAT graph); and then by node key, which keeps
+    the locality of the input. A row of the spill has the `node_key` and `role` of a mirror; each
+    part is one chunk.
+
+    Args:
+        edges: Reader of the records of the edges.
+        num_nodes: Number of nodes of the graph (N).
+        num_parts: Number of parts (P).
+        first_keys: First node key of each node type.
+        folder: Folder of the spills.
+        resources: Ranks, threads and memory.
 
     Returns:
         Counts of all parts.
@@ -117,8 +132,11 @@ def order_masters(
         masters = np.flatnonzero(replicas.is_master)
         is_boundary = boundary[masters].view(np.bool_)
         interior = len(masters) - int(np.count_nonzero(is_boundary))
-        local = _local_ids(is_boundary, _degrees(nodes, part))
-        write_arrays(_file(folder, part), key=replicas.keys[masters], local=local)
+        keys = replicas.keys[masters]
+        of_type = positions_of_keys(keys, first_keys)
+        group = is_boundary * np.int64(len(first_keys)) + of_type
+        local = _local_ids(group, 2 * len(first_keys), _degrees(nodes, part))
+        write_arrays(_file(folder, part), key=keys, local=local)
         mirrors = np.flatnonzero(~replicas.is_master)
         counts.masters[part], counts.mirrors[part] = len(masters), len(mirrors)
         counts.edges[part], counts.cut[part], counts.interior[part] = len(records), cut, interior
@@ -162,11 +180,13 @@ def _degrees(nodes: SpillReader, part: int) -> NDArray[np.int64]:
     return np.concatenate(total)
 
 
-def _local_ids(is_boundary: NDArray[np.bool_], degree: NDArray[np.int64]) -> NDArray[np.int32]:
+def _local_ids(
+    group: NDArray[np.int64], num_groups: int, degree: NDArray[np.int64]
+) -> NDArray[np.int32]:
     """Return the local id of each master; see `order_masters` for the order."""
     power = np.frexp(degree.astype(np.float64))[1]  # number of bits of the degree
-    group = np.where(is_boundary, _NUM_POWERS, 0) + (_NUM_POWERS - 1 - power)
-    order, _ = bucket_order(group, 2 * _NUM_POWERS)
+    group = group * _NUM_POWERS + (_NUM_POWERS - 1 - power)
+    order, _ = bucket_order(group, num_groups * _NUM_POWERS)
     local = np.empty(len(order), np.int32)
     local[order] = np.arange(len(order), dtype=np.int32)
     return local

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import as_numpy
+from graphtheta.data.schema import as_numpy, plain_type
+from graphtheta.data.types import EdgeTable, NodeTable
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.bitmap import (
     MemberPositions,
@@ -21,7 +25,7 @@ from graphtheta.partition.ooc.record_spill import RecordReader
 from graphtheta.partition.ooc.spill import SpillReader
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.local_ids import LocalIds, assign_local_ids
-from graphtheta.partition.pipeline.masters import NODES_SPILL, OWNERS
+from graphtheta.partition.pipeline.masters import NODE_COLUMNS, NODES_SPILL, OWNERS
 from graphtheta.partition.pipeline.order import (
     LOCAL_IDS,
     MIRRORS_SPILL,
@@ -30,50 +34,21 @@ from graphtheta.partition.pipeline.order import (
     replicas_of,
 )
 from graphtheta.partition.pipeline.shuffle_edges import EDGE_COLUMNS
-from graphtheta.partition.store.part import INDPTR, PLAN, REPLICAS, PartTables
+from graphtheta.partition.store.part import (
+    IN_EDGES,
+    INDPTR,
+    MASTERS,
+    PLAN,
+    REPLICAS,
+    PartTables,
+    table_names,
+)
 from graphtheta.partition.store.tables import contiguous
 
-__all__ = ["PartBuilder", "copied_bytes", "part_bytes", "row_bytes"]
+__all__ = ["PartBuilder"]
 
 _INT32_LIMIT = 2**31
 _RANGE_BITS = 8  # at most 2^8 ranges of rows: few enough to append to all of them in one pass
-
-
-def copied_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes that a row takes while a part is built.
-
-    Features are copied once, other columns twice.
-    """
-    wide = [field for field in schema if field.name in ("features", "attr")]
-    return 2 * row_bytes(schema) - row_bytes(pa.schema(wide))
-
-
-def row_bytes(schema: pa.Schema) -> int:
-    """Return an estimate of the bytes of a row."""
-    bits = 0
-    for column in schema.types:
-        width, value = 1, column
-        if pa.types.is_fixed_size_list(column):
-            width, value = column.list_size, column.value_type
-        bits += width * (value.bit_width if pa.types.is_primitive(value) else 192)
-    return bits // 8
-
-
-def part_bytes(
-    num_nodes: int, edges: Any, replicas: Any, masters: Any, edge_row: int, node_row: int
-) -> Any:
-    """Return an estimate of the bytes that building a part takes; takes counts or arrays of counts.
-
-    Args:
-        num_nodes: Nodes of the graph, for a bit map and the positions of its members.
-        edges: Edges of the part: records and sources, each twice (40 bytes), and their rows.
-        replicas: Replicas of the part: edge counts, owners, new ids and local ids.
-        masters: Masters of the part: their rows.
-        edge_row: Bytes of all copies of a row of the edge table; see `copied_bytes`.
-        node_row: The same of the node table.
-    """
-    rows = edges * edge_row + masters * node_row
-    return edges * 40 + replicas * 96 + rows + num_nodes // 2
 
 
 class PartBuilder:
@@ -86,7 +61,8 @@ class PartBuilder:
         folder: Folder of the spills and node files.
         num_nodes: Number of nodes of the graph (N).
         first_new_id: New id of the first master of each part.
-        edge_columns: Edge columns of the source, used if there is no edge with columns.
+        node_tables: Node tables of the graph.
+        edge_tables: Edge tables of the graph.
     """
 
     def __init__(
@@ -95,37 +71,52 @@ class PartBuilder:
         folder: Path,
         num_nodes: int,
         first_new_id: NDArray[np.int64],
-        edge_columns: pa.Schema,
+        node_tables: Sequence[NodeTable],
+        edge_tables: Sequence[EdgeTable],
     ) -> None:
         self._folder, self._num_nodes, self._first_new_id = folder, num_nodes, first_new_id
         self._edges = edges
-        self._edge_columns, self._nodes, self._mirrors = (
-            SpillReader(folder, name) for name in (EDGE_COLUMNS, NODES_SPILL, MIRRORS_SPILL)
+        self._nodes, self._mirrors = (
+            SpillReader(folder, name) for name in (NODES_SPILL, MIRRORS_SPILL)
         )
-        columns = pa.schema([field for field in edge_columns if field.name not in ("src", "dst")])
-        self._columns = self._edge_columns.schema or columns
+        self._node_columns = [_Columns(folder, NODE_COLUMNS, *of) for of in enumerate(node_tables)]
+        self._edge_columns = [_Columns(folder, EDGE_COLUMNS, *of) for of in enumerate(edge_tables)]
+        self._first_node_keys, self._first_edge_keys = (
+            np.array([table.first_key for table in tables], np.int64)
+            for tables in (node_tables, edge_tables)
+        )
         self._buffers = ThreadBuffers()
         self._owners = NodeFile(folder, OWNERS, num_nodes)
         self._local_at_owner = NodeFile(folder, LOCAL_IDS, num_nodes)
+
+    def table_names(self) -> list[str]:
+        """Return the names of the tables of a part."""
+        with_columns = [bool(columns.schema.names) for columns in self._edge_columns]
+        return table_names(len(self._node_columns), with_columns)
 
     def build(self, part: int, num_interior: int) -> PartTables:
         """Return the tables of a part, valid until the thread builds its next part."""
         replicas = replicas_of(part, self._nodes, self._folder, self._num_nodes)
         ids = self._local_ids(part, replicas)
         positions = replicas.positions(self._num_nodes)
-        in_edges, src = self._csc(part, positions, ids)
+        in_edges, edge_columns, src = self._csc(part, positions, ids)
         out_edges = self._csr(src, ids)
+        masters, node_columns = self._masters(part, replicas)
         columns = {"node_key": ids.node_key, "owner": ids.owner, "owner_local": ids.owner_local}
         return PartTables(
             part=part,
             num_interior=num_interior,
-            masters=self._masters(part),
+            masters=masters,
             replicas=pa.table(columns, schema=REPLICAS),
             in_indptr=pa.table({"indptr": ids.in_indptr}, schema=INDPTR),
             out_indptr=pa.table({"indptr": ids.out_indptr}, schema=INDPTR),
             in_edges=in_edges,
             out_edges=out_edges,
             plan=self._plan(part, positions, ids.local),
+            node_columns=node_columns,
+            edge_columns=edge_columns,
+            first_node_keys=self._first_node_keys,
+            first_edge_keys=self._first_edge_keys,
         )
 
     def _local_ids(self, part: int, replicas: Replicas) -> LocalIds:
@@ -134,28 +125,61 @@ class PartBuilder:
 
     def _csc(
         self, part: int, positions: MemberPositions, ids: LocalIds
-    ) -> tuple[pa.Table, NDArray[np.int32]]:
-        """Return the table of in-edges, and its column of sources as an array."""
+    ) -> tuple[pa.Table, tuple[pa.Table | None, ...], NDArray[np.int32]]:
+        """Return the table of in-edges, the columns of each relation, and the array of sources."""
         indptr = ids.in_indptr
         records = self._edges.read(part, self._buffers)
         num_edges = len(records)
+        starts = self._starts_of_relations(records)
         _to_local_ids(records["src"], records["dst"], positions.table, ids.local)
-        shift, starts = _row_ranges(indptr)
+        shift, row_starts = _row_ranges(indptr)
         coarse = self._buffers.take("coarse", num_edges, records.dtype)
-        index = np.arange(num_edges if self._columns.names else 0, dtype=_position_dtype(num_edges))
+        has_columns = any(columns.schema.names for columns in self._edge_columns)
+        index = np.arange(num_edges if has_columns else 0, dtype=_position_dtype(num_edges))
         coarse_index = np.empty_like(index)
-        _sort_coarsely(records, coarse, index, coarse_index, shift, starts)
+        _sort_coarsely(records, coarse, index, coarse_index, shift, row_starts)
         src = self._buffers.take("src", num_edges, np.int32)
         # Reuse the buffer of the records: they take at least as much memory, and are copied.
         keys = self._buffers.take("records", 2 * num_edges, np.int64)
         edge_key, in_position = keys.reshape(2, -1)
         order = np.empty_like(index)
         _sort_finely(coarse, coarse_index, indptr[:-1].copy(), src, edge_key, in_position, order)
-        columns: dict[str, Any] = {"src": src, "edge_key": edge_key, "in_position": in_position}
-        if names := self._columns.names:
-            table = _in_order(self._edge_columns, part, self._columns, order, "attr")
-            columns |= {name: table[name] for name in names}
-        return contiguous(pa.table(columns)), src
+        table = {"src": src, "edge_key": edge_key, "in_position": in_position}
+        del coarse_index
+        columns = self._columns(part, self._edge_columns, order, starts, "attr")
+        return contiguous(pa.table(table, schema=IN_EDGES)), columns, src
+
+    def _starts_of_relations(self, records: NDArray[Any]) -> list[int]:
+        """Return where the records of each relation start in those of a part, and their number."""
+        if len(self._first_edge_keys) == 1:
+            return [0, len(records)]
+        keys = records["edge_key"]  # ascending, as reverses were not added
+        return [*(bisect_left(keys, key) for key in self._first_edge_keys.tolist()), len(keys)]
+
+    def _columns(
+        self,
+        part: int,
+        columns: Sequence[_Columns],
+        order: NDArray[Any],
+        starts: Sequence[int],
+        wide: str,
+    ) -> tuple[pa.Table | None, ...]:
+        """Return the columns of each type of a part in a new order, None for a type without any.
+
+        Args:
+            part: The part.
+            columns: Columns of each type.
+            order: Order of the rows of all types.
+            starts: Where the rows of each type start, and their number.
+            wide: As in `_in_order`.
+        """
+        of_types = _split(order, starts) if len(order) else [order] * len(columns)
+        return tuple(
+            _in_order(of_type.spill, part, of_type.schema, rows, wide)
+            if of_type.schema.names
+            else None
+            for of_type, rows in zip(columns, of_types, strict=True)
+        )
 
     def _csr(self, src: NDArray[np.int32], ids: LocalIds) -> pa.Table:
         """Return the table of out-edges, from the sources of the in-edges in CSC order."""
@@ -172,9 +196,14 @@ class PartBuilder:
         _sort_sources_finely(*coarse, indptr[:-1].copy(), dst, position)
         return pa.table({"dst": dst, "csc_position": position})
 
-    def _masters(self, part: int) -> pa.Table:
-        local = master_local_ids(self._folder, part)
-        return _in_order(self._nodes, part, self._nodes.schema, _inverse(local), "features")
+    def _masters(self, part: int, replicas: Replicas) -> tuple[pa.Table, tuple[pa.Table, ...]]:
+        """Return the table of masters, and the columns of each type."""
+        order = _inverse(master_local_ids(self._folder, part))
+        masters = _in_order(self._nodes, part, MASTERS, order, "")
+        keys = replicas.keys[replicas.is_master]
+        starts = [*np.searchsorted(keys, self._first_node_keys).tolist(), len(keys)]
+        columns = self._columns(part, self._node_columns, order, starts, "features")
+        return masters, tuple(table for table in columns if table is not None)
 
     def _plan(self, part: int, positions: MemberPositions, local: NDArray[np.int32]) -> pa.Table:
         slices = self._mirrors.read(part)
@@ -194,6 +223,30 @@ class PartBuilder:
             columns[name] = np.empty_like(values)
             columns[name][to] = values
         return pa.table(columns, schema=PLAN)
+
+
+class _Columns:
+    """Spill of the columns of one node type or relation.
+
+    Args:
+        folder: Folder of the spill.
+        name: Name of the spills of all types.
+        position: Position of the type.
+        table: Its table.
+
+    Attributes:
+        spill: The spill.
+        schema: Names and types of its columns.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, position: int, table: NodeTable | EdgeTable
+    ) -> None:
+        self.spill = SpillReader(folder, f"{name}-{position}")
+        fields = [field for field in table.schema if field.name not in ("src", "dst")]
+        names = ["original_id" if field.name == "id" else field.name for field in fields]
+        types = [plain_type(field.type) for field in fields]
+        self.schema = self.spill.schema or pa.schema(zip(names, types, strict=True))
 
 
 def _in_order(
@@ -229,6 +282,20 @@ def _in_order(
     return contiguous(pa.table({name: columns[name] for name in schema.names}))
 
 
+def _split(order: NDArray[Any], starts: Sequence[int]) -> list[NDArray[Any]]:
+    """Return, for each range of rows, the order of its rows, counted from the start of the range.
+
+    Args:
+        order: Order of all rows.
+        starts: Start of each range, and the number of rows.
+    """
+    if len(starts) == 2:
+        return [order]
+    split, bounds = np.empty_like(order), np.array(starts, order.dtype)
+    _split_order(order, bounds, bounds[:-1].copy(), split)
+    return [split[start:stop] for start, stop in pairwise(starts)]
+
+
 def _inverse(order: NDArray[Any]) -> NDArray[Any]:
     position = np.empty_like(order)
     position[order] = np.arange(len(order), dtype=order.dtype)
@@ -237,6 +304,20 @@ def _inverse(order: NDArray[Any]) -> NDArray[Any]:
 
 def _position_dtype(num_edges: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if num_edges < _INT32_LIMIT else np.int64
+
+
+@jit
+def _split_order(
+    order: NDArray[Any], starts: NDArray[Any], next_position: NDArray[Any], split: NDArray[Any]
+) -> None:
+    i_range = 0
+    for i in range(np.uint64(order.shape[0])):
+        while order[i] < starts[i_range]:
+            i_range -= 1
+        while order[i] >= starts[i_range + 1]:
+            i_range += 1
+        split[np.uint64(next_position[i_range])] = order[i] - starts[i_range]
+        next_position[i_range] += 1
 
 
 # Edges are sorted by row in two passes, because writing to all rows at random would miss the cache:

@@ -23,54 +23,61 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from graphtheta.data.schema import as_numpy, need_name, refuse
-from graphtheta.data.source import GraphSource, SourceTable, id_type, node_schema
+from graphtheta.data.schema import as_numpy, need_name
+from graphtheta.data.source import GraphSource
+from graphtheta.data.types import (
+    NODE,
+    EdgeTable,
+    NodeTable,
+    key_chunks,
+    node_tables,
+    qualified,
+)
 from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.methods.registry import PARTITIONERS
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.ooc.edge_file import EdgeFile
-from graphtheta.partition.ooc.node_file import NodeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
-from graphtheta.partition.ooc.spill import SpillReader, SpillWriter
 from graphtheta.partition.pipeline.assign import Assignment, assign
-from graphtheta.partition.pipeline.check_columns import check_columns
-from graphtheta.partition.pipeline.collect_ids import collect_ids, count_ids
+from graphtheta.partition.pipeline.check_columns import check_columns, check_tables
+from graphtheta.partition.pipeline.collect_ids import CollectedIds, collect_ids
 from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
-from graphtheta.partition.pipeline.masters import NODE_KEYS, OWNERS, choose_masters
-from graphtheta.partition.pipeline.order import LOCAL_IDS, order_masters, write_local_ids
-from graphtheta.partition.pipeline.part_builder import PartBuilder, copied_bytes, part_bytes
+from graphtheta.partition.pipeline.masters import choose_masters
+from graphtheta.partition.pipeline.order import order_masters, write_local_ids
+from graphtheta.partition.pipeline.part_builder import PartBuilder
 from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
+from graphtheta.partition.pipeline.part_size import copied_bytes, part_bytes
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
-from graphtheta.partition.pipeline.shuffle_edges import EDGE_KEYS, EDGES, edge_record, shuffle_edges
+from graphtheta.partition.pipeline.shuffle_edges import EDGES, edge_record, shuffle_edges
+from graphtheta.partition.pipeline.write_index import write_index
 from graphtheta.partition.store.files import (
     check_folder,
-    open_table,
     read_text,
     record_digest,
     write_folder,
 )
-from graphtheta.partition.store.index import bucket_folder, spill_ids, write_bucket
-from graphtheta.partition.store.manifest import Book, Manifest, checksum
-from graphtheta.partition.store.part import TABLES
+from graphtheta.partition.store.manifest import (
+    Book,
+    Manifest,
+    checksum,
+)
 from graphtheta.partition.store.quality import PartCounts, measure
-from graphtheta.partition.store.schema import describe
+from graphtheta.partition.store.schema import describe_edges, describe_nodes
 from graphtheta.partition.store.store import PART_RECORD, part_folder
 from graphtheta.wording import counted
 
 __all__ = ["Pipeline", "Plan", "named_partitioner"]
 
-_IDS_SPILL = "original-ids"
 _log = logging.getLogger("graphtheta")
 
 
@@ -152,15 +159,13 @@ class Pipeline:
             PartitionError: If there are more parts than nodes.
         """
         source, plan, folder = self._source, self._plan, self._folder
-        _refuse_names(source.edge_table, EDGE_KEYS)
-        if source.node_table is not None:
-            _refuse_names(source.node_table, NODE_KEYS)
+        check_tables(source, undirected=plan.undirected)
 
         def ids() -> dict[str, Any]:
             if source.num_nodes is not None:
                 return {"num_nodes": source.num_nodes}
             collect_ids(source, folder, self._resources)
-            return {"num_nodes": count_ids(folder)}
+            return {"num_nodes": CollectedIds(source, folder).num_rows}
 
         self._phase("check", lambda: check_columns(source, self._resources))
         num_nodes = self._phase("ids", ids)["num_nodes"]
@@ -174,12 +179,13 @@ class Pipeline:
                 f"{counted(plan.num_parts, 'part')} for "
                 f"{counted(num_nodes, 'node')}. Use fewer parts."
             )
+        self._node_tables = _node_tables(source, folder, num_nodes)
 
         def edges() -> dict[str, Any]:
             return resolve_edges(
                 source,
+                self._node_tables,
                 folder,
-                num_nodes,
                 undirected=plan.undirected,
                 self_loops=plan.self_loops,
                 resources=self._resources,
@@ -194,6 +200,11 @@ class Pipeline:
             "dropped_duplicates": written["num_edges"] - found.num_edges,
         }
         return found
+
+    @property
+    def node_tables(self) -> tuple[NodeTable, ...]:
+        """Node tables of the source, or that of the ids of its edges. Call it after `prepare`."""
+        return self._node_tables
 
     def warn_of_reverses(self) -> None:
         """Warn if reverses are added to edges whose reverse is in the input already.
@@ -233,39 +244,41 @@ class Pipeline:
         """Spill edges and nodes to their parts, and order the masters.
 
         Returns:
-            The counts of the parts, and the largest value of each integer column of `edges` and
-            `nodes`.
+            The counts of the parts, and for each relation of `edges` and each node type of `nodes`
+            the largest value of each integer column.
         """
         plan, folder, resources = self._plan, self._folder, self._resources
         num_nodes, num_parts = edges.num_nodes, plan.num_parts
+        self._node_tables = _node_tables(self._source, edges.folder, num_nodes)
 
         def shuffle() -> dict[str, Any]:
             largest = shuffle_edges(self._source, edges, assignment, num_parts, folder, resources)
-            return self._largest(largest, self._source.edge_table.schema)
+            return self._largest(largest, self._source.edge_tables)
 
         def masters() -> dict[str, Any]:
             largest = choose_masters(
-                self._source,
-                edges.folder,
-                num_nodes,
+                self._node_tables,
                 num_parts,
                 assignment.part_of_nodes(),
                 folder,
                 seed=plan.seed,
                 resources=resources,
             )
-            return self._largest(largest, node_schema(self._source))
+            return self._largest(largest, self._node_tables)
 
         def order() -> dict[str, Any]:
-            counts = order_masters(self._records(edges), num_nodes, num_parts, folder, resources)
+            first_keys = np.array([table.first_key for table in self._node_tables], np.int64)
+            counts = order_masters(
+                self._records(edges), num_nodes, num_parts, first_keys, folder, resources
+            )
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 
-        largest = {"edges": self._phase("shuffle", shuffle)}
+        largest = {"edges": self._phase("shuffle", shuffle)["largest"]}
         self._phase(
             "replicas",
             lambda: find_part_nodes(self._records(edges), num_nodes, num_parts, folder, resources),
         )
-        largest["nodes"] = self._phase("masters", masters)
+        largest["nodes"] = self._phase("masters", masters)["largest"]
         counts = self._phase("order", order)["counts"]
         return PartCounts(*(np.array(of, np.int64) for of in counts)), largest
 
@@ -283,8 +296,8 @@ class Pipeline:
 
         def parts() -> None:
             mine = own_parts(num_parts, comm.rank, comm.size)
-            columns = self._source.edge_table.schema
-            builder = PartBuilder(self._records(edges), folder, num_nodes, first_new_id, columns)
+            tables = self._node_tables, self._source.edge_tables
+            builder = PartBuilder(self._records(edges), folder, num_nodes, first_new_id, *tables)
             at_once = self._parts_at_once(counts, num_nodes)
             with resources.progress.phase("write parts", len(mine), "parts") as advance:
 
@@ -307,7 +320,10 @@ class Pipeline:
             self._phase("parts", parts)
             if comm.rank == 0:
                 remover.submit(self._records(edges).remove)
-            self._phase("index", lambda: self._write_index(num_nodes, first_new_id, path))
+            self._phase(
+                "index",
+                lambda: write_index(self._node_tables, first_new_id, folder, path, resources),
+            )
         texts = [read_text(part_folder(path, part) / PART_RECORD) for part in range(num_parts)]
         return Book(
             first_new_id=first_new_id,
@@ -322,8 +338,14 @@ class Pipeline:
     ) -> Manifest:
         """Return the manifest of the store."""
         source, plan = self._source, self._plan
-        of_edges = describe(source.edge_table.schema, ("src", "dst"), largest["edges"])
-        of_nodes = describe(node_schema(source), ("id",), largest["nodes"])
+        types = [
+            describe_nodes(table, columns)
+            for table, columns in zip(self._node_tables, largest["nodes"], strict=True)
+        ]
+        relations = [
+            describe_edges(table, columns)
+            for table, columns in zip(source.edge_tables, largest["edges"], strict=True)
+        ]
         manifest = Manifest(
             num_nodes=edges.num_nodes,
             num_edges=edges.num_edges,
@@ -336,15 +358,8 @@ class Pipeline:
             repeats=plan.repeats,
             **self._dropped,
             reverses_from=source.num_edges if plan.undirected else 0,
-            id_type=str(id_type(source)),
-            node_columns=of_nodes.columns,
-            edge_columns=of_edges.columns,
-            labels=of_nodes.labels,
-            splits=of_nodes.splits,
-            edge_labels=of_edges.labels,
-            edge_splits=of_edges.splits,
-            num_edge_types=of_edges.num_types,
-            edge_types=of_edges.types,
+            node_types=tuple(types),
+            relations=tuple(relations),
             quality=measure(counts),
         )
         return manifest.model_copy(update={"checksum": checksum(manifest, book)})
@@ -355,32 +370,38 @@ class Pipeline:
 
     def _balance(self, num_nodes: int) -> Balance:
         """Return the balance of the plan, with the mask of training nodes if it needs one."""
-        balance, split = self._plan.balance, f"split:{self._plan.balance_split}"
+        balance, split = self._plan.balance, self._plan.balance_split
         if balance.train is None:
             return balance
-        names = node_schema(self._source).names
-        if split not in names:
-            raise ConfigError(
-                f"partition: expected a node column {split!r} to balance training nodes, got "
-                f"{', '.join(names) or 'no node table'}. Choose an existing split."
-            )
-        assert self._source.node_table is not None
-        chunks = self._source.node_table.chunks(0, num_nodes, [split])
-        train = [as_numpy(rows[split]) == 1 for rows in chunks]
-        return Balance(balance.nodes, balance.edges, balance.train, np.concatenate(train))
+        tables = self._source.node_tables
+        is_train, names = np.zeros(num_nodes, np.bool_), []
+        for table in tables:
+            splits = [n.removeprefix("split:") for n in table.schema.names if n[:6] == "split:"]
+            for name in splits:
+                names.append(qualified(table.name, name, len(tables)))
+                if names[-1] == split:
+                    keys = table.first_key, table.first_key + table.num_rows
+                    for _, first, rows in key_chunks(tables, *keys, [f"split:{name}"]):
+                        values = as_numpy(rows.column(0))
+                        is_train[first : first + len(values)] = values == 1
+        need_name(split, names, "split to balance training nodes (--balance-split)")
+        return Balance(balance.nodes, balance.edges, balance.train, is_train)
 
-    def _largest(self, mine: Mapping[str, int], schema: pa.Schema) -> dict[str, Any]:
+    def _largest(
+        self, mine: Sequence[Mapping[str, int]], tables: Sequence[NodeTable | EdgeTable]
+    ) -> dict[str, Any]:
         """Return the largest value of each integer column over all ranks, -1 for other columns."""
-        names = schema.names
-        values = np.array([mine.get(name, -1) for name in names], np.int64)
-        if names:
-            self._comm.all_reduce(values, "max", stage="count classes")
-        return dict(zip(names, values.tolist(), strict=True))
+        columns = [(index, name) for index, t in enumerate(tables) for name in t.schema.names]
+        values = np.array([mine[index].get(name, -1) for index, name in columns], np.int64)
+        self._comm.all_reduce(values, "max", stage="count classes")
+        largest: list[dict[str, int]] = [{} for _ in tables]
+        for (index, name), value in zip(columns, values.tolist(), strict=True):
+            largest[index][name] = value
+        return {"largest": largest}
 
     def _parts_at_once(self, counts: PartCounts, num_nodes: int) -> int:
         """Return how many parts to build in parallel within the memory limit."""
-        schemas = self._source.edge_table.schema, node_schema(self._source)
-        edge_row, node_row = map(copied_bytes, schemas)
+        edge_row, node_row = copied_bytes(self._source.edge_tables), copied_bytes(self._node_tables)
         replicas = counts.masters + counts.mirrors
         largest = int(
             part_bytes(num_nodes, counts.edges, replicas, counts.masters, edge_row, node_row).max()
@@ -389,41 +410,19 @@ class Pipeline:
         limit = self._resources.available
         return self._resources.threads if limit is None else max(1, limit // largest)
 
-    def _write_index(self, num_nodes: int, first_new_id: Any, path: Path) -> None:
-        num_parts, comm, folder = self._plan.num_parts, self._comm, self._folder
-        mine = own_parts(num_parts, comm.rank, comm.size)
-        with SpillWriter(folder, _IDS_SPILL, comm.rank) as writer:
-            for part in mine:
-                masters = open_table(part_folder(path, part) / "masters.arrow")
-                spill_ids(writer, part, masters, int(first_new_id[part]), num_parts)
-        comm.barrier(stage="index: spill")
-        spill = SpillReader(folder, _IDS_SPILL)
-        owners, local_ids = (NodeFile(folder, name, num_nodes) for name in (OWNERS, LOCAL_IDS))
-        with self._resources.progress.phase("write index", len(mine), "buckets") as advance:
 
-            def write(bucket: int) -> None:
-                first, last = (num_nodes * (bucket + i) // num_parts for i in (0, 1))
-                new_ids = first_new_id[owners.read(first, last)] + local_ids.read(first, last)
-                shutil.rmtree(bucket_folder(path, bucket), ignore_errors=True)
-                write_bucket(path, bucket, spill, new_ids)
-                advance(1)
-
-            self._resources.map(write, mine)
+def _node_tables(source: GraphSource, folder: Path, num_nodes: int) -> tuple[NodeTable, ...]:
+    """Return the node tables of a source, or that of the ids which `folder` has the file of."""
+    found = {NODE: CollectedIds(source, folder, num_nodes)}
+    return source.node_tables or node_tables(found)
 
 
 def _write_part(builder: PartBuilder, part: int, num_interior: int, path: Path) -> None:
     """Write a part, unless an earlier run completed it. The record of a part is written last."""
     folder = part_folder(path, part)
     if (folder / PART_RECORD).exists():
-        check_folder(folder, PART_RECORD, part, TABLES)
+        check_folder(folder, PART_RECORD, part, builder.table_names())
         return
     shutil.rmtree(folder, ignore_errors=True)
     tables = builder.build(part, num_interior).tables()
     write_folder(folder, PART_RECORD, tables, part=part, num_interior=num_interior)
-
-
-def _refuse_names(table: SourceTable, reserved: tuple[str, ...]) -> None:
-    for name in sorted(set(table.schema.names) & set(reserved)):
-        raise refuse(
-            table.name, f"no column {name!r}, which the store adds", "one", "Rename the column."
-        )

@@ -1,14 +1,15 @@
 """Resolve the ids of edges: read the edges of a source, and write them with node keys.
 
-An id becomes a node key in one of three ways. Node keys, and ids that are 0 ... N - 1 in order, are
-used unchanged. Sorted small integers are mapped to their position in a bit map. All other ids are
-mapped by a hash table; if the table exceeds the memory limit, it is built slice by slice, with one
-pass over the edges for each slice.
+Sources and destinations are looked up in the tables of their node types. An id becomes a node key
+in one of three ways. Node keys are used unchanged, and ids that are 0 ... N - 1 in order are added
+to the first key of their type. Sorted small integers are mapped to their position in a bit map. All
+other ids are mapped by hash tables; if the tables exceed the memory limit, they are built slice by
+slice, with one pass over the edges for each slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,20 +20,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import in_range, refuse, repeated_ids, validate_nodes, whole
-from graphtheta.data.source import GraphSource, SourceTable, id_type
+from graphtheta.data.source import GraphSource
+from graphtheta.data.types import NODE, EdgeTable, NodeTable
 from graphtheta.errors import GraphFormatError
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Advance, Resources
 from graphtheta.partition.ooc.bitmap import BitMap, MemberPositions
 from graphtheta.partition.ooc.edge_file import EdgeFile, Segment, SegmentWriter, write_segments
-from graphtheta.partition.ooc.id_table import IdMap, id_map, map_bytes
-from graphtheta.partition.pipeline.collect_ids import ids_in_file
+from graphtheta.partition.ooc.id_table import id_map, map_bytes
 from graphtheta.partition.pipeline.edge_chunks import end_chunks
 from graphtheta.wording import rows_text, some
 
 __all__ = ["resolve_edges"]
-
-Ids = Callable[[], Iterator[pa.Array]]  # reads all ids of the nodes, in the order of node keys
 
 _BITS_PER_ID = 64  # a bit map with more bits per id is larger than a hash table
 _NO_LIMIT = 8 << 30  # bytes that count as the limit if there is none
@@ -40,8 +39,8 @@ _NO_LIMIT = 8 << 30  # bytes that count as the limit if there is none
 
 def resolve_edges(
     source: GraphSource,
+    nodes: Sequence[NodeTable],
     folder: Path,
-    num_nodes: int,
     *,
     undirected: bool,
     self_loops: bool,
@@ -51,8 +50,8 @@ def resolve_edges(
 
     Args:
         source: The graph.
-        folder: Where to write. If the source has no node table, the file of `collect_ids` is here.
-        num_nodes: Number of nodes of the graph.
+        nodes: Node tables of the source, or that of `CollectedIds`.
+        folder: Where to write.
         undirected: Whether to add the reverse of every edge that is not a self-loop. The reverse of
             the edge with key e has edge_key e + (number of input edges).
         self_loops: Whether to keep self-loops.
@@ -62,30 +61,29 @@ def resolve_edges(
         `num_edges`: the number of edges written, and `num_inputs`: those that are not reverses.
 
     Raises:
-        GraphFormatError: If an id of an edge is null, unknown, or of the wrong type, or the node
+        GraphFormatError: If an id of an edge is null, unknown, or of the wrong type, or a node
             table has duplicate ids.
     """
+    num_nodes = sum(table.num_rows for table in nodes)
     with _Writer(source, folder, num_nodes, undirected, self_loops, resources) as writer:
-        _write_all(writer)
+        mappings = {table.name: _mapping(source, table) for table in nodes}
+        known = {name: found for name, found in mappings.items() if found is not None}
+        _write_all(writer, known, [table for table in nodes if table.name not in known])
     write_segments(folder, num_nodes, writer.segments(), resources.comm)
     edges = EdgeFile(folder)
     inputs = [segment.num_edges for segment in edges.segments if segment.name.startswith("0-")]
     return {"num_edges": edges.num_edges, "num_inputs": sum(inputs)}
 
 
-def _write_all(writer: _Writer) -> None:
-    source, folder, num_nodes = writer.source, writer.folder, writer.num_nodes
-    table, kind = source.node_table, id_type(source)
-    if source.keyed and table is not None:
-        writer.write(_Keys(num_nodes))
-        return
-    ids: Ids = (lambda: ids_in_file(folder)) if table is None else (lambda: _table_ids(table))
-    if _are_keys(ids, kind):
-        writer.write(_Identity(num_nodes))
-    elif table is None and (bits := _bit_map(ids, kind, num_nodes)) is not None:
-        writer.write(_Sorted(MemberPositions(bits)))
-    else:
-        _write_by_hash(writer, ids, kind)
+def _mapping(source: GraphSource, nodes: NodeTable) -> _Mapping | None:
+    """Return the mapping of the ids of a node type, or None if it needs a hash table."""
+    if source.keyed and source.node_tables:
+        return _Keys(nodes)
+    if _are_keys(nodes):
+        return _Identity(nodes)
+    if not source.node_tables and (bits := _bit_map(nodes)) is not None:
+        return _Sorted(MemberPositions(bits))
+    return None
 
 
 class _Mapping(Protocol):
@@ -124,29 +122,32 @@ class _Writer:
                 self._reverse = opened.enter_context(reverse)
             self._opened = opened.pop_all()
 
-    def chunks(self, advance: Advance) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (first row, table of src and dst) of this rank's rows, validated."""
-        for row, chunk in end_chunks(self.source, self.first, self.last, self.resources):
-            yield row, chunk
+    def chunks(self, advance: Advance) -> Iterator[tuple[EdgeTable, int, pa.Table]]:
+        """Yield (table, first edge key, src and dst) of this rank's edges, validated."""
+        for table, key, chunk in end_chunks(self.source, self.first, self.last, self.resources):
+            yield table, key, chunk
             advance(chunk.num_rows)
 
-    def write(self, mapping: _Mapping) -> None:
-        """Map the ids of all edges to node keys, and write the edges."""
+    def write(self, mappings: Mapping[str, _Mapping]) -> None:
+        """Map the ids of all edges to node keys, by the mapping of their type, and write them."""
 
-        def mapped(item: tuple[int, pa.Table]) -> tuple[int, NDArray[Any], NDArray[Any]]:
-            row, chunk = item
-            src, dst = (mapping(whole(chunk[end]), f"{name}: {end}", row) for end in ("src", "dst"))
-            return row, src, dst
-
-        name = self.source.edge_table.name
+        def mapped(
+            item: tuple[EdgeTable, int, pa.Table],
+        ) -> tuple[int, NDArray[Any], NDArray[Any]]:
+            table, key, chunk = item
+            src, dst = (
+                mappings[of_type](whole(chunk[end]), f"{table.where}: {end}", key - table.first_key)
+                for end, of_type in _ends(table)
+            )
+            return key, src, dst
 
         rows = self.last - self.first
         with self.resources.progress.phase("map ids", rows, "edges") as advance:
-            for row, src, dst in self.resources.imap(mapped, self.chunks(advance)):
-                self.append(row, src, dst)
+            for key, src, dst in self.resources.imap(mapped, self.chunks(advance)):
+                self.append(key, src, dst)
 
     def append(self, row: int, src: NDArray[Any], dst: NDArray[Any]) -> None:
-        """Write the edges of consecutive rows from `row` on, given as node keys."""
+        """Write edges of consecutive edge keys from `row` on, given as node keys."""
         keys: NDArray[np.int64] | int = row
         if not self._self_loops or self._reverse is not None:
             no_loop = np.flatnonzero(src != dst)
@@ -170,35 +171,41 @@ class _Writer:
         return [writer.segment() for writer in (self._forward, self._reverse) if writer]
 
 
-class _Keys:
-    """Mapping of node keys to themselves."""
+def _ends(table: EdgeTable) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the columns of sources and destinations of an edge table, each with its node type."""
+    return ("src", table.relation.source), ("dst", table.relation.destination)
 
-    def __init__(self, num_nodes: int) -> None:
-        self._num_nodes = num_nodes
+
+class _Keys:
+    """Mapping of the node keys of a type to themselves."""
+
+    def __init__(self, nodes: NodeTable) -> None:
+        self._first, self._stop = nodes.first_key, nodes.first_key + nodes.num_rows
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
         if not pa.types.is_int64(ids.type):
             raise refuse(where, "int64 node keys", ids.type, "Convert the column.")
         values: NDArray[Any] = ids.to_numpy()
-        if _any_outside(values, self._num_nodes):
-            expected = f"node keys in [0, {self._num_nodes:,})"
-            in_range(ids, 0, self._num_nodes - 1, where, first_row, expected)
+        if _any_outside(values, self._first, self._stop):
+            expected = f"node keys in [{self._first:,}, {self._stop:,})"
+            in_range(ids, self._first, self._stop - 1, where, first_row, expected)
         return values
 
 
 class _Identity:
-    """Mapping of ids that are equal to the node keys."""
+    """Mapping of ids that are equal to the rows of their table."""
 
-    def __init__(self, num_nodes: int) -> None:
-        self._num_nodes = num_nodes
+    def __init__(self, nodes: NodeTable) -> None:
+        self._nodes = nodes
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
         _check_type(ids, pa.int64(), where)
         values: NDArray[Any] = ids.to_numpy()
-        if _any_outside(values, self._num_nodes):
-            unknown = np.flatnonzero((values < 0) | (values >= self._num_nodes))
-            raise _unknown(ids, unknown, where, first_row)
-        return values
+        stop, first_key = self._nodes.num_rows, self._nodes.first_key
+        if _any_outside(values, 0, stop):
+            unknown = np.flatnonzero((values < 0) | (values >= stop))
+            raise _unknown(ids, unknown, self._nodes, where, first_row)
+        return values + first_key if first_key else values
 
 
 class _Sorted:
@@ -212,25 +219,52 @@ class _Sorted:
 
 
 class _Table:
-    """Mapping of ids by a hash table."""
+    """Mapping of the ids of a type by a hash table, or by one slice of it.
 
-    def __init__(self, table: IdMap, id_type: pa.DataType) -> None:
-        self._table, self._id_type = table, id_type
+    Args:
+        nodes: Node table of the type.
+        index: Number of the slice.
+        num_slices: Number of slices.
+    """
+
+    def __init__(self, nodes: NodeTable, index: int = 0, num_slices: int = 1) -> None:
+        self._nodes, self._id_type = nodes, _id_type(nodes)
+        self._map = id_map(self._id_type, index, num_slices, nodes.num_rows)
+        first_key, repeated = nodes.first_key, []
+        for batch in _ids(nodes):
+            repeated.append(self._map.insert(batch, first_key))
+            first_key += len(batch)
+        duplicates = pc.unique(pa.chunked_array(repeated, self._id_type))
+        if len(duplicates):
+            raise repeated_ids(nodes.where, duplicates)
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
-        _check_type(ids, self._id_type, where)
         keys = np.empty(len(ids), np.int64)
-        self._table.find(ids, keys)
-        _check_known(keys, ids, where, first_row)
+        self.fill(keys, ids, where, first_row)
         return keys
 
+    def fill(self, keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
+        """Write the node keys of the ids of the slice."""
+        _check_type(ids, self._id_type, where)
+        self._map.find(ids, keys)
+        if keys.min(initial=0) < 0:
+            raise _unknown(ids, np.flatnonzero(keys < 0), self._nodes, where, first_row)
 
-def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
-    num_nodes, resources = writer.num_nodes, writer.resources
+
+def _write_all(writer: _Writer, known: Mapping[str, _Mapping], hashed: Sequence[NodeTable]) -> None:
+    """Write all edges; hash tables that exceed the memory limit are built slice by slice.
+
+    Args:
+        writer: The writer.
+        known: Mappings of types that need no hash table.
+        hashed: Node tables of all other types.
+    """
+    resources = writer.resources
     budget = (resources.available or _NO_LIMIT) // 2
-    num_slices = -(-map_bytes(id_type, num_nodes) // budget)
-    if num_slices == 1:
-        writer.write(_Table(_filled_map(writer, ids, id_type, 0, 1), id_type))
+    size = sum(map_bytes(_id_type(nodes), nodes.num_rows) for nodes in hashed)
+    num_slices = -(-size // budget)
+    if num_slices <= 1:
+        writer.write({**known, **{nodes.name: _Table(nodes) for nodes in hashed}})
         return
     rows = writer.last - writer.first
     path = writer.folder / f"pending-{resources.comm.rank:05d}"
@@ -238,17 +272,18 @@ def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
         np.lib.format.open_memmap(path, "w+", np.int64, (2, rows)) if rows else np.empty((2, 0))
     )
     for index in range(num_slices):
-        table = _filled_map(writer, ids, id_type, index, num_slices)
+        tables = {nodes.name: _Table(nodes, index, num_slices) for nodes in hashed}
         title = f"map ids ({index + 1} of {num_slices})"
         with resources.progress.phase(title, rows, "edges") as advance:
-            for row, chunk in writer.chunks(advance):
-                rows_of_chunk = slice(row - writer.first, row - writer.first + chunk.num_rows)
-                for endpoint, name in enumerate(("src", "dst")):
-                    where, column = f"{writer.source.edge_table.name}: {name}", whole(chunk[name])
-                    _check_type(column, id_type, where)
-                    keys = np.array(pending[endpoint, rows_of_chunk])
-                    table.find(column, keys)
-                    _check_known(keys, column, where, row)
+            for table, key, chunk in writer.chunks(advance):
+                rows_of_chunk = slice(key - writer.first, key - writer.first + chunk.num_rows)
+                for endpoint, (end, of_type) in enumerate(_ends(table)):
+                    where, row = f"{table.where}: {end}", key - table.first_key
+                    keys, ids = np.array(pending[endpoint, rows_of_chunk]), whole(chunk[end])
+                    if of_type in tables:
+                        tables[of_type].fill(keys, ids, where, row)
+                    elif index == 0:
+                        keys = known[of_type](ids, where, row)
                     pending[endpoint, rows_of_chunk] = keys
     for start in range(0, rows, 1 << 20):
         src, dst = np.array(pending[:, start : start + (1 << 20)])
@@ -256,50 +291,41 @@ def _write_by_hash(writer: _Writer, ids: Ids, id_type: pa.DataType) -> None:
     path.unlink(missing_ok=True)
 
 
-def _filled_map(
-    writer: _Writer, ids: Ids, id_type: pa.DataType, index: int, num_slices: int
-) -> IdMap:
-    table, first, repeated = id_map(id_type, index, num_slices, writer.num_nodes), 0, []
-    for batch in ids():
-        repeated.append(table.insert(batch, first))
-        first += len(batch)
-    duplicates = pc.unique(pa.chunked_array(repeated, id_type))
-    if len(duplicates):
-        assert writer.source.node_table is not None, "ids of edges are distinct"
-        raise repeated_ids(writer.source.node_table.name, duplicates)
-    return table
+def _id_type(nodes: NodeTable) -> pa.DataType:
+    return nodes.schema.field("id").type
 
 
-def _table_ids(table: SourceTable) -> Iterator[pa.Array]:
+def _ids(nodes: NodeTable) -> Iterator[pa.Array]:
+    """Yield all ids of a node table, validated."""
     first = 0
-    for chunk in table.chunks(0, table.num_rows, ["id"]):
-        validate_nodes(chunk, table.name, first)
+    for chunk in nodes.table.chunks(0, nodes.num_rows, ["id"]):
+        validate_nodes(chunk, nodes.where, first)
         first += chunk.num_rows
         yield whole(chunk["id"])
 
 
-def _are_keys(ids: Ids, id_type: pa.DataType) -> bool:
+def _are_keys(nodes: NodeTable) -> bool:
     """Return whether the ids are 0 ... N - 1 in order."""
-    if not pa.types.is_int64(id_type):
+    if not pa.types.is_int64(_id_type(nodes)):
         return False
     first = 0
-    for batch in ids():
+    for batch in _ids(nodes):
         if not _consecutive(batch.to_numpy(), first):
             return False
         first += len(batch)
     return True
 
 
-def _bit_map(ids: Ids, id_type: pa.DataType, num_nodes: int) -> BitMap | None:
+def _bit_map(nodes: NodeTable) -> BitMap | None:
     """Return a bit map of sorted ids, or None if it would be larger than a hash table."""
-    if not pa.types.is_int64(id_type):
+    if not pa.types.is_int64(_id_type(nodes)):
         return None
     bits = BitMap()
-    for batch in ids():
+    for batch in _ids(nodes):
         values = batch.to_numpy()
         if not len(values):
             continue
-        if values[0] < 0 or values[-1] > _BITS_PER_ID * num_nodes + 4096:
+        if values[0] < 0 or values[-1] > _BITS_PER_ID * nodes.num_rows + 4096:
             return None
         bits.reach(int(values[-1]))
         bits.add(values)
@@ -312,18 +338,13 @@ def _check_type(ids: pa.Array, id_type: pa.DataType, where: str) -> None:
         raise refuse(where, expected, ids.type, "Convert one of the columns.")
 
 
-def _check_known(keys: NDArray[np.int64], ids: pa.Array, where: str, first_row: int) -> None:
-    if keys.min(initial=0) < 0:
-        raise _unknown(ids, np.flatnonzero(keys < 0), where, first_row)
-
-
 def _unknown(
-    ids: pa.Array, rows: NDArray[np.int64], where: str, first_row: int
+    ids: pa.Array, rows: NDArray[np.int64], nodes: NodeTable, where: str, first_row: int
 ) -> GraphFormatError:
     names = pc.unique(ids.take(pa.array(rows)))
     return refuse(
         where,
-        "ids of the node table",
+        "ids of the node table" if nodes.name == NODE else f"ids of {nodes.where}",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
         f"in {rows_text(first_row + rows)}",
         "Add these nodes, drop their edges, or name the columns of ids (--src, --dst, --id).",
@@ -331,11 +352,11 @@ def _unknown(
 
 
 @jit
-def _any_outside(values: NDArray[np.int64], stop: int) -> bool:
-    """Return whether a value is not in [0, stop); without early exit, so that it is vectorised."""
+def _any_outside(values: NDArray[np.int64], start: int, stop: int) -> bool:
+    """Return whether a value is not in [start, stop); no early exit, so that it is vectorised."""
     bad = False
     for i in range(np.uint64(values.shape[0])):
-        bad |= (values[i] < 0) | (values[i] >= stop)
+        bad |= (values[i] < start) | (values[i] >= stop)
     return bad
 
 

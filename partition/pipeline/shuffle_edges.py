@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from graphtheta.data.schema import whole
 from graphtheta.data.source import GraphSource
+from graphtheta.data.types import EdgeTable
 from graphtheta.partition.core.degrees import count_keys
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.core.resources import Resources
@@ -30,12 +32,13 @@ __all__ = [
     "EDGES",
     "EDGE_COLUMNS",
     "EDGE_KEYS",
+    "column_names",
     "edge_record",
     "shuffle_edges",
     "update_largest",
 ]
 
-EDGES, EDGE_COLUMNS = "edges", "edge-columns"  # names of the spills
+EDGES, EDGE_COLUMNS = "edges", "edge-columns"  # names of spills; of columns with -<relation>
 EDGE_KEYS = ("edge_key", "in_position")
 
 _UINT32_LIMIT = 2**32
@@ -44,9 +47,10 @@ _NO_KEYS = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Consecutive edges, with their columns if there are any.
+    """Consecutive edges of one relation, with their columns if there are any.
 
     Attributes:
+        relation: Position of the relation.
         first: Position of the first edge among all edges.
         row: Position of the first edge among the edges of this rank.
         src: Node keys of the sources.
@@ -57,6 +61,7 @@ class _Chunk:
         columns: Edge columns, or None without any.
     """
 
+    relation: int
     first: int
     row: int
     src: NDArray[Any]
@@ -76,7 +81,7 @@ def edge_record(num_nodes: int, num_edges: int, num_rows: int) -> np.dtype[Any]:
     Args:
         num_nodes: Number of nodes of the graph.
         num_edges: Number of edges of the graph, including added reverse edges.
-        num_rows: Number of rows of the edge table; edge keys are less than twice that.
+        num_rows: Number of rows of all edge tables; edge keys are less than twice that.
     """
     fields = [
         ("src", key_dtype(num_nodes)),
@@ -94,37 +99,38 @@ def shuffle_edges(
     num_parts: int,
     folder: Path,
     resources: Resources,
-) -> dict[str, int]:
+) -> list[dict[str, int]]:
     """Write the spills of edges by part; collective.
 
     The number of a chunk is the position of its first edge among all edges. The records are those
-    of `edge_record`; edge columns, if there are any, are in a second spill in the same order.
+    of `edge_record`. The columns of relation i, if it has any, are in the spill EDGE_COLUMNS-i, in
+    the order of the records of its edges. In a part, the records of a relation are consecutive.
 
     Returns:
-        Largest value of each integer column of this rank's edges.
+        For each relation, the largest value of each integer column of this rank's edges.
 
     Communication:
         Counts of in-edges of all nodes, through files, if there are several ranks.
     """
-    comm = resources.comm
-    names = [name for name in source.edge_table.schema.names if name not in ("src", "dst")]
+    comm, tables = resources.comm, source.edge_tables
     mine = edges.segments_of(comm.rank)
     counter = _Counter(edges, mine, folder, resources)
-    largest: dict[str, int] = {}
+    largest: list[dict[str, int]] = [{} for _ in tables]
 
     def chunks() -> Iterator[_Chunk]:
         row = 0
         for direction, segment in enumerate(mine):
             counter.start(direction)
-            for first, last, table in segment_chunks(source, edges, segment, direction, names):
+            ranges = segment_chunks(source, edges, segment, direction, column_names)
+            for relation, first, last, table in ranges:
                 src, dst = edges.read(first, last)
                 if table is not None and not direction:
-                    update_largest(table, largest)
+                    update_largest(table, largest[relation])
                 position = counter.count(dst)
                 first_key, keys = segment.first_key + first - segment.first, _NO_KEYS
                 if segment.keyed:
                     keys = edges.keys(first, last)
-                yield _Chunk(first, row, src, dst, first_key, keys, position, table)
+                yield _Chunk(relation, first, row, src, dst, first_key, keys, position, table)
                 row += last - first
 
     part_of_edges, buffers = assignment.part_of_edges(), ThreadBuffers()
@@ -133,8 +139,12 @@ def shuffle_edges(
     with (
         resources.progress.phase("shuffle edges", total, "edges") as advance,
         RecordWriter(folder, EDGES, comm.rank) as records,
-        SpillWriter(folder, EDGE_COLUMNS, comm.rank) as columns,
+        ExitStack() as opened,
     ):
+        columns = [
+            opened.enter_context(SpillWriter(folder, f"{EDGE_COLUMNS}-{relation}", comm.rank))
+            for relation in range(len(tables))
+        ]
 
         def move(chunk: _Chunk) -> _Moved:
             size = len(chunk.src)
@@ -143,16 +153,22 @@ def shuffle_edges(
             starts = np.zeros(num_parts + 1, np.int64)
             _sort(chunk, part, by_part, starts)
             records.write(by_part, chunk.row)
-            return _Moved(chunk.first, starts, _sorted_columns(chunk.columns, part, num_parts))
+            columns = _sorted_columns(chunk.columns, part, num_parts)
+            return _Moved(chunk.relation, chunk.first, starts, columns)
 
         for moved in resources.imap(move, chunks()):
             records.append(moved.first, moved.starts)
             if moved.columns is not None:
-                columns.append(moved.first, moved.columns, moved.starts)
+                columns[moved.relation].append(moved.first, moved.columns, moved.starts)
             advance(int(moved.starts[-1]))
     comm.barrier(stage="shuffle edges")
     counter.remove()
     return largest
+
+
+def column_names(table: EdgeTable) -> list[str]:
+    """Return the names of the columns of an edge table besides the ends."""
+    return [name for name in table.schema.names if name not in ("src", "dst")]
 
 
 class _Counter:
@@ -202,6 +218,7 @@ class _Counter:
 class _Moved:
     """A chunk whose records are written: where each part's edges start, and the sorted columns."""
 
+    relation: int
     first: int
     starts: NDArray[np.int64]
     columns: pa.RecordBatch | None

@@ -18,7 +18,9 @@ from graphtheta.data.schema import as_numpy
 from graphtheta.partition.store.files import damaged
 from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
 from graphtheta.partition.store.part import (
+    IN_EDGES,
     INDPTR,
+    MASTERS,
     PLAN,
     REPLICAS,
     ROLE_IN,
@@ -31,8 +33,6 @@ from graphtheta.partition.store.tables import column_numpy
 __all__ = ["check_layout", "check_values"]
 
 _CHUNK = 1 << 16  # values that stay in the cache between two passes
-_MASTERS = ("node_key", "original_id", "in_degree", "out_degree")
-_IN_EDGES = ("src", "edge_key", "in_position")
 
 _INT32_LIMIT = 2**31
 
@@ -55,19 +55,21 @@ def check_layout(part: PartTables, folder: Path, manifest: Manifest, book: Book)
         "in_edges": edges,
         "out_edges": edges,
     }
-    id_type = pa.string() if manifest.id_type == "string" else pa.int64()
     position = pa.int32() if edges < _INT32_LIMIT else pa.int64()
-    node_keys = pa.schema(zip(_MASTERS, (pa.int64(), id_type, pa.int64(), pa.int64()), strict=True))
-    edge_keys = pa.schema(zip(_IN_EDGES, (pa.int32(), pa.int64(), pa.int64()), strict=True))
-    schemas = {
-        "masters": (node_keys, manifest.node_columns),
+    schemas: dict[str, tuple[pa.Schema, Mapping[str, ColumnSpec]]] = {
+        "masters": (MASTERS, {}),
         "replicas": (REPLICAS, {}),
         "in_indptr": (INDPTR, {}),
         "out_indptr": (INDPTR, {}),
-        "in_edges": (edge_keys, manifest.edge_columns),
+        "in_edges": (IN_EDGES, {}),
         "out_edges": (pa.schema([("dst", pa.int32()), ("csc_position", position)]), {}),
         "plan": (PLAN, {}),
     }
+    for i, of_type in enumerate(manifest.node_types):
+        ids = pa.schema([("original_id", pa.type_for_alias(of_type.id_type))])
+        schemas[f"masters-{i}"] = ids, of_type.columns
+    for i, relation in enumerate(manifest.relations):
+        schemas[f"in_edges-{i}"] = pa.schema([]), relation.columns
     for name, table in part.tables().items():
         path = folder / f"{name}.arrow"
         if table.num_rows != rows.get(name, table.num_rows):
@@ -125,13 +127,48 @@ def check_values(part: PartTables, folder: Path, manifest: Manifest, book: Book)
     _check_replicas(part, book, folder / "replicas.arrow")
     _check_plan(part, folder / "plan.arrow")
     _check_masters(part, manifest, folder / "masters.arrow")
-    _check_classes(part.masters, manifest.labels, manifest.splits, folder / "masters.arrow")
-    _check_classes(
-        part.in_edges, manifest.edge_labels, manifest.edge_splits, folder / "in_edges.arrow"
-    )
-    if manifest.num_edge_types is not None:
-        types = column_numpy(part.in_edges, "type")
-        _check_below(types, manifest.num_edge_types, folder / "in_edges.arrow", "type")
+    _check_ranges(part, manifest, folder)
+    for i, of_type in enumerate(manifest.node_types):
+        path = folder / f"masters-{i}.arrow"
+        _check_classes(part.node_columns[i], of_type.labels, of_type.splits, path)
+    for i, (relation, columns) in enumerate(
+        zip(manifest.relations, part.edge_columns, strict=True)
+    ):
+        if columns is None:
+            continue
+        path = folder / f"in_edges-{i}.arrow"
+        _check_classes(columns, relation.labels, relation.splits, path)
+        if relation.num_types is not None:
+            _check_below(column_numpy(columns, "type"), relation.num_types, path, "type")
+
+
+def _check_ranges(part: PartTables, manifest: Manifest, folder: Path) -> None:
+    """Check the numbers of rows of the columns of each node type and relation."""
+    keys = column_numpy(part.masters, "node_key")
+    rows = _counts(keys, part.first_node_keys)
+    for i, (found, expected) in enumerate(zip(part.node_columns, rows, strict=True)):
+        if found.num_rows != expected:
+            path = folder / f"masters-{i}.arrow"
+            raise damaged(path, f"{expected:,} rows", f"{found.num_rows:,}")
+    keys = column_numpy(part.in_edges, "edge_key")
+    limit = sum(relation.count for relation in manifest.relations)
+    limit *= 2 if manifest.undirected else 1
+    _check_below(keys, limit, folder / "in_edges.arrow", "edge_key")
+    rows = _counts(keys, part.first_edge_keys)
+    for i, (columns, expected) in enumerate(zip(part.edge_columns, rows, strict=True)):
+        if columns is not None and columns.num_rows != expected:
+            path = folder / f"in_edges-{i}.arrow"
+            raise damaged(path, f"{expected:,} rows", f"{columns.num_rows:,}")
+
+
+def _counts(keys: NDArray[np.int64], first_keys: NDArray[np.int64]) -> list[int]:
+    """Return the number of keys in each range."""
+    from_here_on = np.zeros(len(first_keys) + 1, np.int64)
+    from_here_on[0] = len(keys)
+    for i, first_key in enumerate(first_keys[1:].tolist(), start=1):
+        from_here_on[i] = np.count_nonzero(keys >= first_key)
+    counts: list[int] = (from_here_on[:-1] - from_here_on[1:]).tolist()
+    return counts
 
 
 def _chunks(values: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:

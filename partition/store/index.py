@@ -1,8 +1,8 @@
 """Index of a store: maps node keys and original ids to new ids.
 
 The index has as many buckets as the store has parts. For node keys, bucket b is the dense array of
-the new ids of keys [N * b // P, N * (b + 1) // P). For original ids, bucket b has the ids whose
-hash is b modulo P, sorted by hash. A look-up maps the buckets that it needs.
+the new ids of keys [N * b // P, N * (b + 1) // P). For the original ids of a node type, bucket b
+has the ids whose hash is b modulo P, sorted by hash. A look-up maps the buckets that it needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from graphtheta.wording import some
 __all__ = ["BUCKET_RECORD", "Index", "block_of", "bucket_folder", "spill_ids", "write_bucket"]
 
 BUCKET_RECORD = "bucket.json"
-_TABLES = ("node_key", "original_id")
 _NEW_ID = ("new_id", pa.int64())
 
 
@@ -54,34 +53,33 @@ def bucket_folder(path: Path, bucket: int) -> Path:
 
 
 def spill_ids(
-    writer: SpillWriter, part: int, masters: pa.Table, first_new_id: int, num_parts: int
+    writer: SpillWriter, part: int, ids: pa.Array, new_ids: NDArray[np.int64], num_parts: int
 ) -> None:
-    """Spill the original ids of a part's masters, with their new ids, to their buckets."""
-    ids = whole(masters["original_id"])
+    """Spill the original ids of a part's masters of one type, with their new ids, to buckets."""
     hashes = hash_ids(ids)
     order, starts = bucket_order((hashes % np.uint64(num_parts)).astype(np.int64), num_parts)
-    new_ids = np.arange(first_new_id, first_new_id + len(ids), dtype=np.int64)
     rows = pa.record_batch({"hash": hashes, "original_id": ids, "new_id": new_ids})
     writer.append(part, rows.take(pa.array(order)), starts)
 
 
-def write_bucket(path: Path, bucket: int, spill: SpillReader, new_ids_B: NDArray[np.int64]) -> None:
+def write_bucket(
+    path: Path, bucket: int, spills: Sequence[SpillReader], new_ids_B: NDArray[np.int64]
+) -> None:
     """Write one bucket of the index of a store.
 
     Args:
         path: Directory of the store.
         bucket: Number of the bucket.
-        spill: Spill that `spill_ids` wrote.
+        spills: For each node type, the spill that `spill_ids` wrote.
         new_ids_B: New ids of the node keys of the bucket, in the order of the keys.
     """
-    slices = [rows for _, rows in spill.read(bucket)]
-    table = contiguous(pa.Table.from_batches(slices, schema=spill.schema))
-    # Stable: ids with the same hash stay in the order of their new ids.
-    by_hash = np.argsort(column_numpy(table, "hash"), kind="stable")
-    tables = {
-        "node_key": pa.table({"new_id": new_ids_B}),
-        "original_id": contiguous(table.take(pa.array(by_hash))),
-    }
+    tables = {"node_key": pa.table({"new_id": new_ids_B})}
+    for i, spill in enumerate(spills):
+        slices = [rows for _, rows in spill.read(bucket)]
+        table = contiguous(pa.Table.from_batches(slices, schema=spill.schema))
+        # Stable: ids with the same hash stay in the order of their new ids.
+        by_hash = np.argsort(column_numpy(table, "hash"), kind="stable")
+        tables[f"original_id-{i}"] = contiguous(table.take(pa.array(by_hash)))
     write_folder(bucket_folder(path, bucket), BUCKET_RECORD, tables, part=bucket)
 
 
@@ -104,7 +102,7 @@ class Index:
         Raises:
             StoreError: If a file is missing or its size is wrong.
         """
-        return check_folder(bucket_folder(self.path, bucket), BUCKET_RECORD, bucket, _TABLES)
+        return check_folder(bucket_folder(self.path, bucket), BUCKET_RECORD, bucket, self._names())
 
     def verify(self, bucket: int) -> None:
         """Check the content of a bucket.
@@ -112,8 +110,12 @@ class Index:
         Raises:
             StoreError: If a file is missing or was changed; the message names it.
         """
-        for name in _TABLES:
+        for name in self._names():
             self._table(bucket, name)
+
+    def _names(self) -> list[str]:
+        num_types = len(self.manifest.node_types)
+        return ["node_key", *(f"original_id-{i}" for i in range(num_types))]
 
     def _table(self, bucket: int, name: str) -> pa.Table:
         """Return a table of a bucket. It is checked when it is first used."""
@@ -127,13 +129,15 @@ class Index:
 
     def _check(self, table: pa.Table, bucket: int, name: str, path: Path) -> None:
         num_nodes, num_parts = self.manifest.num_nodes, self.manifest.num_parts
-        id_type = pa.type_for_alias(self.manifest.id_type)
-        schema = pa.schema([("hash", pa.uint64()), ("original_id", id_type), _NEW_ID])
         if name == "node_key":
             schema = pa.schema([_NEW_ID])
             rows = num_nodes * (bucket + 1) // num_parts - num_nodes * bucket // num_parts
             if table.num_rows != rows:
                 raise damaged(path, f"{rows:,} rows", f"{table.num_rows:,}")
+        else:
+            of_type = self.manifest.node_types[int(name.removeprefix("original_id-"))]
+            id_type = pa.type_for_alias(of_type.id_type)
+            schema = pa.schema([("hash", pa.uint64()), ("original_id", id_type), _NEW_ID])
         if table.schema != schema or any(column.null_count for column in table.columns):
             raise damaged(path, f"columns {', '.join(schema.names)}", f"{table.schema.names}")
         new_id = column_numpy(table, "new_id")
@@ -162,31 +166,44 @@ class Index:
             new_ids[rows] = dense[keys[rows] - num_nodes * b // num_parts]
         return new_ids
 
-    def new_ids(self, original_ids: Sequence[Any] | NDArray[Any] | pa.Array) -> NDArray[np.int64]:
+    def new_ids(
+        self,
+        original_ids: Sequence[Any] | NDArray[Any] | pa.Array,
+        node_type: str | None = None,
+    ) -> NDArray[np.int64]:
         """Return the new id of each original id.
 
+        Args:
+            original_ids: R ids.
+            node_type: Type of the nodes. If None, the only type of the graph.
+
         Raises:
+            ConfigError: If there is no such type, or several and `node_type` is None.
             GraphFormatError: If the ids have the wrong type.
             UnknownNode: If an id is unknown.
 
         Shape:
-            original_ids: R ids. Returns (R,) int64.
+            Returns (R,) int64.
         """
-        ids = self._typed(original_ids)
+        position = self.manifest.position_of_type(node_type)
+        ids = self._typed(
+            original_ids, pa.type_for_alias(self.manifest.node_type(node_type).id_type)
+        )
         hashes = hash_ids(ids)
         bucket = hashes % np.uint64(self.manifest.num_parts)
         new_ids = np.full(len(ids), -1, np.int64)
         for b in np.unique(bucket).tolist():
             rows = np.flatnonzero(bucket == b)
-            table = self._table(b, "original_id")
+            table = self._table(b, f"original_id-{position}")
             new_ids[rows] = _find(table, ids.take(pa.array(rows)), hashes[rows])
         unknown = np.flatnonzero(new_ids < 0)
         if unknown.shape[0]:
             raise _unknown(self.path, "known ids", ids.take(pa.array(unknown)).to_pylist())
         return new_ids
 
-    def _typed(self, ids: Sequence[Any] | NDArray[Any] | pa.Array) -> pa.Array:
-        id_type = pa.type_for_alias(self.manifest.id_type)
+    def _typed(
+        self, ids: Sequence[Any] | NDArray[Any] | pa.Array, id_type: pa.DataType
+    ) -> pa.Array:
         try:
             array = ids if isinstance(ids, pa.Array) else pa.array(ids)
             typed = array.cast(id_type) if len(array) else pa.array([], id_type)

@@ -7,8 +7,9 @@ each part.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import xxhash
@@ -16,21 +17,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from graphtheta.data.schema import LabelKind
+from graphtheta.data.types import Relation, position_of, qualified
 from graphtheta.partition.store.quality import Quality
 
-__all__ = ["FORMAT_VERSION", "Book", "ColumnSpec", "LabelKind", "LabelSpec", "Manifest", "checksum"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Book",
+    "ColumnSpec",
+    "LabelKind",
+    "LabelSpec",
+    "Manifest",
+    "NodeTypeSpec",
+    "RelationSpec",
+    "checksum",
+]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# Fields of the manifest that early stores do not have, with what they mean there.
-_ADDED = {
-    "self_loops": True,
-    "repeats": True,
-    "dropped_self_loops": 0,
-    "dropped_duplicates": 0,
-    "reverses_from": 0,
-    "edge_types": None,
-}
+Spec = TypeVar("Spec")
+Item = TypeVar("Item")
 
 
 class ColumnSpec(BaseModel):
@@ -69,8 +74,69 @@ class LabelSpec(BaseModel):
         return 1 if self.task == "binary" else self.num_classes
 
 
+class _KeyRange(BaseModel):
+    """Columns of a node type or relation, and its range of keys."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first_key: int = Field(ge=0)
+    count: int = Field(ge=0)
+    columns: dict[str, ColumnSpec]
+    labels: dict[str, LabelSpec] = Field(default_factory=dict)
+    splits: list[str] = Field(default_factory=list)
+
+
+class NodeTypeSpec(_KeyRange):
+    """Node type of a store.
+
+    Attributes:
+        name: Name of the type.
+        first_key: First node key.
+        count: Number of nodes.
+        id_type: Arrow name of the type of the original ids: `"int64"` or `"string"`.
+        columns: Columns by name, without keys, ids and degrees.
+        labels: Labels by name, without the prefix `label:`.
+        splits: Names of the splits, without the prefix `split:`.
+    """
+
+    name: str
+    id_type: str
+
+
+class RelationSpec(_KeyRange):
+    """Relation of a store.
+
+    Attributes:
+        source: Node type of the sources.
+        name: Name of the relation.
+        destination: Node type of the destinations.
+        first_key: First edge key.
+        count: Number of edge keys: rows of the edge table.
+        columns: Columns by name, without endpoints, keys and positions.
+        labels: Labels by name, without the prefix `label:`.
+        splits: Names of the splits, without the prefix `split:`.
+        num_types: Largest value of the column `type` plus one; None without that column.
+        type_names: Names of the values of the column `type`, if it was a column of texts.
+    """
+
+    source: str
+    name: str
+    destination: str
+    num_types: int | None = None
+    type_names: tuple[str, ...] | None = None
+
+    @property
+    def relation(self) -> Relation:
+        """The relation."""
+        return Relation(self.source, self.name, self.destination)
+
+
 class Manifest(BaseModel):
     """Manifest of a store, `manifest.json`: what describes the graph as a whole.
+
+    Names of labels, splits and columns of the whole graph are qualified: in a graph of several node
+    types, `package.section` is the label `section` of the type `package`, and in a graph of several
+    relations, `author-writes-paper.stars` is a label of edges. Otherwise they are plain.
 
     Attributes:
         format_version: Version of the format of the store.
@@ -87,15 +153,9 @@ class Manifest(BaseModel):
         dropped_self_loops: Number of self-loops of the input that were dropped.
         dropped_duplicates: Number of duplicate edges that were dropped, after reversing.
         reverses_from: Lowest edge key of an added reverse: the number of rows of the edge table. 0
-            if no reverses were added, or in a store of an earlier version.
-        id_type: Arrow name of the type of the original ids: `"int64"` or `"string"`.
-        node_columns: Node columns by name, without keys, ids and degrees.
-        edge_columns: Edge columns by name, without endpoints, keys and positions.
-        labels: Node labels by name, without the prefix `label:`.
-        splits: Names of the node splits, without the prefix `split:`.
-        edge_labels: Edge labels by name.
-        edge_splits: Names of the edge splits.
-        num_edge_types: Largest value of the edge column `type` plus one; None without that column.
+            if no reverses were added.
+        node_types: Node types, in the order of their node keys.
+        relations: Relations, in the order of their edge keys.
         quality: Measured quality of the partitioning.
         checksum: Hash of the content of every part and of the fields above, except `quality`. It
             depends neither on the path nor on the number of ranks that built the store.
@@ -111,22 +171,130 @@ class Manifest(BaseModel):
     cut: Literal["edge", "vertex"]
     seed: int
     undirected: bool
-    self_loops: bool = True
-    repeats: bool = True
-    dropped_self_loops: int = 0
-    dropped_duplicates: int = 0
-    reverses_from: int = 0
-    id_type: str
-    node_columns: dict[str, ColumnSpec]
-    edge_columns: dict[str, ColumnSpec]
-    labels: dict[str, LabelSpec] = Field(default_factory=dict)
-    splits: list[str] = Field(default_factory=list)
-    edge_labels: dict[str, LabelSpec] = Field(default_factory=dict)
-    edge_splits: list[str] = Field(default_factory=list)
-    num_edge_types: int | None = None
-    edge_types: tuple[str, ...] | None = None
+    self_loops: bool
+    repeats: bool
+    dropped_self_loops: int
+    dropped_duplicates: int
+    reverses_from: int
+    node_types: tuple[NodeTypeSpec, ...] = Field(min_length=1)
+    relations: tuple[RelationSpec, ...] = Field(min_length=1)
     quality: Quality
     checksum: str = ""
+
+    @property
+    def labels(self) -> dict[str, LabelSpec]:
+        """Node labels of all types, by qualified name."""
+        return _by_qualified_name(self._nodes(), lambda of_type: of_type.labels)
+
+    @property
+    def splits(self) -> list[str]:
+        """Qualified names of the node splits."""
+        return list(_by_qualified_name(self._nodes(), lambda t: dict.fromkeys(t.splits)))
+
+    @property
+    def edge_labels(self) -> dict[str, LabelSpec]:
+        """Edge labels of all relations, by qualified name."""
+        return _by_qualified_name(self._edges(), lambda of_relation: of_relation.labels)
+
+    @property
+    def edge_splits(self) -> list[str]:
+        """Qualified names of the edge splits."""
+        return list(_by_qualified_name(self._edges(), lambda r: dict.fromkeys(r.splits)))
+
+    @property
+    def node_columns(self) -> dict[str, ColumnSpec]:
+        """Node columns of all types, by qualified name, without keys, ids and degrees."""
+        return _by_qualified_name(self._nodes(), lambda of_type: of_type.columns)
+
+    @property
+    def edge_columns(self) -> dict[str, ColumnSpec]:
+        """Edge columns that cover all edges, without endpoints, keys and positions.
+
+        In a graph of several relations, these are `type` (the position of the relation), and `attr`
+        and `weight` if every relation has them, of the same type and width.
+        """
+        if len(self.relations) == 1:
+            return self.relations[0].columns
+        found = {"type": ColumnSpec(dtype="int64")}
+        for name in ("attr", "weight"):
+            first, *others = (relation.columns.get(name) for relation in self.relations)
+            if first is not None and all(other == first for other in others):
+                found[name] = first
+        return found
+
+    @property
+    def num_edge_types(self) -> int | None:
+        """Number of values of the edge column `type`: with several relations, their number.
+
+        None if edges have no such column.
+        """
+        return self.relations[0].num_types if len(self.relations) == 1 else len(self.relations)
+
+    @property
+    def edge_types(self) -> tuple[str, ...] | None:
+        """Names of the values of the edge column `type`, or None without names."""
+        if len(self.relations) == 1:
+            return self.relations[0].type_names
+        return tuple(spec.relation.text for spec in self.relations)
+
+    @property
+    def id_type(self) -> str:
+        """Arrow name of the type of the original ids.
+
+        Raises:
+            ConfigError: If the graph has several node types, whose ids may have different types.
+        """
+        return self.node_type(None).id_type
+
+    @property
+    def first_node_keys(self) -> NDArray[np.int64]:
+        """First node key of each node type: (T,) int64."""
+        return np.array([of_type.first_key for of_type in self.node_types], np.int64)
+
+    @property
+    def first_edge_keys(self) -> NDArray[np.int64]:
+        """First edge key of each relation: (R,) int64."""
+        return np.array([relation.first_key for relation in self.relations], np.int64)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether the graph has several node types or several relations."""
+        return len(self.node_types) > 1 or len(self.relations) > 1
+
+    def node_type(self, name: str | None) -> NodeTypeSpec:
+        """Return a node type; if `name` is None, the only one.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `name` is None.
+        """
+        return self.node_types[self.position_of_type(name)]
+
+    def position_of_type(self, name: str | None) -> int:
+        """Return the position of a node type; if `name` is None, that of the only one.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `name` is None.
+        """
+        names = [of_type.name for of_type in self.node_types]
+        return position_of("node type", name, names)
+
+    def position_of_relation(self, relation: Relation | str | None) -> int:
+        """Return the position of a relation; if it is None, that of the only one.
+
+        Args:
+            relation: Three names, or a text such as `author-writes-paper`.
+
+        Raises:
+            ConfigError: If there is no such relation, or several and `relation` is None.
+        """
+        text = relation if relation is None else Relation.of(relation).text
+        return position_of("relation", text, [spec.relation.text for spec in self.relations])
+
+    def _nodes(self) -> list[tuple[str, NodeTypeSpec]]:
+        return [(of_type.name, of_type) for of_type in self.node_types]
+
+    def _edges(self) -> list[tuple[str, RelationSpec]]:
+        return [(spec.relation.text, spec) for spec in self.relations]
 
     def dropped_rows(self) -> list[tuple[str, str]]:
         """Return the kinds of edges that were to be dropped and how many were, for a table."""
@@ -170,11 +338,15 @@ class Book:
 def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
-    for name, default in _ADDED.items():
-        if described[name] == default:  # keeps the hash of stores written before these fields
-            del described[name]
-    for label in (*described["labels"].values(), *described["edge_labels"].values()):
-        if label["classes"] is None:
-            del label["classes"]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def _by_qualified_name(
+    owners: Sequence[tuple[str, Spec]], items: Callable[[Spec], Mapping[str, Item]]
+) -> dict[str, Item]:
+    return {
+        qualified(owner, name, len(owners)): item
+        for owner, spec in owners
+        for name, item in items(spec).items()
+    }

@@ -3,60 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from graphtheta.data.schema import classes_of
-from graphtheta.partition.store.manifest import ColumnSpec, LabelKind, LabelSpec
+from graphtheta.data.types import EdgeTable, NodeTable
+from graphtheta.partition.store.manifest import (
+    ColumnSpec,
+    LabelKind,
+    LabelSpec,
+    NodeTypeSpec,
+    RelationSpec,
+)
 
-__all__ = ["Schema", "column_spec", "describe"]
+__all__ = ["column_spec", "describe_edges", "describe_nodes"]
 
 _LABEL, _SPLIT = "label:", "split:"
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """Columns of one table.
-
-    Attributes:
-        columns: Type of each column, by name.
-        labels: Task of each label column, by name.
-        splits: Names of the splits.
-        num_types: Largest value of the column `type` plus one; None without that column.
-        types: Names of the edge types if they were texts, otherwise None.
-    """
-
-    columns: dict[str, ColumnSpec]
-    labels: dict[str, LabelSpec]
-    splits: list[str]
-    num_types: int | None
-    types: tuple[str, ...] | None
-
-
-def describe(columns: pa.Schema, keys: Sequence[str], largest: Mapping[str, int]) -> Schema:
-    """Return the description of the columns of a table.
+def describe_nodes(table: NodeTable, largest: Mapping[str, int]) -> NodeTypeSpec:
+    """Return the description of a node type.
 
     Args:
-        columns: Names and types of all columns.
-        keys: Columns to leave out: ids and endpoints.
+        table: Its table.
         largest: Largest value of each integer column, which determines the number of classes.
     """
-    types = {field.name: field.type for field in columns if field.name not in keys}
-    names = classes_of(columns.field("type")) if "type" in types else ()
-    return Schema(
-        columns={name: column_spec(dtype) for name, dtype in types.items()},
-        labels={
-            name.removeprefix(_LABEL): _label(
-                dtype, largest.get(name, -1) + 1, classes_of(columns.field(name)) or None
-            )
-            for name, dtype in types.items()
-            if name.startswith(_LABEL)
-        },
-        splits=[name.removeprefix(_SPLIT) for name in types if name.startswith(_SPLIT)],
-        num_types=max(largest.get("type", -1) + 1, len(names)) if "type" in types else None,
-        types=names or None,
+    return NodeTypeSpec(
+        name=table.name,
+        id_type=str(table.schema.field("id").type),
+        **_range(table, _columns(table.schema, ("id",)), largest),
     )
+
+
+def describe_edges(table: EdgeTable, largest: Mapping[str, int]) -> RelationSpec:
+    """Return the description of a relation; for the arguments see `describe_nodes`."""
+    columns = _columns(table.schema, ("src", "dst"))
+    names = classes_of(columns.field("type")) if "type" in columns.names else ()
+    num_types = max(largest.get("type", -1) + 1, len(names))
+    return RelationSpec(
+        **table.relation._asdict(),
+        num_types=num_types if "type" in columns.names else None,
+        type_names=names or None,
+        **_range(table, columns, largest),
+    )
+
+
+def _columns(schema: pa.Schema, keys: Sequence[str]) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in keys])
+
+
+def _range(
+    table: NodeTable | EdgeTable, columns: pa.Schema, largest: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the fields that node types and relations have in common."""
+    return {
+        "first_key": table.first_key,
+        "count": table.num_rows,
+        "columns": {field.name: column_spec(field.type) for field in columns},
+        "labels": {
+            field.name.removeprefix(_LABEL): _label(
+                field.type, largest.get(field.name, -1) + 1, classes_of(field) or None
+            )
+            for field in columns
+            if field.name.startswith(_LABEL)
+        },
+        "splits": [n.removeprefix(_SPLIT) for n in columns.names if n.startswith(_SPLIT)],
+    }
 
 
 def column_spec(dtype: pa.DataType) -> ColumnSpec:

@@ -3,16 +3,20 @@
 ```
 manifest.json               description of the graph
 book.arrow                  partition book: first_new_id, masters, mirrors, edges, digest of a part
-index/bucket-00003/         node_key.arrow, original_id.arrow, bucket.json
+index/bucket-00003/         node_key.arrow, original_id-0.arrow, bucket.json
 part-00003/                 masters.arrow, replicas.arrow, in_indptr.arrow, out_indptr.arrow,
-                            in_edges.arrow, out_edges.arrow, plan.arrow, part.json
+                            in_edges.arrow, out_edges.arrow, plan.arrow, part.json,
+                            masters-0.arrow, in_edges-0.arrow
 ```
+Files with a number have the columns of the node type, or relation, at that position of the
+manifest. A relation without columns has no such file.
+
 A store is written under a temporary name and renamed when complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +38,7 @@ from graphtheta.partition.store.files import (
 )
 from graphtheta.partition.store.index import Index
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest, checksum
-from graphtheta.partition.store.part import TABLES, PartTables
+from graphtheta.partition.store.part import TABLES, PartTables, table_names
 from graphtheta.partition.store.quality import PartCounts, count_part, measure
 from graphtheta.partition.store.tables import column_numpy
 from graphtheta.wording import counted
@@ -136,15 +140,26 @@ class Store:
                 "Choose one of these."
             )
         folder, digest = part_folder(self.path, part), self.book.digests[part]
-        record = check_folder(folder, PART_RECORD, part, TABLES)
+        manifest = self.manifest
+        with_columns = [bool(relation.columns) for relation in manifest.relations]
+        names = table_names(len(manifest.node_types), with_columns)
+        record = check_folder(folder, PART_RECORD, part, names)
         found = record_digest(read_text(folder / PART_RECORD))
         if found != digest or record.num_interior is None:
             raise damaged(folder / PART_RECORD, f"content of hash {digest}", found)
         tables = {}
-        for name in TABLES:
+        for name in names:
             file = f"{name}.arrow"
             tables[name] = open_table(folder / file, record.files[file] if verified else None)
-        mapped = PartTables(part=part, num_interior=record.num_interior, **tables)
+        mapped = PartTables(
+            part=part,
+            num_interior=record.num_interior,
+            node_columns=tuple(tables[f"masters-{i}"] for i in range(len(manifest.node_types))),
+            edge_columns=tuple(tables.get(f"in_edges-{i}") for i in range(len(with_columns))),
+            first_node_keys=manifest.first_node_keys,
+            first_edge_keys=manifest.first_edge_keys,
+            **{name: tables[name] for name in TABLES},
+        )
         check_layout(mapped, folder, self.manifest, self.book)
         return mapped
 
@@ -166,7 +181,7 @@ def open_store(path: Path | str, *, parts: Iterable[int] | None = None) -> Store
         parts: Parts to check; a worker passes its own. If None, all parts and the index.
 
     Raises:
-        StoreError: If the store is missing or damaged, or has a newer format.
+        StoreError: If the store is missing or damaged, or has another format.
     """
     path = Path(path)
     if not (path / "manifest.json").is_file():
@@ -197,10 +212,12 @@ def _read_manifest(path: Path) -> Manifest:
     text = read_text(path)
     try:
         version = _Version.model_validate_json(text).format_version
-        if version > FORMAT_VERSION:
+        if version != FORMAT_VERSION:
+            remedy = "Partition the graph again."
+            if version > FORMAT_VERSION:
+                remedy = "Upgrade graphtheta, or partition the graph again."
             raise StoreError(
-                f"{path}: expected format version {FORMAT_VERSION} or older, got {version}. "
-                "Upgrade graphtheta, or build the store again."
+                f"{path}: expected format version {FORMAT_VERSION}, got {version}. {remedy}"
             )
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -238,9 +255,19 @@ def _read_book(path: Path, manifest: Manifest) -> Book:
         or (np.cumsum(book.masters) - book.masters != book.first_new_id).any()
         or book.masters.sum() != manifest.num_nodes
         or book.edges.sum() != manifest.num_edges
+        or not _are_consecutive(manifest.node_types, manifest.num_nodes)
+        or not _are_consecutive(manifest.relations)
     ):
         raise damaged(path, "counts that sum to those of manifest.json", "others")
     return book
+
+
+def _are_consecutive(ranges: Sequence[Any], stop: int | None = None) -> bool:
+    """Return whether ranges of keys follow each other from 0 on, up to `stop` if it is given."""
+    ends = np.cumsum([of_type.count for of_type in ranges])
+    starts = [0, *ends[:-1].tolist()]
+    first_keys = [of_type.first_key for of_type in ranges]
+    return first_keys == starts and (stop is None or int(ends[-1]) == stop)
 
 
 _BOOK = pa.schema([*((name, pa.int64()) for name in _BOOK_COUNTS), ("digest", pa.string())])

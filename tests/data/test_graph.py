@@ -1,14 +1,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import validate_edges, validate_nodes
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
+from tests.typed_graphs import typed_graph, typed_tables
 
 NODES = pa.table(
     {
@@ -167,11 +170,14 @@ def test_tables_of_several_chunks_and_dictionaries():
 def test_chunks_are_slices_and_graph_is_a_source():
     graph = make(features="f_*")
     assert graph.keyed
-    assert next(graph.node_table.chunks(1, 3))["id"].to_pylist() == ["b", "c"]
-    assert next(graph.edge_table.chunks(3, 4))["src"].to_pylist() == [0]
-    assert next(graph.edge_table.chunks(2, 2)).schema == graph.edge_table.schema
-    assert next(graph.edge_table.chunks(2, 3, ["src", "dst"])).column_names == ["src", "dst"]
-    assert next(graph.node_table.chunks(0, 1, ["id"])).column_names == ["id"]
+    assert next(graph.node_tables[0].table.chunks(1, 3))["id"].to_pylist() == ["b", "c"]
+    assert next(graph.edge_tables[0].table.chunks(3, 4))["src"].to_pylist() == [0]
+    assert next(graph.edge_tables[0].table.chunks(2, 2)).schema == graph.edge_tables[0].schema
+    assert next(graph.edge_tables[0].table.chunks(2, 3, ["src", "dst"])).column_names == [
+        "src",
+        "dst",
+    ]
+    assert next(graph.node_tables[0].table.chunks(0, 1, ["id"])).column_names == ["id"]
     assert Graph.from_source(graph).digest() == graph.digest()
 
 
@@ -357,3 +363,62 @@ def test_graph_does_not_import_torch():
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_typed_graph_has_a_range_of_keys_for_each_type() -> None:
+    graph = typed_graph()
+    assert graph.node_types == ("author", "empty", "paper", "venue")
+    assert graph.relations[0] == ("author", "writes", "paper")
+    assert [table.first_key for table in graph.node_tables] == [0, 13, 13, 34]
+    _, edges = typed_tables()
+    for relation in graph.relations:
+        given = edges[relation] if relation in edges else edges[relation.text]
+        found = graph.edge_table(relation)
+        for end, of_type in (("src", relation.source), ("dst", relation.destination)):
+            first = next(t.first_key for t in graph.node_tables if t.name == of_type)
+            ids = graph.node_table(of_type)["id"].take(pc.subtract(found[end], first))
+            assert ids.to_pylist() == list(given[end].tolist())
+    assert graph.edge_table("paper-extends-paper")["type"].to_pylist() == [0, 1] * 4 + [0]
+    assert graph.labels == ("paper.y",)
+    assert "paper (21)" in repr(graph)
+    again = Graph.from_source(graph)
+    assert again.digest() == graph.digest() != typed_graph(1).digest()
+    with pytest.raises(ConfigError, match=r"^node type: expected one of author, .* got none"):
+        _ = graph.nodes
+
+
+ONE_TYPE = {"a": {"id": [0, 1], "color": ["red", "blue"]}}
+TO = {"src": [0], "dst": [1]}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "columns", "match"),
+    [
+        (
+            ONE_TYPE,
+            {("a", "to", "b"): TO},
+            {},
+            "a-to-b: .*among a, got 'b' in the relation",
+        ),
+        (ONE_TYPE, {"a-to": TO}, {}, r"relation: expected \(source type, .* got 'a-to'"),
+        (ONE_TYPE, {("a", "", "a"): TO}, {}, "relation .*without '-', got ''"),
+        ({"a-b": {"id": [0]}}, {"a-to-a": TO}, {}, "nodes of a-b: expected a name .*got 'a-b'"),
+        ({"": {"id": [0]}}, {"a-to-a": TO}, {}, "expected a name of a type without '-', got ''"),
+        (ONE_TYPE, {"a-to-a": TO, ("a", "to", "a"): TO}, {}, "got two for a-to-a"),
+        (ONE_TYPE, {"a-to-a": {"src": [0], "dst": [7]}}, {}, "a-to-a: dst: .*nodes of a, got 7"),
+        (ONE_TYPE, {}, {}, "edges: expected at least one table, got none"),
+        (ONE_TYPE, TO, {}, "edges: expected a mapping from relations to tables, got dict"),
+        ({"id": [0, 1]}, {"a-to-a": TO}, {}, "nodes: expected a mapping from node types"),
+        (ONE_TYPE, {"a-to-a": TO}, {"b": {}}, "relation: expected"),
+        (ONE_TYPE, {"a-to-a": TO}, {"a-of-a": {}}, "columns: .*of a, a-to-a, got 'a-of-a'"),
+        (ONE_TYPE, {"a-to-a": TO}, {"a-to-a": {"labels": "x"}}, "a-to-a: .*got 'labels'"),
+        (ONE_TYPE, {"a-to-a": TO}, {"a": {"labels": "size"}}, "nodes of a: .*a column 'size'"),
+        ({"a": {"id": [0, 0, 1]}}, {"a-to-a": TO}, {}, "nodes of a: id: expected unique ids"),
+    ],
+)
+def test_mistakes_in_typed_tables_are_one_line(
+    nodes: Any, edges: Any, columns: Any, match: str
+) -> None:
+    with pytest.raises(GraphThetaError, match=match) as caught:
+        Graph.from_arrow(nodes, edges, columns=columns)
+    assert "\n" not in str(caught.value)

@@ -103,9 +103,9 @@ def test_texts_become_classes_and_keep_their_names():
     graph = graph_of(columns={"y": TEXTS}, labels="y")
     assert graph.label().tolist() == [1, 0, 0, 1]
     assert graph.labelled().tolist() == [True, False, True, True]
-    assert classes_of(graph.node_table.schema.field("label:y")) == ("blue", "red")
+    assert classes_of(graph.nodes.schema.field("label:y")) == ("blue", "red")
     again = Graph.from_arrow(graph.nodes, graph.edges)
-    assert classes_of(again.node_table.schema.field("label:y")) == ("blue", "red")
+    assert classes_of(again.nodes.schema.field("label:y")) == ("blue", "red")
     binary = graph_of(columns={"y": TEXTS}, labels="y", label_kinds="binary")
     assert binary.label().tolist() == [True, False, False, True]
 
@@ -114,7 +114,7 @@ def test_texts_become_edge_types_and_edge_labels():
     edges = EDGES.append_column("kind", pa.array(["likes", "follows", "likes", "blocks"]))
     graph = graph_of(edges, edge_type="kind", edge_labels={"sign": "kind"})
     assert graph.column("type").tolist() == [2, 1, 2, 0]
-    assert classes_of(graph.edge_table.schema.field("type")) == ("blocks", "follows", "likes")
+    assert classes_of(graph.edges.schema.field("type")) == ("blocks", "follows", "likes")
     assert graph.column("label:sign").tolist() == [2, 1, 2, 0]
 
 

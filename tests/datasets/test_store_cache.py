@@ -16,10 +16,12 @@ import pytest
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.comm.threads import run_local
+from graphtheta.data.types import NODE, node_tables
 from graphtheta.datasets import store_cache as cache
 from graphtheta.datasets.store_cache import cached_store, open_input
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, make_store, open_store
+from graphtheta.partition.store.manifest import FORMAT_VERSION
 from graphtheta.runtime.lock import FileLock
 from graphtheta.runtime.paths import cache_folder
 from tests.graphs import CORNER_GRAPHS, to_graph
@@ -30,7 +32,7 @@ ALONE = SingleCommunicator()
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder / "v1"))
+    return sorted(os.listdir(folder / f"v{FORMAT_VERSION}"))
 
 
 class RecordedTable:
@@ -46,7 +48,7 @@ class RecordedTable:
     ) -> Iterator[pa.Table]:
         if columns != ["id"]:
             self.read += range(start, stop)
-        return GRAPH.node_table.chunks(start, stop, columns)
+        return GRAPH.node_tables[0].table.chunks(start, stop, columns)
 
 
 class Recorded:
@@ -55,12 +57,12 @@ class Recorded:
     keyed = True
     num_nodes, num_edges = GRAPH.num_nodes, GRAPH.num_edges
     memory_bytes = 0
-    edge_table = GRAPH.edge_table
+    edge_tables = GRAPH.edge_tables
 
     def __init__(self) -> None:
         self.opened = 0
         self.rows: list[int] = []
-        self.node_table = RecordedTable(self.rows)
+        self.node_tables = node_tables({NODE: RecordedTable(self.rows)})
 
     def open(self) -> GraphSource:
         self.opened += 1
@@ -116,9 +118,9 @@ def test_job_that_comes_second_uses_the_store_of_the_first(
 
     def make_late(*args: Any, **options: Any) -> Any:
         made = make_store(*args, **options)
-        (tmp_path / "cache" / "v1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / f"v{FORMAT_VERSION}").mkdir(parents=True, exist_ok=True)
         name = entries(tmp_path / "other")[0]
-        (tmp_path / "winner").rename(tmp_path / "cache" / "v1" / name)
+        (tmp_path / "winner").rename(tmp_path / "cache" / f"v{FORMAT_VERSION}" / name)
         return made
 
     monkeypatch.setattr(cache, "make_store", make_late)

@@ -104,21 +104,25 @@ def test_chunks_are_the_rows(name, tmp_path):
     )
     for start, stop in RANGES:
         for ends_only in (False, True):
-            got = list(source.edge_table.chunks(start, stop, ["src", "dst"] if ends_only else None))
+            got = list(
+                source.edge_tables[0].table.chunks(
+                    start, stop, ["src", "dst"] if ends_only else None
+                )
+            )
             expected = whole.select(["src", "dst"]) if ends_only else whole
             assert pa.concat_tables(got).equals(expected.slice(start, stop - start))
             assert all(0 < chunk.num_rows <= 64 for chunk in got) or (
                 start == stop and len(got) == 1
             )
             assert all(column.num_chunks <= 1 for chunk in got for column in chunk.columns)
-    assert len(list(source.edge_table.chunks(0, E))) <= 50
+    assert len(list(source.edge_tables[0].table.chunks(0, E))) <= 50
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.uint32, np.uint64])
 def test_ids_of_any_integer_type_become_int64(kind, tmp_path):
     edges = table(kind)
     source = TableSource(None, str(parquet(edges, tmp_path / "e")))
-    chunk = next(source.edge_table.chunks(0, E, ["src", "dst"]))
+    chunk = next(source.edge_tables[0].table.chunks(0, E, ["src", "dst"]))
     assert chunk.schema.types == [pa.int64()] * 2
     assert chunk["src"].to_pylist() == edges["src"].to_pylist()[:64]
 
@@ -126,12 +130,15 @@ def test_ids_of_any_integer_type_become_int64(kind, tmp_path):
 def test_graph_in_memory_gives_chunks():
     edges = table()
     graph = Graph(pa.table({"id": np.arange(100)}), edges)
-    got = list(graph.edge_table.chunks(10, 300))
+    got = list(graph.edge_tables[0].table.chunks(10, 300))
     assert pa.concat_tables(got).equals(edges.slice(10, 290))
     assert [len(chunk) for chunk in got] == [58] * 5
-    assert next(graph.edge_table.chunks(0, 5, ["src", "dst"])).column_names == ["src", "dst"]
-    assert [len(chunk) for chunk in graph.node_table.chunks(0, 100)] == [50, 50]
-    assert [len(chunk) for chunk in graph.node_table.chunks(3, 3)] == [0]
+    assert next(graph.edge_tables[0].table.chunks(0, 5, ["src", "dst"])).column_names == [
+        "src",
+        "dst",
+    ]
+    assert [len(chunk) for chunk in graph.node_tables[0].table.chunks(0, 100)] == [50, 50]
+    assert [len(chunk) for chunk in graph.node_tables[0].table.chunks(3, 3)] == [0]
 
 
 def test_row_groups_are_decoded_once_and_only_in_columns_asked_for(tmp_path, monkeypatch):
@@ -144,14 +151,14 @@ def test_row_groups_are_decoded_once_and_only_in_columns_asked_for(tmp_path, mon
         return decode(self, batch_size, row_groups=row_groups, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", recorded)
-    list(source.edge_table.chunks(100, 800, ["src", "dst"]))
+    list(source.edge_tables[0].table.chunks(100, 800, ["src", "dst"]))
     assert read == [
         ([1, 2, 3], ["src", "dst"]),
         ([0, 1, 2, 3], ["src", "dst"]),
         ([0, 1], ["src", "dst"]),
     ]
     read.clear()
-    list(source.edge_table.chunks(0, 10))
+    list(source.edge_tables[0].table.chunks(0, 10))
     assert read == [([0], ["src", "dst", "attr"])]
 
 
@@ -162,7 +169,7 @@ def test_csv_is_scanned_once_a_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(
         formats.pyarrow.csv, "open_csv", lambda *a, **k: (opened.append(1), scan(*a, **k))[1]
     )
-    assert len(list(source.edge_table.chunks(0, E))) > 3
+    assert len(list(source.edge_tables[0].table.chunks(0, E))) > 3
     assert len(opened) == 3
 
 
@@ -177,7 +184,7 @@ def test_wide_rows_make_small_chunks(tmp_path, monkeypatch):
         TableSource(str(tmp_path / "n.parquet"), str(tmp_path / "e.parquet")),
         Graph(nodes, edges),
     ):
-        got = list(source.node_table.chunks(0, E))
+        got = list(source.node_tables[0].table.chunks(0, E))
         assert max(chunk.nbytes for chunk in got) <= 4000
         assert min(len(chunk) for chunk in got[:-1]) >= 9
         assert pa.concat_tables(got).equals(nodes)
@@ -200,7 +207,7 @@ def test_damaged_row_group_is_refused_in_the_pass_and_names_its_file(tmp_path):
     start = group.data_page_offset
     content[start : start + group.total_compressed_size] = b"\xff" * group.total_compressed_size
     path.write_bytes(content)
-    passing = source.edge_table.chunks(0, E)
+    passing = source.edge_tables[0].table.chunks(0, E)
     for _ in range(5):
         next(passing)  # all of the first file
     with pytest.raises(GraphFormatError, match=r"1\.parquet: expected a readable table") as got:
@@ -208,7 +215,7 @@ def test_damaged_row_group_is_refused_in_the_pass_and_names_its_file(tmp_path):
     assert "\n" not in str(got.value)
     (folder / "0.parquet").unlink()
     with pytest.raises(GraphFormatError, match=r"0\.parquet: expected a readable table"):
-        next(source.edge_table.chunks(0, E))
+        next(source.edge_tables[0].table.chunks(0, E))
 
 
 def test_file_that_shrank_since_it_was_opened_is_refused(tmp_path):
@@ -216,13 +223,13 @@ def test_file_that_shrank_since_it_was_opened_is_refused(tmp_path):
     source = TableSource(None, str(path))
     path.write_bytes(path.read_bytes()[:-80])
     with pytest.raises(GraphFormatError, match=r"e\.bin: expected a readable table, got an end"):
-        list(source.edge_table.chunks(0, E))
+        list(source.edge_tables[0].table.chunks(0, E))
     path = tmp_path / "e.parquet"
     pq.write_table(table(), path)
     source = TableSource(None, str(path))
     pq.write_table(table().slice(1), path)
     with pytest.raises(GraphFormatError, match=r"expected a readable table, got only 999 of its"):
-        list(source.edge_table.chunks(0, E))
+        list(source.edge_tables[0].table.chunks(0, E))
 
 
 REFUSED = {

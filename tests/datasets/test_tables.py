@@ -157,7 +157,7 @@ def test_edge_list(name, tmp_path):
     assert edge_rows(source, 1, 2)["src"].to_pylist() == [3]
     assert edge_rows(source, 1, 1).num_rows == 0
     assert Graph.from_source(source).ids.tolist() == [1, 2, 3]
-    assert source.node_table is None
+    assert source.node_tables == ()
 
 
 def test_edge_list_of_strings_with_named_columns(tmp_path):

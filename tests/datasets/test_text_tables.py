@@ -126,7 +126,7 @@ def test_bad_number_is_refused_with_file_and_column(tmp_path):
     edges.write_text("src,dst\n1,2\n")
     source = TableSource(str(nodes), str(edges), features="a,b")
     with pytest.raises(GraphFormatError, match=r"nodes\.csv: features .*column b: .* row 0"):
-        list(source.node_table.chunks(0, 2))
+        list(source.node_tables[0].table.chunks(0, 2))
 
 
 def folder_of(tmp_path, files):

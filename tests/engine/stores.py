@@ -77,14 +77,14 @@ class Truth:
     def of(cls, path: Path) -> Truth:
         masters, edges, first = [], [], 0
         for folder in sorted(path.glob("part-*")):
-            table = _read(folder / "masters.arrow")
+            table = _joined(folder, "masters")
             count = table.num_rows
             masters.append(table.append_column("new_id", pa.array(np.arange(count) + first)))
             first += count
             keys = _read(folder / "replicas.arrow")["node_key"].to_numpy()
             indptr = _read(folder / "in_indptr.arrow")["indptr"].to_numpy()
             dst = np.repeat(np.arange(len(keys)), np.diff(indptr))
-            found = _read(folder / "in_edges.arrow")
+            found = _joined(folder, "in_edges")
             src = found["src"].to_numpy()
             found = found.drop_columns(["src", "in_position"])
             found = found.append_column("src", pa.array(keys[src]))
@@ -98,6 +98,16 @@ class Truth:
 
     def out_edges(self, key: int) -> list[int]:
         return [e for e, src in enumerate(self.edges["src"]) if src == key]
+
+
+def _joined(folder: Path, name: str) -> pa.Table:
+    """Return a table of a part with the columns of the only node type or relation."""
+    table = _read(folder / f"{name}.arrow")
+    if (folder / f"{name}-0.arrow").exists():
+        columns = _read(folder / f"{name}-0.arrow")
+        for column in columns.column_names:
+            table = table.append_column(column, columns[column])
+    return table
 
 
 def _read(path: Path) -> pa.Table:

@@ -329,7 +329,7 @@ def test_job_of_two_partitions_trains_and_predicts(tmp_path: Path) -> None:
 @pytest.mark.spawn
 def test_unpartitioned_input_trains_on_two_workers_out_of_the_cache(tmp_path: Path) -> None:
     job(2, "train", "cora", "--run-dir", tmp_path / "two", "--epochs", 3)
-    (entry,) = (tmp_path / "cache" / "v1").iterdir()
+    (entry,) = (tmp_path / "cache" / "v2").iterdir()
     assert entry.name.endswith("-2-node-hash-0")
     assert len(losses(tmp_path / "two")) == 3
 

@@ -142,7 +142,7 @@ def test_split_seed_chooses_the_split(command: Run) -> None:
     fields = {"node_features": np.eye(size, 2), "node_labels": np.arange(size) % 3}
     np.savez("g.npz", **fields, edges=np.array([[0, 1], [1, 2]]), **masks)
     assert command("partition", "g.npz", "store", "--parts", 1, "--split-seed", 2).code == 0
-    split = open_store("store").part(0).masters["split:split"].to_numpy()
+    split = open_store("store").part(0).masters_of()["split:split"].to_numpy()
     assert np.bincount(split).tolist() == [8, 12, 10, 170]
     assert_one_line(
         command("partition", "g.npz", "other", "--parts", 1, "--split-seed", 3),

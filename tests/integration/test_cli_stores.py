@@ -64,8 +64,8 @@ def test_columns_may_get_other_names_and_three_masks_make_a_split(command: Run) 
     part = store.part(0)
     split = dict(
         zip(
-            part.masters["original_id"].to_pylist(),
-            part.masters["split:three"].to_pylist(),
+            part.masters_of()["original_id"].to_pylist(),
+            part.masters_of()["split:three"].to_pylist(),
             strict=True,
         )
     )
@@ -119,7 +119,7 @@ def alter(store: Path) -> None:
 
 def renew(store: Path) -> None:
     manifest = store / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def renew(store: Path) -> None:
         (truncate, "info", "in_edges.arrow: expected .* bytes, got"),
         (truncate, "train", "in_edges.arrow: expected .* bytes, got"),
         (alter, "info --verify", "masters.arrow: expected content of hash"),
-        (renew, "info", "expected format version 1 or older, got 9. Upgrade"),
-        (renew, "train", "expected format version 1 or older, got 9. Upgrade"),
+        (renew, "info", "expected format version 2, got 9. Upgrade"),
+        (renew, "train", "expected format version 2, got 9. Upgrade"),
     ],
 )
 def test_damaged_store_is_refused(
@@ -241,7 +241,7 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
         ("--memory-limit 100kB", r"to fit the memory limit of 100\.00 kB, got an estimate"),
         ("--threads 0", "Invalid value for '--threads'"),
         ("--method dbh --balance-nodes 1.1", "expected a method that can balance nodes, got dbh"),
-        ("--method ldg --balance-train 1.1 --balance-split x", "a node column 'split:x'"),
+        ("--method ldg --balance-train 1.1 --balance-split x", "one of split, got 'x'"),
     ],
 )
 def test_limits_are_refused_in_one_line(command: Run, words: str, message: str) -> None:

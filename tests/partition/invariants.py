@@ -74,10 +74,10 @@ def _check_types(part: PartTables) -> None:
     assert types(part.in_indptr) == types(part.out_indptr) == {"indptr": "int64"}
     assert types(part.out_edges) == {"dst": "int32", "csc_position": "int32"}
     assert types(part.plan) == {"peer": "int32", "master": "int32", "role": "int8"}
-    edges = types(part.in_edges)
+    edges = types(part.in_edges_of())
     assert list(edges)[:3] == ["src", "edge_key", "in_position"]
     assert [edges[name] for name in list(edges)[:3]] == ["int32", "int64", "int64"]
-    masters = types(part.masters)
+    masters = types(part.masters_of())
     assert list(masters)[:4] == ["node_key", "original_id", "in_degree", "out_degree"]
     assert [masters[name] for name in ("node_key", "in_degree", "out_degree")] == ["int64"] * 3
     for table in part.tables().values():
@@ -121,7 +121,7 @@ def _check_edges(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -> 
         np.testing.assert_array_equal(column_numpy(part.in_edges, "in_position"), in_position[row])
         for name in set(graph.edges.column_names) - {"src", "dst"}:
             expected = graph.edges[name].take(pa.array(keys % max(graph.num_edges, 1)))
-            assert part.in_edges[name].equals(expected), name
+            assert part.in_edges_of()[name].equals(expected), name
         found.append(keys)
     np.testing.assert_array_equal(np.sort(np.concatenate(found)), edge_key)
 
@@ -138,7 +138,7 @@ def _check_masters(whole: Whole, graph: Graph, edges: tuple[Ints, Ints, Ints]) -
         taken = graph.nodes.take(pa.array(key)).rename_columns(
             ["original_id", *graph.nodes.column_names[1:]]
         )
-        assert part.masters.drop_columns(["node_key", "in_degree", "out_degree"]).equals(taken)
+        assert part.node_columns[0].equals(taken)
         rows = _rows(column_numpy(part.in_indptr, "indptr"))
         from_mirror = column_numpy(part.in_edges, "src") >= part.num_masters
         boundary = np.isin(np.arange(part.num_masters), rows[from_mirror])

@@ -246,7 +246,7 @@ def test_repr_shows_sizes_and_reads_no_column(
     def show(shard: Shard) -> tuple[str, Shard]:
         with monkeypatch.context() as patch:
             patch.setattr("graphtheta.shard.columns.as_numpy", None)
-            patch.setattr(merged_edges.MergedEdges, "__getitem__", None)
+            patch.setattr(merged_edges.MergedColumns, "__getitem__", None)
             return repr(shard), shard
 
     for rank, (text, shard) in enumerate(on_all(store, workers, show, store.manifest.method)):

@@ -79,7 +79,7 @@ def test_written_assignment_equals_that_of_the_store(
     assert nodes.schema == pa.schema([("id", pa.string()), ("part", pa.int32())])
     of_node = dict(zip(nodes["id"].to_pylist(), nodes["part"].to_pylist(), strict=True))
     for index, part in built.parts.items():
-        assert all(of_node[i] == index for i in part.masters["original_id"].to_pylist())
+        assert all(of_node[i] == index for i in part.masters_of()["original_id"].to_pylist())
     assert len(of_node) == built.manifest.num_nodes
     path = tmp_path / "assigned" / "edges.parquet"
     assert path.exists() == (method == "dbh")
@@ -161,7 +161,7 @@ def test_wide_columns_are_stored_in_the_order_of_their_part(wide: str, others: b
         pa.table({"id": keys, **of_nodes}), pa.table({"src": src, "dst": dst, **of_edges})
     )
     for part in build(graph, Plan(3, "node-hash")).parts.values():
-        table = part.masters if wide == "features" else part.in_edges
+        table = part.masters_of() if wide == "features" else part.in_edges_of()
         key = "node_key" if wide == "features" else "edge_key"
         expected = graph.column(wide, of="nodes" if wide == "features" else "edges")
         rows = table[key].to_numpy()
@@ -180,13 +180,13 @@ def test_limits_are_kept_or_refused_in_one_line() -> None:
     graph = to_graph(power_law(2000, 8000))
     limits = Balance(nodes=1.02, edges=1.3, train=1.05)
     built = build(graph, Plan(4, "ldg", balance=limits))
-    split = [part.masters["split:split"].to_numpy() == 1 for part in built.parts.values()]
+    split = [part.masters_of()["split:split"].to_numpy() == 1 for part in built.parts.values()]
     train = np.array([own.sum() for own in split])
     assert built.book.masters.max() <= np.ceil(1.02 * 2000 / 4)
     assert train.max() <= np.ceil(1.05 * train.sum() / 4)
     with pytest.raises(PartitionError, match=r"can balance nodes, got dbh\. Omit the limit"):
         build(graph, Plan(4, "dbh", balance=Balance(nodes=1.02)))
-    with pytest.raises(ConfigError, match="node column 'split:other' to balance training"):
+    with pytest.raises(ConfigError, match=r"^split to balance .*one of split, got 'other'"):
         build(graph, Plan(4, "ldg", balance=Balance(train=1.1), balance_split="other"))
 
 

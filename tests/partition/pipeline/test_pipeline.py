@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
 from graphtheta.data.graph import Graph
-from graphtheta.data.source import SourceTable, TableInMemory
+from graphtheta.data.source import TableInMemory
+from graphtheta.data.types import EDGE, NODE, EdgeTable, NodeTable, edge_tables, node_tables
 from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Plan, Resources, assess, build, measure
 from graphtheta.partition.pipeline import order, part_builder
@@ -148,12 +149,12 @@ def test_build_reads_only_its_own_rows() -> None:
 
     class Spy(IdSource):
         @property
-        def node_table(self) -> SourceTable | None:
-            return SpyTable("nodes", self.nodes)
+        def node_tables(self) -> tuple[NodeTable, ...]:
+            return node_tables({NODE: SpyTable("nodes", self.nodes)})
 
         @property
-        def edge_table(self) -> SourceTable:
-            return SpyTable("edges", self.edges)
+        def edge_tables(self) -> tuple[EdgeTable, ...]:
+            return edge_tables({EDGE: SpyTable("edges", self.edges)}, [NODE])
 
     graph = to_graph(random_graph(10, 31))
     build_on(Spy(graph.nodes, graph.edges, keyed=True), 3, 3)

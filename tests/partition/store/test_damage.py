@@ -69,6 +69,8 @@ def forge(path: Path, name: str, table: pa.Table, method: str = "dbh") -> Store:
         ("in_edges", "src", 2, BIG),
         ("in_edges", "src", 2, -1),
         ("in_edges", "in_position", 2, -1),
+        ("in_edges", "edge_key", -1, -1),
+        ("in_edges", "edge_key", -1, 10**9),
         ("out_edges", "dst", 0, BIG),
         ("out_edges", "csc_position", 7, BIG),
         ("out_edges", "csc_position", 7, -7),
@@ -113,14 +115,16 @@ def test_forged_in_degrees_of_an_edge_cut_are_refused(tmp_path: Path) -> None:
     [
         ("in_edges", lambda t: t.drop_columns("src")),
         ("in_edges", lambda t: t.set_column(0, "src", t["src"].cast(pa.int64()))),
-        ("masters", lambda t: t.drop_columns("features")),
+        ("masters-0", lambda t: t.drop_columns("features")),
         ("masters", lambda t: t.append_column("more", t["node_key"])),
-        ("masters", lambda t: t.set_column(1, "original_id", t["node_key"])),
+        ("masters-0", lambda t: t.set_column(0, "original_id", pa.array(range(len(t))))),
+        ("masters-0", lambda t: t.slice(1)),
+        ("in_edges-0", lambda t: t.slice(1)),
         ("replicas", lambda t: t.slice(1)),
         ("in_indptr", lambda t: pa.table({"indptr": pa.nulls(len(t), pa.int64())})),
         ("plan", lambda t: t.rename_columns(["peer", "role", "master"])),
     ],
-    ids="missing type feature more ids rows nulls names".split(),
+    ids="missing type feature more ids masters edges rows nulls names".split(),
 )
 def test_forged_columns_are_refused(
     name: str, change: Callable[[pa.Table], pa.Table], tmp_path: Path
@@ -238,15 +242,15 @@ def test_communities_of_an_older_version_are_read(store: Store) -> None:
 
 
 def test_index_with_other_new_ids_is_refused(store: Store) -> None:
-    for name in ("node_key", "original_id"):
+    for name in ("node_key", "original_id-0"):
         path = store.path / "index" / "bucket-00001" / f"{name}.arrow"
         table = pa.ipc.open_file(path).read_all()
         write_table(with_value(table, "new_id", 0, 10**6), path)
     index = open_store(store.path).index
     with pytest.raises(StoreError, match=r"node_key\.arrow: expected content of hash"):
         index.new_ids_of_keys(np.arange(40))
-    ids = store.part(0).masters["original_id"].combine_chunks()
-    with pytest.raises(StoreError, match=r"original_id\.arrow: expected content of hash"):
+    ids = store.part(0).masters_of()["original_id"].combine_chunks()
+    with pytest.raises(StoreError, match=r"original_id-0\.arrow: expected content of hash"):
         index.new_ids(ids)
 
 

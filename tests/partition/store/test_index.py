@@ -20,7 +20,7 @@ def expected_ids(store: Store) -> dict[object, tuple[int, int]]:
     """Return (node key, new id) by original id, read from the parts."""
     found: dict[object, tuple[int, int]] = {}
     for part in range(store.num_parts):
-        masters = store.part(part).masters
+        masters = store.part(part).masters_of()
         first = int(store.book.first_new_id[part])
         names = masters["original_id"].to_pylist()
         for local, (name, key) in enumerate(
@@ -62,7 +62,7 @@ def test_index_distinguishes_equal_hashes(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_error_names_unknown_ids(tmp_path: Path) -> None:
     store = make_store(to_graph(GRAPH), tmp_path / "store", Plan(3))
-    known = store.part(0).masters["original_id"][0].as_py()
+    known = store.part(0).masters_of()["original_id"][0].as_py()
     with pytest.raises(GraphFormatError, match=r"unknown -4, -3, -2, \.\.\. \(4 in all\)"):
         store.index.new_ids([known, -4, -3, -2, -1])
     with pytest.raises(GraphFormatError, match=r"node keys in \[0, 60\), got unknown -1, 60"):

@@ -18,7 +18,16 @@ from graphtheta.partition.store.files import write_folder
 from tests.graphs import power_law, to_graph
 
 GRAPH = to_graph(power_law(40, 150), text_ids=True)
-TABLES = ("masters", "replicas", "in_indptr", "out_indptr", "in_edges", "out_edges", "plan")
+TABLES = (
+    "masters",
+    "replicas",
+    "in_indptr",
+    "out_indptr",
+    "in_edges",
+    "out_edges",
+    "plan",
+    "masters-0",
+)
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 def test_store_has_the_files_of_the_format(store: Store) -> None:
     part = [*(f"{name}.arrow" for name in TABLES), "part.json"]
-    bucket = ["node_key.arrow", "original_id.arrow", "bucket.json"]
+    bucket = ["node_key.arrow", "original_id-0.arrow", "bucket.json"]
     assert sorted(files_of(store.path)) == sorted(
         ["manifest.json", "book.arrow"]
         + [f"part-{p:05d}/{name}" for p in range(3) for name in part]
@@ -58,7 +67,7 @@ def test_store_holds_the_parts_that_were_built(store: Store) -> None:
 def test_store_columns_are_views_of_the_mapped_file(store: Store) -> None:
     before = pa.total_allocated_bytes()
     part = store.part(0)
-    features = column_numpy(part.masters, "features")
+    features = column_numpy(part.node_columns[0], "features")
     assert features.shape == (part.num_masters, 3)
     for table in part.tables().values():
         for name in table.column_names:
@@ -101,7 +110,7 @@ def test_open_store_raises_store_error_when_a_file_is_truncated(file: str, store
         *(f"part-00001/{n}.arrow" for n in TABLES),
         "part-00002/part.json",
         "book.arrow",
-        "index/bucket-00000/original_id.arrow",
+        "index/bucket-00000/original_id-0.arrow",
     ],
 )
 def test_open_store_raises_store_error_when_a_file_is_missing(file: str, store: Store) -> None:
@@ -163,16 +172,20 @@ def test_opening_damaged_headers_raises_store_error_only(store: Store) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ('"format_version": 2', r"manifest\.json: expected format version 1 or older, got 2"),
+        (
+            '"format_version": 1',
+            r"manifest\.json: expected format version 2, got 1\. Partition the graph again\.$",
+        ),
+        ('"format_version": 3', r"manifest\.json: expected format version 2, got 3\. Upgrade"),
         ('"format_version": "x"', r"manifest\.json: expected a manifest, got format_version"),
     ],
-    ids=["newer", "nonsense"],
+    ids=["older", "newer", "nonsense"],
 )
 def test_open_store_raises_store_error_when_the_format_is_unknown(
     change: str, match: str, store: Store
 ) -> None:
     path = store.path / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 1', change))
+    path.write_text(path.read_text().replace('"format_version": 2', change))
     with pytest.raises(StoreError, match=match) as caught:
         open_store(store.path)
     assert "\n" not in str(caught.value)

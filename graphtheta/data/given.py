@@ -1,0 +1,209 @@
+"""Tables that a user gives: one of nodes and one of edges, or a mapping by type of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from graphtheta.data.convert import convert
+from graphtheta.data.mapping import (
+    Column,
+    ColumnOptions,
+    EdgeListOptions,
+    NodeOptions,
+    options_by_table,
+    plan_edges,
+    plan_nodes,
+)
+from graphtheta.data.source import TableInMemory
+from graphtheta.data.survey import check_kinds, unify_ids
+from graphtheta.data.tables import as_table, surveyed, with_keys
+from graphtheta.data.types import (
+    EDGE,
+    NODE,
+    EdgeTable,
+    NodeTable,
+    Relation,
+    edge_tables,
+    node_tables,
+)
+from graphtheta.errors import ConfigError
+
+__all__ = ["GivenTable", "by_type", "given_tables", "keyed_tables"]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenTable:
+    """Table of a user, with the names of its columns.
+
+    Attributes:
+        name: Name of the table in messages.
+        rows: The table.
+        options: Names of the columns.
+    """
+
+    name: str
+    rows: pa.Table
+    options: ColumnOptions
+
+
+def by_type(
+    nodes: Any, edges: Any
+) -> tuple[dict[str, tuple[str, Any]], dict[Relation, tuple[str, Any]]]:
+    """Return the tables of each node type and relation, each with its name in messages.
+
+    Args:
+        nodes: Node table, or a mapping from node types to tables; None for no node table.
+        edges: Edge table, or a mapping from relations to tables.
+
+    Raises:
+        ConfigError: If only one of them is a mapping, or a relation is malformed or given twice.
+    """
+    if not (_is_by_type(nodes) or _is_by_type(edges)):
+        return {} if nodes is None else {NODE: ("nodes", nodes)}, {EDGE: ("edges", edges)}
+    for where, given, keys in (("nodes", nodes, "node types"), ("edges", edges, "relations")):
+        if not isinstance(given, Mapping) or (given and not _is_by_type(given)):
+            raise ConfigError(
+                f"{where}: expected a mapping from {keys} to tables, got {type(given).__name__}. "
+                "Pass mappings of both, or one table of each."
+            )
+    of_edges: dict[Relation, tuple[str, Any]] = {}
+    for key, table in edges.items():
+        relation = Relation.of(key)
+        if relation in of_edges:
+            raise ConfigError(
+                f"edges: expected one table for each relation, got two for {relation.text}. "
+                "Rename one, or join the tables."
+            )
+        of_edges[relation] = f"edges of {relation.text}", table
+    return {name: (f"nodes of {name}", table) for name, table in nodes.items()}, of_edges
+
+
+def given_tables(
+    nodes: Any,
+    edges: Any,
+    columns: Mapping[Any, ColumnOptions] | None,
+    options: ColumnOptions,
+) -> tuple[dict[str, GivenTable], dict[Relation, GivenTable]]:
+    """Return the tables of `Graph.from_arrow`, which describes the arguments, with their options.
+
+    Raises:
+        ConfigError: If an option does not exist, or is given for a table that does not exist; or as
+            for `by_type`.
+    """
+    of_nodes, of_edges = by_type(nodes, edges)
+    if not (_is_by_type(nodes) or _is_by_type(edges)):
+        if columns is not None:
+            raise ConfigError(
+                "columns: expected with mappings of tables, got one table of nodes and of edges. "
+                "Pass the options themselves, such as labels=..."
+            )
+        _check_options("from_arrow", options, ColumnOptions)
+        of_tables: dict[Any, ColumnOptions] = dict.fromkeys((NODE, EDGE), options)
+    else:
+        if options:
+            raise ConfigError(
+                f"from_arrow: expected the options of each table in columns={{type: {{...}}}}, got "
+                f"{', '.join(options)}. Name the table."
+            )
+        of_tables = {}
+        for key, of_table in (columns or {}).items():
+            table = key if key in of_nodes else Relation.of(key)
+            if table not in of_nodes and table not in of_edges:
+                known = [*of_nodes, *(relation.text for relation in of_edges)]
+                raise ConfigError(
+                    f"columns: expected options of {', '.join(known)}, got {key!r}. Correct it."
+                )
+            _check_options(str(key), of_table, NodeOptions if key in of_nodes else EdgeListOptions)
+            of_tables[table] = of_table
+    return (
+        {
+            name: GivenTable(where, as_table(rows, where), of_tables.get(name, {}))
+            for name, (where, rows) in of_nodes.items()
+        },
+        {
+            relation: GivenTable(where, as_table(rows, where), of_tables.get(relation, {}))
+            for relation, (where, rows) in of_edges.items()
+        },
+    )
+
+
+def keyed_tables(
+    nodes: Mapping[str, GivenTable], edges: Mapping[Relation, GivenTable]
+) -> tuple[tuple[NodeTable, ...], tuple[EdgeTable, ...]]:
+    """Return the node and edge tables of `Graph.from_arrow`, with columns of our types.
+
+    Args:
+        nodes: Node tables by type; if empty, the nodes are the sorted distinct ids of the edges.
+        edges: Edge tables by relation.
+
+    Raises:
+        ConfigError: If a named column does not exist.
+        GraphFormatError: If a column has a wrong type, or an end of an edge is not in the table of
+            its node type.
+    """
+    node_plans = {name: _plan_nodes(given) for name, given in nodes.items()}
+    edge_plans = {relation: _plan_edges(given) for relation, given in edges.items()}
+    given = [*nodes.values(), *edges.values()]
+    plans = [*node_plans.values(), *edge_plans.values()]
+    for one in given:
+        shared = [p for other, p in zip(given, plans, strict=True) if other.options is one.options]
+        check_kinds(shared, one.options.get("label_kinds"))
+    for name in nodes or (NODE,):
+        ids = [(node_plans[name], "id")] if nodes else []
+        for relation, plan in edge_plans.items():
+            ids += [(plan, "src")] if relation.source == name else []
+            ids += [(plan, "dst")] if relation.destination == name else []
+        options = (nodes[name] if nodes else edges[EDGE]).options
+        unify_ids(ids, options.get("id_type"))
+    return with_keys(
+        node_tables({name: _converted_nodes(nodes[name], node_plans[name]) for name in nodes}),
+        edge_tables({r: _converted(edges[r], edge_plans[r]) for r in edges}, nodes or (NODE,)),
+    )
+
+
+def _plan_nodes(given: GivenTable) -> dict[str, Column]:
+    options, _ = options_by_table(given.options)
+    plan = plan_nodes(given.rows.column_names, given.name, **options)
+    return surveyed(plan, given.rows, given.name)
+
+
+def _plan_edges(given: GivenTable) -> dict[str, Column]:
+    _, options = options_by_table(given.options)
+    plan = plan_edges(given.rows.column_names, given.name, **options)
+    return surveyed(plan, given.rows, given.name)
+
+
+def _converted(given: GivenTable, plan: Mapping[str, Column]) -> TableInMemory:
+    return TableInMemory(given.name, convert(given.rows, plan, given.name))
+
+
+def _converted_nodes(given: GivenTable, plan: Mapping[str, Column]) -> TableInMemory:
+    table = _converted(given, plan)
+    if "id" in plan:
+        return table
+    ids = pa.array(np.arange(table.num_rows))
+    return replace(table, rows=table.rows.add_column(0, "id", ids))
+
+
+def _is_by_type(given: Any) -> bool:
+    """Return whether the values of a mapping are tables, not columns."""
+    return (
+        isinstance(given, Mapping)
+        and bool(given)
+        and all(isinstance(value, Mapping) or hasattr(value, "columns") for value in given.values())
+    )
+
+
+def _check_options(where: str, options: Mapping[str, Any], known: type) -> None:
+    names = {*known.__annotations__, "id_type"}
+    for name in options:
+        if name not in names:
+            raise ConfigError(
+                f"{where}: expected options among {', '.join(sorted(names))}, got {name!r}. "
+                "Correct it."
+            )
