@@ -26,7 +26,7 @@ TABLES = (
     "in_edges",
     "out_edges",
     "plan",
-    "masters-0",
+    *("masters-0", "in_edges-0"),
 )
 
 
