@@ -46,6 +46,8 @@ def check_tables(source: GraphSource, *, undirected: bool) -> None:
 def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] | None:
     """Validate the columns of nodes and edges, except ids; collective.
 
+    Warn of a column `type` in a graph of several relations, which replace it in training.
+
     No later phase validates these columns again. Ids are validated by the phases that read them. A
     keyed source has been validated.
 
@@ -53,6 +55,13 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
         GraphFormatError: If a value is invalid, or a label has only one class. For a graph in
             memory, the latter is only a warning.
     """
+    typed = [table.relation.text for table in source.edge_tables if "type" in table.schema.names]
+    if typed and len(source.edge_tables) > 1 and resources.comm.rank == 0:
+        _log.warning(
+            "partition: the column 'type' of %s is kept, but not read in training: the type of an "
+            "edge is its relation.",
+            some(typed, len(typed)),
+        )
     tables = (
         *(("nodes", of_type.table, validate_nodes) for of_type in source.node_tables),
         *(("edges", of_type.table, validate_edges) for of_type in source.edge_tables),

@@ -112,6 +112,14 @@ def test_duplicates_have_the_same_relation_and_type() -> None:
     assert built.manifest.dropped_duplicates == 5
 
 
+def test_a_column_of_types_beside_relations_is_pointed_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build(GRAPH, Plan(1))
+    (record,) = caplog.records
+    assert "the column 'type' of 'paper-extends-paper' is kept" in record.getMessage()
+
+
 def test_training_nodes_of_a_type_are_balanced() -> None:
     plan = Plan(3, "ldg", balance=Balance(train=1.0), balance_split="paper.split")
     parts = build(GRAPH, plan).parts.values()
