@@ -9,7 +9,8 @@ RMAT with 4 node types and 8 relations. All libraries start with the same weight
 gradients are compared before anything is timed. PyG's `FastRGCNConv` is left out where its matrix
 per edge needs more than `--largest` bytes.
 
-The columns, and how memory is measured, are those of `epochs.py`.
+The columns, and how memory is measured, are those of `epochs.py`; CPU seconds are those of all
+threads together, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def main() -> int:
     options = _options()
     print(f"{options.threads} threads, medians of {options.runs} runs\n")
     head = ("graph", "hidden", "bases", "GraphTheta ms", "PyG ms", "x (bar)")
+    head += ("GraphTheta CPU s", "PyG CPU s", "x (bar)")
     head += ("GraphTheta MB", "PyG MB", "less memory (bar)", "differs")
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     differs = False
@@ -59,9 +61,10 @@ def main() -> int:
         about = {"graph": name, "nodes": graph.num_nodes, "edges": graph.num_edges}
         about |= {"relations": int(graph.column("type").max()) + 1}
         with written(graph) as folder:
-            comparison = PeerComparison("typed", folder, options, ("graphtheta", "pyg"))
+            peers = ("pyg",) if "pyg" in options.peers.split(",") else ()
+            comparison = PeerComparison("typed", folder, options, ("graphtheta", *peers))
             for hidden in map(int, options.hidden.split(",")):
-                for bases in (None, 8):
+                for bases in map(int, options.bases.split(",")):
                     cells, difference = _measure(comparison, about, hidden, bases)
                     differs |= difference > TOLERANCE
                     print(f"| {' | '.join(cells)} |", flush=True)
@@ -72,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--graphs", default="debian,rmat", help="debian, rmat")
     parser.add_argument("--hidden", default="32,64", help="columns between the layers")
+    parser.add_argument("--bases", default="0,8", help="bases of the matrices; 0 for none")
     parser.add_argument("--scale", type=int, default=20, help="RMAT scale")
     parser.add_argument("--largest", type=float, default=3e9, help="bytes for FastRGCNConv")
     parser.add_argument("--data", type=Path, help="folder with debian/")
@@ -147,13 +151,14 @@ def _graph(
 
 
 def _measure(
-    comparison: PeerComparison, about: dict[str, Any], hidden: int, bases: int | None
+    comparison: PeerComparison, about: dict[str, Any], hidden: int, bases: int
 ) -> tuple[list[str], float]:
     """Compare and time all libraries; return the cells of a row, and the largest difference."""
     options, folder = comparison.options, comparison.folder
     weights, names = str(folder / "weights.npz"), comparison.libraries
-    sizes = {"hidden": hidden, "bases": bases}
+    sizes = {"hidden": hidden, "bases": bases or None}
     times: dict[str, Record] = {}
+    cpu: dict[str, float] = {}
     taken: dict[str, Record] = {}
     built: dict[str, dict[str, Any]] = {}
     with comparison.started(*names) as workers:
@@ -166,10 +171,13 @@ def _measure(
             form = {"form": built[name]["form"], "allow_chunked": options.allow_chunked}
             worker.request("build", **form, **case)
             worker.request("save", path=str(folder / f"{name}.npz"))
-        difference, what = largest_difference(folder / "graphtheta.npz", folder / "pyg.npz")
+        saved = (folder / f"{name}.npz" for name in (names[0], names[-1]))
+        difference, what = largest_difference(*saved)
         for name, parts in comparison.time(workers).items():
             case = {"model": "rgcn", "library": name, **sizes, **about}
             more = built[name] | {"difference": difference}
+            cpu[name] = float(np.median(parts["cpu"]))
+            more["cpu_seconds"] = cpu[name]
             times[name] = comparison.record("typed", case, parts["epoch"], **more)
     for name in () if options.no_memory else names:
         with comparison.started(name) as workers:
@@ -179,8 +187,11 @@ def _measure(
         case = {"model": "rgcn", "library": name, **sizes, **about}
         taken[name] = comparison.record("typed", case, [size], unit="bytes", **form)
     cells = [about["graph"], str(hidden), str(bases or "-")]
-    cells += [*(milliseconds(times[name]) for name in names), ratio(times, TIME_BAR)]
-    cells += [*(megabytes(taken.get(name)) for name in names), ratio(taken, MEMORY_BAR)]
+    both = ("graphtheta", "pyg")
+    cells += [*(milliseconds(times.get(name)) for name in both), ratio(times, TIME_BAR)]
+    cells += [f"{cpu[name]:.2f}" if name in cpu else "-" for name in both]
+    cells.append(f"{cpu[names[-1]] / cpu['graphtheta']:.2f} ({TIME_BAR:g})")
+    cells += [*(megabytes(taken.get(name)) for name in both), ratio(taken, MEMORY_BAR)]
     return [*cells, f"{what} by {difference:.1e}" if difference > TOLERANCE else "no"], difference
 
 

@@ -203,8 +203,8 @@ def megabytes(record: Record | None) -> str:
 
 
 def _total_seconds(answer: Mapping[str, Any]) -> float:
-    """Return the total seconds of all parts; "waited" is already included in another part."""
-    return sum(value for name, value in _seconds(answer).items() if name != "waited")
+    """Return the total seconds of all parts; "waited" and "cpu" are included in another part."""
+    return sum(v for name, v in _seconds(answer).items() if name not in ("waited", "cpu"))
 
 
 def _seconds(answer: Mapping[str, Any]) -> dict[str, float]:

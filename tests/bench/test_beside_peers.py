@@ -48,3 +48,13 @@ def test_epochs(tmp_path: Path) -> None:
     records = [r for r in load(written) if r["case"]["library"] == "graphtheta"]
     assert [r["unit"] for r in records] == ["seconds", "bytes"] * 2
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.spawn
+def test_typed(tmp_path: Path) -> None:
+    written = tmp_path / "records.jsonl"
+    sizes = ("--graphs", "rmat", "--scale", "6", "--hidden", "8", "--bases", "0,2")
+    output = run_script("typed.py", *sizes, "--json", str(written))
+    assert output.count("| rmat 6 x 10 | 8 |") == 2
+    assert {record["case"]["bases"] for record in load(written)} == {None, 2}
