@@ -38,6 +38,7 @@ def partition(
     ] = None,
     edges: Annotated[str | None, option("PATH", panel=_GRAPH)] = None,
     undirected: Annotated[bool, flag("--undirected", panel=_GRAPH)] = False,
+    add_reverse: Annotated[bool, flag("--add-reverse", panel=_GRAPH)] = False,
     drop_self_loops: Annotated[bool, flag("--drop-self-loops", panel=_GRAPH)] = False,
     drop_duplicates: Annotated[bool, flag("--drop-duplicates", panel=_GRAPH)] = False,
     id: Annotated[str | None, _column("COLUMN", default="id")] = None,
@@ -97,6 +98,8 @@ def partition(
         nodes: Node table, with --edges: a Parquet, Arrow or CSV file, or a directory of them.
         edges: Edge table: a Parquet, Arrow, CSV, .npy or .bin file, or a directory of them.
         undirected: Add the reverse of every edge.
+        add_reverse: Add the relation rev_NAME for each relation, from its destinations to its
+            sources.
         drop_self_loops: Drop edges from a node to itself.
         drop_duplicates: Keep only the first of the edges with the same source, destination and
             type, after reversing.
@@ -131,6 +134,9 @@ def partition(
         threads: Threads per worker.
         scratch: Directory for temporary files.
 
+    In a graph of several tables, a name such as section is a column of every table that has it,
+    and one such as package.section or author-writes-paper.stars of that table.
+
     Example:
       graphtheta partition cora store --parts 2
       graphtheta partition --nodes nodes.csv --edges edges/ store --parts 8 --features 'f_*'
@@ -138,6 +144,7 @@ def partition(
     """
     from graphtheta.cli.progress import PhaseProgress
     from graphtheta.cli.worker import start_worker
+    from graphtheta.data.reverse import WithReverse
     from graphtheta.datasets.reading import reading
     from graphtheta.partition import (
         Balance,
@@ -190,6 +197,7 @@ def partition(
         balance_split=balance_split,
     )
     source = _source(path, nodes, edges, columns)
+    source = WithReverse(source) if add_reverse else source
     show_rows(reading(source), title=f"{path or edges}, as it is read")
     job = replace(resources, held=held_bytes(source))
     title = f"{path or edges} in {counted(parts, 'part')}"

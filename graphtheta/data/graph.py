@@ -17,6 +17,7 @@ from graphtheta.data import interop
 from graphtheta.data.given import given_tables, keyed_tables
 from graphtheta.data.graph_tables import GraphTables
 from graphtheta.data.mapping import ColumnOptions
+from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import (
     LabelKind,
     as_numpy,
@@ -27,6 +28,7 @@ from graphtheta.data.schema import (
 )
 from graphtheta.data.tables import (
     converted,
+    moved,
     rows_of,
     with_keys,
 )
@@ -196,6 +198,7 @@ class Graph(GraphTables):
         edges: Any,
         *,
         columns: Mapping[Any, ColumnOptions] | None = None,
+        add_reverse: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> Graph:
         """Convert node tables and edge tables that contain the ids of nodes.
@@ -216,6 +219,8 @@ class Graph(GraphTables):
             edges: Edge table, or a mapping from relations `(source type, name, destination type)`,
                 or texts such as `author-writes-paper`, to their tables.
             columns: With mappings, the options of each table by its type or relation.
+            add_reverse: Whether to add the relation `rev_<name>` for each relation, from its
+                destinations to its sources.
             options: Names of the columns, such as `features="f_*"`; see
                 `graphtheta.data.mapping.ColumnOptions`.
 
@@ -227,27 +232,33 @@ class Graph(GraphTables):
                 or a relation has an unknown type.
             GraphFormatError: If an end of an edge is not in its node table, or as for `Graph`.
         """
-        return cls._of(keyed_tables(*given_tables(nodes, edges, columns, options)))
+        graph = cls._of(keyed_tables(*given_tables(nodes, edges, columns, options)))
+        return cls.from_source(graph, add_reverse=True) if add_reverse else graph
 
     @classmethod
-    def from_source(cls, source: GraphSource) -> Graph:
+    def from_source(cls, source: GraphSource, *, add_reverse: bool = False) -> Graph:
         """Read a whole source into memory.
+
+        Args:
+            source: The source.
+            add_reverse: Whether to add reverse relations, as in `from_arrow`.
 
         Raises:
             GraphFormatError: As for `from_arrow`.
         """
         need_attribute(source, "edge_tables", "from_source", "a source of nodes and edges")
+        source = WithReverse(source) if add_reverse else source
         if source.keyed and source.node_tables:
             return cls._of((source.node_tables, source.edge_tables))
         return cls._of(with_keys(source.node_tables, source.edge_tables))
 
     @classmethod
     def from_pyg(cls, data: Any, *, label_kind: LabelKind | None = None) -> Graph:
-        """Convert a `torch_geometric.data.Data`.
+        """Convert a `torch_geometric.data.Data`, or a `HeteroData` to a graph of several types.
 
         Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the
-        masks (as split `split`; masks of several columns also as `0`, `1`, ...) and `original_id`.
-        Without `original_id`, the id of a node is its row. A class below 0 and a target of NaN are
+        masks (as split `split`; masks of several columns also as `0`, `1`, ...) and `original_id`,
+        of each type of a `HeteroData`. Without `original_id`, the id of a node is its row. A class below 0 and a target of NaN are
         missing labels.
 
         Args:
@@ -257,10 +268,11 @@ class Graph(GraphTables):
                 regression targets.
 
         Raises:
-            GraphFormatError: If the graph is heterogeneous or has no `edge_index`, the length of a
-                tensor is not that of the graph, or as for `Graph`.
+            ConfigError: If the name of a type contains `-`.
+            GraphFormatError: If there is no `edge_index` or the number of nodes of a type is
+                unknown, the length of a tensor is not that of the graph, or as for `Graph`.
         """
-        return cls(*converted(*interop.from_pyg(data), label_kind))
+        return cls._of(converted(*interop.from_pyg(data), label_kind))
 
     @classmethod
     def from_dgl(
@@ -274,7 +286,7 @@ class Graph(GraphTables):
         edge_weight: str = "weight",
         label_kind: LabelKind | None = None,
     ) -> Graph:
-        """Convert a homogeneous `dgl.DGLGraph`.
+        """Convert a `dgl.DGLGraph`; a heterograph becomes a graph of several types.
 
         Reads the tensors below if they exist, the masks as `from_pyg` does, and
         `ndata["original_id"]`. Without that, the id of a node is its row.
@@ -289,11 +301,12 @@ class Graph(GraphTables):
             label_kind: Kind of the label `y`, as in `from_pyg`.
 
         Raises:
-            GraphFormatError: If the graph has several node or edge types, or as for `from_pyg`.
+            ConfigError: As for `from_pyg`.
+            GraphFormatError: As for `from_pyg`.
         """
         node_keys = {"features": features, "y": label}
         edge_keys = {"attr": edge_features, "type": edge_type, "weight": edge_weight}
-        return cls(*converted(*interop.from_dgl(graph, node_keys, edge_keys), label_kind))
+        return cls._of(converted(*interop.from_dgl(graph, node_keys, edge_keys), label_kind))
 
     @classmethod
     def from_networkx(cls, graph: Any, **attributes: Unpack[ColumnOptions]) -> Graph:
@@ -316,13 +329,13 @@ class Graph(GraphTables):
         return cls.from_arrow(*interop.from_networkx(graph, **attributes), **attributes)
 
     def to_pyg(self, *, label: str | None = None, split: str | None = None) -> Any:
-        """Convert to a `torch_geometric.data.Data`.
+        """Convert to a `torch_geometric.data.Data`, or a graph of several types to a `HeteroData`.
 
         A missing class is -1, a missing target NaN.
 
         Args:
-            label: Label that becomes `y`. If None, `y` or the only label; without labels there is
-                no `y`.
+            label: Label that becomes `y`, such as `paper.venue`. If None, of each node type `y` or
+                the only label; without labels there is no `y`.
             split: Split that becomes the masks. If None, the splits `0`, `1`, ... as columns of the
                 masks if they exist, else `split` or the only split; without splits there are no
                 masks.
@@ -330,12 +343,12 @@ class Graph(GraphTables):
         Raises:
             ConfigError: If there is no such label or split.
         """
-        return interop.to_pyg(self.nodes, self.edges, label=label, split=split)
+        return interop.to_pyg(*self._by_type(), label=label, split=split)
 
     def to_dgl(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `dgl.DGLGraph`, with the keys that `from_dgl` reads by default.
 
-        String ids are left out, because DGL stores only tensors.
+        A graph of several types becomes a heterograph. String ids are left out, because DGL stores only tensors.
 
         Args:
             label: Label that becomes `ndata["label"]`; chosen as in `to_pyg`.
@@ -344,7 +357,15 @@ class Graph(GraphTables):
         Raises:
             ConfigError: If there is no such label or split.
         """
-        return interop.to_dgl(self.nodes, self.edges, label=label, split=split)
+        return interop.to_dgl(*self._by_type(), label=label, split=split)
+
+    def _by_type(self) -> tuple[dict[str, pa.Table], dict[Relation, pa.Table]]:
+        """Return the tables by type, with rows of the node tables as ends of edges."""
+        edges = moved(self.node_tables, self.edge_tables, -1)
+        return (
+            {table.name: rows_of(table) for table in self.node_tables},
+            {table.relation: rows_of(table) for table in edges},
+        )
 
     def to_networkx(self) -> Any:
         """Convert to a `networkx.MultiDiGraph` of original ids, with all columns as attributes.

@@ -30,13 +30,17 @@ from graphtheta.data.schema import (
     named_column,
     names_of,
     need_attribute,
+    need_name,
     refuse,
     split_columns,
 )
+from graphtheta.data.types import EDGE, NODE, Relation
 from graphtheta.errors import GraphFormatError
 from graphtheta.wording import counted
 
-Tables = tuple[pa.Table, pa.Table]  # nodes, edges
+NodeRows = Mapping[str, pa.Table]
+EdgeRows = Mapping[Relation, pa.Table]  # src and dst are rows of their node tables
+Tables = tuple[NodeRows, EdgeRows]
 
 __all__ = ["from_dgl", "from_networkx", "from_pyg", "to_dgl", "to_networkx", "to_pyg"]
 
@@ -47,86 +51,131 @@ _PYG_NAMES = {"features": "x", "attr": "edge_attr", "type": "edge_type", "weight
 
 
 def from_pyg(data: Any) -> Tables:
-    """Return the node and edge tables of a `torch_geometric.data.Data`; see `Graph.from_pyg`."""
+    """Return the tables of a `torch_geometric` `Data` or `HeteroData`; see `Graph.from_pyg`."""
     if hasattr(data, "node_types"):
-        raise GraphFormatError(
-            "from_pyg: expected a graph of one node type, got HeteroData. "
-            "Convert it with data.to_homogeneous()."
-        )
-    need_attribute(data, "edge_index", "from_pyg", "a torch_geometric.data.Data")
-    if data.edge_index is None:
-        raise GraphFormatError(
-            "from_pyg: expected edge_index, got none. "
-            "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
-        )
-    src, dst = _array(data.edge_index)
-    node_data, edge_data = (
-        {name: getattr(data, _PYG_NAMES.get(name, name), None) for name in names}
-        for names in (_NODE_DATA, _EDGE_DATA)
-    )
-    edges = {"src": src, "dst": dst, **edge_data}
-    return _from_arrays("from_pyg", int(data.num_nodes), node_data, edges)
+        nodes = {name: data[name] for name in data.node_types}
+        edges = {Relation.of(relation): data[relation] for relation in data.edge_types}
+        _need_edges("from_pyg", edges)
+    else:
+        need_attribute(data, "edge_index", "from_pyg", "a torch_geometric.data.Data or HeteroData")
+        nodes, edges = {NODE: data}, {EDGE: data}
+    node_tables, edge_tables = {}, {}
+    for relation, store in edges.items():
+        where = _where("from_pyg", relation.text, EDGE.text)
+        if getattr(store, "edge_index", None) is None:
+            remedy = "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
+            raise refuse(where, "edge_index", "none", remedy)
+        values = {n: getattr(store, _PYG_NAMES.get(n, n), None) for n in _EDGE_DATA}
+        edge_tables[relation] = _edge_table(where, _array(store.edge_index), values)
+    for name, store in nodes.items():
+        where = _where("from_pyg", name, NODE)
+        if store.num_nodes is None:
+            raise refuse(where, "num_nodes", "none", f"Set data[{name!r}].num_nodes.")
+        values = {n: getattr(store, _PYG_NAMES.get(n, n), None) for n in _NODE_DATA}
+        node_tables[name] = _node_table(where, int(store.num_nodes), values)
+    return node_tables, edge_tables
 
 
 def to_pyg(
-    nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
+    nodes: NodeRows, edges: EdgeRows, *, label: str | None = None, split: str | None = None
 ) -> Any:
-    """Return tables of a graph as a `torch_geometric.data.Data`; see `Graph.to_pyg`."""
+    """Return tables as a `torch_geometric` `Data` or `HeteroData`; see `Graph.to_pyg`."""
     import torch
-    from torch_geometric.data import Data
+    from torch_geometric.data import Data, HeteroData
 
-    node_arrays, edge_arrays = _to_arrays(nodes, edges, label, split)
-    tensors = {
-        _PYG_NAMES.get(name, name): torch.tensor(array)
-        for name, array in {**node_arrays, **edge_arrays}.items()
-        if name not in ("src", "dst") and array.dtype != object
-    }
-    if "original_id" in node_arrays and "original_id" not in tensors:
-        tensors["original_id"] = node_arrays["original_id"].tolist()
-    edge_index = torch.tensor(np.stack([edge_arrays["src"], edge_arrays["dst"]]))
-    return Data(edge_index=edge_index, num_nodes=nodes.num_rows, **tensors)
-
-
-def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, str]) -> Tables:
-    """Return the node and edge tables of a homogeneous `dgl.DGLGraph`; see `Graph.from_dgl`.
-
-    Args:
-        graph: Graph to convert.
-        node_keys: Keys in `ndata` of `features` and `y`.
-        edge_keys: Keys in `edata` of `attr`, `type` and `weight`.
-    """
-    need_attribute(graph, "is_homogeneous", "from_dgl", "a dgl.DGLGraph")
-    if not graph.is_homogeneous:
-        raise GraphFormatError(
-            "from_dgl: expected a graph of one node and one edge type, got several. "
-            "Convert it with dgl.to_homogeneous."
-        )
-    src, dst = graph.edges(order="eid")
-    node_data = {name: graph.ndata.get(node_keys.get(name, name)) for name in _NODE_DATA}
-    edge_data = {name: graph.edata.get(key) for name, key in edge_keys.items()}
-    edges = {"src": src, "dst": dst, **edge_data}
-    return _from_arrays("from_dgl", int(graph.num_nodes()), node_data, edges)
-
-
-def to_dgl(
-    nodes: pa.Table, edges: pa.Table, *, label: str | None = None, split: str | None = None
-) -> Any:
-    """Return tables of a graph as a `dgl.DGLGraph`; see `Graph.to_dgl`."""
-    import dgl
-    import torch
-
-    node_arrays, edge_arrays = _to_arrays(nodes, edges, label, split)
-    ends = torch.tensor(edge_arrays.pop("src")), torch.tensor(edge_arrays.pop("dst"))
-    result = dgl.graph(ends, num_nodes=nodes.num_rows)
-    names = {"features": "feat", "y": "label", "attr": "feat", "type": "etype"}
-    for frame, columns in ((result.ndata, node_arrays), (result.edata, edge_arrays)):
-        for name, array in columns.items():
-            if array.dtype != object:
-                frame[names.get(name, name)] = torch.tensor(array)
+    typed = list(nodes) != [NODE] or list(edges) != [EDGE]
+    result = HeteroData() if typed else Data()
+    for name, arrays in _node_arrays(nodes, label, split).items():
+        store = result[name] if typed else result
+        store.num_nodes = nodes[name].num_rows
+        for key, array in arrays.items():
+            value = array.tolist() if array.dtype == object else torch.tensor(array)
+            setattr(store, _PYG_NAMES.get(key, key), value)
+    for relation, table in edges.items():
+        store = result[tuple(relation)] if typed else result
+        arrays = _edge_arrays(table)
+        ends = np.stack([arrays.pop("src"), arrays.pop("dst")])
+        store.edge_index = torch.tensor(ends)
+        for key, array in arrays.items():
+            setattr(store, _PYG_NAMES.get(key, key), torch.tensor(array))
     return result
 
 
-def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> Tables:
+def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, str]) -> Tables:
+    """Return the tables of a `dgl.DGLGraph`; see `Graph.from_dgl`.
+
+    Args:
+        graph: Graph to convert.
+        node_keys: Keys in the data of nodes of `features` and `y`.
+        edge_keys: Keys in the data of edges of `attr`, `type` and `weight`.
+    """
+    need_attribute(graph, "is_homogeneous", "from_dgl", "a dgl.DGLGraph")
+    typed = not graph.is_homogeneous
+    node_tables, edge_tables = {}, {}
+    for name in graph.ntypes:
+        data = graph.nodes[name].data
+        values = {n: data.get(node_keys.get(n, n)) for n in _NODE_DATA}
+        owner = name if typed else NODE
+        where = _where("from_dgl", owner, NODE)
+        node_tables[owner] = _node_table(where, int(graph.num_nodes(name)), values)
+    for names in graph.canonical_etypes:
+        data = graph.edges[names].data
+        values = {n: data.get(key) for n, key in edge_keys.items()}
+        relation = Relation.of(names) if typed else EDGE
+        where = _where("from_dgl", relation.text, EDGE.text)
+        ends = [_array(end) for end in graph.edges(order="eid", etype=names)]
+        edge_tables[relation] = _edge_table(where, np.stack(ends), values)
+    _need_edges("from_dgl", edge_tables)
+    return node_tables, edge_tables
+
+
+def to_dgl(
+    nodes: NodeRows, edges: EdgeRows, *, label: str | None = None, split: str | None = None
+) -> Any:
+    """Return tables as a `dgl.DGLGraph`; see `Graph.to_dgl`."""
+    import dgl
+    import torch
+
+    names = {"features": "feat", "y": "label", "attr": "feat", "type": "etype"}
+    of_edges = {relation: _edge_arrays(table) for relation, table in edges.items()}
+    ends = {
+        tuple(relation): tuple(torch.tensor(arrays.pop(end)) for end in ("src", "dst"))
+        for relation, arrays in of_edges.items()
+    }
+    counts = {name: table.num_rows for name, table in nodes.items()}
+    typed = list(nodes) != [NODE] or list(edges) != [EDGE]
+    result = (
+        dgl.heterograph(ends, num_nodes_dict=counts)
+        if typed
+        else dgl.graph(ends[tuple(EDGE)], num_nodes=counts[NODE])
+    )
+    frames = [
+        *(
+            (result.nodes[name if typed else result.ntypes[0]].data, arrays)
+            for name, arrays in _node_arrays(nodes, label, split).items()
+        ),
+        *(
+            (result.edges[tuple(relation) if typed else result.canonical_etypes[0]].data, arrays)
+            for relation, arrays in of_edges.items()
+        ),
+    ]
+    for frame, arrays in frames:
+        for key, array in arrays.items():
+            if array.dtype != object:
+                frame[names.get(key, key)] = torch.tensor(array)
+    return result
+
+
+def _where(what: str, owner: str, untyped: str) -> str:
+    return what if owner == untyped else f"{what}: {owner}"
+
+
+def _need_edges(where: str, edges: Mapping[Relation, Any]) -> None:
+    if not edges:
+        raise refuse(where, "at least one edge type", "none", "Add edges.")
+
+
+def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> tuple[pa.Table, pa.Table]:
     """Return the node and edge tables of a networkx graph for `Graph.from_arrow`.
 
     They have the attributes that `attributes` names, and the edges contain the ids of nodes.
@@ -198,11 +247,8 @@ def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArra
     return arrays
 
 
-def _from_arrays(
-    where: str, num_nodes: int, node_data: Mapping[str, Any], edge_data: Mapping[str, Any]
-) -> Tables:
-    nodes = _arrays(node_data, num_nodes, where)
-    edges = _arrays(edge_data, len(_array(edge_data["src"])), where)
+def _node_table(where: str, num_nodes: int, data: Mapping[str, Any]) -> pa.Table:
+    nodes = _arrays(data, num_nodes, where)
     none = np.zeros(num_nodes, np.bool_)
     masks = [nodes.pop(name).astype(np.bool_) if name in nodes else None for name in MASKS]
     found = [mask for mask in masks if mask is not None]
@@ -211,16 +257,20 @@ def _from_arrays(
         columns["features"] = matrix_column(nodes["features"].reshape(num_nodes, -1))
     if "y" in nodes:
         columns["label:y"] = _label_column(nodes["y"])
-    node_table = pa.table(columns)
     if found:
         blank = none if found[0].ndim == 1 else np.zeros_like(found[0])
         train, val, test = (blank if mask is None else mask for mask in masks)
-        for name, column in split_columns(train, val, test, where).items():
-            node_table = node_table.append_column(name, column)
+        columns |= split_columns(train, val, test, where)
+    return pa.table(columns)
+
+
+def _edge_table(where: str, ends: NDArray[Any], data: Mapping[str, Any]) -> pa.Table:
+    src, dst = ends
+    edges = _arrays({"src": src, "dst": dst, **data}, len(src), where)
     columns = {name: pa.array(array) for name, array in edges.items() if name != "attr"}
     if "attr" in edges:
-        columns["attr"] = matrix_column(edges["attr"].reshape(len(edges["src"]), -1))
-    return node_table, pa.table(columns)
+        columns["attr"] = matrix_column(edges["attr"].reshape(len(src), -1))
+    return pa.table(columns)
 
 
 def _label_column(y: NDArray[Any]) -> pa.Array:
@@ -234,22 +284,42 @@ def _label_column(y: NDArray[Any]) -> pa.Array:
     return pa.array(y, mask=np.isnan(y) if y.dtype.kind == "f" else y < 0)
 
 
-def _to_arrays(
-    nodes: pa.Table, edges: pa.Table, label: str | None, split: str | None
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    ids = as_numpy(nodes["id"])
-    if ids.dtype == object or not np.array_equal(ids, np.arange(nodes.num_rows)):
-        arrays["original_id"] = ids
-    if "features" in nodes.column_names:
-        arrays["features"] = as_numpy(nodes["features"])
-    if label is not None or names_of("label", nodes):
-        arrays["y"] = _label_array(nodes, label)
-    if split is not None or names_of("split", nodes):
-        chosen = _split_array(nodes, split)
-        arrays |= {name: chosen == value for value, name in enumerate(MASKS, start=1)}
+def _node_arrays(
+    nodes: NodeRows, label: str | None, split: str | None
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return the arrays of each node type, by the names of `_NODE_DATA`."""
+    labels, splits = _of_types("label", label, nodes), _of_types("split", split, nodes)
+    found = {}
+    for owner, table in nodes.items():
+        arrays: dict[str, NDArray[Any]] = {}
+        ids = as_numpy(table["id"])
+        if ids.dtype == object or not np.array_equal(ids, np.arange(table.num_rows)):
+            arrays["original_id"] = ids
+        if "features" in table.column_names:
+            arrays["features"] = as_numpy(table["features"])
+        if owner in labels:
+            arrays["y"] = _label_array(table, labels[owner])
+        if owner in splits:
+            chosen = _split_array(table, splits[owner])
+            arrays |= {name: chosen == value for value, name in enumerate(MASKS, start=1)}
+        found[owner] = arrays
+    return found
+
+
+def _of_types(kind: str, name: str | None, nodes: NodeRows) -> dict[str, str | None]:
+    """Return the node types whose label or split is chosen, each with its name there."""
+    if name is None:
+        return {owner: None for owner, table in nodes.items() if names_of(kind, table)}
+    if len(nodes) == 1:
+        return dict.fromkeys(nodes, name)
+    owners = {f"{o}.{n}": (o, n) for o, table in nodes.items() for n in names_of(kind, table)}
+    need_name(name, owners, kind)
+    return dict([owners[name]])
+
+
+def _edge_arrays(edges: pa.Table) -> dict[str, NDArray[Any]]:
     known = [name for name in ("src", "dst", *_EDGE_DATA) if name in edges.column_names]
-    return arrays, {name: as_numpy(edges[name]) for name in known}
+    return {name: as_numpy(edges[name]) for name in known}
 
 
 def _label_array(nodes: pa.Table, name: str | None) -> NDArray[Any]:

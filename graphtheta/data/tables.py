@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,12 @@ from graphtheta.data.schema import (
 from graphtheta.data.source import TableInMemory
 from graphtheta.data.survey import survey
 from graphtheta.data.types import (
+    EDGE,
     NODE,
     EdgeTable,
     NodeTable,
+    Relation,
+    edge_tables,
     node_tables,
 )
 from graphtheta.wording import counted, some
@@ -43,6 +46,7 @@ __all__ = [
     "check_unique_ids",
     "converted",
     "digest_of",
+    "moved",
     "rows_of",
     "surveyed",
     "validated_edges",
@@ -91,15 +95,52 @@ def _column(values: Any) -> Any:
 
 
 def converted(
-    nodes: pa.Table, edges: pa.Table, label_kind: LabelKind | None
-) -> tuple[pa.Table, pa.Table]:
-    """Return the tables of a graph whose edges contain node keys, with columns of our types."""
-    node_plan = plan_nodes(nodes.column_names, "nodes", label_kinds=label_kind)
-    edge_plan = plan_edges(edges.column_names, "edges", src="src", dst="dst")
-    return (
-        convert(nodes, surveyed(node_plan, nodes, "nodes"), "nodes"),
-        convert(edges, surveyed(edge_plan, edges, "edges"), "edges"),
-    )
+    nodes: Mapping[str, pa.Table], edges: Mapping[Relation, pa.Table], label_kind: LabelKind | None
+) -> tuple[tuple[NodeTable, ...], tuple[EdgeTable, ...]]:
+    """Return tables with columns of our types and node keys, from tables with rows as ends.
+
+    Args:
+        nodes: Node tables by type.
+        edges: Edge tables by relation; `src` and `dst` are rows of the node tables.
+        label_kind: Kind of all labels of nodes. If None, it follows from the values.
+
+    Raises:
+        ConfigError: If a relation has an unknown type.
+        GraphFormatError: If a column has a wrong type.
+    """
+    of_nodes, of_edges = {}, {}
+    for name, rows in nodes.items():
+        where = "nodes" if name == NODE else f"nodes of {name}"
+        plan = plan_nodes(rows.column_names, where, label_kinds=label_kind)
+        of_nodes[name] = TableInMemory(where, convert(rows, surveyed(plan, rows, where), where))
+    for relation, rows in edges.items():
+        where = "edges" if relation == EDGE else f"edges of {relation.text}"
+        plan = plan_edges(rows.column_names, where, src="src", dst="dst")
+        of_edges[relation] = TableInMemory(where, convert(rows, surveyed(plan, rows, where), where))
+    node_side = node_tables(of_nodes)
+    return node_side, moved(node_side, edge_tables(of_edges, of_nodes), 1)
+
+
+def moved(
+    nodes: Sequence[NodeTable], edges: Sequence[EdgeTable], sign: Literal[-1, 1]
+) -> tuple[EdgeTable, ...]:
+    """Return edge tables with node keys in place of rows of the node tables, or the reverse.
+
+    Args:
+        nodes: Node tables.
+        edges: Edge tables.
+        sign: 1 if the ends are rows, -1 if they are node keys.
+    """
+    first_keys = {table.name: table.first_key for table in nodes}
+    found = []
+    for table in edges:
+        rows = rows_of(table)
+        for end, name in (("src", table.relation.source), ("dst", table.relation.destination)):
+            if first_keys[name]:
+                keys = pc.add(rows[end], sign * first_keys[name])
+                rows = rows.set_column(rows.column_names.index(end), end, keys)
+        found.append(replace(table, table=TableInMemory(table.where, rows)))
+    return tuple(found)
 
 
 def with_keys(

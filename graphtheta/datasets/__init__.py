@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.mapping import natural_key
+from graphtheta.data.reverse import WithReverse
 from graphtheta.datasets import (
     bitcoin_otc,
     edge_list,
@@ -26,6 +27,7 @@ from graphtheta.datasets import (
     tables,
     wordnet,
 )
+from graphtheta.datasets.typed import folder
 from graphtheta.errors import ConfigError
 from graphtheta.wording import some
 
@@ -61,6 +63,7 @@ READERS: dict[str, Reader] = {
     "graphsaint": graphsaint,
     "musae": musae,
     "npz": npz,
+    "typed-tables": folder,
     "tables": tables,
     "edge-list": edge_list,
 }
@@ -80,14 +83,17 @@ def load(name: str) -> Graph:
     return DATASETS[name]()
 
 
-def read(uri: str, **options: Any) -> GraphSource:
+def read(uri: str, *, add_reverse: bool = False, **options: Any) -> GraphSource:
     """Read a graph in any known format, or a bundled data set.
 
     Args:
         uri: Name of a data set; or a path or URI of a Planetoid folder (`ind.<name>.*`), a folder
             of Bitcoin OTC, WordNet, OpenKE, GraphSAINT or MUSAE, an npz file or a folder with one,
-            a folder with `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only
+            a folder with `nodes-<type>` and `edges-<source>-<name>-<destination>` tables, one with
+            `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only
             edges, or a file with an edge list.
+        add_reverse: Whether to add the relation `rev_<name>` for each relation, as
+            `graphtheta.data.reverse.WithReverse` does.
         options: Options of the reader that recognises it, for example of
             `graphtheta.datasets.tables.read`.
 
@@ -98,6 +104,11 @@ def read(uri: str, **options: Any) -> GraphSource:
         ConfigError: If no reader recognises it, or the reader has no such option.
         GraphFormatError: If the files are damaged or contain wrong values.
     """
+    source = _read(uri, options)
+    return WithReverse(source) if add_reverse else source
+
+
+def _read(uri: str, options: dict[str, Any]) -> GraphSource:
     if uri in DATASETS:
         _check_options(f"data set {uri!r}", load, options)
         return load(uri)

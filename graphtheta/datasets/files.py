@@ -35,7 +35,7 @@ from graphtheta.datasets.formats import Csv, Format, Ipc, Parquet, num_lines
 from graphtheta.errors import ConfigError, GraphFormatError, GraphThetaError
 from graphtheta.wording import some
 
-__all__ = ["SUFFIXES", "TableFiles", "exists", "suffix"]
+__all__ = ["SUFFIXES", "TableFiles", "exists", "names_in", "read_bytes", "suffix"]
 
 _log = logging.getLogger(__name__)
 
@@ -222,6 +222,30 @@ def exists(uri: str) -> bool:
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
     except (OSError, ValueError):
         return False
+
+
+def names_in(uri: str) -> list[str]:
+    """Return the names in a folder in natural order; none if it is no folder or cannot be read."""
+    try:
+        system, path = _system(uri)
+        if system.get_file_info(path).type != fs.FileType.Directory:
+            return []
+        found = system.get_file_info(fs.FileSelector(path))
+    except (OSError, ValueError):
+        return []
+    return sorted((info.base_name for info in found), key=natural_key)
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return the content of a small file.
+
+    Raises:
+        GraphFormatError: If it cannot be read.
+    """
+    with _reading(uri):
+        system, path = _system(uri)
+        with system.open_input_stream(path, compression=None) as file:
+            return bytes(file.read())
 
 
 def _system(uri: str) -> tuple[fs.FileSystem, str]:

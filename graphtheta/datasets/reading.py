@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import GraphSource
 from graphtheta.data.types import qualified
@@ -21,9 +22,11 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
         "text" if pa.types.is_string(schema.field(0).type) else "integers": 0 for schema in schemas
     }
     rows = [("ids", " and ".join(kinds))]
-    if isinstance(source, TableSource):
-        rows += source.files()
-    summaries = source.summaries() if isinstance(source, TableSource) else {}
+    given = source.source if isinstance(source, WithReverse) else source
+    summaries = {}
+    if isinstance(given, TableSource):
+        rows += given.files()
+        summaries = given.summaries()
     tables = [
         *(("node", table.name, table, len(nodes)) for table in nodes),
         *(("edge", table.relation.text, table, len(edges)) for table in edges),

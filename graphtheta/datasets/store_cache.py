@@ -35,7 +35,12 @@ _DEFAULT_METHOD = "node-hash"  # the only method that never needs a whole graph 
 
 
 def open_input(
-    path: str, comm: Communicator, *, method: str | None = None, undirected: bool = False
+    path: str,
+    comm: Communicator,
+    *,
+    method: str | None = None,
+    undirected: bool = False,
+    add_reverse: bool = False,
 ) -> Store:
     """Open a store, or partition any other input that `graphtheta.datasets.read` reads; collective.
 
@@ -44,6 +49,7 @@ def open_input(
         comm: The workers. An input that is not a store is partitioned into one part per worker.
         method: Partitioner of such an input. If None, `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
+        add_reverse: Whether to add the relation `rev_<name>` for each relation of such an input.
 
     Raises:
         ConfigError: If the input does not exist, or is a store without the reverse edges.
@@ -52,13 +58,21 @@ def open_input(
     """
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
-        return cached_store(lambda: read(path), comm, method=method, undirected=undirected)
-    store = open_store(path, parts=())  # each worker checks the parts that it opens
-    if undirected and not store.manifest.undirected:
-        raise ConfigError(
-            f"{path}: expected a store with the reverse of every edge, got one made without "
-            "--undirected. Partition it again, or leave --undirected out."
+        return cached_store(
+            lambda: read(path, add_reverse=add_reverse), comm, method=method, undirected=undirected
         )
+    store = open_store(path, parts=())  # each worker checks the parts that it opens
+    manifest = store.manifest
+    has_reverse = any(relation.name.startswith("rev_") for relation in manifest.relations)
+    for option, asked, has in (
+        ("--undirected", undirected, manifest.undirected),
+        ("--add-reverse", add_reverse, has_reverse),
+    ):
+        if asked and not has:
+            raise ConfigError(
+                f"{path}: expected a store with the reverse of every edge, got one made without "
+                f"{option}. Partition it again, or leave {option} out."
+            )
     return store
 
 

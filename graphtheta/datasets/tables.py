@@ -1,9 +1,10 @@
-"""Graph of a node table and an edge table in files, read by ranges of rows."""
+"""Graph of node tables and edge tables in files, read by ranges of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Unpack
+from dataclasses import dataclass, field
+from typing import Any, Unpack, cast
 
 import pyarrow as pa
 import xxhash
@@ -16,23 +17,42 @@ from graphtheta.data.mapping import (
     plan_edges,
     plan_nodes,
 )
+from graphtheta.data.schema import need_column
 from graphtheta.data.survey import check_kinds, unify_ids
-from graphtheta.data.types import EDGE, NODE, edge_tables, node_tables
+from graphtheta.data.types import EDGE, NODE, Relation, edge_tables, node_tables, qualified
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
+from graphtheta.datasets.typed.options import options_by_type
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted
 
-__all__ = ["TableSource", "read", "recognises"]
+__all__ = ["InputTable", "TableSource", "read", "recognises"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputTable:
+    """Table of a graph of several tables.
+
+    Attributes:
+        uri: The file, or folder of files.
+        options: Names of its columns.
+        others: Columns that are kept as they are, by the names that they get.
+    """
+
+    uri: str
+    options: ColumnOptions = field(default_factory=ColumnOptions)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 class TableSource:
     """Graph in files: a `GraphSource` that reads only the requested rows.
 
     Args:
-        nodes_uri: Node table, in a format of `graphtheta.datasets.files`. If None, the nodes are
-            the sorted distinct ids of the edges.
-        edges_uri: Edge table.
-        columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`.
+        nodes: Node table, in a format of `graphtheta.datasets.files`; or a mapping from node types
+            to their tables. If None, the nodes are the sorted distinct ids of the edges.
+        edges: Edge table, or a mapping from relations to their tables.
+        columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`. With mappings,
+            a name such as `section` is a column of every table that has it, and one such as
+            `package.section` or `author-writes-paper.stars` of that table.
 
     Values are converted, and not validated. Other columns are not read. A CSV file needs a header
     line to name columns; in an edge list without one, source and destination are the first two
@@ -49,25 +69,51 @@ class TableSource:
     memory_bytes = 0
 
     def __init__(
-        self, nodes_uri: str | None, edges_uri: str, **columns: Unpack[ColumnOptions]
+        self,
+        nodes: str | Mapping[str, InputTable] | None,
+        edges: str | Mapping[Relation, InputTable],
+        **columns: Unpack[ColumnOptions],
     ) -> None:
-        node_options, edge_options = options_by_table(columns)
-        nodes: dict[str, Column] = {}
-        self._nodes: _FileTable | None = None
-        if nodes_uri is not None:
-            files = TableFiles(nodes_uri)
-            nodes = files.survey(plan_nodes(files.names, nodes_uri, **node_options))
-            self._nodes = _FileTable(files, nodes)
-        ends = columns.get("src"), columns.get("dst")
-        unnamed = ends[0] or "src", ends[1] or "dst"
-        files = TableFiles(edges_uri, unnamed, named=any(ends))
-        edges = files.survey(plan_edges(files.names, edges_uri, **edge_options))
-        self._edges = _FileTable(files, edges)
-        self.node_tables = node_tables({} if self._nodes is None else {NODE: self._nodes})
-        self.edge_tables = edge_tables({EDGE: self._edges}, [NODE])
-        ids = [(nodes, "id"), (edges, "src"), (edges, "dst")]
-        unify_ids(ids, columns.get("id_type"))
-        check_kinds([nodes, edges], columns.get("label_kinds"))
+        of_nodes = (
+            nodes if isinstance(nodes, Mapping) else {NODE: InputTable(nodes)} if nodes else {}
+        )
+        of_edges = edges if isinstance(edges, Mapping) else {EDGE: InputTable(edges)}
+        node_files = {name: TableFiles(table.uri) for name, table in of_nodes.items()}
+        edge_files = {r.text: _edge_files(table, columns) for r, table in of_edges.items()}
+        given: Mapping[str, Any] = dict.fromkeys([*node_files, *edge_files], columns)
+        if isinstance(edges, Mapping):
+            given = options_by_type(
+                columns,
+                {name: files.names for name, files in node_files.items()},
+                {text: files.names for text, files in edge_files.items()},
+            )
+        self._tables: dict[str, _FileTable] = {}
+        for name, table in of_nodes.items():
+            options, _ = options_by_table(cast(ColumnOptions, {**table.options, **given[name]}))
+            plan = plan_nodes(node_files[name].names, table.uri, **options)
+            self._tables[name] = _surveyed(node_files[name], plan, table)
+        for relation, table in of_edges.items():
+            text = relation.text
+            _, ends = options_by_table(cast(ColumnOptions, {**table.options, **given[text]}))
+            plan = plan_edges(edge_files[text].names, table.uri, **ends)
+            self._tables[text] = _surveyed(edge_files[text], plan, table)
+        tables = self._tables
+        self.node_tables = node_tables({name: tables[name] for name in of_nodes})
+        self.edge_tables = edge_tables({r: tables[r.text] for r in of_edges}, of_nodes or [NODE])
+        for name in of_nodes or [NODE]:
+            ids = [(tables[name].plan, "id")] if of_nodes else []
+            for relation in of_edges:
+                plan = tables[relation.text].plan
+                ids += [(plan, "src")] if relation.source == name else []
+                ids += [(plan, "dst")] if relation.destination == name else []
+            unify_ids(ids, columns.get("id_type"))
+        plans = [table.plan for table in tables.values()]
+        if isinstance(edges, Mapping):  # labels may have their qualified names, too
+            plans += [
+                {name.replace(":", f":{owner}.", 1): column for name, column in table.plan.items()}
+                for owner, table in tables.items()
+            ]
+        check_kinds(plans, columns.get("label_kinds"))
 
     def __repr__(self) -> str:
         rows = [f"{name}: {text}" for name, text in self.files()]
@@ -75,40 +121,43 @@ class TableSource:
 
     @property
     def num_nodes(self) -> int | None:
-        return None if self._nodes is None else self._nodes.num_rows
+        return sum(table.num_rows for table in self.node_tables) if self.node_tables else None
 
     @property
     def num_edges(self) -> int:
-        return self._edges.num_rows
+        return sum(table.num_rows for table in self.edge_tables)
 
     def files(self) -> list[tuple[str, str]]:
         """Return (name, value) rows of text: the file of each table, and which columns are read."""
         rows = []
-        for name, table in (("node table", self._nodes), ("edge table", self._edges)):
-            if table is None:
-                continue
+        nodes = {table.name for table in self.node_tables}
+        for owner, table in self._tables.items():
             inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
             skipped = [column for column in table.files.names if column not in inputs]
             text = f"{table.files.uri}, {counted(table.files.num_rows, 'row')}"
             ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
-            text += f", {'ids' if name[0] == 'n' else 'source and destination'}: {', '.join(ends)}"
+            text += f", {'ids' if owner in nodes else 'source and destination'}: {', '.join(ends)}"
             text += f"; not read: {', '.join(skipped)}" if skipped else ""
+            name = f"{'node' if owner in nodes else 'edge'} table"
+            name += "" if owner in (NODE, EDGE.text) else f" {owner}"
             rows.append((name, text + (f"; {table.files.note}" if table.files.note else "")))
         return rows
 
     def summaries(self) -> dict[str, str]:
         """Return how labels were read, by name of table and column, as in `node label:y`."""
-        tables = (("node", self._nodes), ("edge", self._edges))
+        tables = [
+            *(("node", table.name, len(self.node_tables)) for table in self.node_tables),
+            *(("edge", table.relation.text, len(self.edge_tables)) for table in self.edge_tables),
+        ]
         return {
-            f"{name} {column}": found.summary
-            for name, table in tables
-            if table is not None
-            for column, found in table.plan.items()
+            f"{kind} {qualified(owner, column, count)}": found.summary
+            for kind, owner, count in tables
+            for column, found in self._tables[owner].plan.items()
         }
 
     def stamp(self) -> str:
-        tables = [table for table in (self._nodes, self._edges) if table is not None]
-        return repr([(sorted(t.plan.items()), t.files.stamp()) for t in tables])
+        tables = self._tables.items()
+        return repr([(owner, sorted(t.plan.items()), t.files.stamp()) for owner, t in tables])
 
     def digest(self) -> str:
         """Return the xxh3 hash of all files and of the columns that are used.
@@ -116,10 +165,9 @@ class TableSource:
         This reads all files, so only one rank should call it.
         """
         state = xxhash.xxh3_128()
-        for table in (self._nodes, self._edges):
-            if table is not None:
-                state.update(repr(table.plan).encode())
-                table.files.update(state)
+        for owner, table in self._tables.items():
+            state.update(f"{owner} {table.plan!r}".encode())
+            table.files.update(state)
             state.update(b"|")
         return state.hexdigest()
 
@@ -127,7 +175,7 @@ class TableSource:
 class _FileTable:
     """Table in files, with the surveyed plan of its columns; a `SourceTable`."""
 
-    def __init__(self, files: TableFiles, plan: Mapping[str, Column]) -> None:
+    def __init__(self, files: TableFiles, plan: dict[str, Column]) -> None:
         self.files = files
         self.plan = plan
         self.name = files.uri
@@ -154,6 +202,21 @@ class _FileTable:
         for raw in self.files.stream(start, stop, inputs):
             yield convert(raw, plan, self.name, start)
             start += raw.num_rows
+
+
+def _edge_files(table: InputTable, columns: ColumnOptions) -> TableFiles:
+    """Return the files of an edge table, which need a header line if a column of ids is named."""
+    src, dst = (columns.get(end) or table.options.get(end) for end in ("src", "dst"))
+    unnamed = str(src or "src"), str(dst or "dst")
+    return TableFiles(table.uri, unnamed, named=bool(src or dst))
+
+
+def _surveyed(files: TableFiles, plan: Mapping[str, Column], table: InputTable) -> _FileTable:
+    others = {
+        name: Column("other", (need_column(column, files.names, table.uri),))
+        for name, column in table.others.items()
+    }
+    return _FileTable(files, files.survey({**plan, **others}))
 
 
 def recognises(uri: str) -> bool:

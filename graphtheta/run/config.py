@@ -239,6 +239,11 @@ class RunConfig(BaseModel):
         "Add the reverse of every edge when the input is partitioned. A store must have been made "
         "with --undirected already.",
     )
+    add_reverse: bool = _input(
+        False,
+        "Add the relation rev_NAME for each relation when the input is partitioned. A store must "
+        "have been made with --add-reverse already.",
+    )
 
     run_dir: Path = _run(
         ..., "Directory to write the run to: configuration, metrics, checkpoints, weights."

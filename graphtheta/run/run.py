@@ -235,7 +235,13 @@ def _weights(run_dir: Path) -> Path:
 
 def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:
     chosen = pick_device(device, comm)  # may fail, so before the input is partitioned
-    store = open_input(source, comm, method=config.method, undirected=config.undirected)
+    store = open_input(
+        source,
+        comm,
+        method=config.method,
+        undirected=config.undirected,
+        add_reverse=config.add_reverse,
+    )
     return open_shard(store, comm, device=chosen)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from graphtheta.data.graph import Graph
-from graphtheta.errors import GraphFormatError
+from graphtheta.errors import ConfigError, GraphFormatError
 
 NUM_NODES = 6
 EDGE_INDEX = torch.tensor([[0, 1, 2, 2], [1, 2, 3, 2]])
@@ -96,9 +96,70 @@ def test_from_pyg_refuses_bad_input(fields, message):
         Graph.from_pyg(pyg_data(**fields))
 
 
-def test_from_pyg_refuses_heterogeneous_data():
+def hetero_data():
+    data = pytest.importorskip("torch_geometric.data").HeteroData()
+    data["author"].num_nodes = 3
+    data["author"].original_id = ["u", "v", "w"]
+    data["paper"].x = torch.rand(NUM_NODES, 3)
+    data["paper"].y = LABELS["multi_class"]
+    data["paper"].update(masks(NUM_NODES))
+    data["author", "writes", "paper"].edge_index = torch.tensor([[0, 2, 1], [5, 0, 3]])
+    data["author", "writes", "paper"].edge_weight = torch.rand(3)
+    data["paper", "cites", "paper"].edge_index = EDGE_INDEX
+    data["paper", "cites", "paper"].edge_attr = torch.rand(4, 2)
+    return data
+
+
+def test_hetero_data_round_trip():
+    data = hetero_data()
+    graph = Graph.from_pyg(data)
+    assert graph.node_types == ("author", "paper")
+    assert graph.labels == ("paper.y",)
+    assert graph.splits == ("paper.split",)
+    assert graph.edge_table("paper-cites-paper")["src"].to_pylist() == [3, 4, 5, 5]
+    back = graph.to_pyg(label="paper.y")
+    assert back.metadata() == data.metadata()
+    assert back["author"].to_dict() == data["author"].to_dict()
+    for store in ("paper", ("author", "writes", "paper"), ("paper", "cites", "paper")):
+        for name, value in data[store].items():
+            assert torch.equal(back[store][name], value), (store, name)
+    assert Graph.from_pyg(back).digest() == graph.digest()
+    with pytest.raises(ConfigError, match=r"label: expected one of paper\.y, got 'author\.y'"):
+        graph.to_pyg(label="author.y")
+
+
+def broken(change):
+    data = hetero_data()
+    change(data)
+    return data
+
+
+@pytest.mark.filterwarnings("ignore:Unable to accurately infer")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["author"].update(num_nodes=2), "original_id: expected 2 rows"),
+        (lambda data: data["x"].update(z=1), "from_pyg: x: expected num_nodes, got none"),
+        (
+            lambda data: setattr(data["author", "in", "city"], "edge_index", EDGE_INDEX),
+            "author, paper, got 'city' in the relation author-in-city",
+        ),
+        (
+            lambda data: data["author", "writes", "paper"].edge_index.add_(3),
+            r"src: expected node keys in \[0, 3\), got 3",
+        ),
+        (lambda data: data["paper", "is-a", "paper"], "without '-', got 'is-a'"),
+    ],
+    ids=["rows", "num_nodes", "unknown_type", "out_of_range", "name"],
+)
+def test_from_pyg_refuses_bad_hetero_data(change, message):
+    with pytest.raises((ConfigError, GraphFormatError), match=message):
+        Graph.from_pyg(broken(change))
+
+
+def test_from_pyg_refuses_hetero_data_without_edges():
     data = pytest.importorskip("torch_geometric.data")
-    with pytest.raises(GraphFormatError, match="got HeteroData"):
+    with pytest.raises(GraphFormatError, match="expected at least one edge type"):
         Graph.from_pyg(data.HeteroData())
 
 
@@ -155,8 +216,17 @@ def test_dgl_round_trip():
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_from_dgl_refuses_several_types():
+def test_dgl_heterograph_round_trip():
     dgl = pytest.importorskip("dgl")
-    ends = torch.tensor([0]), torch.tensor([1])
-    with pytest.raises(GraphFormatError, match="one node and one edge type"):
-        Graph.from_dgl(dgl.heterograph({("a", "x", "b"): ends}))
+    follows, plays = ("user", "follows", "user"), ("user", "plays", "game")
+    ends = {follows: ([0, 1], [1, 2]), plays: ([2, 0], [0, 1])}
+    given = dgl.heterograph(ends, num_nodes_dict={"user": 3, "game": 4})
+    given.nodes["game"].data.update(feat=torch.rand(4, 2), label=torch.tensor([0, 1, -1, 2]))
+    given.edges[plays].data["weight"] = torch.rand(2)
+    back = Graph.from_dgl(given).to_dgl()
+    assert back.canonical_etypes == given.canonical_etypes
+    for names in ends:
+        assert torch.equal(torch.stack(back.edges(etype=names)), torch.tensor(ends[names]))
+    for name, value in given.nodes["game"].data.items():
+        assert torch.equal(back.nodes["game"].data[name], value)
+    assert torch.equal(back.edges[plays].data["weight"], given.edges[plays].data["weight"])

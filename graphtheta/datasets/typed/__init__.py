@@ -1,0 +1,1 @@
+"""Readers of graphs of several node types and relations."""

@@ -1,0 +1,131 @@
+"""Column options of a graph of several tables: which table each named column belongs to.
+
+An unqualified name, such as `section`, is a column of every table that has it. A qualified one,
+such as `package.section` or `author-writes-paper.stars`, is a column of that table.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphtheta.data.mapping import ColumnOptions, EdgeOptions, NodeOptions
+from graphtheta.errors import ConfigError
+from graphtheta.wording import some
+
+__all__ = ["Columns", "options_by_type"]
+
+Columns = Mapping[str, Sequence[str]]  # names of the columns of each table
+
+_OPTIONS = {
+    **dict.fromkeys(("id", "src", "dst", "edge_type", "edge_weight"), "column"),
+    **dict.fromkeys(("features", "edge_features"), "columns"),
+    **dict.fromkeys(("labels", "splits", "edge_labels", "edge_splits"), "named"),
+}
+
+
+def options_by_type(
+    columns: ColumnOptions, nodes: Columns, edges: Columns
+) -> dict[str, dict[str, Any]]:
+    """Return the options of each table, with the names of its own columns.
+
+    Args:
+        columns: Options whose names may be qualified; other options are left out.
+        nodes: Names of the columns of each node type.
+        edges: Names of the columns of each relation, by its text.
+
+    Raises:
+        ConfigError: If no table has a named column.
+    """
+    found: dict[str, dict[str, Any]] = {owner: {} for owner in (*nodes, *edges)}
+    for option, given in columns.items():
+        if given is None or option not in _OPTIONS:
+            continue
+        tables = nodes if option in NodeOptions.__annotations__ else edges
+        for owner, value in _RESOLVE[_OPTIONS[option]](given, tables, _flag(option)).items():
+            found[owner][option] = value
+    kinds = columns.get("label_kinds")
+    for owner, options in found.items() if kinds is not None else ():
+        options["label_kinds"] = kinds
+        if isinstance(kinds, Mapping):
+            options["label_kinds"] = {
+                name.removeprefix(f"{owner}."): kind for name, kind in kinds.items()
+            }
+    return found
+
+
+def _flag(option: str) -> str:
+    assert option in NodeOptions.__annotations__ or option in EdgeOptions.__annotations__
+    word = option.replace("_", "-")
+    return f"{option} (--{word.removesuffix('s') if word.endswith(('labels', 'splits')) else word})"
+
+
+def _column(given: str, tables: Columns, flag: str) -> dict[str, Any]:
+    return {owner: name for owner, (name,) in _find([given], tables, flag).items()}
+
+
+def _columns(given: str | Sequence[str], tables: Columns, flag: str) -> dict[str, Any]:
+    found: dict[str, list[str]] = {}
+    for one in [given] if isinstance(given, str) else given:
+        is_name = any(_has(names, one) for names in tables.values())
+        for piece in [one] if is_name else one.split(","):
+            for owner, names in _find([piece.strip()], tables, flag).items():
+                found.setdefault(owner, []).extend(names)
+    return found
+
+
+def _named(given: Any, tables: Columns, flag: str) -> dict[str, Any]:
+    """Return a mapping from names of labels or splits to columns, for each table."""
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, Mapping):
+        given = {column: column for column in given}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, columns in given.items():
+        columns = [columns] if isinstance(columns, str) else list(columns)
+        of_name, plain = _split(name, tables)
+        among = tables if of_name is None else {of_name: tables[of_name]}
+        for owner, names in _find(columns, among, flag).items():
+            title = plain.removeprefix("label:").removeprefix("split:")
+            found.setdefault(owner, {})[title] = names
+    return found
+
+
+_RESOLVE: dict[str, Callable[[Any, Columns, str], dict[str, Any]]] = {
+    "column": _column,
+    "columns": _columns,
+    "named": _named,
+}
+
+
+def _find(columns: Sequence[str], tables: Columns, flag: str) -> dict[str, list[str]]:
+    """Return the tables that have some columns, with the names of the columns there."""
+    found = {
+        owner: list(columns)
+        for owner, names in tables.items()
+        if all(_has(names, column) for column in columns)
+    }
+    if found:
+        return found
+    owners, names = zip(*(_split(column, tables) for column in columns), strict=True)
+    if owners[0] is not None and len(set(owners)) == 1:
+        return {owners[0]: list(names)}
+    tables = {owner: names for owner, names in tables.items() if names}
+    example = next((f"{owner}.{names[-1]}" for owner, names in tables.items()), "none")
+    raise ConfigError(
+        f"{flag}: expected a column of {some(list(tables), len(tables)) or 'a table'}, such as "
+        f"{example}, got {', '.join(columns)!r}. Correct it."
+    )
+
+
+def _split(name: str, tables: Columns) -> tuple[str | None, str]:
+    """Return the table and the column of a qualified name; None as the table of another name."""
+    if any(name in names for names in tables.values()):
+        return None, name
+    owners = [owner for owner in tables if name.startswith(f"{owner}.")]
+    owner = max(owners, key=len, default=None)
+    return owner, name if owner is None else name.removeprefix(f"{owner}.")
+
+
+def _has(names: Sequence[str], column: str) -> bool:
+    return column in names or bool(set(column) & set("*?[") and fnmatch.filter(names, column))
