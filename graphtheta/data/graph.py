@@ -258,8 +258,8 @@ class Graph(GraphTables):
 
         Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the
         masks (as split `split`; masks of several columns also as `0`, `1`, ...) and `original_id`,
-        of each type of a `HeteroData`. Without `original_id`, the id of a node is its row. A class below 0 and a target of NaN are
-        missing labels.
+        of each type of a `HeteroData`. Without `original_id`, the id of a node is its row. A class
+        below 0 and a target of NaN are missing labels.
 
         Args:
             data: Graph to convert.
@@ -348,7 +348,8 @@ class Graph(GraphTables):
     def to_dgl(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `dgl.DGLGraph`, with the keys that `from_dgl` reads by default.
 
-        A graph of several types becomes a heterograph. String ids are left out, because DGL stores only tensors.
+        A graph of several types becomes a heterograph. String ids are left out, because DGL stores
+        only tensors.
 
         Args:
             label: Label that becomes `ndata["label"]`; chosen as in `to_pyg`.
