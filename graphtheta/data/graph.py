@@ -28,7 +28,6 @@ from graphtheta.data.schema import (
 )
 from graphtheta.data.tables import (
     converted,
-    moved,
     rows_of,
     with_keys,
 )
@@ -343,7 +342,7 @@ class Graph(GraphTables):
         Raises:
             ConfigError: If there is no such label or split.
         """
-        return interop.to_pyg(*self._by_type(), label=label, split=split)
+        return interop.to_pyg(*self._rows_by_type(), label=label, split=split)
 
     def to_dgl(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `dgl.DGLGraph`, with the keys that `from_dgl` reads by default.
@@ -358,15 +357,7 @@ class Graph(GraphTables):
         Raises:
             ConfigError: If there is no such label or split.
         """
-        return interop.to_dgl(*self._by_type(), label=label, split=split)
-
-    def _by_type(self) -> tuple[dict[str, pa.Table], dict[Relation, pa.Table]]:
-        """Return the tables by type, with rows of the node tables as ends of edges."""
-        edges = moved(self.node_tables, self.edge_tables, -1)
-        return (
-            {table.name: rows_of(table) for table in self.node_tables},
-            {table.relation: rows_of(table) for table in edges},
-        )
+        return interop.to_dgl(*self._rows_by_type(), label=label, split=split)
 
     def to_networkx(self) -> Any:
         """Convert to a `networkx.MultiDiGraph` of original ids, with all columns as attributes.

@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from graphtheta.data.given import by_type
 from graphtheta.data.source import TableInMemory
-from graphtheta.data.tables import as_table, digest_of, rows_of, validated_edges, validated_nodes
+from graphtheta.data.tables import (
+    as_table,
+    digest_of,
+    moved,
+    rows_of,
+    validated_edges,
+    validated_nodes,
+)
 from graphtheta.data.types import (
     EDGE,
     NODE,
@@ -132,6 +139,14 @@ class GraphTables:
         text = None if relation is None else Relation.of(relation).text
         texts = [of.text for of in self.relations]
         return rows_of(self.edge_tables[position_of("relation", text, texts)])
+
+    def _rows_by_type(self) -> tuple[dict[str, pa.Table], dict[Relation, pa.Table]]:
+        """Return the tables by type, with rows of the node tables as ends of edges."""
+        edges = moved(self.node_tables, self.edge_tables, -1)
+        return (
+            {table.name: rows_of(table) for table in self.node_tables},
+            {table.relation: rows_of(table) for table in edges},
+        )
 
     # GraphSource
 

@@ -27,7 +27,7 @@ from graphtheta.datasets import (
     tables,
     wordnet,
 )
-from graphtheta.datasets.typed import folder
+from graphtheta.datasets.typed import folder, relbench
 from graphtheta.errors import ConfigError
 from graphtheta.wording import some
 
@@ -64,6 +64,7 @@ READERS: dict[str, Reader] = {
     "musae": musae,
     "npz": npz,
     "typed-tables": folder,
+    "relbench": relbench,
     "tables": tables,
     "edge-list": edge_list,
 }
@@ -89,8 +90,8 @@ def read(uri: str, *, add_reverse: bool = False, **options: Any) -> GraphSource:
     Args:
         uri: Name of a data set; or a path or URI of a Planetoid folder (`ind.<name>.*`), a folder
             of Bitcoin OTC, WordNet, OpenKE, GraphSAINT or MUSAE, an npz file or a folder with one,
-            a folder with `nodes-<type>` and `edges-<source>-<name>-<destination>` tables, one with
-            `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only
+            a folder with `nodes-<type>` and `edges-<source>-<name>-<destination>` tables or one of
+            RelBench, one with `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only
             edges, or a file with an edge list.
         add_reverse: Whether to add the relation `rev_<name>` for each relation, as
             `graphtheta.data.reverse.WithReverse` does.

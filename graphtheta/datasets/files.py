@@ -73,6 +73,7 @@ class TableFiles:
         uri: The path or URI, for messages.
         names: Names of the columns.
         note: How the first line of a text file was read, if it could be read in another way.
+        metadata: Metadata of the schema of an Arrow or Parquet file.
 
     Raises:
         ConfigError: If there is no such file, or its format is unknown.
@@ -97,6 +98,7 @@ class TableFiles:
         self._paths = list(itertools.compress(self._paths, with_rows)) or [first]
         self.names = self._format.schema.names
         self.note = self._format.note
+        self.metadata: Mapping[bytes, bytes] = self._format.schema.metadata or {}
         if not self._format.text:  # a text has no index that counts its rows: see `survey`
             _ = self._counts  # now, so that a file that shrinks later is noticed
 
@@ -196,6 +198,14 @@ class TableFiles:
 
     def _where(self, path: str) -> str:
         return self.uri if len(self._paths) == 1 else path
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of all rows.
+
+        Raises:
+            GraphFormatError: As for `stream`.
+        """
+        return pa.concat_tables(self.stream(0, self.num_rows, dict.fromkeys(names)))
 
     def stamp(self) -> list[tuple[str, int, int]]:
         """Return name, size in bytes and modification time in nanoseconds of each file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import pyarrow as pa
 import xxhash
@@ -86,15 +86,17 @@ class TableSource:
                 columns,
                 {name: files.names for name, files in node_files.items()},
                 {text: files.names for text, files in edge_files.items()},
+                {name: table.options for name, table in of_nodes.items()}
+                | {relation.text: table.options for relation, table in of_edges.items()},
             )
         self._tables: dict[str, _FileTable] = {}
         for name, table in of_nodes.items():
-            options, _ = options_by_table(cast(ColumnOptions, {**table.options, **given[name]}))
+            options, _ = options_by_table(given[name])
             plan = plan_nodes(node_files[name].names, table.uri, **options)
             self._tables[name] = _surveyed(node_files[name], plan, table)
         for relation, table in of_edges.items():
             text = relation.text
-            _, ends = options_by_table(cast(ColumnOptions, {**table.options, **given[text]}))
+            _, ends = options_by_table(given[text])
             plan = plan_edges(edge_files[text].names, table.uri, **ends)
             self._tables[text] = _surveyed(edge_files[text], plan, table)
         tables = self._tables
@@ -107,13 +109,8 @@ class TableSource:
                 ids += [(plan, "src")] if relation.source == name else []
                 ids += [(plan, "dst")] if relation.destination == name else []
             unify_ids(ids, columns.get("id_type"))
-        plans = [table.plan for table in tables.values()]
-        if isinstance(edges, Mapping):  # labels may have their qualified names, too
-            plans += [
-                {name.replace(":", f":{owner}.", 1): column for name, column in table.plan.items()}
-                for owner, table in tables.items()
-            ]
-        check_kinds(plans, columns.get("label_kinds"))
+        if not isinstance(edges, Mapping):
+            check_kinds([table.plan for table in tables.values()], columns.get("label_kinds"))
 
     def __repr__(self) -> str:
         rows = [f"{name}: {text}" for name, text in self.files()]

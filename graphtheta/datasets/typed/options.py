@@ -12,7 +12,6 @@ from typing import Any
 
 from graphtheta.data.mapping import ColumnOptions, EdgeOptions, NodeOptions
 from graphtheta.errors import ConfigError
-from graphtheta.wording import some
 
 __all__ = ["Columns", "options_by_type"]
 
@@ -26,7 +25,10 @@ _OPTIONS = {
 
 
 def options_by_type(
-    columns: ColumnOptions, nodes: Columns, edges: Columns
+    columns: ColumnOptions,
+    nodes: Columns,
+    edges: Columns,
+    defaults: Mapping[str, ColumnOptions] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the options of each table, with the names of its own columns.
 
@@ -34,11 +36,14 @@ def options_by_type(
         columns: Options whose names may be qualified; other options are left out.
         nodes: Names of the columns of each node type.
         edges: Names of the columns of each relation, by its text.
+        defaults: Options of some of the tables, which `columns` overrides.
 
     Raises:
-        ConfigError: If no table has a named column.
+        ConfigError: If no table has a named column, or no label has a name of `label_kinds`.
     """
-    found: dict[str, dict[str, Any]] = {owner: {} for owner in (*nodes, *edges)}
+    found: dict[str, dict[str, Any]] = {
+        owner: {**(defaults or {}).get(owner, {})} for owner in (*nodes, *edges)
+    }
     for option, given in columns.items():
         if given is None or option not in _OPTIONS:
             continue
@@ -46,13 +51,41 @@ def options_by_type(
         for owner, value in _RESOLVE[_OPTIONS[option]](given, tables, _flag(option)).items():
             found[owner][option] = value
     kinds = columns.get("label_kinds")
-    for owner, options in found.items() if kinds is not None else ():
-        options["label_kinds"] = kinds
-        if isinstance(kinds, Mapping):
-            options["label_kinds"] = {
-                name.removeprefix(f"{owner}."): kind for name, kind in kinds.items()
+    if isinstance(kinds, Mapping):
+        labels = {
+            owner: _labels(found[owner], names) for owner, names in (*nodes.items(), *edges.items())
+        }
+        _check_kinds(kinds, labels)
+        for owner, names in labels.items():
+            found[owner]["label_kinds"] = {
+                name: kinds.get(f"{owner}.{name}", kinds.get(name))
+                for name in names
+                if f"{owner}.{name}" in kinds or name in kinds
             }
+    elif kinds is not None:
+        for options in found.values():
+            options["label_kinds"] = kinds
     return found
+
+
+def _labels(options: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """Return the names of the labels of a table."""
+    given = options.get("labels", options.get("edge_labels"))
+    if given is None:
+        given = [name for name in columns if name.startswith("label:")]
+    names = [given] if isinstance(given, str) else given
+    return [name.removeprefix("label:") for name in names]
+
+
+def _check_kinds(kinds: Mapping[str, Any], labels: Columns) -> None:
+    known = [f"{owner}.{name}" for owner, names in labels.items() for name in names]
+    plain = {name for names in labels.values() for name in names}
+    for name in kinds:
+        if name not in known and name not in plain:
+            raise ConfigError(
+                "label_kinds (--label-kind): expected names of labels "
+                f"({', '.join(known) or 'none'}), got {name!r}. Correct it."
+            )
 
 
 def _flag(option: str) -> str:
@@ -113,7 +146,7 @@ def _find(columns: Sequence[str], tables: Columns, flag: str) -> dict[str, list[
     tables = {owner: names for owner, names in tables.items() if names}
     example = next((f"{owner}.{names[-1]}" for owner, names in tables.items()), "none")
     raise ConfigError(
-        f"{flag}: expected a column of {some(list(tables), len(tables)) or 'a table'}, such as "
+        f"{flag}: expected a column of {', '.join(tables) or 'a table'}, such as "
         f"{example}, got {', '.join(columns)!r}. Correct it."
     )
 
