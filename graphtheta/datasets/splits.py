@@ -1,14 +1,18 @@
-"""Random splits of nodes, drawn by seed and node_key."""
+"""Splits of nodes: drawn by seed and node_key, or given as lists of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.schema import in_range, one_split
 from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, hash_keys
 
-__all__ = ["random_split"]
+__all__ = ["random_split", "split_of_rows"]
 
 
 def random_split(
@@ -57,6 +61,30 @@ def random_split(
     split = np.zeros(num_nodes, np.int8)
     split[keys] = 3 - (position < last_val) - (position < last_train).astype(np.int8)
     return split
+
+
+def split_of_rows(rows: Sequence[NDArray[np.int64]], num_rows: int, where: str) -> NDArray[np.int8]:
+    """Return the split of a table that is given as lists of rows.
+
+    Args:
+        rows: Rows for training, for validation and for test.
+        num_rows: Number of rows of the table.
+        where: Name of the split in messages.
+
+    Shape:
+        Returns (num_rows,) int8: 0 none, 1 train, 2 validation, 3 test.
+
+    Raises:
+        GraphFormatError: If a row does not exist, or is in two of the lists.
+    """
+    masks = []
+    for one in rows:
+        in_range(pa.array(one), 0, num_rows - 1, where, 0, f"rows in [0, {num_rows:,})")
+        mask = np.zeros(num_rows, np.bool_)
+        mask[one] = True
+        masks.append(mask)
+    train, val, test = masks
+    return one_split(train, val, test, where)
 
 
 def _count(share: int | float, size: NDArray[np.int64]) -> NDArray[np.int64]:
