@@ -82,6 +82,11 @@ class ShardColumns:
         return tuple(spec.relation for spec in self.manifest.relations)
 
     @property
+    def metadata(self) -> tuple[tuple[str, ...], tuple[Relation, ...]]:
+        """Node types and relations, as layers of typed graphs take them."""
+        return self.node_types, self.relations
+
+    @property
     def num_features(self) -> int:
         """Width of the node features; 0 if the graph has none, or several node types."""
         spec = self.manifest.node_columns.get("features")
@@ -178,6 +183,18 @@ class ShardColumns:
         if len(self.manifest.node_types) == 1:
             return np.arange(self.local.plan.num_masters)
         return np.flatnonzero(self.type_of_masters == position)
+
+    @property
+    def position_in_type(self) -> Tensor:
+        """Position of each master among those of its node type: (M,) int64."""
+        return self._cached("position in type", self._position_in_type)
+
+    def _position_in_type(self) -> Tensor:
+        position = np.empty(self.local.plan.num_masters, np.int64)
+        for name in self.node_types:
+            masters = self.masters_of(name)
+            position[masters] = np.arange(len(masters))
+        return self.to_device(position)
 
     @cached_property
     def features(self) -> Tensor:

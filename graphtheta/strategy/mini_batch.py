@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
@@ -21,6 +22,9 @@ from graphtheta.wording import call_text, counted
 
 __all__ = ["MiniBatch"]
 
+Fanouts = Sequence[int | None]  # of each layer
+RelationName = Relation | tuple[str, str, str] | str
+
 
 class MiniBatch:
     """Strategy with `batch_size` targets per step, in a new random order each epoch.
@@ -31,7 +35,9 @@ class MiniBatch:
     Args:
         batch_size: Targets per step, over all workers. The last step of an epoch may have fewer.
         fanouts: In-edges to sample for each destination, per layer from the input layer on; None
-            for a layer takes all in-edges. If None, all layers take all in-edges.
+            for a layer takes all in-edges. If None, all layers take all in-edges. In a typed graph,
+            a mapping of every relation to such a list gives each relation a fan-out of its own,
+            as in `{"author-writes-paper": [15, 10], ...}`; 0 leaves the relation out.
         replace: Whether to sample with replacement.
         weight: Name of an edge column; edges are sampled in proportion to it. If None, uniformly.
 
@@ -43,24 +49,30 @@ class MiniBatch:
     def __init__(
         self,
         batch_size: int,
-        fanouts: Sequence[int | None] | None = None,
+        fanouts: Fanouts | Mapping[RelationName, Fanouts] | None = None,
         *,
         replace: bool = False,
         weight: str | None = None,
     ) -> None:
         check_count(batch_size, 1, "batch_size", "mini-batch")
-        if fanouts is not None and not _are_fanouts(fanouts):
-            raise ConfigError(
-                f"mini-batch: expected fanouts >= 1 or None, got {fanouts}. Give a list with one "
-                "fanout for each graph layer."
-            )
+        self.fanouts: tuple[int | None, ...] | dict[Relation, tuple[int | None, ...]] | None = None
+        if isinstance(fanouts, Mapping):
+            self.fanouts = {
+                Relation.of(relation): _checked(some, 0) for relation, some in fanouts.items()
+            }
+            if weight is not None:
+                raise ConfigError(
+                    "mini-batch: expected no weight, since fanouts are given by relation, got "
+                    f"{weight!r}. Give one fanout for each layer, or leave out weight."
+                )
+        elif fanouts is not None:
+            self.fanouts = _checked(fanouts, 1)
         if fanouts is None and (replace or weight is not None):
             raise ConfigError(
                 "mini-batch: expected fanouts, since replace or weight is given, got none. Give "
                 "fanouts, or leave out replace and weight."
             )
         self.batch_size = batch_size
-        self.fanouts = None if fanouts is None else tuple(f and int(f) for f in fanouts)
         self.replace, self.weight = replace, weight
 
     __repr__ = call_text
@@ -80,7 +92,7 @@ class MiniBatch:
             ConfigError: If the number of fanouts differs from that of layers, or the edge column
                 of weights is missing or wrong.
         """
-        fanouts, neighbourhoods = self._fanouts(layers), Neighbourhoods(shard, comm)
+        fanouts, neighbourhoods = self._fanouts(shard, layers), Neighbourhoods(shard, comm)
         if self.weight is not None:
             neighbourhoods.weight(self.weight)  # raises before the first step
         workers = neighbourhoods.comm
@@ -119,18 +131,41 @@ class MiniBatch:
 
         return epoch_steps
 
-    def _fanouts(self, layers: int) -> list[Fanout | None]:
+    def _fanouts(self, shard: Shard, layers: int) -> list[Fanout | None]:
         if self.fanouts is None:
             return [None] * layers
-        if len(self.fanouts) != layers:
+        if not isinstance(self.fanouts, dict):
+            _check_number(self.fanouts, layers)
+            return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]
+        if set(self.fanouts) != set(shard.relations):
+            odd = sorted(one.text for one in set(self.fanouts) ^ set(shard.relations))
             raise ConfigError(
-                f"mini-batch: expected {counted(layers, 'fanout')}, one for each graph layer, got "
-                f"{len(self.fanouts)}: {list(self.fanouts)}. Correct fanouts."
+                "mini-batch: expected fanouts of all relations of the graph "
+                f"({', '.join(one.text for one in shard.relations)}), got a difference: "
+                f"{', '.join(odd)}. Name each relation once."
             )
-        return [f if f is None else Fanout(f, self.replace, self.weight) for f in self.fanouts]
+        for some in self.fanouts.values():
+            _check_number(some, layers)
+        if len(shard.relations) > 1:
+            _ = shard.in_degree_by_type  # collective, and batches may be prepared in the background
+        by_layer = zip(*(self.fanouts[one] for one in shard.relations), strict=True)
+        return [Fanout(sizes, self.replace) for sizes in by_layer]
 
 
-def _are_fanouts(values: object) -> bool:
-    return isinstance(values, Collection) and all(
-        value is None or is_count(value, 1) for value in values
-    )
+def _checked(values: Fanouts, least: int) -> tuple[int | None, ...]:
+    if not isinstance(values, Collection) or not all(
+        value is None or is_count(value, least) for value in values
+    ):
+        raise ConfigError(
+            f"mini-batch: expected fanouts >= {least} or None, got {values}. Give a list with one "
+            "fanout for each graph layer."
+        )
+    return tuple(f and int(f) for f in values)
+
+
+def _check_number(fanouts: Fanouts, layers: int) -> None:
+    if len(fanouts) != layers:
+        raise ConfigError(
+            f"mini-batch: expected {counted(layers, 'fanout')}, one for each graph layer, got "
+            f"{len(fanouts)}: {list(fanouts)}. Correct fanouts."
+        )

@@ -87,6 +87,7 @@ class TGARLayer(ViewModule):
         vertex-cut one partial per mirror with in-edges; backward the gradients of the same.
     """
 
+    is_graph_layer = True
     aggregator: str = "sum"
     self_loops: bool = False
     node_columns: tuple[str, ...] = ()
@@ -357,4 +358,13 @@ def _described(fields: Any) -> str:
 def count_layers(model: nn.Module) -> int:
     """Return the number of graph layers of a model: its `num_layers`, or the layers in it."""
     given = getattr(model, "num_layers", None)
-    return int(given) if given else sum(isinstance(m, TGARLayer) for m in model.modules())
+    return int(given) if given else _count_layers(model, set())
+
+
+def _count_layers(module: nn.Module, counted: set[nn.Module]) -> int:
+    if module in counted:
+        return 0
+    counted.add(module)
+    if getattr(module, "is_graph_layer", False):
+        return 1
+    return sum(_count_layers(child, counted) for child in module.children())

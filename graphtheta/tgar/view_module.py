@@ -23,12 +23,16 @@ class ViewModule(nn.Module):
 
     Attributes:
         takes: `View` for a model of several layers, `LayerView` for one layer.
+        is_graph_layer: Whether it counts as one graph layer, whatever layers it is made of.
+        has_statistics: Whether it computes with statistics over all nodes of a batch.
 
     Raises:
         ConfigError: If the module is called as in another library, or with autocast.
     """
 
     takes: ClassVar[type[View] | type[LayerView]] = LayerView
+    is_graph_layer: ClassVar[bool] = False
+    has_statistics: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -7,6 +7,7 @@ uses the arrays of the shard; any other block has arrays of the length of what i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -42,13 +43,14 @@ class Fanout:
     """Number of in-edges that a layer samples per destination.
 
     Attributes:
-        size: Number of edges, at least 1.
+        size: Number of edges, at least 1; or in the order of the graph's relations, the number of
+            edges of each relation, at least 0, or None for all.
         replace: Whether to sample with replacement.
         weight: Name of the edge column whose values edges are sampled in proportion to. If None,
             edges are equally likely.
     """
 
-    size: int
+    size: int | tuple[int | None, ...]
     replace: bool = False
     weight: str | None = None
 
@@ -189,13 +191,15 @@ class Degrees:
     Args:
         block: Block whose outputs begin with the inputs of every layer of the batch: the block of
             one more layer below the first.
+        edge_columns: Columns of its edges. If None, those of the shard.
 
     Communication:
         In a vertex-cut 8 bytes per mirror when a column is first read; by type, that for each type.
     """
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
+    def __init__(self, block: Block, edge_columns: Mapping[str, Tensor] | None = None) -> None:
+        self.block = block
+        self._edge_columns = edge_columns
         self._counted: dict[str, Tensor] = {}
 
     def column(self, name: str) -> Tensor:
@@ -207,7 +211,7 @@ class Degrees:
             Returns (O,) int64, weights float64, or (O, types) int64.
         """
         if name not in self._counted:
-            block = self._block
+            block = self.block
             if name == "in_degree_by_type":
                 count = self._by_type()
             else:
@@ -218,16 +222,18 @@ class Degrees:
         return self._counted[name]
 
     def _all(self, name: str) -> Tensor:
-        edges = self._block.in_edges
+        edges = self.block.in_edges
         own = edges.own_edges if name == "loopless_in_degree" else 0
-        return self._block.shard.to_device(np.diff(edges.indptr) - own)
+        return self.block.shard.to_device(np.diff(edges.indptr) - own)
 
     def _weights(self, name: str) -> Tensor:
-        block = self._block
+        block = self.block
         is_loopless = name == "loopless_in_weight"
         topology = block.loopless_topology if is_loopless else block.topology
-        return topology.sums_of_rows(block.of_edges(block.shard.edge_weight).double())
+        columns = self._edge_columns
+        weight = block.of_edges(block.shard.edge_weight) if columns is None else columns["weight"]
+        return topology.sums_of_rows(weight.double())
 
     def _by_type(self) -> Tensor:
-        block, shard = self._block, self._block.shard
+        block, shard = self.block, self.block.shard
         return shard.count_types(block.in_edges, block.of_edges(shard.edge_columns["type"]))

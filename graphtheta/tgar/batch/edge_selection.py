@@ -100,19 +100,78 @@ class EdgeSelection:
             key_2: Philox key of the step.
         """
         stream = stream_id(Purpose.SAMPLE, layer)
+        if isinstance(fanout.size, tuple):
+            return self._sample_by_relation(rows, route, fanout.size, fanout.replace, layer, key_2)
         if fanout.weight is not None:
-            return self._sample_by_weight(rows, route, fanout, stream, key_2)
-        shard, whole, is_whole = self._shard, self._shard.in_edges, not self._shard.is_vertex_cut
-        keys, degree = shard.node_key_L[rows], self._degrees(rows, route)
+            return self._sample_by_weight(rows, route, fanout, fanout.size, stream, key_2)
+        degree = self._degrees(rows, route)
         number = number_drawn(degree, fanout.size, replace=fanout.replace)
+        return self._draw(rows, 0 * degree, degree, number, fanout.replace, stream, key_2)
+
+    def _draw(
+        self,
+        rows: Ints,
+        first: Ints,
+        degree: Ints,
+        number: Ints,
+        replace: bool,
+        stream: np.uint32,
+        key_2: NDArray[np.uint32],
+    ) -> RowEdges:
+        """Return a number of edges drawn from a range of the in-list of each row.
+
+        Args:
+            rows: (R,) local ids.
+            first: (R,) first position of the range among all in-edges of the node.
+            degree: (R,) length of the range.
+            number: (R,) number of draws.
+            replace: Whether draws are with replacement.
+            stream: Random stream.
+            key_2: Philox key of the step.
+        """
+        shard, whole, is_whole = self._shard, self._shard.in_edges, not self._shard.is_vertex_cut
+        keys = shard.node_key_L[rows]
 
         def draw(part: slice, count: Ints, edges: Ints) -> int:
             some, mine, positions = rows[part], count[part], np.empty(len(edges), np.int64)
             mine[:] = number[part]
-            draw_positions(keys[part], degree[part], mine, fanout.replace, stream, key_2, positions)
+            draw_positions(keys[part], degree[part], mine, replace, stream, key_2, positions)
+            positions += np.repeat(first[part], mine)
             return edges_at(some, whole.indptr, shard.in_position, is_whole, positions, mine, edges)
 
         return self._by_threads(number, draw)
+
+    def _sample_by_relation(
+        self,
+        rows: Ints,
+        route: Route,
+        sizes: tuple[int | None, ...],
+        replace: bool,
+        layer: int,
+        key_2: NDArray[np.uint32],
+    ) -> RowEdges:
+        """Return a number of edges of each relation: in-lists are in the order of relations."""
+        degrees = self._degrees_by_relation(rows, route)
+        first = np.cumsum(degrees, axis=1) - degrees
+        found: list[RowEdges] = []
+        for relation, size in enumerate(sizes):
+            degree = degrees[:, relation]
+            some = np.flatnonzero(degree)
+            degree = degree[some]
+            number = degree if size is None else number_drawn(degree, size, replace=replace)
+            stream = stream_id(Purpose.SAMPLE, layer, relation)
+            drawn = self._draw(
+                rows[some], first[some, relation], degree, number, replace and size is not None,
+                stream, key_2,
+            )  # fmt: skip
+            indptr = np.zeros(len(rows) + 1, np.int64)
+            indptr[some + 1] = np.diff(drawn.indptr)
+            found.append(RowEdges(np.cumsum(indptr), drawn.edges, drawn.src))
+        counts = np.stack([np.diff(part.indptr) for part in found])
+        row = np.concatenate([np.repeat(np.arange(len(rows)), count) for count in counts])
+        order = np.argsort(row, kind="stable")
+        edges, src = (np.concatenate([part[i] for part in found])[order] for i in (1, 2))
+        return RowEdges(np.append(0, np.cumsum(counts.sum(axis=0))), edges, src)
 
     def weight(self, name: str) -> NDArray[Any]:
         """Return the edge column that edges are sampled by: (E,).
@@ -174,19 +233,36 @@ class EdgeSelection:
 
     def _degrees(self, rows: Ints, route: Route) -> Ints:
         """Return the in-degrees of rows in the whole graph, sent from masters to mirrors."""
-        degree_O = self._in_degree[rows[: route.num_masters]]
-        degree_D = np.empty(route.num_mirrors, np.int64)
+        return self._with_mirrors(self._in_degree[rows[: route.num_masters]], route)
+
+    @cached_property
+    def _in_degree_by_relation(self) -> Ints:
+        degree: Ints = self._shard.in_degree_by_type.cpu().numpy()
+        return degree
+
+    def _degrees_by_relation(self, rows: Ints, route: Route) -> Ints:
+        """Return the in-degrees of rows by relation, sent to mirrors: (R, relations)."""
+        return self._with_mirrors(self._in_degree_by_relation[rows[: route.num_masters]], route)
+
+    def _with_mirrors(self, degree_O: Ints, route: Route) -> Ints:
+        degree_D = np.empty((route.num_mirrors, *degree_O.shape[1:]), np.int64)
         self._exchange(degree_O[route.master_S], degree_D, route, to_mirrors=True)
         return np.concatenate([degree_O, degree_D])
 
     def _sample_by_weight(
-        self, rows: Ints, route: Route, fanout: Fanout, stream: np.uint32, key_2: NDArray[np.uint32]
+        self,
+        rows: Ints,
+        route: Route,
+        fanout: Fanout,
+        size: int,
+        stream: np.uint32,
+        key_2: NDArray[np.uint32],
     ) -> RowEdges:
         """Return the edges of smallest priority per row; each worker draws for its own edges."""
         shard, whole, num_outputs = self._shard, self._shard.in_edges, route.num_masters
         assert fanout.weight is not None
         weight = self.weight(fanout.weight)
-        size = fanout.size if fanout.replace else min(fanout.size, self._find_largest_in_degree())
+        size = size if fanout.replace else min(size, self._find_largest_in_degree())
         priority, edge = draw_priorities(
             rows, whole.indptr, shard.edge_key, weight, size, fanout.replace, stream, key_2
         )

@@ -7,7 +7,7 @@ exchanges, and the Philox key from which random numbers are drawn.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,43 +22,10 @@ from graphtheta.rng.philox import Purpose, step_key, stream_id
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.batch.block import Block, Degrees, whole_block
+from graphtheta.tgar.batch.edge_columns import EdgeColumns
 from graphtheta.wording import counted
 
-__all__ = ["EdgeColumns", "LayerView", "View"]
-
-
-class EdgeColumns(MutableMapping[str, Tensor]):
-    """Mapping from a name to the edge column of a block: (E, ...), in CSC order.
-
-    A column is selected when it is first read. To differentiate with respect to a column, replace
-    it by a tensor that requires grad.
-
-    Attributes:
-        whole: Columns of all edges of the shard, or what replaced them.
-    """
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self._given: dict[str, Tensor] = {}
-        self.whole: dict[str, Tensor] = dict(block.shard.edge_columns)
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._given:
-            self._given[name] = self._block.of_edges(self.whole[name])
-        return self._given[name]
-
-    def __setitem__(self, name: str, column: Tensor) -> None:
-        self._given[name] = self.whole[name] = column
-
-    def __delitem__(self, name: str) -> None:
-        del self.whole[name]
-        self._given.pop(name, None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.whole)
-
-    def __len__(self) -> int:
-        return len(self.whole)
+__all__ = ["LayerView", "View"]
 
 
 class _NotATensor:
@@ -96,7 +63,7 @@ class LayerView(_NotATensor):
         self.view = view
         self.layer = layer
         self.block = block
-        self.edge_columns = EdgeColumns(block)
+        self.edge_columns = EdgeColumns(block.shard.edge_columns, block.edge_index)
         self._calls: Counter[Purpose] = Counter()
 
     def __repr__(self) -> str:
@@ -250,9 +217,18 @@ class LayerView(_NotATensor):
         block, fanout = self.block, self.block.fanout
         if fanout is None:
             return None
+        if isinstance(fanout.size, tuple):
+            raise ConfigError(
+                "view: expected a fan-out in total for a layer of all relations that estimates a "
+                "sum, got fan-outs by relation. Run the layer by relation (HeteroConv), or give "
+                "one number for each layer."
+            )
         degree = block.of_inputs(self.shard.node_column("in_degree"))[: block.num_outputs]
-        size = fanout.size
-        sampled = torch.full_like(degree, size) if fanout.replace else degree.clamp(max=size)
+        return self._edges_per_draw(degree, fanout.size, replace=fanout.replace)
+
+    @staticmethod
+    def _edges_per_draw(degree: Tensor, size: int, *, replace: bool) -> Tensor:
+        sampled = torch.full_like(degree, size) if replace else degree.clamp(max=size)
         return torch.where(degree > 0, degree / sampled, 1.0)
 
     def next_stream(self, purpose: Purpose) -> np.uint32:
