@@ -8,6 +8,8 @@ from graphtheta.nn.conv import (
     GCNConv,
     GINConv,
     GIPAConv,
+    HANConv,
+    HGTConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
@@ -25,6 +27,7 @@ from graphtheta.nn.decoders import (
 )
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.embedding import NodeEmbedding
+from graphtheta.nn.hetero import HeteroConv, to_hetero
 from graphtheta.nn.init import seeded
 from graphtheta.nn.losses import LOSSES
 from graphtheta.nn.models import (
@@ -43,6 +46,9 @@ from graphtheta.nn.models import (
 )
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.nn.stack import Stack
+from graphtheta.nn.typed_input import TypedInput
+from graphtheta.nn.typed_linear import TypedLinear
+from graphtheta.nn.typed_models import HAN, HGT
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
@@ -52,6 +58,8 @@ __all__ = [
     "GCN",
     "GIN",
     "GIPA",
+    "HAN",
+    "HGT",
     "LAYERS",
     "LOSSES",
     "MLP",
@@ -74,6 +82,9 @@ __all__ = [
     "GIPAConv",
     "GraphSAGE",
     "GraphTransformer",
+    "HANConv",
+    "HGTConv",
+    "HeteroConv",
     "NodeEmbedding",
     "RGATConv",
     "RGCNConv",
@@ -81,8 +92,11 @@ __all__ = [
     "Stack",
     "TGARLayer",
     "TransformerConv",
+    "TypedInput",
+    "TypedLinear",
     "decoder_for",
     "keep",
     "model_for",
     "seeded",
+    "to_hetero",
 ]

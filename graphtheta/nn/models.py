@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from graphtheta.nn.conv import (
 )
 from graphtheta.nn.linear import elu, relu
 from graphtheta.nn.stack import Stack, StackOptions
+from graphtheta.nn.typed_models import HAN, HGT
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
@@ -351,6 +352,8 @@ MODELS: dict[str, type[Stack]] = {
     "rgat": RGAT,
     "transformer": GraphTransformer,
     "gipa": GIPA,
+    "hgt": HGT,
+    "han": HAN,
 }
 
 
@@ -397,11 +400,12 @@ def model_for(
     if weighted and not has_weights:
         _ = shard.edge_weight  # raises
     has_edges = model.needs_edge_attributes or "attr" in shard.edge_columns
-    given: dict[str, Callable[[], int | None]] = {
+    given: dict[str, Callable[[], Any]] = {
         "heads": lambda: heads,
         "edge_dim": lambda: shard.edge_dim if has_edges else None,
         "num_relations": lambda: shard.num_edge_types,
         "num_bases": lambda: num_bases,
+        "metadata": lambda: shard.metadata,
         "weighted": lambda: has_weights and (name == "gcn" if weighted is None else weighted),
     }
     options = {option: given[option]() for option in model.options}

@@ -34,6 +34,8 @@ class BatchNorm(ViewModule):
         Ioffe, Szegedy, ICML 2015.
     """
 
+    has_statistics = True
+
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor

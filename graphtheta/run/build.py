@@ -6,7 +6,15 @@ from torch import nn
 
 from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
-from graphtheta.nn import DECODERS, MODELS, EdgeModel, NodeEmbedding, decoder_for, model_for
+from graphtheta.nn import (
+    DECODERS,
+    MODELS,
+    EdgeModel,
+    NodeEmbedding,
+    TypedInput,
+    decoder_for,
+    model_for,
+)
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
 from graphtheta.shard.shard import Shard
@@ -57,7 +65,8 @@ def strategy_of(config: RunConfig) -> Strategy:
         )
     # Targets of nodes are the same in each step, so that the view can be pruned once. Negative
     # samples of links are not.
-    return GlobalBatch(prune=config.task == "node" and not config.batch_norm)
+    has_statistics = config.batch_norm or MODELS[config.model].has_statistics
+    return GlobalBatch(prune=config.task == "node" and not has_statistics)
 
 
 def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPrediction:
@@ -94,6 +103,8 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
     """
     task = task_of(config)
     outputs = None if spec is None else spec.num_outputs
+    is_typed = len(shard.node_types) > 1
+    more_channels = (config.embedding or config.hidden) if is_typed else config.embedding
     model: nn.Module = model_for(
         config.model,
         shard,
@@ -105,11 +116,14 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         batch_norm=config.batch_norm,
         num_bases=config.num_bases,
         weighted=is_weighted(config, shard),
-        more_channels=config.embedding,
+        more_channels=more_channels,
         out_channels=outputs if isinstance(task, NodePrediction) else config.hidden,
         seed=config.seed,
     )
-    if config.embedding:
+    if is_typed:
+        learned = shard.node_types if config.embedding else ()
+        model = TypedInput(shard, more_channels, model, embedding=learned, seed=config.seed)
+    elif config.embedding:
         model = NodeEmbedding(shard, config.embedding, model, seed=config.seed)
     if isinstance(task, NodePrediction):
         return model

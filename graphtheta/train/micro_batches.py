@@ -17,7 +17,6 @@ from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import ShardedParameter
-from graphtheta.nn.norm import BatchNorm
 from graphtheta.strategy import Batch, Step
 from graphtheta.train.gradients import assign_gradients, flatten_gradients, gradient_buckets
 from graphtheta.wording import counted
@@ -91,10 +90,11 @@ class MicroBatches:
                 f"{counted(groups.number, 'group')}. Raise micro_batches; it does not "
                 "change the results."
             )
-        if any(isinstance(module, BatchNorm) for module in model.modules()):
+        if any(getattr(module, "has_statistics", False) for module in model.modules()):
             raise ConfigError(
-                "trainer: expected a model without batch normalisation, which needs all nodes of a "
-                "step at once, since micro_batches or groups is given. Leave out one of them."
+                "trainer: expected a model without batch normalisation or another layer that needs "
+                "all nodes of a step at once, since micro_batches or groups is given. Leave out "
+                "one of them."
             )
         self.count, self.num_taken = count, 0
         self._groups, self._stages = groups, stages

@@ -4,6 +4,8 @@ from graphtheta.nn.conv.gat import GATConv, GATEConv, GATv2Conv
 from graphtheta.nn.conv.gcn import GCNConv
 from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.gipa import GIPAConv
+from graphtheta.nn.conv.han import HANConv
+from graphtheta.nn.conv.hgt import HGTConv
 from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
@@ -18,6 +20,8 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "GIPAConv",
+    "HANConv",
+    "HGTConv",
     "RGATConv",
     "RGCNConv",
     "SAGEConv",

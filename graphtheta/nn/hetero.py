@@ -1,0 +1,182 @@
+"""Layers of typed graphs that are made of other layers, one for each relation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.data.types import Relation
+from graphtheta.errors import ConfigError
+from graphtheta.nn.init import seeded
+from graphtheta.shard.shard import Shard
+from graphtheta.tgar import LayerView, TGARLayer, ViewModule
+from graphtheta.tgar.batch.relation_view import RelationView, relation_views
+
+__all__ = ["HeteroConv", "join_relations", "to_hetero"]
+
+_JOINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda x: x.sum(0),
+    "mean": lambda x: x.mean(0),
+    "min": lambda x: x.amin(0),
+    "max": lambda x: x.amax(0),
+}
+
+
+class HeteroConv(ViewModule):
+    """Layer of a typed graph that runs a layer of its own on the edges of each relation.
+
+    The results of the relations that end in a type are joined. Types in which no relation of this
+    layer ends keep their rows (or, if the widths differ, get zeros), where PyG's `HeteroConv` drops
+    them. The degrees that a layer sees are those of its relation.
+
+    Args:
+        convs: Layer of each relation, by (source type, name, destination type) or by text, as in
+            `"author-writes-paper"`. Relations without a layer send no messages.
+        aggr: How the results for a type are joined: "sum", "mean", "min" or "max".
+
+    Shape:
+        h: (I, in_channels). Returns (O, out_channels).
+
+    Raises:
+        ConfigError: If a relation is not one of the graph, or layers return rows of different
+            widths.
+
+    Communication:
+        That of the layers, each for the nodes of its relation only.
+    """
+
+    is_graph_layer = True
+
+    def __init__(self, convs: Mapping[Any, TGARLayer], aggr: str = "sum") -> None:
+        super().__init__()
+        if aggr not in _JOINS:
+            raise ConfigError(
+                f"HeteroConv: expected aggr to be one of {', '.join(_JOINS)}, got {aggr!r}. "
+                "Choose one."
+            )
+        if not convs:
+            raise ConfigError("HeteroConv: expected a layer for a relation, got none. Give one.")
+        self.aggr = aggr
+        self.relations = tuple(Relation.of(name) for name in convs)
+        self.convs = nn.ModuleList(convs.values())
+        for relation, conv in zip(self.relations, convs.values(), strict=True):
+            if getattr(conv, "self_loops", False) and relation.source != relation.destination:
+                raise ConfigError(
+                    f"HeteroConv: {relation.text}: expected a layer without self-loops, since its "
+                    f"nodes have two types, got {type(conv).__name__}. Choose another layer."
+                )
+
+    def forward(self, view: LayerView, h: Tensor) -> Tensor:
+        """Run the layer of each relation, and join the results by destination type; collective."""
+        views = dict(zip(view.shard.relations, relation_views(view), strict=True))
+        if unknown := [one.text for one in self.relations if one not in views]:
+            raise ConfigError(
+                f"HeteroConv: expected relations of the graph ("
+                f"{', '.join(one.text for one in views)}), got {', '.join(unknown)}. Correct them."
+            )
+        found: dict[str, list[Tensor]] = {}
+        rows: dict[str, Tensor] = {}
+        for relation, conv in zip(self.relations, self.convs, strict=True):
+            part: RelationView = views[relation]
+            result = conv(part, h.index_select(0, part.inputs))
+            found.setdefault(relation.destination, []).append(result)
+            rows[relation.destination] = part.outputs
+        if len({x.shape[1:] for results in found.values() for x in results}) > 1:
+            widths = {
+                one.text: tuple(x.shape[1:])
+                for one, x in zip(self.relations, _flat(found, self.relations), strict=True)
+            }
+            raise ConfigError(
+                f"HeteroConv: expected rows of one width from all layers, got {widths}. Give the "
+                "layers the same out_channels."
+            )
+        joined = {
+            name: x[0] if len(x) == 1 else _JOINS[self.aggr](torch.stack(x))
+            for name, x in found.items()
+        }
+        return join_relations(view, h, joined, rows)
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(relation.text for relation in self.relations)}, aggr={self.aggr!r}"
+
+
+def _flat(found: dict[str, list[Tensor]], relations: Sequence[Relation]) -> Iterator[Tensor]:
+    """Yield the result of each relation, in their order."""
+    left = {name: iter(results) for name, results in found.items()}
+    for relation in relations:
+        yield next(left[relation.destination])
+
+
+def join_relations(
+    view: LayerView, h: Tensor, of_types: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+) -> Tensor:
+    """Return the output rows of a layer from those of some types; the others keep their rows.
+
+    Args:
+        view: View of the layer.
+        h: (I, in_channels) input of the layer, the first rows of which are those of the outputs.
+        of_types: New rows by type.
+        rows: Positions of these rows among the outputs, by type.
+
+    Raises:
+        ConfigError: If rows cannot be kept, because the layer returns rows of another width.
+    """
+    num_outputs = view.block.num_outputs
+    rest = torch.ones(num_outputs, dtype=torch.bool, device=h.device)
+    for some in rows.values():
+        rest[some] = False
+    kept = torch.nonzero(rest).flatten()
+    width = next(iter(of_types.values())).shape[1]
+    parts, positions = list(of_types.values()), [rows[name] for name in of_types]
+    if h.shape[1] == width:
+        parts.append(h.index_select(0, kept))
+    else:  # no later layer with these types can read them, except as zeros
+        parts.append(h.new_zeros((len(kept), width)))
+    order = torch.cat([*positions, kept])
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return torch.cat(parts).index_select(0, inverse)
+
+
+def to_hetero(model: nn.Module, shard: Shard, aggr: str = "sum", *, seed: int = 0) -> nn.Module:
+    """Return a copy of a model in which each graph layer is a `HeteroConv` over all relations.
+
+    A relation gets a copy of the layer of its own, with the same initial values in another random
+    order. Layers between graph layers, such as linear maps, are shared by all types. The inputs
+    have one width for all types: use `TypedInput` for the features.
+
+    Args:
+        model: Model of an untyped graph.
+        shard: Typed graph.
+        aggr: As for `HeteroConv`.
+        seed: Random seed of the initial values.
+
+    Raises:
+        ConfigError: If a layer with self-loops meets a relation between two types.
+    """
+    model = copy.deepcopy(model)
+    if isinstance(model, TGARLayer):
+        return _lifted(model, shard, aggr, seed)
+    layers = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, TGARLayer)
+    ]
+    for number, (parent, name, layer) in enumerate(layers):
+        setattr(parent, name, _lifted(layer, shard, aggr, seed + number))
+    return model
+
+
+def _lifted(layer: TGARLayer, shard: Shard, aggr: str, seed: int) -> HeteroConv:
+    convs = {relation: copy.deepcopy(layer) for relation in shard.relations}
+    with seeded(seed), torch.no_grad():
+        for conv in list(convs.values())[1:]:
+            for parameter in conv.parameters():
+                order = torch.randperm(parameter.numel())
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return HeteroConv(convs, aggr)

@@ -1,0 +1,113 @@
+"""Input of models on typed graphs: one width for the nodes of all types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from graphtheta.errors import ConfigError
+from graphtheta.nn.embedding import NodeEmbedding
+from graphtheta.nn.init import seeded
+from graphtheta.shard.shard import Shard
+from graphtheta.tgar import View, ViewModule, count_layers
+
+__all__ = ["TypedInput"]
+
+
+class TypedInput(ViewModule):
+    """Linear map of the features of each node type, learned vectors, or both, and an encoder.
+
+    Each type has a linear map of its own to `channels` columns. The nodes of a type without
+    features have a learned vector each, as in `NodeEmbedding`; so have those of `embedding`, and
+    it is added to the map of their features. A model with learned vectors cannot be applied to
+    another graph.
+
+    Args:
+        shard: Graph of the nodes.
+        channels: Columns of the result.
+        encoder: Called as encoder(view, x), where x has these columns. If None, x is returned.
+        embedding: Names of types with features whose nodes have a learned vector as well.
+        seed: Random seed for the initial values.
+        storage: Folder for the vectors, if they are larger than memory, as for `NodeEmbedding`.
+
+    Raises:
+        ConfigError: If channels is below 1, or the graph has no such type.
+    """
+
+    takes = View
+
+    def __init__(
+        self,
+        shard: Shard,
+        channels: int,
+        encoder: nn.Module | None = None,
+        *,
+        embedding: Sequence[str] = (),
+        seed: int = 0,
+        storage: Path | str | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ConfigError(f"TypedInput: expected channels >= 1, got {channels}.")
+        if unknown := sorted(set(embedding) - set(shard.node_types)):
+            raise ConfigError(
+                f"TypedInput: expected node types among {', '.join(shard.node_types)}, got "
+                f"{', '.join(unknown)}. Correct them."
+            )
+        self.channels, self.encoder = channels, encoder
+        widths = [shard.features_of(name).shape[1] for name in shard.node_types]
+        with seeded(seed):
+            self.linears = nn.ModuleList(
+                nn.Linear(width, channels) if width else nn.Identity() for width in widths
+            )
+        learned = [
+            not width or name in embedding
+            for name, width in zip(shard.node_types, widths, strict=True)
+        ]
+        self.vectors = (
+            NodeEmbedding(shard, channels, seed=seed, storage=storage) if any(learned) else None
+        )
+        self.is_learned: Tensor
+        self.register_buffer("is_learned", torch.tensor(learned), persistent=False)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of graph layers of the encoder."""
+        return 0 if self.encoder is None else count_layers(self.encoder)
+
+    def forward(self, view: View, x: Tensor) -> Tensor:
+        """Return the encoder's outputs, or the inputs of the first layer without an encoder.
+
+        Shape:
+            x: (I, F) features of an untyped graph, which are read from the shard instead. Returns
+            (O, out_channels) or (I, channels).
+        """
+        shard = view.shard
+        node_type = view.of_inputs(shard.node_column("node_type"))
+        position = view.of_inputs(shard.position_in_type)
+        rows = view.blocks[0].row_index if view.blocks else None
+        h = x.new_zeros((len(node_type), self.channels), dtype=self._dtype())
+        for number, (name, linear) in enumerate(zip(shard.node_types, self.linears, strict=True)):
+            if isinstance(linear, nn.Identity):
+                continue
+            some = torch.nonzero(node_type == number).flatten()
+            features = shard.features_of(name)
+            if len(some) != len(features) or view.blocks:
+                features = features.index_select(0, position[some])
+            h = h.index_add(0, some, linear(features.to(h.dtype)))
+        if self.vectors is not None:
+            some = torch.nonzero(self.is_learned[node_type]).flatten()
+            every = len(some) == len(h)
+            read = rows if every else some if rows is None else rows[some]
+            learned = self.vectors.weight.read(read)
+            h = h + learned if every else h.index_add(0, some, learned)
+        if self.encoder is None:
+            return h
+        encoded: Tensor = self.encoder(view, h)
+        return encoded
+
+    def _dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters())
