@@ -24,7 +24,14 @@ from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.partition.ooc.shared_folder import shared_folder
 
-__all__ = ["GeneratedTable", "WriteOptions", "parquet_options", "refuse_unless", "write_folder"]
+__all__ = [
+    "GeneratedTable",
+    "WriteOptions",
+    "parquet_options",
+    "refuse_below",
+    "refuse_unless",
+    "write_folder",
+]
 
 _GROUP_ROWS = 1 << 20
 _GROUP_BYTES = 64 << 20
