@@ -9,7 +9,8 @@ from graphtheta.cli.help import argument, option
 __all__ = ["explain"]
 
 _LEGEND = """\
-hoisted: computed once per node or step; folded: products of parameters, computed in advance;
+hoisted: computed once per node or step; relations: how products by the matrix of an edge's relation
+are computed, and the costs in numbers moved; folded: products of parameters, computed in advance;
 commuted: sums over edges, multiplied once per row; fused: computed per edge in a compiled kernel;
 saved: values per edge kept for another kernel; bytes per edge: read and written by a kernel."""
 _NODES, _EDGES, _TYPES = 64, 256, 5

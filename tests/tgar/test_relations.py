@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.errors import ConfigError, TraceError
 from graphtheta.nn import seeded
-from graphtheta.tgar import TGARLayer, View, keep
+from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View, keep
 from graphtheta.tgar.batch.pairs import count_pairs, destination_pairs, source_pairs
-from graphtheta.tgar.compiler import RelationProgram
+from graphtheta.tgar.compiler import NotLowered, RelationProgram
 from tests.graphs import power_law, to_graph
+from tests.nn.steps import gradient
 from tests.tgar.both import PARTITIONS, assert_same, run_both
 
 GRAPH = to_graph(power_law(40, 300), dtype=np.float64)
@@ -116,6 +117,28 @@ def test_both_ways_equal_plain_torch(
     assert program.sums_first == (way == "sums first")
 
 
+@pytest.mark.parametrize("name", ["factors", "max"])
+def test_sampled_edges_of_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = gt.open_shard(GRAPH)
+    aggregator, gather = GATHERS[name]
+    blocks = Neighbourhoods(shard).blocks(np.array([0, 3, 7, 30]), [Fanout(6, replace=True)])
+    refused, found = NotLowered("asked for"), []
+    for way in (*WAYS, "chunked"):
+        with monkeypatch.context() as patch:
+            choose(patch, way)
+            if way == "chunked":
+                patch.setattr("graphtheta.tgar.layer.program_of", lambda *_, **__: refused)
+            view = View(shard, blocks=blocks, seed=1)
+            layer = Relational(gather, aggregator).double()
+            h = view.inputs().clone().requires_grad_()
+            out = layer(view[0], h)
+            out.square().sum().backward()
+            found.append((out, h.grad, *(gradient(p) for p in layer.parameters())))
+    for some in zip(*found, strict=True):
+        for x in some[:-1]:
+            torch.testing.assert_close(x, some[-1], rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_edge_columns_in_a_product_have_gradients(
     way: str, monkeypatch: pytest.MonkeyPatch
@@ -144,13 +167,14 @@ def test_the_cheaper_way_is_chosen_and_explained() -> None:
     num_nodes, few = 40, np.arange(300) % 3
     many = np.arange(300) % num_nodes
     layer = Relational(*reversed(GATHERS["einsum"]))
-    for src, dst, way in ((few, many, "products"), (many, few, "sums")):
+    for src, dst, way in ((few, many, "source"), (many, few, "destination")):
         shard = gt.open_shard(to_graph((num_nodes, src, dst)))
         layer.to(torch.float32)(View(shard)[0], shard.features)
         about = layer.explain()
-        assert about.relations.startswith(way)
-        assert "rather than" in about.relations
-        assert f"  {way} of" in repr(about)
+        chosen, _, other = about.relations.partition(", rather than ")
+        assert f"({way}, relation) pairs" in chosen
+        assert other.startswith("products of ")
+        assert chosen in repr(about)
     assert about.fused == {
         "message to pairs": "src.h",
         "message from pairs": "(src.h @ matrix[edge.type])",

@@ -96,13 +96,12 @@ class RelationGatherSum:
             count_pairs(each, relation, program.num_relations) for each in edges
         )
         hoisted, summed = program.costs(block.num_edges, of_sources, of_destinations)
-        texts = [
-            f"products of {of_sources:,} (source, relation) pairs, read by edges: {hoisted:.3g}",
-            f"sums of {of_destinations:,} (destination, relation) pairs, multiplied: {summed:.3g}",
-        ]
+        of_edges = f"{of_sources:,} (source, relation) pairs, read by edges (cost {hoisted:.3g})"
+        of_sums = f"{of_destinations:,} (destination, relation) pairs (cost {summed:.3g})"
+        texts = [f"products of {of_edges}", f"products of sums of {of_sums}"]
         program.sums_first = summed < hoisted
         texts = texts[::-1] if program.sums_first else texts
-        program.choice = "; rather than ".join(texts)
+        program.choice = ", rather than ".join(texts)
 
     def _kernels(
         self, program: Program, block: PairBlock, reduce: Aggregator | None = None
