@@ -34,6 +34,8 @@ _READS_VALUE = {
     "allclose", "is_nonzero",
 }  # fmt: skip
 
+_OUT_OF_RANGE = ("is out of bounds for dimension", "out of range in self")  # torch's words
+
 _local = threading.local()
 
 
@@ -262,6 +264,8 @@ def _trace(layer: nn.Module, gather: Gather, samples: _Samples, scored: bool) ->
         with _keeps(symbolic_keep), recorder:
             returned = gather(*reads)
     except IndexError as error:
+        if not any(text in str(error) for text in _OUT_OF_RANGE):
+            raise
         raise TraceError(
             f"gather: {error}. A parameter that an edge column indexes needs a row for each value."
         ) from error
