@@ -27,7 +27,7 @@ from graphtheta.datasets import (
     tables,
     wordnet,
 )
-from graphtheta.datasets.typed import folder, ogb, relbench
+from graphtheta.datasets.typed import folder, graphstorm, ogb, relbench
 from graphtheta.errors import ConfigError
 from graphtheta.wording import some
 
@@ -66,6 +66,7 @@ READERS: dict[str, Reader] = {
     "typed-tables": folder,
     "relbench": relbench,
     "ogb": ogb,
+    "graphstorm": graphstorm,
     "tables": tables,
     "edge-list": edge_list,
 }
@@ -92,8 +93,9 @@ def read(uri: str, *, add_reverse: bool = False, **options: Any) -> GraphSource:
         uri: Name of a data set; or a path or URI of a Planetoid folder (`ind.<name>.*`), a folder
             of Bitcoin OTC, WordNet, OpenKE, GraphSAINT or MUSAE, an npz file or a folder with one,
             a folder with `nodes-<type>` and `edges-<source>-<name>-<destination>` tables, a folder
-            of RelBench or of a typed graph of OGB, a folder with `nodes/` and `edges/` or
-            `nodes.parquet` and `edges.parquet` or only edges, or a file with an edge list.
+            of RelBench or of a typed graph of OGB, a JSON file of GraphStorm, a folder with
+            `nodes/` and `edges/` or `nodes.parquet` and `edges.parquet` or only edges, or a file
+            with an edge list.
         add_reverse: Whether to add the relation `rev_<name>` for each relation, as
             `graphtheta.data.reverse.WithReverse` does.
         options: Options of the reader that recognises it, for example of

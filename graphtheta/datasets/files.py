@@ -64,13 +64,13 @@ class TableFiles:
     """Files of one table, as one sequence of rows.
 
     Args:
-        uri: Path or URI of a file or folder.
+        uri: Path or URI of a file or folder, or several of them on one file system.
         unnamed: Names of the first columns of a file that does not name its columns: a CSV file
             without a header line, or pairs of ids. If empty, the file must name them.
         named: Whether the user named columns, so that a text file must have a header line.
 
     Attributes:
-        uri: The path or URI, for messages.
+        uri: The path or URI, for messages; of several, the first.
         names: Names of the columns.
         note: How the first line of a text file was read, if it could be read in another way.
         metadata: Metadata of the schema of an Arrow or Parquet file.
@@ -80,9 +80,13 @@ class TableFiles:
         GraphFormatError: If the file cannot be read.
     """
 
-    def __init__(self, uri: str, unnamed: Sequence[str] = (), *, named: bool = False) -> None:
-        self.uri = uri
-        self._system, self._paths = _find(uri)
+    def __init__(
+        self, uri: str | Sequence[str], unnamed: Sequence[str] = (), *, named: bool = False
+    ) -> None:
+        uris = [uri] if isinstance(uri, str) else uri
+        self.uri = uri = uris[0]
+        found = [_find(one) for one in uris]
+        self._system, self._paths = found[0][0], [path for _, paths in found for path in paths]
         kinds = sorted({suffix(path) for path in self._paths})
         if len({SUFFIXES.get(kind) for kind in kinds}) > 1 or kinds[0] not in SUFFIXES:
             raise ConfigError(

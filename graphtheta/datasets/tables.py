@@ -33,12 +33,12 @@ class InputTable:
     """Table of a graph of several tables.
 
     Attributes:
-        uri: The file, or folder of files.
+        uri: The file, or folder of files, or several of them.
         options: Names of its columns.
         others: Columns that are kept as they are, by the names that they get.
     """
 
-    uri: str
+    uri: str | Sequence[str]
     options: ColumnOptions = field(default_factory=ColumnOptions)
     others: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,12 +92,12 @@ class TableSource:
         self._tables: dict[str, _FileTable] = {}
         for name, table in of_nodes.items():
             options, _ = options_by_table(given[name])
-            plan = plan_nodes(node_files[name].names, table.uri, **options)
+            plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
             self._tables[name] = _surveyed(node_files[name], plan, table)
         for relation, table in of_edges.items():
             text = relation.text
             _, ends = options_by_table(given[text])
-            plan = plan_edges(edge_files[text].names, table.uri, **ends)
+            plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
             self._tables[text] = _surveyed(edge_files[text], plan, table)
         tables = self._tables
         self.node_tables = node_tables({name: tables[name] for name in of_nodes})
@@ -210,7 +210,7 @@ def _edge_files(table: InputTable, columns: ColumnOptions) -> TableFiles:
 
 def _surveyed(files: TableFiles, plan: Mapping[str, Column], table: InputTable) -> _FileTable:
     others = {
-        name: Column("other", (need_column(column, files.names, table.uri),))
+        name: Column("other", (need_column(column, files.names, files.uri),))
         for name, column in table.others.items()
     }
     return _FileTable(files, files.survey({**plan, **others}))

@@ -1,0 +1,251 @@
+"""Reader of GraphStorm's construction files: JSON that names tables, and columns in them.
+
+What is read: tables in Parquet or CSV, features without a transformation or with `no-op`, and
+labels for classification and regression, with `split_pct` or `custom_split_filenames`. Everything
+else is refused by its name, because a model would get other inputs than in GraphStorm.
+
+Source: Zheng et al., "GraphStorm: All-in-one Graph Machine Learning Framework for Industry
+Applications", KDD 2024; the form is that of `graphstorm.gconstruct` (`gconstruct-v0.1`).
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graphtheta.data.graph import Graph
+from graphtheta.data.mapping import ColumnOptions, natural_key
+from graphtheta.data.schema import need_column, refuse, whole
+from graphtheta.data.types import Relation
+from graphtheta.datasets.files import TableFiles
+from graphtheta.datasets.splits import random_split, split_of_rows
+from graphtheta.datasets.tables import InputTable, TableSource
+from graphtheta.errors import ConfigError
+
+__all__ = ["read", "recognises"]
+
+_DEFAULT_PCT = [0.8, 0.1, 0.1]
+_SUM = 1 + 1e-9  # of three fractions, at most
+_NODE_KEYS = ("node_type", "node_id_col", "files", "format", "features", "labels")
+_EDGE_KEYS = ("relation", "source_id_col", "dest_id_col", "files", "format", "features", "labels")
+_ENDS = {"nodes": ("id",), "edges": ("src", "dst")}  # options of the keys above
+_FEATURE_KEYS = ("feature_col", "feature_name", "out_dtype", "transform")
+_LABEL_KEYS = ("label_col", "task_type", "split_pct", "custom_split_filenames", "label_stats_type")
+_SPLIT_FILE_KEYS = ("train", "valid", "test", "column")
+_KINDS = {"classification": "multiclass", "regression": "regression"}
+_FORMATS = ("parquet", "csv")
+_SEPARATORS = (",", ";", "\t", " ")
+_VERSION = "gconstruct"
+
+
+def recognises(uri: str) -> bool:
+    """Return whether `uri` is a JSON file with lists of `nodes` and `edges`."""
+    try:
+        given = json.loads(Path(uri).read_bytes()) if uri.endswith(".json") else None
+    except (OSError, ValueError):
+        return False
+    lists = ("nodes", "edges")
+    return isinstance(given, dict) and all(isinstance(given.get(name), list) for name in lists)
+
+
+def read(uri: str, *, seed: int = 0) -> Graph:
+    """Read the graph of a construction file into memory.
+
+    A label is called by its column, and its split too. Features of a table are joined to one
+    matrix, in their order. Paths are relative to the folder of the file, or to the working
+    directory.
+
+    Args:
+        uri: The JSON file.
+        seed: Random seed of the splits by `split_pct`.
+
+    Raises:
+        ConfigError: If the file has a key or a value that is not supported, or a table or column
+            does not exist.
+        GraphFormatError: If a table is damaged, or has wrong values.
+    """
+    folder = Path(uri).parent
+    given = _need_keys(json.loads(Path(uri).read_bytes()), ("version", "nodes", "edges"), uri)
+    version = given.get("version", "")
+    if not str(version).startswith(_VERSION):
+        raise ConfigError(
+            f"{uri}: expected version {_VERSION}..., got {version!r}. Write such a file."
+        )
+    nodes: dict[str, InputTable] = {}
+    edges: dict[Relation, InputTable] = {}
+    labels: list[tuple[str | Relation, Mapping[str, Any], str]] = []
+    for unit, keys, needed in (("nodes", _NODE_KEYS, 3), ("edges", _EDGE_KEYS, 4)):
+        for position, one in enumerate(given[unit]):
+            where = f"{uri}: {unit}[{position}]"
+            table = _need_keys(one, keys, where, keys[:needed])
+            (owner,) = (
+                _texts([table[keys[0]]], f"{where} {keys[0]}")
+                if unit == "nodes"
+                else [Relation.of(table[keys[0]])]
+            )
+            if owner in (nodes if isinstance(owner, str) else edges):
+                raise ConfigError(
+                    f"{where}: expected one table for each type, got a second one for "
+                    f"{table[keys[0]]}. Join the tables."
+                )
+            prefix = "" if unit == "nodes" else "edge_"
+            ends = _texts([table[key] for key in keys[1 : needed - 1]], f"{where} ids")
+            options = dict(zip(_ENDS[unit], ends, strict=True))
+            options |= _columns(table, prefix, where)
+            found = InputTable(_files(table, folder, where), cast(ColumnOptions, options))
+            if isinstance(owner, Relation):
+                edges[owner] = found
+            else:
+                nodes[owner] = found
+            labels += [(owner, label, where) for label in table.get("labels", [])]
+    graph = Graph.from_source(TableSource(nodes, edges))
+    of_nodes = {name: graph.node_table(name) for name in graph.node_types}
+    of_edges = {relation: graph.edge_table(relation) for relation in graph.relations}
+    for owner, label, where in labels:
+        name = f"split:{label['label_col']}"
+        tables: dict[Any, pa.Table] = of_edges if isinstance(owner, Relation) else of_nodes
+        split = _split(tables[owner], label, folder, seed, f"{where} {name}")
+        tables[owner] = tables[owner].append_column(name, split)
+    return Graph(of_nodes, of_edges)
+
+
+def _need_keys(
+    given: Any, known: Sequence[str], where: str, needed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a JSON object, after checking that its keys are known and none is missing."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: expected a JSON object, got {given!r}. Correct it.")
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: expected keys among {', '.join(known)}, got {key!r}, which is not "
+                "supported. Leave it out."
+            )
+    for key in needed:
+        if key not in given:
+            raise ConfigError(f"{where}: expected the key {key!r}, got none. Add it.")
+    return given
+
+
+def _list(given: Any, where: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise ConfigError(f"{where}: expected a list, got {given!r}. Correct it.")
+    return given
+
+
+def _texts(given: Any, where: str) -> list[str]:
+    """Return a text, or a list of texts, as a list."""
+    texts = [given] if isinstance(given, str) else _list(given, where)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ConfigError(f"{where}: expected a text, got {text!r}. Correct it.")
+    return texts
+
+
+def _one_of(given: Any, known: Collection[Any], where: str, remedy: str) -> None:
+    if given not in known:
+        names = ", ".join(map(repr, known))
+        raise ConfigError(
+            f"{where}: expected one of {names}, got {given!r}, which is not supported. {remedy}"
+        )
+
+
+def _files(table: Mapping[str, Any], folder: Path, where: str) -> list[str]:
+    """Return the paths of the files of a table, in natural order."""
+    where = f"{where} format"
+    form = _need_keys(table.get("format", {"name": "parquet"}), ("name", "separator"), where)
+    _one_of(form.get("name"), _FORMATS, where, "Convert the files.")
+    _one_of(form.get("separator", ","), _SEPARATORS, f"{where} separator", "Convert the files.")
+    return _paths(table["files"], folder, where.replace("format", "files"))
+
+
+def _paths(given: Any, folder: Path, where: str) -> list[str]:
+    found: list[str] = []
+    for one in _texts(given, where):
+        paths = glob.glob(str(folder / one)) or glob.glob(one)
+        if not paths:
+            raise ConfigError(f"{where}: expected a path of files, got {one!r}. Correct it.")
+        found += sorted(paths, key=natural_key)
+    if not found:
+        raise ConfigError(f"{where}: expected a path of files, got none. Add one.")
+    return found
+
+
+def _columns(table: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
+    """Return the options of the features and labels of a table."""
+    features: list[str] = []
+    for feature in _list(table.get("features", []), f"{where} features"):
+        title = f"{where} feature"
+        given = _need_keys(feature, _FEATURE_KEYS, title, _FEATURE_KEYS[:1])
+        transform = given.get("transform") or {"name": "no-op"}
+        name = transform.get("name") if isinstance(transform, dict) else transform
+        _one_of(name, ["no-op"], f"{title} transform", "Transform the column before.")
+        _need_keys(transform, ("name",), f"{title} transform")
+        features += _texts(given["feature_col"], f"{title} feature_col")
+    kinds = {}
+    for label in _list(table.get("labels", []), f"{where} labels"):
+        title = f"{where} label"
+        given = _need_keys(label, _LABEL_KEYS, title, _LABEL_KEYS[1:2])
+        task = given["task_type"]
+        _one_of(task, list(_KINDS), f"{title} task_type", "Leave the label out.")
+        (column,) = _texts([given.get("label_col")], f"{title} label_col")
+        kinds[column] = _KINDS[task]
+    options: dict[str, Any] = {f"{prefix}labels": list(kinds), "label_kinds": kinds}
+    return options | ({f"{prefix}features": features} if features else {})
+
+
+def _split(
+    rows: pa.Table, label: Mapping[str, Any], folder: Path, seed: int, where: str
+) -> pa.Array:
+    """Return the split of a label, drawn or from files of ids."""
+    if "custom_split_filenames" in label:
+        return _split_of_files(rows, label["custom_split_filenames"], folder, where)
+    pct = _list(label.get("split_pct", _DEFAULT_PCT), where)
+    numbers = [p for p in pct if isinstance(p, int | float) and p >= 0]
+    if len(pct) != 3 or len(numbers) != 3 or sum(numbers) > _SUM:
+        raise ConfigError(
+            f"{where}: expected split_pct of three fractions that sum to at most 1, got {pct}. "
+            "Correct them."
+        )
+    known = rows[f"label:{label['label_col']}"].is_valid().to_numpy()
+    labelled = np.where(known, 0, -1)
+    train, val = float(pct[0]), float(pct[1])
+    split = random_split(len(labelled), labelled, train=train, val=val, seed=seed)
+    share = min(float(sum(numbers)), 1.0)
+    used = random_split(len(labelled), labelled, train=share, val=0.0, seed=seed)
+    split[used != 1] = 0  # both order the rows by the same hash
+    return pa.array(split)
+
+
+def _split_of_files(rows: pa.Table, given: Any, folder: Path, where: str) -> pa.Array:
+    files = _need_keys(given, _SPLIT_FILE_KEYS, where)
+    column = files.get("column")
+    if "id" not in rows.column_names or not isinstance(column, str):
+        raise ConfigError(
+            f"{where}: expected custom_split_filenames of nodes with the name of a column, got "
+            f"{'edges' if 'src' in rows.column_names else repr(column)}. Use split_pct."
+        )
+    ids, keys = whole(rows["id"]), []
+    for part in _SPLIT_FILE_KEYS[:3]:
+        found = pa.array([], ids.type)
+        if part in files:
+            table = TableFiles(_paths(files[part], folder, f"{where} {part}"))
+            need_column(column, table.names, table.uri)
+            found = whole(table.read([column])[column])
+        try:
+            positions = pc.index_in(found.cast(ids.type), ids)
+        except pa.ArrowException:
+            title = f"{where}: {part}"
+            raise refuse(title, f"{ids.type} ids", found.type, "Convert them.") from None
+        if positions.null_count:
+            odd = found.filter(positions.is_null())[0]
+            raise refuse(f"{where}: {part}", "ids of the node table", odd, "Correct the file.")
+        keys.append(positions.cast(pa.int64()).to_numpy())
+    return pa.array(split_of_rows(keys, len(ids), where))
