@@ -159,9 +159,21 @@ def _id_types(manifest: Manifest) -> str:
 def _types_and_relations(manifest: Manifest) -> list[tuple[str, str]]:
     if not manifest.is_typed:
         return []
-    types = [f"{of_type.name} ({of_type.count:,})" for of_type in manifest.node_types]
-    relations = [f"{spec.relation.text} ({spec.count:,})" for spec in manifest.relations]
-    return [("node types", ", ".join(types)), ("relations", ", ".join(relations))]
+    types = {of_type.name: f"{of_type.count:,} nodes" for of_type in manifest.node_types}
+    for name, of_type in zip(types, manifest.quality.node_types, strict=False):
+        types[name] += (
+            f", replication factor {of_type.replication_factor:.3f}, balance {of_type.balance:.3f}"
+        )
+    relations = {spec.relation.text: f"{spec.count:,} edges" for spec in manifest.relations}
+    for name, found in zip(relations, manifest.quality.relations, strict=False):
+        relations[name] = (
+            f"{found.num_edges:,} edges, edge cut {100 * found.edge_cut:.2f} %, "
+            f"balance {found.balance:.3f}"
+        )
+    return [
+        *((f"node type {name}", text) for name, text in types.items()),
+        *((f"relation {name}", text) for name, text in relations.items()),
+    ]
 
 
 def _types(manifest: Manifest) -> str:

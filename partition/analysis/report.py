@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from graphtheta.data.types import qualified
 from graphtheta.partition.analysis.traffic import Traffic
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT, PartTables
-from graphtheta.partition.store.quality import PartCounts, Quality, count_part, measure
+from graphtheta.partition.store.quality import Quality, count_part, measure
 from graphtheta.partition.store.store import Store
 from graphtheta.partition.store.tables import column_numpy
 
@@ -91,7 +91,7 @@ def report(store: Store) -> Report:
         StoreError: If a part is missing or damaged.
     """
     num_parts = store.num_parts
-    counts = PartCounts.zeros(num_parts)
+    counts = store.zero_counts()
     splits = {name: np.zeros((num_parts, _NUM_SPLITS), np.int64) for name in store.manifest.splits}
     degrees = np.zeros((2, _NUM_BINS), np.int64)
     largest = [0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from graphtheta.partition.ooc.spill import SpillReader, SpillWriter, bucket_orde
 from graphtheta.partition.ooc.thread_buffers import ThreadBuffers
 from graphtheta.partition.pipeline.masters import NODES_SPILL, OWNERS
 from graphtheta.partition.pipeline.part_nodes import KeySlices, own_parts, part_nodes
+from graphtheta.partition.pipeline.shuffle_edges import relation_starts
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.partition.store.quality import PartCounts
 
@@ -92,7 +94,8 @@ def order_masters(
     edges: RecordReader,
     num_nodes: int,
     num_parts: int,
-    first_keys: NDArray[np.int64],
+    first_node_keys: NDArray[np.int64],
+    first_edge_keys: NDArray[np.int64],
     folder: Path,
     resources: Resources,
 ) -> PartCounts:
@@ -109,7 +112,8 @@ def order_masters(
         edges: Reader of the records of the edges.
         num_nodes: Number of nodes of the graph (N).
         num_parts: Number of parts (P).
-        first_keys: First node key of each node type.
+        first_node_keys: First node key of each node type.
+        first_edge_keys: First edge key of each relation.
         folder: Folder of the spills.
         resources: Ranks, threads and memory.
 
@@ -120,26 +124,33 @@ def order_masters(
     parts = own_parts(num_parts, comm.rank, comm.size)
     nodes, buffers = SpillReader(folder, NODES_SPILL), ThreadBuffers()
     owners = NodeFile(folder, OWNERS, num_nodes)
-    counts = PartCounts.zeros(num_parts)
+    num_types, num_relations = len(first_node_keys), len(first_edge_keys)
+    counts = PartCounts.zeros(num_parts, num_types, num_relations)
 
     def order(part: int) -> tuple[int, pa.RecordBatch, NDArray[np.int64]]:
         replicas = replicas_of(part, nodes, folder, num_nodes)
         owner = owners.at(replicas.keys)
         boundary = np.zeros(len(replicas.keys), np.uint8)
         records, table = edges.read(part, buffers), replicas.positions(num_nodes).table
-        endpoints = records["src"], records["dst"]
-        cut = _mark_boundary(*endpoints, table, owner, part, boundary)
+        bounds = relation_starts(records, first_edge_keys)
+        for relation, (first, last) in enumerate(pairwise(bounds)):
+            src, dst = records["src"][first:last], records["dst"][first:last]
+            cut = _mark_boundary(src, dst, table, owner, part, boundary)
+            counts.edges_of[part, relation], counts.cut_of[part, relation] = last - first, cut
         masters = np.flatnonzero(replicas.is_master)
         is_boundary = boundary[masters].view(np.bool_)
         interior = len(masters) - int(np.count_nonzero(is_boundary))
         keys = replicas.keys[masters]
-        of_type = positions_of_keys(keys, first_keys)
-        group = is_boundary * np.int64(len(first_keys)) + of_type
-        local = _local_ids(group, 2 * len(first_keys), _degrees(nodes, part))
+        group = is_boundary * np.int64(num_types) + positions_of_keys(keys, first_node_keys)
+        local = _local_ids(group, 2 * num_types, _degrees(nodes, part))
         write_arrays(_file(folder, part), key=keys, local=local)
         mirrors = np.flatnonzero(~replicas.is_master)
         counts.masters[part], counts.mirrors[part] = len(masters), len(mirrors)
-        counts.edges[part], counts.cut[part], counts.interior[part] = len(records), cut, interior
+        counts.edges[part], counts.cut[part] = len(records), counts.cut_of[part].sum()
+        counts.interior[part] = interior
+        for count, of in ((counts.masters_of, keys), (counts.mirrors_of, replicas.keys[mirrors])):
+            bounds = [*np.searchsorted(of, first_node_keys).tolist(), len(of)]
+            count[part] = np.diff(np.array(bounds, np.int64))
         role = ROLE_OUT * (replicas.out_count > 0) + ROLE_IN * (replicas.in_count > 0)
         by_owner, starts = bucket_order(owner[mirrors], num_parts)
         mirrors = mirrors[by_owner]

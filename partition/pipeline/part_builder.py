@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +32,7 @@ from graphtheta.partition.pipeline.order import (
     master_local_ids,
     replicas_of,
 )
-from graphtheta.partition.pipeline.shuffle_edges import EDGE_COLUMNS
+from graphtheta.partition.pipeline.shuffle_edges import EDGE_COLUMNS, relation_starts
 from graphtheta.partition.store.part import (
     IN_EDGES,
     INDPTR,
@@ -130,7 +129,7 @@ class PartBuilder:
         indptr = ids.in_indptr
         records = self._edges.read(part, self._buffers)
         num_edges = len(records)
-        starts = self._starts_of_relations(records)
+        starts = relation_starts(records, self._first_edge_keys)
         _to_local_ids(records["src"], records["dst"], positions.table, ids.local)
         shift, row_starts = _row_ranges(indptr)
         coarse = self._buffers.take("coarse", num_edges, records.dtype)
@@ -148,13 +147,6 @@ class PartBuilder:
         del coarse_index
         columns = self._columns(part, self._edge_columns, order, starts, "attr")
         return contiguous(pa.table(table, schema=IN_EDGES)), columns, src
-
-    def _starts_of_relations(self, records: NDArray[Any]) -> list[int]:
-        """Return where the records of each relation start in those of a part, and their number."""
-        if len(self._first_edge_keys) == 1:
-            return [0, len(records)]
-        keys = records["edge_key"]  # ascending, as reverses were not added
-        return [*(bisect_left(keys, key) for key in self._first_edge_keys.tolist()), len(keys)]
 
     def _columns(
         self,

@@ -267,9 +267,14 @@ class Pipeline:
             return self._largest(largest, self._node_tables)
 
         def order() -> dict[str, Any]:
-            first_keys = np.array([table.first_key for table in self._node_tables], np.int64)
             counts = order_masters(
-                self._records(edges), num_nodes, num_parts, first_keys, folder, resources
+                self._records(edges),
+                num_nodes,
+                num_parts,
+                np.array([table.first_key for table in self._node_tables], np.int64),
+                np.array([table.first_key for table in self._source.edge_tables], np.int64),
+                folder,
+                resources,
             )
             return {"counts": [getattr(counts, name).tolist() for name in PartCounts.__slots__]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ __all__ = [
     "EDGE_KEYS",
     "column_names",
     "edge_record",
+    "relation_starts",
     "shuffle_edges",
     "update_largest",
 ]
@@ -164,6 +166,19 @@ def shuffle_edges(
     comm.barrier(stage="shuffle edges")
     counter.remove()
     return largest
+
+
+def relation_starts(records: NDArray[Any], first_keys: NDArray[np.int64]) -> list[int]:
+    """Return where the records of each relation start among those of a part, and their number.
+
+    Args:
+        records: Records of a part, in the order of the spill.
+        first_keys: First edge key of each relation.
+    """
+    if len(first_keys) == 1:
+        return [0, len(records)]
+    keys = records["edge_key"]  # ascending, as reverses are not added to several relations
+    return [*(bisect_left(keys, key) for key in first_keys.tolist()), len(keys)]
 
 
 def column_names(table: EdgeTable) -> list[str]:

@@ -110,7 +110,7 @@ class Store:
         Raises:
             StoreError: If a file is missing or was changed; the message names it.
         """
-        counts, index = PartCounts.zeros(self.num_parts), self.index
+        counts, index = self.zero_counts(), self.index
         for part in range(self.num_parts):
             count_part(self.part(part, verified=True), counts)
             index.verify(part)
@@ -119,6 +119,11 @@ class Store:
             raise damaged(self.path / "manifest.json", f"{found}", f"{self.manifest.quality}")
         for name in list_communities(self.path):
             read_communities(self.path, name, self.manifest, self.book).verify()
+
+    def zero_counts(self) -> PartCounts:
+        """Return counts of zero for all parts, node types and relations."""
+        manifest = self.manifest
+        return PartCounts.zeros(self.num_parts, len(manifest.node_types), len(manifest.relations))
 
     def describe(self) -> dict[str, Any]:
         """Return what `graphtheta info` prints, as JSON-serialisable values."""

@@ -126,7 +126,7 @@ def test_multilevel_makes_the_requested_number() -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
-        ("metis", {}, r"one of \['leiden', 'louvain', 'multilevel'\], got 'metis'"),
+        ("metis", {}, "one of leiden, louvain, multilevel, got 'metis'"),
         ("leiden", {"num_communities": 4}, "resolution for leiden, got num_communities=4"),
         ("multilevel", {}, "num_communities for multilevel, got none"),
         ("multilevel", {"num_communities": 0}, "num_communities above 0 to 9 nodes, got 0"),

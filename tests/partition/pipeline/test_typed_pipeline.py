@@ -89,6 +89,13 @@ def test_store_of_a_typed_graph_is_verified_and_indexed(tmp_path: Path) -> None:
     assert list(manifest.edge_labels) == ["author-writes-paper.stars"]
     assert (manifest.num_edge_types, list(manifest.edge_columns)) == (5, ["type"])
     assert manifest.relations[2].num_types == 2
+    quality = manifest.quality
+    assert [of_relation.num_edges for of_relation in quality.relations] == [40, 60, 9, 0, 21]
+    cut = sum(of.edge_cut * of.num_edges for of in quality.relations)
+    assert np.isclose(cut / 130, quality.edge_cut)
+    sizes = zip(manifest.node_types, quality.node_types, strict=True)
+    replicas = sum(of_type.count * found.replication_factor for of_type, found in sizes)
+    assert np.isclose(replicas / 38, quality.replication_factor)
     for i, of_type in enumerate(manifest.node_types):
         tables = [store.part(p).masters_of(i) for p in range(3)]
         ids = pa.concat_tables(tables)["original_id"].combine_chunks()
