@@ -153,13 +153,9 @@ def keyed_tables(
     for one in given:
         shared = [p for other, p in zip(given, plans, strict=True) if other.options is one.options]
         check_kinds(shared, one.options.get("label_kinds"))
-    for name in nodes or (NODE,):
-        ids = [(node_plans[name], "id")] if nodes else []
-        for relation, plan in edge_plans.items():
-            ids += [(plan, "src")] if relation.source == name else []
-            ids += [(plan, "dst")] if relation.destination == name else []
-        options = (nodes[name] if nodes else edges[EDGE]).options
-        unify_ids(ids, options.get("id_type"))
+    id_types = {name: one.options.get("id_type") for name, one in nodes.items()}
+    id_types = id_types or {NODE: edges[EDGE].options.get("id_type")}
+    unify_ids(node_plans, edge_plans, id_types)
     return with_keys(
         node_tables({name: _converted_nodes(nodes[name], node_plans[name]) for name in nodes}),
         edge_tables({r: _converted(edges[r], edge_plans[r]) for r in edges}, nodes or (NODE,)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from graphtheta.data.schema import (
     refuse,
     whole,
 )
+from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted, rows_text, some
 
@@ -100,23 +101,33 @@ def survey(
     }
 
 
-def unify_ids(ids: Sequence[tuple[dict[str, Column], str]], id_type: str | None = None) -> None:
+def unify_ids(
+    nodes: Mapping[str, dict[str, Column]],
+    edges: Mapping[Relation, dict[str, Column]],
+    id_types: Mapping[str, str | None],
+) -> None:
     """Give all ids of a node type one type, in place: texts if any are, otherwise int64.
 
     Args:
-        ids: Results of `survey`, each with the name of a column of these ids: `id`, `src` or `dst`.
-        id_type: `"string"` or `"int64"` to choose the type.
+        nodes: Results of `survey` for node tables; those of ids from edges have none.
+        edges: Results of `survey` for edge tables.
+        id_types: Type of the ids of each node type, `"string"` or `"int64"`; None to choose it.
 
     Raises:
         ConfigError: If there is no such type.
     """
-    if id_type not in (None, "string", "int64"):
-        raise ConfigError(f"id_type: expected string or int64, got {id_type!r}. Choose one.")
-    found = [(plan, name) for plan, name in ids if name in plan]
-    if id_type is None:
-        id_type = "string" if any(plan[name].type == "string" for plan, name in found) else "int64"
-    for plan, name in found:
-        plan[name] = replace(plan[name], type=pa.type_for_alias(id_type))
+    for owner, id_type in id_types.items():
+        if id_type not in (None, "string", "int64"):
+            raise ConfigError(f"id_type: expected string or int64, got {id_type!r}. Choose one.")
+        ids = [(nodes[owner], "id")] if "id" in nodes.get(owner, {}) else []
+        for relation, plan in edges.items():
+            ids += [(plan, "src")] if relation.source == owner else []
+            ids += [(plan, "dst")] if relation.destination == owner else []
+        is_string = id_type == "string" or (
+            id_type is None and any(plan[name].type == "string" for plan, name in ids)
+        )
+        for plan, name in ids:
+            plan[name] = replace(plan[name], type=pa.string() if is_string else pa.int64())
 
 
 def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:

@@ -102,13 +102,11 @@ class TableSource:
         tables = self._tables
         self.node_tables = node_tables({name: tables[name] for name in of_nodes})
         self.edge_tables = edge_tables({r: tables[r.text] for r in of_edges}, of_nodes or [NODE])
-        for name in of_nodes or [NODE]:
-            ids = [(tables[name].plan, "id")] if of_nodes else []
-            for relation in of_edges:
-                plan = tables[relation.text].plan
-                ids += [(plan, "src")] if relation.source == name else []
-                ids += [(plan, "dst")] if relation.destination == name else []
-            unify_ids(ids, columns.get("id_type"))
+        unify_ids(
+            {name: tables[name].plan for name in of_nodes},
+            {relation: tables[relation.text].plan for relation in of_edges},
+            dict.fromkeys(of_nodes or [NODE], columns.get("id_type")),
+        )
         if not isinstance(edges, Mapping):
             check_kinds([table.plan for table in tables.values()], columns.get("label_kinds"))
 

@@ -203,6 +203,22 @@ def test_a_folder_without_node_tables_is_refused(tmp_path: Path) -> None:
         datasets.read(str(tmp_path))
 
 
+def test_types_without_nodes_and_relations_without_edges(tmp_path: Path) -> None:
+    path = write(tmp_path / "g", cites={"src": pa.array([], "int64"), "dst": pa.array([], "int64")})
+    (tmp_path / "g" / "nodes-venue.csv").write_text("id\n")
+    (tmp_path / "g" / "edges-paper-in-venue.csv").write_text("src,dst\n")
+    shard = open_shard(datasets.read(path, **OPTIONS, add_reverse=True))
+    assert shard.node_types == ("author", "paper", "venue")
+    counts = [len(shard.edges_of(relation)) for relation in shard.relations]
+    assert counts == [3, 0, 0, 3, 0, 0]
+
+
+def test_reverse_relations_need_a_node_table(tmp_path: Path) -> None:
+    (tmp_path / "edges.csv").write_text("src,dst\n1,2\n")
+    with pytest.raises(ConfigError, match="expected a graph with a node table, got only edges"):
+        datasets.read(str(tmp_path), add_reverse=True)
+
+
 @pytest.mark.skipif(not (DATA / "debian").exists(), reason="needs the Debian graph")
 def test_debian() -> None:
     path = str(DATA / "debian")
