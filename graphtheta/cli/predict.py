@@ -30,7 +30,8 @@ def predict(
     Args:
         run_dir: Directory of a finished run (--run-dir of graphtheta train).
         input: Store, name of a bundled data set ({datasets}), or path or URI of a graph.
-        out: Directory for the Parquet files, one per worker; new or empty.
+        out: Directory for the Parquet files, one per worker; new or empty. In a graph of several
+            node types, they are in a folder with the name of the type that is predicted.
         embeddings: Also write the input of the last layer (node prediction).
         nodes: Table of the nodes to predict, with their ids in a column id (node prediction).
         edges: Table of the pairs of nodes to predict, with columns src and dst, and the relation

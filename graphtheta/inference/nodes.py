@@ -27,12 +27,13 @@ _ID_KINDS = (
 _BATCH_SIZE = 1024  # nodes that are computed at a time, over all workers
 
 
-def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
+def masters_in_table(shard: Shard, uri: str, node_type: str | None = None) -> NDArray[np.int64]:
     """Return the masters of this worker whose original ids are in a table; collective.
 
     Args:
         shard: Graph of the nodes.
         uri: Table with a column `id`, or with one column only.
+        node_type: Type of the nodes. If None, the only type of the graph.
 
     Shape:
         Returns (T,) int64 local ids, ascending, without repeats.
@@ -48,7 +49,7 @@ def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
             "to id."
         )
     column = "id" if "id" in files.names else files.names[0]
-    known = shard.original_ids
+    known = shard.original_ids_of(node_type)
     table = pa.concat_tables(files.stream(0, files.num_rows, {column: known.type}))
     ids = pc.unique(cast_ids(table[column], known.type, uri))
     here = pc.is_in(ids, value_set=known.combine_chunks()).to_numpy(zero_copy_only=False)
@@ -60,7 +61,9 @@ def masters_in_table(shard: Shard, uri: str) -> NDArray[np.int64]:
             f"{uri}: expected ids of the graph's nodes, got {counted(len(missing), 'unknown id')}: "
             f"{some(missing, 3)}. Correct them."
         )
-    return np.flatnonzero(pc.is_in(known, value_set=ids).to_numpy().astype(np.bool_))
+    chosen = pc.is_in(known, value_set=ids).to_numpy().astype(np.bool_)
+    rows: NDArray[np.int64] = shard.masters_of(node_type)[chosen]
+    return rows
 
 
 def cast_ids(column: pa.ChunkedArray, kind: pa.DataType, uri: str) -> pa.Array:

@@ -18,7 +18,7 @@ from graphtheta.runtime.mapped import zero_rows
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, ViewModule, count_layers
 
-__all__ = ["NodeEmbedding", "ShardedParameter", "is_sharded"]
+__all__ = ["InputModule", "NodeEmbedding", "ShardedParameter", "is_sharded"]
 
 _DRAWN = 1 << 20  # initial values that are drawn at a time
 _FEW = 0.5  # share of the rows below which their gradient is sparse
@@ -72,7 +72,60 @@ def is_sharded(parameter: Tensor) -> bool:
     return isinstance(parameter, ShardedParameter)
 
 
-class NodeEmbedding(ViewModule):
+class InputModule(ViewModule):
+    """Base of modules that make the input of an encoder, and call it.
+
+    Subclasses define `inputs`.
+
+    Attributes:
+        encoder: Called as encoder(view, x). If None, x is the output.
+    """
+
+    takes = View
+
+    def __init__(self, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def num_layers(self) -> int:
+        """Number of graph layers of the encoder."""
+        return 0 if self.encoder is None else count_layers(self.encoder)
+
+    def inputs(self, view: View, x: Tensor) -> Tensor:
+        """Return the input of the encoder.
+
+        Shape:
+            x: (I, F) features of the view's input nodes. Returns (I, channels).
+        """
+        raise NotImplementedError
+
+    def forward(self, view: View, x: Tensor) -> Tensor:
+        """Return the encoder's outputs, or its input if there is none.
+
+        Shape:
+            x: (I, F) features of the view's input nodes. Returns (O, out_channels).
+        """
+        z = self.inputs(view, x)
+        outputs: Tensor = z if self.encoder is None else self.encoder(view, z)
+        return outputs
+
+    def embed(self, view: View, x: Tensor) -> Tensor:
+        """Return the embedding of each node, as the encoder's method `embed` does.
+
+        Raises:
+            ConfigError: If the encoder has no such method.
+        """
+        if not hasattr(self.encoder, "embed"):
+            raise ConfigError(
+                f"predict: expected an encoder with embed(view, x), got "
+                f"{type(self.encoder).__name__}. Add a method that returns the embeddings."
+            )
+        embedded: Tensor = self.encoder.embed(view, self.inputs(view, x))  # type: ignore[union-attr, operator]
+        return embedded
+
+
+class NodeEmbedding(InputModule):
     """Learned vector for each node, and an encoder that reads it.
 
     Each worker holds the vectors of its masters and their optimiser state. Initial values are drawn
@@ -95,8 +148,6 @@ class NodeEmbedding(ViewModule):
         ConfigError: If channels is below 1, or the folder cannot be written.
     """
 
-    takes = View
-
     def __init__(
         self,
         shard: Shard,
@@ -106,32 +157,16 @@ class NodeEmbedding(ViewModule):
         seed: int = 0,
         storage: Path | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder)
         if channels < 1:
             raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
         folder = None if storage is None else Path(storage)
         self.weight = ShardedParameter(_initial(shard, channels, seed, folder))
         self.weight.folder = folder
-        self.encoder = encoder
 
-    @property
-    def num_layers(self) -> int:
-        """Number of graph layers of the encoder."""
-        return 0 if self.encoder is None else count_layers(self.encoder)
-
-    def forward(self, view: View, x: Tensor) -> Tensor:
-        """Return the encoder's outputs.
-
-        Shape:
-            x: (I, F) features of the view's input nodes. Returns (O, out_channels).
-        """
-        z = self.weight.read(view.blocks[0].row_index if view.blocks else None)
-        if x.shape[1]:
-            z = torch.cat([x, z], dim=1)
-        if self.encoder is None:
-            return z
-        encoded: Tensor = self.encoder(view, z)
-        return encoded
+    def inputs(self, view: View, x: Tensor) -> Tensor:
+        z: Tensor = self.weight.read(view.blocks[0].row_index if view.blocks else None)
+        return torch.cat([x, z], dim=1) if x.shape[1] else z
 
 
 def _initial(shard: Shard, channels: int, seed: int, folder: Path | None) -> Tensor:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import NodeEmbedding
+from graphtheta.nn.embedding import InputModule, NodeEmbedding
 from graphtheta.nn.init import seeded
 from graphtheta.shard.shard import Shard
-from graphtheta.tgar import View, ViewModule, count_layers
+from graphtheta.tgar import View
 
 __all__ = ["TypedInput"]
 
 
-class TypedInput(ViewModule):
+class TypedInput(InputModule):
     """Linear map of the features of each node type, learned vectors, or both, and an encoder.
 
     Each type has a linear map of its own to `channels` columns. The nodes of a type without
@@ -37,8 +37,6 @@ class TypedInput(ViewModule):
         ConfigError: If channels is below 1, or the graph has no such type.
     """
 
-    takes = View
-
     def __init__(
         self,
         shard: Shard,
@@ -49,7 +47,7 @@ class TypedInput(ViewModule):
         seed: int = 0,
         storage: Path | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder)
         if channels < 1:
             raise ConfigError(f"TypedInput: expected channels >= 1, got {channels}.")
         if unknown := sorted(set(embedding) - set(shard.node_types)):
@@ -57,7 +55,7 @@ class TypedInput(ViewModule):
                 f"TypedInput: expected node types among {', '.join(shard.node_types)}, got "
                 f"{', '.join(unknown)}. Correct them."
             )
-        self.channels, self.encoder = channels, encoder
+        self.channels = channels
         widths = [shard.features_of(name).shape[1] for name in shard.node_types]
         with seeded(seed):
             self.linears = nn.ModuleList(
@@ -73,19 +71,8 @@ class TypedInput(ViewModule):
         self.is_learned: Tensor
         self.register_buffer("is_learned", torch.tensor(learned), persistent=False)
 
-    @property
-    def num_layers(self) -> int:
-        """Number of graph layers of the encoder."""
-        return 0 if self.encoder is None else count_layers(self.encoder)
-
-    def forward(self, view: View, x: Tensor) -> Tensor:
-        """Return the encoder's outputs, or the inputs of the first layer without an encoder.
-
-        Shape:
-            x: (I, F) features of an untyped graph, which are read from the shard instead. Returns
-            (O, out_channels) or (I, channels).
-        """
-        shard = view.shard
+    def inputs(self, view: View, x: Tensor) -> Tensor:
+        shard = view.shard  # `x` has no columns in a graph of several types
         node_type = view.of_inputs(shard.node_column("node_type"))
         position = view.of_inputs(shard.position_in_type)
         rows = view.blocks[0].row_index if view.blocks else None
@@ -104,10 +91,7 @@ class TypedInput(ViewModule):
             read = rows if every else some if rows is None else rows[some]
             learned = self.vectors.weight.read(read)
             h = h + learned if every else h.index_add(0, some, learned)
-        if self.encoder is None:
-            return h
-        encoded: Tensor = self.encoder(view, h)
-        return encoded
+        return h
 
     def _dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.parameters())

@@ -46,19 +46,22 @@ def write_predictions(
     embeddings_M: Tensor | None = None,
     *,
     rows: NDArray[np.int64] | None = None,
+    node_type: str | None = None,
 ) -> None:
     """Write predictions of nodes as a Parquet dataset of one file per rank; collective.
 
     The columns are `id` (original), `prediction`, `probability` (of all classes), and `embedding`
-    if given.
+    if given. In a graph of several node types, the files are in a folder with the name of the type.
 
     Args:
-        outputs_M: Outputs of the model for this worker's masters.
+        outputs_M: Outputs of the model for this worker's masters of the type.
         shard: Shard with the original ids.
         spec: Label that was predicted.
         folder: Directory for the files; made if missing.
         embeddings_M: Embeddings of the masters, if any.
-        rows: Local ids of the masters that outputs and embeddings are for. If None, all.
+        rows: Local ids of the masters that outputs and embeddings are for. If None, all of
+            the type.
+        node_type: Type of the nodes. If None, the only type of the graph.
 
     Shape:
         outputs_M: (M, outputs). embeddings_M: (M, F). rows: (T,) int64; then outputs and
@@ -67,11 +70,13 @@ def write_predictions(
     Raises:
         ConfigError: If the directory is not empty.
     """
-    ids = shard.original_ids if rows is None else shard.original_ids.take(pa.array(rows))
+    ids = shard.original_ids_of(node_type)
+    if rows is not None:
+        ids = ids.take(pa.array(shard.position_in_type.cpu().numpy()[rows]))
     columns = {"id": ids, **outputs_as_columns(outputs_M, spec)}
     if embeddings_M is not None:
         columns["embedding"] = matrix_column(embeddings_M.detach().cpu().numpy())
-    write_columns(columns, folder, shard.comm)
+    write_columns(columns, folder, shard.comm, node_type or "")
 
 
 def outputs_as_columns(outputs: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
@@ -100,7 +105,9 @@ def _column(values: Tensor) -> pa.Array:
     return pa.array(array) if array.ndim == 1 else matrix_column(array)
 
 
-def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) -> None:
+def write_columns(
+    columns: Mapping[str, Any], folder: Path, comm: Communicator, name: str = ""
+) -> None:
     """Write a Parquet dataset of one file per rank; collective.
 
     The directory gets its name once all ranks have written their files.
@@ -109,10 +116,15 @@ def write_columns(columns: Mapping[str, Any], folder: Path, comm: Communicator) 
         columns: Columns of this worker, by name.
         folder: Directory for the files; made if missing.
         comm: The workers.
+        name: Name of the folder in the directory that holds the files. If empty, they are in the
+            directory itself. A slash or a leading dot in the name is written as %2F or %2E.
 
     Raises:
         ConfigError: If the directory is not empty or cannot be written.
     """
     require_empty(folder, comm)
     with shared_folder(folder, comm, "predictions", ConfigError) as partial:
-        pq.write_table(pa.table(columns), partial / f"part-{comm.rank:05d}.parquet")
+        name = name.replace("/", "%2F")
+        inner = partial / (f"%2E{name[1:]}" if name.startswith(".") else name)
+        inner.mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), inner / f"part-{comm.rank:05d}.parquet")

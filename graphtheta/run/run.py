@@ -138,7 +138,8 @@ def predict_run(
         out: New or empty directory for the Parquet files, see `write_predictions`.
         comm: The workers.
         embeddings: Whether to write the input of the last layer, too.
-        nodes: Table of the original ids of the nodes to predict. If None, all nodes.
+        nodes: Table of the original ids of the nodes to predict. If None, all nodes of the type
+            that has the run's label.
         edges: Table of the pairs to predict, for a run of edge or link prediction.
         device: Device, as for `open_shard`.
 
@@ -160,11 +161,14 @@ def predict_run(
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
-    rows = None if nodes is None else masters_in_table(shard, nodes)
-    run: Callable[..., Tensor] = infer if rows is None else partial(infer_nodes, rows=rows)
+    of_type = shard.manifest.type_of_label(config.label)
+    rows = None if nodes is None else masters_in_table(shard, nodes, of_type)
+    run: Callable[..., Tensor] = (
+        partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
+    )
     predicted = run(model, shard)
     vectors = run(model, shard, embeddings=True) if embeddings else None
-    write_predictions(predicted, shard, spec, out, vectors, rows=rows)
+    write_predictions(predicted, shard, spec, out, vectors, rows=rows, node_type=of_type)
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
 
 

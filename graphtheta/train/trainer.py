@@ -17,7 +17,7 @@ from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
-from graphtheta.inference.whole import gather_rows, infer
+from graphtheta.inference.whole import infer_in_order
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
@@ -340,9 +340,9 @@ class Trainer:
         """Return the model's outputs in the order of the input nodes; collective.
 
         Returns:
-            (N, outputs) on rank 0 of every group, None elsewhere.
+            (N, outputs) on rank 0 of every group, None elsewhere; of the label's node type.
         """
-        return gather_rows(infer(self.model, self.task.message_shard), self.shard)
+        return infer_in_order(self.model, self.task.message_shard, self.task.resolved.get("label"))
 
     # -- checkpoints and files --------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from graphtheta.data.schema import LabelKind
 from graphtheta.data.types import Relation, position_of, qualified
+from graphtheta.errors import ConfigError
 from graphtheta.partition.store.quality import Quality
 
 __all__ = [
@@ -277,6 +278,30 @@ class Manifest(BaseModel):
         """
         names = [of_type.name for of_type in self.node_types]
         return position_of("node type", name, names)
+
+    def type_of_label(self, name: str | None) -> str | None:
+        """Return the node type of a label, or None if the graph has only one node type.
+
+        Args:
+            name: Qualified name, such as `package.section`. The graph need not have the label.
+
+        Raises:
+            ConfigError: If it is the name of no type.
+        """
+        if len(self.node_types) == 1:
+            return None
+        owners = [t for t in self.node_types if name is not None and name.startswith(f"{t.name}.")]
+        if not owners:
+            raise ConfigError(
+                f"label: expected the name of a label of one of "
+                f"{', '.join(of_type.name for of_type in self.node_types)}, such as "
+                f"{self.node_types[0].name}.y, got {name!r}. Choose a graph of these types."
+            )
+
+        def has_label(of_type: NodeTypeSpec) -> tuple[bool, int]:
+            return str(name).removeprefix(f"{of_type.name}.") in of_type.labels, len(of_type.name)
+
+        return max(owners, key=has_label).name
 
     def position_of_relation(self, relation: Relation | str | None) -> int:
         """Return the position of a relation; if it is None, that of the only one.

@@ -1,0 +1,73 @@
+"""Graphs of several node types from the command line: predict, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import graphtheta as gt
+from graphtheta.cli import main
+from graphtheta.inference.whole import infer
+from graphtheta.partition import Plan, make_store
+from tests.integration.cli import (  # noqa: F401
+    Run,
+    assert_one_line,
+    command,
+    elsewhere,
+)
+from tests.typed_graphs import typed_graph
+
+GRAPH = typed_graph()
+PAPERS = GRAPH.node_table("paper")["id"].to_pylist()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, and a run on it that predicts `paper.y`."""
+    path = tmp_path_factory.mktemp("typed")
+    make_store(GRAPH, path / "store", Plan(2, "node-hash"))
+    train = ["train", str(path / "store"), "--model", "rgcn", "--epochs", "2", "--hidden", "4"]
+    assert main([*train, "--run-dir", str(path / "run")]) == 0
+    return path
+
+
+def test_predict_writes_a_folder_of_the_type(folder: Path, tmp_path: Path, command: Run) -> None:
+    run, store = folder / "run", folder / "store"
+    result = command("predict", run, store, "--out", tmp_path / "out", "--embeddings")
+    assert result.code == 0, result
+    assert f"wrote predictions of {len(PAPERS)} nodes" in result.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["paper"]
+    table = pq.read_table(tmp_path / "out" / "paper")
+    assert sorted(table["id"].to_pylist()) == sorted(PAPERS)
+    pq.write_table(pa.table({"id": PAPERS[3:7]}), tmp_path / "ids.parquet")
+    options = ("--nodes", tmp_path / "ids.parquet", "--out", tmp_path / "some")
+    assert command("predict", run, store, *options).code == 0
+    some = pq.read_table(tmp_path / "some" / "paper")
+    assert sorted(some["id"].to_pylist()) == sorted(PAPERS[3:7])
+    rows = [table["id"].to_pylist().index(key) for key in some["id"].to_pylist()]
+    np.testing.assert_allclose(
+        np.stack(table["probability"].take(rows).to_numpy()),
+        np.stack(some["probability"].to_numpy()),
+        rtol=1e-5,
+    )
+    pq.write_table(pa.table({"id": ["a3"]}), tmp_path / "ids.parquet")
+    options = ("--nodes", tmp_path / "ids.parquet", "--out", tmp_path / "none")
+    assert_one_line(command("predict", run, store, *options), "expected ids of the graph's nodes")
+    assert_one_line(command("predict", run, "cora", "--out", tmp_path / "none"), "run: expected")
+
+
+def test_trainer_predicts_in_the_order_of_the_types_table() -> None:
+    shard = gt.open_shard(GRAPH)
+    torch.manual_seed(0)
+    model = gt.nn.TypedInput(shard, 4, gt.nn.RGCN(4, 8, 3, num_relations=5))
+    trainer = gt.Trainer(model, shard, task=gt.NodePrediction("paper.y", "paper.split"))
+    found = trainer.predict()
+    assert found is not None
+    first = next(table.first_key for table in GRAPH.node_tables if table.name == "paper")
+    rows = np.argsort(shard.node_key_L[: shard.num_masters])[first : first + len(PAPERS)]
+    torch.testing.assert_close(found, infer(model, shard)[torch.from_numpy(rows)])
