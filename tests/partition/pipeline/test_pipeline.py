@@ -197,23 +197,26 @@ def test_manifest_describes_the_columns() -> None:
     graph = to_graph(CORNER_GRAPHS["random"], text_ids=True)
     manifest = build(graph, Plan(2)).manifest
     dump = manifest.model_dump(exclude_none=True)
-    assert dump["id_type"] == "string"
-    assert dump["node_columns"] == {
+    (nodes,), (edges,) = dump["node_types"], dump["relations"]
+    assert (nodes["name"], nodes["id_type"]) == ("node", "string")
+    assert (nodes["first_key"], nodes["count"]) == (0, graph.num_nodes)
+    assert nodes["columns"] == {
         "features": {"dtype": "float32", "width": 3},
         "label:y": {"dtype": "int64"},
         "label:score": {"dtype": "float32"},
         "split:split": {"dtype": "int8"},
     }
-    assert dump["edge_columns"] == {
+    assert (edges["source"], edges["name"], edges["destination"]) == ("node", "to", "node")
+    assert edges["columns"] == {
         "attr": {"dtype": "float32", "width": 2},
         "type": {"dtype": "int64"},
     }
-    assert dump["labels"] == {
+    assert nodes["labels"] == {
         "y": {"task": "multiclass", "num_classes": 4},
         "score": {"task": "regression", "num_classes": 1},
     }
-    assert dump["splits"] == ["split"]
-    assert dump["num_edge_types"] == 5
+    assert nodes["splits"] == ["split"]
+    assert edges["num_types"] == manifest.num_edge_types == 5
 
 
 def test_manifest_has_the_task_of_every_label() -> None:
