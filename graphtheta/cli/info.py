@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphtheta.partition.analysis.label_counts import LabelCounts
     from graphtheta.partition.analysis.report import Report
     from graphtheta.partition.analysis.traffic import LayerBytes
+    from graphtheta.partition.store.manifest import NodeTypeSpec, RelationSpec
 
 __all__ = ["info"]
 
@@ -109,15 +110,9 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
         ("nodes", f"{manifest.num_nodes:,}, ids of type {_id_types(manifest)}"),
         ("edges", f"{manifest.num_edges:,}{', with reverse edges' * manifest.undirected}"),
         *manifest.dropped_rows(),
-        ("node columns", _columns(manifest.node_columns)),
-        ("edge columns", _columns(manifest.edge_columns)),
-        ("edge types", _types(manifest)),
-        *_types_and_relations(manifest),
-        ("labels", _labels(manifest.labels)),
-        ("splits", ", ".join(manifest.splits) or "none"),
+        *_of_nodes(manifest),
         *labels["nodes"].rows(),
-        ("edge labels", _labels(manifest.edge_labels)),
-        ("edge splits", ", ".join(manifest.edge_splits) or "none"),
+        *_of_edges(manifest),
         *labels["edges"].rows("edge "),
         ("parts", f"{store.num_parts} by {method}, seed {manifest.seed}"),
         *quality_rows(manifest.quality),
@@ -125,6 +120,7 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
         ("checksum", f"{store.checksum}{', all files verified' * verified}"),
     ]
     show_rows(rows, title=str(store.path))
+    _show_types(manifest)
     if not parts:
         return
     book = store.book
@@ -156,24 +152,54 @@ def _id_types(manifest: Manifest) -> str:
     return " and ".join(sorted({of_type.id_type for of_type in manifest.node_types}))
 
 
-def _types_and_relations(manifest: Manifest) -> list[tuple[str, str]]:
-    if not manifest.is_typed:
+def _of_nodes(manifest: Manifest) -> list[tuple[str, str]]:
+    if len(manifest.node_types) > 1:  # these are in the table of types
         return []
-    types = {of_type.name: f"{of_type.count:,} nodes" for of_type in manifest.node_types}
-    for name, of_type in zip(types, manifest.quality.node_types, strict=False):
-        types[name] += (
-            f", replication factor {of_type.replication_factor:.3f}, balance {of_type.balance:.3f}"
-        )
-    relations = {spec.relation.text: f"{spec.count:,} edges" for spec in manifest.relations}
-    for name, found in zip(relations, manifest.quality.relations, strict=False):
-        relations[name] = (
-            f"{found.num_edges:,} edges, edge cut {100 * found.edge_cut:.2f} %, "
-            f"balance {found.balance:.3f}"
-        )
     return [
-        *((f"node type {name}", text) for name, text in types.items()),
-        *((f"relation {name}", text) for name, text in relations.items()),
+        ("node columns", _columns(manifest.node_columns)),
+        ("labels", _labels(manifest.labels)),
+        ("splits", ", ".join(manifest.splits) or "none"),
     ]
+
+
+def _of_edges(manifest: Manifest) -> list[tuple[str, str]]:
+    if len(manifest.relations) > 1:
+        return []
+    return [
+        ("edge columns", _columns(manifest.edge_columns)),
+        ("edge types", _types(manifest)),
+        ("edge labels", _labels(manifest.edge_labels)),
+        ("edge splits", ", ".join(manifest.edge_splits) or "none"),
+    ]
+
+
+def _show_types(manifest: Manifest) -> None:
+    """Print a table of the node types and one of the relations, where there are several."""
+    quality = manifest.quality
+
+    def cells(spec: NodeTypeSpec | RelationSpec) -> tuple[str, ...]:
+        return _columns(spec.columns), _labels(spec.labels), ", ".join(spec.splits) or "none"
+
+    types = [
+        (t.name, f"{t.count:,}", f"{q.replication_factor:.3f}", f"{q.balance:.3f}", *cells(t))
+        for t, q in zip(manifest.node_types, quality.node_types, strict=False)
+    ]
+    relations = [
+        (
+            r.relation.text,
+            f"{q.num_edges:,}",
+            f"{100 * q.edge_cut:.2f} %",
+            f"{q.balance:.3f}",
+            *cells(r),
+        )
+        for r, q in zip(manifest.relations, quality.relations, strict=False)
+    ]
+    rest = ("balance", "columns", "labels", "splits")
+    if types:
+        head = ("type", "nodes", "replication factor", *rest)
+        show_rows(types, title="node types", head=head)
+    if relations:
+        show_rows(relations, title="relations", head=("relation", "edges", "edge cut", *rest))
 
 
 def _types(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,21 @@ def test_predict_writes_a_folder_of_the_type(folder: Path, tmp_path: Path, comma
     options = ("--nodes", tmp_path / "ids.parquet", "--out", tmp_path / "none")
     assert_one_line(command("predict", run, store, *options), "expected ids of the graph's nodes")
     assert_one_line(command("predict", run, "cora", "--out", tmp_path / "none"), "run: expected")
+
+
+def test_info_shows_types_and_relations(folder: Path, command: Run) -> None:
+    result = command("info", folder / "store")
+    assert result.code == 0, result
+    lines = [line.split() for line in result.out.splitlines()]
+    cells = {line[0]: [*line[1:2], *line[4:]] for line in lines if len(line) > 4}
+    assert cells["paper"] == "21 features float32[2], title string y (multiclass, 3) split".split()
+    assert cells["author-likes-paper"] == ["0", "1.000", "none", "none", "none"]
+    found = json.loads(command("info", folder / "store", "--json").out)
+    assert [t["name"] for t in found["node_types"]] == list(GRAPH.node_types)
+    assert [(r["source"], r["name"], r["destination"]) for r in found["relations"]] == [
+        tuple(relation) for relation in GRAPH.relations
+    ]
+    assert command("info", folder / "store", "--report").code == 0
 
 
 def test_trainer_predicts_in_the_order_of_the_types_table() -> None:
