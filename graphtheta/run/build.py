@@ -75,12 +75,14 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
         return EdgePrediction(
             config.label,
             config.split,
+            target_relation=config.relation,
             relation=config.relation_column,
             exclude_targets=bool(config.exclude_targets),
         )
     if config.task == "link":
         return LinkPrediction(
             config.split,
+            target_relation=config.relation,
             relation=config.relation_column,
             negatives=config.negatives,
             corrupt=config.corrupt,
@@ -90,7 +92,7 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             split_pairs=config.split_pairs,
             ranking=config.ranking,
         )
-    return NodePrediction(config.label, config.split)
+    return NodePrediction(config.label, config.split, target_type=config.target_type)
 
 
 def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:
@@ -102,7 +104,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         spec: Label that the model predicts, for a graph without it. If None, the graph's label.
     """
     task = task_of(config)
-    outputs = None if spec is None else spec.num_outputs
+    outputs = task.num_outputs(shard) if spec is None else spec.num_outputs
     is_typed = len(shard.node_types) > 1
     more_channels = (config.embedding or config.hidden) if is_typed else config.embedding
     model: nn.Module = model_for(
@@ -133,7 +135,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         config.decoder or default,
         config.hidden,
         hidden_channels=config.hidden,
-        outputs=task.num_outputs(shard) if outputs is None else outputs,
+        outputs=outputs,
         num_relations=0 if column is None else num_relations(shard, column),
         seed=config.seed,
     )

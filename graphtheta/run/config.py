@@ -112,11 +112,30 @@ class RunConfig(BaseModel):
         "node",
         "Prediction task: {tasks}. node and edge predict a label, link whether an edge exists.",
     )
-    label: str | None = _task(None, "Name of the label to predict.", without="y, or the only one")
+    label: str | None = _task(
+        None,
+        "Name of the label to predict, such as y; in a graph of several types, such as package.y.",
+        without="y, or the only one",
+    )
     split: str | None = _task(
         None,
         "Name of the split into training, validation and test.",
         without="split, or the only one",
+    )
+    target_type: str | None = _task(
+        None,
+        "Node type whose label to predict, in a graph of several (node prediction). The name of "
+        "the label may then be plain.",
+        metavar="TYPE",
+        without="that of the label",
+        requires={"task": ["node"]},
+    )
+    relation: str | None = _pairs(
+        None,
+        "Relation whose edges to predict, in a graph of several, such as user-rates-item (edge and "
+        "link prediction). The names of label and split may then be plain.",
+        metavar="SOURCE-NAME-DESTINATION",
+        without="that of the label or split",
     )
     decoder: str | None = _pairs(
         None,

@@ -105,10 +105,11 @@ def start_run(
             trainer.resume()
         if comm.rank == 0:
             # Record the choices that depend on the graph, to repeat the run on another graph.
+            columns = trainer.task.resolved.items()
             found = {
                 "undirected": shard.manifest.undirected,
                 "weighted": is_weighted(config, shard),
-                **trainer.task.resolved,
+                **{option: name for option, name in columns if getattr(config, option) is None},
             }
             run_dir.write_config(config.model_copy(update=found).record())
             spec = trainer.task.spec.model_dump()

@@ -5,7 +5,7 @@ Columns of a single part stay memory-mapped on the CPU; a column is read when it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from graphtheta.data.types import Relation, positions_of_keys, qualified
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
-from graphtheta.wording import some
+from graphtheta.shard.target_columns import target_column
 
 __all__ = ["ShardColumns", "as_tensor"]
 
@@ -131,7 +131,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no label, or several of which none is "y".
         """
-        return _only_name("label", list(self.manifest.labels), "y", self.manifest.edge_labels)
+        return target_column(self.manifest, "nodes", "label").name
 
     @property
     def default_split(self) -> str:
@@ -140,7 +140,7 @@ class ShardColumns:
         Raises:
             ConfigError: If the graph has no split, or several of which none is "split".
         """
-        return _only_name("split", self.manifest.splits, "split", self.manifest.edge_splits)
+        return target_column(self.manifest, "nodes", "split").name
 
     def label_spec(self, name: str) -> LabelSpec:
         """Return the task and number of classes of a label.
@@ -391,18 +391,3 @@ class ShardColumns:
     def in_position(self) -> NDArray[np.int64]:
         """Position of each edge among all in-edges of its destination: (E,) int64."""
         return self.local.edges["in_position"]
-
-
-def _only_name(kind: str, names: Sequence[str], default: str, of_edges: Iterable[str]) -> str:
-    """Return the default if it is among the names, or the only one of them."""
-    if default in names or len(names) == 1:
-        return default if default in names else names[0]
-    if names:
-        got, remedy = some(names, len(names)), f"Name one of them with --{kind}."
-    elif edges := list(of_edges):
-        got = f"only {kind}s of edges ({some(edges, len(edges))})"
-        remedy = "Use --task edge or --task link for edges (EdgePrediction, LinkPrediction)."
-    else:
-        got = "none"
-        remedy = f"Name a column of the node table when you partition it: --{kind} COLUMN."
-    raise ConfigError(f"shard: expected one {kind} of nodes to choose, got {got}. {remedy}")

@@ -4,7 +4,8 @@ A node that never is a destination is no test of a destination: on edges from us
 model tells a user from an item without learning anything about edges. By role, a destination is
 therefore replaced by a destination of another edge of the same relation, and a source by another
 source. In the reverses that partitioning added, the roles are exchanged. A relation with only one
-such node takes those of all relations.
+such node takes those of all relations. In a graph of several node types, a node is replaced by one
+of its type.
 
 Source: Krompass, Baier, Tresp, "Type-constrained representation learning in knowledge graphs",
 ISWC 2015 (the local closed-world assumption).
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.schema import need_name
+from graphtheta.data.types import positions_of_keys
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.directory import Directory, rank_and_row
 from graphtheta.exchange.rows import exchange_rows, send_rows
@@ -43,9 +45,12 @@ def endpoints(shard: Shard, edges: Ints) -> Ints:
 def node_kinds(shard: Shard, column: str) -> tuple[Ints, int]:
     """Return the kind of each local node, numbered from 0, and the number of kinds; collective.
 
+    In a graph of several node types, the kind of a node is its type.
+
     Args:
         shard: The graph.
-        column: Name of a node column of integers, booleans or texts, or "all" for one kind.
+        column: Name of a node column of integers, booleans or texts, or "all" for one kind (a
+            kind for each node type, if there are several).
 
     Shape:
         Returns (L,) int64.
@@ -56,13 +61,13 @@ def node_kinds(shard: Shard, column: str) -> tuple[Ints, int]:
     Communication:
         That of `dense_ids`, and 8 bytes for each mirror.
     """
-    if column == ALL_NODES:
-        return np.zeros(shard.num_masters + shard.num_mirrors, np.int64), 1
     types, comm = shard.manifest.node_types, shard.comm
     columns, names = shard.local.node_columns[0], []
     if len(types) == 1:  # nodes of several types have no columns in common
         names = sorted(types[0].columns)
     need_name(column, [ALL_NODES, *names], "node column of candidates (--candidates)")
+    if column == ALL_NODES:
+        return positions_of_keys(shard.node_key_L, shard.manifest.first_node_keys), len(types)
     values = columns[column].combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # without rows
         values = pa.array([], values.type)

@@ -7,13 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
+from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import endpoints
-from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
+from graphtheta.task.edge_columns import num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
 from graphtheta.task.metrics import main_metric, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
@@ -36,7 +38,10 @@ class EdgePrediction:
 
     Args:
         label: Name of the edge label. If None, "y" or the only label.
-        split: Name of the edge split. If None, "split" or the only one.
+        split: Name of the edge split. If None, "split" or the only one of the label's relation.
+        target_relation: Relation whose edges to predict, in a graph of several, such as
+            `user-rates-item`. If None, that of the label. With it, the name of the label may be
+            plain: `stars` instead of `user-rates-item.stars`.
         relation: Name of an edge column of integers from 0 that the decoder reads. If None, none.
         exclude_targets: Whether the targets of a mini-batch or cluster-batch, and all other edges
             between the same two nodes, carry no messages in it.
@@ -47,10 +52,11 @@ class EdgePrediction:
         label: str | None = None,
         split: str | None = None,
         *,
+        target_relation: Relation | str | None = None,
         relation: str | None = None,
         exclude_targets: bool = False,
     ) -> None:
-        self.label, self.split = label, split
+        self.label, self.split, self.target_relation = label, split, target_relation
         self.relation, self.exclude_targets = relation, exclude_targets
 
     __repr__ = call_text
@@ -60,8 +66,15 @@ class EdgePrediction:
 
     def num_outputs(self, shard: Shard) -> int:
         """Return the number of outputs that the decoder needs."""
-        label = resolve_name("label", self.label, shard.manifest.edge_labels, "y")
-        return shard.manifest.edge_labels[label].num_outputs
+        return shard.manifest.edge_labels[self.label_column(shard).name].num_outputs
+
+    def label_column(self, shard: Shard) -> TargetColumn:
+        """Return the label to predict.
+
+        Raises:
+            ConfigError: If there is no such label, or several to choose from.
+        """
+        return target_column(shard.manifest, "edges", "label", self.label, self.target_relation)
 
 
 class BoundEdgeTask:
@@ -79,8 +92,8 @@ class BoundEdgeTask:
 
     def __init__(self, task: EdgePrediction, model: nn.Module, shard: Shard) -> None:
         manifest = shard.manifest
-        label = resolve_name("label", task.label, manifest.edge_labels, "y")
-        split = resolve_name("split", task.split, manifest.edge_splits, "split")
+        relation, label = task.label_column(shard)
+        split = target_column(manifest, "edges", "split", task.split, relation).name
         self.resolved = {"label": label, "split": split}
         self.spec = manifest.edge_labels[label]
         self._model, self.message_shard = model, shard

@@ -1,8 +1,6 @@
-"""Edge columns of a task: label, split and relation."""
+"""Edge column of the relations that a decoder reads."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,39 +9,8 @@ from torch import Tensor
 from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
-from graphtheta.wording import some
 
-__all__ = ["num_relations", "relation_column", "resolve_name"]
-
-
-def resolve_name(kind: str, name: str | None, present: Iterable[str], default: str) -> str:
-    """Return the name of the column to use; if `name` is None, the default or the only one.
-
-    Args:
-        kind: "label" or "split", for error messages.
-        name: Name that the user gave, or None.
-        present: Names of the graph's columns of this kind.
-        default: Name that is used if several columns are present.
-
-    Raises:
-        ConfigError: If the graph has no such column, or several and `name` is None.
-    """
-    names = sorted(present)
-    if name is None and (default in names or len(names) == 1):
-        return default if default in names else names[0]
-    if name is None or name not in names:
-        if name is not None and names:
-            need_name(name, names, f"{kind} of edges (--{kind})")
-        got = some(names, len(names)) or "none"
-        values = " of train, val and test" if kind == "split" else ""
-        remedy = (
-            f"Choose one with --{kind}."
-            if names
-            else f"Name a column{values} of the edge table when you partition it: graphtheta "
-            f"partition --edges EDGES STORE --parts N --edge-{kind} COLUMN"
-        )
-        raise ConfigError(f"task: expected a {kind} of edges, got {got}. {remedy}")
-    return name
+__all__ = ["num_relations", "relation_column"]
 
 
 def relation_column(shard: Shard, name: str) -> Tensor:

@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.inference.whole import infer
 from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
+from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import ALL_NODES, Candidates, endpoints, node_kinds
-from graphtheta.task.edge_columns import num_relations, relation_column, resolve_name
+from graphtheta.task.edge_columns import num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, fetch_endpoints
 from graphtheta.task.metrics import MainMetric, mean_loss
 from graphtheta.task.negatives import Corrupted, check_negatives
@@ -47,11 +49,19 @@ class LinkPrediction:
     nodes carries messages, such as its reverse. A warning counts these edges; `split_pairs` removes
     the messages.
 
+    In a graph of several relations, the edges of one of them are predicted. Edges of its reverse
+    (`rev_<name>`, or the relation that it reverses) between the same two nodes as an edge of the
+    validation or test split carry no messages either. With several node types, an endpoint is
+    compared with the nodes of its type.
+
     Metrics are the area under the ROC curve against one negative per edge, the same negatives in
     each evaluation, and the filtered mean reciprocal rank and hits (`graphtheta.task.ranking`).
 
     Args:
         split: Name of the edge split. If None, "split" or the only one.
+        target_relation: Relation whose edges to predict, in a graph of several, such as
+            `user-rates-item`. If None, that of the split. With it, the name of the split may be
+            plain.
         relation: Name of an edge column of integers from 0 that the decoder reads. If None, none.
         negatives: Negative samples for each target.
         corrupt: Endpoint that negatives replace: "dst", "src", or "both" (one of them at random).
@@ -82,6 +92,7 @@ class LinkPrediction:
         self,
         split: str | None = None,
         *,
+        target_relation: Relation | str | None = None,
         relation: str | None = None,
         negatives: int = 1,
         corrupt: Corrupted = "both",
@@ -92,7 +103,7 @@ class LinkPrediction:
         ranking: bool = True,
     ) -> None:
         check_negatives(negatives, corrupt)
-        self.split, self.relation = split, relation
+        self.split, self.target_relation, self.relation = split, target_relation, relation
         self.negatives, self.corrupt, self.candidates = negatives, corrupt, candidates
         self.exclude_targets, self.validation_messages = exclude_targets, validation_messages
         self.split_pairs, self.ranking = split_pairs, ranking
@@ -105,6 +116,14 @@ class LinkPrediction:
     def num_outputs(self, shard: Shard) -> int:
         """Return the number of outputs that the decoder needs: one."""
         return 1
+
+    def split_column(self, shard: Shard) -> TargetColumn:
+        """Return the edge split, and the relation that it is of.
+
+        Raises:
+            ConfigError: If there is no such split, or several to choose from.
+        """
+        return target_column(shard.manifest, "edges", "split", self.split, self.target_relation)
 
     def message_shard(self, shard: Shard, *, validation: bool = False) -> Shard:
         """Return the shard of the edges that carry messages; collective.
@@ -128,18 +147,41 @@ class LinkPrediction:
         Shape:
             Returns (E,) bool.
         """
-        split = resolve_name("split", self.split, shard.manifest.edge_splits, "split")
+        relation, split = self.split_column(shard)
         column = shard.edge_columns[f"split:{split}"].cpu().numpy()
-        is_test = column == SPLITS["test"]
+        is_test: NDArray[np.bool_] = column == SPLITS["test"]
         shown = column == SPLITS["val"] if validation else np.zeros_like(is_test)
         hidden = is_test | (column == SPLITS["val"])
-        if self.split_pairs:
+        reverse = _reverse_of(shard, relation)
+        if self.split_pairs or reverse is not None:
             pairs = pairs or ParallelEdges(shard, shard.comm)
-            hidden[pairs.of(np.flatnonzero(hidden), shard.comm)] = True
+            of_reverse = np.zeros_like(is_test)
+            if reverse is not None:
+                of_reverse[shard.edges_of(reverse)] = True
+            allowed = np.ones_like(is_test) if self.split_pairs else of_reverse
+
+            def between(edges: NDArray[np.bool_]) -> NDArray[np.bool_]:
+                """Return which edges join the same nodes as one of these, on any worker."""
+                found: NDArray[np.bool_] = np.zeros_like(is_test)
+                found[pairs.of(np.flatnonzero(edges), shard.comm)] = True
+                return found
+
+            hidden |= between(hidden) & allowed
             if validation:
-                shown[pairs.of(np.flatnonzero(is_test), shard.comm)] = False
+                shown |= between(shown) & of_reverse
+                shown &= ~(between(is_test) & allowed)
         carried: NDArray[np.bool_] = shown | ~hidden
         return carried
+
+
+def _reverse_of(shard: Shard, relation: str) -> Relation | None:
+    """Return the reverse of a relation, if the graph has it: `rev_<name>` is that of `<name>`."""
+    source, name, destination = Relation.of(relation)
+    for other in (f"rev_{name}", name.removeprefix("rev_")):
+        reverse = Relation(destination, other, source)
+        if other != name and reverse in shard.relations:
+            return reverse
+    return None
 
 
 class BoundLinkTask:
@@ -159,7 +201,7 @@ class BoundLinkTask:
     spec = LabelSpec(task="binary", num_classes=2)
 
     def __init__(self, task: LinkPrediction, model: nn.Module, shard: Shard, seed: int) -> None:
-        split = resolve_name("split", task.split, shard.manifest.edge_splits, "split")
+        relation, split = task.split_column(shard)
         self.resolved = {"split": split}
         self._task, self._model, self._shard = task, model, shard
         relations = 0 if task.relation is None else num_relations(shard, task.relation)
@@ -194,9 +236,15 @@ class BoundLinkTask:
                 f"{' that split_pairs keeps' if task.split_pairs else ''}. Put some edges in it."
             )
         self.metric = MainMetric("mrr" if task.ranking else "auc")
-        kinds = None if task.candidates is None else node_kinds(shard, task.candidates)
-        self._candidates = candidates = Candidates(shard, task.relation, relations, kinds)
-        of_relations = task.candidates is None and task.relation is not None
+        is_one_type, column_of_kinds = len(shard.node_types) == 1, task.candidates
+        if not is_one_type:
+            column_of_kinds = task.candidates or ALL_NODES
+        kinds = None if column_of_kinds is None else node_kinds(shard, column_of_kinds)
+        by_relation = (task.relation, relations)
+        if len(shard.relations) > 1:
+            by_relation = ("type", len(shard.relations))
+        self._candidates = candidates = Candidates(shard, *by_relation, kinds)
+        of_relations = column_of_kinds is None and task.relation is not None
         if of_relations and task.ranking:
             # Ranks over all nodes need training on all nodes: a model that never sees a node as a
             # destination of a relation may rank it first.
@@ -213,8 +261,14 @@ class BoundLinkTask:
         )
         self._ranking = None
         if task.ranking:
-            ranked = None if of_relations or task.candidates == ALL_NODES else candidates
-            self._ranking = Ranking(shard, self._relations(shard), max(1, relations), ranked)
+            everyone = is_one_type and (of_relations or task.candidates == ALL_NODES)
+            self._ranking = Ranking(
+                shard,
+                self._relations(shard),
+                max(1, relations),
+                None if everyone else candidates,
+                shard.edges_of(relation),
+            )
 
     def _twins(
         self, pairs: ParallelEdges, messages: dict[str, NDArray[np.bool_]]

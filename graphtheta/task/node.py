@@ -9,6 +9,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
 from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
+from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.metrics import main_metric, metrics_for
@@ -22,18 +23,33 @@ class NodePrediction:
 
     Args:
         label: Name of the label. If None, "y" or the only label.
-        split: Name of the split column. If None, "split" or the only one.
+        split: Name of the split column. If None, "split" or the only one of the label's node type.
+        target_type: Node type to predict, in a graph of several. If None, that of the label. With
+            it, the name of the label may be plain: `section` instead of `package.section`.
     """
 
-    def __init__(self, label: str | None = None, split: str | None = None) -> None:
-        self.label, self.split = label, split
+    def __init__(
+        self,
+        label: str | None = None,
+        split: str | None = None,
+        *,
+        target_type: str | None = None,
+    ) -> None:
+        self.label, self.split, self.target_type = label, split, target_type
 
     __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
-        return BoundNodeTask(
-            model, shard, self.label or shard.default_label, self.split or shard.default_split
-        )
+        label = self._label(shard)
+        split = target_column(shard.manifest, "nodes", "split", self.split, label.owner)
+        return BoundNodeTask(model, shard, label.name, split.name)
+
+    def num_outputs(self, shard: Shard) -> int:
+        """Return the number of outputs that the model needs."""
+        return shard.num_outputs(self._label(shard).name)
+
+    def _label(self, shard: Shard) -> TargetColumn:
+        return target_column(shard.manifest, "nodes", "label", self.label, self.target_type)
 
 
 class BoundNodeTask:

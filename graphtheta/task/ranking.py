@@ -50,6 +50,8 @@ class Ranking:
         relation: (E,) relation of each edge, or None.
         num_relations: Number of relations, at least 1.
         candidates: Nodes to rank edges among. If None, all nodes.
+        edges: (K,) positions of the edges of this worker that are left out of the ranks of others.
+            If None, all edges.
 
     Communication:
         48 bytes an edge in construction: the owners of both endpoints keep each edge.
@@ -61,20 +63,24 @@ class Ranking:
         relation: Ints | None,
         num_relations: int,
         candidates: Candidates | None = None,
+        edges: Ints | None = None,
     ) -> None:
         self._shard, self._relation, self._num_relations = shard, relation, num_relations
         self._candidates = candidates
-        nodes = endpoints(shard, np.arange(shard.num_edges))
+        edges = np.arange(shard.num_edges) if edges is None else edges
+        nodes, known = endpoints(shard, edges), None if relation is None else relation[edges]
         self._known = {
-            side: self._edges_by_answer(nodes[:, fixed], nodes[:, 1 - fixed])
+            side: self._edges_by_answer(nodes[:, fixed], nodes[:, 1 - fixed], known)
             for side, fixed in (("dst", 0), ("src", 1))
         }
 
-    def _edges_by_answer(self, fixed: Ints, answer: Ints) -> tuple[Ints, Ints]:
+    def _edges_by_answer(
+        self, fixed: Ints, answer: Ints, relation: Ints | None
+    ) -> tuple[Ints, Ints]:
         """Send edges to the owners of their answers; return query and master, sorted by query."""
         shard = self._shard
         owner, master = rank_and_row(shard.owner_locations[answer])
-        query = self._codes(shard.node_key_L[fixed], self._relation)
+        query = self._codes(shard.node_key_L[fixed], relation)
         rows = np.stack([query, master], axis=1)
         mine = np.concatenate(send_rows(shard.comm, owner, rows, stage=_STAGE))
         mine = mine[np.argsort(mine[:, 0], kind="stable")]

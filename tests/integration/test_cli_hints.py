@@ -75,7 +75,7 @@ def test_labels_of_edges_are_not_those_of_nodes(command: Run) -> None:
     partition(command, *OF_EDGES, "--features", "f_*")
     assert_one_line(
         command(*TRAIN),
-        r"expected one label of nodes to choose, got only labels of edges \('sign'\)\. Use --task",
+        r"expected a label of nodes, got only labels of edges \('sign'\)\. Use --task",
     )
     write(NODES, {name: SIGNS[name] for name in ("src", "dst")})
     words = "--features f_* --label y --split split=part".split()

@@ -282,7 +282,7 @@ def test_default_label_is_y_or_the_only_one() -> None:
     [
         (
             lambda s: s.default_label,
-            "one label of nodes to choose, got none. Name a column",
+            "a label of nodes, got none. Name a column",
         ),
         (
             lambda s: s.label("y"),
