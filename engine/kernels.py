@@ -15,6 +15,7 @@ __all__ = [
     "find_edges_by_key",
     "find_edges_in_rows",
     "find_mirrors",
+    "range_of_keys",
     "relabel_keys",
 ]
 
@@ -60,9 +61,14 @@ def find_edges_between(
     out_indptr: NDArray[np.int64],
     dst: NDArray[np.int32],
     csc_position: NDArray[np.int64],
+    edge_key: NDArray[np.int64],
+    low: int,
+    high: int,
     out_R: NDArray[np.int64],
 ) -> None:
     """Find the first edge of each pair of nodes by scanning the shorter of their two lists.
+
+    Only edges with a key in [low, high) count.
 
     Shape:
         src_R, dst_R: local ids, -1 for nodes that the part does not hold. out_R: positions in CSC
@@ -75,13 +81,14 @@ def find_edges_between(
             continue
         if in_indptr[d + 1] - in_indptr[d] <= out_indptr[s + 1] - out_indptr[s]:
             for e in range(in_indptr[d], in_indptr[d + 1]):
-                if src[e] == s:
+                if src[e] == s and low <= edge_key[e] < high:
                     out_R[r] = e
                     break
         else:
             for e in range(out_indptr[s], out_indptr[s + 1]):
-                if dst[e] == d:
-                    out_R[r] = csc_position[e]
+                p = csc_position[e]
+                if dst[e] == d and low <= edge_key[p] < high:
+                    out_R[r] = p
                     break
 
 
@@ -104,6 +111,27 @@ def find_edges_in_rows(
         if row_R[r] >= 0:
             first, last = indptr[row_R[r]], indptr[row_R[r] + 1]
             out_R[r] = find_in_row(edge_key, first, last, key_R[r])
+
+
+@_jit
+def range_of_keys(
+    row_R: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    edge_key: NDArray[np.int64],
+    low: int,
+    high: int,
+    first_R: NDArray[np.int64],
+    last_R: NDArray[np.int64],
+) -> None:
+    """Find the range of each row's in-edges whose keys are in [low, high), by binary search.
+
+    Shape:
+        row_R: local ids of the destinations. first_R, last_R: positions in CSC order; written.
+    """
+    for r in range(row_R.shape[0]):
+        first, last = indptr[row_R[r]], indptr[row_R[r] + 1]
+        first_R[r] = first + np.searchsorted(edge_key[first:last], low)
+        last_R[r] = first + np.searchsorted(edge_key[first:last], high)
 
 
 def empty_table(num_keys: int) -> NDArray[np.int64]:

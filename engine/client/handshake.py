@@ -34,6 +34,7 @@ class Handshake:
         parts: Parts that the server serves.
         max_ids: Largest number of ids in a request.
         predicts: Whether the server predicts.
+        predicted_type: Node type that it predicts. None if the graph has only one.
     """
 
     manifest: Manifest
@@ -41,6 +42,7 @@ class Handshake:
     parts: tuple[int, ...]
     max_ids: int
     predicts: bool
+    predicted_type: str | None
 
     @classmethod
     def decode(cls, received: list[bytes]) -> Handshake:
@@ -87,7 +89,10 @@ class Handshake:
         if not id_types <= {"int64", "string"} or not reply.max_ids:
             raise wrong("ids of int64 or string, and a limit of ids >= 1", "others")
         served = tuple(dict.fromkeys(parts.tolist()))
-        return cls(manifest, book, served, reply.max_ids, reply.predicts)
+        predicted = reply.predicted_type or None
+        if predicted not in (None, *(of_type.name for of_type in manifest.node_types)):
+            raise wrong("predictions of a node type of the graph", repr(predicted))
+        return cls(manifest, book, served, reply.max_ids, reply.predicts, predicted)
 
 
 def column_type(spec: ColumnSpec) -> pa.DataType:

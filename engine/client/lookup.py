@@ -26,19 +26,21 @@ IdKind = Literal["original_id", "node_key", "new_id"]
 _Ids = NDArray[np.int64]
 
 
-def look_up(pool: ServerPool, ids: Any, by: IdKind) -> _Ids:
+def look_up(pool: ServerPool, ids: Any, by: IdKind, node_type: str | None = None) -> _Ids:
     """Return the new ids of nodes.
 
     Args:
         pool: The servers.
         ids: R ids.
         by: Kind of the ids.
+        node_type: Type of the nodes. If None, the only type for original ids, any for others.
 
     Shape:
         Returns (R,).
 
     Raises:
-        ConfigError: If `by` is no kind of ids.
+        ConfigError: If `by` is no kind of ids, or there is no such type, or original ids are given
+            without a type in a graph of several.
         GraphFormatError: If ids are of another type.
         UnknownNode: If there is no such node.
     """
@@ -46,20 +48,23 @@ def look_up(pool: ServerPool, ids: Any, by: IdKind) -> _Ids:
     if by == "new_id":
         return _checked(ids, "new ids", manifest)
     if by == "node_key":
-        keys = pa.array(_checked(ids, "node keys", manifest))
+        keys = pa.array(_checked(ids, "node keys", manifest, node_type))
         bucket = block_of(keys.to_numpy(), max(1, manifest.num_nodes), manifest.num_parts)
         naming = messages.NAMING_NODE_KEY
     elif by == "original_id":
-        keys = _original_ids(ids, manifest)
+        keys = _original_ids(ids, manifest, node_type)
         bucket = (hash_ids(keys) % np.uint64(manifest.num_parts)).astype(np.int64)
         naming = messages.NAMING_ORIGINAL_ID
     else:
         raise ConfigError(f"by: expected original_id, node_key or new_id, got {by!r}.")
+    name = node_type or ""
     mean_bytes = int(keys.nbytes // max(1, len(keys)))
     jobs = []
     for connection, rows in pool.split(bucket, max(1, mean_bytes // 8)):
         data = encode_columns(id=keys.take(pa.array(rows)))
-        jobs.append((connection, messages.LookupRequest(ids=data, naming=naming), rows))
+        jobs.append(
+            (connection, messages.LookupRequest(ids=data, naming=naming, node_type=name), rows)
+        )
     new_ids = np.empty(len(keys), np.int64)
     deadline = pool.deadline()
 
@@ -100,19 +105,22 @@ def as_integers(values: Any, what: str) -> _Ids:
     return np.ascontiguousarray(array, np.int64)
 
 
-def _checked(ids: Any, what: str, manifest: Manifest) -> _Ids:
-    array, num_nodes = as_integers(ids, what), manifest.num_nodes
-    if len(array) and not 0 <= array.min() <= array.max() < num_nodes:
-        unknown = array[(array < 0) | (array >= num_nodes)][0]
+def _checked(ids: Any, what: str, manifest: Manifest, node_type: str | None = None) -> _Ids:
+    array, first, last = as_integers(ids, what), 0, manifest.num_nodes
+    if node_type is not None:
+        of_type = manifest.node_type(node_type)
+        first, last = of_type.first_key, of_type.first_key + of_type.count
+    if len(array) and not first <= array.min() <= array.max() < last:
+        unknown = array[(array < first) | (array >= last)][0]
         raise UnknownNode(
-            f"{what}: expected integers in [0, {num_nodes:,}), got {unknown}. Look up nodes of "
-            "this graph."
+            f"{what}: expected integers in [{first:,}, {last:,}), got {unknown}. Look up nodes of "
+            f"{'this graph' if node_type is None else f'the type {node_type}'}."
         )
     return array
 
 
-def _original_ids(ids: Any, manifest: Manifest) -> pa.Array:
-    kind = pa.type_for_alias(manifest.id_type)
+def _original_ids(ids: Any, manifest: Manifest, node_type: str | None) -> pa.Array:
+    kind = pa.type_for_alias(manifest.node_type(node_type).id_type)
     try:
         array = ids if isinstance(ids, pa.Array) else pa.array(ids)
         if pa.types.is_null(array.type) and not len(array):

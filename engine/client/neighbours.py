@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,23 @@ class Neighbours:
     node_key: NDArray[np.int64]
     edge_key: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
+
+    @classmethod
+    def merged(cls, lists: Sequence[tuple[NDArray[np.int64], Neighbours]], num: int) -> Neighbours:
+        """Return the edges of several relations, whose keys ascend from one to the next.
+
+        Args:
+            lists: Rows of the nodes, and the edges of these nodes, without columns.
+            num: Number of nodes.
+        """
+        row = _joined(np.repeat(rows, np.diff(some.indptr)) for rows, some in lists)
+        order = np.argsort(row, kind="stable")
+        node, node_key, edge_key = (
+            _joined(getattr(some, name) for _, some in lists)[order]
+            for name in ("node", "node_key", "edge_key")
+        )
+        count = np.bincount(row, minlength=num)
+        return cls(np.append(0, np.cumsum(count)), node, node_key, edge_key, {})
 
     @classmethod
     def collect(
@@ -83,6 +100,10 @@ class Neighbours:
             edge_key,
             {n: fill_missing(responses.graph_column(n, t).take(taken)) for n, t in types.items()},
         )
+
+
+def _joined(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
 def _lowest_ranks(

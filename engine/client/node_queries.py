@@ -27,9 +27,18 @@ __all__ = ["columns_of", "columns_of_all", "predict"]
 
 
 def columns_of(
-    pool: ServerPool, new_ids: NDArray[np.int64], names: Sequence[str]
+    pool: ServerPool,
+    new_ids: NDArray[np.int64],
+    names: Sequence[str],
+    node_type: str | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Return columns of nodes, requested from the owners.
+
+    Args:
+        pool: The servers.
+        new_ids: Nodes.
+        names: Names of columns.
+        node_type: Type of the nodes and columns. If None, the only type, or columns that all have.
 
     Shape:
         new_ids: (R,). Returns (R,) or (R, width) each.
@@ -37,18 +46,27 @@ def columns_of(
     jobs = []
     for connection, rows in pool.split(pool.router.owners(new_ids)):
         nodes = encode_columns(new_id=new_ids[rows])
-        jobs.append((connection, messages.NodeColumnsRequest(nodes=nodes, columns=names), rows))
-    types = {name: pool.router.node_type(name) for name in names}
+        request = messages.NodeColumnsRequest(nodes=nodes, columns=names, node_type=node_type or "")
+        jobs.append((connection, request, rows))
+    types = {name: pool.router.node_column(name, node_type) for name in names}
     return pool.call("NodeColumns", jobs, sent(types)).by_row(types, len(new_ids))
 
 
-def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return columns of all nodes by node key, requested as ranges of new ids.
+def columns_of_all(
+    pool: ServerPool, names: Sequence[str], node_type: str | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return columns of all nodes in the order of their keys, requested as ranges of new ids.
+
+    Args:
+        pool: The servers.
+        names: Names of columns.
+        node_type: Type of the nodes. If None, all nodes.
 
     Shape:
         Returns (N,) or (N, width) each.
     """
     router = pool.router
+    name = node_type or ""
     requested = list(dict.fromkeys([*names, "node_key"]))
     jobs = []
     for part, connection in enumerate(router.connections):
@@ -56,14 +74,17 @@ def columns_of_all(pool: ServerPool, names: Sequence[str]) -> dict[str, NDArray[
         for first in range(start, start + size, router.max_ids):
             count = min(router.max_ids, start + size - first)
             ids = messages.Range(first=first, count=count)
-            request = messages.NodeColumnsRequest(range=ids, columns=requested)
+            request = messages.NodeColumnsRequest(range=ids, columns=requested, node_type=name)
             jobs.append((connection, request, np.arange(first, first + count)))
-    types = {name: router.node_type(name) for name in requested}
+    types = {name: router.node_column(name, node_type) for name in requested}
     responses = pool.call("NodeColumns", jobs, sent(types))
-    num_nodes = router.manifest.num_nodes
+    first_key, num_nodes = 0, router.manifest.num_nodes
+    if node_type is not None:
+        of_type = router.manifest.node_type(node_type)
+        first_key, num_nodes = of_type.first_key, of_type.count
     tables = []
     for _, table in responses.tables:
-        keys = as_numpy(table[COLUMN + "node_key"])
+        keys = as_numpy(table[COLUMN + "node_key"]) - first_key
         check_range(keys, num_nodes, "node keys")
         tables.append((keys, table))
     return Responses(tables, []).by_row({name: types[name] for name in names}, num_nodes)

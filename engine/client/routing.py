@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.types import Relation
 from graphtheta.engine.client.connection import Connection
 from graphtheta.engine.client.handshake import Handshake, column_type
 from graphtheta.engine.client.responses import answer_of
@@ -42,6 +43,7 @@ class Router:
         connections: Connection to the server of each part.
         max_ids: Largest number of ids in a request that every server accepts.
         predictor: Connection to a server that predicts, if there is one.
+        predicted_type: Node type that it predicts. None if the graph has only one.
 
     Shape:
         first_new_id: (P,). counts: (P,) each: masters, mirrors, edges. server_of: (P,) index of the
@@ -88,22 +90,28 @@ class Router:
         self.counts = (book.masters, book.mirrors, book.edges)
         self.connections = [connections[number] for number in chosen]
         self.max_ids = min(reply.max_ids for reply in replies)
-        predictors = (c for c, reply in zip(connections, replies, strict=True) if reply.predicts)
-        self.predictor = next(predictors, None)
+        predictors = [number for number, reply in enumerate(replies) if reply.predicts][:1]
+        self.predictor = connections[predictors[0]] if predictors else None
+        self.predicted_type = replies[predictors[0]].predicted_type if predictors else None
 
     def owners(self, new_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the parts that own nodes."""
         return np.searchsorted(self.first_new_id, new_ids, side="right") - 1
 
-    def node_type(self, name: str) -> pa.DataType:
-        """Return the Arrow type of a node column."""
+    def node_column(self, name: str, node_type: str | None) -> pa.DataType:
+        """Return the Arrow type of a column of a node type; if None, of the only type."""
+        manifest = self.manifest
         if name == "original_id":
-            return pa.type_for_alias(self.manifest.id_type)
-        return _column_type(name, self.manifest.node_columns)
+            return pa.type_for_alias(manifest.node_type(node_type).id_type)
+        if node_type is None and len(manifest.node_types) > 1:
+            return pa.int64()  # a column that all types have
+        return _column_type(name, manifest.node_type(node_type).columns)
 
-    def edge_type(self, name: str) -> pa.DataType:
-        """Return the Arrow type of an edge column."""
-        return _column_type(name, self.manifest.edge_columns)
+    def edge_column(self, name: str, relation: Relation | None) -> pa.DataType:
+        """Return the Arrow type of a column of a relation; if None, of the only relation."""
+        manifest = self.manifest
+        position = manifest.position_of_relation(relation)
+        return _column_type(name, manifest.relations[position].columns)
 
 
 def _column_type(name: str, specs: Mapping[str, ColumnSpec]) -> pa.DataType:

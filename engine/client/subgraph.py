@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,22 +45,22 @@ class Subgraph:
 def expand(
     new_ids: _Ids,
     node_keys: _Ids,
-    fanouts: Sequence[int | None],
-    neighbours: Callable[[_Ids, int | None, int], Neighbours],
+    num_layers: int,
+    neighbours: Callable[[_Ids, _Ids, int], Neighbours],
 ) -> Subgraph:
     """Follow in-edges from seed nodes; each node is expanded once, in the hop after it is found.
 
     Args:
         new_ids: (R,) seed nodes.
         node_keys: (R,) their node keys.
-        fanouts: Fan-out of each layer, counted from the input; the first hop uses the last one.
-        neighbours: Returns the in-edges of nodes for a fan-out and a layer.
+        num_layers: Number of hops; the first hop is that of the last layer.
+        neighbours: Returns the in-edges for a layer of nodes that are given by new ids and keys.
     """
     node, key = new_ids, node_keys
     first, num_nodes, hops = 0, [len(node_keys)], []
     src, dst = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for layer in reversed(range(len(fanouts))):
-        hop = neighbours(node[first:], fanouts[layer], layer)
+    for layer in reversed(range(num_layers)):
+        hop = neighbours(node[first:], key[first:], layer)
         position, new = _relabel(key, hop.node_key)
         src.append(position)
         dst.append(first + np.repeat(np.arange(len(node) - first), np.diff(hop.indptr)))
@@ -70,7 +70,7 @@ def expand(
         num_nodes.append(len(key) - first)
         hops.append(hop)
     if not hops:
-        hops = [neighbours(node[:0], None, 0)]  # for the types of the columns
+        hops = [neighbours(node[:0], key[:0], 0)]  # for the types of the columns
     return Subgraph(
         new_id=node,
         node_key=key,
@@ -79,7 +79,7 @@ def expand(
         edge_key=np.concatenate([np.zeros(0, np.int64), *(hop.edge_key for hop in hops)]),
         columns={n: np.concatenate([hop.columns[n] for hop in hops]) for n in hops[0].columns},
         num_nodes=num_nodes,
-        num_edges=[len(hop.edge_key) for hop in hops][: len(fanouts)],
+        num_edges=[len(hop.edge_key) for hop in hops][:num_layers],
     )
 
 

@@ -6,14 +6,13 @@ of its ids and of one chunk, however many edges it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import whole
 from graphtheta.engine.kernels import (
     empty_table,
     fill_table,
@@ -21,17 +20,24 @@ from graphtheta.engine.kernels import (
     find_edges_by_key,
     find_edges_in_rows,
 )
-from graphtheta.engine.server.part import Edges, OpenPart
+from graphtheta.engine.server.part import OpenPart
+from graphtheta.engine.server.response_rows import (
+    CHUNK_BYTES,
+    batch,
+    check_columns,
+    edge_table,
+    row_bytes,
+    spans,
+    take_rows,
+)
 from graphtheta.engine.wire.chunks import ResponseChunk
-from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import ConfigError, UnknownNode
-from graphtheta.partition import Store
+from graphtheta.partition import ColumnSpec, Store
 from graphtheta.proto.v1.graph_pb2 import Draw
 from graphtheta.wording import some
 
 __all__ = ["ServerGraph"]
 
-_CHUNK_BYTES = 1 << 21  # approximate size of a chunk of a response
 _SCANNED = 1 << 26  # edges to scan before checking whether the caller is still there
 _Ids = NDArray[np.int64]
 _Chunks = Iterator[ResponseChunk]
@@ -66,38 +72,78 @@ class ServerGraph:
             part: OpenPart(store.part(part), store.book, is_whole=not self._is_spread)
             for part in served
         }
-        relations = store.manifest.relations
-        self._edge_columns = relations[0].columns if len(relations) == 1 else {}
         self._is_open = np.zeros(store.num_parts, np.bool_)
         self._is_open[list(self.parts)] = True
 
     # -- nodes ------------------------------------------------------------------------------------
 
-    def lookup(self, ids: pa.Array, *, by_key: bool) -> _Chunks:
+    def lookup(self, ids: pa.Array, *, by_key: bool, node_type: str = "") -> _Chunks:
         """Yield the new ids of nodes given by original ids or by node keys, in order.
 
+        Args:
+            ids: The ids.
+            by_key: Whether they are node keys.
+            node_type: Type of the nodes that original ids are of. If empty, the only type.
+
         Raises:
+            ConfigError: If there is no such type.
             GraphFormatError: If ids are of another type.
             UnknownNode: If there is no such node.
         """
         index = self._index
-        new_ids = index.new_ids_of_keys(ids.to_numpy()) if by_key else index.new_ids(ids)
-        for span in _spans(len(new_ids), 8):
+        new_ids = (
+            index.new_ids_of_keys(ids.to_numpy())
+            if by_key
+            else index.new_ids(ids, node_type or None)
+        )
+        for span in spans(len(new_ids), 8):
             yield ResponseChunk(pa.record_batch({"new_id": new_ids[span]}))
 
-    def node_columns(self, new_ids: _Ids, names: list[str]) -> _Chunks:
+    def node_columns(
+        self, new_ids: _Ids, names: list[str], node_type: str = "", *, skip: bool = False
+    ) -> _Chunks:
         """Yield columns of nodes that the served parts own, with the rows of the request.
 
+        Args:
+            new_ids: (R,) nodes.
+            names: Columns.
+            node_type: Type of the nodes, whose columns may be named. If empty, the only type, or
+                columns that all types have.
+            skip: Whether to skip nodes of other types, which are an error otherwise.
+
         Raises:
-            ConfigError: If there is no such column, or a part that is not served owns a node.
+            ConfigError: If there is no such type or column, a part that is not served owns a node,
+                or a node is of another type.
             UnknownNode: If there is no such node.
         """
+        manifest = self.store.manifest
+        position = manifest.position_of_type(node_type) if node_type else None
+        if len(manifest.node_types) == 1:
+            position = None  # the columns of the only type are among those of all masters
+        of_type = [] if position is None else list(manifest.node_types[position].columns)
+        if position is not None:
+            of_type.append("original_id")
         for part in self.parts.values():
-            _check_columns("node columns", part.masters.column_names, names)
+            check_columns("node columns", [*part.masters.column_names, *of_type], names)
+        common = [name for name in names if name not in of_type]
+        own = [name for name in names if name in of_type]
         owner, local = self._locate(new_ids)
         self._check_open(owner)
         for part, rows in self._by_part(owner):
-            yield from _take_rows(part.masters.select(names), rows, local[rows])
+            if position is None:
+                yield from take_rows(rows, (part.masters.select(names), local[rows]))
+                continue
+            table, found = part.rows_of_type(position, local[rows])
+            if skip:
+                rows, found = rows[found >= 0], found[found >= 0]
+            elif (found < 0).any():
+                other = int(new_ids[rows[found < 0][0]])
+                raise ConfigError(
+                    f"node columns: expected nodes of the type {node_type}, got the new id {other} "
+                    "of another type. Request columns of one type at a time."
+                )
+            columns = (part.masters.select(common), local[rows]), (table.select(own), found)
+            yield from take_rows(rows, *columns)
 
     # -- edges ------------------------------------------------------------------------------------
 
@@ -108,6 +154,7 @@ class ServerGraph:
         out: bool,
         draw: Draw | None,
         columns: list[str],
+        relation: str = "",
         parts: NDArray[np.int32] | None = None,
         degrees: _Ids | None = None,
     ) -> _Chunks:
@@ -120,43 +167,56 @@ class ServerGraph:
             out: Whether to yield out-edges.
             draw: How in-edges are drawn. If None, all edges are yielded.
             columns: Edge columns to add.
+            relation: Relation of the edges and columns. If empty, all edges are yielded.
             parts: (R,) part to read for each node. If None, the node's owner, and the other open
                 parts that hold edges of it.
             degrees: (R,) in-degrees in the whole graph, given together with `parts`.
 
         Raises:
-            ConfigError: If there is no such column or part, or `draw` is given for out-edges.
+            ConfigError: If there is no such relation, column or part, or `draw` is given for
+                out-edges, or for one relation with a weight or in a vertex-cut.
             UnknownNode: If there is no such node.
         """
-        _check_columns("edge columns", self._edge_columns, columns)
+        position, keys = self._relation(relation)
+        check_columns("edge columns", self._edge_columns(position), columns)
         if draw is not None:
-            self._check_draw(draw, out)
+            self._check_draw(draw, out, position)
 
         def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
-            table = part.in_edges.select(columns)
-            size = max(1, _CHUNK_BYTES // (32 + _row_bytes(table)))
+            table, _ = self._columns_at(part, position, local[:0])
+            size = max(1, CHUNK_BYTES // (32 + row_bytes(table.select(columns))))
             if draw is None:
-                chunks = part.edges(local, out=out, chunk=size)
+                chunks = part.edges(local, out=out, chunk=size, keys=keys)
             else:
                 assert degree is not None
-                chunks = part.draw_edges(local, degree, draw, chunk=size)
+                one = None if position is None or keys is None else (position, keys)
+                chunks = part.draw_edges(local, degree, draw, chunk=size, relation=one)
             for edges in chunks:
-                yield ResponseChunk(_edge_table(part, rows, edges, table))
+                table, at = self._columns_at(part, position if columns else None, edges.position)
+                yield ResponseChunk(edge_table(part, rows, edges, table.select(columns), at))
 
         yield from self._read_edges(new_ids, parts, degrees, read, out=out)
 
-    def find_edges(self, src: _Ids, dst: _Ids, parts: NDArray[np.int32] | None = None) -> _Chunks:
+    def find_edges(
+        self,
+        src: _Ids,
+        dst: _Ids,
+        parts: NDArray[np.int32] | None = None,
+        relation: str = "",
+    ) -> _Chunks:
         """Yield the lowest edge key of each pair of nodes with an edge, with the row of the pair.
 
         Args:
             src: (R,) new ids of the sources.
             dst: (R,) new ids of the destinations.
             parts: (R,) part to read for each destination; None as in `neighbours`.
+            relation: Relation of the edges. If empty, all edges.
 
         Raises:
-            ConfigError: If there is no such part.
+            ConfigError: If there is no such part or relation.
             UnknownNode: If there is no such node.
         """
+        low, high = self._relation(relation)[1] or (0, np.iinfo(np.int64).max)
         src_owner, src_local = self._locate(src)
 
         def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
@@ -164,9 +224,10 @@ class ServerGraph:
             source = part.local_ids(src_owner[rows], src_local[rows])
             in_edges = part.in_indptr, part.src
             out_edges = part.out_indptr, part.dst, part.csc_position
-            find_edges_between(source, local, *in_edges, *out_edges, position)
+            ends = *in_edges, *out_edges
+            find_edges_between(source, local, *ends, part.edge_key, low, high, position)
             found = np.flatnonzero(position >= 0)
-            yield ResponseChunk(_batch(rows[found], edge_key=part.edge_key[position[found]]))
+            yield ResponseChunk(batch(rows[found], edge_key=part.edge_key[position[found]]))
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
@@ -176,6 +237,7 @@ class ServerGraph:
         names: list[str],
         dst: _Ids | None = None,
         parts: NDArray[np.int32] | None = None,
+        relation: str = "",
     ) -> _Chunks:
         """Yield columns of the edges that the served parts hold, with the rows of the request.
 
@@ -185,26 +247,28 @@ class ServerGraph:
             dst: (R,) new ids of the destinations, whose in-edges are searched. If None, all edges
                 of the open parts are scanned.
             parts: (R,) part to read for each destination; None as in `neighbours`.
+            relation: Relation of the columns; edges of others are not found. If empty, the only
+                relation.
 
         Raises:
-            ConfigError: If there is no such column or part.
+            ConfigError: If there is no such relation, column or part.
             UnknownNode: If there is no such node.
         """
-        _check_columns("edge columns", self._edge_columns, names)
+        of, _ = self._relation(relation)
+        check_columns("edge columns", self._edge_columns(of), names)
         if dst is None:
-            yield from self._scan_edges(keys, names)
+            yield from self._scan_edges(keys, names, of)
             return
 
         def read(part: OpenPart, rows: _Ids, local: _Ids, degree: _Ids | None) -> _Chunks:
             position = np.empty(len(rows), np.int64)
             find_edges_in_rows(keys[rows], local, part.in_indptr, part.edge_key, position)
             found = position >= 0
-            columns = part.in_edges.select(names)
-            yield from _take_rows(columns, rows[found], position[found])
+            yield from self._take_edges(part, rows[found], position[found], names, of)
 
         yield from self._read_edges(dst, parts, None, read, out=False)
 
-    def _scan_edges(self, keys: _Ids, names: list[str]) -> _Chunks:
+    def _scan_edges(self, keys: _Ids, names: list[str], relation: int | None) -> _Chunks:
         distinct, index = np.unique(keys, return_inverse=True)
         table = empty_table(len(distinct))
         fill_table(distinct, table)
@@ -217,7 +281,40 @@ class ServerGraph:
                 find_edges_by_key(distinct, table, scanned, first, positions)
             position = positions[index]
             found = np.flatnonzero(position >= 0)
-            yield from _take_rows(part.in_edges.select(names), found, position[found])
+            yield from self._take_edges(part, found, position[found], names, relation)
+
+    # -- relations --------------------------------------------------------------------------------
+
+    def _relation(self, name: str) -> tuple[int | None, tuple[int, int] | None]:
+        """Return the position and the range of edge keys of a relation; None for all edges."""
+        manifest = self.store.manifest
+        position = manifest.position_of_relation(name) if name else 0
+        if not name or len(manifest.relations) == 1:
+            return None, None
+        ends = np.append(manifest.first_edge_keys, np.iinfo(np.int64).max)
+        return position, (int(ends[position]), int(ends[position + 1]))
+
+    def _edge_columns(self, relation: int | None) -> dict[str, ColumnSpec]:
+        """Return the columns of a relation; if it is None, those of the only one."""
+        relations = self.store.manifest.relations
+        if relation is None and len(relations) > 1:
+            return {}
+        return relations[relation or 0].columns
+
+    def _columns_at(
+        self, part: OpenPart, relation: int | None, edges: _Ids
+    ) -> tuple[pa.Table, _Ids]:
+        """Return the columns of a relation at a part, and the rows of edges in them."""
+        return (
+            (part.in_edges, edges) if relation is None else part.rows_of_relation(relation, edges)
+        )
+
+    def _take_edges(
+        self, part: OpenPart, rows: _Ids, edges: _Ids, names: list[str], relation: int | None
+    ) -> _Chunks:
+        table, at = self._columns_at(part, relation, edges)
+        rows, at = rows[at >= 0], at[at >= 0]
+        yield from take_rows(rows, (table.select(names), at))
 
     # -- which part holds what --------------------------------------------------------------------
 
@@ -254,7 +351,7 @@ class ServerGraph:
                 away = ~self._is_open[holder]
                 if away.any():
                     index = which[away]
-                    others = _batch(rows[index], part=holder[away], in_degree=degree[index])
+                    others = batch(rows[index], part=holder[away], in_degree=degree[index])
                     yield ResponseChunk(other_parts=others)
 
     def _locate(self, new_ids: _Ids) -> tuple[_Ids, _Ids]:
@@ -287,7 +384,12 @@ class ServerGraph:
             if part in self.parts:
                 yield self.parts[part], np.flatnonzero(parts == part)
 
-    def _check_draw(self, draw: Draw, out: bool) -> None:
+    def _check_draw(self, draw: Draw, out: bool, relation: int | None) -> None:
+        if relation is not None and (draw.weight or self._is_spread):
+            raise ConfigError(
+                "draw: expected a draw from all in-edges, got one from a relation, "
+                f"{'by weight' if draw.weight else 'in a vertex-cut'}. Request all its edges."
+            )
         if out:
             raise ConfigError("draw: expected in-edges, got out-edges. Request all out-edges.")
         if draw.fanout < 1 or draw.layer >= 1 << 16:
@@ -296,55 +398,11 @@ class ServerGraph:
                 f"{draw.layer}. Correct them."
             )
         if draw.weight:
-            columns = self._edge_columns
-            _check_columns("draw", columns, [draw.weight])
+            columns = self._edge_columns(None)
+            check_columns("draw", columns, [draw.weight])
             spec = columns[draw.weight]
             if spec.width is not None or not spec.dtype.startswith(("int", "float", "double")):
                 raise ConfigError(
                     f"draw: expected one number for each edge, got {spec.dtype} in "
                     f"'{draw.weight}'. Name another column."
                 )
-
-
-def _check_columns(where: str, known: Iterable[str], names: list[str]) -> None:
-    """Raise ConfigError for names of columns that are unknown or repeated."""
-    known = list(known)
-    if set(names) - set(known) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"{where}: expected some of {', '.join(known) or 'no columns'}, each once, got "
-            f"{', '.join(names)}. Name some of these."
-        )
-
-
-def _edge_table(part: OpenPart, rows: _Ids, edges: Edges, table: pa.Table) -> pa.RecordBatch:
-    node, node_key, edge_key = part.describe(edges)
-    columns: dict[str, Any] = {"node": node, "node_key": node_key, "edge_key": edge_key}
-    if edges.rank is not None:
-        columns |= {"rank": edges.rank, "draw": edges.draw}
-    return _batch(rows[edges.row], **columns, **_take(table, edges.position))
-
-
-def _take_rows(table: pa.Table, rows: _Ids, positions: _Ids) -> _Chunks:
-    """Yield rows of a table by position, with the rows of the request."""
-    for span in _spans(len(rows), 4 + _row_bytes(table)):
-        yield ResponseChunk(_batch(rows[span], **_take(table, positions[span])))
-
-
-def _batch(rows: _Ids, **columns: Any) -> pa.RecordBatch:
-    return pa.record_batch({"row": rows.astype(np.int32), **columns})
-
-
-def _take(table: pa.Table, positions: _Ids) -> dict[str, pa.Array]:
-    taken = pa.array(positions)
-    return {COLUMN + name: whole(table[name]).take(taken) for name in table.column_names}
-
-
-def _spans(num_rows: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of the rows that fit into a chunk."""
-    size = max(1, _CHUNK_BYTES // row_bytes)
-    for first in range(0, num_rows, size):
-        yield slice(first, first + size)
-
-
-def _row_bytes(table: pa.Table) -> int:
-    return int(table.nbytes // max(1, table.num_rows))

@@ -49,10 +49,14 @@ class GraphService(GraphServicer):
         graph: The open parts.
         limits: Request limits.
         predicts: Whether the server predicts as well.
+        predicted_type: Node type that it predicts. If empty, the only type.
     """
 
-    def __init__(self, graph: ServerGraph, limits: Limits, *, predicts: bool) -> None:
-        self._graph, self._limits, self._predicts = graph, limits, predicts
+    def __init__(
+        self, graph: ServerGraph, limits: Limits, *, predicts: bool, predicted_type: str = ""
+    ) -> None:
+        self._graph, self._limits = graph, limits
+        self._predicts, self._predicted_type = predicts, predicted_type
 
     def Handshake(
         self, request: messages.HandshakeRequest, context: _Context
@@ -79,6 +83,7 @@ class GraphService(GraphServicer):
             max_ids=self._limits.max_ids,
             max_fanout=self._limits.max_fanout,
             predicts=self._predicts,
+            predicted_type=self._predicted_type,
             software=f"graphtheta {graphtheta.__version__}",
         )
         reply.checksum = reply_checksum(reply)
@@ -92,7 +97,7 @@ class GraphService(GraphServicer):
             )
         is_key = by_key[request.naming]
         ids = self._decode(request.ids, "lookup: ids", *(_IDS[:1] if is_key else _IDS))["id"]
-        return self._graph.lookup(ids, by_key=is_key)
+        return self._graph.lookup(ids, by_key=is_key, node_type=request.node_type)
 
     def NodeColumns(self, request: messages.NodeColumnsRequest, context: _Context) -> _Chunks:
         if request.HasField("range"):
@@ -111,7 +116,10 @@ class GraphService(GraphServicer):
             new_ids = np.arange(first, first + count)
         else:
             new_ids = column(self._decode(request.nodes, "node columns: nodes", NODES), "new_id")
-        return self._graph.node_columns(new_ids, list(request.columns))
+        skip = request.HasField("range")
+        return self._graph.node_columns(
+            new_ids, list(request.columns), request.node_type, skip=skip
+        )
 
     def Neighbours(self, request: messages.NeighboursRequest, context: _Context) -> _Chunks:
         directions = {messages.DIRECTION_IN: False, messages.DIRECTION_OUT: True}
@@ -123,6 +131,7 @@ class GraphService(GraphServicer):
             out=directions[request.direction],
             draw=self._draw(request.draw) if request.HasField("draw") else None,
             columns=list(request.columns),
+            relation=request.relation,
             parts=_optional(nodes, "part"),
             degrees=_degrees(nodes),
         )
@@ -130,7 +139,7 @@ class GraphService(GraphServicer):
     def FindEdges(self, request: messages.FindEdgesRequest, context: _Context) -> _Chunks:
         pairs = self._decode(request.pairs, "find edges: pairs", _PAIRS, _PAIRS_AT_PART)
         ends = column(pairs, "src"), column(pairs, "dst")
-        return self._graph.find_edges(*ends, _optional(pairs, "part"))
+        return self._graph.find_edges(*ends, _optional(pairs, "part"), request.relation)
 
     def EdgeColumns(self, request: messages.EdgeColumnsRequest, context: _Context) -> _Chunks:
         accepted = (_EDGE_KEYS, _EDGES, _EDGES_AT_PART)
@@ -140,6 +149,7 @@ class GraphService(GraphServicer):
             list(request.columns),
             _optional(edges, "dst"),
             _optional(edges, "part"),
+            request.relation,
         )
 
     def _decode(self, data: bytes, where: str, *schemas: pa.Schema) -> pa.RecordBatch:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.engine.kernels import find_mirrors
+from graphtheta.engine.kernels import find_mirrors, range_of_keys
 from graphtheta.partition import Book, PartTables, column_numpy
 from graphtheta.partition.store.part import ROLE_IN, ROLE_OUT
 from graphtheta.proto.v1.graph_pb2 import Draw
@@ -47,9 +48,9 @@ class OpenPart:
         tables: The Arrow tables.
         part: Index of the part.
         masters: The masters with all columns; in a graph of several node types, without those of
-            the types.
+            the types, see `rows_of_type`.
         in_edges: The in-edges with all columns; in a graph of several relations, without those of
-            the relations.
+            the relations, see `rows_of_relation`.
         in_degree: (M,) in-degrees of the masters in the whole graph.
     """
 
@@ -58,6 +59,7 @@ class OpenPart:
         one_type, one_relation = len(tables.node_columns) == 1, len(tables.edge_columns) == 1
         self.masters = tables.masters_of() if one_type else tables.masters
         self.in_edges = tables.in_edges_of() if one_relation else tables.in_edges
+        self._rows: dict[tuple[str, int], NDArray[np.int64]] = {}
         self._first_new_id = book.first_new_id
         self._num_masters = tables.num_masters
         self.in_indptr = column_numpy(tables.in_indptr, "indptr")
@@ -91,6 +93,43 @@ class OpenPart:
         local: NDArray[np.int64] = np.where(owner_R == self.part, owner_local_R, mirrors)
         return local
 
+    def rows_of_type(
+        self, position: int, local: NDArray[np.int64]
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return the columns of a node type, and the rows of some masters in them.
+
+        The rows are -1 for masters of other types. The local ids of the type are kept in memory
+        from the first call: 8 bytes for each.
+
+        Args:
+            position: Position of the type in the manifest.
+            local: (R,) local ids of masters.
+        """
+        key = "masters", position
+        if key not in self._rows:
+            self._rows[key] = self.tables.rows_of_type(position)
+        return self.tables.node_columns[position], _rows_in(self._rows[key], local)
+
+    def rows_of_relation(
+        self, position: int, edges: NDArray[np.int64]
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return the columns of a relation, and the rows of some edges in them.
+
+        The rows are -1 for edges of other relations. The positions of the relation's edges are
+        kept in memory from the first call: 8 bytes for each.
+
+        Args:
+            position: Position of the relation in the manifest.
+            edges: (R,) positions of edges in CSC order.
+        """
+        table = self.tables.edge_columns[position]
+        if table is None:
+            return self.tables.in_edges.select([]), edges
+        key = "in_edges", position
+        if key not in self._rows:
+            self._rows[key] = self.tables.rows_of_relation(position)
+        return table, _rows_in(self._rows[key], edges)
+
     def describe(
         self, edges: Edges
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -123,17 +162,28 @@ class OpenPart:
             parts.append(np.full(len(rows[-1]), peer, np.int32))
         return np.concatenate(rows), np.concatenate(parts)
 
-    def edges(self, rows: NDArray[np.int64], *, out: bool, chunk: int) -> Iterator[Edges]:
-        """Yield all in-edges (or out-edges) of nodes that this part holds.
+    def edges(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        out: bool,
+        chunk: int,
+        keys: tuple[int, int] | None = None,
+    ) -> Iterator[Edges]:
+        """Yield the in-edges (or out-edges) of nodes that this part holds.
 
         Args:
             rows: (R,) local ids.
             out: Whether to yield out-edges.
             chunk: Edges to yield at a time.
+            keys: First edge key to yield, and the one after the last. If None, all edges.
         """
-        indptr = self.out_indptr if out else self.in_indptr
-        starts = indptr[rows]
-        ends = np.cumsum(indptr[rows + 1] - starts)
+        if keys is not None and not out:
+            starts, stops = self._range_of_keys(rows, keys)
+        else:
+            indptr = self.out_indptr if out else self.in_indptr
+            starts, stops = indptr[rows], indptr[rows + 1]
+        ends = np.cumsum(stops - starts)
         shift = starts - np.append(0, ends[:-1])[: len(ends)]
         total = int(ends[-1]) if len(ends) else 0
         for first in range(0, total, chunk):
@@ -141,12 +191,30 @@ class OpenPart:
             row = np.searchsorted(ends, flat, side="right")
             position = shift[row] + flat
             if out:
-                yield Edges(row, self.csc_position[position].astype(np.int64), self.dst[position])
+                at, other = self.csc_position[position].astype(np.int64), self.dst[position]
+                if keys is not None:
+                    key = self.edge_key.take(at)
+                    kept = (key >= keys[0]) & (key < keys[1])
+                    row, at, other = row[kept], at[kept], other[kept]
+                yield Edges(row, at, other)
             else:
                 yield Edges(row, position, self.src[position])
 
+    def _range_of_keys(
+        self, rows: NDArray[np.int64], keys: tuple[int, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        first, last = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+        range_of_keys(rows, self.in_indptr, self.edge_key, *keys, first, last)
+        return first, last
+
     def draw_edges(
-        self, rows: NDArray[np.int64], degrees: NDArray[np.int64], draw: Draw, *, chunk: int
+        self,
+        rows: NDArray[np.int64],
+        degrees: NDArray[np.int64],
+        draw: Draw,
+        *,
+        chunk: int,
+        relation: tuple[int, tuple[int, int]] | None = None,
     ) -> Iterator[Edges]:
         """Yield the drawn in-edges of nodes that this part holds.
 
@@ -158,19 +226,26 @@ class OpenPart:
             degrees: (R,) in-degrees in the whole graph.
             draw: How edges are drawn.
             chunk: Edges to yield at a time.
+            relation: Relation to draw from: its position, its first edge key and the one after its
+                last. The part must be whole. If None, all in-edges.
         """
         key_2 = step_key(draw.seed, draw.step)
-        stream = stream_id(Purpose.SAMPLE, draw.layer)
+        stream = stream_id(Purpose.SAMPLE, draw.layer, relation[0] if relation else 0)
         size = max(1, chunk // draw.fanout)
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             if draw.weight:
                 yield self._draw_by_weight(some, first, draw, stream, key_2)
                 continue
-            degree = degrees[first : first + size]
+            begin, degree = None, degrees[first : first + size]
+            if relation is not None:
+                begin, stop = self._range_of_keys(some, relation[1])
+                degree = stop - begin
             count = number_drawn(degree, draw.fanout, replace=draw.replace)
             drawn = np.empty(int(count.sum()), np.int64)
             draw_positions(self._node_key[some], degree, count, draw.replace, stream, key_2, drawn)
+            if begin is not None:
+                drawn += np.repeat(begin - self.in_indptr[some], count)
             found = np.empty_like(drawn)
             num_found = edges_at(
                 some, self.in_indptr, self._in_position, self._is_whole, drawn, count, found
@@ -195,3 +270,11 @@ class OpenPart:
         return Edges(
             first + row, position, self.src[position], rank[row, number], number.astype(np.int32)
         )
+
+
+def _rows_in(ascending: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position of each value in an ascending array, -1 for values that are not there."""
+    if not len(ascending):
+        return np.full(len(values), -1)
+    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.where(ascending[at] == values, at, -1)

@@ -9,17 +9,20 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from graphtheta.data.types import positions_of_keys
 from graphtheta.engine.server.graph_service import NODES
 from graphtheta.engine.server.predictor import Predictor
 from graphtheta.engine.wire.chunks import ResponseChunk
 from graphtheta.engine.wire.protocol import COLUMN, Limits
 from graphtheta.engine.wire.tables import column, decode
-from graphtheta.errors import CallTimeout, UnknownNode
-from graphtheta.partition import Store
+from graphtheta.errors import CallTimeout, ConfigError, UnknownNode
+from graphtheta.partition import Store, column_numpy
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringServicer
 from graphtheta.run.prediction_writer import outputs_as_columns
+from graphtheta.run.resolve import load_run
 
 __all__ = ["PredictService"]
 
@@ -36,10 +39,15 @@ class PredictService(ScoringServicer):
 
     Raises:
         ConfigError: If there is no such run, or it does not fit the graph.
+
+    Attributes:
+        node_type: Node type that the run predicts. None if the graph has only one.
+        predictor: The predictor.
     """
 
     def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
-        self._num_nodes, self._limits = store.manifest.num_nodes, limits
+        self._store, self._num_nodes, self._limits = store, store.manifest.num_nodes, limits
+        self.node_type = store.manifest.type_of_label(load_run(run_dir).label)
         self.predictor = Predictor(store, run_dir)
 
     def Predict(  # noqa: N802
@@ -53,6 +61,7 @@ class PredictService(ScoringServicer):
                 f"predict: expected new ids in [0, {self._num_nodes:,}), got {wrong[0]}. Look them "
                 "up in this store."
             )
+        self._check_type(new_ids)
         try:
             outputs = self.predictor.predict(new_ids).result(context.time_remaining())
         except FutureTimeout:
@@ -65,6 +74,23 @@ class PredictService(ScoringServicer):
             columns = outputs_as_columns(chunk, self.predictor.spec)
             table = {"row": row} | {COLUMN + name: values for name, values in columns.items()}
             yield ResponseChunk(pa.record_batch(table))
+
+    def _check_type(self, new_ids: NDArray[np.int64]) -> None:
+        if self.node_type is None:
+            return
+        manifest, first = self._store.manifest, self._store.book.first_new_id
+        owner = np.searchsorted(first, new_ids, side="right") - 1
+        for part in np.unique(owner).tolist():
+            keys = column_numpy(self._store.part(part).masters, "node_key")
+            found = keys[new_ids[owner == part] - first[part]]
+            types = positions_of_keys(found, manifest.first_node_keys)
+            others = types != manifest.position_of_type(self.node_type)
+            if others.any():
+                raise ConfigError(
+                    f"predict: expected nodes of the type {self.node_type}, which the run "
+                    f"predicts, got one of {manifest.node_types[types[others][0]].name}. Choose "
+                    "other nodes."
+                )
 
     def close(self) -> None:
         """Stop the predictor."""

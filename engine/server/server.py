@@ -7,6 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,10 +21,12 @@ from graphtheta.engine.wire.protocol import MESSAGE_BYTES, Limits
 from graphtheta.errors import ConfigError
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import (
-    ScoringServicer,
     add_GraphServicer_to_server,
     add_ScoringServicer_to_server,
 )
+
+if TYPE_CHECKING:  # imports torch, which servers without predictions do not need
+    from graphtheta.engine.server.predict_service import PredictService
 
 __all__ = ["GraphServer", "ServerTls"]
 
@@ -84,7 +87,7 @@ class GraphServer:
         tls: ServerTls | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
-        predict_service: ScoringServicer | None = None,
+        predict_service: PredictService | None = None,
     ) -> None:
         limits = limits or Limits()
         if tls is None and not insecure and not _is_loopback(bind):
@@ -106,7 +109,10 @@ class GraphServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
-        service = GraphService(graph, limits, predicts=predict_service is not None)
+        predicted_type = "" if predict_service is None else predict_service.node_type or ""
+        service = GraphService(
+            graph, limits, predicts=predict_service is not None, predicted_type=predicted_type
+        )
         add_GraphServicer_to_server(service, self._server)
         names = [_SERVICES["Graph"].full_name]
         if predict_service is not None:

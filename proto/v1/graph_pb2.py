@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgraphtheta/proto/v1/graph.proto\x12\rgraphtheta.v1\"D\n\x10HandshakeRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0estore_checksum\x18\x02 \x01(\t\"\xdf\x01\n\x0eHandshakeReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0estore_checksum\x18\x02 \x01(\t\x12\x11\n\tnum_parts\x18\x03 \x01(\r\x12\r\n\x05parts\x18\x04 \x03(\r\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12\x0c\n\x04\x62ook\x18\x06 \x01(\x0c\x12\x0f\n\x07max_ids\x18\x07 \x01(\r\x12\x12\n\nmax_fanout\x18\x08 \x01(\r\x12\x10\n\x08predicts\x18\t \x01(\x08\x12\x10\n\x08software\x18\n \x01(\t\x12\x10\n\x08\x63hecksum\x18\x0b \x01(\x06\"M\n\x05\x43hunk\x12\r\n\x05table\x18\x01 \x01(\x0c\x12\x11\n\telsewhere\x18\x02 \x01(\x0c\x12\x15\n\x08\x63hecksum\x18\x03 \x01(\x06H\x00\x88\x01\x01\x42\x0b\n\t_checksum\"C\n\rLookupRequest\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\x12%\n\x06naming\x18\x02 \x01(\x0e\x32\x15.graphtheta.v1.Naming\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"Y\n\x12NodeColumnsRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c\x12#\n\x05range\x18\x02 \x01(\x0b\x32\x14.graphtheta.v1.Range\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\"b\n\x04\x44raw\x12\x0e\n\x06\x66\x61nout\x18\x01 \x01(\r\x12\x0f\n\x07replace\x18\x02 \x01(\x08\x12\x0e\n\x06weight\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\r\n\x05layer\x18\x06 \x01(\r\"\x83\x01\n\x11NeighboursRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c\x12+\n\tdirection\x18\x02 \x01(\x0e\x32\x18.graphtheta.v1.Direction\x12!\n\x04\x64raw\x18\x03 \x01(\x0b\x32\x13.graphtheta.v1.Draw\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\"!\n\x10\x46indEdgesRequest\x12\r\n\x05pairs\x18\x01 \x01(\x0c\"4\n\x12\x45\x64geColumnsRequest\x12\r\n\x05\x65\x64ges\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\x1f\n\x0ePredictRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c*M\n\x06Naming\x12\x16\n\x12NAMING_UNSPECIFIED\x10\x00\x12\x16\n\x12NAMING_ORIGINAL_ID\x10\x01\x12\x13\n\x0fNAMING_NODE_KEY\x10\x02*K\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44IRECTION_IN\x10\x01\x12\x11\n\rDIRECTION_OUT\x10\x02\x32\xb6\x03\n\x05Graph\x12K\n\tHandshake\x12\x1f.graphtheta.v1.HandshakeRequest\x1a\x1d.graphtheta.v1.HandshakeReply\x12>\n\x06Lookup\x12\x1c.graphtheta.v1.LookupRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12H\n\x0bNodeColumns\x12!.graphtheta.v1.NodeColumnsRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12\x46\n\nNeighbours\x12 .graphtheta.v1.NeighboursRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12\x44\n\tFindEdges\x12\x1f.graphtheta.v1.FindEdgesRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12H\n\x0b\x45\x64geColumns\x12!.graphtheta.v1.EdgeColumnsRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x32K\n\x07Scoring\x12@\n\x07Predict\x12\x1d.graphtheta.v1.PredictRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgraphtheta/proto/v1/graph.proto\x12\rgraphtheta.v1\"D\n\x10HandshakeRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0estore_checksum\x18\x02 \x01(\t\"\xf7\x01\n\x0eHandshakeReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0estore_checksum\x18\x02 \x01(\t\x12\x11\n\tnum_parts\x18\x03 \x01(\r\x12\r\n\x05parts\x18\x04 \x03(\r\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12\x0c\n\x04\x62ook\x18\x06 \x01(\x0c\x12\x0f\n\x07max_ids\x18\x07 \x01(\r\x12\x12\n\nmax_fanout\x18\x08 \x01(\r\x12\x10\n\x08predicts\x18\t \x01(\x08\x12\x10\n\x08software\x18\n \x01(\t\x12\x16\n\x0epredicted_type\x18\x0c \x01(\t\x12\x10\n\x08\x63hecksum\x18\x0b \x01(\x06\"M\n\x05\x43hunk\x12\r\n\x05table\x18\x01 \x01(\x0c\x12\x11\n\telsewhere\x18\x02 \x01(\x0c\x12\x15\n\x08\x63hecksum\x18\x03 \x01(\x06H\x00\x88\x01\x01\x42\x0b\n\t_checksum\"V\n\rLookupRequest\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\x12%\n\x06naming\x18\x02 \x01(\x0e\x32\x15.graphtheta.v1.Naming\x12\x11\n\tnode_type\x18\x03 \x01(\t\"%\n\x05Range\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"l\n\x12NodeColumnsRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c\x12#\n\x05range\x18\x02 \x01(\x0b\x32\x14.graphtheta.v1.Range\x12\x0f\n\x07\x63olumns\x18\x03 \x03(\t\x12\x11\n\tnode_type\x18\x04 \x01(\t\"b\n\x04\x44raw\x12\x0e\n\x06\x66\x61nout\x18\x01 \x01(\r\x12\x0f\n\x07replace\x18\x02 \x01(\x08\x12\x0e\n\x06weight\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\r\n\x05layer\x18\x06 \x01(\r\"\x95\x01\n\x11NeighboursRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c\x12+\n\tdirection\x18\x02 \x01(\x0e\x32\x18.graphtheta.v1.Direction\x12!\n\x04\x64raw\x18\x03 \x01(\x0b\x32\x13.graphtheta.v1.Draw\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\x12\x10\n\x08relation\x18\x05 \x01(\t\"3\n\x10\x46indEdgesRequest\x12\r\n\x05pairs\x18\x01 \x01(\x0c\x12\x10\n\x08relation\x18\x02 \x01(\t\"F\n\x12\x45\x64geColumnsRequest\x12\r\n\x05\x65\x64ges\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\x12\x10\n\x08relation\x18\x03 \x01(\t\"\x1f\n\x0ePredictRequest\x12\r\n\x05nodes\x18\x01 \x01(\x0c*M\n\x06Naming\x12\x16\n\x12NAMING_UNSPECIFIED\x10\x00\x12\x16\n\x12NAMING_ORIGINAL_ID\x10\x01\x12\x13\n\x0fNAMING_NODE_KEY\x10\x02*K\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44IRECTION_IN\x10\x01\x12\x11\n\rDIRECTION_OUT\x10\x02\x32\xb6\x03\n\x05Graph\x12K\n\tHandshake\x12\x1f.graphtheta.v1.HandshakeRequest\x1a\x1d.graphtheta.v1.HandshakeReply\x12>\n\x06Lookup\x12\x1c.graphtheta.v1.LookupRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12H\n\x0bNodeColumns\x12!.graphtheta.v1.NodeColumnsRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12\x46\n\nNeighbours\x12 .graphtheta.v1.NeighboursRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12\x44\n\tFindEdges\x12\x1f.graphtheta.v1.FindEdgesRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x12H\n\x0b\x45\x64geColumns\x12!.graphtheta.v1.EdgeColumnsRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x32K\n\x07Scoring\x12@\n\x07Predict\x12\x1d.graphtheta.v1.PredictRequest\x1a\x14.graphtheta.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'graphtheta.proto.v1.graph_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NAMING']._serialized_start=980
-  _globals['_NAMING']._serialized_end=1057
-  _globals['_DIRECTION']._serialized_start=1059
-  _globals['_DIRECTION']._serialized_end=1134
+  _globals['_NAMING']._serialized_start=1096
+  _globals['_NAMING']._serialized_end=1173
+  _globals['_DIRECTION']._serialized_start=1175
+  _globals['_DIRECTION']._serialized_end=1250
   _globals['_HANDSHAKEREQUEST']._serialized_start=50
   _globals['_HANDSHAKEREQUEST']._serialized_end=118
   _globals['_HANDSHAKEREPLY']._serialized_start=121
-  _globals['_HANDSHAKEREPLY']._serialized_end=344
-  _globals['_CHUNK']._serialized_start=346
-  _globals['_CHUNK']._serialized_end=423
-  _globals['_LOOKUPREQUEST']._serialized_start=425
-  _globals['_LOOKUPREQUEST']._serialized_end=492
-  _globals['_RANGE']._serialized_start=494
-  _globals['_RANGE']._serialized_end=531
-  _globals['_NODECOLUMNSREQUEST']._serialized_start=533
-  _globals['_NODECOLUMNSREQUEST']._serialized_end=622
-  _globals['_DRAW']._serialized_start=624
-  _globals['_DRAW']._serialized_end=722
-  _globals['_NEIGHBOURSREQUEST']._serialized_start=725
-  _globals['_NEIGHBOURSREQUEST']._serialized_end=856
-  _globals['_FINDEDGESREQUEST']._serialized_start=858
-  _globals['_FINDEDGESREQUEST']._serialized_end=891
-  _globals['_EDGECOLUMNSREQUEST']._serialized_start=893
-  _globals['_EDGECOLUMNSREQUEST']._serialized_end=945
-  _globals['_PREDICTREQUEST']._serialized_start=947
-  _globals['_PREDICTREQUEST']._serialized_end=978
-  _globals['_GRAPH']._serialized_start=1137
-  _globals['_GRAPH']._serialized_end=1575
-  _globals['_SCORING']._serialized_start=1577
-  _globals['_SCORING']._serialized_end=1652
+  _globals['_HANDSHAKEREPLY']._serialized_end=368
+  _globals['_CHUNK']._serialized_start=370
+  _globals['_CHUNK']._serialized_end=447
+  _globals['_LOOKUPREQUEST']._serialized_start=449
+  _globals['_LOOKUPREQUEST']._serialized_end=535
+  _globals['_RANGE']._serialized_start=537
+  _globals['_RANGE']._serialized_end=574
+  _globals['_NODECOLUMNSREQUEST']._serialized_start=576
+  _globals['_NODECOLUMNSREQUEST']._serialized_end=684
+  _globals['_DRAW']._serialized_start=686
+  _globals['_DRAW']._serialized_end=784
+  _globals['_NEIGHBOURSREQUEST']._serialized_start=787
+  _globals['_NEIGHBOURSREQUEST']._serialized_end=936
+  _globals['_FINDEDGESREQUEST']._serialized_start=938
+  _globals['_FINDEDGESREQUEST']._serialized_end=989
+  _globals['_EDGECOLUMNSREQUEST']._serialized_start=991
+  _globals['_EDGECOLUMNSREQUEST']._serialized_end=1061
+  _globals['_PREDICTREQUEST']._serialized_start=1063
+  _globals['_PREDICTREQUEST']._serialized_end=1094
+  _globals['_GRAPH']._serialized_start=1253
+  _globals['_GRAPH']._serialized_end=1691
+  _globals['_SCORING']._serialized_start=1693
+  _globals['_SCORING']._serialized_end=1768
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,7 @@ class HandshakeRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ...) -> None: ...
 
 class HandshakeReply(_message.Message):
-    __slots__ = ("protocol_version", "store_checksum", "num_parts", "parts", "manifest", "book", "max_ids", "max_fanout", "predicts", "software", "checksum")
+    __slots__ = ("protocol_version", "store_checksum", "num_parts", "parts", "manifest", "book", "max_ids", "max_fanout", "predicts", "software", "predicted_type", "checksum")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     STORE_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     NUM_PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class HandshakeReply(_message.Message):
     MAX_FANOUT_FIELD_NUMBER: _ClassVar[int]
     PREDICTS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_TYPE_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     store_checksum: str
@@ -56,8 +57,9 @@ class HandshakeReply(_message.Message):
     max_fanout: int
     predicts: bool
     software: str
+    predicted_type: str
     checksum: int
-    def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ..., num_parts: _Optional[int] = ..., parts: _Optional[_Iterable[int]] = ..., manifest: _Optional[str] = ..., book: _Optional[bytes] = ..., max_ids: _Optional[int] = ..., max_fanout: _Optional[int] = ..., predicts: _Optional[bool] = ..., software: _Optional[str] = ..., checksum: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., store_checksum: _Optional[str] = ..., num_parts: _Optional[int] = ..., parts: _Optional[_Iterable[int]] = ..., manifest: _Optional[str] = ..., book: _Optional[bytes] = ..., max_ids: _Optional[int] = ..., max_fanout: _Optional[int] = ..., predicts: _Optional[bool] = ..., software: _Optional[str] = ..., predicted_type: _Optional[str] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("table", "elsewhere", "checksum")
@@ -70,12 +72,14 @@ class Chunk(_message.Message):
     def __init__(self, table: _Optional[bytes] = ..., elsewhere: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("ids", "naming")
+    __slots__ = ("ids", "naming", "node_type")
     IDS_FIELD_NUMBER: _ClassVar[int]
     NAMING_FIELD_NUMBER: _ClassVar[int]
+    NODE_TYPE_FIELD_NUMBER: _ClassVar[int]
     ids: bytes
     naming: Naming
-    def __init__(self, ids: _Optional[bytes] = ..., naming: _Optional[_Union[Naming, str]] = ...) -> None: ...
+    node_type: str
+    def __init__(self, ids: _Optional[bytes] = ..., naming: _Optional[_Union[Naming, str]] = ..., node_type: _Optional[str] = ...) -> None: ...
 
 class Range(_message.Message):
     __slots__ = ("first", "count")
@@ -86,14 +90,16 @@ class Range(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class NodeColumnsRequest(_message.Message):
-    __slots__ = ("nodes", "range", "columns")
+    __slots__ = ("nodes", "range", "columns", "node_type")
     NODES_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    NODE_TYPE_FIELD_NUMBER: _ClassVar[int]
     nodes: bytes
     range: Range
     columns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, nodes: _Optional[bytes] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+    node_type: str
+    def __init__(self, nodes: _Optional[bytes] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ..., node_type: _Optional[str] = ...) -> None: ...
 
 class Draw(_message.Message):
     __slots__ = ("fanout", "replace", "weight", "seed", "step", "layer")
@@ -112,30 +118,36 @@ class Draw(_message.Message):
     def __init__(self, fanout: _Optional[int] = ..., replace: _Optional[bool] = ..., weight: _Optional[str] = ..., seed: _Optional[int] = ..., step: _Optional[int] = ..., layer: _Optional[int] = ...) -> None: ...
 
 class NeighboursRequest(_message.Message):
-    __slots__ = ("nodes", "direction", "draw", "columns")
+    __slots__ = ("nodes", "direction", "draw", "columns", "relation")
     NODES_FIELD_NUMBER: _ClassVar[int]
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     DRAW_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
     nodes: bytes
     direction: Direction
     draw: Draw
     columns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, nodes: _Optional[bytes] = ..., direction: _Optional[_Union[Direction, str]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+    relation: str
+    def __init__(self, nodes: _Optional[bytes] = ..., direction: _Optional[_Union[Direction, str]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ..., relation: _Optional[str] = ...) -> None: ...
 
 class FindEdgesRequest(_message.Message):
-    __slots__ = ("pairs",)
+    __slots__ = ("pairs", "relation")
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
     pairs: bytes
-    def __init__(self, pairs: _Optional[bytes] = ...) -> None: ...
+    relation: str
+    def __init__(self, pairs: _Optional[bytes] = ..., relation: _Optional[str] = ...) -> None: ...
 
 class EdgeColumnsRequest(_message.Message):
-    __slots__ = ("edges", "columns")
+    __slots__ = ("edges", "columns", "relation")
     EDGES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
     edges: bytes
     columns: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, edges: _Optional[bytes] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+    relation: str
+    def __init__(self, edges: _Optional[bytes] = ..., columns: _Optional[_Iterable[str]] = ..., relation: _Optional[str] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("nodes",)
