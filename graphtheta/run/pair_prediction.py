@@ -45,7 +45,13 @@ class Pairs:
     relation: NDArray[np.int64] | None
 
 
-def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int) -> Pairs:
+def read_pairs(
+    shard: Shard,
+    uri: str,
+    relation: str | None,
+    num_relations: int,
+    target_relation: str | None = None,
+) -> Pairs:
     """Read a table of pairs, and locate the masters of their nodes; collective.
 
     Every worker reads the whole table and returns an equal share of its rows.
@@ -55,9 +61,11 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
         uri: Table with columns `src` and `dst`.
         relation: Name of a further column of integers, if any.
         num_relations: Number of relations of the model.
+        target_relation: Relation of the pairs in a graph of several node types, such as
+            `user-rates-item`, whose sources and destinations `src` and `dst` are.
 
     Raises:
-        ConfigError: If the table or a column does not exist.
+        ConfigError: If the table, a column or the target relation does not exist.
         GraphFormatError: If an id is not in the graph, or a relation is out of range.
 
     Communication:
@@ -67,28 +75,45 @@ def read_pairs(shard: Shard, uri: str, relation: str | None, num_relations: int)
     files = TableFiles(uri, names)
     for name in names:
         need_column(name, files.names, uri)
-    known, comm = shard.original_ids, shard.comm
-    types = {name: known.type if name in ("src", "dst") else None for name in names}
+    comm = shard.comm
+    node_types: tuple[str | None, str | None] = (None, None)
+    if len(shard.node_types) > 1:
+        of_pairs = shard.relations[shard.manifest.position_of_relation(target_relation)]
+        node_types = (of_pairs.source, of_pairs.destination)
+    ends = dict(zip(("src", "dst"), node_types, strict=True))
+    types: dict[str, pa.DataType | None] = dict.fromkeys(names)
+    types |= {name: shard.original_ids_of(node_type).type for name, node_type in ends.items()}
     table = pa.concat_tables(files.stream(0, files.num_rows, types)).combine_chunks()
-    ends = [cast_ids(table[name], known.type, f"{uri}: {name}") for name in ("src", "dst")]
-    ids = pc.unique(pa.concat_arrays(ends))
-    local = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
-    location = np.where(local < 0, -1, location_code(comm.rank, local))
-    comm.all_reduce(location, "max", stage="chosen pairs")
+    locations = [
+        _locate(shard, table[name], node_type, f"{uri}: {name}") for name, node_type in ends.items()
+    ]
+    first, last = (table.num_rows * r // comm.size for r in (comm.rank, comm.rank + 1))
+    columns = {name: table[name].slice(first, last - first) for name in names}
+    return Pairs(
+        columns,
+        np.stack(locations, axis=1)[first:last],
+        None if relation is None else _relations(table[relation], uri, num_relations)[first:last],
+    )
+
+
+def _locate(
+    shard: Shard, column: pa.ChunkedArray, node_type: str | None, where: str
+) -> NDArray[np.int64]:
+    """Return the `location_code` of nodes of a type, given by original ids; collective."""
+    known = shard.original_ids_of(node_type)
+    given = cast_ids(column, known.type, where)
+    ids = pc.unique(given)
+    row = pc.index_in(ids, value_set=known.combine_chunks()).fill_null(-1).to_numpy()
+    masters = np.append(shard.masters_of(node_type), -1)
+    location = np.where(row < 0, -1, location_code(shard.comm.rank, masters[row]))
+    shard.comm.all_reduce(location, "max", stage="chosen pairs")
     if (location < 0).any():
         missing = ids.filter(pa.array(location < 0)).to_pylist()
         raise GraphFormatError(
-            f"{uri}: expected ids of nodes in the graph, got {len(missing):,} unknown: "
+            f"{where}: expected ids of nodes in the graph, got {len(missing):,} unknown: "
             f"{some(missing, 3)}. Correct them."
         )
-    first, last = (table.num_rows * r // comm.size for r in (comm.rank, comm.rank + 1))
-    columns = {name: table[name].slice(first, last - first) for name in names}
-    at = [pc.index_in(end.slice(first, last - first), value_set=ids).to_numpy() for end in ends]
-    return Pairs(
-        columns,
-        location[np.stack(at, axis=1)],
-        None if relation is None else _relations(table[relation], uri, num_relations)[first:last],
-    )
+    return np.asarray(location[pc.index_in(given, value_set=ids).to_numpy()])
 
 
 def _relations(column: pa.ChunkedArray, uri: str, bound: int) -> NDArray[np.int64]:

@@ -162,7 +162,7 @@ def predict_run(
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
-    of_type = shard.manifest.type_of_label(config.label)
+    of_type = shard.manifest.type_of_label(config.label, config.target_type)
     rows = None if nodes is None else masters_in_table(shard, nodes, of_type)
     run: Callable[..., Tensor] = (
         partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
@@ -268,7 +268,7 @@ def _predict_edges(
     config: RunConfig, model: EdgeModel, spec: LabelSpec, shard: Shard, edges: str, out: Path
 ) -> int:
     task, bound = task_of(config), model.decoder.num_relations
-    pairs = read_pairs(shard, edges, config.relation_column, bound)
+    pairs = read_pairs(shard, edges, config.relation_column, bound, config.relation)
     with_messages = task.message_shard(shard) if isinstance(task, LinkPrediction) else shard
     scores = score_pairs(model, with_messages, pairs)
     write_columns({**pairs.columns, **outputs_as_columns(scores, spec)}, out, shard.comm)

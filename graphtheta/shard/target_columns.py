@@ -54,7 +54,7 @@ def target_column(
     else:
         specs = {spec.relation.text: spec for spec in manifest.relations}
         owner_option = "relation (--relation)"
-        owner = None if owner is None else Relation.of(owner).text
+        owner = owner if owner is None or isinstance(owner, str) else Relation.of(owner).text
     if owner is not None:
         need_name(owner, specs, owner_option)
     columns = [

@@ -66,7 +66,7 @@ class BoundTask(Protocol):
 
     @property
     def resolved(self) -> dict[str, str]:
-        """Names of the columns in use, by option (label, split), also if the user gave none."""
+        """Names in use, by option (label, split, relation), also if the user gave none."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -95,6 +95,8 @@ class BoundEdgeTask:
         relation, label = task.label_column(shard)
         split = target_column(manifest, "edges", "split", task.split, relation).name
         self.resolved = {"label": label, "split": split}
+        if len(shard.relations) > 1:
+            self.resolved = {"relation": relation, **self.resolved}
         self.spec = manifest.edge_labels[label]
         self._model, self.message_shard = model, shard
         self._target = shard.edge_columns[f"label:{label}"]

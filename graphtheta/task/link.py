@@ -203,6 +203,8 @@ class BoundLinkTask:
     def __init__(self, task: LinkPrediction, model: nn.Module, shard: Shard, seed: int) -> None:
         relation, split = task.split_column(shard)
         self.resolved = {"split": split}
+        if len(shard.relations) > 1:
+            self.resolved = {"relation": relation, **self.resolved}
         self._task, self._model, self._shard = task, model, shard
         relations = 0 if task.relation is None else num_relations(shard, task.relation)
         self._scorer = PairScorer(model, relations)

@@ -279,17 +279,20 @@ class Manifest(BaseModel):
         names = [of_type.name for of_type in self.node_types]
         return position_of("node type", name, names)
 
-    def type_of_label(self, name: str | None) -> str | None:
+    def type_of_label(self, name: str | None, of_type: str | None = None) -> str | None:
         """Return the node type of a label, or None if the graph has only one node type.
 
         Args:
             name: Qualified name, such as `package.section`. The graph need not have the label.
+            of_type: The node type, if it is known. Then the name may be plain.
 
         Raises:
             ConfigError: If it is the name of no type.
         """
         if len(self.node_types) == 1:
             return None
+        if of_type is not None:
+            return self.node_type(of_type).name
         owners = [t for t in self.node_types if name is not None and name.startswith(f"{t.name}.")]
         if not owners:
             raise ConfigError(

@@ -62,6 +62,35 @@ def test_predict_writes_a_folder_of_the_type(folder: Path, tmp_path: Path, comma
     assert_one_line(command("predict", run, "cora", "--out", tmp_path / "none"), "run: expected")
 
 
+def test_pairs_of_a_relation_are_predicted(folder: Path, tmp_path: Path, command: Run) -> None:
+    run, relation = tmp_path / "links", "author-writes-paper"
+    train = ["train", folder / "store", "--epochs", "1", "--hidden", "4", "--run-dir"]
+    words = "--model rgcn --task link --relation author-writes-paper --split split".split()
+    result = command(*train, run, *words)
+    assert f"relation {relation}, split {relation}.split: binary" in result.out, result
+    pq.write_table(pa.table({"src": [3, 4], "dst": PAPERS[:2]}), tmp_path / "pairs.parquet")
+    predict = ["predict", run, folder / "store", "--edges", tmp_path / "pairs.parquet", "--out"]
+    assert command(*predict, tmp_path / "out").code == 0
+    assert pq.read_table(tmp_path / "out")["dst"].to_pylist() == PAPERS[:2]
+    pq.write_table(pa.table({"src": [3], "dst": ["3"]}), tmp_path / "pairs.parquet")
+    assert_one_line(command(*predict, tmp_path / "none"), "dst: expected ids of nodes .*'3'")
+
+
+def test_a_target_type_makes_the_name_of_its_label_plain(
+    folder: Path, tmp_path: Path, command: Run
+) -> None:
+    train = ["train", folder / "store", "--model", "rgcn", "--hidden", "4", "--run-dir"]
+    words = ["--label", "y", "--target-type"]
+    run = tmp_path / "run"
+    for epochs in (1, 2):
+        result = command(*train, run, *words, "paper", "--epochs", epochs, "--resume")
+        assert "label paper.y, split paper.split" in result.out, result
+    assert command("predict", run, folder / "store", "--out", tmp_path / "out").code == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["paper"]
+    message = r"node type \(--target-type\): expected one of author, empty, paper, venue, got 'x'"
+    assert_one_line(command(*train, tmp_path / "none", *words, "x"), message)
+
+
 def test_info_shows_types_and_relations(folder: Path, command: Run) -> None:
     result = command("info", folder / "store")
     assert result.code == 0, result

@@ -201,7 +201,7 @@ def test_reverses_of_held_out_edges_carry_no_messages(validation: bool) -> None:
 
 
 def test_random_ratings_cannot_be_predicted() -> None:
-    """Only the reverses would tell a held-out edge from a negative, if they carried messages."""
+    """A model that only tells users from items has no use against negatives of the same type."""
     shard = gt.open_shard(shop(1200, 4))
     task = LinkPrediction(target_relation=RATES, ranking=False, corrupt="dst")
     trainer = gt.Trainer(edge_model(shard, "mlp"), shard, task=task, lr=0.02, evaluate_every=20)
@@ -220,7 +220,10 @@ def test_random_ratings_cannot_be_predicted() -> None:
             LinkPrediction(target_relation="user-rate-item"),
             r"relation \(--relation\): expected one of item-rev_rates-user, .*got 'user-rate-item'",
         ),
-        (LinkPrediction(target_relation="rates"), r"relation: expected \(source type, name, dest"),
+        (
+            LinkPrediction(target_relation="rates"),
+            r"expected one of item-rev_rates-user, .*'rates'",
+        ),
         (
             LinkPrediction(target_relation="user-follows-user"),
             r"a split of user-follows-user, got only splits of others \('user-rates-item\.split'",
@@ -245,8 +248,8 @@ def test_unknown_names_raise_config_error(task: Task, message: str) -> None:
 
 def test_the_default_split_is_the_only_one_of_its_name() -> None:
     shard = gt.open_shard(shop())
-    assert LinkPrediction().bind(edge_model(shard), shard, 0).resolved == {
-        "split": f"{RATES}.split"
-    }
+    link = LinkPrediction().bind(edge_model(shard), shard, 0)
+    assert link.resolved == {"relation": RATES, "split": f"{RATES}.split"}
     bound = EdgePrediction().bind(edge_model(shard, "mlp", 3), shard, 0)
-    assert bound.resolved == {"label": f"{RATES}.stars", "split": f"{RATES}.split"}
+    names = {"relation": RATES, "label": f"{RATES}.stars", "split": f"{RATES}.split"}
+    assert bound.resolved == names
