@@ -158,7 +158,8 @@ class RunConfig(BaseModel):
         "Nodes that replace an endpoint in negative samples and ranks (link prediction): those "
         "with the same value in this node column, such as user or item. all takes all nodes.",
         metavar="COLUMN",
-        without="nodes with the same role in other edges; with a relation column, all for ranks",
+        without="nodes of the same type, if there are several; else with the same role in other "
+        "edges, or with a relation column all for ranks",
     )
     exclude_targets: bool | None = _pairs(
         None,

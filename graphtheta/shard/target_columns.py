@@ -102,11 +102,9 @@ def _none(manifest: Manifest, of: str, kind: str, whose: str, others: list[str])
     else:
         values = " of train, val and test" if kind == "split" else ""
         table, prefix = ("node", "") if of == "nodes" else ("edge", "edge-")
-        got, remedy = (
-            "none",
-            (
-                f"Name a column{values} of the {table} table when you partition it: "
-                f"--{prefix}{kind} COLUMN."
-            ),
+        got = "none"
+        remedy = (
+            f"Name a column{values} of the {table} table when you partition it: "
+            f"--{prefix}{kind} COLUMN."
         )
     return ConfigError(f"task: expected a {kind} of {whose}, got {got}. {remedy}")
