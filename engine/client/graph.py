@@ -23,7 +23,7 @@ from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
 from graphtheta.wording import counted
 
-__all__ = ["RemoteGraph", "connect"]
+__all__ = ["RelationName", "RemoteGraph", "connect"]
 
 Fanouts = Sequence[int | None]  # of each layer
 RelationName = Relation | tuple[str, str, str] | str
