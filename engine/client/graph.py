@@ -306,6 +306,11 @@ class RemoteGraph:
         """
         new_ids = self.new_ids(ids, by, node_type)
         by_relation = self._fanouts(fanouts) if isinstance(fanouts, Mapping) else None
+        if by_relation is not None and columns:
+            raise ConfigError(
+                "subgraph: expected no columns with fan-outs by relation, got "
+                f"{', '.join(columns)}. Request them by relation with edge_columns."
+            )
         of_all = [] if isinstance(fanouts, Mapping) else list(fanouts)
         num_layers = len(next(iter(by_relation.values()), [])) if by_relation else len(of_all)
         if by == "node_key":

@@ -112,8 +112,8 @@ def survey(store: Store, nodes: Mapping[str, str], edges: Mapping[str, str]) -> 
     if manifest.is_typed:
         raise ConfigError(
             f"export: expected one node type and one relation, got {len(manifest.node_types)} and "
-            f"{len(manifest.relations)} in {store.path}. Export a graph of one node table and one "
-            "edge table."
+            f"{len(manifest.relations)} in {store.path}. Typed graphs cannot be exported yet: read "
+            "the parts with open_store, or serve them (graphtheta serve)."
         )
     missing: dict[str, set[str]] = {"nodes": set(), "edges": set()}
     num_edge_keys = 0

@@ -113,7 +113,8 @@ def start_run(
             }
             run_dir.write_config(config.model_copy(update=found).record())
             spec = trainer.task.spec.model_dump()
-            run_dir.write_label({**spec, "columns": columns_read(config, shard)})
+            types = {"types": _types_of(shard)}
+            run_dir.write_label({**spec, "columns": columns_read(config, shard), **types})
     except BaseException:
         run_dir.unlock()
         raise
@@ -194,6 +195,7 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
 
 def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
     spec = _read_label(RunDirectory(run_dir, resume=True).label)
+    _check_types(run_dir, spec.types, _types_of(shard))
     _check_columns(run_dir, spec.columns, columns_read(config, shard))
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
@@ -201,9 +203,26 @@ def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Modu
 
 
 class _RunLabel(LabelSpec):
-    """Label of a run, and the widths of the columns that its model reads."""
+    """Label of a run, and the widths of the columns and the types that its model reads."""
 
     columns: dict[str, int] = Field(default_factory=dict)  # runs of earlier versions have none
+    types: list[str] = Field(default_factory=list)
+
+
+def _types_of(shard: Shard) -> list[str]:
+    """Return the names of the node types and relations of a typed graph, by which models index."""
+    if not shard.manifest.is_typed:
+        return []
+    return [*shard.node_types, *(relation.text for relation in shard.relations)]
+
+
+def _check_types(run_dir: Path, trained: list[str], given: list[str]) -> None:
+    """Raise a ConfigError if a typed graph has other types than the one a run was trained on."""
+    if trained and trained != given:
+        raise ConfigError(
+            f"{run_dir}: expected a graph with the types and relations {', '.join(trained)}, in "
+            f"this order, got {', '.join(given) or 'none'}. Partition it from such tables."
+        )
 
 
 def _check_columns(run_dir: Path, trained: dict[str, int], given: dict[str, int]) -> None:

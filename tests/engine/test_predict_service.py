@@ -26,6 +26,7 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringStub
 from graphtheta.run.run import trained_model
 from tests.engine.stores import code_of, corrupted_tables, make, weighted
+from tests.typed_graphs import typed_graph
 
 
 @pytest.mark.parametrize(("parts", "method"), [(1, "node-hash"), (3, "dbh")])
@@ -94,3 +95,25 @@ def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
     store = make(weighted(), tmp_path / "store", 2, "dbh")
     with pytest.raises(ConfigError):
         PredictService(store, tmp_path / "nothing", Limits())
+
+
+def test_predictions_of_a_typed_graph_are_those_of_the_runs_type(tmp_path: Path) -> None:
+    graph = typed_graph()
+    store = make(graph, tmp_path / "store", 2, "dbh")
+    train = ["train", str(tmp_path / "store"), "--model", "rgcn", "--hidden", "4", "--epochs", "2"]
+    assert main([*train, "--run-dir", str(tmp_path / "run")]) == 0
+    shard = gt.open_shard(store)
+    model, _ = trained_model(tmp_path / "run", shard)
+    wanted = infer(model, shard, node_type="paper").softmax(1).numpy()
+    ids = shard.original_ids_of("paper").to_pylist()
+    service = PredictService(store, tmp_path / "run", Limits())
+    with (
+        closing(service),
+        closing(GraphServer(ServerGraph(store), predict_service=service)) as server,
+        connect(f"127.0.0.1:{server.port}") as remote,
+    ):
+        np.testing.assert_allclose(remote.predict(ids)["probability"], wanted, rtol=1e-5)
+        with pytest.raises(ConfigError, match=r"nodes of the type paper, .* got one of author"):
+            remote.predict(remote.new_ids([0], node_type="author"), "new_id")
+        with pytest.raises(UnknownNode):
+            remote.predict(["nothing"])

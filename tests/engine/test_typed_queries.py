@@ -158,6 +158,14 @@ def test_wrong_types_are_errors_of_one_line(remote: RemoteGraph) -> None:
             lambda: remote.neighbours(["p1"], relation=WRITES, fanout=1, weight="weight"),
             ConfigError, "draw: expected",
         ),
+        (
+            lambda: remote.subgraph(["p1"], {WRITES: [2]}, node_type="paper", columns=["weight"]),
+            ConfigError, "subgraph: expected no columns",
+        ),
+        (
+            lambda: remote.subgraph(["p1"], {WRITES: [2], "paper-in-venue": []}, node_type="paper"),
+            ConfigError, "subgraph: expected as many",
+        ),
         (lambda: remote.edge_columns([0], ["weight"]), ConfigError, "relation: expected one of"),
         (
             lambda: remote.edge_columns([10**6], ["weight"], relation=WRITES),

@@ -13,6 +13,7 @@ import torch
 
 import graphtheta as gt
 from graphtheta.cli import main
+from graphtheta.data.graph import Graph
 from graphtheta.inference.whole import infer
 from graphtheta.partition import Plan, make_store
 from tests.integration.cli import (  # noqa: F401
@@ -21,7 +22,7 @@ from tests.integration.cli import (  # noqa: F401
     command,
     elsewhere,
 )
-from tests.typed_graphs import typed_graph
+from tests.typed_graphs import typed_graph, typed_tables
 
 GRAPH = typed_graph()
 PAPERS = GRAPH.node_table("paper")["id"].to_pylist()
@@ -59,6 +60,11 @@ def test_predict_writes_a_folder_of_the_type(folder: Path, tmp_path: Path, comma
     pq.write_table(pa.table({"id": ["a3"]}), tmp_path / "ids.parquet")
     options = ("--nodes", tmp_path / "ids.parquet", "--out", tmp_path / "none")
     assert_one_line(command("predict", run, store, *options), "expected ids of the graph's nodes")
+    nodes, edges = typed_tables()
+    swapped = Graph.from_arrow(nodes, dict(reversed(edges.items())))
+    make_store(swapped, tmp_path / "swapped", Plan(1, "node-hash"))
+    result = command("predict", run, tmp_path / "swapped", "--out", tmp_path / "none")
+    assert_one_line(result, "author-writes-paper, paper-cites-paper")
     assert_one_line(command("predict", run, "cora", "--out", tmp_path / "none"), "run: expected")
 
 
