@@ -133,15 +133,6 @@ class ShardColumns:
         """
         return target_column(self.manifest, "nodes", "label").name
 
-    @property
-    def default_split(self) -> str:
-        """Name of the split to use: "split", or the only split.
-
-        Raises:
-            ConfigError: If the graph has no split, or several of which none is "split".
-        """
-        return target_column(self.manifest, "nodes", "split").name
-
     def label_spec(self, name: str) -> LabelSpec:
         """Return the task and number of classes of a label.
 
