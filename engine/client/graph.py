@@ -60,7 +60,7 @@ class RemoteGraph:
     caller. They depend neither on the partitioning nor on the number of servers.
 
     In a graph of several node types, original ids need their `node_type`. A node key is the row in
-    the table of the type plus the type's first key, and an edge key likewise that of the relation;
+    the table of the type plus the type's first key, and an edge key that of the relation;
     `manifest.node_types` and `manifest.relations` have these.
 
     Every method raises `UnknownNode` for nodes that do not exist, `GraphFormatError` for ids of
