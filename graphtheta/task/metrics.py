@@ -58,8 +58,7 @@ def _metrics_of(task: LabelKind, classes: int, **sync: Any) -> dict[str, Metric]
     if task == "multiclass":
         return {
             "accuracy": of_classes.MulticlassAccuracy(classes, average="micro", **sync),
-            "f1": of_classes.MulticlassF1Score(classes, average="macro", **sync),
-        }
+        }  # its macro F1 makes a matrix of all pairs of classes; `_macro_f1` does not
     if task == "binary":
         return {
             "accuracy": of_classes.BinaryAccuracy(**sync),
@@ -80,6 +79,22 @@ def mean_loss(loss: Tensor, count: int, comm: Communicator) -> float:
     sums = np.array([float(loss), count], np.float64)
     comm.all_reduce(sums, stage="evaluate loss")
     return float(sums[0] / sums[1])
+
+
+def _macro_f1(outputs: Tensor, labels: Tensor, comm: Communicator) -> float:
+    """Return the mean F1 score of the classes that are labels or predictions; collective.
+
+    Shape:
+        outputs: (T, C). labels: (T,).
+    """
+    classes, predicted = outputs.shape[1], outputs.argmax(1)
+    right = labels[predicted == labels]
+    kinds = (right, predicted, labels)
+    counts = torch.stack([torch.bincount(kind, minlength=classes) for kind in kinds]).cpu().numpy()
+    comm.all_reduce(counts, stage="metrics")
+    hits, either = torch.from_numpy(counts[0]), torch.from_numpy(counts[1] + counts[2])
+    occurs = either > 0
+    return float((2 * hits[occurs] / either[occurs] / occurs.sum()).sum())
 
 
 def metrics_for(
@@ -128,6 +143,7 @@ def metrics_for(
             # torchmetrics would take logits for probabilities if all of them were in [0, 1].
             outputs = (outputs > 0).long()
         labels = targets if task == "regression" else targets.long()
+        f1 = _macro_f1(outputs, labels, comm) if task == "multiclass" else None
         if task != "regression" and not len(labels):
             # torchmetrics refuses empty updates, so update it with a row that it ignores.
             outputs = outputs.new_zeros((1, *outputs.shape[1:]))
@@ -136,6 +152,6 @@ def metrics_for(
             metric.to(outputs.device).reset()
             metric.update(outputs.detach(), labels)
             result[name] = float(metric.compute())
-        return result
+        return result if f1 is None else result | {"f1": f1}
 
     return compute

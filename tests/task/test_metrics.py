@@ -47,6 +47,25 @@ def test_accuracy_is_the_share_of_right_classes() -> None:
     assert metrics["accuracy"] == pytest.approx(float(right))
 
 
+def test_f1_equals_that_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    _, outputs, targets = case("multiclass")
+    wide = torch.nn.functional.pad(outputs, (0, 3), value=-9.0)  # classes that do not occur
+    spec = LabelSpec(task="multiclass", num_classes=8)
+    metrics = metrics_for(spec, SingleCommunicator())(wide, targets)
+    assert metrics["f1"] == pytest.approx(float(multiclass_f1_score(wide, targets, 8)), abs=1e-6)
+
+
+def test_memory_is_linear_in_the_number_of_classes() -> None:
+    classes = 200_000  # 300 GB, if there were a counter for each pair of classes
+    outputs = torch.zeros(2, classes)
+    spec = LabelSpec(task="multiclass", num_classes=classes)
+    metrics = metrics_for(spec, SingleCommunicator())(outputs, torch.tensor([0, 5]))
+    assert metrics["accuracy"] == 0.5
+    assert metrics["f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     spec, outputs, targets = case("binary")
     metrics = metrics_for(spec, SingleCommunicator())(outputs, targets)
