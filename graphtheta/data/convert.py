@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +20,13 @@ from graphtheta.data.schema import (
     matrix_column,
     no_nulls,
     no_nulls_inside,
-    one_split,
     refuse,
     whole,
     with_classes,
 )
 from graphtheta.wording import rows_text, some
 
-__all__ = ["SPLITS", "convert", "schema_of"]
+__all__ = ["SPLITS", "convert", "one_split", "schema_of", "split_columns"]
 
 SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "test": 3}
 
@@ -220,6 +220,70 @@ def _split(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
         odd = pc.unique(words.filter(position.is_null())).to_pylist()
         raise refuse(where, "train, val, test or none", some(odd, len(odd)), "Correct the words.")
     return pa.array(np.array(list(SPLITS.values()), np.int8)[position.to_numpy()])
+
+
+def split_columns(
+    masks: Mapping[str, NDArray[Any] | None], num_rows: int, where: str
+) -> dict[str, pa.Array]:
+    """Return the `split:<name>` columns of masks for training, validation and test, in this order.
+
+    Args:
+        masks: Booleans, or 0 and 1, by the name of the mask in messages. None is an empty mask.
+        num_rows: Number of rows of the table.
+        where: Name of the input in messages.
+
+    Shape:
+        masks: (num_rows,) for the column `split:split`; (num_rows, R) for the columns `split:0`,
+            ... and `split:split`, which is equal to `split:0`.
+
+    Raises:
+        GraphFormatError: If a mask has another shape or other values, or a row is in two of them.
+    """
+    given = {name: mask for name, mask in masks.items() if mask is not None}
+    shape = next(iter(given.values())).shape
+    for name, mask in given.items():
+        title = f"{where}: {name}"
+        if mask.shape != shape or len(mask) != num_rows:
+            got = f"shape {mask.shape}"
+            raise refuse(title, f"a mask of {num_rows:,} rows, as the others", got, "Correct it.")
+        odd = np.argwhere((mask != 0) & (mask != 1))
+        if len(odd):
+            got = f"{mask[tuple(odd[0])]} in {rows_text(np.unique(odd[:, 0]))}"
+            raise refuse(title, "booleans, or 0 and 1", got, "Correct the mask.")
+    train, val, test = (
+        np.zeros(shape, np.bool_) if mask is None else mask.astype(np.bool_)
+        for mask in masks.values()
+    )
+    if train.ndim == 1:
+        return {"split:split": pa.array(one_split(train, val, test, where))}
+    runs = [
+        pa.array(one_split(train[:, r], val[:, r], test[:, r], where))
+        for r in range(train.shape[1])
+    ]
+    return {"split:split": runs[0], **{f"split:{r}": run for r, run in enumerate(runs)}}
+
+
+def one_split(
+    train: NDArray[np.bool_],
+    val: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    where: str,
+    first_row: int = 0,
+) -> NDArray[np.int8]:
+    """Return the split of three masks: 0 none, 1 train, 2 validation, 3 test.
+
+    Raises:
+        GraphFormatError: If a row is in two of the masks.
+    """
+    twice = np.flatnonzero(train.astype(np.int8) + val + test > 1)
+    if len(twice):
+        raise refuse(
+            where,
+            "every row in at most one of train, validation, test",
+            f"several in {rows_text(first_row + twice)}",
+            "Make the masks disjoint.",
+        )
+    return (train + np.int8(2) * val + np.int8(3) * test).astype(np.int8)
 
 
 def _number(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:

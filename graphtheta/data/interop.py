@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.convert import split_columns
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -32,7 +33,6 @@ from graphtheta.data.schema import (
     need_attribute,
     need_name,
     refuse,
-    split_columns,
 )
 from graphtheta.data.types import EDGE, NODE, Relation
 from graphtheta.errors import GraphFormatError
@@ -249,18 +249,14 @@ def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArra
 
 def _node_table(where: str, num_nodes: int, data: Mapping[str, Any]) -> pa.Table:
     nodes = _arrays(data, num_nodes, where)
-    none = np.zeros(num_nodes, np.bool_)
-    masks = [nodes.pop(name).astype(np.bool_) if name in nodes else None for name in MASKS]
-    found = [mask for mask in masks if mask is not None]
+    masks = {name: nodes.pop(name, None) for name in MASKS}
     columns = {"id": pa.array(nodes.pop("original_id", np.arange(num_nodes)))}
     if "features" in nodes:
         columns["features"] = matrix_column(nodes["features"].reshape(num_nodes, -1))
     if "y" in nodes:
         columns["label:y"] = _label_column(nodes["y"])
-    if found:
-        blank = none if found[0].ndim == 1 else np.zeros_like(found[0])
-        train, val, test = (blank if mask is None else mask for mask in masks)
-        columns |= split_columns(train, val, test, where)
+    if any(mask is not None for mask in masks.values()):
+        columns |= split_columns(masks, num_nodes, where)
     return pa.table(columns)
 
 

@@ -41,11 +41,9 @@ __all__ = [
     "no_nulls",
     "no_nulls_inside",
     "node_table",
-    "one_split",
     "plain_type",
     "refuse",
     "repeated_ids",
-    "split_columns",
     "validate_edges",
     "validate_nodes",
     "whole",
@@ -135,50 +133,6 @@ def node_table(
     """
     features = matrix_column(features_NF)
     return pa.table({"id": ids, "features": features, "label:y": labels, "split:split": split})
-
-
-def split_columns(
-    train: NDArray[np.bool_], val: NDArray[np.bool_], test: NDArray[np.bool_], where: str
-) -> dict[str, pa.Array]:
-    """Return the `split:<name>` columns of boolean masks.
-
-    Shape:
-        train, val, test: (N,) for the column `split:split`; (N, R) for the columns `split:0`, ...
-        and `split:split`, which is equal to `split:0`.
-
-    Raises:
-        GraphFormatError: If a node is in two of the masks.
-    """
-    if train.ndim == 1:
-        return {"split:split": pa.array(one_split(train, val, test, where))}
-    runs = [
-        pa.array(one_split(train[:, r], val[:, r], test[:, r], where))
-        for r in range(train.shape[1])
-    ]
-    return {"split:split": runs[0], **{f"split:{r}": run for r, run in enumerate(runs)}}
-
-
-def one_split(
-    train: NDArray[np.bool_],
-    val: NDArray[np.bool_],
-    test: NDArray[np.bool_],
-    where: str,
-    first_row: int = 0,
-) -> NDArray[np.int8]:
-    """Return the split of three masks: 0 none, 1 train, 2 validation, 3 test.
-
-    Raises:
-        GraphFormatError: If a row is in two of the masks.
-    """
-    twice = np.flatnonzero(train.astype(np.int8) + val + test > 1)
-    if len(twice):
-        raise refuse(
-            where,
-            "every row in at most one of train, validation, test",
-            f"several in {rows_text(first_row + twice)}",
-            "Make the masks disjoint.",
-        )
-    return (train + np.int8(2) * val + np.int8(3) * test).astype(np.int8)
 
 
 def validate_nodes(table: pa.Table, where: str, first_row: int = 0) -> None:

@@ -20,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from graphtheta.data.convert import one_split
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column, node_table, one_split, refuse
+from graphtheta.data.schema import matrix_column, node_table, refuse
+from graphtheta.datasets.npz import feature_type
 from graphtheta.datasets.safe_pickle import MATRIX, check_fits_memory, matrix_of, read_npz
 
 __all__ = ["read", "read_json", "recognises"]
@@ -84,7 +86,7 @@ def read_json(path: Path, kind: type[dict[str, Any]] = dict) -> dict[str, Any]:
     return value
 
 
-def _features(path: Path, num_nodes: int) -> NDArray[np.float32]:
+def _features(path: Path, num_nodes: int) -> NDArray[Any]:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -96,7 +98,7 @@ def _features(path: Path, num_nodes: int) -> NDArray[np.float32]:
     if len(values) != num_nodes:
         raise refuse(str(path), f"{num_nodes:,} rows", f"{len(values):,}", _FETCH)
     check_fits_memory(values.shape, str(path))
-    return np.array(values, np.float32)
+    return np.array(values, feature_type(values, str(path)))
 
 
 def _labels(path: Path, num_nodes: int) -> pa.Array:

@@ -2,13 +2,15 @@
 
 - Sparse matrices in arrays (`adj_data`, `adj_indices`, `adj_indptr`, `adj_shape`, the same of
   `attr_`, or `attr_matrix`, and `labels`): the data sets of Shchur et al. and of CitationFull. The
-  graph is that of PyTorch Geometric's `read_npz`: features above 0 become 1.
+  graph is that of PyTorch Geometric's `read_npz`: features that are counts become 0 and 1. Other
+  features are kept, which PyTorch Geometric also makes 0 and 1.
 - Sparse matrices (`adj_matrix`, `node_attr`, `node_label`; pickled SciPy): the same data sets in
   other collections.
 - Arrays (`node_features`, `node_labels`, `edges`, and masks of several splits): Tolokers and others
   by Platonov et al. A row of `edges` is an undirected edge, which becomes two directed ones.
 
-Edges of sparse matrices are symmetrised, and duplicates and self-loops are removed. These data sets
+Edges of sparse matrices are symmetrised, duplicates and self-loops are removed, and weights are not
+read; a warning reports what changed. These data sets
 have no public split, so one is drawn: 20 training and 30 validation nodes per class, others for
 test.
 Sources: Shchur, Mumme, Bojchevski, Gunnemann, "Pitfalls of graph neural network evaluation", 2018.
@@ -18,25 +20,38 @@ under heterophily", ICLR 2023.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse
 from numpy.typing import NDArray
 
+from graphtheta.data.convert import split_columns
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import matrix_column, refuse, split_columns
-from graphtheta.datasets.safe_pickle import MATRIX, dense_rows, matrix_of, read_npz, sparse_matrix
+from graphtheta.data.schema import matrix_column, refuse
+from graphtheta.datasets.safe_pickle import (
+    MATRIX,
+    check_fits_memory,
+    matrix_of,
+    read_npz,
+    sparse_matrix,
+)
 from graphtheta.datasets.splits import random_split
 from graphtheta.errors import ConfigError
+from graphtheta.wording import counted
 
-__all__ = ["both_ways", "read", "recognises"]
+__all__ = ["both_ways", "feature_type", "read", "recognises"]
+
+_log = logging.getLogger(__name__)
 
 _SPARSE = ("adj_matrix", "node_attr", "node_label")
 _ARRAYS = ("node_features", "node_labels", "edges")
 _PACKED = (*(f"adj_{piece}" for piece in MATRIX), "labels")
 _ATTRIBUTES = tuple(f"attr_{piece}" for piece in MATRIX)
+_FLOAT32_INTEGERS, _FLOAT64_INTEGERS = 1 << 24, 1 << 53  # all up to these ones are exact
 _MASKS = ("train_masks", "val_masks", "test_masks")
 
 
@@ -87,20 +102,19 @@ def read(path: str, *, seed: int = 0) -> Graph:
             "Convert it to Arrow tables.",
         )
     num_nodes = len(nodes["id"])
-    if found.keys() >= set(_MASKS):
-        train, val, test = (
-            _array(found[name], f"{path}: {name}", "biu", (1, 2)).T.astype(np.bool_)
-            for name in _MASKS
-        )
-        if not train.shape == val.shape == test.shape or len(train) != num_nodes:
-            shapes = f"shapes {train.shape}, {val.shape} and {test.shape}"
-            raise refuse(path, f"masks of {num_nodes:,} nodes", shapes, _CORRECT)
-        if not 0 <= seed < (train.shape[1] if train.ndim == 2 else 1):
+    masks = {
+        name: _array(found[name], f"{path}: {name}", "biu", (1, 2)).T if name in found else None
+        for name in _MASKS
+    }
+    given = [mask for mask in masks.values() if mask is not None]
+    if given:
+        num_splits = given[0].shape[1] if given[0].ndim == 2 else 1
+        if not 0 <= seed < num_splits:
             raise ConfigError(
-                f"{path}: expected the number of one of its {train[:1].size} splits, from 0, got "
+                f"{path}: expected the number of one of its {num_splits} splits, from 0, got "
                 f"{seed}. Choose another."
             )
-        nodes |= split_columns(train, val, test, path)
+        nodes |= split_columns(masks, num_nodes, path)
         nodes["split:split"] = nodes.get(f"split:{seed}", nodes["split:split"])
     else:
         classes = nodes["label:y"].cast(pa.int64()).to_numpy()
@@ -113,34 +127,81 @@ _Columns = dict[str, Any]
 
 
 def _of_packed(path: str, found: dict[str, Any]) -> tuple[_Columns, _Columns]:
-    pairs = matrix_of(found, "adj_", f"{path}: adj").tocoo()
-    features: NDArray[np.float32] | None = None
+    adjacency = matrix_of(found, "adj_", f"{path}: adj")
+    features: NDArray[Any] | None = None
+    notes: list[str] = []
     if found.keys() >= set(_ATTRIBUTES):
         where = f"{path}: attr"
-        features = dense_rows(matrix_of(found, "attr_", where), where)
+        matrix = matrix_of(found, "attr_", where)
+        matrix.sum_duplicates()
+        matrix.data = _counts_as_sets(matrix.data, notes)
+        features = _dense(matrix, where)
     elif "attr_matrix" in found:
-        given = _array(found["attr_matrix"], f"{path}: attr_matrix", "biuf", (2,))
-        features = given.astype(np.float32)
-    if features is not None:
-        features[features > 0] = 1
-    nodes = _nodes(path, features, found["labels"], num_nodes=pairs.shape[0])
-    kept = pairs.row != pairs.col
-    return nodes, both_ways(path, pairs.row[kept], pairs.col[kept], len(nodes["id"]))
+        where = f"{path}: attr_matrix"
+        given = _array(found["attr_matrix"], where, "biuf", (2,))
+        features = _counts_as_sets(given.astype(feature_type(given, where)), notes)
+    nodes = _nodes(path, features, found["labels"], num_nodes=adjacency.shape[0])
+    return nodes, _symmetrised(path, adjacency, len(nodes["id"]), notes)
 
 
 def _of_matrices(
     path: str, adjacency: Any, features: Any, labels: Any
 ) -> tuple[_Columns, _Columns]:
-    pairs = sparse_matrix(adjacency, f"{path}: adj_matrix").tocoo()
+    matrix = sparse_matrix(adjacency, f"{path}: adj_matrix")
     where = f"{path}: node_attr"
-    nodes = _nodes(path, dense_rows(sparse_matrix(features, where), where), labels)
+    nodes = _nodes(path, _dense(sparse_matrix(features, where), where), labels)
+    return nodes, _symmetrised(path, matrix, len(nodes["id"]), [])
+
+
+def _counts_as_sets(values: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """Return 0 and 1 for counts, which the published files contain, and other numbers unchanged."""
+    if not ((values >= 0) & (values < np.inf) & (values == np.floor(values))).all():
+        return values
+    if values.max(initial=0) > 1:
+        notes.append("features are counts, which became 0 and 1")
+    return np.asarray(values > 0, np.float32)
+
+
+def _symmetrised(
+    path: str, adjacency: scipy.sparse.csr_matrix, num_nodes: int, notes: list[str]
+) -> _Columns:
+    pairs = adjacency.tocoo()
     kept = pairs.row != pairs.col
-    return nodes, both_ways(path, pairs.row[kept], pairs.col[kept], len(nodes["id"]))
+    edges = both_ways(path, pairs.row[kept], pairs.col[kept], num_nodes)
+    if (pairs.data != 1).any():
+        notes.append("edge weights are not read (to keep them, convert the file to Arrow tables)")
+    if len(edges["src"]) != pairs.nnz:
+        notes.append(
+            f"{counted(pairs.nnz, 'edge')} became {len(edges['src']):,}, as reverses were added, "
+            "and self-loops and duplicates removed"
+        )
+    if notes:
+        _log.warning("%s: %s.", path, "; ".join(notes))
+    return edges
+
+
+def _dense(matrix: scipy.sparse.csr_matrix, where: str) -> NDArray[Any]:
+    check_fits_memory(matrix.shape, where)
+    return np.asarray(matrix.astype(feature_type(matrix.data, where)).toarray())
+
+
+def feature_type(values: NDArray[Any], where: str) -> np.dtype[Any]:
+    """Return the type of features: float32, or float64 if there are numbers above 2^24.
+
+    Raises:
+        GraphFormatError: If float64 does not hold the integers exactly.
+    """
+    largest = max(abs(values.min(initial=0).item()), values.max(initial=0).item())
+    if values.dtype.kind in "iu" and largest > _FLOAT64_INTEGERS:
+        expected = f"integers up to {_FLOAT64_INTEGERS:,}, which float64 holds exactly"
+        raise refuse(where, expected, f"{largest:,}", "Scale the features, or leave them out.")
+    return np.dtype(np.float64 if largest > _FLOAT32_INTEGERS else np.float32)
 
 
 def _of_arrays(path: str, features: Any, labels: Any, ends: Any) -> tuple[_Columns, _Columns]:
     values = _array(features, f"{path}: node_features", "biuf", (2,))
-    nodes = _nodes(path, values.astype(np.float32, copy=False), labels)
+    kind = feature_type(values, f"{path}: node_features")
+    nodes = _nodes(path, values.astype(kind, copy=False), labels)
     ends_E2 = _array(ends, f"{path}: edges", "iu", (2,))
     if ends_E2.shape[1] != 2:
         raise refuse(f"{path}: edges", "two columns", f"shape {ends_E2.shape}", _CORRECT)
@@ -148,7 +209,7 @@ def _of_arrays(path: str, features: Any, labels: Any, ends: Any) -> tuple[_Colum
 
 
 def _nodes(
-    path: str, features_NF: NDArray[np.float32] | None, given: Any, num_nodes: int | None = None
+    path: str, features_NF: NDArray[Any] | None, given: Any, num_nodes: int | None = None
 ) -> _Columns:
     labels = _array(given, f"{path}: labels", "biuf", (1,))
     num_nodes = num_nodes if features_NF is None else len(features_NF)

@@ -19,8 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from graphtheta.data.convert import one_split
 from graphtheta.data.graph import Graph
-from graphtheta.data.schema import node_table, one_split, refuse
+from graphtheta.data.schema import node_table, refuse
 from graphtheta.datasets.safe_pickle import check_fits_memory, sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
 

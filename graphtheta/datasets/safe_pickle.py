@@ -30,7 +30,6 @@ __all__ = [
     "ALLOWED",
     "MATRIX",
     "check_fits_memory",
-    "dense_rows",
     "matrix_of",
     "read_npz",
     "sparse_matrix",
@@ -326,17 +325,6 @@ def matrix_of(members: Mapping[str, Any], prefix: str, where: str) -> scipy.spar
         return _checked(data, indices, indptr, tuple(int(size) for size in shape))
     except (TypeError, ValueError, OverflowError) as error:
         raise _damaged(where, error) from None
-
-
-def dense_rows(matrix: scipy.sparse.csr_matrix, where: str) -> NDArray[np.float32]:
-    """Return a sparse matrix as an array.
-
-    Raises:
-        GraphFormatError: If its shape claims more than the memory of this host.
-    """
-    check_fits_memory(matrix.shape, where)
-    rows: NDArray[np.float32] = matrix.astype(np.float32).toarray()
-    return rows
 
 
 def check_fits_memory(shape: tuple[int, ...], where: str) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from graphtheta.data.schema import in_range, one_split
+from graphtheta.data.convert import one_split
+from graphtheta.data.schema import in_range
 from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, hash_keys
 

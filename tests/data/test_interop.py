@@ -88,8 +88,16 @@ def test_pyg_keeps_original_ids():
             {"train_mask": torch.ones(6).bool(), "test_mask": torch.ones(6).bool()},
             "at most one of train, validation, test",
         ),
+        (
+            {"train_mask": torch.tensor([0, 2, 1, 0, 0, 0])},
+            "train_mask: expected booleans, or 0 and 1, got 2 in row 1",
+        ),
+        ({"val_mask": torch.full((6,), 0.5)}, "val_mask: expected booleans, or 0 and 1, got 0.5"),
     ],
-    ids=["short_y", "long_x", "short_attr", "nan", "no_edges", "out_of_range", "masks_overlap"],
+    ids=[
+        *("short_y", "long_x", "short_attr", "nan", "no_edges", "out_of_range", "masks_overlap"),
+        *("mask_of_two", "mask_of_fractions"),
+    ],
 )
 def test_from_pyg_refuses_bad_input(fields, message):
     with pytest.raises(GraphFormatError, match=message):

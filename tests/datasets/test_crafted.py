@@ -58,6 +58,7 @@ NPZ: dict[str, tuple[Callable[[], dict[str, Any]], Change]] = {
     "short_masks": (arrays, lambda f: f.update(val_masks=f["val_masks"][:, :-1])),
     "other_number_of_masks": (arrays, lambda f: f.update(val_masks=f["val_masks"][:1])),
     "string_masks": (arrays, lambda f: f.update(val_masks=f["val_masks"].astype(str))),
+    "masks_of_two": (arrays, lambda f: f.update(val_masks=f["val_masks"] * 2)),
     "dict_in_place_of_an_array": (arrays, lambda f: f.update(edges=np.array({}, object))),
     "short_labels_of_matrices": (matrices, lambda f: f.update(node_label=LABELS[:-1])),
     "few_features": (matrices, lambda f: f.update(node_attr=boxed(ADJACENCY[:3]))),

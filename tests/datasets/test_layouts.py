@@ -126,6 +126,29 @@ def test_packed_npz_without_sparse_attributes(tmp_path: Path) -> None:
     assert read(tmp_path / "b.npz").features.tolist() == (COUNTS.toarray() > 0).tolist()
 
 
+@pytest.mark.parametrize("name", ["attr_", "attr_matrix"])
+def test_packed_npz_keeps_measurements_and_reports_what_changes(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_with(matrix: Any, weight: float) -> tuple[Any, str]:
+        fields = {**pieces(ADJACENCY * weight, "adj_"), "labels": LABELS}
+        sparse = scipy.sparse.csr_matrix(matrix)
+        fields |= pieces(sparse, "attr_") if name == "attr_" else {name: matrix}
+        np.savez(tmp_path / "g.npz", **fields)
+        caplog.clear()
+        return read(tmp_path / "g.npz").features, caplog.text
+
+    counts = COUNTS.toarray()
+    for values in (counts / 2, counts - 1.0):
+        features, text = read_with(values, 1)
+        assert features.tolist() == values.tolist()
+        assert "5 edges became 6, as reverses were added" in text
+        assert "features" not in text
+    features, text = read_with(counts, 0.5)
+    assert features.tolist() == (counts > 0).tolist()
+    assert "features are counts, which became 0 and 1; edge weights are not read" in text
+
+
 def test_openke_keeps_names(tmp_path: Path) -> None:
     graph = read(write_openke(tmp_path))
     assert graph.ids.tolist() == ["New York", "Évian", "/m/1", "/m/3"]
@@ -227,6 +250,31 @@ def test_a_number_chooses_among_several_splits(tmp_path: Path) -> None:
     for seed in (2, -1):
         with pytest.raises(ConfigError, match=rf"one of its 2 splits, from 0, got {seed}\."):
             read(tmp_path / "g.npz", seed=seed)
+
+
+@pytest.mark.parametrize("missing", ["val_masks", "train_masks"])
+def test_a_missing_mask_is_empty(missing: str, tmp_path: Path) -> None:
+    names = ("train_masks", "val_masks", "test_masks")
+    fields = {name: np.eye(NODES, dtype=np.int8)[i] for i, name in enumerate(names)}
+    del fields[missing]
+    arrays = {"node_features": np.ones((NODES, 1)), "node_labels": LABELS, "edges": [[0, 1]]}
+    np.savez(tmp_path / "g.npz", **arrays, **fields)
+    expected = [0 if name == missing else value for value, name in enumerate(names, start=1)]
+    assert read(tmp_path / "g.npz").split().tolist() == expected + [0] * (NODES - 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(2**24 + 1, np.float64), (2**53 + 1, None), (3, np.float32)]
+)
+def test_features_of_npz_are_exact(value: int, dtype: type | None, tmp_path: Path) -> None:
+    features = np.full((NODES, 1), value)
+    np.savez(tmp_path / "g.npz", node_features=features, node_labels=LABELS, edges=[[0, 1]])
+    if dtype is None:
+        with pytest.raises(GraphFormatError, match=r"expected integers up to 9,.* got 9,"):
+            read(tmp_path / "g.npz")
+    else:
+        found = read(tmp_path / "g.npz").features
+        assert (found.dtype, found[0, 0]) == (dtype, value)
 
 
 # -- damaged files --------------------------------------------------------------------------------
