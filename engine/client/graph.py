@@ -10,6 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.data.types import Relation, positions_of_keys
+from graphtheta.engine.client.arguments import (
+    check_addresses,
+    check_fanouts,
+    check_names,
+    check_seconds,
+    check_whole,
+)
 from graphtheta.engine.client.connection import Tls
 from graphtheta.engine.client.edge_queries import draw_message, edge_columns, find_edges, neighbours
 from graphtheta.engine.client.lookup import IdKind, as_integers, look_up
@@ -44,12 +51,12 @@ def connect(
         timeout_s: Longest wait for a response in seconds, retries included.
 
     Raises:
-        ConfigError: If a part has no server.
+        ConfigError: If an argument is wrong, or a part has no server.
         Unreachable: If a server does not answer.
         WrongServer: If servers serve different stores or use another version of the protocol.
     """
-    given = [addresses] if isinstance(addresses, str) else list(addresses)
-    return RemoteGraph(given, tls, timeout_s)
+    seconds = check_seconds(timeout_s, "connect: timeout_s")
+    return RemoteGraph(check_addresses(addresses), tls, seconds)
 
 
 class RemoteGraph:
@@ -186,9 +193,10 @@ class RemoteGraph:
         Shape:
             Returns (R,) or (R, width) each.
         """
+        wanted = check_names(names, "columns")
         if ids is None:
-            return columns_of_all(self._pool, list(names), node_type)
-        return columns_of(self._pool, self.new_ids(ids, by, node_type), list(names), node_type)
+            return columns_of_all(self._pool, wanted, node_type)
+        return columns_of(self._pool, self.new_ids(ids, by, node_type), wanted, node_type)
 
     def degrees(
         self, ids: Any, by: IdKind = "original_id", node_type: str | None = None
@@ -209,6 +217,8 @@ class RemoteGraph:
         Shape:
             Returns (count,) int64, of at most N nodes.
         """
+        count = check_whole(count, "random nodes")
+        seed, step = check_whole(seed, "seed"), check_whole(step, "step")
         if not 0 <= count <= self.num_nodes:
             raise ConfigError(
                 f"random nodes: expected a count in [0, {self.num_nodes:,}], got {count:,}."
@@ -255,6 +265,7 @@ class RemoteGraph:
                 `author-writes-paper`, to which `fanout` and `columns` then apply. If None, the
                 edges of all relations; `relations_of(edge_key)` tells them apart.
         """
+        names = check_names(columns, "neighbours: columns")
         of = self._relation(relation)
         if direction not in ("in", "out"):
             raise ConfigError(f"direction: expected in or out, got {direction!r}.")
@@ -263,7 +274,7 @@ class RemoteGraph:
         if of is not None and node_type is None and by == "original_id":
             node_type = of.source if out else of.destination
         new_ids = self.new_ids(ids, by, node_type)
-        return neighbours(self._pool, new_ids, list(columns), draw, out=out, relation=of)
+        return neighbours(self._pool, new_ids, names, draw, out=out, relation=of)
 
     def _relation(self, name: RelationName | None) -> Relation | None:
         if name is None:
@@ -304,14 +315,15 @@ class RemoteGraph:
             node_keys: Node keys of the seed nodes, if `ids` are new ids and the keys are known.
                 Passing both saves one round trip.
         """
+        names = check_names(columns, "subgraph: columns")
         new_ids = self.new_ids(ids, by, node_type)
         by_relation = self._fanouts(fanouts) if isinstance(fanouts, Mapping) else None
-        if by_relation is not None and columns:
+        if by_relation is not None and names:
             raise ConfigError(
                 "subgraph: expected no columns with fan-outs by relation, got "
-                f"{', '.join(columns)}. Request them by relation with edge_columns."
+                f"{', '.join(names)}. Request them by relation with edge_columns."
             )
-        of_all = [] if isinstance(fanouts, Mapping) else list(fanouts)
+        of_all = [] if isinstance(fanouts, Mapping) else check_fanouts(fanouts)
         num_layers = len(next(iter(by_relation.values()), [])) if by_relation else len(of_all)
         if by == "node_key":
             keys = ids
@@ -327,10 +339,10 @@ class RemoteGraph:
 
         def some(nodes: _Ids, fanout: int | None, layer: int, of: Relation | None) -> Neighbours:
             if fanout == 0:
-                none = neighbours(self._pool, nodes[:0], list(columns), None, out=False)
+                none = neighbours(self._pool, nodes[:0], names, None, out=False)
                 return changed(none, indptr=np.zeros(len(nodes) + 1, np.int64))
             draw = draw_message(fanout, replace, weight, seed, step, layer)
-            return neighbours(self._pool, nodes, list(columns), draw, out=False, relation=of)
+            return neighbours(self._pool, nodes, names, draw, out=False, relation=of)
 
         def in_edges(nodes: _Ids, node_keys: _Ids, layer: int) -> Neighbours:
             if by_relation is None:
@@ -353,7 +365,7 @@ class RemoteGraph:
         for name, sizes in fanouts.items():
             relation = self._relation(name)
             assert relation is not None
-            found[relation] = list(sizes)
+            found[relation] = check_fanouts(sizes)
         if len({len(sizes) for sizes in found.values()}) > 1:
             raise ConfigError(
                 "subgraph: expected as many fan-outs for each relation, got "
@@ -413,6 +425,7 @@ class RemoteGraph:
         Shape:
             Returns (R,) or (R, width) each.
         """
+        wanted = check_names(names, "edge columns")
         keys = as_integers(edge_keys, "edge keys")
         of = self._relation(relation)
         node_type = of.destination if of and by == "original_id" else None
@@ -422,7 +435,7 @@ class RemoteGraph:
                 f"edge columns: expected as many destinations as keys, got {len(nodes):,} and "
                 f"{len(keys):,}."
             )
-        return edge_columns(self._pool, keys, list(names), nodes, of)
+        return edge_columns(self._pool, keys, wanted, nodes, of)
 
     # -- predictions ------------------------------------------------------------------------------
 

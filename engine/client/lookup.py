@@ -102,6 +102,8 @@ def as_integers(values: Any, what: str) -> _Ids:
         raise GraphFormatError(
             f"{what}: expected a list of integers, got {array.dtype} of shape {array.shape}."
         )
+    if array.dtype.kind == "u" and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise GraphFormatError(f"{what}: expected integers of 64 bits, got {array.max()}.")
     return np.ascontiguousarray(array, np.int64)
 
 
@@ -122,13 +124,20 @@ def _checked(ids: Any, what: str, manifest: Manifest, node_type: str | None = No
 def _original_ids(ids: Any, manifest: Manifest, node_type: str | None) -> pa.Array:
     kind = pa.type_for_alias(manifest.node_type(node_type).id_type)
     try:
+        if isinstance(ids, str | bytes):  # which Arrow takes as a list of letters
+            raise TypeError
+        if isinstance(ids, np.ndarray) and not ids.dtype.isnative:
+            ids = ids.astype(ids.dtype.newbyteorder("="))
         array = ids if isinstance(ids, pa.Array) else pa.array(ids)
         if pa.types.is_null(array.type) and not len(array):
             return pa.array([], kind)
-        if array.null_count or pa.types.is_string(kind) != pa.types.is_string(array.type):
+        if array.null_count or pa.types.is_boolean(array.type):
+            raise TypeError
+        if pa.types.is_string(kind) != pa.types.is_string(array.type):
             raise TypeError
         return array.cast(kind)
-    except (pa.ArrowException, TypeError, ValueError):
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
         raise GraphFormatError(
-            f"ids: expected values of type {kind}, as in the graph, got others. Convert them."
+            f"ids: expected a list of values of type {kind}, as in the graph, got others. Convert "
+            "them."
         ) from None

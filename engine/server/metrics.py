@@ -6,6 +6,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from graphtheta.engine.wire.address import check_port
 from graphtheta.errors import ConfigError
 
 __all__ = ["Metrics"]
@@ -60,8 +61,9 @@ class Metrics:
             The port, and the server to `shutdown()` at the end.
 
         Raises:
-            ConfigError: If the port is taken.
+            ConfigError: If the port is taken, or is not a port.
         """
+        check_port(port, "--metrics-port")
         try:
             server, _ = start_http_server(port, host, registry=self.registry)
         except OSError as error:

@@ -17,6 +17,7 @@ from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.graph_service import GraphService
 from graphtheta.engine.server.interceptor import Interceptor
 from graphtheta.engine.server.metrics import Metrics
+from graphtheta.engine.wire.address import check_address
 from graphtheta.engine.wire.protocol import MESSAGE_BYTES, Limits
 from graphtheta.errors import ConfigError
 from graphtheta.proto.v1 import graph_pb2 as messages
@@ -90,6 +91,7 @@ class GraphServer:
         predict_service: PredictService | None = None,
     ) -> None:
         limits = limits or Limits()
+        check_address(bind, "--bind")
         if tls is None and not insecure and not _is_loopback(bind):
             raise ConfigError(
                 f"--bind: expected a loopback address without TLS, got {bind}. Give --tls-cert and "

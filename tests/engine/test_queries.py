@@ -338,7 +338,21 @@ WRONG = [
     (lambda g: g.neighbours([1], by="node_key", direction="up"), ConfigError, "direction"),
     (lambda g: g.find_edges([1], [1, 2], by="node_key"), ConfigError, "as many"),
     (lambda g: g.random_nodes(N + 1), ConfigError, "count"),
+    (lambda g: g.random_nodes("3"), ConfigError, "random nodes: expected an integer, got '3'"),
+    (lambda g: g.random_nodes(1.5), ConfigError, "random nodes: expected an integer, got 1.5"),
     (lambda g: g.predict([1], "node_key"), ConfigError, "--run"),
+    (lambda g: g.new_ids("abc"), GraphFormatError, "a list of values"),
+    (lambda g: g.new_ids(2**70), GraphFormatError, "a list of values"),
+    (lambda g: g.new_ids([2**70], "node_key"), GraphFormatError, "list of integers"),
+    (lambda g: g.new_ids(np.array([2**63], np.uint64), "node_key"), GraphFormatError, "64 bits"),
+    (lambda g: g.new_ids([True], "node_key"), GraphFormatError, "list of integers"),
+    (lambda g: g.columns([1], None, "node_key"), ConfigError, "list of names, got None"),
+    (lambda g: g.columns([1], [3], "node_key"), ConfigError, "names as texts, got 3"),
+    (lambda g: g.columns([1], "label:y", "node_key"), ConfigError, r"Write \['label:y'\]"),
+    (lambda g: g.edge_columns([0], "attr"), ConfigError, r"Write \['attr'\]"),
+    (lambda g: g.neighbours([1], by="node_key", columns="attr"), ConfigError, "list of names"),
+    (lambda g: g.subgraph([1], 10, by="node_key"), ConfigError, r"Write \[10\] for one layer"),
+    (lambda g: g.subgraph([1], [1.5], by="node_key"), ConfigError, "fan-out: expected an integer"),
 ]
 
 
