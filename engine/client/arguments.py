@@ -1,16 +1,14 @@
-"""Checks of the arguments of a client: addresses, names of columns, fan-outs and numbers."""
+"""Checks of the arguments of a client: addresses, names of columns and fan-outs."""
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Iterable
-from numbers import Real
 
 from graphtheta.engine.wire.address import check_address
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.numbers import need_whole
 
-__all__ = ["check_addresses", "check_fanouts", "check_names", "check_seconds", "check_whole"]
+__all__ = ["check_addresses", "check_fanouts", "check_names"]
 
 
 def check_addresses(addresses: object) -> list[str]:
@@ -49,21 +47,4 @@ def check_fanouts(fanouts: object) -> list[int | None]:
             f"subgraph: expected a list with a fan-out for each layer, got {fanouts!r:.100}. Write "
             f"[{fanouts!r:.100}] for one layer."
         )
-    return [each if each is None else check_whole(each, "fan-out") for each in fanouts]
-
-
-def check_whole(number: object, what: str) -> int:
-    """Return a number as an integer, or raise a ConfigError if it is not one."""
-    try:
-        return operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        raise ConfigError(
-            f"{what}: expected an integer, got {number!r:.100}. Correct it."
-        ) from None
-
-
-def check_seconds(seconds: object, what: str) -> float:
-    """Return a number of seconds, or raise a ConfigError if it is not a positive number."""
-    if not isinstance(seconds, Real) or not 0 < float(seconds) < math.inf:
-        raise ConfigError(f"{what}: expected seconds > 0, got {seconds!r:.100}. Correct it.")
-    return float(seconds)
+    return [each if each is None else need_whole(each, "fan-out") for each in fanouts]

@@ -14,8 +14,6 @@ from graphtheta.engine.client.arguments import (
     check_addresses,
     check_fanouts,
     check_names,
-    check_seconds,
-    check_whole,
 )
 from graphtheta.engine.client.connection import Tls
 from graphtheta.engine.client.edge_queries import draw_message, edge_columns, find_edges, neighbours
@@ -28,6 +26,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.partition import Manifest
 from graphtheta.rng.permutation import Permutation
 from graphtheta.rng.philox import Purpose
+from graphtheta.runtime.numbers import need_real, need_whole
 from graphtheta.wording import counted
 
 __all__ = ["RelationName", "RemoteGraph", "connect"]
@@ -55,7 +54,7 @@ def connect(
         Unreachable: If a server does not answer.
         WrongServer: If servers serve different stores or use another version of the protocol.
     """
-    seconds = check_seconds(timeout_s, "connect: timeout_s")
+    seconds = need_real(timeout_s, "connect: timeout_s", is_positive=True)
     return RemoteGraph(check_addresses(addresses), tls, seconds)
 
 
@@ -217,8 +216,8 @@ class RemoteGraph:
         Shape:
             Returns (count,) int64, of at most N nodes.
         """
-        count = check_whole(count, "random nodes")
-        seed, step = check_whole(seed, "seed"), check_whole(step, "step")
+        count = need_whole(count, "random nodes")
+        seed, step = need_whole(seed, "seed"), need_whole(step, "step")
         if not 0 <= count <= self.num_nodes:
             raise ConfigError(
                 f"random nodes: expected a count in [0, {self.num_nodes:,}], got {count:,}."

@@ -1,12 +1,14 @@
-"""Refusal of torch functions whose results depend on the worker: random numbers and batch norm."""
+"""Refusal of functions whose results depend on the worker: random numbers and batch norm."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,7 +40,7 @@ def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
         kwargs: Keyword arguments of the call.
     """
     if name in _RANDOM and kwargs.get("training") is not False and kwargs.get("p") != 0:
-        raise _draws(name)
+        raise _draws(f"{name}()")
     if name == "batch_norm" and kwargs.get("training"):
         raise TraceError(
             "layer: torch's batch norm takes its statistics from one worker's nodes. Use "
@@ -48,7 +50,7 @@ def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
 
 def _draws(name: str) -> TraceError:
     return TraceError(
-        f"layer: {name}() draws random numbers that depend on the worker. Use "
+        f"layer: {name} draws random numbers that depend on the worker. Use "
         "graphtheta.nn.Dropout for nodes, or keep(p) inside gather."
     )
 
@@ -67,7 +69,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags and _is_random(func.__name__, args):
-            raise _draws(func.__name__.partition(".")[0])
+            raise _draws(f"{func.__name__.partition('.')[0]}()")
         return func(*args, **(kwargs or {}))
 
 
@@ -79,9 +81,14 @@ def _is_random(name: str, args: tuple[Any, ...]) -> bool:
 
 
 class WorkerIndependent:
-    """Context that refuses torch's random numbers and batch norm: they depend on the workers."""
+    """Context that refuses random numbers and torch's batch norm, which depend on the worker.
+
+    Those of `random` and `numpy.random` are noticed at the end by the state of their global
+    generators; other generators are not.
+    """
 
     def __enter__(self) -> None:
+        self._states = _global_states()
         self._contexts = ExitStack()
         self._contexts.enter_context(_Functions())
         self._contexts.enter_context(_Operators())  # type: ignore[no-untyped-call]
@@ -93,3 +100,13 @@ class WorkerIndependent:
         traceback: TracebackType | None,
     ) -> None:
         self._contexts.__exit__(kind, value, traceback)
+        if kind is not None:
+            return
+        for name, state in _global_states().items():
+            if state != self._states[name]:
+                raise _draws(f"a function of {name}")
+
+
+def _global_states() -> dict[str, object]:
+    """Return the states of the global random generators; that of numpy as text, to compare it."""
+    return {"random": random.getstate(), "numpy.random": str(np.random.get_state(legacy=False))}

@@ -1,15 +1,19 @@
-"""Check that a model computes the same on any number of workers, before it is trained."""
+"""Checks of a trainer's arguments: that a model computes the same on any number of workers."""
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from graphtheta.errors import ConfigError
+from graphtheta.runtime.numbers import need_real, need_whole
 from graphtheta.tgar import refuse_compiled, refuse_mixed_precision
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_options"]
 
 _BATCH_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -31,6 +35,10 @@ _RANDOM = (
     "draws random numbers that depend on the worker",
     "Set its dropout to 0, and use graphtheta.nn.Dropout, called as dropout(view[k], h)",
 )
+_MIXES = (
+    "reads all rows of one worker",
+    "Use a layer of graphtheta.nn, such as TransformerConv",
+)
 _EDGES = (
     "reads edges that a view does not have",
     "Use a layer of graphtheta.nn, or write a TGARLayer",
@@ -43,8 +51,8 @@ def check_model(model: object) -> nn.Module:
 
     Raises:
         ConfigError: If it is no module, has no parameters, computes in another dtype than float32
-            or float64, was compiled, or has a module, at any depth, with batch statistics or
-            random numbers of its own.
+            or float64, was compiled, is not called with a view and features, or has a module, at
+            any depth, with batch statistics, attention between rows or random numbers of its own.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -62,7 +70,46 @@ def check_model(model: object) -> nn.Module:
                 f"{type(module).__name__} of {library} {where}, which {fault[0]}. {fault[1]}."
             )
     _check_parameters(model)
+    _check_call(model)
     return model
+
+
+def check_options(
+    strategy: object, *, reals: Mapping[str, object], integers: Mapping[str, object]
+) -> None:
+    """Raise a ConfigError if an option of a trainer is of another type, or out of its range.
+
+    Args:
+        strategy: Strategy, or None.
+        reals: Options that are numbers >= 0; the learning rate is greater than 0.
+        integers: Options that are integers >= 0, or None.
+    """
+    if isinstance(strategy, str):
+        raise ConfigError(
+            f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name '{strategy}'. "
+            "Construct one."
+        )
+    for name, value in reals.items():
+        need_real(value, f"trainer: {name}", is_positive=name == "lr")
+    for name, value in integers.items():
+        if value is not None:
+            need_whole(value, f"trainer: {name}", 0)
+
+
+def _check_call(model: nn.Module) -> None:
+    """Raise a ConfigError if a model cannot be called as model(view, x)."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return  # not written in Python
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"trainer: expected a model that is called as model(view, x), got "
+            f"{type(model).__name__} with forward{signature} ({error}). Write a module whose "
+            "forward takes a view and the features."
+        ) from None
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -96,10 +143,13 @@ def _fault_of(module: nn.Module) -> tuple[str, str] | None:
         isinstance(module, _INSTANCE_NORMS) and module.track_running_stats
     ):
         return _STATISTICS
+    if isinstance(module, nn.MultiheadAttention) or (
+        isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Softmin) and module.dim == 0
+    ):
+        return _MIXES
     draws = (
         (isinstance(module, _DROPOUTS) and module.p > 0)
         or (isinstance(module, nn.RReLU) and module.lower < module.upper)
-        or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)
         or (isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1)
         or isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d)
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.errors import ConfigError
 from graphtheta.inference.run_model import run_model
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.shard.shard import Shard
@@ -17,6 +18,7 @@ from graphtheta.task import BoundTask
 from graphtheta.tgar import WorkerIndependent
 from graphtheta.train.gradients import reduce_gradients
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
+from graphtheta.wording import counted
 
 __all__ = ["StepRunner"]
 
@@ -86,6 +88,11 @@ class StepRunner:
         # The check costs microseconds per torch call, so that only the first step has it.
         with nullcontext() if self._is_checked else WorkerIndependent():
             outputs = run_model(self._model, batch.view)
+        if not self._is_checked and len(batch.rows) and int(batch.rows.max()) >= len(outputs):
+            raise ConfigError(
+                "trainer: expected a row of outputs for each node, got "
+                f"{counted(len(outputs), 'row')}. Return the rows of the last layer."
+            )
         self._is_checked = True
         self._task.check(outputs)
         return batch.step_targets.loss(batch.view, outputs[batch.rows])

@@ -19,6 +19,7 @@ from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer_in_order
 from graphtheta.optim.row_optimizer import RowOptimizer
+from graphtheta.runtime.numbers import need_whole
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch, GlobalBatch, Strategy
 from graphtheta.strategy.prefetch import prefetch_batches
@@ -37,7 +38,7 @@ from graphtheta.train.events import EventWriter
 from graphtheta.train.gradients import broadcast_model
 from graphtheta.train.history import History
 from graphtheta.train.micro_batches import MicroBatches, StepEnd
-from graphtheta.train.model_check import check_model
+from graphtheta.train.model_check import check_model, check_options
 from graphtheta.train.progress import ProgressBar
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
@@ -130,7 +131,28 @@ class Trainer:
                 "gt.open_shard(graph)."
             )
         self.groups = groups or Groups(shard.comm)
-        _check_options(shard, self.groups, strategy, optimizer, lr, weight_decay, prefetch)
+        need_name(optimizer, OPTIMIZERS, "optimizer (--optimizer)")
+        check_options(
+            strategy,
+            reals={
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "checkpoint_seconds": checkpoint_seconds,
+            },
+            integers={
+                "seed": seed,
+                "prefetch": prefetch,
+                "micro_batches": micro_batches,
+                "patience": patience,
+                "evaluate_every": evaluate_every,
+                "checkpoint_every": checkpoint_every,
+            },
+        )
+        if self.groups.comm is not shard.comm:
+            raise ConfigError(
+                "trainer: expected a shard of this worker's group, got one of other workers. Open "
+                "it with groups.comm."
+            )
         self.model = check_model(model).to(shard.device)
         self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world
@@ -201,11 +223,12 @@ class Trainer:
             The summary, which is also written to the run directory.
 
         Raises:
-            ConfigError: If the loss is not finite, the run directory cannot be written, or another
-                run is in progress in it.
+            ConfigError: If `epochs` is not an integer >= 1, the loss is not finite, the run
+                directory cannot be written, or another run is in progress in it.
             Stopped: On SIGTERM and, with a run directory, on Ctrl-C: after saving a checkpoint at
                 the end of the epoch.
         """
+        epochs = need_whole(epochs, "trainer: epochs", 1)
         if self._run_dir is None or self.world.rank:
             return self._fit(epochs)
         self._run_dir.lock()
@@ -420,31 +443,3 @@ class Trainer:
                 self._run_dir.write_summary(summary)
         self.world.barrier(stage="summary")
         return summary
-
-
-def _check_options(
-    shard: Shard,
-    groups: Groups,
-    strategy: object,
-    optimizer: str,
-    lr: float,
-    weight_decay: float,
-    prefetch: int,
-) -> None:
-    need_name(optimizer, OPTIMIZERS, "optimizer (--optimizer)")
-    if isinstance(strategy, str):
-        raise ConfigError(
-            f"trainer: expected a strategy such as gt.MiniBatch(1024), got the name '{strategy}'. "
-            "Construct one."
-        )
-    if prefetch < 0:
-        raise ConfigError(f"trainer: expected prefetch >= 0, got {prefetch}.")
-    if lr <= 0 or weight_decay < 0:
-        raise ConfigError(
-            f"trainer: expected lr > 0 and weight_decay >= 0, got {lr} and {weight_decay}."
-        )
-    if groups.comm is not shard.comm:
-        raise ConfigError(
-            "trainer: expected a shard of this worker's group, got one of other workers. Open it "
-            "with groups.comm."
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -58,17 +59,19 @@ RANDOM = {
     "AlphaDropout": lambda: nn.AlphaDropout(0.5),
     "FeatureAlphaDropout": lambda: nn.FeatureAlphaDropout(0.5),
     "RReLU": lambda: nn.RReLU(),
-    "MultiheadAttention": lambda: nn.MultiheadAttention(4, 2, dropout=0.1),
     "LSTM": lambda: nn.LSTM(4, 4, num_layers=2, dropout=0.1),
     "GRU": lambda: nn.GRU(4, 4, num_layers=2, dropout=0.1),
-    "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(4, 2),
+}
+MIXES = {
+    "MultiheadAttention": lambda: nn.MultiheadAttention(4, 2),
+    "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(4, 2, dropout=0.0),
+    "Softmax": lambda: nn.Softmax(0),
 }
 HARMLESS = {
     "Dropout": lambda: nn.Dropout(0.0),
     "RReLU": lambda: nn.RReLU(0.2, 0.2),
-    "MultiheadAttention": lambda: nn.MultiheadAttention(4, 2),
+    "Softmax": lambda: nn.Softmax(1),
     "LSTM": lambda: nn.LSTM(4, 4, dropout=0.0),
-    "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(4, 2, dropout=0.0),
     "LayerNorm": lambda: nn.LayerNorm(4),
     "BatchNorm of ours": lambda: gt.nn.BatchNorm(4),
     "Dropout of ours": lambda: gt.nn.Dropout(0.5),
@@ -85,6 +88,12 @@ def test_modules_with_batch_statistics_are_refused(name: str) -> None:
 def test_modules_with_random_numbers_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"of torch at 'between.1.0.*random .*nn.Dropout"):
         check_model(nested(RANDOM[name]()))
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_modules_that_read_all_rows_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"of torch at 'between.1.0.*reads all rows"):
+        check_model(nested(MIXES[name]()))
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -114,6 +123,8 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "gumbel": F.gumbel_softmax,
     "randn": lambda h: h + torch.randn(1),
     "branch": lambda h: h if torch.rand(1) < 0.5 else -h,
+    "random": lambda h: h * random.random(),
+    "numpy": lambda h: h * np.random.rand(),
     "own generator": lambda h: h + torch.rand(1, generator=torch.Generator()),
 }
 
@@ -154,6 +165,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "mixed": (mixed, "expected parameters of one dtype"),
     "name": (lambda: "gcn", "expected a model, .* got str"),
     "class": (lambda: gt.nn.GCN, "expected a model, .* got type"),
+    "linear": (lambda: nn.Linear(4, 3), r"called as model\(view, x\), got Linear"),
     "empty": (lambda: Net(nn.ReLU()).between, "expected a model with parameters"),
     "lazy": (lambda: Net(nn.LazyLinear(4)), "'between.weight' of a lazy module"),
     "compiled whole": (lambda: gcn().compile(), "cannot be compiled"),
@@ -167,6 +179,32 @@ def test_other_models_are_refused_at_once(name: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         trainer(make())
     assert "\n" not in str(caught.value)
+
+
+FORWARDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "none": (lambda _: None, "return a floating-point tensor .* got NoneType"),
+    "tuple": (lambda h: (h, h), "got tuple"),
+    "sum": (lambda h: h.sum(), r"got torch.float32 of shape \(\)"),
+    "classes": (lambda h: h.long(), "got torch.int64"),
+    "mean": (lambda h: h.mean(0, keepdim=True), "a row of outputs for each node, got 1 row"),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_other_results_of_forward_are_refused(name: str) -> None:
+    function, message = FORWARDS[name]
+
+    class Other(Net):
+        def forward(self, view: View, x: Tensor) -> Any:
+            return function(super().forward(view, x))
+
+    with pytest.raises(ConfigError, match=message):
+        trainer(Other(nn.Identity())).fit(1)
+
+
+def test_other_values_between_layers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"expected tensors of one dtype, got: .*double != float"):
+        trainer(Net(lambda h: h.double())).fit(1)
 
 
 def test_autocast_and_a_later_cast_are_refused() -> None:

@@ -327,7 +327,11 @@ def test_trainer_raises_when_no_node_is_in_the_training_split() -> None:
     ("options", "words"),
     [
         ({"optimizer": "adma"}, "optimizer .*got 'adma'"),
-        ({"lr": 0.0}, "lr > 0"),
+        ({"lr": 0.0}, "lr: expected a finite number > 0, got 0.0"),
+        ({"lr": float("nan")}, "lr: expected a finite number > 0, got nan"),
+        ({"weight_decay": "1"}, "weight_decay: expected a finite number >= 0, got '1'"),
+        ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+        ({"patience": -1}, "patience: expected an integer >= 0, got -1"),
         ({"strategy": "mini"}, "expected a strategy such as .*got the name 'mini'"),
         ({"label": "z"}, "label of nodes .*got 'z'"),
         ({"split": "z"}, "split of nodes .*got 'z'"),
@@ -336,6 +340,13 @@ def test_trainer_raises_when_no_node_is_in_the_training_split() -> None:
 def test_trainer_raises_on_wrong_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         trainer(gt.communicator(), **options)
+
+
+def test_fit_raises_unless_epochs_are_a_positive_integer() -> None:
+    ready = trainer(gt.communicator())
+    for epochs in (1.5, "3", -1, 0, None):
+        with pytest.raises(ConfigError, match="epochs: expected an integer"):
+            ready.fit(epochs)  # type: ignore[arg-type]
 
 
 def test_trainer_raises_when_the_outputs_do_not_fit_the_label() -> None:
