@@ -14,8 +14,10 @@ from graphtheta.data.mapping import Column, ColumnKind
 from graphtheta.data.schema import (
     as_numpy,
     check_finite,
+    computable,
     in_range,
     is_list,
+    is_number,
     is_text,
     matrix_column,
     no_nulls,
@@ -58,6 +60,8 @@ def convert(
     columns = []
     for name, column in plan.items():
         inputs = [whole(table[source]) for source in column.inputs]
+        if column.kind != "other":
+            inputs = [computable(array) for array in inputs]
         title = f"{where}: {column.title(name)}"
         columns.append(_CONVERT[column.kind](column, inputs, title, first_row))
     return pa.table(columns, schema=schema_of(plan))
@@ -163,7 +167,7 @@ def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
         array = pc.list_element(rows, 0)  # a null in a list of one is a missing label
     if is_text(array.type):
         array = _numbers_of(array, column.classes)
-    if pa.types.is_boolean(target) and not pa.types.is_boolean(array.type):
+    if pa.types.is_boolean(target) and is_number(array.type):
         array = pc.not_equal(array, pa.scalar(0, array.type))
     return _zero_under_nulls(_cast(array, target, where, first_row))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from graphtheta.data.schema import is_list, is_number, is_text, plain_type
+from graphtheta.data.schema import computable, is_list, is_number, is_text, plain_type
 
 __all__ = ["MAX_CLASSES", "Facts", "are_integers"]
 
@@ -57,6 +57,7 @@ class Facts:
 
     def update(self, array: pa.Array) -> None:
         """Take the next rows into account."""
+        array = computable(array)
         first_row, rows = self.rows, None
         self.rows += len(array)
         self.missing += array.null_count

@@ -34,6 +34,7 @@ from graphtheta.data.schema import (
     need_name,
     refuse,
 )
+from graphtheta.data.tables import as_array
 from graphtheta.data.types import EDGE, NODE, Relation
 from graphtheta.errors import GraphFormatError
 from graphtheta.wording import counted
@@ -66,7 +67,8 @@ def from_pyg(data: Any) -> Tables:
             remedy = "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
             raise refuse(where, "edge_index", "none", remedy)
         values = {n: getattr(store, _PYG_NAMES.get(n, n), None) for n in _EDGE_DATA}
-        edge_tables[relation] = _edge_table(where, _array(store.edge_index), values)
+        ends = as_array(store.edge_index, f"{where}: edge_index")
+        edge_tables[relation] = _edge_table(where, ends, values)
     for name, store in nodes.items():
         where = _where("from_pyg", name, NODE)
         if store.num_nodes is None:
@@ -123,7 +125,7 @@ def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, s
         values = {n: data.get(key) for n, key in edge_keys.items()}
         relation = Relation.of(names) if typed else EDGE
         where = _where("from_dgl", relation.text, EDGE.text)
-        ends = [_array(end) for end in graph.edges(order="eid", etype=names)]
+        ends = [as_array(end, where) for end in graph.edges(order="eid", etype=names)]
         edge_tables[relation] = _edge_table(where, np.stack(ends), values)
     _need_edges("from_dgl", edge_tables)
     return node_tables, edge_tables
@@ -223,19 +225,12 @@ def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
 # Tensors
 
 
-def _array(tensor: Any) -> NDArray[Any]:
-    if not hasattr(tensor, "detach"):
-        return np.asarray(tensor)
-    tensor = tensor.detach().cpu()
-    if hasattr(tensor, "layout") and "strided" not in str(tensor.layout):
-        tensor = tensor.to_dense()
-    if tensor.is_floating_point() and tensor.element_size() < 4:
-        tensor = tensor.float()
-    return np.asarray(tensor.numpy())
-
-
 def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArray[Any]]:
-    arrays = {name: _array(value) for name, value in given.items() if value is not None}
+    arrays = {
+        name: as_array(value, f"{where}: {name}")
+        for name, value in given.items()
+        if value is not None
+    }
     for name, array in arrays.items():
         if array.ndim not in (1, 2) or len(array) != rows:
             raise refuse(
@@ -261,6 +256,9 @@ def _node_table(where: str, num_nodes: int, data: Mapping[str, Any]) -> pa.Table
 
 
 def _edge_table(where: str, ends: NDArray[Any], data: Mapping[str, Any]) -> pa.Table:
+    if ends.ndim != 2 or len(ends) != 2:
+        got, remedy = f"shape {ends.shape}", "Pass a row of sources and one of destinations."
+        raise refuse(f"{where}: edge_index", "two rows", got, remedy)
     src, dst = ends
     edges = _arrays({"src": src, "dst": dst, **data}, len(src), where)
     columns = {name: pa.array(array) for name, array in edges.items() if name != "attr"}

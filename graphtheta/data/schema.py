@@ -28,6 +28,7 @@ __all__ = [
     "as_numpy",
     "check_finite",
     "classes_of",
+    "computable",
     "in_range",
     "is_list",
     "is_number",
@@ -76,6 +77,31 @@ def is_number(kind: pa.DataType) -> bool:
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the values of a dictionary, or the type itself."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def computable(array: pa.Array) -> pa.Array:
+    """Return an array with a type that Arrow computes with: half floats become float32.
+
+    Decimals of negative scale get scale 0.
+    """
+    kind = _computable_type(array.type)
+    return array if kind == array.type else array.cast(kind)
+
+
+def _computable_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_decimal(kind) and kind.scale < 0:
+        digits = kind.precision - kind.scale
+        return pa.decimal128(digits, 0) if digits <= 38 else pa.decimal256(min(digits, 76), 0)
+    if not is_list(kind):
+        return kind
+    value = _computable_type(plain_type(kind.value_type))
+    if value == kind.value_type:
+        return kind
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(value, kind.list_size)
+    return pa.large_list(value) if pa.types.is_large_list(kind) else pa.list_(value)
 
 
 def with_classes(field: pa.Field, classes: Sequence[str]) -> pa.Field:

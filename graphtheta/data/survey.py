@@ -34,6 +34,7 @@ __all__ = ["check_kinds", "survey", "unify_ids"]
 _log = logging.getLogger(__name__)
 
 _FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
+_FLOAT64_INTEGERS = 1 << 53
 _MAX_WIDTH = 1 << 16  # columns of a list of indices
 _INT64_MAX = (1 << 63) - 1
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -159,7 +160,7 @@ def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
         return True
     if text and (pa.types.is_floating(value) or is_text(value)):
         return True
-    return _is_wide_integer(value)
+    return _is_wide_integer(value) or (pa.types.is_decimal(value) and value.precision > 15)
 
 
 def _is_enough(facts: Facts, kind: str) -> bool:
@@ -218,8 +219,17 @@ def _width(found: Facts, where: str) -> int:
 
 def _is_wide(found: Facts, where: str) -> bool:
     kind = found.value_type
-    if pa.types.is_decimal(kind):
-        return bool(kind.precision > 7)
+    is_decimal = pa.types.is_decimal(kind)
+    # Text files have no integers beyond int64: Arrow reads them as float64.
+    rounded = is_decimal or (found.whole and pa.types.is_floating(kind) and not is_list(found.type))
+    if rounded and _magnitude(found) >= _FLOAT64_INTEGERS:
+        _log.warning(
+            "%s: numbers from %s to %s lose digits, because float64 holds integers up to %s "
+            "exactly. Scale them.",
+            *(where, f"{found.low:g}", f"{found.high:g}", f"{_FLOAT64_INTEGERS:,}"),
+        )
+    if is_decimal:
+        return bool(kind.precision - min(kind.scale, 0) > 7)
     if not (
         pa.types.is_floating(kind)
         or pa.types.is_integer(kind)

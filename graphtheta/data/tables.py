@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from numpy.typing import NDArray
 
 from graphtheta.data.convert import convert
 from graphtheta.data.mapping import (
@@ -42,6 +43,7 @@ from graphtheta.data.types import (
 from graphtheta.wording import counted, some
 
 __all__ = [
+    "as_array",
     "as_table",
     "check_unique_ids",
     "converted",
@@ -70,7 +72,7 @@ def as_table(given: Any, where: str) -> pa.Table:
     if isinstance(given, pa.Table):
         return given
     if isinstance(given, Mapping):
-        columns = {str(name): _column(values) for name, values in given.items()}
+        columns = {str(name): _column(values, f"{where}: {name}") for name, values in given.items()}
     elif not (hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")):
         raise refuse(
             where,
@@ -87,11 +89,34 @@ def as_table(given: Any, where: str) -> pa.Table:
     return table.select([n for n in table.column_names if not n.startswith("__index_level_")])
 
 
-def _column(values: Any) -> Any:
+def _column(values: Any, where: str) -> Any:
+    if not isinstance(values, np.ndarray) and not hasattr(values, "detach"):
+        return values
+    array = as_array(values, where)
+    return matrix_column(array) if array.ndim == 2 else array
+
+
+def as_array(values: Any, where: str) -> NDArray[Any]:
+    """Return a tensor or array of numbers as a NumPy array that Arrow can hold.
+
+    Sparse tensors become dense, floats of less than 32 bits float32, and bytes the order of this
+    host.
+
+    Raises:
+        GraphFormatError: If the numbers are complex.
+    """
     if hasattr(values, "detach"):  # a tensor
-        values = values.detach().cpu().numpy()
-    is_matrix = isinstance(values, np.ndarray) and values.ndim == 2
-    return matrix_column(values) if is_matrix else values
+        values = values.detach().cpu()
+        if hasattr(values, "layout") and "strided" not in str(values.layout):
+            values = values.to_dense()
+        if values.is_floating_point() and values.element_size() < 4:
+            values = values.float()
+        values = values.resolve_conj().numpy() if values.is_complex() else values.numpy()
+    array = np.asarray(values)
+    if array.dtype.kind == "c":
+        remedy = "Convert them, for example to columns of real and imaginary parts."
+        raise refuse(where, "real numbers", array.dtype, remedy)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def converted(

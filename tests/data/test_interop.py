@@ -83,6 +83,11 @@ def test_pyg_keeps_original_ids():
         ({"edge_attr": torch.rand(3, 2)}, r"attr: expected 4 rows, got shape \(3, 2\)"),
         ({"x": torch.full((6, 1), torch.nan)}, "features: expected finite numbers, got NaN"),
         ({"edge_index": None}, "expected edge_index, got none"),
+        (
+            {"edge_index": torch.zeros(3, 4, dtype=torch.int64)},
+            r"edge_index: expected two rows, got shape \(3, 4\)",
+        ),
+        ({"x": torch.ones(6, 2) * 1j}, "features: expected real numbers, got complex64"),
         ({"edge_index": EDGE_INDEX + 4}, r"node keys in \[0, 6\), got 6"),
         (
             {"train_mask": torch.ones(6).bool(), "test_mask": torch.ones(6).bool()},
@@ -95,7 +100,8 @@ def test_pyg_keeps_original_ids():
         ({"val_mask": torch.full((6,), 0.5)}, "val_mask: expected booleans, or 0 and 1, got 0.5"),
     ],
     ids=[
-        *("short_y", "long_x", "short_attr", "nan", "no_edges", "out_of_range", "masks_overlap"),
+        *("short_y", "long_x", "short_attr", "nan", "no_edges", "three_rows", "complex"),
+        *("out_of_range", "masks_overlap"),
         *("mask_of_two", "mask_of_fractions"),
     ],
 )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from graphtheta import Graph
 from graphtheta.data.schema import classes_of
@@ -70,6 +71,67 @@ def test_numbers_that_do_not_fit_are_refused_with_their_row(column, message):
         graph_of(columns={"x": column}, features="x")
     assert "in row" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WIDE = Decimal((1 << 53) + 1)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([WIDE] * 4, pa.decimal256(40)), pa.array([[WIDE]] * 4, pa.list_(pa.decimal128(30)))],
+    ids=["decimal256", "list"],
+)
+def test_decimals_that_float64_rounds_are_reported(column, caplog):
+    assert graph_of(columns={"x": column}, features="x").features.dtype == np.float64
+    assert "from 9.0072e+15 to 9.0072e+15 lose digits" in caplog.text
+
+
+HALF = pa.array(np.array([0, 1, 1, 2], np.float16))
+NEGATIVE_SCALE = pa.array([Decimal("1E3"), Decimal("2E3"), Decimal(0), None], pa.decimal128(5, -3))
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "values"),
+    [
+        (HALF, "regression", [0, 1, 1, 2]),
+        (HALF, "multiclass", [0, 1, 1, 2]),
+        (NEGATIVE_SCALE, "multiclass", [1000, 2000, 0, None]),
+        (pa.FixedSizeListArray.from_arrays(HALF, 1), "regression", [0, 1, 1, 2]),
+        (pa.nulls(4), "binary", [None] * 4),
+    ],
+    ids=["half", "half_classes", "negative_scale", "half_lists", "nulls"],
+)
+def test_labels_of_rare_types_are_read(column, kind, values):
+    graph = graph_of(columns={"y": column}, labels="y", label_kinds=kind)
+    assert graph.nodes["label:y"].to_pylist() == values
+
+
+def test_edge_types_of_half_floats_are_refused():
+    edges = EDGES.append_column("type", HALF)
+    with pytest.raises(GraphFormatError, match=r"type: expected integers from 0.*got halffloat"):
+        graph_of(edges)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        torch.tensor([[1.0], [2.0], [3.0], [4.0]]).bfloat16(),
+        torch.tensor([[1.0], [2.0], [3.0], [4.0]]).to_sparse(),
+        np.array([1, 2, 3, 4], ">f4"),
+        np.array([[1], [2], [3], [4]], ">f8"),
+    ],
+    ids=["bfloat16", "sparse", "big_endian", "big_endian_matrix"],
+)
+def test_tensors_and_arrays_of_rare_types_are_features(column):
+    nodes = {"id": np.arange(4), "features": column}
+    assert Graph.from_arrow(nodes, EDGES).features[:, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_complex_numbers_are_refused_with_their_column():
+    nodes = {"id": np.arange(4), "features": np.ones(4, np.complex64)}
+    message = "nodes: features: expected real numbers, got complex64"
+    with pytest.raises(GraphFormatError, match=message):
+        Graph.from_arrow(nodes, EDGES)
 
 
 def test_the_column_of_a_bad_number_is_named():

@@ -183,3 +183,11 @@ def test_a_text_among_numbers_is_named(tmp_path):
     texts = [f"src,dst,weight\n1,2,{value}\n" for value in ("1", "n/k", "2")]
     with pytest.raises(GraphFormatError, match=r"weight: expected numbers .* string \('n/k'\)"):
         folder_of(tmp_path, texts)
+
+
+def test_integers_beyond_int64_are_reported(tmp_path, caplog):
+    nodes = "id,x\n0,9223372036854775808\n1,9223372036854775809\n"
+    (tmp_path / "nodes.csv").write_text(nodes)
+    (tmp_path / "edges.csv").write_text("src,dst\n0,1\n")
+    read(str(tmp_path), features="x")
+    assert "lose digits" in caplog.text
