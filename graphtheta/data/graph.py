@@ -317,12 +317,13 @@ class Graph(GraphTables):
         Args:
             graph: Graph to convert.
             attributes: Names of attributes of nodes and edges, such as `labels="club"`; see
-                `graphtheta.data.mapping.ColumnOptions`. Other attributes are left out.
+                `graphtheta.data.mapping.ColumnOptions`. Their values may be tensors. Other
+                attributes are left out.
 
         Raises:
             ConfigError: If no node, or no edge, has a named attribute.
-            GraphFormatError: If nodes have several types, an attribute is missing on some nodes or
-                edges, or as for `Graph`.
+            GraphFormatError: If nodes or the values of an attribute have several types, an
+                attribute is missing on some nodes or edges, or as for `Graph`.
         """
         attributes = {"src": "src", "dst": "dst", **attributes}
         return cls.from_arrow(*interop.from_networkx(graph, **attributes), **attributes)

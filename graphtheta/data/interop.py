@@ -10,7 +10,7 @@ torch, dgl and networkx are imported only inside the functions that need them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -36,7 +36,6 @@ from graphtheta.data.schema import (
 )
 from graphtheta.data.tables import as_array
 from graphtheta.data.types import EDGE, NODE, Relation
-from graphtheta.errors import GraphFormatError
 from graphtheta.wording import counted
 
 NodeRows = Mapping[str, pa.Table]
@@ -187,24 +186,48 @@ def from_networkx(graph: Any, **attributes: Unpack[ColumnOptions]) -> tuple[pa.T
         raise refuse(
             "from_networkx", "at least one node", "none", "Check that it is the right one."
         )
-    nodes = _attributes(graph.nodes(data=True), "from_networkx: nodes")
-    nodes["id"] = _plain(list(graph.nodes), "from_networkx: nodes")
     directed = graph if graph.is_directed() else graph.to_directed()
+    node_data = [data for _, data in graph.nodes(data=True)]
     triples = list(directed.edges(data=True))
-    edges = _attributes(((None, data) for _, _, data in triples), "from_networkx: edges")
-    kind = nodes["id"].type
-    edges["src"] = pa.array([u for u, _, _ in triples], kind)
-    edges["dst"] = pa.array([v for _, v, _ in triples], kind)
+    edge_data = [data for _, _, data in triples]
+    ids = _plain(list(graph.nodes), "from_networkx: nodes: id", _ONE_TYPE_OF_IDS)
+    ends = {"src": [u for u, _, _ in triples], "dst": [v for _, v, _ in triples]}
+    known = {name: pa.array(end, ids.type) for name, end in ends.items()}
     node_options, edge_options = options_by_table(attributes)
+    nodes, edges = _named(node_data, "id"), _named(edge_data, *ends)
     return (
-        _planned(pa.table(nodes), plan_nodes(list(nodes), "nodes", **node_options)),
-        _planned(pa.table(edges), plan_edges(list(edges), "edges", **edge_options)),
+        _read(plan_nodes(list(nodes), "nodes", **node_options), nodes, node_data, {"id": ids}),
+        _read(plan_edges(list(edges), "edges", **edge_options), edges, edge_data, known),
     )
 
 
-def _planned(table: pa.Table, plan: Mapping[str, Column]) -> pa.Table:
-    """Return the columns of a table that a plan reads."""
-    return table.select(list(dict.fromkeys(n for column in plan.values() for n in column.inputs)))
+def _named(data: list[dict[Any, Any]], *known: str) -> dict[str, Any]:
+    """Return the names of attributes as texts, with the names themselves."""
+    return {str(name): name for name in [*known, *dict.fromkeys(n for one in data for n in one)]}
+
+
+def _read(
+    plan: Mapping[str, Column],
+    names: Mapping[str, Any],
+    data: list[dict[Any, Any]],
+    known: Mapping[str, pa.Array],
+) -> pa.Table:
+    """Return the columns that a plan reads: `known` ones and attributes; others may be anything."""
+    unit = "nodes" if "id" in known else "edges"
+    columns = {}
+    for text in dict.fromkeys(n for column in plan.values() for n in column.inputs):
+        columns[text] = known.get(text)
+        if columns[text] is None:
+            values = [_listed(one.get(names[text]), f"{unit}: {text}") for one in data]
+            remedy = "Convert them to numbers, texts or lists of numbers."
+            columns[text] = _plain(values, f"from_networkx: {unit}: {text}", remedy)
+    return pa.table(columns)
+
+
+def _listed(value: Any, where: str) -> Any:
+    """Return a tensor or array as a number or a list, and other values unchanged."""
+    is_array = hasattr(value, "detach") or isinstance(value, np.ndarray)
+    return as_array(value, f"from_networkx: {where}").tolist() if is_array else value
 
 
 def to_networkx(nodes: pa.Table, edges: pa.Table) -> Any:
@@ -340,29 +363,17 @@ def _split_array(nodes: pa.Table, name: str | None) -> NDArray[np.int8]:
 # Python objects
 
 
-def _plain(values: list[Any], where: str) -> pa.Array:
+_ONE_TYPE_OF_IDS = "See networkx.convert_node_labels_to_integers."
+
+
+def _plain(values: list[Any], where: str, remedy: str) -> pa.Array:
     try:
         array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise refuse(
-            where, "values of one type", reason, "See networkx.convert_node_labels_to_integers."
-        ) from None
+        raise refuse(where, "values of one type that Arrow holds", reason, remedy) from None
     if pa.types.is_float64(array.type):
         return array.cast(pa.float32())
     if pa.types.is_list(array.type) and pa.types.is_float64(array.type.value_type):
         return array.cast(pa.list_(pa.float32()))
     return array
-
-
-def _attributes(rows: Iterable[tuple[Any, dict[str, Any]]], where: str) -> dict[str, pa.Array]:
-    data = [attributes for _, attributes in rows]
-    names = {str(name): name for attributes in data for name in attributes}
-    columns = {}
-    for text, name in names.items():
-        try:
-            columns[text] = _plain([attributes.get(name) for attributes in data], where)
-        except GraphFormatError:
-            # An attribute may be no data for us. If it is requested, it is reported as missing.
-            continue
-    return columns

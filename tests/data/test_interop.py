@@ -207,12 +207,54 @@ def test_from_networkx_takes_undirected_edges_both_ways_and_self_loops_once():
 
 def test_from_networkx_refuses_bad_input():
     nx = pytest.importorskip("networkx")
-    with pytest.raises(GraphFormatError, match="nodes: expected values of one type"):
+    with pytest.raises(GraphFormatError, match="nodes: id: expected values of one type"):
         Graph.from_networkx(nx.Graph([(0, "a")]))
     with pytest.raises(GraphFormatError, match="expected at least one node"):
         Graph.from_networkx(nx.Graph())
     with pytest.raises(ValueError, match="expected a column 'x'"):
         Graph.from_networkx(nx.path_graph(3), features="x")
+
+
+def test_from_networkx_reads_tensors_and_ignores_what_it_does_not_read():
+    nx = pytest.importorskip("networkx")
+    given = nx.path_graph(2, create_using=nx.DiGraph)
+    for node, data in given.nodes(data=True):
+        data |= {"features": torch.tensor([node, 1.5]), "label:y": torch.tensor(node)}
+        data |= {"when": np.datetime64("2026-01-01"), "mixed": ["a", 1][node], 7: 1j}
+    given.edges[0, 1].update(weight=torch.tensor(0.5).bfloat16(), huge=2**64)
+    graph = Graph.from_networkx(given)
+    assert graph.features.tolist() == [[0, 1.5], [1, 1.5]]
+    assert graph.nodes["label:y"].to_pylist() == [0, 1]
+    assert graph.column("weight").tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options"),
+    [
+        ("features", [1j, 2j], {}),
+        ("features", [torch.tensor(1j)] * 2, {}),
+        ("label:y", ["a", 1], {}),
+        ("features", [2**63, 1], {}),
+        ("when", ["now", np.datetime64("2026-01-01")], {"labels": "when"}),
+    ],
+)
+def test_attributes_that_cannot_be_read_are_refused_by_name(name, values, options):
+    nx = pytest.importorskip("networkx")
+    given = nx.path_graph(2)
+    nx.set_node_attributes(given, dict(enumerate(values)), name)
+    with pytest.raises(GraphFormatError, match=f"from_networkx: nodes: {name}: expected ") as error:
+        Graph.from_networkx(given, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weight", "name"), [([2**63, 1], 1, "nodes: id"), ([0, 1], 2**63, "edges: weight")]
+)
+def test_integers_beyond_int64_in_networkx_are_refused(nodes, weight, name):
+    nx = pytest.importorskip("networkx")
+    given = nx.Graph([(*nodes, {"weight": weight})])
+    with pytest.raises(GraphFormatError, match=f"from_networkx: {name}: expected "):
+        Graph.from_networkx(given)
 
 
 def test_dgl_round_trip():
