@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
-from graphtheta.train.weights import load_weights
+from graphtheta.train.weights import file_hash, load_weights
 from graphtheta.wording import counted
 
 __all__ = ["predict_run", "start_run", "trained_model"]
@@ -248,11 +249,27 @@ def _read_label(path: Path) -> _RunLabel:
 
 
 def _weights(run_dir: Path) -> Path:
-    weights = RunDirectory(run_dir, resume=True).weights
+    """Return the file of a run's weights, after comparing its hash with that in the summary."""
+    files = RunDirectory(run_dir, resume=True)
+    weights = files.weights
     if not weights.exists():
         raise ConfigError(
             f"{weights}: expected the weights of a finished run, got no file. To finish it: "
             f"graphtheta train --resume --run-dir {run_dir}"
+        )
+    try:
+        expected = dict(json.loads(files.summary.read_bytes())).get("weights_hash")
+    except FileNotFoundError:
+        expected = None  # the run was killed after it had written its weights
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise ConfigError(
+            f"{files.summary}: expected the summary of the run, got an invalid file. To write it "
+            f"again: graphtheta train --resume --run-dir {run_dir}"
+        ) from None
+    if expected is not None and expected != (got := file_hash(weights)):
+        raise ConfigError(
+            f"{weights}: expected the weights of this run, of hash {expected!s:.32}, got others, "
+            f"of hash {got}. To write them again: graphtheta train --resume --run-dir {run_dir}"
         )
     return weights
 

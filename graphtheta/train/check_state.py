@@ -35,6 +35,7 @@ class Progress(BaseModel):
         history: History of the run.
         seed: Random seed of the run.
         graph: Size of the graph, as text.
+        content: Fingerprint of the graph. Empty in checkpoints of earlier versions.
     """
 
     model_config = ConfigDict(strict=True)
@@ -44,6 +45,7 @@ class Progress(BaseModel):
     history: History
     seed: int
     graph: str
+    content: str = ""
 
 
 def read_progress(path: Path) -> Progress:

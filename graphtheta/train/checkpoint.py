@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
+from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.shard import Shard
 from graphtheta.train.check_state import check_optimizer, check_weights, read_progress
 from graphtheta.train.history import History
@@ -130,6 +131,7 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
             else:
                 numbers[key] = value
     hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
+    content = graph_fingerprint(shard)
     if shard.comm.rank == 0:
         progress = {
             "epoch": state.epochs,
@@ -137,6 +139,7 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
             "history": vars(state.history),
             "seed": state.seed,
             "graph": _graph_size(shard),
+            "content": content,
         }
         path = folder / _PROGRESS
         path.write_text(json.dumps(progress) + "\n")
@@ -213,6 +216,8 @@ def _temporary(directory: Path) -> Path:
 def load_checkpoint(path: Path, state: RunState) -> None:
     """Load a checkpoint into the state of a run of the same model, graph, optimiser and seed.
 
+    Collective.
+
     Raises:
         ConfigError: If the checkpoint is damaged, or was written with another model, seed or graph.
     """
@@ -241,6 +246,11 @@ def load_checkpoint(path: Path, state: RunState) -> None:
         raise ConfigError(
             f"{path}: expected a run on a graph of {_graph_size(shard)}, got one on a graph of "
             f"{progress.graph}. Use the graph of that run."
+        )
+    if graph_fingerprint(shard) != progress.content and progress.content:
+        raise ConfigError(
+            f"{path}: expected a run on this graph, got one on a graph of the same size with other "
+            "ids, columns or degrees. Use the graph of that run."
         )
     state.epochs, state.history, state.best = progress.epoch, progress.history, best
 

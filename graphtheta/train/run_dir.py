@@ -43,6 +43,7 @@ class RunDirectory:
         metrics: File with a line of JSON for each epoch.
         checkpoints: Directory of the checkpoints.
         weights: File of the weights of the best epoch.
+        summary: File of the summary, with the hash of `weights`.
 
     Raises:
         ConfigError: If the directory holds a run already and `resume` is False, or it is a file.
@@ -52,6 +53,7 @@ class RunDirectory:
         self.path, self.checkpoints = path, path / "checkpoints"
         self.config, self.label = path / "config.toml", path / "label.json"
         self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
+        self.summary = path / "summary.json"
         self._resume = resume
         self._lock: ExitStack | None = None
         self._refuse_other_run()
@@ -134,7 +136,12 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        self._write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._write(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def remove_summary(self) -> None:
+        """Delete `summary.json`, which has the hash of the weights, before others are written."""
+        with self.writing(self.summary.name):
+            self.summary.unlink(missing_ok=True)
 
     def truncate_metrics(self, epochs: int) -> None:
         """Remove the lines of epochs that a resumed run will train again, and damaged lines.

@@ -438,8 +438,11 @@ class Trainer:
             seed=self.seed,
         )
         if self._run_dir is not None and self.groups.index == 0:
-            save_weights(self.model, self.shard, self._run_dir.weights)
             if self.comm.rank == 0:
-                self._run_dir.write_summary(summary)
+                self._run_dir.remove_summary()
+            hashes = save_weights(self.model, self.shard, self._run_dir.weights)
+            if self.comm.rank == 0:
+                weights_hash = hashes[self._run_dir.weights.name]
+                self._run_dir.write_summary({**summary, "weights_hash": weights_hash})
         self.world.barrier(stage="summary")
         return summary
