@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["call_text", "counted", "format_bytes", "rows_text", "some"]
+__all__ = ["call_text", "counted", "format_bytes", "number_text", "rows_text", "some"]
 
 
 def call_text(options: object) -> str:
@@ -31,6 +31,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         plural: The plural, if it is not the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def number_text(number: float) -> str:
+    """Return an integer with all of its digits, and another number with six."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -55,6 +55,11 @@ class Facts:
         """Type of a value: of the lists' values, if the column has lists."""
         return plain_type(self.type.value_type) if is_list(self.type) else self.type
 
+    @property
+    def magnitude(self) -> float:
+        """Largest finite number without its sign; 0 if there is none."""
+        return max(abs(self.low or 0), abs(self.high or 0))
+
     def update(self, array: pa.Array) -> None:
         """Take the next rows into account."""
         array = computable(array)

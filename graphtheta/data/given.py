@@ -15,12 +15,13 @@ from graphtheta.data.mapping import (
     ColumnOptions,
     EdgeListOptions,
     NodeOptions,
+    check_kinds,
     options_by_table,
     plan_edges,
     plan_nodes,
 )
 from graphtheta.data.source import TableInMemory
-from graphtheta.data.survey import check_kinds, unify_ids
+from graphtheta.data.survey import unify_ids
 from graphtheta.data.tables import as_table, surveyed, with_keys
 from graphtheta.data.types import (
     EDGE,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, cast, get_args
 
 import pyarrow as pa
 
 from graphtheta.data.ends import find_ends
-from graphtheta.data.schema import LabelKind, need_column
+from graphtheta.data.schema import LabelKind, need_column, refuse
 from graphtheta.errors import ConfigError
 from graphtheta.wording import some
 
@@ -24,6 +25,7 @@ __all__ = [
     "Kinds",
     "Names",
     "NodeOptions",
+    "check_kinds",
     "natural_key",
     "options_by_table",
     "plan_edges",
@@ -166,12 +168,13 @@ def plan_nodes(
         label_kinds: As in `ColumnOptions`. Names of edge labels are ignored.
 
     Raises:
-        ConfigError: If a named column does not exist; the message lists the existing ones.
+        ConfigError: If a named column does not exist, or is named twice for one column.
+        GraphFormatError: If the table has two columns of a name.
     """
     plan = {} if id is None else {"id": Column("id", (need_column(id, available, where, "--id"),))}
     plan |= _matrix("features", features, available, where)
     plan |= _named("label", labels, available, where, label_kinds)
-    return plan | _named("split", splits, available, where)
+    return _checked(plan | _named("split", splits, available, where), available, where)
 
 
 def plan_edges(
@@ -202,7 +205,9 @@ def plan_edges(
         label_kinds: Kinds of labels. Names of node labels are ignored.
 
     Raises:
-        ConfigError: If a named column does not exist; the message lists the existing ones.
+        ConfigError: If a named column does not exist, or is named twice for one column, or a column
+            of ids is to be read as numbers.
+        GraphFormatError: If the table has two columns of a name.
     """
     ends = find_ends(available, where, src, dst)
     plan = {name: Column("id", (end,)) for name, end in zip(("src", "dst"), ends, strict=True)}
@@ -212,7 +217,34 @@ def plan_edges(
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
     plan |= _named("label", edge_labels, available, where, label_kinds)
-    return plan | _named("split", edge_splits, available, where)
+    return _checked(plan | _named("split", edge_splits, available, where), available, where)
+
+
+def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:
+    """Raise a ConfigError if `kinds` has a name that no label of some plans has."""
+    names = [name for plan in plans for name in plan]
+    labels = {name.removeprefix("label:") for name in names if name.startswith("label:")}
+    for name in sorted(set(kinds) - labels) if isinstance(kinds, Mapping) else ():
+        raise ConfigError(
+            "label_kinds (--label-kind): expected names of labels "
+            f"({', '.join(sorted(labels)) or 'none'}), got {name!r}. Correct it."
+        )
+
+
+def _checked(plan: dict[str, Column], available: Sequence[str], where: str) -> dict[str, Column]:
+    """Return a plan after checking that it reads unique columns, and no ids as numbers."""
+    counts = Counter(available)
+    ids = {name for column in plan.values() if column.kind == "id" for name in column.inputs}
+    for target, column in plan.items():
+        for name in dict.fromkeys(column.inputs):
+            if counts[name] > 1:
+                raise refuse(where, f"one column {name!r}", f"{counts[name]}", "Rename the others.")
+            if name in ids and column.kind in ("matrix", "weight", "type"):
+                raise ConfigError(
+                    f"{where}: expected a column of numbers for {target}, got {name!r}, the column "
+                    "of ids. Name another one."
+                )
+    return plan
 
 
 def _matrix(
@@ -224,12 +256,19 @@ def _matrix(
     names: list[str] = []
     for one in [given] if isinstance(given, str) else given:
         pieces = [one] if one in existing else one.split(",")
+        first = len(names)
         for piece in pieces:
             piece = piece if piece in existing else piece.strip()
             found = [piece] if piece in existing else []
             if set(piece) & set("*?["):
                 found = found or sorted(fnmatch.filter(available, piece), key=natural_key)
             names += found or [need_column(piece, available, where)]
+        for name, times in Counter(names[first:]).items():
+            if times > 1:
+                raise ConfigError(
+                    f"{where}: expected each column once for {target}, got {name!r} {times} times "
+                    f"in {one!r}. Leave out the others."
+                )
     if not names:
         raise ConfigError(f"{where}: expected columns for {target}, got an empty list. Name some.")
     return {target: Column("matrix", tuple(names))}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.data.facts import MAX_CLASSES, Facts
-from graphtheta.data.mapping import Column, Kinds
+from graphtheta.data.mapping import Column
 from graphtheta.data.schema import (
     LabelKind,
     classes_of,
@@ -27,9 +27,9 @@ from graphtheta.data.schema import (
 )
 from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
-from graphtheta.wording import counted, rows_text, some
+from graphtheta.wording import counted, number_text, rows_text, some
 
-__all__ = ["check_kinds", "survey", "unify_ids"]
+__all__ = ["survey", "unify_ids"]
 
 _log = logging.getLogger(__name__)
 
@@ -131,17 +131,6 @@ def unify_ids(
             plan[name] = replace(plan[name], type=pa.string() if is_string else pa.int64())
 
 
-def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:
-    """Raise a ConfigError if `kinds` has a name that no label of some plans has."""
-    names = [name for plan in plans for name in plan]
-    labels = {name.removeprefix("label:") for name in names if name.startswith("label:")}
-    for name in sorted(set(kinds) - labels) if isinstance(kinds, Mapping) else ():
-        raise ConfigError(
-            "label_kinds (--label-kind): expected names of labels "
-            f"({', '.join(sorted(labels)) or 'none'}), got {name!r}. Correct it."
-        )
-
-
 def _type_of(schema: pa.Schema, name: str, text: bool) -> pa.DataType:
     kind = plain_type(schema.field(name).type)
     # Decimal numbers in text have no type: float32, the type for training, unless it rounds them.
@@ -158,7 +147,7 @@ def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
     value = plain_type(kind.value_type) if is_list(kind) else kind
     if is_list(kind) and not pa.types.is_fixed_size_list(kind):
         return True
-    if text and (pa.types.is_floating(value) or is_text(value)):
+    if text and (pa.types.is_floating(value) or pa.types.is_boolean(value) or is_text(value)):
         return True
     return _is_wide_integer(value) or (pa.types.is_decimal(value) and value.precision > 15)
 
@@ -222,7 +211,7 @@ def _is_wide(found: Facts, where: str) -> bool:
     is_decimal = pa.types.is_decimal(kind)
     # Text files have no integers beyond int64: Arrow reads them as float64.
     rounded = is_decimal or (found.whole and pa.types.is_floating(kind) and not is_list(found.type))
-    if rounded and _magnitude(found) >= _FLOAT64_INTEGERS:
+    if rounded and found.magnitude >= _FLOAT64_INTEGERS:
         _log.warning(
             "%s: numbers from %s to %s lose digits, because float64 holds integers up to %s "
             "exactly. Scale them.",
@@ -253,10 +242,6 @@ def _odd_text(found: Facts) -> str:
     texts = [] if found.texts is None else found.texts.to_pylist()
     odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
     return f" ({odd[0]!r})" if odd else ""
-
-
-def _magnitude(found: Facts) -> float:
-    return max(abs(found.low or 0), abs(found.high or 0))
 
 
 def _weight(column: Column, facts: list[Facts], where: str) -> Column:
@@ -326,6 +311,12 @@ def _multiclass(column: Column, found: Facts, where: str) -> Column:
         return replace(column, type=pa.int64(), classes=_classes(found, where))
     _check_whole(found, where)
     _check_numbers(found, where, "classes")
+    if found.numbers is not None and 2 * len(found.numbers) <= int(found.high or 0):
+        _log.warning(
+            "%s: only %s of the classes 0 to %s occur, and a model has an output for each. Number "
+            "them without gaps, or choose another kind: --label-kind.",
+            *(where, f"{len(found.numbers):,}", f"{found.high:,}"),
+        )
     return replace(column, type=pa.int64(), classes=found.classes)
 
 
@@ -343,14 +334,14 @@ def _binary(column: Column, found: Facts, where: str) -> Column:
 def _regression(column: Column, found: Facts, where: str) -> Column:
     if is_text(found.value_type):
         raise refuse(where, "numbers", found.type, "Use kind multiclass.")
-    if _magnitude(found) > _FLOAT32_MAX:
+    if found.magnitude > _FLOAT32_MAX:
         raise refuse(
             where,
             "targets that float32 holds",
             f"numbers from {found.low:g} to {found.high:g}",
             "Scale them.",
         )
-    if _magnitude(found) > _FLOAT32_INTEGERS:
+    if found.magnitude > _FLOAT32_INTEGERS:
         _log.warning(
             "%s: targets from %s to %s lose digits, because models compute in float32. Scale them.",
             *(where, f"{found.low:g}", f"{found.high:g}"),
@@ -420,7 +411,14 @@ def _check_0_or_1(found: Facts, where: str, least: int = 0) -> None:
     low, high = found.low or 0, found.high or 0
     if low < least or high > 1:
         odd, row = (low, found.low_row) if low < least else (high, found.high_row)
-        raise refuse(where, "0 and 1 as labels", f"{odd:g} in {rows_text([row])}", "Correct them.")
+        got = f"{number_text(odd)} in {rows_text([row])}"
+        raise refuse(where, "0 and 1 as labels", got, "Correct them.")
+
+
+_OF_CLASSES = (
+    "; write a null for a missing one; or read measurements with the kind regression "
+    "(--label-kind, label_kinds=)"
+)
 
 
 def _check_numbers(found: Facts, where: str, what: str) -> None:
@@ -432,8 +430,8 @@ def _check_numbers(found: Facts, where: str, what: str) -> None:
         raise refuse(
             where,
             f"{what} from 0 to {limit - 1:,}",
-            f"{odd:,.0f} in {rows_text([row])}",
-            f"Number them from 0{'; write a null for a missing one' * (what == 'classes')}.",
+            f"{number_text(odd)} in {rows_text([row])}",
+            f"Number them from 0{_OF_CLASSES * (what == 'classes')}.",
         )
 
 

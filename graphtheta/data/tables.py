@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -70,7 +71,7 @@ def as_table(given: Any, where: str) -> pa.Table:
         GraphFormatError: If it is none of these, or its columns cannot be converted.
     """
     if isinstance(given, pa.Table):
-        return given
+        return _with_unique_names(given, where)
     if isinstance(given, Mapping):
         columns = {str(name): _column(values, f"{where}: {name}") for name, values in given.items()}
     elif not (hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")):
@@ -86,7 +87,15 @@ def as_table(given: Any, where: str) -> pa.Table:
         reason = str(error).splitlines()[0].rstrip(".")
         raise refuse(where, "columns that Arrow can hold", reason, "Convert them.") from None
     # pandas adds an index that is not just the numbers of rows.
+    table = _with_unique_names(table, where)
     return table.select([n for n in table.column_names if not n.startswith("__index_level_")])
+
+
+def _with_unique_names(table: pa.Table, where: str) -> pa.Table:
+    for name, count in Counter(table.column_names).items():
+        if count > 1:
+            raise refuse(where, f"one column {name!r}", f"{count}", "Rename the others.")
+    return table
 
 
 def _column(values: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from pyarrow import fs
 
 from graphtheta.data.batches import rows_per_chunk
 from graphtheta.data.facts import Facts
-from graphtheta.data.schema import is_text
+from graphtheta.data.schema import is_text, refuse
 from graphtheta.datasets.header import read_header
 
 __all__ = ["Csv", "Format", "Ipc", "Parquet", "Typed", "Types", "num_lines", "open_mapped"]
@@ -22,6 +23,14 @@ _CSV_BLOCK_BYTES = 16 << 20
 _CSV_OPTIONS = pyarrow.csv.ConvertOptions()
 _CSV_TYPES = (pa.int64(), pa.bool_(), pa.float64(), pa.string())  # the first that holds all rows
 _HEAD_BYTES = 1 << 16  # of a text, for its header line
+_MAGIC = {  # first bytes of what is not text in UTF-8, and the suffix of compressed files
+    b"\x1f\x8b": ("gzip data", ".gz"),
+    b"BZh91AY&SY": ("bzip2 data", ".bz2"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard data", ".zst"),
+    b"\x04\x22\x4d\x18": ("LZ4 data", ".lz4"),
+    b"\xff\xfe": ("UTF-16", ""),
+    b"\xfe\xff": ("UTF-16", ""),
+}
 _PARQUET_BUFFER_BYTES = 1 << 20
 _TEXT_BYTES = 32  # assumed size of a string, where a dictionary hides its length
 
@@ -216,7 +225,9 @@ class Csv:
     ) -> None:
         self._system = system
         with system.open_input_stream(path, compression="detect") as file:
-            head = file.read(_HEAD_BYTES).decode("utf-8", "replace")
+            start = file.read(_HEAD_BYTES)
+        _check_text(path, start)
+        head = start.decode("utf-8", "replace")
         header = read_header(head, unnamed, named=named)
         self.note = header.note
         self.header_lines = int(header.names is None)
@@ -231,10 +242,12 @@ class Csv:
 
     def widen(self, paths: Sequence[str]) -> None:
         # Arrow chooses the type of a column by the first block of the first file.
-        texts = dict.fromkeys(self.schema.names, pa.string())
         candidates = {f.name: [f.type, *_CSV_TYPES] for f in self.schema}
+        for name in {name for name in candidates if self.schema.names.count(name) > 1}:
+            del candidates[name]  # not read
+        texts = dict.fromkeys(candidates, pa.string())
         for path in paths:
-            with self._open(path, texts, self.schema.names) as reader:
+            with self._open(path, texts, list(candidates)) as reader:
                 for batch in reader:
                     for name, types in candidates.items():
                         types[:] = [t for t in types if _holds(batch[name], t)]
@@ -274,6 +287,23 @@ class Csv:
                 yield _trimmed(batch, types)
 
 
+def _check_text(path: str, start: bytes) -> None:
+    """Raise a GraphFormatError if the beginning of a file is not text in UTF-8."""
+    expected, name = "text in UTF-8", posixpath.basename(path)
+    for magic, (got, ending) in _MAGIC.items():
+        if start.startswith(magic):
+            remedy = f"Rename it to {name}{ending}." if ending else "Convert it to UTF-8."
+            raise refuse(path, expected, got, remedy)
+    if b"\0" in start:
+        raise refuse(path, expected, "zero bytes, as in UTF-16 or a binary file", "Convert it.")
+    try:
+        start.partition(b"\n")[0].decode()
+    except UnicodeDecodeError as error:
+        if error.end < len(start):  # otherwise a character may continue after the beginning
+            got = f"a first line that is not UTF-8 (byte {start[error.start]:#x})"
+            raise refuse(path, expected, got, "Convert it, for example from Latin-1.") from None
+
+
 def _holds(texts: pa.Array, kind: pa.DataType) -> bool:
     """Return whether fields of a text file can be read as values of a type."""
     if is_text(kind):
@@ -293,8 +323,10 @@ def _holds(texts: pa.Array, kind: pa.DataType) -> bool:
 
 
 def _is_precise(inferred: pa.DataType, wanted: pa.DataType) -> bool:
-    # Integers are not parsed as floating-point numbers, which would round them without a word.
-    return bool(pa.types.is_integer(inferred) and pa.types.is_floating(wanted))
+    # Integers are not parsed as floating-point numbers, which would round them without a word, and
+    # "true" is not parsed as a number.
+    is_precise = pa.types.is_integer(inferred) or pa.types.is_boolean(inferred)
+    return bool(is_precise and pa.types.is_floating(wanted))
 
 
 def _trimmed(batch: pa.RecordBatch, types: Types) -> pa.RecordBatch:
@@ -302,6 +334,8 @@ def _trimmed(batch: pa.RecordBatch, types: Types) -> pa.RecordBatch:
     columns = batch.columns
     for index, kind in enumerate(types.values()):
         texts = columns[index]
+        if pa.types.is_binary(texts.type):  # what Arrow reads other encodings as
+            raise ValueError(f"text that is not UTF-8 in the column {batch.schema.names[index]!r}")
         if pa.types.is_string(texts.type):
             texts = texts if kind is None else pc.utf8_trim_whitespace(texts)
             columns[index] = pc.if_else(pc.equal(texts, ""), None, texts)

@@ -370,7 +370,11 @@ def _member(archive: zipfile.ZipFile, name: str, where: str) -> Any:
         # NumPy allocates what the header claims, before it reads.
         claimed = math.prod(shape) * dtype.itemsize
         found = archive.getinfo(f"{name}.npy").file_size - file.tell()
-        if dtype.kind not in "biufSU" or min(shape, default=0) < 0 or claimed != found:
+        if dtype.kind not in "biufSU":
+            raise GraphFormatError(
+                f"{where}: expected an array of numbers or texts, got {dtype}. Convert it."
+            )
+        if min(shape, default=0) < 0 or claimed != found:
             raise _damaged(where, ValueError(f"{shape} {dtype} in {found:,} bytes"))
         file.seek(0)
         return npy.read_array(file, allow_pickle=False)

@@ -13,12 +13,13 @@ from graphtheta.data.convert import convert, schema_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
+    check_kinds,
     options_by_table,
     plan_edges,
     plan_nodes,
 )
 from graphtheta.data.schema import need_column
-from graphtheta.data.survey import check_kinds, unify_ids
+from graphtheta.data.survey import unify_ids
 from graphtheta.data.types import EDGE, NODE, Relation, edge_tables, node_tables, qualified
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.datasets.typed.options import options_by_type

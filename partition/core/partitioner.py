@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graphtheta.errors import ConfigError
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgeStream
 
@@ -43,12 +44,23 @@ class Balance:
 
     Shape:
         is_train: (N,) bool.
+
+    Raises:
+        ConfigError: If a limit is below 1 or NaN.
     """
 
     nodes: float | None = None
     edges: float | None = None
     train: float | None = None
     is_train: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        for what, limit in self.limits().items():
+            if not limit >= 1:  # also of NaN
+                raise ConfigError(
+                    f"balance of {what} (--balance-{what}): expected a limit from 1, the largest "
+                    f"part over the mean, got {limit:g}. Raise it, for example to 1.05."
+                )
 
     def limits(self) -> dict[BalanceOf, float]:
         """Return the limits that are not None."""

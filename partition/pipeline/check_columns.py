@@ -52,8 +52,8 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
     keyed source has been validated.
 
     Raises:
-        GraphFormatError: If a value is invalid, or a label has only one class. For a graph in
-            memory, the latter is only a warning.
+        GraphFormatError: If a value is invalid, or a label has only one class or only nulls. For a
+            graph in memory, the latter is only a warning.
     """
     typed = [table.relation.text for table in source.edge_tables if "type" in table.schema.names]
     if typed and len(source.edge_tables) > 1 and resources.comm.rank == 0:
@@ -70,12 +70,13 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
         if not table.num_rows:
             continue
         columns = [name for name in table.schema.names if name not in _KEYS]
-        labels = [name for name in columns if _has_classes(table.schema.field(name))]
+        labels = [name for name in columns if name.startswith("label:")]
         columns = labels if source.keyed else columns
         if not columns:
             continue
         first, last = resources.share(0, table.num_rows)
-        found = np.full((len(labels), 2), _NONE, np.int64)  # smallest class, minus the largest
+        # Smallest class, minus the largest, and whether all labels are missing.
+        found = np.full((len(labels), 3), _NONE, np.int64)
         row = first
         with resources.progress.phase(f"check {unit}", last - first, unit) as advance:
             for chunk in resources.prefetch(table.chunks(first, last, columns)):
@@ -86,12 +87,12 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
                 row += chunk.num_rows
                 advance(chunk.num_rows)
         resources.comm.all_reduce(found, "min", stage="check labels")
-        for label, (low, minus_high) in zip(labels, found, strict=True):
-            if low != _NONE and low == -minus_high:
+        for label, (low, minus_high, missing) in zip(labels, found, strict=True):
+            if missing or (low != _NONE and low == -minus_high):
                 found_one = refuse(
                     f"{table.name}: {label}",
-                    "at least two classes",
-                    f"only class {low}",
+                    "labels" if missing else "at least two classes",
+                    "only nulls" if missing else f"only class {low}",
                     "Choose another label, or leave it out.",
                 )
                 if not source.keyed:
@@ -101,16 +102,14 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
     return None
 
 
-def _has_classes(field: pa.Field) -> bool:
-    is_class = pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
-    return bool(field.name.startswith("label:") and is_class)
-
-
 def _widen(bounds: Any, column: pa.ChunkedArray) -> None:
+    bounds[2] = min(bounds[2], int(column.null_count == len(column)))
+    if not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        return
     found = pc.min_max(column)
     if found["min"].is_valid:
         low, high = int(found["min"].as_py()), int(found["max"].as_py())
-        bounds[:] = min(bounds[0], low), min(bounds[1], -high)
+        bounds[:2] = min(bounds[0], low), min(bounds[1], -high)
 
 
 def _refuse_relations(tables: Sequence[EdgeTable]) -> None:

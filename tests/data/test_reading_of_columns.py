@@ -289,3 +289,38 @@ def test_lists_and_numbers_are_joined_as_features():
     columns["vector"][2] = [0.5, None]
     with pytest.raises(GraphFormatError, match="column vector: expected lists without nulls"):
         graph_of(columns=columns, features="vector,age")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"edge_features": "weight,weight"}, "each column once for attr, got 'weight' 2 times"),
+        ({"edge_features": "w*,weight"}, "each column once for attr, got 'weight' 2 times"),
+        ({"edge_weight": "src"}, "numbers for weight, got 'src', the column of ids"),
+        ({"edge_features": ["weight", "dst"]}, "numbers for attr, got 'dst', the column of ids"),
+    ],
+)
+def test_columns_named_twice_and_ids_as_numbers_are_refused(options, message):
+    with pytest.raises(ConfigError, match=f"edges: expected .*{message}"):
+        graph_of(EDGES.append_column("weight", EDGES["src"]), **options)
+
+
+def test_tables_with_two_columns_of_a_name_are_refused():
+    edges = pa.table([[0], [1], [2], [3]], names=["src", "dst", "x", "x"])
+    with pytest.raises(GraphFormatError, match="edges: expected one column 'x', got 2"):
+        graph_of(edges)
+
+
+def test_classes_that_mostly_do_not_occur_are_reported(caplog):
+    graph_of(columns={"y": [0, 60_000, 0, None]}, labels="y")
+    assert "only 2 of the classes 0 to 60,000 occur" in caplog.text
+    caplog.clear()
+    graph_of(columns={"y": [0, 2, 0, 1]}, labels="y")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary"])
+def test_large_classes_are_shown_with_all_digits(kind):
+    with pytest.raises(GraphFormatError, match="got 9,007,199,254,740,993 in row 1") as caught:
+        graph_of(columns={"y": [0, (1 << 53) + 1, 0, 1]}, labels="y", label_kinds=kind)
+    assert ("regression (--label-kind" in str(caught.value)) == (kind == "multiclass")

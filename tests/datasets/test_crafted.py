@@ -95,6 +95,13 @@ def test_crafted_npz_is_refused(name: str, tmp_path: Path) -> None:
     assert_one_line(tmp_path / "g.npz")
 
 
+@pytest.mark.parametrize("kind", ["complex64", "datetime64[s]"])
+def test_npz_of_types_that_are_no_numbers_is_to_be_converted(kind: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "g.npz", **{**arrays(), "node_features": np.ones((NODES, 2)).astype(kind)})
+    with pytest.raises(GraphFormatError, match=r"features: .*, got .*\. Convert it\."):
+        datasets.read(str(tmp_path / "g.npz"))
+
+
 def planetoid() -> dict[str, Any]:
     """510 known nodes, of which two are for training and 500 for validation; four test nodes."""
     known = np.resize(LABELS, KNOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import partial
 
 import numpy as np
@@ -130,6 +131,7 @@ def test_bad_number_is_refused_with_file_and_column(tmp_path):
 
 
 def folder_of(tmp_path, files):
+    tmp_path.mkdir(exist_ok=True)
     for number, text in enumerate(files):
         (tmp_path / f"part-{number}.csv").write_text(text)
     return TableSource(None, str(tmp_path))
@@ -191,3 +193,41 @@ def test_integers_beyond_int64_are_reported(tmp_path, caplog):
     (tmp_path / "edges.csv").write_text("src,dst\n0,1\n")
     read(str(tmp_path), features="x")
     assert "lose digits" in caplog.text
+
+
+LATIN = "src,dst,naïve\n1,2,é\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"src,dst\n1,2\n"), r"UTF-8, got gzip data\. Rename it to f\.csv\.gz\."),
+        ("src,dst\n1,2\n".encode("utf-16"), "UTF-8, got UTF-16"),
+        ("src,dst\n1,2\n".encode("utf-16-be"), "got zero bytes, as in UTF-16"),
+        (LATIN, "got a first line that is not UTF-8"),
+        (LATIN.replace(b"\xef", b"i"), "got text that is not UTF-8 in the column 'naive'"),
+    ],
+    ids=["gzip", "utf_16", "utf_16_without_mark", "latin_header", "latin_column"],
+)
+def test_other_encodings_are_named(tmp_path, content, message):
+    with pytest.raises(GraphFormatError, match=rf"f\.csv: expected .*{message}") as caught:
+        edges_of(tmp_path, content, edge_labels="naive" if b"naive" in content else None)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_one_name_are_refused_if_they_are_read(tmp_path):
+    text = "src,dst,x,x,weight\n1,2,0,1,1\n2,1,1,1,0.5\n"
+    assert edges_of(tmp_path, text).column("weight").tolist() == [1, 0.5]
+    with pytest.raises(GraphFormatError, match=r"f\.csv: expected one column 'x', got 2"):
+        edges_of(tmp_path, text, edge_features="x")
+    with pytest.raises(GraphFormatError, match="expected one column 'dst', got 2"):
+        edges_of(tmp_path, text.replace("x,x", "x,dst"))
+
+
+def test_true_and_false_are_numbers_as_features_and_weights(tmp_path):
+    text = "src,dst,weight,x,y\n1,2,True,false,0.5\n2,1,False,true,2\n"
+    graph = edges_of(tmp_path, text, edge_features="x,y")
+    assert graph.column("weight").tolist() == [1, 0]
+    assert graph.column("attr").tolist() == [[0, 0.5], [1, 2]]
+    with pytest.raises(GraphFormatError, match=r"expected numbers .* string \('true'\)"):
+        folder_of(tmp_path / "g", ["src,dst,weight\n1,2,true\n", "src,dst,weight\n1,2,3\n"])

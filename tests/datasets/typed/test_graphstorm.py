@@ -166,7 +166,7 @@ SPLIT = ("nodes", 1, "labels", 0, "custom_split_filenames")
         ),
         (lambda config: config["edges"][0].pop("files"), "expected the key 'files', got none"),
         (setter("edges", 0, "relation", ["author", "paper"]), "relation: expected"),
-        (setter("edges", 0, "source_id_col", "share"), "from 'share'.: expected integers or"),
+        (setter("edges", 0, "source_id_col", "share"), "got 'share', the column of ids"),
         (setter("nodes", 0, "features", 3), r"nodes\[0\] features: expected a list, got 3"),
         (setter("nodes", 0, "files", [3]), "files: expected a text, got 3"),
         (setter("nodes", 0, 3), r"nodes\[0\]: expected a JSON object, got 3"),

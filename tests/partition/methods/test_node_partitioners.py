@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.threads import run_local
-from graphtheta.errors import PartitionError
+from graphtheta.errors import ConfigError, PartitionError
 from graphtheta.partition.core.capacity import node_capacities
 from graphtheta.partition.core.neighbour_lists import build_neighbour_lists
 from graphtheta.partition.core.node_blocks import NodeBlocks
@@ -194,6 +194,13 @@ def test_keeps_all_limits_together(method: str, blocks: NodeBlocks) -> None:
     assert keeps(1.05, parts, 3)
     assert keeps(1.1, parts, 3, in_degree(corner))
     assert keeps(1.05, parts, 3, is_train)
+
+
+@pytest.mark.parametrize("limit", [0.5, float("nan")])
+@pytest.mark.parametrize("what", ["nodes", "train"])
+def test_limits_below_1_are_refused(what: str, limit: float) -> None:
+    with pytest.raises(ConfigError, match=f"--balance-{what}.: expected a limit from 1"):
+        Balance(**{what: limit})
 
 
 @pytest.mark.parametrize("method", GREEDY)

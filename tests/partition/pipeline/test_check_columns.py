@@ -52,6 +52,18 @@ def test_wrong_values_are_refused_first(tmp_path, monkeypatch, nodes, edges, opt
         make_store(source, tmp_path / "store", Plan(1))
 
 
+@pytest.mark.parametrize(
+    "column", [pa.nulls(3), pa.nulls(3, pa.float32()), pa.nulls(3, pa.list_(pa.bool_(), 2))]
+)
+def test_labels_of_nulls_only_are_refused(tmp_path, caplog, column):
+    source = source_of(tmp_path, {"y": column}, {}, labels="y")
+    message = "label:y: expected labels, got only nulls"
+    with pytest.raises(GraphFormatError, match=message):
+        make_store(source, tmp_path / "store", Plan(1))
+    make_store(Graph.from_source(source), tmp_path / "store", Plan(1))  # a graph to predict on
+    assert message in caplog.text
+
+
 def test_unknown_and_duplicate_ids_are_reported_with_their_file(tmp_path):
     for nodes, edges, message in (
         ({}, {"src": [0, 1, 7]}, r"edges\.parquet: src: .* unknown 7 in row 2"),
