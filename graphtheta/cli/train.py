@@ -206,12 +206,16 @@ def _show_times(summary: dict[str, Any], groups: int) -> None:
 
 
 def _result(summary: dict[str, Any]) -> str:
-    metric = summary["metric"]
-    reached = [
-        f"{name} {metric} {summary[key]:.4f}"
-        for name, key in (("validation", f"val_{metric}"), ("test", f"test_{metric}"))
-        if key in summary
-    ] or [f"loss {summary['loss_history'][-1]:.4f}"]
+    metric, reached = summary["metric"], []
+    for name, split in (("validation", "val"), ("test", "test")):
+        if (value := summary.get(f"{split}_{metric}")) is not None:
+            reached.append(f"{name} {metric} {value:.4f}")
+        elif (loss := summary.get(f"{split}_loss")) is not None:
+            reached.append(f"{name} loss {loss:.4f} (no {metric}: all targets have one class)")
+    if not reached:
+        is_evaluated = any(key.startswith("train_") for key in summary)
+        why = "no validation or test targets" if is_evaluated else "not evaluated in these epochs"
+        reached = [f"loss {summary['loss_history'][-1]:.4f} ({why})"]
     seconds = summary["epoch_seconds"]["median"]
     best = f"best epoch {summary['best_epoch']} (counted from 0) of {summary['epochs']}"
     return f"{best}: {', '.join(reached)}; {1000 * seconds:.1f} ms per epoch"

@@ -88,8 +88,14 @@ def _started_with(run_dir: Path) -> RunConfig:
     text, _, checksum = path.read_text().rpartition(CHECKSUM)
     if checksum and text and checksum.strip() != text_hash(text):
         raise ConfigError(
-            f"{path}: expected the content of checksum {checksum.strip()[:32]}, got "
-            f"{text_hash(text)}. Restore the file; if the change is meant, remove its last line."
+            f"{path}: expected the content that the run has written, got other content. Restore "
+            "the file; if the change is meant, remove the line that starts with "
+            f"'{CHECKSUM.strip()}'."
+        )
+    if "input" not in values:
+        raise ConfigError(
+            f"{path}: expected the configuration of a run, got one without 'input'. Restore the "
+            "file, or start the run again in a new --run-dir."
         )
     return _validate({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
 

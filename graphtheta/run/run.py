@@ -71,6 +71,7 @@ def start_run(
         StoreError: If the store is damaged.
     """
     check_names(config)
+    _refuse_inside(config.run_dir, config.input, "--run-dir")
     strategy, task = strategy_of(config), task_of(config)
     # Only rank 0 checks that the directory is free: it may already write to it when others check.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
@@ -157,6 +158,7 @@ def predict_run(
     """
     config = load_run(run_dir)
     _weights(run_dir)
+    _refuse_inside(out, source, "--out")
     require_empty(out, comm)
     _check_kind(config, nodes, edges, embeddings)
     shard = _open(config, source, comm, device)
@@ -246,6 +248,16 @@ def _read_label(path: Path) -> _RunLabel:
             f"{'an invalid file' if path.exists() else 'no file'}. To write it again: graphtheta "
             f"train --resume --run-dir {path.parent}"
         ) from None
+
+
+def _refuse_inside(folder: Path, source: str, option: str) -> None:
+    """Raise a ConfigError if a folder to write is the input, or inside it."""
+    is_store = (Path(source) / "manifest.json").exists()
+    if is_store and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise ConfigError(
+            f"{option}: expected a directory outside of the store {source}, got {folder}. Choose "
+            "another."
+        )
 
 
 def _weights(run_dir: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _LOCK = "lock"
+_CUT_OFF = re.compile("requested and .* written")  # by numpy's tofile, which has no error number
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
@@ -110,6 +112,8 @@ def lock_folder(
 ) -> Iterator[None]:
     """Lock a folder, which is created if missing, with a file `lock` in it.
 
+    A folder that it has created is removed if it is empty at the end.
+
     On a file system without locks a warning is logged instead.
 
     Args:
@@ -121,19 +125,26 @@ def lock_folder(
         StoreError, or the given `error`: If another process has locked the folder.
         OSError: If the folder cannot be created.
     """
+    is_new = not folder.exists()
     try:
-        lock = FileLock(folder / _LOCK)
-    except BlockingIOError:
-        raise error(
-            f"{path}: expected no other run that writes it, got one in progress (it holds "
-            f"{folder / _LOCK}). Wait for it to finish, or choose another path."
-        ) from None
-    with lock:
-        if not lock.held:
-            _log.warning(
-                "%s: its file system has no locks. Start no second run that writes the same.", path
-            )
-        yield
+        try:
+            lock = FileLock(folder / _LOCK)
+        except BlockingIOError:
+            raise error(
+                f"{path}: expected no other run that writes it, got one in progress (it holds "
+                f"{folder / _LOCK}). Wait for it to finish, or choose another path."
+            ) from None
+        with lock:
+            if not lock.held:
+                _log.warning(
+                    "%s: its file system has no locks. Start no second run that writes the same.",
+                    path,
+                )
+            yield
+    finally:
+        if is_new:  # nothing could be written to it, on a full disk for example
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def clear_folder(folder: Path) -> None:
@@ -206,6 +217,8 @@ def disk_errors(
         yield
     except OSError as caught:
         reason = (caught.strerror or str(caught)).splitlines()[0]
+        if caught.errno is None and _CUT_OFF.search(reason):
+            reason = f"no space left on device ({reason})"
         where = f" at {caught.filename}" if caught.filename else ""
         raise error(
             f"{path}: expected to write {what}, got {reason}{where}. "

@@ -7,6 +7,8 @@ column is contiguous in the mapped file.
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -106,7 +108,8 @@ def read_text(path: Path) -> str:
         StoreError: If the file is missing or not text.
     """
     try:
-        return path.read_text()
+        with _opened(path) as file:
+            return file.read().decode()
     except UnicodeDecodeError:
         raise damaged(path, "text", "other content") from None
     except OSError as error:
@@ -178,13 +181,22 @@ def open_table(path: Path, record: FileRecord | None = None) -> pa.Table:
 
 def _mapped(path: Path) -> mmap.mmap:
     # A private mapping is writable, as torch requires, and writing never changes the file.
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return mmap.mmap(
             file.fileno(),
             0,
             flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
         )
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Return a file of a store, opened for reading; opening a pipe would wait for a writer."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise damaged(path, "a regular file", "a pipe, device or folder")
+    return file
 
 
 def damaged(path: Path, expected: str, got: str) -> StoreError:

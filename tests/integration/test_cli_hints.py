@@ -70,6 +70,16 @@ def test_two_classes_of_edges_have_binary_metrics(command: Run) -> None:
         assert f'"test_{name}"' in Path("run/metrics.jsonl").read_text()
 
 
+def test_a_metric_that_is_missing_has_a_reason(command: Run) -> None:
+    parts = ["train", "train", "test", "none", "none", "test"]
+    write(NODES, {**SIGNS, "sign": [0, 1, 1, 0, 1, 1], "part": parts})
+    partition(command, *OF_EDGES, "--features", "f_*")
+    result = command(*TRAIN, "--task", "edge")
+    assert re.search(r"test loss [\d.]+ \(no auroc: all targets have one class\)", result.out)
+    result = command(*TRAIN[:-1], "again", "--task", "edge", "--evaluate-every", 2)
+    assert re.search(r"loss [\d.]+ \(not evaluated in these epochs\)", result.out)
+
+
 def test_labels_of_edges_are_not_those_of_nodes(command: Run) -> None:
     write(NODES)
     partition(command, *OF_EDGES, "--features", "f_*")

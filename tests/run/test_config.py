@@ -144,3 +144,6 @@ def test_load_run_raises_config_error_without_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('input = "cora"\nversion = 9\n')
     with pytest.raises(ConfigError, match=r"config.toml: version: unknown key"):
         load_run(tmp_path)
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"config.toml: expected the configuration of a run"):
+        load_run(tmp_path)

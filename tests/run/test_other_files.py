@@ -56,6 +56,13 @@ def test_a_run_does_not_continue_on_another_graph(tmp_path: Path) -> None:
         train(tmp_path / "other", tmp_path / "run", resume=True, epochs=3)
 
 
+def test_a_run_inside_its_store_is_refused(tmp_path: Path) -> None:
+    make_store(GRAPH, tmp_path / "store", Plan(1))
+    for run_dir in (tmp_path / "store", tmp_path / "store" / "run"):
+        with pytest.raises(ConfigError, match="--run-dir: expected a directory outside"):
+            train(tmp_path / "store", run_dir)
+
+
 def test_the_fingerprint_is_the_same_on_any_workers() -> None:
     alone = graph_fingerprint(gt.open_shard(GRAPH))
 

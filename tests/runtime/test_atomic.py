@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from graphtheta.errors import ConfigError, StoreError
-from graphtheta.runtime.atomic import atomic_file, atomic_folder, disk_errors, partial_path
+from graphtheta.runtime.atomic import (
+    atomic_file,
+    atomic_folder,
+    disk_errors,
+    lock_folder,
+    partial_path,
+)
 
 
 def test_partial_path_is_hidden_and_in_the_same_folder(tmp_path: Path) -> None:
@@ -61,6 +69,28 @@ def test_failure_leaves_no_folder(error: type[BaseException], tmp_path: Path) ->
     with pytest.raises(error):
         write()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with lock_folder(tmp_path / "new" / "inner", tmp_path / "new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "new").mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        fail()
+    assert not any((tmp_path / "new").iterdir())
+    with lock_folder(tmp_path / "new", tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").is_dir(), "a folder that existed before stays"
+
+
+def test_a_file_of_numpy_that_is_cut_off_names_the_full_disk() -> None:
+    with (
+        pytest.raises(StoreError, match=r"no space left on device \(9 requested and 1 written\)"),
+        disk_errors("/store", "a store"),
+    ):
+        raise OSError("9 requested and 1 written")
 
 
 def test_disk_errors_are_one_line() -> None:

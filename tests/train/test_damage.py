@@ -178,7 +178,7 @@ def test_changed_configuration_is_refused(run: Path) -> None:
     text = path.read_text().replace("lr = 0.01", "lr = 0.02")
     path.write_text(text)
     for start in (lambda: load_run(run), lambda: resume(run)):
-        with pytest.raises(ConfigError, match=r"config\.toml: expected the content of checksum"):
+        with pytest.raises(ConfigError, match=r"config\.toml: expected the content that the run"):
             start()
     *lines, _ = text.splitlines()
     path.write_text("\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,4 +264,8 @@ def test_unreadable_files_are_refused_in_one_line(store: Store) -> None:
         with pytest.raises(StoreError, match=rf"{name}: expected"):
             open_store(store.path)
         path.rmdir()
+        os.mkfifo(path)  # opening it would wait for a writer
+        with pytest.raises(StoreError, match=rf"{name}: expected"):
+            open_store(store.path)
+        path.unlink()
         path.write_bytes(content)
