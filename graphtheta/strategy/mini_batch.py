@@ -55,6 +55,7 @@ class MiniBatch:
         weight: str | None = None,
     ) -> None:
         check_count(batch_size, 1, "batch_size", "mini-batch")
+        self.batch_size = batch_size
         self.fanouts: tuple[int | None, ...] | dict[Relation, tuple[int | None, ...]] | None = None
         if isinstance(fanouts, Mapping):
             self.fanouts = {
@@ -72,7 +73,6 @@ class MiniBatch:
                 "mini-batch: expected fanouts, since replace or weight is given, got none. Give "
                 "fanouts, or leave out replace and weight."
             )
-        self.batch_size = batch_size
         self.replace, self.weight = replace, weight
 
     __repr__ = call_text

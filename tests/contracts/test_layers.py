@@ -21,18 +21,21 @@ from graphtheta.nn import (
     GCNConv,
     GINConv,
     GIPAConv,
+    HANConv,
+    HGTConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
     TransformerConv,
     seeded,
 )
-from graphtheta.tgar import TGARLayer, View
+from graphtheta.tgar import TGARLayer, View, ViewModule
 from tests.graphs import CORNER_GRAPHS, random_graph, to_graph
 from tests.nn.steps import assert_equal, run_layer
 
 # How to make each layer for the graphs of `to_graph`: 3 features, 2 edge attributes, 5 edge types.
-MAKERS: dict[str, Callable[[], TGARLayer]] = {
+UNTYPED = (("node",), (("node", "to", "node"),))
+MAKERS: dict[str, Callable[[], ViewModule]] = {
     "gcn": lambda: GCNConv(3, 4),
     "sage": lambda: SAGEConv(3, 4),
     "gat": lambda: GATConv(3, 4, heads=2, dropout=0.4),
@@ -43,10 +46,12 @@ MAKERS: dict[str, Callable[[], TGARLayer]] = {
     "rgat": lambda: RGATConv(3, 4, num_relations=5, heads=2, dropout=0.4, edge_dim=2),
     "transformer": lambda: TransformerConv(3, 4, heads=2, beta=True, dropout=0.4, edge_dim=2),
     "gipa": lambda: GIPAConv(3, 4, edge_dim=2, channels=5, heads=2, dropout=0.4),
+    "hgt": lambda: HGTConv(3, 4, UNTYPED, heads=2),
+    "han": lambda: HANConv(3, 4, UNTYPED, heads=2, dropout=0.4),
 }
 
 
-def make(name: str) -> TGARLayer:
+def make(name: str) -> ViewModule:
     with seeded(0):
         return MAKERS[name]().double()
 

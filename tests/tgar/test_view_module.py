@@ -23,7 +23,7 @@ EDGES = torch.zeros((2, 4), dtype=torch.int64)
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "model(x, edge_index)": (lambda: GCN(3, 4, 4)(X, EDGES), r"as GCN\(view, x\), got a Tensor"),
     "layer(x, edge_index)": (lambda: GCNConv(3, 4)(X, EDGES), r"GCNConv\(view\[k\], h\), got a T"),
-    "model(view)": (lambda: GCN(3, 4, 4)(VIEW), r"as GCN\(view, x\), got 1 arguments"),
+    "model(view)": (lambda: GCN(3, 4, 4)(VIEW), r"as GCN\(view, x\), got 1 argument"),
     "model(x)": (lambda: GCN(3, 4, 4)(X), "got a Tensor first"),
     "model()": (lambda: GCN(3, 4, 4)(), "got a NoneType first"),
     "model(shard, x)": (lambda: GCN(3, 4, 4)(SHARD, X), r"got a Shard first.* gt.View\(shard\)"),

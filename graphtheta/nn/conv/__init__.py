@@ -10,7 +10,7 @@ from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
 from graphtheta.nn.conv.transformer import TransformerConv
-from graphtheta.tgar import TGARLayer
+from graphtheta.tgar import ViewModule
 
 __all__ = [
     "LAYERS",
@@ -28,7 +28,7 @@ __all__ = [
     "TransformerConv",
 ]
 
-LAYERS: dict[str, type[TGARLayer]] = {
+LAYERS: dict[str, type[ViewModule]] = {
     "gcn": GCNConv,
     "sage": SAGEConv,
     "gat": GATConv,
@@ -39,4 +39,6 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "rgat": RGATConv,
     "transformer": TransformerConv,
     "gipa": GIPAConv,
+    "hgt": HGTConv,
+    "han": HANConv,
 }

@@ -99,7 +99,7 @@ class HANConv(ViewModule):
                 f"HANConv: expected out_channels to be a multiple of heads = {heads}, got "
                 f"{out_channels}. Change one of them."
             )
-        self.relations = tuple(Relation.of(one) for one in metadata[1])
+        self.relations, self.dropout = tuple(Relation.of(one) for one in metadata[1]), dropout
         self.proj = TypedLinear(in_channels, out_channels, len(metadata[0]))
         self.attention = nn.ModuleList(
             _RelationAttention(
