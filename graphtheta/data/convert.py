@@ -247,7 +247,7 @@ def split_columns(
     shape = next(iter(given.values())).shape
     for name, mask in given.items():
         title = f"{where}: {name}"
-        if mask.shape != shape or len(mask) != num_rows:
+        if mask.shape != shape or len(mask) != num_rows or 0 in shape[1:]:
             got = f"shape {mask.shape}"
             raise refuse(title, f"a mask of {num_rows:,} rows, as the others", got, "Correct it.")
         odd = np.argwhere((mask != 0) & (mask != 1))

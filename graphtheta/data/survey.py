@@ -311,7 +311,7 @@ def _multiclass(column: Column, found: Facts, where: str) -> Column:
         return replace(column, type=pa.int64(), classes=_classes(found, where))
     _check_whole(found, where)
     _check_numbers(found, where, "classes")
-    if found.numbers is not None and 2 * len(found.numbers) <= int(found.high or 0):
+    if found.numbers is not None and 0 < 2 * len(found.numbers) <= (found.high or 0):
         _log.warning(
             "%s: only %s of the classes 0 to %s occur, and a model has an output for each. Number "
             "them without gaps, or choose another kind: --label-kind.",

@@ -97,12 +97,13 @@ def test_pyg_keeps_original_ids():
             {"train_mask": torch.tensor([0, 2, 1, 0, 0, 0])},
             "train_mask: expected booleans, or 0 and 1, got 2 in row 1",
         ),
+        ({"test_mask": torch.ones(6, 0)}, "test_mask: expected a mask of 6 rows"),
         ({"val_mask": torch.full((6,), 0.5)}, "val_mask: expected booleans, or 0 and 1, got 0.5"),
     ],
     ids=[
         *("short_y", "long_x", "short_attr", "nan", "no_edges", "three_rows", "complex"),
         *("out_of_range", "masks_overlap"),
-        *("mask_of_two", "mask_of_fractions"),
+        *("mask_of_two", "empty_mask", "mask_of_fractions"),
     ],
 )
 def test_from_pyg_refuses_bad_input(fields, message):

@@ -316,6 +316,7 @@ def test_classes_that_mostly_do_not_occur_are_reported(caplog):
     assert "only 2 of the classes 0 to 60,000 occur" in caplog.text
     caplog.clear()
     graph_of(columns={"y": [0, 2, 0, 1]}, labels="y")
+    graph_of(columns={"y": pa.nulls(4, pa.int64())}, labels="y")
     assert not caplog.text
 
 
