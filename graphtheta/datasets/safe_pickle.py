@@ -181,7 +181,7 @@ class _Interpreter:
             case _Name.RECONSTRUCT, (_Name.NDARRAY, (0,), "b" | b"b"):
                 self._push(_Unfinished(_array))
             case _Name.DTYPE, (str(code), *_):
-                self._push(_Unfinished(lambda state: _dtype(code, state)))
+                self._push(_Unfinished(lambda state: _dtype(code, state, self._where)))
             case _Name.MATRIX, ():
                 self._push(_Unfinished(_matrix))
             case _Name.DEFAULT_DICT, () | (_Name.LIST,):
@@ -247,13 +247,13 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _dtype(code: str, state: Any) -> np.dtype[Any]:
+def _dtype(code: str, state: Any, where: str) -> np.dtype[Any]:
     """Return a type of numbers or objects from its code, such as f8, and its pickled state."""
     match state:
         case (int(), str(order), None, None, None, *_) if order in ("<", ">", "|", "="):
             if re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]?", code):
                 return np.dtype(code[0] if code[0] == "O" else order + code)
-    raise ValueError(f"an array has the type {_shown(code)}, which is no type of numbers")
+    raise _no_numbers(where, _shown(code))
 
 
 def _array(state: Any) -> NDArray[Any]:
@@ -371,13 +371,17 @@ def _member(archive: zipfile.ZipFile, name: str, where: str) -> Any:
         claimed = math.prod(shape) * dtype.itemsize
         found = archive.getinfo(f"{name}.npy").file_size - file.tell()
         if dtype.kind not in "biufSU":
-            raise GraphFormatError(
-                f"{where}: expected an array of numbers or texts, got {dtype}. Convert it."
-            )
+            raise _no_numbers(where, dtype)
         if min(shape, default=0) < 0 or claimed != found:
             raise _damaged(where, ValueError(f"{shape} {dtype} in {found:,} bytes"))
         file.seek(0)
         return npy.read_array(file, allow_pickle=False)
+
+
+def _no_numbers(where: str, kind: object) -> GraphFormatError:
+    return GraphFormatError(
+        f"{where}: expected an array of numbers or texts, got the type {kind}. Convert it."
+    )
 
 
 def _shown(text: str) -> str:

@@ -98,7 +98,13 @@ def test_crafted_npz_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["complex64", "datetime64[s]"])
 def test_npz_of_types_that_are_no_numbers_is_to_be_converted(kind: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "g.npz", **{**arrays(), "node_features": np.ones((NODES, 2)).astype(kind)})
-    with pytest.raises(GraphFormatError, match=r"features: .*, got .*\. Convert it\."):
+    with pytest.raises(GraphFormatError, match=r"features: .*, got the type .*\. Convert it\."):
+        datasets.read(str(tmp_path / "g.npz"))
+
+
+def test_pickled_matrix_of_complex_numbers_is_to_be_converted(tmp_path: Path) -> None:
+    np.savez(tmp_path / "g.npz", **{**matrices(), "node_attr": boxed(ADJACENCY * 1j)})
+    with pytest.raises(GraphFormatError, match=r"node_attr: .*, got the type c16\. Convert it\."):
         datasets.read(str(tmp_path / "g.npz"))
 
 
