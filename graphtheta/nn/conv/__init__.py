@@ -10,7 +10,7 @@ from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
 from graphtheta.nn.conv.transformer import TransformerConv
-from graphtheta.tgar import ViewModule
+from graphtheta.tgar import TGARLayer
 
 __all__ = [
     "LAYERS",
@@ -28,7 +28,7 @@ __all__ = [
     "TransformerConv",
 ]
 
-LAYERS: dict[str, type[ViewModule]] = {
+LAYERS: dict[str, type[TGARLayer]] = {
     "gcn": GCNConv,
     "sage": SAGEConv,
     "gat": GATConv,
@@ -40,5 +40,4 @@ LAYERS: dict[str, type[ViewModule]] = {
     "transformer": TransformerConv,
     "gipa": GIPAConv,
     "hgt": HGTConv,
-    "han": HANConv,
 }

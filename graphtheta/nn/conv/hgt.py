@@ -67,7 +67,7 @@ class HGTConv(TGARLayer):
         glorot(self.k_rel)
         glorot(self.v_rel)
         self.p_rel = nn.Parameter(torch.ones(len(relations), heads))
-        self.skip = nn.Parameter(torch.ones(len(types)))
+        self.skip = nn.Parameter(torch.ones(len(types))) if self.keeps_rows else None
         ends = {relation.destination for relation in relations}
         receives = torch.tensor([name in ends for name in types])
         self.register_buffer("receives", receives, persistent=False)
@@ -88,7 +88,7 @@ class HGTConv(TGARLayer):
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         out = self.out_lin(nn.functional.gelu(m.flatten(1)), n["type"])
         before = n["h"] if self.keeps_rows else torch.zeros_like(out)
-        if self.keeps_rows:
+        if self.skip is not None:
             share = self.skip.sigmoid()[n["type"]].unsqueeze(-1)
             out = share * out + (1 - share) * before
         return torch.where(self.receives[n["type"]].unsqueeze(-1), out, before)
