@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.tgar import LayerView, TGARLayer, ViewModule
 from graphtheta.tgar.batch.relation_view import RelationView, relation_views
 
-__all__ = ["HeteroConv", "join_relations", "to_hetero"]
+__all__ = ["HeteroConv", "join_relations", "run_by_relation", "to_hetero"]
 
 _JOINS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x.sum(0),
@@ -72,28 +72,7 @@ class HeteroConv(ViewModule):
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         """Run the layer of each relation, and join the results by destination type; collective."""
-        views = dict(zip(view.shard.relations, relation_views(view), strict=True))
-        if unknown := [one.text for one in self.relations if one not in views]:
-            raise ConfigError(
-                f"HeteroConv: expected relations of the graph ("
-                f"{', '.join(one.text for one in views)}), got {', '.join(unknown)}. Correct them."
-            )
-        found: dict[str, list[Tensor]] = {}
-        rows: dict[str, Tensor] = {}
-        for relation, conv in zip(self.relations, self.convs, strict=True):
-            part: RelationView = views[relation]
-            result = conv(part, h.index_select(0, part.inputs))
-            found.setdefault(relation.destination, []).append(result)
-            rows[relation.destination] = part.outputs
-        if len({x.shape[1:] for results in found.values() for x in results}) > 1:
-            widths = {
-                one.text: tuple(x.shape[1:])
-                for one, x in zip(self.relations, _flat(found, self.relations), strict=True)
-            }
-            raise ConfigError(
-                f"HeteroConv: expected rows of one width from all layers, got {widths}. Give the "
-                "layers the same out_channels."
-            )
+        found, rows = run_by_relation("HeteroConv", view, h, self.relations, self.convs)
         joined = {
             name: x[0] if len(x) == 1 else _JOINS[self.aggr](torch.stack(x))
             for name, x in found.items()
@@ -104,11 +83,49 @@ class HeteroConv(ViewModule):
         return f"{', '.join(relation.text for relation in self.relations)}, aggr={self.aggr!r}"
 
 
-def _flat(found: dict[str, list[Tensor]], relations: Sequence[Relation]) -> Iterator[Tensor]:
-    """Yield the result of each relation, in their order."""
-    left = {name: iter(results) for name, results in found.items()}
-    for relation in relations:
-        yield next(left[relation.destination])
+def run_by_relation(
+    where: str,
+    view: LayerView,
+    h: Tensor,
+    relations: Sequence[Relation],
+    layers: Iterable[Callable[[RelationView, Tensor], Tensor]],
+) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+    """Run the layer of each relation on its edges; collective.
+
+    Args:
+        where: What runs them, for messages.
+        view: View of all relations.
+        h: (I, in_channels) input of the layers.
+        relations: The relations.
+        layers: Layer of each relation.
+
+    Returns:
+        The results for each destination type, and the positions of their rows among the outputs.
+
+    Raises:
+        ConfigError: If a relation is not one of the graph, or the widths of the results differ.
+    """
+    views = dict(zip(view.shard.relations, relation_views(view), strict=True))
+    if unknown := [one.text for one in relations if one not in views]:
+        raise ConfigError(
+            f"{where}: expected relations of the graph ({', '.join(one.text for one in views)}), "
+            f"got {', '.join(unknown)}. Correct them."
+        )
+    found: dict[str, list[Tensor]] = {}
+    rows: dict[str, Tensor] = {}
+    widths: dict[str, tuple[int, ...]] = {}
+    for relation, layer in zip(relations, layers, strict=True):
+        part = views[relation]
+        result = layer(part, h.index_select(0, part.inputs))
+        widths[relation.text] = tuple(result.shape[1:])
+        found.setdefault(relation.destination, []).append(result)
+        rows[relation.destination] = part.outputs
+    if len(set(widths.values())) > 1:
+        raise ConfigError(
+            f"{where}: expected rows of one width from all layers, got {widths}. Give the layers "
+            "the same out_channels."
+        )
+    return found, rows
 
 
 def join_relations(
@@ -116,14 +133,13 @@ def join_relations(
 ) -> Tensor:
     """Return the output rows of a layer from those of some types; the others keep their rows.
 
+    If the layer returns rows of another width, the others get zeros.
+
     Args:
         view: View of the layer.
         h: (I, in_channels) input of the layer, the first rows of which are those of the outputs.
         of_types: New rows by type.
         rows: Positions of these rows among the outputs, by type.
-
-    Raises:
-        ConfigError: If rows cannot be kept, because the layer returns rows of another width.
     """
     num_outputs = view.block.num_outputs
     rest = torch.ones(num_outputs, dtype=torch.bool, device=h.device)

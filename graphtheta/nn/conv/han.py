@@ -14,11 +14,10 @@ from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import all_reduce_sum
 from graphtheta.nn.conv.attention import AttentionLayer
-from graphtheta.nn.hetero import join_relations
+from graphtheta.nn.hetero import join_relations, run_by_relation
 from graphtheta.nn.init import glorot
 from graphtheta.nn.typed_linear import TypedLinear
 from graphtheta.tgar import LayerView, ViewModule
-from graphtheta.tgar.batch.relation_view import relation_views
 
 __all__ = ["HANConv"]
 
@@ -114,14 +113,7 @@ class HANConv(ViewModule):
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         """Return the new rows of the outputs; collective."""
         z = self.proj(h, view.node_column("node_type", self_loops=False))
-        views = dict(zip(view.shard.relations, relation_views(view), strict=True))
-        found: dict[str, list[Tensor]] = {}
-        rows: dict[str, Tensor] = {}
-        for relation, attention in zip(self.relations, self.attention, strict=True):
-            part = views[relation]
-            result = attention(part, z.index_select(0, part.inputs))
-            found.setdefault(relation.destination, []).append(result)
-            rows[relation.destination] = part.outputs
+        found, rows = run_by_relation("HANConv", view, z, self.relations, self.attention)
         scores = self._scores(view, found)
         joined = {
             name: (scores[name].softmax(0).to(h.dtype)[:, None, None] * torch.stack(results)).sum(0)
