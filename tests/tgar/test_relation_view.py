@@ -14,6 +14,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.nn import GCNConv, HeteroConv, SAGEConv, seeded
 from graphtheta.tgar import Fanout, Neighbourhoods, View
+from tests.graphs import power_law, to_graph
 from tests.nn.steps import assert_equal
 from tests.nn.test_typed_same_as_pyg import COUNTS, EDGES, NUM_NODES, RELATIONS, WIDTH, X, graph
 
@@ -102,3 +103,21 @@ def test_fanouts_by_relation_draw_that_many(graph: Any) -> None:
         assert all_of_node.sum() == ends.shape[1]
     assert len(np.unique(block.edge_key)) == block.num_edges
     assert (np.diff(block.edge_key)[np.diff(row) == 0] > 0).all()
+
+
+@pytest.mark.parametrize(("workers", "method"), SETUPS)
+def test_fanouts_of_the_only_relation_are_those_in_total(workers: int, method: str) -> None:
+    untyped = to_graph(power_law(40, 200))
+
+    def train(fanouts: Any) -> list[float]:
+        def work(comm: Communicator) -> list[float]:
+            shard = gt.open_shard(untyped, comm, method=method)
+            model = gt.nn.GraphSAGE(shard.num_features, 4, shard.num_outputs("y"))
+            strategy = gt.MiniBatch(8, fanouts)
+            trainer = gt.Trainer(model, shard, label="y", strategy=strategy)
+            trainer.fit(epochs=2)
+            return list(trainer.history.loss)
+
+        return gt.run_local(work, workers=workers, timeout_s=60)
+
+    assert train({"node-to-node": [2, 3]}) == train([2, 3])

@@ -106,12 +106,12 @@ class EdgeSelection:
             return self._sample_by_weight(rows, route, fanout, fanout.size, stream, key_2)
         degree = self._degrees(rows, route)
         number = number_drawn(degree, fanout.size, replace=fanout.replace)
-        return self._draw(rows, 0 * degree, degree, number, fanout.replace, stream, key_2)
+        return self._draw(rows, None, degree, number, fanout.replace, stream, key_2)
 
     def _draw(
         self,
         rows: Ints,
-        first: Ints,
+        first: Ints | None,
         degree: Ints,
         number: Ints,
         replace: bool,
@@ -122,7 +122,7 @@ class EdgeSelection:
 
         Args:
             rows: (R,) local ids.
-            first: (R,) first position of the range among all in-edges of the node.
+            first: (R,) first position of the range among all in-edges of the node. If None, 0.
             degree: (R,) length of the range.
             number: (R,) number of draws.
             replace: Whether draws are with replacement.
@@ -136,7 +136,8 @@ class EdgeSelection:
             some, mine, positions = rows[part], count[part], np.empty(len(edges), np.int64)
             mine[:] = number[part]
             draw_positions(keys[part], degree[part], mine, replace, stream, key_2, positions)
-            positions += np.repeat(first[part], mine)
+            if first is not None:
+                positions += np.repeat(first[part], mine)
             return edges_at(some, whole.indptr, shard.in_position, is_whole, positions, mine, edges)
 
         return self._by_threads(number, draw)
@@ -237,6 +238,8 @@ class EdgeSelection:
 
     @cached_property
     def _in_degree_by_relation(self) -> Ints:
+        if len(self._shard.relations) == 1:  # edges may have types of the user's, or none
+            return self._in_degree[:, None]
         degree: Ints = self._shard.in_degree_by_type.cpu().numpy()
         return degree
 
