@@ -24,7 +24,7 @@ from tests.typed_graphs import WRITES, typed_graph
 GRAPH = typed_graph()
 FIRST_KEYS = {table.name: table.first_key for table in GRAPH.node_tables}
 STARS, SPLIT = "author-writes-paper.stars", "author-writes-paper.split"
-DEBIAN = Path("/work/shared/data/debian")
+DEBIAN = Path(__file__).parents[3] / "shared" / "data" / "debian"
 
 
 @pytest.fixture(scope="module")
