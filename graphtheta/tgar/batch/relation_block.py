@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from graphtheta.data.adjacency import Adjacency
 from graphtheta.data.types import Relation, positions_of_keys
@@ -49,10 +50,17 @@ class RelationBlock:
 
     def edge_columns(self) -> EdgeColumns:
         """Return the columns of the relation's edges, those that other relations lack included."""
+        return EdgeColumns(*self._columns)
+
+    @cached_property
+    def _columns(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Columns of all edges of the relation, and the positions of the block's among them."""
         shard, edges = self.block.shard, self.block.edges
         assert edges is not None
-        index = np.searchsorted(shard.edges_of(self.relation), edges)
-        return EdgeColumns(shard.edge_columns_of(self.relation), shard.to_device(index))
+        every = shard.edges_of(self.relation)
+        has_all = self.block.fanout is None and len(edges) == len(every)
+        index = None if has_all else shard.to_device(np.searchsorted(every, edges))
+        return shard.edge_columns_of(self.relation), index
 
     @cached_property
     def degrees(self) -> Degrees:
