@@ -76,6 +76,7 @@ def partition(
     balance_nodes: _Balance = None,
     balance_edges: _Balance = None,
     balance_train: _Balance = None,
+    balance_types: _Balance = None,
     balance_split: Annotated[str, option("NAME", panel=_METHOD)] = "split",
     memory_limit: Annotated[str | None, option("SIZE", panel=_MACHINE, default="no limit")] = None,
     threads: Threads = None,
@@ -128,7 +129,9 @@ def partition(
         balance_nodes: Largest number of masters in a part, over the mean, such as 1.05.
         balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
         balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
-        balance_split: Split of the nodes that --balance-train counts.
+        balance_types: Largest number of masters of a node type in a part, over the mean of the
+            type, such as 1.05.
+        balance_split: Split of the nodes that --balance-train counts, such as paper.split.
         memory_limit: Most memory of a worker, such as 8GB or 500MiB. It includes 0.3 GB for
             libraries, and the input if that is read whole. A job that needs more is refused.
         threads: Threads per worker.
@@ -193,7 +196,7 @@ def partition(
         undirected=undirected,
         self_loops=not drop_self_loops,
         repeats=not drop_duplicates,
-        balance=Balance(balance_nodes, balance_edges, balance_train),
+        balance=Balance(balance_nodes, balance_edges, balance_train, types=balance_types),
         balance_split=balance_split,
     )
     source = _source(path, nodes, edges, columns)

@@ -49,13 +49,14 @@ class Capacities:
     """Balance limits as capacities of parts.
 
     Attributes:
-        limits: Largest part divided by the mean, for the limits that are set, then nodes.
+        limits: Largest part divided by the mean, by name, such as `nodes` or `types (paper)`: the
+            limits that are set, then nodes.
         num_required: Number of limits that must hold. A limit of nodes that the user did not set
             comes last and may be exceeded.
         weights: Weights and capacities, in the order of the limits.
     """
 
-    limits: dict[BalanceOf, float]
+    limits: dict[str, float]
     num_required: int
     weights: NodeWeights
 
@@ -92,10 +93,13 @@ def node_capacities(job: PartitionJob) -> Capacities:
         PartitionError: If one node alone exceeds the capacity of a part.
     """
     num_nodes, num_parts = job.stream.num_nodes, job.num_parts
-    limits = job.balance.limits() or {"nodes": _DEFAULT_LIMIT}
-    num_required = len(limits)
-    limits.setdefault("nodes", _LOOSE_LIMIT)
-    columns = [_weights(job, what) for what in limits]
+    given = job.balance.limits() or {"nodes": _DEFAULT_LIMIT}
+    limited = [one for what, limit in given.items() for one in _weights(job, what, limit)]
+    num_required = len(limited)
+    if "nodes" not in given:
+        limited += _weights(job, "nodes", _LOOSE_LIMIT)
+    limits = {what: limit for what, limit, _ in limited}
+    columns = [weight_N for _, _, weight_N in limited]
     heaviest = max(int(weight_N.max()) for weight_N in columns)
     dtype = np.int32 if heaviest < 2**31 else np.int64
     weight_NC = np.empty((num_nodes, len(limits)), dtype)
@@ -131,14 +135,27 @@ def part_loads(
     return load_PC
 
 
-def _weights(job: PartitionJob, what: BalanceOf) -> NDArray[Any]:
+def _weights(
+    job: PartitionJob, what: BalanceOf, limit: float
+) -> list[tuple[str, float, NDArray[Any]]]:
+    """Return the name, the limit and the weights of the nodes of each constraint of a limit."""
+    num_nodes = job.stream.num_nodes
+    if what == "types":
+        assert job.balance.type_counts is not None, "a limit of types comes with their sizes"
+        found, first = [], 0
+        for name, count in job.balance.type_counts.items():
+            weight_N = np.zeros(num_nodes, np.int8)
+            weight_N[first : first + count] = 1
+            found.append((f"{what} ({name})", limit, weight_N))
+            first += count
+        return found
     if what == "edges":
-        return count_degrees(job.stream, job.resources, "in")
+        return [(what, limit, count_degrees(job.stream, job.resources, "in"))]
     if what == "train":
         is_train = job.balance.is_train
         assert is_train is not None, "a limit of training nodes comes with their mask"
-        return is_train.view(np.int8)
-    return np.ones(job.stream.num_nodes, np.int8)
+        return [(what, limit, is_train.view(np.int8))]
+    return [(what, limit, np.ones(num_nodes, np.int8))]
 
 
 # -- compiled -------------------------------------------------------------------------------------

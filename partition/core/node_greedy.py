@@ -61,8 +61,11 @@ def own_neighbour_lists(job: PartitionJob, blocks: NodeBlocks, name: str) -> Nei
         PartitionError: If they do not fit the memory limit.
     """
     stream, resources = job.stream, job.resources
+    num_bytes = greedy_bytes(stream.num_nodes, stream.num_edges, resources.comm.size)
+    # Each type is a limit, with its own weights of all nodes.
+    num_bytes += 5 * len(job.balance.type_counts or ()) * stream.num_nodes
     resources.check_memory(
-        greedy_bytes(stream.num_nodes, stream.num_edges, resources.comm.size),
+        num_bytes,
         f"the neighbour lists for {name}",
         "Use node-hash or dbh, which keep no edges in memory, or use more ranks.",
     )

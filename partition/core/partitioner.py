@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -25,7 +25,7 @@ __all__ = [
     "part_of_hash",
 ]
 
-BalanceOf = Literal["nodes", "edges", "train"]
+BalanceOf = Literal["nodes", "edges", "train", "types"]
 EdgeParts = tuple[int, NDArray[np.int32]]
 
 
@@ -40,7 +40,10 @@ class Balance:
         edges: Limit of edges. In an edge-cut a node weighs its in-degree, as its in-edges are
             stored with it.
         train: Limit of masters that are training nodes.
-        is_train: Mask of the training nodes; required with `train`.
+        is_train: Mask of the training nodes. The pipeline sets it if `train` is set.
+        types: Limit of masters of each node type, over the mean of the type.
+        type_counts: Number of nodes of each type, in the order of their keys. The pipeline sets it
+            if `types` is set.
 
     Shape:
         is_train: (N,) bool.
@@ -53,6 +56,8 @@ class Balance:
     edges: float | None = None
     train: float | None = None
     is_train: NDArray[np.bool_] | None = None
+    types: float | None = None
+    type_counts: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for what, limit in self.limits().items():
@@ -68,6 +73,7 @@ class Balance:
             "nodes": self.nodes,
             "edges": self.edges,
             "train": self.train,
+            "types": self.types,
         }
         return {what: limit for what, limit in limits.items() if limit is not None}
 

@@ -43,7 +43,7 @@ class _StreamedNodes(NodePartitioner):
         Nishimura, Ugander, "Restreaming graph partitioning", KDD 2013 (several passes).
     """
 
-    balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train"))
+    balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "train", "types"))
 
     def __init__(self, *, passes: int = 3, blocks: NodeBlocks = DEFAULT_NODE_BLOCKS) -> None:
         self.passes, self.blocks = passes, blocks

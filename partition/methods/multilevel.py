@@ -28,8 +28,9 @@ Weights = NDArray[Any] | None
 class MultilevelPartitioner(NodePartitioner):
     """Edge-cut by a library that holds the whole graph on rank 0.
 
-    It keeps one limit: of nodes, or of edges, where a node weighs its in-degree. Rank 0 holds the
-    neighbour lists, 8 bytes per edge, and the work space of the library.
+    It keeps one limit: of nodes; of edges, where a node weighs its in-degree; or of types, for
+    which nodes are moved between the parts that the library returns. Rank 0 holds the neighbour
+    lists, 8 bytes per edge, and the work space of the library.
 
     Attributes:
         bytes_per_pair: Work space of the library for each pair of neighbours.
@@ -39,7 +40,7 @@ class MultilevelPartitioner(NodePartitioner):
     """
 
     bytes_per_pair: int
-    balances: frozenset[BalanceOf] = frozenset(("nodes", "edges"))
+    balances: frozenset[BalanceOf] = frozenset(("nodes", "edges", "types"))
 
     @abstractmethod
     def _solve(

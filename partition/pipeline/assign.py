@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from graphtheta.errors import PartitionError
 from graphtheta.partition.core.edge_rule import EdgeRule
 from graphtheta.partition.core.partitioner import Partitioner, PartitionJob
+from graphtheta.partition.methods.registry import PARTITIONERS
 from graphtheta.partition.ooc.edge_file import read_array, write_from
 
 __all__ = ["ASSIGNMENT", "Assignment", "PartOfEdges", "assign"]
@@ -36,9 +37,10 @@ def assign(partitioner: Partitioner, job: PartitionJob, folder: Path) -> None:
     """
     refused = [what for what in job.balance.limits() if what not in partitioner.balances]
     if refused:
+        able = [name for name, of in PARTITIONERS.items() if of.balances.issuperset(refused)]
         raise PartitionError(
             f"partition: expected a method that can balance {' and '.join(refused)}, got "
-            f"{partitioner.name}. Omit the limit, or choose another method."
+            f"{partitioner.name}. Omit the limit, or choose one of {', '.join(able)}."
         )
     stream, num_parts, path = job.stream, job.num_parts, folder / ASSIGNMENT
     comm = job.resources.comm

@@ -25,7 +25,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,7 @@ class Pipeline:
         partitioner = named_partitioner(plan.method)
 
         def run() -> None:
-            balance = self._balance(edges.num_nodes)
+            balance = self._balance(edges)
             job = PartitionJob(edges, plan.num_parts, plan.seed, balance, self._resources)
             assign(partitioner, job, self._folder)
 
@@ -373,13 +373,17 @@ class Pipeline:
         dtype = edge_record(edges.num_nodes, edges.num_edges, self._source.num_edges)
         return RecordReader(self._folder, EDGES, dtype)
 
-    def _balance(self, num_nodes: int) -> Balance:
-        """Return the balance of the plan, with the mask of training nodes if it needs one."""
+    def _balance(self, edges: EdgeFile) -> Balance:
+        """Return the balance of the plan, with the types and training nodes that it needs."""
         balance, split = self._plan.balance, self._plan.balance_split
+        if balance.types is not None:
+            tables = _node_tables(self._source, edges.folder, edges.num_nodes)
+            counts = {table.name: table.num_rows for table in tables}
+            balance = replace(balance, type_counts=counts)
         if balance.train is None:
             return balance
         tables = self._source.node_tables
-        is_train, names = np.zeros(num_nodes, np.bool_), []
+        is_train, names = np.zeros(edges.num_nodes, np.bool_), []
         for table in tables:
             splits = [n.removeprefix("split:") for n in table.schema.names if n[:6] == "split:"]
             for name in splits:
@@ -390,7 +394,7 @@ class Pipeline:
                         values = as_numpy(rows.column(0))
                         is_train[first : first + len(values)] = values == 1
         need_name(split, names, "split to balance training nodes (--balance-split)")
-        return Balance(balance.nodes, balance.edges, balance.train, is_train)
+        return replace(balance, is_train=is_train)
 
     def _largest(
         self, mine: Sequence[Mapping[str, int]], tables: Sequence[NodeTable | EdgeTable]

@@ -14,6 +14,7 @@ from graphtheta.errors import PartitionError
 from graphtheta.partition import PARTITIONERS, Balance, EdgesInMemory, PartitionJob, Resources
 from tests.graphs import CORNER_GRAPHS, CornerGraph, power_law, random_graph
 
+BALANCE_TYPES = {"range", "ldg", "fennel", "lpa", "kaminpar", "metis"}
 METHODS = sorted(PARTITIONERS)
 RANDOM = [method for method in METHODS if method != "range"]
 # Largest part divided by the mean; a hash balances only on average.
@@ -62,7 +63,8 @@ def assign(
 def test_partitioner_name_is_its_key(method: str) -> None:
     assert PARTITIONERS[method].name == method
     assert PARTITIONERS[method].cut in ("edge", "vertex")
-    assert PARTITIONERS[method].balances <= {"nodes", "edges", "train"}
+    assert PARTITIONERS[method].balances <= {"nodes", "edges", "train", "types"}
+    assert ("types" in PARTITIONERS[method].balances) == (method in BALANCE_TYPES)
     assert PARTITIONERS[method].memory(10**6, 10**7, 32) >= 0
 
 
@@ -106,13 +108,20 @@ def test_partitioner_keeps_its_limits(method: str, what: str, limit: float) -> N
         pytest.skip("multilevel methods need some slack")
     num_nodes, src, dst = power_law(1200, 6000)
     is_train = np.arange(num_nodes) % 3 == 0
-    balance = Balance(**{what: limit}, is_train=is_train)  # type: ignore[arg-type]
+    counts = {"one": 300, "none": 0, "other": 890, "few": 10}
+    balance = Balance(**{what: limit}, is_train=is_train, type_counts=counts)  # type: ignore[arg-type]
     try:
         parts = assign((num_nodes, src, dst), 4, method, balance=balance)
     except PartitionError:
         return  # a limit that cannot be kept is refused
     if PARTITIONERS[method].cut == "vertex" and what == "edges":
         loads = np.bincount(parts, minlength=4)
+    elif what == "types":
+        of_type = np.repeat(np.arange(4), list(counts.values()))
+        for position, count in enumerate(counts.values()):
+            sizes = np.bincount(parts[of_type == position], minlength=4)
+            assert sizes.max() <= np.ceil(limit * count / 4 - 1e-9)
+        return
     else:
         weights = {
             "nodes": np.ones(num_nodes),

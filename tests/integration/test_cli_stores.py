@@ -241,6 +241,7 @@ def test_edges_are_dropped_as_asked(command: Run) -> None:
         ("--memory-limit 100kB", r"to fit the memory limit of 100\.00 kB, got an estimate"),
         ("--threads 0", "Invalid value for '--threads'"),
         ("--method dbh --balance-nodes 1.1", "expected a method that can balance nodes, got dbh"),
+        ("--method hdrf --balance-types 1.1", "expected a method that can balance types, got hdrf"),
         ("--method ldg --balance-train 1.1 --balance-split x", "one of split, got 'x'"),
     ],
 )

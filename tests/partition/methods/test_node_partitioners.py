@@ -135,8 +135,11 @@ def test_ranks_and_threads_do_not_change_the_result(method: str, name: str) -> N
 @pytest.mark.parametrize("method", ["range", *GREEDY])
 def test_ranks_and_threads_do_not_change_the_result_with_limits(method: str) -> None:
     corner = power_law(400, 3000)
-    limits = {"edges": 3.0} if method == "range" else {"nodes": 1.1, "edges": 3.0, "train": 1.2}
-    balance = Balance(**limits, is_train=np.arange(400) % 3 == 0)
+    limits = {"edges": 3.0}
+    if method != "range":
+        limits |= {"nodes": 1.1, "train": 1.2, "types": 1.1}
+    counts = {"a": 100, "b": 300}
+    balance = Balance(**limits, is_train=np.arange(400) % 3 == 0, type_counts=counts)
     alone = place(METHODS[method], corner, 3, balance=balance)
     for workers, threads in ((1, 3), (2, 2), (3, 1), (7, 1)):
         together = place(

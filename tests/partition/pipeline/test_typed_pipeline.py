@@ -11,7 +11,8 @@ import pytest
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.source import TableInMemory
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.datasets import read
+from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
 from graphtheta.partition import (
     PARTITIONERS,
     Balance,
@@ -19,7 +20,9 @@ from graphtheta.partition import (
     Plan,
     build,
     column_numpy,
+    compare,
     make_store,
+    measure,
     open_store,
 )
 from graphtheta.partition.pipeline import resolve_ids
@@ -27,6 +30,7 @@ from tests.partition.sources import TypedIdSource, build_on
 from tests.typed_graphs import WRITES, typed_graph
 
 GRAPH = typed_graph()
+DEBIAN = Path(__file__).parents[4] / "shared" / "data" / "debian"
 
 
 def check(parts: dict[int, PartTables], graph: Graph) -> None:
@@ -134,6 +138,33 @@ def test_training_nodes_of_a_type_are_balanced() -> None:
         np.count_nonzero(part.node_columns[2]["split:split"].to_numpy() == 1) for part in parts
     ]
     assert max(train) <= np.ceil(sum(train) / 3)
+
+
+@pytest.mark.skipif(not DEBIAN.exists(), reason="needs the Debian graph")
+def test_node_types_are_balanced_on_request() -> None:
+    source = read(str(DEBIAN))
+    plan = Plan(8, balance=Balance(types=1.05))
+    for found in compare(source, plan, ["ldg", "metis", "range"]):
+        assert found.counts is not None, found.refusal
+        quality = measure(found.counts)
+        assert quality.edge_cut < 0.7  # of random parts: 0.875
+        for table, of_type in zip(source.node_tables, quality.node_types, strict=True):
+            mean = table.num_rows / 8
+            assert round(of_type.balance * mean) <= np.ceil(1.05 * mean)
+    (by_nodes,) = compare(source, replace(plan, balance=Balance()), ["ldg"])
+    assert by_nodes.counts is not None
+    assert max(of_type.balance for of_type in measure(by_nodes.counts).node_types) > 1.3
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, of in PARTITIONERS.items() if "types" not in of.balances]
+)
+def test_methods_that_cannot_balance_types_refuse_it(method: str) -> None:
+    match = (
+        rf"^partition: expected a method that can balance types, got {method}\. Omit .*, metis\.$"
+    )
+    with pytest.raises(PartitionError, match=match):
+        build(GRAPH, Plan(2, method, balance=Balance(types=1.1)))
 
 
 def test_mistakes_name_the_table_of_the_relation() -> None:
