@@ -22,11 +22,11 @@ from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.explain import explain
 from graphtheta.cli.export import export
-from graphtheta.cli.help import Command, command_group
 from graphtheta.cli.info import info
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.serve import serve
+from graphtheta.cli.terminal.help import Command, command_group
 from graphtheta.cli.train import train
 from graphtheta.comm.launch import communicator, guarded
 from graphtheta.errors import ConfigError

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphtheta.cli.help import Command, Threads, argument, command_group, flag, option
-from graphtheta.cli.names import names
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import Command, Threads, argument, command_group, flag, option
+from graphtheta.cli.terminal.names import names
+from graphtheta.cli.terminal.show import show_rows
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.scratch import scratch_folder
 from graphtheta.wording import counted
@@ -323,7 +323,7 @@ def _collect(
 ) -> list[Record]:
     """Return records, each appended to a file as soon as it is measured, and show the progress."""
     from graphtheta.bench.record import append
-    from graphtheta.cli.progress import PhaseProgress
+    from graphtheta.cli.terminal.progress import PhaseProgress
 
     records = []
     with PhaseProgress(shown=True).phase(title, total, unit) as advance:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from graphtheta.cli.help import argument, option
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import argument, option
+from graphtheta.cli.terminal.show import show_rows
 
 __all__ = ["communities"]
 
@@ -37,7 +37,7 @@ def communities(
     """
     import numpy as np
 
-    from graphtheta.cli.progress import PhaseProgress
+    from graphtheta.cli.terminal.progress import PhaseProgress
     from graphtheta.comm.launch import communicator
     from graphtheta.partition import Resources, open_store
     from graphtheta.partition.analysis.detect_communities import detect

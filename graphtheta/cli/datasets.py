@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graphtheta.cli.help import Command, argument, command_group, flag, option
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import Command, argument, command_group, flag, option
+from graphtheta.cli.terminal.show import show_rows
 
 __all__ = ["datasets"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.show import show_rows
 
 __all__ = ["doctor"]
 

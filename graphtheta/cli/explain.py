@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from graphtheta.cli.help import argument, option
+from graphtheta.cli.terminal.help import argument, option
 
 __all__ = ["explain"]
 

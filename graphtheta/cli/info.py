@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from graphtheta.cli.help import argument, flag, option
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import argument, flag, option
+from graphtheta.cli.terminal.show import show_rows
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted, format_bytes
 

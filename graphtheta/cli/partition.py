@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from graphtheta.cli.help import Threads, argument, flag, option
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import Threads, argument, flag, option
+from graphtheta.cli.terminal.show import show_rows
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted
 
@@ -145,7 +145,7 @@ def partition(
       graphtheta partition --nodes nodes.csv --edges edges/ store --parts 8 --features 'f_*'
       graphtheta partition --edges edges/ --parts 32 --compare dbh,hdrf,2ps-l
     """
-    from graphtheta.cli.progress import PhaseProgress
+    from graphtheta.cli.terminal.progress import PhaseProgress
     from graphtheta.cli.worker import start_worker
     from graphtheta.data.reverse import WithReverse
     from graphtheta.datasets.reading import reading

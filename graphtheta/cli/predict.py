@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from graphtheta.cli.help import Threads, argument, flag, option
+from graphtheta.cli.terminal.help import Threads, argument, flag, option
 
 __all__ = ["predict"]
 

@@ -13,9 +13,9 @@ import typer
 from annotated_types import Ge, Gt, Lt
 from pydantic.fields import FieldInfo
 
-from graphtheta.cli.help import flag, option
-from graphtheta.cli.names import NAMES, names
-from graphtheta.cli.show import show_rows
+from graphtheta.cli.terminal.help import flag, option
+from graphtheta.cli.terminal.names import NAMES, names
+from graphtheta.cli.terminal.show import show_rows
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phase_times

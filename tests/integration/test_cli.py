@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from graphtheta.bench.kernels import KERNELS
 from graphtheta.cli import app
-from graphtheta.cli.names import NAMES
+from graphtheta.cli.terminal.names import NAMES
 from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.export import EXPORTERS

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from graphtheta.cli.names import NAMES, names
+from graphtheta.cli.terminal.names import NAMES, names
 
 __all__ = ["Command", "Group", "Threads", "argument", "command_group", "flag", "option"]
 

@@ -1,0 +1,1 @@
+"""What commands share: help, tables and progress bars on a terminal."""
