@@ -29,7 +29,7 @@ SYMLINKS = ("partition", "engine", "proto")
 FLOORS = (
     ("errors", "proto", "rng", "wording"),
     ("runtime",),
-    ("data",),
+    ("data", "loss_law"),
     ("comm",),
     ("exchange", "partition"),
     ("shard", "datasets", "export"),

@@ -25,6 +25,7 @@ from graphtheta.cli.export import export
 from graphtheta.cli.info import info
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
+from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
 from graphtheta.cli.train import train
@@ -45,6 +46,7 @@ for _command in (partition, communities, info, export, train, predict, serve, ex
     app.command(cls=Command)(_command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(bench, name="bench")
+app.add_typer(schedule, name="schedule")
 
 
 @app.callback(invoke_without_command=True)
