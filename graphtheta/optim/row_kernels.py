@@ -22,7 +22,6 @@ class AdamNumbers(NamedTuple):
         lead2: 1 - beta2.
         eps: Term added to the denominator.
         decay: Weight decay that is added to gradients (Adam).
-        shrink: Factor of the weights in each step (AdamW).
         tiny: Smallest first moment that is not set to 0.
     """
 
@@ -31,7 +30,6 @@ class AdamNumbers(NamedTuple):
     lead2: Any
     eps: Any
     decay: Any
-    shrink: Any
     tiny: Any
 
 
@@ -44,7 +42,7 @@ def advance_rows(
     last: NDArray[np.int64],
     step: int,
     terms: int,
-    by_step: tuple[Array, Array],
+    by_step: tuple[Array, Array, Array],
     powers: tuple[Array, Array, Array],
     numbers: AdamNumbers,
 ) -> None:
@@ -58,16 +56,17 @@ def advance_rows(
         last: Last step that each row has; set to `step`.
         step: The step to reach.
         terms: Number of missed steps after which a row without gradient and decay stays the same.
-        by_step: Step sizes, and square roots of the bias corrections of the second moment; their
-            last value is that of `step`.
-        powers: Factors of the weight and of both moments after n steps, for n from 0.
+        by_step: Step sizes, square roots of the bias corrections of the second moment, and factors
+            of the weights (AdamW); their last value is that of `step`.
+        powers: Factors of the weight and of both moments over the last n missed steps, for n from
+            0.
         numbers: Numbers of Adam.
 
     Shape:
         rows (R,), gradient (R, C) or (0, C), weight and moments (M, C), last (M,) int64.
     """
-    lead, beta2, lead2, eps, decay, shrink, tiny = numbers
-    sizes, roots = by_step
+    lead, beta2, lead2, eps, decay, tiny = numbers
+    sizes, roots, shrinks = by_step
     channels = weight.shape[1]
     has_gradient = gradient.shape[0] > 0
     before = step - 1 if has_gradient else step
@@ -83,7 +82,8 @@ def advance_rows(
             if not moves:
                 end = last[row]
         for missed in range(last[row] + 1, end + 1):
-            size, root = sizes[newest - (step - missed)], roots[newest - (step - missed)]
+            at = newest - (step - missed)
+            size, root, shrink = sizes[at], roots[at], shrinks[at]
             for j in range(channels):
                 g = decay * w[j]
                 first = m[j] + lead * (g - m[j])
@@ -98,7 +98,7 @@ def advance_rows(
                 first = m[j] * powers[1][rest]
                 m[j] = first if abs(first) > tiny else first * 0
         if has_gradient:
-            size, root = sizes[newest], roots[newest]
+            size, root, shrink = sizes[newest], roots[newest], shrinks[newest]
             for j in range(channels):
                 g = gradient[i, j] + decay * w[j]
                 first = m[j] + lead * (g - m[j])

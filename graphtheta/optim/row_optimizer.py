@@ -5,7 +5,8 @@ moments, which decay, and by weight decay. Here a row makes up for these moves w
 They are a recursion without a closed form, so that they are repeated step by step, but for one row
 at a time, which stays in the cache. Without weight decay in the gradients they vanish, because the
 first moment decays faster than the root of the second: after about 230 steps in float32 and 420 in
-float64, their sum is below the rounding of one move, and they are left out.
+float64, their sum is below the rounding of one move at the largest learning rate, and they are left
+out. A row makes up for a step with the learning rate of that step.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class RowOptimizer:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._tables = [
-            _Table(parameter, group, optimizer)
-            for group in optimizer.param_groups
+            _Table(parameter, number, optimizer)
+            for number, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
             if isinstance(parameter, ShardedParameter) and _is_supported(optimizer, group)
         ]
@@ -89,11 +90,18 @@ class _Table:
     """Rows of one sharded parameter, and the last step that each of them has."""
 
     def __init__(
-        self, weight: ShardedParameter, options: dict[str, Any], optimizer: torch.optim.Optimizer
+        self, weight: ShardedParameter, group: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._weight, self._options, self._optimizer = weight, options, optimizer
+        self._weight, self._group, self._optimizer = weight, group, optimizer
         self._is_adam = not isinstance(optimizer, torch.optim.SGD)
         self._step, self._last = 0, np.empty(0, np.int64)
+        self._rates: list[float] = []  # learning rates of the last steps, up to `_step`
+        self._options = self._present_options()
+
+    def _present_options(self) -> dict[str, Any]:
+        """Return the options of the rows' group, which may change between steps, but for `lr`."""
+        group = self._optimizer.param_groups[self._group]
+        return {name: group[name] for name in ("betas", "eps", "weight_decay") if name in group}
 
     @property
     def is_trained(self) -> bool:
@@ -106,6 +114,7 @@ class _Table:
             state["exp_avg"], state["exp_avg_sq"] = weight.zeros(), weight.zeros()
         self._step = int(state["step"]) if self._is_adam else 0
         self._last = np.full(len(weight), self._step)
+        self._options = self._present_options()
         weight.before_read = self.catch_up
 
     def stop(self) -> None:
@@ -121,12 +130,17 @@ class _Table:
             missing = some[self._last[some] < self._step]
         if len(missing):
             self._advance(missing, None)
+        if rows is None:
+            self._rates.clear()
 
     def update(self) -> None:
         """Apply a step to the rows of a sparse gradient. A dense one is left to the optimiser."""
         gradient = self._weight.grad
         if gradient is None or self._weight.before_read is None:
             return
+        if self._options != (present := self._present_options()):
+            self.catch_up(None)  # by the options of the missed steps
+            self._options = present
         if not gradient.is_sparse:
             self.catch_up(None)
             self._step += 1
@@ -134,6 +148,7 @@ class _Table:
             return
         gradient = gradient.coalesce()
         self._step += 1
+        self._rates.append(float(self._optimizer.param_groups[self._group]["lr"]))
         self._advance(gradient.indices()[0].numpy(), gradient.values())
         self._weight.grad = None
         if self._is_adam:
@@ -143,7 +158,7 @@ class _Table:
         if not len(rows):
             return
         first = int(self._last[rows].min()) + 1
-        advance = self._adam(first, gradient) if self._is_adam else self._sgd(gradient)
+        advance = self._adam(first, gradient) if self._is_adam else self._sgd(first, gradient)
         threads = min(torch.get_num_threads(), -(-len(rows) * self._weight.shape[1] // _PER_THREAD))
         if threads > 1:
             # More pieces than threads, since rows have missed more or fewer steps.
@@ -154,15 +169,16 @@ class _Table:
 
     def _adam(self, first: int, gradient: Tensor | None) -> Any:
         options, state, step = self._options, self._optimizer.state[self._weight], self._step
-        (beta1, beta2), lr, decay = options["betas"], options["lr"], options["weight_decay"]
+        (beta1, beta2), decay = options["betas"], options["weight_decay"]
         weight = self._weight.detach().numpy()
         dtype, limits = weight.dtype.type, np.finfo(weight.dtype)
         is_decoupled = isinstance(self._optimizer, torch.optim.AdamW)
-        shrink = 1 - lr * decay if is_decoupled else 1.0
-        steps, missed = np.arange(first, step + 1), np.arange(step - first + 2)
-        sizes, roots = lr / (1 - beta1**steps), np.sqrt(1 - beta2**steps)
+        steps, missed = np.arange(first, step + 1), step - first + (gradient is None)
+        rates = self._rates_from(first)
+        sizes, roots = rates / (1 - beta1**steps), np.sqrt(1 - beta2**steps)
+        shrinks = (1 - rates * decay if is_decoupled else np.ones(len(rates))).astype(dtype)
         # The factors are rounded first, as in a step: in float32 that shows after a thousand steps.
-        factors = (shrink, beta1, beta2)
+        factors = (shrinks, np.full(len(rates), beta1, dtype), np.full(len(rates), beta2, dtype))
         numbers = (1 - beta1, beta2, 1 - beta2, options["eps"])
         added = 0 if is_decoupled else decay
         terms = _ALL_STEPS if added else _terms(beta1, beta2, float(limits.eps))
@@ -172,9 +188,9 @@ class _Table:
             self._last,
             step,
             terms,
-            (sizes.astype(dtype), roots.astype(dtype)),
-            tuple((float(dtype(base)) ** missed).astype(dtype) for base in factors),
-            AdamNumbers(*map(dtype, (*numbers, added, shrink, limits.tiny))),
+            (sizes.astype(dtype), roots.astype(dtype), shrinks),
+            tuple(_products(some[:missed].astype(np.float64)).astype(dtype) for some in factors),
+            AdamNumbers(*map(dtype, (*numbers, added, limits.tiny))),
         )
         columns = np.empty((0, weight.shape[1]), dtype) if gradient is None else gradient.numpy()
 
@@ -183,9 +199,10 @@ class _Table:
 
         return advance
 
-    def _sgd(self, gradient: Tensor | None) -> Any:
-        lr, decay = self._options["lr"], self._options["weight_decay"]
+    def _sgd(self, first: int, gradient: Tensor | None) -> Any:
+        decay, rates = self._options["weight_decay"], self._rates_from(first)
         before = self._step - (gradient is not None)
+        factors = _products(1 - rates[: before - first + 1] * decay)
         weight = self._weight.detach().numpy()
 
         def advance(rows: NDArray[np.int64], start: int, stop: int) -> None:
@@ -193,13 +210,26 @@ class _Table:
             if decay or gradient is not None:
                 values = weight[some]
                 missed = (before - self._last[some])[:, None]
-                values *= ((1 - lr * decay) ** missed).astype(weight.dtype)
+                values *= factors[missed].astype(weight.dtype)
                 if gradient is not None:
-                    values -= lr * (gradient[start:stop].numpy() + decay * values)
+                    columns = gradient[start:stop].numpy()
+                    values -= float(rates[-1]) * (columns + decay * values)
                 weight[some] = values
             self._last[some] = self._step
 
         return advance
+
+    def _rates_from(self, first: int) -> NDArray[np.float64]:
+        """Return the learning rates of the steps from `first` to the last one."""
+        return np.array(self._rates[first - self._step - 1 :], np.float64)
+
+
+def _products(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the products of the last n factors, for n from 0: (F + 1,)."""
+    if len(factors) and (factors == factors[0]).all():
+        powers: NDArray[np.float64] = factors[0] ** np.arange(len(factors) + 1)
+        return powers
+    return np.concatenate([[1.0], np.cumprod(factors[::-1])])
 
 
 def _is_supported(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> bool:

@@ -15,13 +15,13 @@ from graphtheta.nn import (
     decoder_for,
     model_for,
 )
+from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
-from graphtheta.train.trainer import OPTIMIZERS
 from graphtheta.wording import counted
 
 __all__ = ["check_names", "columns_read", "is_weighted", "model_of", "strategy_of", "task_of"]

@@ -239,6 +239,15 @@ class RunConfig(BaseModel):
     optimizer: str = _training("adam", "Optimiser: {optimizers}.")
     lr: float = _training(0.01, "Learning rate.", gt=0)
     weight_decay: float = _training(5e-4, "Weight decay of all parameters.", ge=0)
+    decay_biases: bool = _training(
+        True, "Include biases and the scales of norms in the weight decay."
+    )
+    clip: float | None = _training(
+        None,
+        "Largest global norm of the gradients of a step; larger ones are scaled down to it.",
+        without="no clipping",
+        gt=0,
+    )
     seed: int = _training(
         0, "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
     )

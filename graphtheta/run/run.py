@@ -89,6 +89,8 @@ def start_run(
         optimizer=config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay,
+        decay_biases=config.decay_biases,
+        clip=config.clip,
         seed=config.seed,
         prefetch=config.prefetch,
         groups=groups,

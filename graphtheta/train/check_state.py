@@ -15,7 +15,14 @@ from graphtheta.errors import ConfigError
 from graphtheta.train.history import History
 from graphtheta.wording import counted
 
-__all__ = ["Progress", "check_optimizer", "check_weights", "read_progress", "tensors_hash"]
+__all__ = [
+    "Progress",
+    "check_kind",
+    "check_optimizer",
+    "check_weights",
+    "read_progress",
+    "tensors_hash",
+]
 
 _REMEDY = "Use an earlier checkpoint, or start the run again in a new --run-dir."
 # What an optimiser keeps for a parameter: its own type of tensor, or a number of steps.
@@ -36,6 +43,7 @@ class Progress(BaseModel):
         seed: Random seed of the run.
         graph: Size of the graph, as text.
         content: Fingerprint of the graph. Empty in checkpoints of earlier versions.
+        optimizer_kind: Class of the optimiser. Empty in checkpoints of earlier versions.
     """
 
     model_config = ConfigDict(strict=True)
@@ -46,6 +54,7 @@ class Progress(BaseModel):
     seed: int
     graph: str
     content: str = ""
+    optimizer_kind: str = ""
 
 
 def read_progress(path: Path) -> Progress:
@@ -92,6 +101,13 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
         _check_values(tensor, expected[name].dtype, f"{path}: {name}")
 
 
+def check_kind(saved: str, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Raise a ConfigError if the state of a torch optimiser is loaded into another kind."""
+    kinds = {kind.__name__ for kind in type(optimizer).__mro__}
+    if hasattr(torch.optim, saved) and saved not in kinds:
+        raise _wrong(path, f"the state of {type(optimizer).__name__}", f"that of {saved}")
+
+
 def check_optimizer(
     state: Mapping[int, Mapping[str, Any]], optimizer: torch.optim.Optimizer, path: Path
 ) -> None:
@@ -102,6 +118,8 @@ def check_optimizer(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     known = _STATE.get(type(optimizer))
+    if known is not None and any(group.get("amsgrad") for group in optimizer.param_groups):
+        known = known | {"max_exp_avg_sq"}
     for index, values in state.items():
         where = f"{path}: {index}"
         if not 0 <= index < len(parameters) or (known is not None and set(values) - known):
@@ -112,10 +130,10 @@ def check_optimizer(
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 continue
-            if value.shape not in (parameter.shape, torch.Size([])):
+            if known is not None and value.shape not in (parameter.shape, torch.Size([])):
                 shapes = f"shape {tuple(parameter.shape)}", f"{tuple(value.shape)}"
                 raise _wrong(f"{where}.{name}", *shapes)
-            dtype = parameter.dtype if value.dim() else value.dtype
+            dtype = parameter.dtype if known is not None and value.dim() else value.dtype
             _check_values(value, dtype, f"{where}.{name}")
 
 

@@ -26,7 +26,12 @@ from graphtheta.nn.embedding import is_sharded
 from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
 from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.shard import Shard
-from graphtheta.train.check_state import check_optimizer, check_weights, read_progress
+from graphtheta.train.check_state import (
+    check_kind,
+    check_optimizer,
+    check_weights,
+    read_progress,
+)
 from graphtheta.train.history import History
 from graphtheta.train.weights import (
     file_hash,
@@ -128,14 +133,21 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
                 tensors[key] = value
                 if is_sharded(parameters[index]) and value.dim():
                     sharded.add(key)
-            else:
+            elif value is None or isinstance(value, int | float):
                 numbers[key] = value
+            else:
+                raise ConfigError(
+                    f"{folder.parent}: expected an optimiser whose state is tensors and numbers, "
+                    f"got {type(value).__name__} '{name}' of {type(optimizer).__name__}. Use "
+                    "another optimiser, or no run_dir."
+                )
     hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
     content = graph_fingerprint(shard)
     if shard.comm.rank == 0:
         progress = {
             "epoch": state.epochs,
             "optimizer": numbers,
+            "optimizer_kind": type(optimizer).__name__,
             "history": vars(state.history),
             "seed": state.seed,
             "graph": _graph_size(shard),
@@ -234,6 +246,7 @@ def load_checkpoint(path: Path, state: RunState) -> None:
     for name, value in {**tensors, **progress.optimizer}.items():
         index, _, key = name.partition(".")
         values.setdefault(int(index) if index.isdecimal() else -1, {})[key] = value
+    check_kind(progress.optimizer_kind, optimizer, path)
     check_optimizer(values, optimizer, optimizer_path)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": values, "param_groups": groups})

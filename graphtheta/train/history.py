@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphtheta.task.metrics import MainMetric
 
 __all__ = ["History"]
+
+_log = logging.getLogger("graphtheta")
 
 
 @dataclass
@@ -44,3 +47,20 @@ class History:
     def is_patience_over(self, epoch: int, patience: int | None) -> bool:
         """Return whether more than `patience` epochs before `epoch` brought no improvement."""
         return patience is not None and self.best_epoch >= 0 and epoch - self.best_epoch > patience
+
+    def warn_if_done(self, epochs: int, patience: int | None) -> None:
+        """Warn if a run of `epochs` epochs has none left to train."""
+        done = len(self.loss)
+        if done and done >= epochs:
+            _log.warning(
+                "trainer: already trained for %d epochs; fit(epochs=%d) counts them and trains "
+                "nothing. Use more epochs, such as %d.",
+                *(done, epochs, done + max(1, epochs)),
+            )
+        elif done and self.is_patience_over(done, patience):
+            _log.warning(
+                "trainer: already trained for %d epochs, the last %d of them without a better "
+                "validation metric; patience is over, and fit trains nothing. Use a larger "
+                "patience.",
+                *(done, done - 1 - self.best_epoch),
+            )

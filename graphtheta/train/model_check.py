@@ -43,6 +43,7 @@ _EDGES = (
     "reads edges that a view does not have",
     "Use a layer of graphtheta.nn, or write a TGARLayer",
 )
+_POSITIVE = ("lr", "clip")
 _NODE_WISE = ("MessageNorm", "HeteroLayerNorm")  # norms of PyG that look at one node
 
 
@@ -81,7 +82,7 @@ def check_options(
 
     Args:
         strategy: Strategy, or None.
-        reals: Options that are numbers >= 0; the learning rate is greater than 0.
+        reals: Options that are numbers >= 0, or None; the learning rate is greater than 0.
         integers: Options that are integers >= 0, or None.
     """
     if isinstance(strategy, str):
@@ -90,7 +91,8 @@ def check_options(
             "Construct one."
         )
     for name, value in reals.items():
-        need_real(value, f"trainer: {name}", is_positive=name == "lr")
+        if value is not None:
+            need_real(value, f"trainer: {name}", is_positive=name in _POSITIVE)
     for name, value in integers.items():
         if value is not None:
             need_whole(value, f"trainer: {name}", 0)

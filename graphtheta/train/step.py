@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.inference.run_model import run_model
+from graphtheta.optim.clipping import clip_gradients
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch
@@ -33,6 +34,7 @@ class StepRunner:
         shard: This worker's share of the graph.
         stages: Timers that the stages of a step are added to.
         micro_batches: Sum of the gradients of micro-batches, if steps are divided into them.
+        clip: Largest norm of the gradients of a step. If None, they are not clipped.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class StepRunner:
         shard: Shard,
         stages: StageTimers,
         micro_batches: MicroBatches | None,
+        *,
+        clip: float | None = None,
     ) -> None:
         self._model, self._optimizer, self._task = model, optimizer, task
         self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
+        self._clip = clip
         self._is_checked = False
 
     def run(self, batch: Batch | StepEnd) -> tuple[float, int]:
@@ -71,6 +76,8 @@ class StepRunner:
                 reduce_gradients(self._model.parameters(), self._shard.comm)
             mean, targets = float(sums[0] / sums[1]), int(sums[1])
         with self._stages.timed("backward", Stage("update")):
+            if self._clip is not None:
+                clip_gradients(self._model.parameters(), self._clip, self._shard.comm)
             self._optimizer.step()
         return mean, targets
 

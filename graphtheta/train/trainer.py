@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
-from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer_in_order
+from graphtheta.optim.optimizers import ParameterGroups, make_optimizer
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.runtime.numbers import need_whole
 from graphtheta.shard.shard import Shard
@@ -47,13 +47,8 @@ from graphtheta.train.summary import summarise
 from graphtheta.train.weights import save_weights
 from graphtheta.wording import counted
 
-__all__ = ["OPTIMIZERS", "Trainer"]
+__all__ = ["Trainer"]
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
 _log = logging.getLogger("graphtheta")
 
 
@@ -71,9 +66,16 @@ class Trainer:
         strategy: Rule that divides targets into steps; if None, `GlobalBatch`.
         label: Name of the node label, without a task. If None, "y" or the only label.
         split: Name of the split column, without a task. If None, "split" or the only one.
-        optimizer: A key of `OPTIMIZERS`.
-        lr: Learning rate.
-        weight_decay: Weight decay of all parameters.
+        optimizer: A key of `OPTIMIZERS`, an optimiser of the model's parameters, or a function that
+            is called with the parameters, or groups of them, and returns one.
+        lr: Learning rate of an optimiser by name; if None, 0.01.
+        weight_decay: Weight decay of an optimiser by name; if None, 0.
+        decay_biases: Whether the weight decay includes parameters of fewer than two dimensions:
+            biases, and the scales of norms.
+        parameter_groups: Function from the model to groups of parameters with options of their
+            own, as the optimisers of torch take them. If None, all parameters are one group.
+        clip: Largest global norm of the gradients of a step; larger ones are scaled down to it. If
+            None, gradients are not clipped.
         seed: Random seed for dropout, sampling and the order of targets.
         prefetch: Number of batches prepared ahead in the background. It does not change results.
         groups: Groups of workers of which `shard.comm` is one; if None, all workers are one group.
@@ -111,9 +113,12 @@ class Trainer:
         strategy: Strategy | None = None,
         label: str | None = None,
         split: str | None = None,
-        optimizer: str = "adam",
-        lr: float = 0.01,
-        weight_decay: float = 0.0,
+        optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = "adam",
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        decay_biases: bool = True,
+        parameter_groups: ParameterGroups | None = None,
+        clip: float | None = None,
         seed: int = 0,
         prefetch: int = 0,
         groups: Groups | None = None,
@@ -131,12 +136,12 @@ class Trainer:
                 "gt.open_shard(graph)."
             )
         self.groups = groups or Groups(shard.comm)
-        need_name(optimizer, OPTIMIZERS, "optimizer (--optimizer)")
         check_options(
             strategy,
             reals={
                 "lr": lr,
                 "weight_decay": weight_decay,
+                "clip": clip,
                 "checkpoint_seconds": checkpoint_seconds,
             },
             integers={
@@ -154,6 +159,14 @@ class Trainer:
                 "it with groups.comm."
             )
         self.model = check_model(model).to(shard.device)
+        self.optimizer = make_optimizer(
+            optimizer,
+            self.model,
+            lr=lr,
+            weight_decay=weight_decay,
+            decay_biases=decay_biases,
+            parameter_groups=parameter_groups,
+        )
         self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
@@ -191,10 +204,9 @@ class Trainer:
             seed=seed,
             comm=preparing,
         )
-        self.optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
         self._rows = RowOptimizer(self.optimizer)
         self._step = StepRunner(
-            model, self._rows, self.task, shard, self.stages, self._micro_batches
+            model, self._rows, self.task, shard, self.stages, self._micro_batches, clip=clip
         )
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -240,7 +252,8 @@ class Trainer:
     def _fit(self, epochs: int) -> dict[str, Any]:
         done = len(self.history.loss)
         last = done - 1
-        self._warn_if_done(epochs, done)
+        if self.world.rank == 0:
+            self.history.warn_if_done(epochs, self.patience)
         self._saved_at = time.monotonic()
         self._weights.restore_last()
         with (
@@ -267,24 +280,6 @@ class Trainer:
             self.save(done)  # so that the run can continue with more epochs
         self._weights.load()
         return self._finish(last)
-
-    def _warn_if_done(self, epochs: int, done: int) -> None:
-        """Warn on rank 0 if the run has no epoch left to train."""
-        if not done or self.world.rank:
-            return
-        if done >= epochs:
-            _log.warning(
-                "trainer: already trained for %d epochs; fit(epochs=%d) counts them and trains "
-                "nothing. Use more epochs, such as %d.",
-                *(done, epochs, done + max(1, epochs)),
-            )
-        elif self.history.is_patience_over(done, self.patience):
-            _log.warning(
-                "trainer: already trained for %d epochs, the last %d of them without a better "
-                "validation metric; patience is over, and fit trains nothing. Use a larger "
-                "patience.",
-                *(done, done - 1 - self.history.best_epoch),
-            )
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""

@@ -26,12 +26,12 @@ from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.export import EXPORTERS
 from graphtheta.nn import DECODERS, MODELS
+from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.partition import PARTITIONERS
 from graphtheta.partition.analysis.detect_communities import COMMUNITIES
 from graphtheta.run.config import RunConfig
 from graphtheta.strategy import STRATEGIES
 from graphtheta.task import TASKS
-from graphtheta.train.trainer import OPTIMIZERS
 from tests.integration.cli import (  # noqa: F401
     COLUMNS,
     EDGES,

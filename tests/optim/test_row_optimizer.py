@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import ShardedParameter
+from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.strategy import GlobalBatch, Strategy
 from graphtheta.train import weights
 from graphtheta.train.run_dir import RunDirectory
-from graphtheta.train.trainer import OPTIMIZERS
 from tests.graphs import random_graph
 
 N = 500
@@ -30,8 +31,13 @@ DTYPES = {torch.float32: 1e-5, torch.float64: 1e-10}
 # -- rows alone -----------------------------------------------------------------------------
 
 
-def updated(kind: Any, is_lazy: bool, dtype: torch.dtype, decay: float) -> dict[str, torch.Tensor]:
-    """Return rows and moments after steps that read 3 of 80 rows, once with a long break."""
+def updated(
+    kind: Any, is_lazy: bool, dtype: torch.dtype, decay: float, changing: bool
+) -> dict[str, torch.Tensor]:
+    """Return rows and moments after steps that read 3 of 80 rows, once with a long break.
+
+    The learning rate rises and falls if it changes, and another option changes once.
+    """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(80, 3, generator=generator, dtype=dtype)
     weight = ShardedParameter(start) if is_lazy else nn.Parameter(start)
@@ -43,6 +49,11 @@ def updated(kind: Any, is_lazy: bool, dtype: torch.dtype, decay: float) -> dict[
             few = torch.randperm(80, generator=generator)[:3]
             rows = few if step < 15 or step > steps - 5 else torch.tensor([7])
             target = torch.randn(3, generator=generator, dtype=dtype)
+            if changing:
+                group = optimizer.param_groups[0]
+                group["lr"] = 0.01 * min((step + 1) / 10, math.cos(1.5 * step / steps))
+                if step == steps // 2 and "betas" in group:
+                    group["betas"] = (0.8, 0.99)
             rows_optimizer.zero_grad()
             # The same rows twice: their gradients are added.
             twice = [
@@ -57,11 +68,13 @@ def updated(kind: Any, is_lazy: bool, dtype: torch.dtype, decay: float) -> dict[
     return {"weight": weight.detach(), **state}
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.02])
+@pytest.mark.parametrize(("decay", "changing"), [(0.0, False), (0.02, False), (0.02, True)])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equals_the_dense_optimiser(dtype: torch.dtype, kind: Any, decay: float) -> None:
-    want, got = (updated(kind, is_lazy, dtype, decay) for is_lazy in (False, True))
+def test_equals_the_dense_optimiser(
+    dtype: torch.dtype, kind: Any, decay: float, changing: bool
+) -> None:
+    want, got = (updated(kind, is_lazy, dtype, decay, changing) for is_lazy in (False, True))
     assert want.keys() == got.keys()
     for name, values in want.items():
         torch.testing.assert_close(got[name], values, rtol=0, atol=DTYPES[dtype])
