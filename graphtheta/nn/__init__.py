@@ -13,6 +13,7 @@ from graphtheta.nn.conv import (
     RGATConv,
     RGCNConv,
     SAGEConv,
+    SimpleHGNConv,
     TransformerConv,
 )
 from graphtheta.nn.decoders import (
@@ -48,7 +49,7 @@ from graphtheta.nn.norm import BatchNorm
 from graphtheta.nn.stack import Stack
 from graphtheta.nn.typed_input import TypedInput
 from graphtheta.nn.typed_linear import TypedLinear
-from graphtheta.nn.typed_models import HAN, HGT
+from graphtheta.nn.typed_models import HAN, HGT, SimpleHGN
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
@@ -89,6 +90,8 @@ __all__ = [
     "RGATConv",
     "RGCNConv",
     "SAGEConv",
+    "SimpleHGN",
+    "SimpleHGNConv",
     "Stack",
     "TGARLayer",
     "TransformerConv",

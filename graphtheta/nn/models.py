@@ -24,7 +24,7 @@ from graphtheta.nn.conv import (
 )
 from graphtheta.nn.linear import elu, relu
 from graphtheta.nn.stack import Stack, StackOptions
-from graphtheta.nn.typed_models import HAN, HGT
+from graphtheta.nn.typed_models import HAN, HGT, SimpleHGN
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
@@ -173,14 +173,13 @@ class GAT(Stack):
         dropout: float = 0.6,
         **options: Unpack[StackOptions],
     ) -> None:
-        if min(heads, out_heads) < 1:
-            raise ConfigError(f"{type(self).__name__}: expected heads >= 1, got {heads}.")
         attention = partial(self.layer, dropout=dropout, edge_dim=edge_dim)
         super().__init__(
             lambda inputs, _: attention(inputs, hidden_channels, heads=heads),
             in_channels,
-            heads * hidden_channels,
+            hidden_channels,
             out_channels,
+            heads=heads,
             dropout=dropout,
             make_last_layer=partial(attention, heads=out_heads, concat=False),
             **options,
@@ -246,8 +245,6 @@ class GIPA(Stack):
         dropout: float = 0.5,
         **options: Unpack[StackOptions],
     ) -> None:
-        if heads < 1:
-            raise ConfigError(f"GIPA: expected heads >= 1, got {heads}.")
         make_layer = partial(
             GIPAConv,
             edge_dim=edge_dim,
@@ -256,8 +253,8 @@ class GIPA(Stack):
             bitwise=bitwise,
             dropout=dropout,
         )
-        sizes = in_channels, heads * hidden_channels, out_channels
-        super().__init__(make_layer, *sizes, dropout=dropout, **options)
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, heads=heads, dropout=dropout, **options)
 
 
 class RGCN(Stack):
@@ -325,16 +322,15 @@ class RGAT(Stack):
         dropout: float = 0.6,
         **options: Unpack[StackOptions],
     ) -> None:
-        if heads < 1:
-            raise ConfigError(f"RGAT: expected heads >= 1, got {heads}.")
         make_layer = partial(
             RGATConv, num_relations=num_relations, num_bases=num_bases, dropout=dropout
         )
         super().__init__(
             lambda inputs, _: make_layer(inputs, hidden_channels, heads=heads),
             in_channels,
-            heads * hidden_channels,
+            hidden_channels,
             out_channels,
+            heads=heads,
             dropout=dropout,
             make_last_layer=make_layer,
             **options,
@@ -354,6 +350,7 @@ MODELS: dict[str, type[Stack]] = {
     "gipa": GIPA,
     "hgt": HGT,
     "han": HAN,
+    "simple-hgn": SimpleHGN,
 }
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar, TypedDict
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
+from graphtheta.nn.conv.attention import require_heads
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
 from graphtheta.nn.linear import relu
@@ -40,8 +41,9 @@ class Stack(ViewModule):
     Args:
         make_layer: Called as make_layer(in_channels, out_channels) for each layer.
         in_channels: Columns of the input features.
-        hidden_channels: Columns of the output of each hidden layer.
+        hidden_channels: Columns of each head of the output of a hidden layer.
         out_channels: Columns of the output.
+        heads: Heads of a hidden layer.
         num_layers: Number of graph layers, at least 1.
         dropout: Probability of dropping a column of a layer's input.
         batch_norm: Whether to normalise the outputs of hidden layers over all workers.
@@ -70,6 +72,7 @@ class Stack(ViewModule):
         hidden_channels: int,
         out_channels: int,
         *,
+        heads: int = 1,
         num_layers: int = 2,
         dropout: float = 0.5,
         batch_norm: bool = False,
@@ -77,6 +80,7 @@ class Stack(ViewModule):
         make_last_layer: LayerFactory | None = None,
     ) -> None:
         super().__init__()
+        require_heads(type(self).__name__, heads)
         if min(in_channels, hidden_channels, out_channels, num_layers) < 1:
             raise ConfigError(
                 f"{type(self).__name__}: expected in_channels, hidden_channels, out_channels and "
@@ -84,7 +88,7 @@ class Stack(ViewModule):
                 f"{num_layers}. Add node features or a NodeEmbedding if the graph has no features."
             )
         self.dropout = Dropout(dropout)
-        hidden = [hidden_channels] * (num_layers - 1)
+        hidden = [heads * hidden_channels] * (num_layers - 1)
         widths = pairwise([in_channels, *hidden, out_channels])
         makers = [make_layer for _ in hidden] + [make_last_layer or make_layer]
         with seeded(seed):
@@ -101,12 +105,16 @@ class Stack(ViewModule):
         """
         for k in range(len(self.convs) - 1):
             h = self.convs[k](view[k], self.dropout(view[k], x))
-            if self.norms:
-                h = self.norms[k](view[k], h)
             if h.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
                 h = h.clone()  # the layer returned its input; the activation works in place
-            x = self.activation(h)
+            x = self.finish_hidden(view, k, h)
         return x
+
+    def finish_hidden(self, view: View, k: int, h: Tensor) -> Tensor:
+        """Normalise the output of hidden layer k, if the model does, and apply the activation."""
+        if self.norms:
+            h = self.norms[k](view[k], h)
+        return self.activation(h)
 
     def forward(self, view: View, x: Tensor) -> Tensor:
         """Return the outputs (logits) of each node.

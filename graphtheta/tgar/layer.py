@@ -77,6 +77,8 @@ class TGARLayer(ViewModule):
             In a renormalised view all are over the edges of the batch.
         own_loop_columns: Whether an edge column of the layer's own self-loop is that of the node's
             self-loop in the graph, or 1 if it has none, instead of the mean over its in-edges.
+        loop_values: Values of edge columns of the layer's own self-loops, by name, in place of the
+            mean.
         cast_edge_columns: Names of floating-point edge columns that `gather` gets in the dtype of
             the fields: kernels need inputs of one dtype.
         storage: Dtype in which float32 source fields are sent to mirrors and gathered. If None,
@@ -92,6 +94,7 @@ class TGARLayer(ViewModule):
     self_loops: bool = False
     node_columns: tuple[str, ...] = ()
     own_loop_columns: ClassVar[bool] = False
+    loop_values: Mapping[str, int] = {}
     cast_edge_columns: ClassVar[tuple[str, ...]] = ()
     storage: torch.dtype | None = None
 
@@ -226,6 +229,12 @@ class TGARLayer(ViewModule):
             return view.shard.cast_edge_column(name, dtype)  # once for all steps
         return column.to(dtype)
 
+    def _loop_column(self, view: LayerView, name: str, column: Tensor) -> Tensor:
+        if name in self.loop_values:
+            size = view.block.num_outputs, *column.shape[1:]
+            return column.new_full(size, self.loop_values[name])
+        return view.loop_column(name, own=self.own_loop_columns).to(column.dtype)
+
     def _start_sync(
         self, view: LayerView, expression: Expression, fields: _Fields, output_fields: _Fields
     ) -> tuple[EdgeInputs, list[MirrorSync]]:
@@ -243,10 +252,7 @@ class TGARLayer(ViewModule):
         if first_copy is not None:
             columns = [column.index_select(0, first_copy) for column in columns]
         loop_columns = (
-            [
-                view.loop_column(name, own=self.own_loop_columns).to(column.dtype)
-                for name, column in zip(names, columns, strict=True)
-            ]
+            [self._loop_column(view, *both) for both in zip(names, columns, strict=True)]
             if self.self_loops
             else []
         )
@@ -294,6 +300,15 @@ class TGARLayer(ViewModule):
         """Run NN-Apply on the outputs."""
         with view.channel.stages.timed("forward", Stage("apply", view.layer)), self._checked():
             out = self.apply_node(fields, message)
+            if out is None:
+                raise ConfigError(
+                    f"{type(self).__name__}.apply_node: expected the new value of each node, got "
+                    "None. Return it."
+                )
+            if isinstance(out, Tensor) and aggregator(self.aggregator).scored:
+                # Backward reads the message of a softmax, and activations work in place.
+                kept = message.untyped_storage().data_ptr()
+                out = out.clone() if out.untyped_storage().data_ptr() == kept else out
         self._checked_modes.add(self.training)
         return out
 

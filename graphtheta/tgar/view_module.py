@@ -46,6 +46,11 @@ class ViewModule(nn.Module):
         ):
             self._refuse_arguments(view, len(args) + len(kwargs))
         for x in (*args, *kwargs.values()):
+            if x is None:
+                raise ConfigError(
+                    f"{type(self).__name__}: expected the rows of the nodes, got None. Return a "
+                    "tensor from the module or function before it."
+                )
             if isinstance(x, Tensor):
                 refuse_mixed_precision(type(self).__name__, x.dtype, x.device.type)
         return super().__call__(*args, **kwargs)

@@ -25,6 +25,7 @@ from graphtheta.nn import (
     RGATConv,
     RGCNConv,
     SAGEConv,
+    SimpleHGNConv,
     TransformerConv,
     seeded,
 )
@@ -46,6 +47,7 @@ MAKERS: dict[str, Callable[[], TGARLayer]] = {
     "transformer": lambda: TransformerConv(3, 4, heads=2, beta=True, dropout=0.4, edge_dim=2),
     "gipa": lambda: GIPAConv(3, 4, edge_dim=2, channels=5, heads=2, dropout=0.4),
     "hgt": lambda: HGTConv(3, 4, UNTYPED, heads=2),
+    "simple-hgn": lambda: SimpleHGNConv(3, 4, num_relations=5, heads=2, dropout=0.4),
 }
 
 
@@ -123,11 +125,14 @@ def test_layer_takes_float32(name: str) -> None:
     assert_equal(run.out_NO, want.out_NO, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["gatv2", "gat-e", "rgcn", "rgat", "transformer", "gipa"])
+@pytest.mark.parametrize(
+    "name", ["gatv2", "gat-e", "rgcn", "rgat", "simple-hgn", "transformer", "gipa"]
+)
 def test_layer_raises_trace_error_when_the_graph_lacks_an_edge_column(name: str) -> None:
     graph = to_graph(random_graph(20, 80), dtype=np.float64)
-    column = "type" if name.startswith("rg") else "attr"
+    typed = name.startswith("rg") or name == "simple-hgn"
+    column = "type" if typed else "attr"
     without = gt.Graph(graph.nodes, graph.edges.drop_columns([column]))
-    error = ConfigError if name.startswith("rg") else TraceError
+    error = ConfigError if typed else TraceError
     with pytest.raises(error, match=f"no '{column}'"):
         run_layer(lambda: make(name), without)

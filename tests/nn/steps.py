@@ -25,6 +25,7 @@ from graphtheta.nn import (
     GATv2,
     GraphSAGE,
     GraphTransformer,
+    SimpleHGN,
     Stack,
 )
 from graphtheta.partition import Store
@@ -80,6 +81,9 @@ CASES: dict[str, Callable[..., Stack]] = {
     "transformer_edges": lambda **o: GraphTransformer(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
     "gipa": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, seed=1, **o),
     "gipa_heads": lambda **o: GIPA(3, 4, 4, heads=2, edge_dim=2, bitwise=False, seed=1, **o),
+    "simple-hgn": lambda **o: SimpleHGN(
+        3, 4, 4, num_relations=5, edge_channels=3, heads=2, seed=1, **o
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from graphtheta.nn import (
     GCN,
     GIPA,
     MODELS,
+    BatchNorm,
+    Dropout,
     GATConv,
     GCNConv,
     RGCNConv,
@@ -118,6 +121,36 @@ def test_model_raises_config_error_when_a_size_is_wrong() -> None:
         GIPA(3, 4, 2, heads=0, edge_dim=2)
     with pytest.raises(ConfigError, match="GIPAConv: expected channels >= 2"):
         GIPA(3, 1, 2, edge_dim=2)
+
+
+def test_none_between_layers_is_an_error_of_one_line(shard: Shard) -> None:
+    class Forgets(GCNConv):
+        def apply_node(self, n: Any, m: Any) -> Any:
+            super().apply_node(n, m)
+
+    view = View(shard)
+    with pytest.raises(ConfigError, match=r"Forgets.apply_node: expected .*, got None. Return it"):
+        Forgets(3, 4)(view[0], view.inputs())
+    for module in (GCNConv(3, 4), Dropout(0.5), BatchNorm(3)):
+        with pytest.raises(ConfigError, match="expected the rows of the nodes, got None"):
+            module(view[0], None)
+
+
+@pytest.mark.parametrize("aggregator", ["softmax", "max"])
+def test_layers_may_return_their_message(aggregator: str, shard: Shard) -> None:
+    class Message(SAGEConv):
+        def gather(self, src: Any, dst: Any, edge: Any) -> Any:
+            return (src["h"], src["h"]) if self.aggregator == "softmax" else src["h"]
+
+        def transform(self, h: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"h": self.lin_l(h)}
+
+        def apply_node(self, n: Any, m: torch.Tensor) -> torch.Tensor:
+            return m
+
+    model, view = Stack(partial(Message, aggregator=aggregator), 3, 4, 4), View(shard)
+    (model(view, view.inputs()).sum() + view.token).backward()
+    assert model.convs[0].lin_l.weight.grad.isfinite().all()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("model", [GCN, GAT])

@@ -31,6 +31,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "gipa",
         "hgt",
         "han",
+        "simple-hgn",
     ),
     "optimizers": ("sgd", "adam", "adamw"),
     "readers": (

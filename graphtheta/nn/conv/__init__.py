@@ -9,6 +9,7 @@ from graphtheta.nn.conv.hgt import HGTConv
 from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
+from graphtheta.nn.conv.simple_hgn import SimpleHGNConv
 from graphtheta.nn.conv.transformer import TransformerConv
 from graphtheta.tgar import TGARLayer
 
@@ -25,6 +26,7 @@ __all__ = [
     "RGATConv",
     "RGCNConv",
     "SAGEConv",
+    "SimpleHGNConv",
     "TransformerConv",
 ]
 
@@ -40,4 +42,5 @@ LAYERS: dict[str, type[TGARLayer]] = {
     "transformer": TransformerConv,
     "gipa": GIPAConv,
     "hgt": HGTConv,
+    "simple-hgn": SimpleHGNConv,
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from graphtheta.errors import ConfigError
 from graphtheta.tgar import TGARLayer, keep
 
-__all__ = ["AttentionLayer"]
+__all__ = ["AttentionLayer", "require_heads"]
 
 
 class AttentionLayer(TGARLayer):
@@ -26,6 +27,7 @@ class AttentionLayer(TGARLayer):
         self, out_channels: int, *, heads: int, concat: bool, dropout: float, edge_dim: int | None
     ) -> None:
         super().__init__()
+        require_heads(type(self).__name__, heads)
         self.heads, self.channels, self.concat = heads, out_channels, concat
         self.dropout, self.edge_dim = dropout, edge_dim
 
@@ -42,3 +44,20 @@ class AttentionLayer(TGARLayer):
         if not self.dropout:
             return message
         return message * keep(self.dropout, self.heads).unsqueeze(-1)
+
+
+def require_heads(where: str, heads: int, channels: int | None = None) -> None:
+    """Raise a ConfigError if there is no head, or the heads do not divide the channels.
+
+    Args:
+        where: Layer or model, for the message.
+        heads: Number of heads.
+        channels: Columns of all heads together, if they are given.
+    """
+    if heads < 1:
+        raise ConfigError(f"{where}: expected heads >= 1, got {heads}. Give at least one.")
+    if channels is not None and channels % heads:
+        raise ConfigError(
+            f"{where}: expected out_channels to be a multiple of heads = {heads}, got {channels}. "
+            "Change one of them."
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.errors import ConfigError
+from graphtheta.nn.conv.attention import require_heads
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import Linear, linear
 from graphtheta.tgar import TGARLayer, keep
@@ -64,6 +65,7 @@ class GIPAConv(TGARLayer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_heads("GIPAConv", heads)
         if norm and channels < 2:
             raise ConfigError(
                 f"GIPAConv: expected channels >= 2 to normalise a head, got {channels}. Use more "

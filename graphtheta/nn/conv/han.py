@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from graphtheta.comm.timers import Stage
 from graphtheta.data.types import Relation
-from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import all_reduce_sum
-from graphtheta.nn.conv.attention import AttentionLayer
+from graphtheta.nn.conv.attention import AttentionLayer, require_heads
 from graphtheta.nn.hetero import join_relations, run_by_relation
 from graphtheta.nn.init import glorot
 from graphtheta.nn.typed_linear import TypedLinear
@@ -93,11 +92,7 @@ class HANConv(ViewModule):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if out_channels % heads:
-            raise ConfigError(
-                f"HANConv: expected out_channels to be a multiple of heads = {heads}, got "
-                f"{out_channels}. Change one of them."
-            )
+        require_heads("HANConv", heads, out_channels)
         self.relations, self.dropout = tuple(Relation.of(one) for one in metadata[1]), dropout
         self.proj = TypedLinear(in_channels, out_channels, len(metadata[0]))
         self.attention = nn.ModuleList(

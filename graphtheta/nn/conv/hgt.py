@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.data.types import Relation
-from graphtheta.errors import ConfigError
+from graphtheta.nn.conv.attention import require_heads
 from graphtheta.nn.init import glorot
 from graphtheta.nn.typed_linear import TypedLinear
 from graphtheta.tgar import TGARLayer
@@ -51,11 +51,7 @@ class HGTConv(TGARLayer):
         heads: int = 1,
     ) -> None:
         super().__init__()
-        if out_channels % heads:
-            raise ConfigError(
-                f"HGTConv: expected out_channels to be a multiple of heads = {heads}, got "
-                f"{out_channels}. Change one of them."
-            )
+        require_heads("HGTConv", heads, out_channels)
         types, relations = list(metadata[0]), [Relation.of(one) for one in metadata[1]]
         self.heads, self.channels = heads, out_channels // heads
         self.num_relations = len(relations)
