@@ -26,6 +26,13 @@ from graphtheta.data.schema import (
     whole,
     with_classes,
 )
+from graphtheta.data.sparse import (
+    SparseMatrix,
+    is_pairs,
+    is_sparse,
+    sparse_column,
+    with_entries,
+)
 from graphtheta.wording import rows_text, some
 
 __all__ = ["SPLITS", "convert", "one_split", "schema_of", "split_columns"]
@@ -38,9 +45,12 @@ def schema_of(plan: Mapping[str, Column]) -> pa.Schema:
 
     Texts that are numbered are in the metadata `classes` of a field, as a JSON list.
     """
-    return pa.schema(
-        [with_classes(pa.field(name, column.type), column.classes) for name, column in plan.items()]
-    )
+    return pa.schema([_field(name, column) for name, column in plan.items()])
+
+
+def _field(name: str, column: Column) -> pa.Field:
+    field = with_classes(pa.field(name, column.type), column.classes)
+    return with_entries(field, *column.entries) if column.entries else field
 
 
 def convert(
@@ -107,8 +117,11 @@ def _ids(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int)
 
 def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     target = _target(column)
+    if is_sparse(target):
+        return _sparse(column, inputs, where, first_row)
     if len(inputs) == 1 and is_list(inputs[0].type) and not column.indices:
-        return _lists(inputs[0], target, where, first_row)
+        if not is_pairs(inputs[0].type):
+            return _lists(inputs[0], target, where, first_row)
     values = np.empty((len(inputs[0]), target.list_size), target.value_type.to_pandas_dtype())
     last = 0
     for name, array, width in zip(column.inputs, inputs, column.widths, strict=True):
@@ -118,22 +131,84 @@ def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: i
         if name in column.indices:
             values[:, first:last] = _members(array, width)
             continue
-        if is_list(array.type):
-            rows = _lists(array, pa.list_(target.value_type, width), title, first_row)
-            no_nulls_inside(rows, title, first_row)
-        else:
-            rows = _cast(array, target.value_type, title, first_row)
-        check_finite(rows, title, first_row)
-        values[:, first:last] = as_numpy(rows).reshape(len(rows), width)
+        values[:, first:last] = _dense(array, target.value_type, width, title, first_row)
     return matrix_column(values)
+
+
+def _dense(
+    array: pa.Array, kind: pa.DataType, width: int, where: str, first_row: int
+) -> NDArray[Any]:
+    """Return one input of features as a matrix."""
+    if is_pairs(array.type) or is_sparse(array.type):
+        rows, indices, values = _entries(array, kind, width, where, first_row)
+        matrix = np.zeros((len(array), width), kind.to_pandas_dtype())
+        np.add.at(matrix, (rows, indices), values)
+        return matrix
+    if is_list(array.type):
+        dense = _lists(array, pa.list_(kind, width), where, first_row)
+        no_nulls_inside(dense, where, first_row)
+    else:
+        dense = _cast(array, kind, where, first_row)
+    check_finite(dense, where, first_row)
+    return as_numpy(dense).reshape(len(dense), width)
+
+
+def _sparse(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    """Return inputs of features next to each other as one sparse column."""
+    target, first = _target(column), 0
+    if len(inputs) == 1 and inputs[0].type == target:
+        return inputs[0]
+    kind, pieces = target.dtype, []
+    for name, array, width in zip(column.inputs, inputs, column.widths, strict=True):
+        title = where if len(inputs) == 1 else f"{where}, column {name}"
+        no_nulls(array, title, first_row)
+        if name in column.indices:
+            rows, indices = _indices(array)
+            values = np.ones(len(rows), kind.to_pandas_dtype())
+        elif is_pairs(array.type) or is_sparse(array.type):
+            rows, indices, values = _entries(array, kind, width, title, first_row)
+        else:
+            matrix = _dense(array, kind, width, title, first_row)
+            rows, indices = np.nonzero(matrix)
+            values = matrix[rows, indices]
+        pieces.append((rows, indices.astype(np.int64) + first, values))
+        first += width
+    rows, indices, values = (np.concatenate(of) for of in zip(*pieces, strict=True))
+    given = None if target.value_type is None else values
+    return sparse_column(rows, indices, given, (len(inputs[0]), target.width))
+
+
+def _entries(
+    array: pa.Array, kind: pa.DataType, width: int, where: str, first_row: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the row, column and value of each entry of a sparse column or of lists of pairs."""
+    dtype = kind.to_pandas_dtype()
+    if is_sparse(array.type):
+        matrix = SparseMatrix.of(array)
+        values = np.ones(len(matrix.indices)) if matrix.values is None else matrix.values
+        return matrix.rows, matrix.indices, values.astype(dtype)
+    rows, pairs = pc.list_parent_indices(array), array.flatten()
+    index, value = (pc.struct_field(pairs, name) for name in ("index", "value"))
+    for part in (index, value):
+        if part.null_count:
+            found = first_row + np.unique(rows.filter(part.is_null()).to_numpy())
+            raise refuse(where, "pairs without nulls", f"nulls in {rows_text(found)}", "Fill them.")
+    index = index.cast(pa.int64())
+    in_range(index, 0, width - 1, where, 0, f"indices from 0 to {width - 1:,}")
+    return rows.to_numpy(), index.to_numpy(), as_numpy(value.cast(kind, safe=False))
+
+
+def _indices(lists: pa.Array) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the row and the index of each entry of lists of indices, without nulls."""
+    rows, indices = pc.list_parent_indices(lists), lists.flatten()
+    known = indices.is_valid()
+    return rows.filter(known).to_numpy(), indices.filter(known).to_numpy()
 
 
 def _members(lists: pa.Array, width: int) -> NDArray[np.bool_]:
     """Return whether each list of indices contains each index."""
     members = np.zeros((len(lists), width), np.bool_)
-    rows, indices = pc.list_parent_indices(lists), lists.flatten()
-    known = indices.is_valid()
-    members[rows.filter(known).to_numpy(), indices.filter(known).to_numpy()] = True
+    members[_indices(lists)] = True
     return members
 
 

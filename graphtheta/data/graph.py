@@ -26,6 +26,7 @@ from graphtheta.data.schema import (
     need_attribute,
     need_column,
 )
+from graphtheta.data.sparse import SparseMatrix, is_sparse
 from graphtheta.data.tables import (
     converted,
     rows_of,
@@ -74,7 +75,8 @@ class Graph(GraphTables):
         """Number of input features per node; 0 if there are none."""
         if "features" not in self.nodes.column_names:
             return 0
-        return int(self.nodes.schema.field("features").type.list_size)
+        kind = self.nodes.schema.field("features").type
+        return int(kind.width if is_sparse(kind) else kind.list_size)
 
     @property
     def ids(self) -> NDArray[Any]:
@@ -82,8 +84,8 @@ class Graph(GraphTables):
         return as_numpy(self.nodes["id"])
 
     @property
-    def features(self) -> NDArray[Any]:
-        """Input features, as a read-only view.
+    def features(self) -> Any:
+        """Input features: a read-only NumPy view, or a `scipy.sparse.csr_array` if they are sparse.
 
         Shape:
             (N, F) float32 or float64.
@@ -91,7 +93,8 @@ class Graph(GraphTables):
         Raises:
             ConfigError: If the graph has no features.
         """
-        return self.column("features", of="nodes")
+        column = self.nodes[need_column("features", self.nodes.column_names, "nodes")]
+        return SparseMatrix.of(column).scipy() if is_sparse(column.type) else as_numpy(column)
 
     @property
     def src(self) -> NDArray[np.int64]:
@@ -163,6 +166,8 @@ class Graph(GraphTables):
 
     def column(self, name: str, *, of: Literal["edges", "nodes"] = "edges") -> NDArray[Any]:
         """Return a column as a NumPy array, without a copy if Arrow's layout allows it.
+
+        A sparse column becomes dense.
 
         Args:
             name: Name of the column.

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from graphtheta.data.given import by_type
 from graphtheta.data.source import TableInMemory
+from graphtheta.data.sparse import entries_of, is_sparse, with_entries
 from graphtheta.data.tables import (
     as_table,
     digest_of,
@@ -176,4 +177,8 @@ class GraphTables:
 def _normal(table: Table, rows: pa.Table) -> Table:
     """Return a table of these rows, in one chunk and without metadata."""
     rows = rows.combine_chunks().replace_schema_metadata(None)
+    for index, field in enumerate(rows.schema):
+        if is_sparse(field.type):  # the partitioner estimates memory by it
+            field = with_entries(field, rows.num_rows, entries_of(rows[index]))
+            rows = rows.set_column(index, field, rows[index])
     return replace(table, table=TableInMemory(table.where, rows))

@@ -34,7 +34,7 @@ from graphtheta.data.schema import (
     need_name,
     refuse,
 )
-from graphtheta.data.tables import as_array
+from graphtheta.data.tables import as_array, as_matrix
 from graphtheta.data.types import EDGE, NODE, Relation
 from graphtheta.wording import counted
 
@@ -266,11 +266,19 @@ def _arrays(given: Mapping[str, Any], rows: int, where: str) -> dict[str, NDArra
 
 
 def _node_table(where: str, num_nodes: int, data: Mapping[str, Any]) -> pa.Table:
-    nodes = _arrays(data, num_nodes, where)
+    features, given = None, data.get("features")
+    if given is not None:
+        features = as_matrix(given, f"{where}: features")
+        if len(features) != num_nodes:
+            got = f"shape {tuple(given.shape)}"
+            raise refuse(
+                f"{where}: features", counted(num_nodes, "row"), got, "Correct its length."
+            )
+    nodes = _arrays({n: v for n, v in data.items() if n != "features"}, num_nodes, where)
     masks = {name: nodes.pop(name, None) for name in MASKS}
     columns = {"id": pa.array(nodes.pop("original_id", np.arange(num_nodes)))}
-    if "features" in nodes:
-        columns["features"] = matrix_column(nodes["features"].reshape(num_nodes, -1))
+    if features is not None:
+        columns["features"] = features
     if "y" in nodes:
         columns["label:y"] = _label_column(nodes["y"])
     if any(mask is not None for mask in masks.values()):

@@ -74,8 +74,10 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
             memory are its row numbers.
         features: Columns of numbers or of lists of numbers, as names or globs such as `"f_*"`;
             what a glob finds is in natural order (f_2 before f_10). Lists of integers of different
-            lengths are sets of indices: they become columns of 0 and 1. If None, the column
-            `features`, if there is one.
+            lengths are sets of indices: they become columns of 0 and 1. Lists of structs of `index`
+            and `value` are rows of a sparse matrix. Columns of mostly zeros that come from such
+            lists, or from a sparse matrix, are stored sparse. If None, the column `features`, if
+            there is one.
         labels: Label columns, or a mapping of label names to columns. If None, the columns named
             `label:<name>`. A null is a missing label. Texts become classes in sorted order.
         splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
@@ -122,6 +124,8 @@ class Column:
         classes: Texts that are numbered from 0.
         widths: Of features, the number of columns that each input becomes.
         indices: Inputs with lists of indices, which become columns of 0 and 1.
+        entries: Of a sparse column, the numbers of rows and of values other than 0 that the survey
+            counted.
         summary: How a label was read, for display.
     """
 
@@ -132,6 +136,7 @@ class Column:
     classes: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     indices: tuple[str, ...] = ()
+    entries: tuple[int, int] | None = None
     summary: str = ""
 
     def title(self, name: str) -> str:

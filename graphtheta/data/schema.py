@@ -1,12 +1,12 @@
 """Columns of node and edge tables: their types, validation, and conversion to NumPy.
 
 A node table has `id` (int64 or string) and may have `features` (FixedSizeList of float32 or
-float64), `label:<name>` and `split:<name>`. An edge table has `src` and `dst` and may have `attr`
-(like features), `type` (int64), `weight` (floating), `label:<name>` and `split:<name>`. Labels are
-int64 (classes), bool, float32 (regression) or FixedSizeLists of bool (multi-label) or float32; a
-missing label is a null. A multi-label with unknown entries has int8: 0, 1, and -1 for unknown.
-Splits are int8: 0 none, 1 train, 2 validation, 3 test. Other columns are
-kept without validation.
+float64, or `graphtheta.data.sparse.SparseType`), `label:<name>` and `split:<name>`. An edge table
+has `src` and `dst` and may have `attr` (like features), `type` (int64), `weight` (floating),
+`label:<name>` and `split:<name>`. Labels are int64 (classes), bool, float32 (regression) or
+FixedSizeLists of bool (multi-label) or float32; a missing label is a null. A multi-label with
+unknown entries has int8: 0, 1, and -1 for unknown. Splits are int8: 0 none, 1 train, 2 validation,
+3 test. Other columns are kept without validation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from graphtheta.data.sparse import SparseMatrix, is_sparse
 from graphtheta.errors import ConfigError, GraphFormatError
 from graphtheta.wording import rows_text, some
 
@@ -117,12 +118,15 @@ def classes_of(field: pa.Field) -> tuple[str, ...]:
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """Return a column as NumPy: a read-only view, except for booleans and text, which are copied.
 
-    The value at a null is 0 in columns made by `shape`, and arbitrary in others.
+    The value at a null is 0 in columns made by `shape`, and arbitrary in others. A sparse column
+    becomes dense, if it fits the free memory.
 
     Shape:
-        (R,), or (R, F) for fixed-size lists of F.
+        (R,), or (R, F) for fixed-size lists of F and sparse columns of F.
     """
     array = whole(column) if isinstance(column, pa.ChunkedArray) else column
+    if is_sparse(array.type):
+        return SparseMatrix.of(array).dense()
     if pa.types.is_fixed_size_list(array.type):
         width = array.type.list_size
         inside = array.values.slice(array.offset * width, len(array) * width)
@@ -149,15 +153,13 @@ def matrix_column(values_RF: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values_RF.shape[1])
 
 
-def node_table(
-    ids: Any, features_NF: NDArray[Any], labels: Any, split: NDArray[np.int8]
-) -> pa.Table:
+def node_table(ids: Any, features: Any, labels: Any, split: NDArray[np.int8]) -> pa.Table:
     """Return a node table with features, the label `y` and the split `split`.
 
     Shape:
-        ids, labels, split: (N,) NumPy or Arrow arrays.
+        features: (N, F) NumPy array, or a column. ids, labels, split: (N,) NumPy or Arrow arrays.
     """
-    features = matrix_column(features_NF)
+    features = matrix_column(features) if isinstance(features, np.ndarray) else features
     return pa.table({"id": ids, "features": features, "label:y": labels, "split:split": split})
 
 
@@ -271,11 +273,29 @@ def _check_id(array: pa.Array, where: str, first_row: int) -> None:
 
 def _check_matrix(array: pa.Array, where: str, first_row: int) -> None:
     kind = array.type
+    if is_sparse(kind):
+        _check_sparse(array, where, first_row)
+        return
     if not pa.types.is_fixed_size_list(kind) or kind.value_type not in (pa.float32(), pa.float64()):
         raise refuse(where, "fixed-size lists of float32 or float64", kind, "Convert the column.")
     no_nulls(array, where, first_row)
     no_nulls_inside(array, where, first_row)
     check_finite(array, where, first_row)
+
+
+def _check_sparse(array: pa.Array, where: str, first_row: int) -> None:
+    no_nulls(array, where, first_row)
+    matrix = SparseMatrix.of(array)
+    for faulty, expected in zip(
+        matrix.faults(), (f"indices below {matrix.width:,}", "ascending indices"), strict=True
+    ):
+        if faulty.any():
+            rows = first_row + np.flatnonzero(faulty)
+            raise refuse(where, expected, f"others in {rows_text(rows)}", "Correct the column.")
+    if matrix.values is not None and not (abs(matrix.values) <= _FLOAT32_MAX).all():
+        wrong = matrix.rows[~(abs(matrix.values) <= _FLOAT32_MAX)]
+        got = f"others in {rows_text(np.unique(first_row + wrong))}"
+        raise refuse(where, "finite numbers in the range of float32", got, _remedy(where))
 
 
 def no_nulls_inside(array: pa.Array, where: str, first_row: int) -> None:

@@ -7,14 +7,19 @@ makes all ids text, and the classes of a text label are its distinct values.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from graphtheta.data.facts import MAX_CLASSES, Facts
+from graphtheta.data.facts import (
+    FLOAT32_INTEGERS,
+    MAX_CLASSES,
+    Facts,
+    is_wide,
+    number_of_indices,
+)
 from graphtheta.data.mapping import Column
 from graphtheta.data.schema import (
     LabelKind,
@@ -25,6 +30,7 @@ from graphtheta.data.schema import (
     refuse,
     whole,
 )
+from graphtheta.data.sparse import SparseType, is_pairs, is_sparse, pays
 from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted, number_text, rows_text, some
@@ -33,11 +39,7 @@ __all__ = ["survey", "unify_ids"]
 
 _log = logging.getLogger(__name__)
 
-_FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
-_FLOAT64_INTEGERS = 1 << 53
-_MAX_WIDTH = 1 << 16  # columns of a list of indices
 _INT64_MAX = (1 << 63) - 1
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 Read = Callable[[Mapping[str, pa.DataType | None]], Iterable[pa.Table]]
@@ -144,6 +146,8 @@ def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
         return True
     if column.kind not in ("matrix", "weight"):
         return False
+    if is_sparse(kind):
+        return len(column.inputs) > 1  # to count the entries of all
     value = plain_type(kind.value_type) if is_list(kind) else kind
     if is_list(kind) and not pa.types.is_fixed_size_list(kind):
         return True
@@ -174,80 +178,51 @@ def _ids(column: Column, facts: list[Facts], where: str) -> Column:
 
 
 def _matrix(column: Column, facts: list[Facts], where: str) -> Column:
-    value, widths, indices = pa.float32(), [], []
+    if len(facts) == 1 and is_sparse(facts[0].type):
+        return replace(column, type=facts[0].type, widths=(facts[0].type.width,))
+    value, widths, indices, sparse = pa.float32(), [], [], []
     for name, found in zip(column.inputs, facts, strict=True):
         title = where if len(facts) == 1 else f"{where}, column {name}"
-        if _is_wide(found, title):
+        sparse.append(is_sparse(found.type) or is_pairs(found.type))
+        if is_wide(found, title):
             value = pa.float64()
-        if not is_list(found.type):
+        if is_sparse(found.type):
+            widths.append(found.type.width)
+        elif is_pairs(found.type):
+            widths.append(number_of_indices(found, title))
+        elif not is_list(found.type):
             widths.append(1)
         elif pa.types.is_fixed_size_list(found.type):
             widths.append(int(found.type.list_size))
         elif len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
-            widths.append(_width(found, title))
+            widths.append(number_of_indices(found, title))
             indices.append(name)
+            sparse[-1] = True
         else:
             widths.append(min(found.lengths, default=0))
-    kind = pa.list_(pa.float32() if indices == list(column.inputs) else value, sum(widths))
-    return replace(column, type=kind, widths=tuple(widths), indices=tuple(indices))
-
-
-def _width(found: Facts, where: str) -> int:
-    """Return the number of columns for lists of indices."""
-    low, high = found.low or 0, found.high or 0
-    if low < 0 or high >= _MAX_WIDTH:
-        raise refuse(
-            where,
-            f"lists of one length, or lists of indices from 0 to {_MAX_WIDTH - 1:,}",
-            f"lists of lengths {some(sorted(found.lengths), len(found.lengths))} with values from "
-            f"{low:,} to {high:,}",
-            "Give every row the same length.",
-        )
-    return int(high) + 1
-
-
-def _is_wide(found: Facts, where: str) -> bool:
-    kind = found.value_type
-    is_decimal = pa.types.is_decimal(kind)
-    # Text files have no integers beyond int64: Arrow reads them as float64.
-    rounded = is_decimal or (found.whole and pa.types.is_floating(kind) and not is_list(found.type))
-    if rounded and found.magnitude >= _FLOAT64_INTEGERS:
-        _log.warning(
-            "%s: numbers from %s to %s lose digits, because float64 holds integers up to %s "
-            "exactly. Scale them.",
-            *(where, f"{found.low:g}", f"{found.high:g}", f"{_FLOAT64_INTEGERS:,}"),
-        )
-    if is_decimal:
-        return bool(kind.precision - min(kind.scale, 0) > 7)
-    if not (
-        pa.types.is_floating(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    ):
-        raise refuse(
-            where,
-            "numbers or lists of numbers",
-            f"{kind}{_odd_text(found)}",
-            "Correct the values, or encode the column as numbers.",
-        )
-    return (
-        pa.types.is_float64(kind)
-        or max(abs(found.low or 0), abs(found.high or 0)) > _FLOAT32_INTEGERS
+    only_indices = indices == list(column.inputs)
+    kind = pa.list_(pa.float32() if only_indices else value, sum(widths))
+    rows = max(found.rows for found in facts)
+    entries = sum(
+        found.entries if is_one else rows * width
+        for found, is_one, width in zip(facts, sparse, widths, strict=True)
     )
-
-
-def _odd_text(found: Facts) -> str:
-    """Return a text of a column that is not a number, for messages; empty if none is known."""
-    texts = [] if found.texts is None else found.texts.to_pylist()
-    odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
-    return f" ({odd[0]!r})" if odd else ""
+    smaller = SparseType(sum(widths), None if only_indices else value)
+    if any(sparse) and pays(rows, entries, smaller):
+        kind = smaller
+    return replace(
+        column,
+        type=kind,
+        widths=tuple(widths),
+        indices=tuple(indices),
+        entries=(rows, entries) if is_sparse(kind) else None,
+    )
 
 
 def _weight(column: Column, facts: list[Facts], where: str) -> Column:
     if is_list(facts[0].type):
         raise refuse(where, "one number in each row", facts[0].type, "Choose another column.")
-    return replace(column, type=pa.float64() if _is_wide(facts[0], where) else pa.float32())
+    return replace(column, type=pa.float64() if is_wide(facts[0], where) else pa.float32())
 
 
 def _type(column: Column, facts: list[Facts], where: str) -> Column:
@@ -341,7 +316,7 @@ def _regression(column: Column, found: Facts, where: str) -> Column:
             f"numbers from {found.low:g} to {found.high:g}",
             "Scale them.",
         )
-    if found.magnitude > _FLOAT32_INTEGERS:
+    if found.magnitude > FLOAT32_INTEGERS:
         _log.warning(
             "%s: targets from %s to %s lose digits, because models compute in float32. Scale them.",
             *(where, f"{found.low:g}", f"{found.high:g}"),
@@ -354,7 +329,9 @@ def _regression(column: Column, found: Facts, where: str) -> Column:
 def _multilabel(column: Column, found: Facts, where: str) -> Column:
     if len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
         return replace(
-            column, type=pa.list_(pa.bool_(), _width(found, where)), indices=column.inputs
+            column,
+            type=pa.list_(pa.bool_(), number_of_indices(found, where)),
+            indices=column.inputs,
         )
     unknown = found.unknown or (pa.types.is_int8(found.value_type) and found.low == -1)
     width = _one_length(found, where)

@@ -31,6 +31,7 @@ from graphtheta.data.schema import (
     whole,
 )
 from graphtheta.data.source import TableInMemory
+from graphtheta.data.sparse import MAX_WIDTH, SparseMatrix, pays, sparse_column
 from graphtheta.data.survey import survey
 from graphtheta.data.types import (
     EDGE,
@@ -45,6 +46,7 @@ from graphtheta.wording import counted, some
 
 __all__ = [
     "as_array",
+    "as_matrix",
     "as_table",
     "check_unique_ids",
     "converted",
@@ -58,13 +60,16 @@ __all__ = [
 ]
 
 
+_FLOAT32_INTEGERS = 1 << 24  # float32 holds all integers up to this one
+
+
 def as_table(given: Any, where: str) -> pa.Table:
     """Return a table in memory as an Arrow table.
 
     Args:
         given: Arrow table or record batch, a pandas, Polars or other data frame with an Arrow
             interface, or a mapping of names to columns. A column of a mapping may be
-            a NumPy array or a tensor, also of two dimensions.
+            a NumPy array or a tensor, also of two dimensions, or a sparse matrix of SciPy.
         where: Name of the table in messages.
 
     Raises:
@@ -99,17 +104,63 @@ def _with_unique_names(table: pa.Table, where: str) -> pa.Table:
 
 
 def _column(values: Any, where: str) -> Any:
+    if _is_sparse_matrix(values):
+        return as_matrix(values, where)
     if not isinstance(values, np.ndarray) and not hasattr(values, "detach"):
         return values
     array = as_array(values, where)
     return matrix_column(array) if array.ndim == 2 else array
 
 
+def _is_sparse_matrix(values: Any) -> bool:
+    """Return whether values are a sparse matrix of SciPy, or a sparse tensor of two dimensions."""
+    if hasattr(values, "tocoo") and hasattr(values, "nnz"):
+        return len(values.shape) == 2
+    is_tensor = hasattr(values, "detach") and hasattr(values, "layout")
+    return is_tensor and "strided" not in str(values.layout) and values.dim() == 2
+
+
+def as_matrix(values: Any, where: str) -> pa.Array:
+    """Return a matrix as a column of features.
+
+    A sparse matrix of SciPy, or a sparse tensor, becomes a sparse column if that pays, and a
+    column of lists otherwise.
+
+    Args:
+        values: Matrix, tensor or array of numbers, (R, F), or (R,) for one column.
+        where: Name of the matrix in messages.
+
+    Raises:
+        GraphFormatError: If the numbers are complex, or a dense matrix does not fit memory.
+    """
+    if not _is_sparse_matrix(values):
+        array = as_array(values, where)
+        return matrix_column(array.reshape(len(array), -1))
+    shape = (int(values.shape[0]), int(values.shape[1]))
+    if shape[1] > MAX_WIDTH:
+        got, remedy = f"{shape[1]:,}", "Hash them to fewer."
+        raise refuse(where, f"at most {MAX_WIDTH:,} columns", got, remedy)
+    if hasattr(values, "tocoo"):
+        entries = values.tocoo()
+        rows, indices, data = entries.row, entries.col, as_array(entries.data, where)
+    else:
+        entries = values.detach().cpu().to_sparse_coo().coalesce()
+        rows, indices = entries.indices().numpy()
+        data = as_array(entries.values(), where)
+    largest = max(abs(data.min(initial=0).item()), data.max(initial=0).item())
+    is_wide = data.dtype == np.float64 or largest > _FLOAT32_INTEGERS
+    data = data.astype(np.float64 if is_wide else np.float32, copy=False)
+    column = sparse_column(rows, indices, None if (data == 1).all() else data, shape)
+    matrix = SparseMatrix.of(column)
+    is_small = pays(shape[0], len(matrix.indices), column.type)
+    return column if is_small else matrix_column(matrix.dense())
+
+
 def as_array(values: Any, where: str) -> NDArray[Any]:
     """Return a tensor or array of numbers as a NumPy array that Arrow can hold.
 
-    Sparse tensors become dense, floats of less than 32 bits float32, and bytes the order of this
-    host.
+    Sparse tensors become dense (see `as_matrix`), floats of less than 32 bits float32, and bytes
+    the order of this host.
 
     Raises:
         GraphFormatError: If the numbers are complex.

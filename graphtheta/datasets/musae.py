@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from graphtheta.data.graph import Graph
 from graphtheta.data.mapping import Kinds, Names
 from graphtheta.data.schema import matrix_column, need_column, refuse, whole
+from graphtheta.data.sparse import MAX_WIDTH, SparseMatrix, pays, sparse_column
 from graphtheta.datasets.graphsaint import read_json
 from graphtheta.datasets.npz import both_ways
 from graphtheta.datasets.safe_pickle import check_fits_memory
@@ -81,7 +82,7 @@ def read(
         label_kinds = {name: "binary" for name, column in columns.items() if _is_binary(column)}
     nodes = {
         "id": ids,
-        "features": matrix_column(_members(features, ids)),
+        "features": _members(features, ids),
         **{f"label:{name}": column for name, column in columns.items()},
         "split:split": _split(next(iter(columns.values())), seed),
     }
@@ -113,8 +114,8 @@ def _split(label: pa.Array, seed: int) -> NDArray[np.int8]:
     return random_split(len(label), classes, train=0.6, val=0.2, seed=seed, per_class=True)
 
 
-def _members(path: Path, ids: pa.Array) -> NDArray[np.float32]:
-    """Return 1 where a node has a feature, else 0: (N, F)."""
+def _members(path: Path, ids: pa.Array) -> pa.Array:
+    """Return a column of N rows and F columns: 1 where a node has a feature, else 0."""
     found = read_json(path)
     # Only Python can iterate over a dict of lists.
     lists = list(found.values())
@@ -130,11 +131,16 @@ def _members(path: Path, ids: pa.Array) -> NDArray[np.float32]:
     if len(features) and features.min() < 0:
         raise refuse(str(path), "features from 0", f"{features.min()}", _CORRECT)
     shape = (len(ids), int(features.max(initial=-1)) + 1)
-    check_fits_memory(shape, str(path))
-    members = np.zeros(shape, np.float32)
+    if shape[1] > MAX_WIDTH:
+        raise refuse(str(path), f"features below {MAX_WIDTH:,}", f"{shape[1] - 1:,}", _CORRECT)
     counts = np.fromiter(map(len, lists), np.int64, len(lists))
-    members[np.repeat(_keys(nodes, ids, str(path)), counts), features] = 1
-    return members
+    rows = np.repeat(_keys(nodes, ids, str(path)), counts)
+    column = sparse_column(rows, features, None, shape)
+    matrix = SparseMatrix.of(column)
+    if pays(len(ids), len(matrix.indices), column.type):
+        return column
+    check_fits_memory(shape, str(path))
+    return matrix_column(matrix.dense())
 
 
 def _table(path: Path) -> pa.Table:

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from graphtheta.data.convert import split_columns
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column, refuse
+from graphtheta.data.tables import as_matrix
 from graphtheta.datasets.safe_pickle import (
     MATRIX,
-    check_fits_memory,
     matrix_of,
     read_npz,
     sparse_matrix,
@@ -128,18 +128,19 @@ _Columns = dict[str, Any]
 
 def _of_packed(path: str, found: dict[str, Any]) -> tuple[_Columns, _Columns]:
     adjacency = matrix_of(found, "adj_", f"{path}: adj")
-    features: NDArray[Any] | None = None
+    features: pa.Array | None = None
     notes: list[str] = []
     if found.keys() >= set(_ATTRIBUTES):
         where = f"{path}: attr"
         matrix = matrix_of(found, "attr_", where)
         matrix.sum_duplicates()
         matrix.data = _counts_as_sets(matrix.data, notes)
-        features = _dense(matrix, where)
+        features = _features(matrix, where)
     elif "attr_matrix" in found:
         where = f"{path}: attr_matrix"
         given = _array(found["attr_matrix"], where, "biuf", (2,))
-        features = _counts_as_sets(given.astype(feature_type(given, where)), notes)
+        values = _counts_as_sets(given.astype(feature_type(given, where)), notes)
+        features = matrix_column(values)
     nodes = _nodes(path, features, found["labels"], num_nodes=adjacency.shape[0])
     return nodes, _symmetrised(path, adjacency, len(nodes["id"]), notes)
 
@@ -149,7 +150,7 @@ def _of_matrices(
 ) -> tuple[_Columns, _Columns]:
     matrix = sparse_matrix(adjacency, f"{path}: adj_matrix")
     where = f"{path}: node_attr"
-    nodes = _nodes(path, _dense(sparse_matrix(features, where), where), labels)
+    nodes = _nodes(path, _features(sparse_matrix(features, where), where), labels)
     return nodes, _symmetrised(path, matrix, len(nodes["id"]), [])
 
 
@@ -180,9 +181,8 @@ def _symmetrised(
     return edges
 
 
-def _dense(matrix: scipy.sparse.csr_matrix, where: str) -> NDArray[Any]:
-    check_fits_memory(matrix.shape, where)
-    return np.asarray(matrix.astype(feature_type(matrix.data, where)).toarray())
+def _features(matrix: scipy.sparse.csr_matrix, where: str) -> pa.Array:
+    return as_matrix(matrix.astype(feature_type(matrix.data, where)), where)
 
 
 def feature_type(values: NDArray[Any], where: str) -> np.dtype[Any]:
@@ -201,7 +201,7 @@ def feature_type(values: NDArray[Any], where: str) -> np.dtype[Any]:
 def _of_arrays(path: str, features: Any, labels: Any, ends: Any) -> tuple[_Columns, _Columns]:
     values = _array(features, f"{path}: node_features", "biuf", (2,))
     kind = feature_type(values, f"{path}: node_features")
-    nodes = _nodes(path, values.astype(kind, copy=False), labels)
+    nodes = _nodes(path, matrix_column(values.astype(kind, copy=False)), labels)
     ends_E2 = _array(ends, f"{path}: edges", "iu", (2,))
     if ends_E2.shape[1] != 2:
         raise refuse(f"{path}: edges", "two columns", f"shape {ends_E2.shape}", _CORRECT)
@@ -209,19 +209,18 @@ def _of_arrays(path: str, features: Any, labels: Any, ends: Any) -> tuple[_Colum
 
 
 def _nodes(
-    path: str, features_NF: NDArray[Any] | None, given: Any, num_nodes: int | None = None
+    path: str, features: pa.Array | None, given: Any, num_nodes: int | None = None
 ) -> _Columns:
     labels = _array(given, f"{path}: labels", "biuf", (1,))
-    num_nodes = num_nodes if features_NF is None else len(features_NF)
+    num_nodes = num_nodes if features is None else len(features)
     if len(labels) != num_nodes:
         raise refuse(f"{path}: labels", f"{num_nodes:,}", f"{len(labels):,}", _CORRECT)
     if labels.dtype.kind == "f" and not (labels % 1 == 0).all():
         raise refuse(f"{path}: labels", "whole numbers", "others", "Number the classes from 0.")
     binary = labels.dtype.kind in "iu" and len(labels) > 0 and labels.max() == 1
-    features = {} if features_NF is None else {"features": matrix_column(features_NF)}
     return {
         "id": pa.array(np.arange(num_nodes)),
-        **features,
+        **({} if features is None else {"features": features}),
         "label:y": pa.array(labels.astype(np.bool_ if binary else np.int64)),
     }
 

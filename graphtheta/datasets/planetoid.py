@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ from scipy.sparse import csr_matrix
 from graphtheta.data.convert import one_split
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import node_table, refuse
-from graphtheta.datasets.safe_pickle import check_fits_memory, sparse_matrix, unpickle
+from graphtheta.data.tables import as_matrix
+from graphtheta.datasets.safe_pickle import sparse_matrix, unpickle
 from graphtheta.errors import GraphFormatError
 
 __all__ = ["read", "recognises", "row_normalize"]
@@ -83,29 +84,39 @@ def read(path: str, *, normalize: bool = True) -> Graph:
         raise refuse(
             str(folder), "training nodes, known nodes and all nodes in this order", given, _FETCH
         )
-    check_fits_memory((num_nodes, known.shape[1]), str(part["allx"]))
-    features = np.zeros((num_nodes, known.shape[1]), np.float32)
     labels = np.zeros(num_nodes, np.int64)
-    known.astype(np.float32).toarray(out=features[:num_known])
     labels[:num_known] = all_y
-    features[test] = unknown.astype(np.float32).toarray()
     labels[test] = test_y
     src, dst = _edges(neighbours, num_nodes, part["graph"])
     keys = np.arange(num_nodes)
     train, val = keys < len(train_y), (keys >= len(train_y)) & (keys < len(train_y) + 500)
     split = one_split(train, val, np.isin(keys, test), str(folder))
+    features = _joined(known.tocoo(), unknown.tocoo(), test, num_nodes)
     if normalize:
-        row_normalize(features)
-    return Graph(node_table(keys, features, labels, split), pa.table({"src": src, "dst": dst}))
+        features = row_normalize(features)
+    column = as_matrix(features, f"{folder}: features")
+    return Graph(node_table(keys, column, labels, split), pa.table({"src": src, "dst": dst}))
 
 
-def row_normalize(values_NF: NDArray[np.float32]) -> None:
-    """Divide features by the sum of their row, or by 1 if the sum is less, in place.
+def _joined(known: Any, unknown: Any, test: NDArray[np.int64], num_nodes: int) -> csr_matrix:
+    """Return the features of all nodes: those of `tx` take the place of rows of `allx`."""
+    kept = ~np.isin(known.row, test)
+    rows = np.concatenate([known.row[kept], test[unknown.row]])
+    columns = np.concatenate([known.col[kept], unknown.col])
+    values = np.concatenate([known.data[kept], unknown.data]).astype(np.float32)
+    return csr_matrix((values, (rows, columns)), (num_nodes, known.shape[1]))
 
-    Shape:
-        values_NF: (N, F) non-negative float32.
+
+def row_normalize(features: csr_matrix) -> csr_matrix:
+    """Return features divided by the sum of their row, or by 1 if the sum is less.
+
+    Args:
+        features: (N, F) non-negative float32.
     """
-    values_NF /= np.maximum(values_NF.sum(axis=1, keepdims=True), np.float32(1))
+    matrix = features.tocsr()
+    sums = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), np.float32(1))
+    matrix.data = matrix.data / np.repeat(sums, np.diff(matrix.indptr)).astype(np.float32)
+    return matrix
 
 
 def _edges(

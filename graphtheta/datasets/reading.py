@@ -7,6 +7,7 @@ import pyarrow as pa
 from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import GraphSource
+from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import qualified
 from graphtheta.datasets.tables import TableSource
 from graphtheta.wording import counted, some
@@ -40,14 +41,20 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
     return rows
 
 
+_NAMES = {"float": "float32", "double": "float64"}
+
+
 def _type(field: pa.Field) -> str:
     if field.name.startswith("split:"):
         return "train, val, test or none"
     kind, classes = field.type, classes_of(field)
-    name = {"float": "float32", "double": "float64"}
-    text = name.get(str(kind), str(kind))
+    text = _NAMES.get(str(kind), str(kind))
+    if is_sparse(kind):
+        text = f"{kind.width:,} of {_NAMES.get(str(kind.dtype), str(kind.dtype))}, stored sparse"
+        if kind.value_type is None:
+            text = f"{kind.width:,} of 0 and 1, stored sparse"
     if is_list(kind):
-        text = f"{kind.list_size:,} of {name.get(str(kind.value_type), str(kind.value_type))}"
+        text = f"{kind.list_size:,} of {_NAMES.get(str(kind.value_type), str(kind.value_type))}"
     return (
         f"{text}, {counted(len(classes), 'text')}: {some(classes, len(classes))}"
         if classes

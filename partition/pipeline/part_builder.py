@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy, plain_type
+from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import EdgeTable, NodeTable
 from graphtheta.partition.core.intrinsics import jit
 from graphtheta.partition.ooc.bitmap import (
@@ -255,7 +256,7 @@ def _in_order(
             memory, so that it is copied once, chunk by chunk.
     """
     field = schema.field(wide) if wide in schema.names else None
-    if field is None or not field.type.list_size:
+    if field is None or is_sparse(field.type) or not field.type.list_size:
         batches = [rows for _, rows in spill.read(part)]
         table = contiguous(pa.Table.from_batches(batches, schema=schema))
         return contiguous(table.take(pa.array(order)))

@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from graphtheta.data.sparse import is_sparse
+from graphtheta.data.sparse import row_bytes as row_bytes_of_sparse
 from graphtheta.data.types import EdgeTable, NodeTable
 
 __all__ = ["copied_bytes", "mean_bytes", "part_bytes", "row_bytes"]
@@ -29,13 +31,18 @@ def mean_bytes(
 
 
 def _wide(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([field for field in schema if field.name in ("features", "attr")])
+    wide = [field for field in schema if field.name in ("features", "attr")]
+    return pa.schema([field for field in wide if not is_sparse(field.type)])
 
 
 def row_bytes(schema: pa.Schema) -> int:
     """Return an estimate of the bytes of a row."""
     bits = 0
-    for column in schema.types:
+    for field in schema:
+        column = field.type
+        if is_sparse(column):
+            bits += 8 * row_bytes_of_sparse(field)
+            continue
         width, value = 1, column
         if pa.types.is_fixed_size_list(column):
             width, value = column.list_size, column.value_type

@@ -67,6 +67,8 @@ from graphtheta.partition.store.files import (
     write_folder,
 )
 from graphtheta.partition.store.manifest import (
+    FORMAT_VERSION,
+    SPARSE_VERSION,
     Book,
     Manifest,
     checksum,
@@ -351,7 +353,9 @@ class Pipeline:
             describe_edges(table, columns)
             for table, columns in zip(source.edge_tables, largest["edges"], strict=True)
         ]
+        is_sparse = any(c.sparse for owner in (*types, *relations) for c in owner.columns.values())
         manifest = Manifest(
+            format_version=SPARSE_VERSION if is_sparse else FORMAT_VERSION,
             num_nodes=edges.num_nodes,
             num_edges=edges.num_edges,
             num_parts=plan.num_parts,

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.data.sparse import SparseMatrix
 from graphtheta.partition.store.files import damaged
 from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
 from graphtheta.partition.store.part import (
@@ -131,6 +132,7 @@ def check_values(part: PartTables, folder: Path, manifest: Manifest, book: Book)
     for i, of_type in enumerate(manifest.node_types):
         path = folder / f"masters-{i}.arrow"
         _check_classes(part.node_columns[i], of_type.labels, of_type.splits, path)
+        _check_sparse(part.node_columns[i], of_type.columns, path)
     for i, (relation, columns) in enumerate(
         zip(manifest.relations, part.edge_columns, strict=True)
     ):
@@ -138,6 +140,7 @@ def check_values(part: PartTables, folder: Path, manifest: Manifest, book: Book)
             continue
         path = folder / f"in_edges-{i}.arrow"
         _check_classes(columns, relation.labels, relation.splits, path)
+        _check_sparse(columns, relation.columns, path)
         if relation.num_types is not None:
             _check_below(column_numpy(columns, "type"), relation.num_types, path, "type")
 
@@ -230,6 +233,19 @@ def _check_masters(part: PartTables, manifest: Manifest, path: Path) -> None:
         exact = is_whole and (side == "in" or manifest.num_parts == 1)
         if (degree < here).any() or (degree > (here if exact else manifest.num_edges)).any():
             raise damaged(path, f"the {side}-degrees of the edges", "others")
+
+
+def _check_sparse(table: pa.Table, columns: Mapping[str, ColumnSpec], path: Path) -> None:
+    """Check the indices of sparse columns; Arrow has checked the row pointers."""
+    for name in (name for name, spec in columns.items() if spec.sparse):
+        if table[name].null_count:
+            raise damaged(path, f"no missing value in column {name}", "some")
+        matrix = SparseMatrix.of(table[name])
+        outside, unsorted = matrix.faults()
+        if outside.any() or unsorted.any():
+            expected = f"ascending indices below {matrix.width:,} in column {name}"
+            row = int(np.flatnonzero(outside | unsorted)[0])
+            raise damaged(path, expected, f"others in row {row:,}")
 
 
 def _check_classes(

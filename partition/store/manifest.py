@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from graphtheta.data.schema import LabelKind
 from graphtheta.data.types import Relation, position_of, qualified
@@ -23,6 +29,7 @@ from graphtheta.partition.store.quality import Quality
 
 __all__ = [
     "FORMAT_VERSION",
+    "SPARSE_VERSION",
     "Book",
     "ColumnSpec",
     "LabelKind",
@@ -34,6 +41,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
+SPARSE_VERSION = 3  # of a store with sparse columns, which older versions cannot read
 
 Spec = TypeVar("Spec")
 Item = TypeVar("Item")
@@ -45,12 +53,22 @@ class ColumnSpec(BaseModel):
     Attributes:
         dtype: Arrow name of the type of one value: `"float32"`, `"int64"`, `"bool"`, ...
         width: Number of values in each row of a fixed-size list; None for a column of scalars.
+        sparse: How the rows of a sparse column are stored: `"values"`, or `"ones"` if all values
+            other than 0 are 1. None for other columns.
     """
 
     model_config = ConfigDict(frozen=True)
 
     dtype: str
     width: int | None = Field(default=None, ge=0, lt=1 << 31)
+    sparse: Literal["values", "ones"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        if self.sparse is None:  # the checksum of stores without sparse columns stays the same
+            found.pop("sparse", None)
+        return found
 
 
 class LabelSpec(BaseModel):
@@ -140,7 +158,7 @@ class Manifest(BaseModel):
     relations, `author-writes-paper.stars` is a label of edges. Otherwise they are plain.
 
     Attributes:
-        format_version: Version of the format of the store.
+        format_version: Version of the format of the store: `FORMAT_VERSION`, or `SPARSE_VERSION`.
         num_nodes: Number of nodes of the graph (N).
         num_edges: Number of stored edges (E), including added reverse edges.
         num_parts: Number of parts (P).

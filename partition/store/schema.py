@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from graphtheta.data.schema import classes_of
+from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import EdgeTable, NodeTable
 from graphtheta.partition.store.manifest import (
     ColumnSpec,
@@ -76,6 +77,9 @@ def column_spec(dtype: pa.DataType) -> ColumnSpec:
     """Return the description of a column's type."""
     if pa.types.is_fixed_size_list(dtype):
         return ColumnSpec(dtype=_dtype(dtype.value_type), width=dtype.list_size)
+    if is_sparse(dtype):
+        spec = ColumnSpec(dtype=_dtype(dtype.dtype), width=dtype.width, sparse="values")
+        return spec if dtype.value_type else spec.model_copy(update={"sparse": "ones"})
     return ColumnSpec(dtype=_dtype(dtype))
 
 

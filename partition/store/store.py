@@ -37,7 +37,13 @@ from graphtheta.partition.store.files import (
     write_table,
 )
 from graphtheta.partition.store.index import Index
-from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest, checksum
+from graphtheta.partition.store.manifest import (
+    FORMAT_VERSION,
+    SPARSE_VERSION,
+    Book,
+    Manifest,
+    checksum,
+)
 from graphtheta.partition.store.part import TABLES, PartTables, table_names
 from graphtheta.partition.store.quality import PartCounts, count_part, measure
 from graphtheta.partition.store.tables import column_numpy
@@ -217,12 +223,13 @@ def _read_manifest(path: Path) -> Manifest:
     text = read_text(path)
     try:
         version = _Version.model_validate_json(text).format_version
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, SPARSE_VERSION):
             remedy = "Partition the graph again."
-            if version > FORMAT_VERSION:
+            if version > SPARSE_VERSION:
                 remedy = "Upgrade graphtheta, or partition the graph again."
             raise StoreError(
-                f"{path}: expected format version {FORMAT_VERSION}, got {version}. {remedy}"
+                f"{path}: expected format version {FORMAT_VERSION} or {SPARSE_VERSION}, got "
+                f"{version}. {remedy}"
             )
         return Manifest.model_validate_json(text)
     except ValidationError as error:

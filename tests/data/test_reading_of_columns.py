@@ -147,7 +147,7 @@ def test_lists_of_indices_become_columns():
     assert graph.label().tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert graph.labelled().tolist() == [True, True, False, True]
     with pytest.raises(GraphFormatError, match=r"lists of one length, or lists of indices"):
-        graph_of(columns={"x": [[1], [1 << 20, 2], [], []]}, features="x")
+        graph_of(columns={"x": [[1], [1 << 24, 2], [], []]}, features="x")
 
 
 def test_features_are_named_with_commas_and_globs():

@@ -174,9 +174,9 @@ def test_opening_damaged_headers_raises_store_error_only(store: Store) -> None:
     [
         (
             '"format_version": 1',
-            r"manifest\.json: expected format version 2, got 1\. Partition the graph again\.$",
+            r"manifest\.json: expected format version 2 or 3, got 1\. Partition the graph again\.$",
         ),
-        ('"format_version": 3', r"manifest\.json: expected format version 2, got 3\. Upgrade"),
+        ('"format_version": 4', r"manifest\.json: expected format version 2 or 3, got 4\. Upgrade"),
         ('"format_version": "x"', r"manifest\.json: expected a manifest, got format_version"),
     ],
     ids=["older", "newer", "nonsense"],
