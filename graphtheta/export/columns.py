@@ -26,7 +26,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.partition.store.store import Store
 from graphtheta.partition.store.tables import column_numpy, column_valid
 
-__all__ = ["RECORD", "Columns", "Survey", "survey", "write_record", "write_rest"]
+__all__ = ["RECORD", "Columns", "Survey", "folder_names", "survey", "write_record", "write_rest"]
 
 RECORD = "graphtheta.json"
 _MASKS = ("train_mask", "val_mask", "test_mask")
@@ -82,13 +82,14 @@ class Survey:
     """Properties of all parts of a store.
 
     Attributes:
-        nodes: Columns of masters.
-        edges: Columns of edges.
-        num_edge_keys: Largest edge_key plus one; 0 if there are no edges.
+        nodes: Columns of the masters of each node type.
+        edges: Columns of the edges of each relation.
+        num_edge_keys: Largest edge_key plus one; 0 if there are no edges. With several relations,
+            the number of rows of their tables.
     """
 
-    nodes: Columns
-    edges: Columns
+    nodes: tuple[Columns, ...]
+    edges: tuple[Columns, ...]
     num_edge_keys: int
 
 
@@ -105,45 +106,70 @@ def survey(store: Store, nodes: Mapping[str, str], edges: Mapping[str, str]) -> 
         edges: Names of the edge columns `attr`, `type`, `weight` and `label` in the other system.
 
     Raises:
-        ConfigError: If two columns would get the same name, or the graph has several node types or
-            relations.
+        ConfigError: If two columns would get the same name.
     """
     manifest = store.manifest
-    if manifest.is_typed:
-        raise ConfigError(
-            f"export: expected one node type and one relation, got {len(manifest.node_types)} and "
-            f"{len(manifest.relations)} in {store.path}. Typed graphs cannot be exported yet: read "
-            "the parts with open_store, or serve them (graphtheta serve)."
-        )
-    missing: dict[str, set[str]] = {"nodes": set(), "edges": set()}
+    types = [f"nodes of {of_type.name}" for of_type in manifest.node_types]
+    relations = [f"edges of {spec.relation.text}" for spec in manifest.relations]
     num_edge_keys = 0
-    part = store.part(0)
+    if manifest.is_typed:
+        num_edge_keys = manifest.relations[-1].first_key + manifest.relations[-1].count
+    else:
+        types, relations = ["nodes"], ["edges"]
+    missing: dict[str, set[str]] = {owner: set() for owner in types + relations}
+    tables: dict[str, pa.Table] = {}
     for index in range(store.num_parts):
         part = store.part(index)
-        for kind, table in (("nodes", part.masters_of()), ("edges", part.in_edges_of())):
-            missing[kind] |= {name for name in table.column_names if _num_missing(table[name])}
+        tables |= {owner: part.masters_of(i) for i, owner in enumerate(types)}
+        tables |= {owner: part.in_edges_of(i) for i, owner in enumerate(relations)}
+        for owner, table in tables.items():
+            missing[owner] |= {name for name in table.column_names if _num_missing(table[name])}
         if part.num_edges:
             last = int(column_numpy(part.in_edges, "edge_key").max())
             num_edge_keys = max(num_edge_keys, last + 1)
+
+    def of(owners: list[str], left_out: set[str], given: Mapping[str, str]) -> tuple[Columns, ...]:
+        return tuple(_columns(o, tables[o], left_out, missing[o], given) for o in owners)
+
     return Survey(
-        _columns("nodes", part.masters_of(), {"in_degree", "out_degree"}, missing["nodes"], nodes),
-        _columns("edges", part.in_edges_of(), {"src", "in_position"}, missing["edges"], edges),
+        of(types, {"in_degree", "out_degree"}, nodes),
+        of(relations, {"src", "in_position"}, edges),
         num_edge_keys,
     )
 
 
+def folder_names(store: Store) -> tuple[list[str], list[str]]:
+    """Return the names of the node types and of the relations as folders of a typed graph.
+
+    Empty texts without types, so that files are where they were before there were types.
+    """
+    manifest = store.manifest
+    if not manifest.is_typed:
+        return [""], [""]
+    types = [of_type.name for of_type in manifest.node_types]
+    return types, [spec.relation.text for spec in manifest.relations]
+
+
 def write_record(store: Store, found: Survey, folder: Path) -> None:
-    """Write the manifest of the store and the names of all columns in the other system."""
-    columns = {
-        f"{kind}_columns": {
+    """Write the manifest of the store and the names of all columns in the other system.
+
+    In a typed graph, columns are by node type and by relation.
+    """
+
+    def columns(of: Columns) -> dict[str, Any]:
+        return {
             "tensors": dict(of.names),
             "masks": of.masked,
             "parquet": list(of.rest),
             "missing_is_-1_or_nan": sorted(of.incomplete),
         }
-        for kind, of in (("node", found.nodes), ("edge", found.edges))
-    }
-    record = {"manifest": store.manifest.model_dump(mode="json"), **columns}
+
+    manifest = store.manifest
+    record: dict[str, Any] = {"manifest": manifest.model_dump(mode="json")}
+    types, relations = folder_names(store)
+    for kind, names, of_kind in (("node", types, found.nodes), ("edge", relations, found.edges)):
+        by_name = {name: columns(of) for name, of in zip(names, of_kind, strict=True)}
+        record[f"{kind}_columns"] = by_name if manifest.is_typed else by_name[""]
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -152,6 +178,7 @@ def write_rest(columns: Columns, table: pa.Table, key: str, path: Path) -> None:
     import pyarrow.parquet as pq
 
     if columns.rest:
+        path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.select([key, *columns.rest]), path)
 
 

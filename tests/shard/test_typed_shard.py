@@ -15,7 +15,6 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.export import export
 from graphtheta.partition import Plan, Store, make_store, open_store
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
@@ -132,7 +131,7 @@ def test_columns_of_all_relations_are_joined(tmp_path: Path) -> None:
     assert shard.edge_columns["weight"].tolist() == [1.0 + key for key in shard.edge_key]
 
 
-def test_what_needs_one_type_says_so(store: Store, tmp_path: Path) -> None:
+def test_what_needs_one_type_says_so(store: Store) -> None:
     (shard,) = shards(store, 1)
     for what in (shard.original_ids_of, shard.features_of, lambda: shard.masters_of("x")):
         with pytest.raises(ConfigError, match=r"^node type: expected one of author, empty, paper"):
@@ -141,8 +140,6 @@ def test_what_needs_one_type_says_so(store: Store, tmp_path: Path) -> None:
         shard.edges_of()
     with pytest.raises(ConfigError, match=r"expected one of paper\.y, got 'author\.y'"):
         shard.label("author.y")
-    with pytest.raises(ConfigError, match="export: expected one node type and one relation, got 4"):
-        export("dgl-chunked", store, tmp_path / "exported")
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="needs the Debian graph")
