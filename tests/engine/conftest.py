@@ -1,4 +1,4 @@
-"""A server of a store with large responses, which the tests of faults share."""
+"""Servers that several modules share: one of large responses, and one of each module's graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column
+from graphtheta.engine import RemoteGraph
 from graphtheta.proto.v1.graph_pb2_grpc import GraphStub
 from tests.engine.processes import ServerProcess, serve
 from tests.engine.requests import WIDE
-from tests.engine.stores import make, weighted
+from tests.engine.stores import make, serving, weighted
 
 
 @pytest.fixture(scope="package")
@@ -40,3 +41,14 @@ def server(path: Path) -> Iterator[ServerProcess]:
 def stub(server: ServerProcess) -> Iterator[GraphStub]:
     with grpc.insecure_channel(server.address) as channel:
         yield GraphStub(channel)
+
+
+@pytest.fixture(scope="module", params=[(2, "node-hash"), (3, "dbh")], ids=["edge", "vertex"])
+def remote(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RemoteGraph]:
+    """Serve the graph `GRAPH` of the test's module, as an edge-cut and as a vertex-cut."""
+    path = tmp_path_factory.mktemp("served") / "store"
+    make(request.module.GRAPH, path, *request.param)
+    with serving(path, 2) as graph:
+        yield graph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from graphtheta.engine.pyg import (
     RemoteSampler,
 )
 from graphtheta.errors import ConfigError, GraphThetaError
-from tests.engine.stores import make, serving
 
 pyg = pytest.importorskip("torch_geometric")
 conv = pytest.importorskip("torch_geometric.nn")
@@ -65,16 +63,6 @@ def planted() -> gt.Graph:
 
 
 GRAPH = planted()
-
-
-@pytest.fixture(scope="module", params=[(2, "node-hash"), (2, "dbh")], ids=["edge", "vertex"])
-def remote(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RemoteGraph]:
-    path = tmp_path_factory.mktemp("typed") / "store"
-    make(GRAPH, path, *request.param)
-    with serving(path, 2) as graph:
-        yield graph
 
 
 class Model(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,6 @@ ENDS = {  # original ids of the ends of the edges of WRITES
     "src": AUTHORS["id"].take(WRITTEN["src"].to_numpy() - FIRST_NODE["author"]).to_pylist(),
     "dst": PAPERS["id"].take(WRITTEN["dst"].to_numpy() - FIRST_NODE["paper"]).to_pylist(),
 }
-
-
-@pytest.fixture(scope="module", params=[(2, "node-hash"), (3, "dbh")], ids=["edge", "vertex"])
-def remote(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RemoteGraph]:
-    path = tmp_path_factory.mktemp("typed") / "store"
-    make(GRAPH, path, *request.param)
-    with serving(path, 2) as graph:
-        yield graph
 
 
 def test_nodes_by_type(remote: RemoteGraph) -> None:
