@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from graphtheta.cli.terminal.help import flag, option
 from graphtheta.cli.terminal.names import NAMES, names
 from graphtheta.cli.terminal.show import show_rows
+from graphtheta.errors import ConfigError
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.run.resolve import resolve
 from graphtheta.train.phase_times import phase_times
@@ -39,8 +40,11 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     def run(**values: Any) -> None:
-        options = {name: values.pop(name) for name in RunConfig.model_fields}
-        command({n: v for n, v in options.items() if v is not None}, **values)
+        given = {name: values.pop(name) for name in RunConfig.model_fields}
+        options = {n: v for n, v in given.items() if v is not None and v != []}
+        if "fanouts" in options:
+            options["fanouts"] = _joined_fanouts(options["fanouts"])
+        command(options, **values)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
@@ -61,7 +65,8 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 def _annotation(name: str, field: FieldInfo) -> Any:
     """Return the type of an option, which is None if it is omitted, and its help."""
     details = option_details(name)
-    kind = next(kind for kind in _members(field.annotation) if kind is not NoneType)
+    kinds = [kind for kind in _members(field.annotation) if kind is not NoneType]
+    kind = list[str] if dict[str, str] in kinds else kinds[0]  # a dictionary has several texts
     if get_origin(kind) is Literal:
         kind, metavar = str, f"[{'|'.join(get_args(kind))}]"
     else:
@@ -73,6 +78,31 @@ def _annotation(name: str, field: FieldInfo) -> Any:
         return Annotated[kind | None, typer.Argument(help=text, metavar=metavar)]
     option = typer.Option(help=text, metavar=metavar, rich_help_panel=details["panel"])
     return Annotated[kind | None, option]
+
+
+def _joined_fanouts(texts: Sequence[str]) -> str | dict[str, str]:
+    """Return the value of the option from the texts that it was given, such as `a-b-c=15,10`.
+
+    Raises:
+        ConfigError: If a relation is named twice, or only some of several texts name one.
+    """
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    found: dict[str, str] = {}
+    for text in texts:
+        relation, equals, numbers = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(
+                f"--fanouts: expected one list of numbers, or SOURCE-NAME-DESTINATION=N,N,... each "
+                f"time, got '{text}' and others. Name its relation, or leave out the others."
+            )
+        if relation in found:
+            raise ConfigError(
+                f"--fanouts: {relation}: expected it once, got {found[relation]} and {numbers}. "
+                "Leave one out."
+            )
+        found[relation] = numbers
+    return found
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

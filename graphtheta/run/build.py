@@ -18,11 +18,11 @@ from graphtheta.nn import (
 from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
+from graphtheta.run.fanouts import fanouts_of
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
-from graphtheta.wording import counted
 
 __all__ = ["check_names", "columns_read", "is_weighted", "model_of", "strategy_of", "task_of"]
 
@@ -51,7 +51,7 @@ def strategy_of(config: RunConfig) -> Strategy:
     if config.strategy == "mini":
         return MiniBatch(
             config.batch_size,
-            _fanouts(config.fanouts, config.layers),
+            fanouts_of(config.fanouts, config.layers),
             replace=config.replace,
             weight=config.edge_weight,
         )
@@ -176,18 +176,3 @@ def _communities(text: str) -> list[int]:
             f"--only: expected numbers of communities such as 3,7, got '{text}'. Correct it."
         )
     return [int(item) for item in items]
-
-
-def _fanouts(text: str, layers: int) -> list[int | None] | None:
-    """Parse the fanout of each layer; None for all in-edges."""
-    if text == "all":
-        return None
-    items = [item.strip() for item in text.split(",")]
-    valid = all(item == "all" or (item.isdecimal() and int(item) > 0) for item in items)
-    if not valid or len(items) != layers:
-        raise ConfigError(
-            f"--fanouts: expected all, or a number or all for each of "
-            f"{counted(layers, 'layer')}, such as "
-            f"{','.join(['10'] * layers)}, got '{text}'. Correct it, or change --layers."
-        )
-    return [None if item == "all" else int(item) for item in items]

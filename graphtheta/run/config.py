@@ -189,11 +189,12 @@ class RunConfig(BaseModel):
     batch_size: int = _mini(
         1024, "Training nodes or edges in a mini-batch, over all workers.", ge=1
     )
-    fanouts: str = _mini(
+    fanouts: str | dict[str, str] = _mini(
         "all",
         "In-edges to sample per node (mini-batches): a number or all for each layer, first the "
-        "layer next to the input, such as 15,10,5; or all for no sampling.",
-        metavar="N,N,...",
+        "layer next to the input, such as 15,10,5; or all for no sampling. In a graph of several "
+        "relations also once for each of them, such as author-writes-paper=15,10.",
+        metavar="[RELATION=]N,N,...",
     )
     replace: bool = _mini(False, "Sample edges with replacement (mini-batches).")
     edge_weight: str | None = _mini(

@@ -20,7 +20,7 @@ from graphtheta.strategy.targets import Targets
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 from graphtheta.wording import call_text, counted
 
-__all__ = ["MiniBatch"]
+__all__ = ["MiniBatch", "RelationName"]
 
 Fanouts = Sequence[int | None]  # of each layer
 RelationName = Relation | tuple[str, str, str] | str
@@ -61,6 +61,11 @@ class MiniBatch:
             self.fanouts = {
                 Relation.of(relation): _checked(some, 0) for relation, some in fanouts.items()
             }
+            if len(self.fanouts) < len(fanouts):
+                raise ConfigError(
+                    "mini-batch: expected fanouts of each relation once, got one relation by two "
+                    f"names: {list(fanouts)}. Leave one out."
+                )
             if weight is not None:
                 raise ConfigError(
                     "mini-batch: expected no weight, since fanouts are given by relation, got "

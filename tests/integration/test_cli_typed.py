@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,31 @@ def test_a_target_type_makes_the_name_of_its_label_plain(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["paper"]
     message = r"node type \(--target-type\): expected one of author, empty, paper, venue, got 'x'"
     assert_one_line(command(*train, tmp_path / "none", *words, "x"), message)
+
+
+def test_fanouts_by_relation(folder: Path, tmp_path: Path, command: Run) -> None:
+    train = ["train", folder / "store", "--model", "rgcn", "--hidden", "4", "--strategy", "mini"]
+    words = [*train, "--label", "paper.y", "--split", "paper.split", "--run-dir"]
+    first, second, *others = (relation.text for relation in GRAPH.relations)
+    rest = [word for text in others for word in ("--fanouts", f"{text}=all")]
+    both = ["--fanouts", f"{first}=3,2", "--fanouts", f"{second}=0,all"]
+    run = tmp_path / "run"
+    assert command(*words, run, "--epochs", "1", *both, *rest).code == 0
+    kept = tomllib.loads((run / "config.toml").read_text())["fanouts"]
+    assert kept == {first: "3,2", second: "0,all", **dict.fromkeys(others, "all")}
+    again = command(*words, run, "--epochs", "2", "--resume")
+    assert again.code == 0, again
+    assert "continues from" in again.out
+    for wrong, message in {
+        (f"{first}=3", *rest[1::2]): f"--fanouts: {first}: expected all, or .* 2 layers.*, got '3'",
+        (f"{first}=3,2", f"{first}=4,4"): f"--fanouts: {first}: expected it once, got 3,2 and 4,4",
+        (f"{first}=3,2", "5,5"): "expected one list of numbers, or .*, got '5,5' and others",
+        (f"{first}=3,2", *rest[1::2]): f"got a difference: {second}",
+        ("a-b-c=1,1", f"{first}=3,2", f"{second}=1,1", *rest[1::2]): "got a difference: a-b-c",
+        ("paper=1,1",): "--fanouts: relation: expected .*, got 'paper'",
+    }.items():
+        given = [word for text in wrong for word in ("--fanouts", text)]
+        assert_one_line(command(*words, tmp_path / "none", *given), message)
 
 
 def test_info_shows_types_and_relations(folder: Path, command: Run) -> None:

@@ -118,6 +118,19 @@ def test_a_file_may_say_what_the_run_does_not_need(tmp_path: Path) -> None:
     assert resolve(again, file=run / "config.toml").fanouts == "3,3"
 
 
+def test_fanouts_by_relation_are_a_table(tmp_path: Path) -> None:
+    by_relation = {"a-b-c": "3,3", "c-d-a": "all"}
+    text = 'strategy = "mini"\n[fanouts]\na-b-c = "3,3"\nc-d-a = "all"\n'
+    assert resolve(NEEDED, file=toml(tmp_path, text)).fanouts == by_relation
+    run = started(tmp_path / "run", strategy="mini", fanouts=by_relation)
+    again = {"run_dir": run, "fanouts": dict(reversed(by_relation.items()))}
+    assert resolve(again, resume=True).fanouts == by_relation
+    with pytest.raises(ConfigError, match=r"^--fanouts: the run in .* was started with {'a-b-c'"):
+        resolve({"run_dir": run, "fanouts": "3,3"}, resume=True)
+    with pytest.raises(ConfigError, match=r"some.toml: fanouts: expected a valid string, got \["):
+        resolve(NEEDED, file=toml(tmp_path, "fanouts = [3, 3]"))
+
+
 def test_resume_goes_on_in_groups(tmp_path: Path) -> None:
     run = started(tmp_path / "run")
     config = resolve({"run_dir": run, "groups": 2, "micro_batches": 4}, resume=True)

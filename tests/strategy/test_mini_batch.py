@@ -186,6 +186,7 @@ def test_dense_ids_of_keys_on_any_worker() -> None:
     ("make", "message"),
     [
         (lambda: MiniBatch(0), "batch_size >= 1, got 0"),
+        (lambda: MiniBatch(4, {"a-b-c": [3], ("a", "b", "c"): [2]}), "one relation by two names"),
         (lambda: MiniBatch(4, [3, 0]), r"fanouts >= 1 or None, got \[3, 0\]"),
         (lambda: MiniBatch("8"), "batch_size >= 1, got '8'. Give an integer"),  # type: ignore
         (lambda: MiniBatch(8, 10), "fanouts >= 1 or None, got 10. Give a list"),  # type: ignore
