@@ -102,7 +102,7 @@ def read(uri: str, *, add_reverse: bool = False, **options: Any) -> GraphSource:
             `graphtheta.datasets.tables.read`.
 
     Returns:
-        A `Graph`; for tables and edge lists a `TableSource`, which reads rows on request.
+        A `Graph`; for tables, databases and edge lists a `FileSource`, which reads rows on request.
 
     Raises:
         ConfigError: If no reader recognises it, or the reader has no such option.

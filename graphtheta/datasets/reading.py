@@ -9,7 +9,7 @@ from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import GraphSource
 from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import qualified
-from graphtheta.datasets.tables import TableSource
+from graphtheta.datasets.tables import FileSource
 from graphtheta.wording import counted, some
 
 __all__ = ["reading"]
@@ -25,7 +25,7 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
     rows = [("ids", " and ".join(kinds))]
     given = source.source if isinstance(source, WithReverse) else source
     summaries = {}
-    if isinstance(given, TableSource):
+    if isinstance(given, FileSource):
         rows += given.files()
         summaries = given.summaries()
     tables = [

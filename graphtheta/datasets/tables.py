@@ -20,13 +20,22 @@ from graphtheta.data.mapping import (
 )
 from graphtheta.data.schema import need_column
 from graphtheta.data.survey import unify_ids
-from graphtheta.data.types import EDGE, NODE, Relation, edge_tables, node_tables, qualified
+from graphtheta.data.types import (
+    EDGE,
+    NODE,
+    EdgeTable,
+    NodeTable,
+    Relation,
+    edge_tables,
+    node_tables,
+    qualified,
+)
 from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
 from graphtheta.datasets.typed.options import options_by_type
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted
 
-__all__ = ["InputTable", "TableSource", "read", "recognises"]
+__all__ = ["FileSource", "FileTable", "InputTable", "TableSource", "read", "recognises"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,136 +53,36 @@ class InputTable:
     others: Mapping[str, str] = field(default_factory=dict)
 
 
-class TableSource:
-    """Graph in files: a `GraphSource` that reads only the requested rows.
+class FileTable:
+    """Table in files; a `SourceTable`.
 
     Args:
-        nodes: Node table, in a format of `graphtheta.datasets.files`; or a mapping from node types
-            to their tables. If None, the nodes are the sorted distinct ids of the edges.
-        edges: Edge table, or a mapping from relations to their tables.
-        columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`. With mappings,
-            a name such as `section` is a column of every table that has it, and one such as
-            `package.section` or `author-writes-paper.stars` of that table.
+        files: The files.
+        plan: Columns to read.
+        others: Columns that are kept as they are, by the names that they get.
+        keys: Columns that edges are read from.
 
-    Values are converted, and not validated. Other columns are not read. A CSV file needs a header
-    line to name columns; in an edge list without one, source and destination are the first two
-    columns. Its fields are separated by tabs, commas, semicolons or spaces, its numbers are int64
-    or float32, and leading lines that start with `#` are skipped. Pairs of ids in `.npy` and `.bin`
-    files do not name columns either; see `graphtheta.datasets.binary_edges`.
+    Attributes:
+        plan: Columns to read, with their types.
 
     Raises:
-        ConfigError: If a file or column does not exist.
-        GraphFormatError: If a file cannot be read.
+        ConfigError: If one of the others does not exist.
+        GraphFormatError: If a column has a wrong type, or a file cannot be read.
     """
-
-    keyed = False
-    memory_bytes = 0
 
     def __init__(
         self,
-        nodes: str | Mapping[str, InputTable] | None,
-        edges: str | Mapping[Relation, InputTable],
-        **columns: Unpack[ColumnOptions],
+        files: TableFiles,
+        plan: Mapping[str, Column],
+        others: Mapping[str, str],
+        keys: Sequence[str] = (),
     ) -> None:
-        of_nodes = (
-            nodes if isinstance(nodes, Mapping) else {NODE: InputTable(nodes)} if nodes else {}
-        )
-        of_edges = edges if isinstance(edges, Mapping) else {EDGE: InputTable(edges)}
-        node_files = {name: TableFiles(table.uri) for name, table in of_nodes.items()}
-        edge_files = {r.text: _edge_files(table, columns) for r, table in of_edges.items()}
-        given: Mapping[str, Any] = dict.fromkeys([*node_files, *edge_files], columns)
-        if isinstance(edges, Mapping):
-            given = options_by_type(
-                columns,
-                {name: files.names for name, files in node_files.items()},
-                {text: files.names for text, files in edge_files.items()},
-                {name: table.options for name, table in of_nodes.items()}
-                | {relation.text: table.options for relation, table in of_edges.items()},
-            )
-        self._tables: dict[str, _FileTable] = {}
-        for name, table in of_nodes.items():
-            options, _ = options_by_table(given[name])
-            plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
-            self._tables[name] = _surveyed(node_files[name], plan, table)
-        for relation, table in of_edges.items():
-            text = relation.text
-            _, ends = options_by_table(given[text])
-            plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
-            self._tables[text] = _surveyed(edge_files[text], plan, table)
-        tables = self._tables
-        self.node_tables = node_tables({name: tables[name] for name in of_nodes})
-        self.edge_tables = edge_tables({r: tables[r.text] for r in of_edges}, of_nodes or [NODE])
-        unify_ids(
-            {name: tables[name].plan for name in of_nodes},
-            {relation: tables[relation.text].plan for relation in of_edges},
-            dict.fromkeys(of_nodes or [NODE], columns.get("id_type")),
-        )
-        if not isinstance(edges, Mapping):
-            check_kinds([table.plan for table in tables.values()], columns.get("label_kinds"))
-
-    def __repr__(self) -> str:
-        rows = [f"{name}: {text}" for name, text in self.files()]
-        return f"TableSource({'; '.join(rows)})"
-
-    @property
-    def num_nodes(self) -> int | None:
-        return sum(table.num_rows for table in self.node_tables) if self.node_tables else None
-
-    @property
-    def num_edges(self) -> int:
-        return sum(table.num_rows for table in self.edge_tables)
-
-    def files(self) -> list[tuple[str, str]]:
-        """Return (name, value) rows of text: the file of each table, and which columns are read."""
-        rows = []
-        nodes = {table.name for table in self.node_tables}
-        for owner, table in self._tables.items():
-            inputs = dict.fromkeys(n for column in table.plan.values() for n in column.inputs)
-            skipped = [column for column in table.files.names if column not in inputs]
-            text = f"{table.files.uri}, {counted(table.files.num_rows, 'row')}"
-            ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
-            text += f", {'ids' if owner in nodes else 'source and destination'}: {', '.join(ends)}"
-            text += f"; not read: {', '.join(skipped)}" if skipped else ""
-            name = f"{'node' if owner in nodes else 'edge'} table"
-            name += "" if owner in (NODE, EDGE.text) else f" {owner}"
-            rows.append((name, text + (f"; {table.files.note}" if table.files.note else "")))
-        return rows
-
-    def summaries(self) -> dict[str, str]:
-        """Return how labels were read, by name of table and column, as in `node label:y`."""
-        tables = [
-            *(("node", table.name, len(self.node_tables)) for table in self.node_tables),
-            *(("edge", table.relation.text, len(self.edge_tables)) for table in self.edge_tables),
-        ]
-        return {
-            f"{kind} {qualified(owner, column, count)}": found.summary
-            for kind, owner, count in tables
-            for column, found in self._tables[owner].plan.items()
+        kept = {
+            name: Column("other", (need_column(column, files.names, files.uri),))
+            for name, column in others.items()
         }
-
-    def stamp(self) -> str:
-        tables = self._tables.items()
-        return repr([(owner, sorted(t.plan.items()), t.files.stamp()) for owner, t in tables])
-
-    def digest(self) -> str:
-        """Return the xxh3 hash of all files and of the columns that are used.
-
-        This reads all files, so only one rank should call it.
-        """
-        state = xxhash.xxh3_128()
-        for owner, table in self._tables.items():
-            state.update(f"{owner} {table.plan!r}".encode())
-            table.files.update(state)
-            state.update(b"|")
-        return state.hexdigest()
-
-
-class _FileTable:
-    """Table in files, with the surveyed plan of its columns; a `SourceTable`."""
-
-    def __init__(self, files: TableFiles, plan: dict[str, Column]) -> None:
-        self.files = files
-        self.plan = plan
+        self.files, self.keys = files, tuple(keys)
+        self.plan = files.survey({**plan, **kept})
         self.name = files.uri
 
     @property
@@ -200,19 +109,162 @@ class _FileTable:
             start += raw.num_rows
 
 
+class FileSource:
+    """Graph in files: a `GraphSource` that reads only the requested rows.
+
+    Args:
+        files: Tables in files, by the names of node types and the texts of relations.
+        nodes: Node tables, which read these files.
+        edges: Edge tables, which do so too.
+        more: Text that distinguishes the graph from others of the same files and columns.
+    """
+
+    keyed = False
+    memory_bytes = 0
+
+    def __init__(
+        self,
+        files: Mapping[str, FileTable],
+        nodes: tuple[NodeTable, ...],
+        edges: tuple[EdgeTable, ...],
+        more: str = "",
+    ) -> None:
+        self._tables, self._more = files, more
+        self.node_tables, self.edge_tables = nodes, edges
+
+    def __repr__(self) -> str:
+        rows = [f"{name}: {text}" for name, text in self.files()]
+        return f"{type(self).__name__}({'; '.join(rows)})"
+
+    @property
+    def num_nodes(self) -> int | None:
+        return sum(table.num_rows for table in self.node_tables) if self.node_tables else None
+
+    @property
+    def num_edges(self) -> int:
+        return sum(table.num_rows for table in self.edge_tables)
+
+    def files(self) -> list[tuple[str, str]]:
+        """Return (name, value) rows of text: the file of each table, and which columns are read."""
+        rows = []
+        nodes = {table.name for table in self.node_tables}
+        for owner, table in self._tables.items():
+            inputs = {n for column in table.plan.values() for n in column.inputs} | {*table.keys}
+            skipped = [column for column in table.files.names if column not in inputs]
+            text = f"{table.files.uri}, {counted(table.files.num_rows, 'row')}"
+            ends = [column.inputs[0] for column in table.plan.values() if column.kind == "id"]
+            what = "ids" if owner in nodes else "source and destination"
+            text += f", {what}: {', '.join(ends) or 'numbers of rows'}"
+            text += f", foreign keys: {', '.join(table.keys)}" if table.keys else ""
+            text += f"; not read: {', '.join(skipped)}" if skipped else ""
+            name = f"{'node' if owner in nodes else 'edge'} table"
+            name += "" if owner in (NODE, EDGE.text) else f" {owner}"
+            rows.append((name, text + (f"; {table.files.note}" if table.files.note else "")))
+        return rows
+
+    def summaries(self) -> dict[str, str]:
+        """Return how labels were read, by name of table and column, as in `node label:y`."""
+        tables = [
+            *(("node", table.name, len(self.node_tables)) for table in self.node_tables),
+            *(("edge", table.relation.text, len(self.edge_tables)) for table in self.edge_tables),
+        ]
+        return {
+            f"{kind} {qualified(owner, column, count)}": found.summary
+            for kind, owner, count in tables
+            if owner in self._tables
+            for column, found in self._tables[owner].plan.items()
+        }
+
+    def stamp(self) -> str:
+        tables = self._tables.items()
+        found = [(owner, sorted(t.plan.items()), t.files.stamp()) for owner, t in tables]
+        return repr(found) + self._more
+
+    def digest(self) -> str:
+        """Return the xxh3 hash of all files and of the columns that are used.
+
+        This reads all files, so only one rank should call it.
+        """
+        state = xxhash.xxh3_128(self._more.encode())
+        for owner, table in self._tables.items():
+            state.update(f"{owner} {table.plan!r}".encode())
+            table.files.update(state)
+            state.update(b"|")
+        return state.hexdigest()
+
+
+class TableSource(FileSource):
+    """Graph in files: a `GraphSource` that reads only the requested rows.
+
+    Args:
+        nodes: Node table, in a format of `graphtheta.datasets.files`; or a mapping from node types
+            to their tables. If None, the nodes are the sorted distinct ids of the edges.
+        edges: Edge table, or a mapping from relations to their tables.
+        columns: Names of the columns; see `graphtheta.data.mapping.ColumnOptions`. With mappings,
+            a name such as `section` is a column of every table that has it, and one such as
+            `package.section` or `author-writes-paper.stars` of that table.
+
+    Values are converted, and not validated. Other columns are not read. A CSV file needs a header
+    line to name columns; in an edge list without one, source and destination are the first two
+    columns. Its fields are separated by tabs, commas, semicolons or spaces, its numbers are int64
+    or float32, and leading lines that start with `#` are skipped. Pairs of ids in `.npy` and `.bin`
+    files do not name columns either; see `graphtheta.datasets.binary_edges`.
+
+    Raises:
+        ConfigError: If a file or column does not exist.
+        GraphFormatError: If a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        nodes: str | Mapping[str, InputTable] | None,
+        edges: str | Mapping[Relation, InputTable],
+        **columns: Unpack[ColumnOptions],
+    ) -> None:
+        of_nodes = (
+            nodes if isinstance(nodes, Mapping) else {NODE: InputTable(nodes)} if nodes else {}
+        )
+        of_edges = edges if isinstance(edges, Mapping) else {EDGE: InputTable(edges)}
+        node_files = {name: TableFiles(table.uri) for name, table in of_nodes.items()}
+        edge_files = {r.text: _edge_files(table, columns) for r, table in of_edges.items()}
+        given: Mapping[str, Any] = dict.fromkeys([*node_files, *edge_files], columns)
+        if isinstance(edges, Mapping):
+            given = options_by_type(
+                columns,
+                {name: files.names for name, files in node_files.items()},
+                {text: files.names for text, files in edge_files.items()},
+                {name: table.options for name, table in of_nodes.items()}
+                | {relation.text: table.options for relation, table in of_edges.items()},
+            )
+        tables: dict[str, FileTable] = {}
+        for name, table in of_nodes.items():
+            options, _ = options_by_table(given[name])
+            plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
+            tables[name] = FileTable(node_files[name], plan, table.others)
+        for relation, table in of_edges.items():
+            text = relation.text
+            _, ends = options_by_table(given[text])
+            plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
+            tables[text] = FileTable(edge_files[text], plan, table.others)
+        super().__init__(
+            tables,
+            node_tables({name: tables[name] for name in of_nodes}),
+            edge_tables({r: tables[r.text] for r in of_edges}, of_nodes or [NODE]),
+        )
+        unify_ids(
+            {name: tables[name].plan for name in of_nodes},
+            {relation: tables[relation.text].plan for relation in of_edges},
+            dict.fromkeys(of_nodes or [NODE], columns.get("id_type")),
+        )
+        if not isinstance(edges, Mapping):
+            check_kinds([table.plan for table in tables.values()], columns.get("label_kinds"))
+
+
 def _edge_files(table: InputTable, columns: ColumnOptions) -> TableFiles:
     """Return the files of an edge table, which need a header line if a column of ids is named."""
     src, dst = (columns.get(end) or table.options.get(end) for end in ("src", "dst"))
     unnamed = str(src or "src"), str(dst or "dst")
     return TableFiles(table.uri, unnamed, named=bool(src or dst))
-
-
-def _surveyed(files: TableFiles, plan: Mapping[str, Column], table: InputTable) -> _FileTable:
-    others = {
-        name: Column("other", (need_column(column, files.names, files.uri),))
-        for name, column in table.others.items()
-    }
-    return _FileTable(files, files.survey({**plan, **others}))
 
 
 def recognises(uri: str) -> bool:

@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from graphtheta.data.graph import Graph
-from graphtheta.data.mapping import Column, ColumnOptions, Kinds, Names, plan_nodes
+from graphtheta.data.batches import CHUNK_ROWS
+from graphtheta.data.convert import convert
+from graphtheta.data.mapping import ColumnOptions, Kinds, Names, plan_nodes
 from graphtheta.data.schema import refuse, whole
-from graphtheta.data.types import Relation
+from graphtheta.data.types import Relation, edge_tables, node_tables
 from graphtheta.datasets.files import TableFiles, names_in
+from graphtheta.datasets.tables import FileSource, FileTable
 from graphtheta.datasets.typed.options import options_by_type
 from graphtheta.errors import GraphThetaError
 from graphtheta.wording import counted
@@ -35,7 +38,7 @@ __all__ = ["Options", "read", "recognises"]
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".parquet"
-_ID = "__id__"  # not the name of a user's column
+_BLOCK = 1 << 16  # rows, a multiple of 8
 _FOREIGN, _PRIMARY, _TIME = b"fkey_col_to_pkey_table", b"pkey_col", b"time_col"
 
 
@@ -74,12 +77,15 @@ def recognises(uri: str) -> bool:
         return False
 
 
-def read(uri: str, **columns: Unpack[Options]) -> Graph:
-    """Read a database into memory.
+def read(uri: str, **columns: Unpack[Options]) -> FileSource:
+    """Open a database.
 
     Only the keys, the named columns and the time are read. The time of a row becomes the column
     `time`, in seconds since 1970. An edge whose foreign key is null is left out, and so is one
     whose foreign key is not in the table that it refers to, which is counted and reported.
+
+    A first pass looks up each foreign key, with the primary keys of one table in memory, and keeps
+    a bit for each row.
 
     Args:
         uri: Folder with a file `<table>.parquet` for each table.
@@ -98,29 +104,30 @@ def read(uri: str, **columns: Unpack[Options]) -> Graph:
     options = options_by_type(
         cast(ColumnOptions, columns), {name: t.files.names for name, t in tables.items()}, {}
     )
-    plans = {
-        name: plan_nodes(table.files.names, table.files.uri, **{"id": table.key, **options[name]})
-        for name, table in tables.items()
-    }
-    rows = {name: _read(table, plans[name]) for name, table in tables.items()}
+    files, rows = {}, {}
+    for name, table in tables.items():
+        plan = plan_nodes(table.files.names, table.files.uri, **{**options[name], "id": table.key})
+        time = {"time": table.time} if table.time else {}
+        files[name] = FileTable(table.files, plan, time, list(table.foreign))
+        rows[name] = _Rows(files[name])
+    nodes = node_tables(rows)
     edges = {}
     for name, table in tables.items():
         for column, parent in table.foreign.items():
-            where = f"{table.files.uri}: {column}"
             if parent not in tables or tables[parent].key is None:
                 expected = f"a table {parent!r} with a primary key"
+                where = f"{table.files.uri}: {column}"
                 raise refuse(where, expected, ", ".join(tables), "Add it, or correct the metadata.")
-            children, parents = (_ids(tables[one], rows[one]) for one in (name, parent))
-            keys = whole(rows[name][column])
-            edges[Relation(name, f"f2p_{column}", parent)] = _edges(keys, children, parents, where)
+            edges[Relation(name, f"f2p_{column}", parent)] = _ForeignKey(
+                rows[name], column, rows[parent]
+            )
     if not edges:
         raise refuse(uri, "a foreign key in a table", "none", "Check the metadata of the files.")
-    nodes = {name: _nodes(table, plans[name], rows[name]) for name, table in tables.items()}
-    named = {name: {**options[name], "id": _ID} for name in tables}
-    return Graph.from_arrow(nodes, edges, columns=cast(Mapping[Any, ColumnOptions], named))
+    return FileSource(files, nodes, edge_tables(edges, rows))
 
 
 def _open(uri: str) -> _Table:
+    """Open a table, and check the names in its metadata."""
     files = TableFiles(uri)
     found: dict[bytes, Any] = {}
     for name in (_FOREIGN, _PRIMARY, _TIME):
@@ -140,50 +147,126 @@ def _open(uri: str) -> _Table:
     return _Table(files, found[_PRIMARY], foreign, found[_TIME])
 
 
-def _read(table: _Table, plan: Mapping[str, Column]) -> pa.Table:
-    """Return the columns of a table that are needed, and at least one."""
-    names = [name for column in plan.values() for name in column.inputs]
-    names += [*table.foreign, *([table.time] if table.time else [])]
-    return table.files.read(list(dict.fromkeys(names)) or table.files.names[:1])
-
-
-def _ids(table: _Table, rows: pa.Table) -> pa.Array:
-    """Return the primary keys of a table, or the numbers of its rows if it has none."""
-    return pa.array(np.arange(rows.num_rows)) if table.key is None else whole(rows[table.key])
-
-
-def _nodes(table: _Table, plan: Mapping[str, Column], rows: pa.Table) -> pa.Table:
-    """Return the node table of a table, without its foreign keys."""
-    inputs = [name for column in plan.values() if column.kind != "id" for name in column.inputs]
-    columns = {name: rows[name] for name in inputs}
-    if table.time is not None:
-        time = whole(rows[table.time])
-        if pa.types.is_temporal(time.type):
-            time = time.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-        columns["time"] = time
-    return pa.table({_ID: _ids(table, rows), **columns})
-
-
-def _edges(keys: pa.Array, children: pa.Array, parents: pa.Array, where: str) -> pa.Table:
-    """Return the edges of a foreign key, from the rows that hold it to those that it names.
+class _Rows:
+    """Node table of a table of the database: its columns, with ids and the time in seconds.
 
     Args:
-        keys: Foreign key of each row.
-        children: Ids of the rows.
-        parents: Ids of the rows that they refer to.
-        where: Name of the column in messages.
+        table: The table, without `id` if it has no primary key; the ids are the numbers of its rows
+            then.
     """
-    if pa.types.is_floating(keys.type):  # as pandas writes integers with missing values
-        keys = pc.if_else(pc.is_nan(keys), None, keys)
-    try:
-        keys = keys.cast(parents.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise refuse(where, f"{parents.type} keys", keys.type, "Convert the column.") from None
-    is_edge = pc.and_(pc.is_in(keys, parents), keys.is_valid())
-    unknown = len(keys) - keys.null_count - (pc.sum(is_edge).as_py() or 0)
-    if unknown:
-        _log.warning(
-            "%s: dropped %s that are not in the table of their foreign key.",
-            *(where, counted(unknown, "value")),
-        )
-    return pa.table({"src": children.filter(is_edge), "dst": keys.filter(is_edge)})
+
+    def __init__(self, table: FileTable) -> None:
+        self.table, self.name, self.num_rows = table, table.name, table.num_rows
+        known = {field.name: field for field in table.schema}
+        self.schema = pa.schema([known.pop("id", pa.field("id", pa.int64())), *known.values()])
+        if "time" in known and pa.types.is_temporal(known["time"].type):
+            position = self.schema.get_field_index("time")
+            self.schema = self.schema.set(position, pa.field("time", pa.int64()))
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        names = self.schema.names if columns is None else list(columns)
+        read = [name for name in names if name in self.table.plan]
+        for rows in self.table.chunks(start, stop, read) if read else _numbers(start, stop):
+            found = {name: rows[name] for name in read}
+            if "id" not in self.table.plan:
+                found["id"] = pa.array(np.arange(start, start + rows.num_rows))
+            if "time" in found:
+                found["time"] = _seconds(found["time"])
+            yield pa.table(
+                [found[name] for name in names],
+                schema=pa.schema([self.schema.field(name) for name in names]),
+            )
+            start += rows.num_rows
+
+
+def _numbers(start: int, stop: int) -> Iterator[pa.Table]:
+    """Yield tables with as many rows as [start, stop), in chunks."""
+    for first in range(start, max(stop, start + 1), CHUNK_ROWS):
+        yield pa.table({"id": np.arange(first, min(stop, first + CHUNK_ROWS))})
+
+
+def _seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_temporal(times.type):
+        return times
+    return times.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+
+
+class _ForeignKey:
+    """Edge table of a foreign key, with an edge for each row whose key is in the other table.
+
+    Args:
+        child: Table with the foreign key.
+        column: Its column.
+        parent: Table that it refers to.
+    """
+
+    def __init__(self, child: _Rows, column: str, parent: _Rows) -> None:
+        self.name = f"{child.name}: {column}"
+        self._files, self._column = child.table.files, column
+        self._plan = {name: one for name, one in child.table.plan.items() if name == "id"}
+        ids = [one.schema.field("id").type for one in (child, parent)]
+        self.schema = pa.schema(list(zip(("src", "dst"), ids, strict=True)))
+        known = pa.concat_tables(parent.chunks(0, parent.num_rows, ["id"]))["id"].combine_chunks()
+        is_edge, unknown, first = np.zeros(child.num_rows, np.bool_), 0, 0
+        for rows in self._files.stream(0, child.num_rows, {column: None}):
+            keys = self._keys(rows)
+            found = pc.is_in(keys, known, skip_nulls=True)
+            is_edge[first : first + len(keys)] = found
+            unknown += len(keys) - keys.null_count - found.true_count
+            first += len(keys)
+        self._bits = np.packbits(is_edge)
+        per_block = np.add.reduceat(is_edge, np.arange(0, len(is_edge), _BLOCK), dtype=np.int64)
+        self._before = np.cumsum([0, *per_block])  # edges before each block of rows
+        self.num_rows = int(self._before[-1])
+        if unknown:
+            _log.warning(
+                "%s: dropped %s that are not in the table of their foreign key.",
+                *(self.name, counted(unknown, "value")),
+            )
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        names = self.schema.names if columns is None else list(columns)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        if start >= stop:
+            yield schema.empty_table()
+            return
+        first, last = self._row(start), self._row(stop - 1) + 1
+        of_id = [name for column in self._plan.values() for name in column.inputs]
+        for rows in self._files.stream(first, last, dict.fromkeys([self._column, *of_id])):
+            stop = first + rows.num_rows
+            is_edge = pa.array(self._is_edge(first, stop))
+            ends = {"dst": self._keys(rows)}
+            ends["src"] = (
+                convert(rows, self._plan, self.name, first)["id"]
+                if self._plan
+                else pa.array(np.arange(first, stop))
+            )
+            first = stop
+            if is_edge.true_count:
+                yield pa.table([ends[name].filter(is_edge) for name in names], schema=schema)
+
+    def _keys(self, rows: pa.Table) -> pa.Array:
+        """Return the foreign keys of some rows, with the type of the primary key."""
+        keys, kind = whole(rows[self._column]), self.schema.field("dst").type
+        if pa.types.is_floating(keys.type):  # as pandas writes integers with missing values
+            keys = pc.if_else(pc.is_nan(keys), None, keys)
+        try:
+            return keys.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise refuse(self.name, f"{kind} keys", keys.type, "Convert the column.") from None
+
+    def _is_edge(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Return whether rows [start, stop) have an edge."""
+        bits = np.unpackbits(self._bits[start // 8 : -(-stop // 8)])
+        return bits[start % 8 :][: stop - start].view(np.bool_)
+
+    def _row(self, edge: int) -> int:
+        """Return the row of an edge."""
+        block = int(np.searchsorted(self._before, edge, side="right")) - 1
+        first = block * _BLOCK
+        rows = np.flatnonzero(self._is_edge(first, first + _BLOCK))
+        return first + int(rows[edge - self._before[block]])

@@ -8,12 +8,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from graphtheta import datasets
 from graphtheta.data.graph import Graph
+from graphtheta.datasets.typed import relbench
 from graphtheta.errors import ConfigError, GraphFormatError
 from tests.datasets.test_published import DATA
 
@@ -48,8 +50,8 @@ def database(folder: Path, foreign: dict[str, str] = FOREIGN, key: str = "id") -
 
 def test_a_foreign_key_is_a_relation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    graph = datasets.read(database(tmp_path), features=["age", "products.price"], labels="stars")
-    assert isinstance(graph, Graph)
+    source = datasets.read(database(tmp_path), features=["age", "products.price"], labels="stars")
+    graph = Graph.from_source(source)
     assert graph.node_types == ("customers", "products", "reviews")
     assert [relation.text for relation in graph.relations] == [
         "reviews-f2p_customer-customers",
@@ -64,6 +66,29 @@ def test_a_foreign_key_is_a_relation(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert graph.node_table("products")["id"].to_pylist() == ["pen", "cup"]
     (record,) = caplog.records
     assert "customer: dropped 1 value that" in record.getMessage()
+
+
+def test_rows_are_read_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relbench, "_BLOCK", 8)
+    draw = np.random.default_rng(0)
+    children = draw.choice([0.0, 1.0, 2.0, 9.0, float("nan")], 50)
+    write(tmp_path / "parents.parquet", "id", {}, id=["0", "2", "1"])
+    write(tmp_path / "some.parquet", None, {"up": "parents"}, up=[f"{c:g}" for c in children])
+    write(tmp_path / "none.parquet", None, {"up": "parents"}, up=pa.array([], pa.string()))
+    source = datasets.read(str(tmp_path))
+    of_none, of_children = source.edge_tables
+    rows = np.flatnonzero(children < 3)
+    parents = [f"{parent:g}" for parent in children[rows]]
+
+    def read(*of_rows: Any) -> pa.Table:
+        return pa.concat_tables(of_children.table.chunks(*of_rows))
+
+    assert read(0, len(rows)).to_pydict() == {"src": rows.tolist(), "dst": parents}
+    for start in range(0, len(rows), 7):
+        for stop in (start, start + 1, len(rows)):
+            assert read(start, stop, ["src"])["src"].to_pylist() == rows[start:stop].tolist()
+    assert of_none.num_rows == 0
+    assert Graph.from_source(source).num_edges == len(rows)
 
 
 @pytest.mark.parametrize(
