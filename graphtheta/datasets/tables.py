@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from graphtheta.data.types import (
     EdgeTable,
     NodeTable,
     Relation,
+    SourceTable,
     edge_tables,
     node_tables,
     qualified,
@@ -120,7 +121,7 @@ class FileSource:
     """
 
     keyed = False
-    memory_bytes = 0
+    memory_bytes: int = 0
 
     def __init__(
         self,
@@ -131,6 +132,32 @@ class FileSource:
     ) -> None:
         self._tables, self._more = files, more
         self.node_tables, self.edge_tables = nodes, edges
+
+    def with_columns(self, columns: Mapping[str, Mapping[str, pa.Array]]) -> FileSource:
+        """Return a source with columns in memory in addition.
+
+        Args:
+            columns: For some node types, and texts of relations, columns of numbers by name, with
+                a value for each row.
+        """
+        given = [column for of_table in columns.values() for column in of_table.values()]
+        more = xxhash.xxh3_128(repr([(owner, [*of]) for owner, of in columns.items()]).encode())
+        for column in given:
+            more.update(column.to_numpy())
+        source = FileSource(
+            self._tables,
+            tuple(
+                replace(t, table=_MoreColumns(t.table, columns.get(t.name, {})))
+                for t in self.node_tables
+            ),
+            tuple(
+                replace(t, table=_MoreColumns(t.table, columns.get(t.relation.text, {})))
+                for t in self.edge_tables
+            ),
+            self._more + more.hexdigest(),
+        )
+        source.memory_bytes = self.memory_bytes + sum(column.nbytes for column in given)
+        return source
 
     def __repr__(self) -> str:
         rows = [f"{name}: {text}" for name, text in self.files()]
@@ -191,6 +218,32 @@ class FileSource:
             table.files.update(state)
             state.update(b"|")
         return state.hexdigest()
+
+
+class _MoreColumns:
+    """Table of a source with columns in memory in addition.
+
+    Args:
+        table: The table.
+        columns: Columns, with a value for each of its rows.
+    """
+
+    def __init__(self, table: SourceTable, columns: Mapping[str, pa.Array]) -> None:
+        self._table, self._columns = table, columns
+        self.name, self.num_rows = table.name, table.num_rows
+        fields = [pa.field(name, column.type) for name, column in columns.items()]
+        self.schema = pa.schema([*table.schema, *fields])
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        names = self.schema.names if columns is None else list(columns)
+        read = [name for name in names if name not in self._columns]
+        for rows in self._table.chunks(start, stop, read or self._table.schema.names[:1]):
+            for name in set(names) - set(read):
+                rows = rows.append_column(name, self._columns[name].slice(start, rows.num_rows))
+            yield rows.select(names)
+            start += rows.num_rows
 
 
 class TableSource(FileSource):

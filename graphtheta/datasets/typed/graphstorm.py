@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from graphtheta.data.graph import Graph
 from graphtheta.data.mapping import ColumnOptions, natural_key
 from graphtheta.data.schema import need_column, refuse, whole
-from graphtheta.data.types import Relation
+from graphtheta.data.types import Relation, SourceTable
 from graphtheta.datasets.files import TableFiles
 from graphtheta.datasets.splits import random_split, split_of_rows
-from graphtheta.datasets.tables import InputTable, TableSource
+from graphtheta.datasets.tables import FileSource, InputTable, TableSource
 from graphtheta.errors import ConfigError
 
 __all__ = ["read", "recognises"]
@@ -55,8 +54,8 @@ def recognises(uri: str) -> bool:
     return isinstance(given, dict) and all(isinstance(given.get(name), list) for name in lists)
 
 
-def read(uri: str, *, seed: int = 0) -> Graph:
-    """Read the graph of a construction file into memory.
+def read(uri: str, *, seed: int = 0) -> FileSource:
+    """Open the graph of a construction file. Only its splits are kept in memory.
 
     A label is called by its column, and its split too. Features of a table are joined to one
     matrix, in their order. Paths are relative to the folder of the file, or to the working
@@ -105,15 +104,20 @@ def read(uri: str, *, seed: int = 0) -> Graph:
             else:
                 nodes[owner] = found
             labels += [(owner, label, where) for label in table.get("labels", [])]
-    graph = Graph.from_source(TableSource(nodes, edges))
-    of_nodes = {name: graph.node_table(name) for name in graph.node_types}
-    of_edges = {relation: graph.edge_table(relation) for relation in graph.relations}
+    source = TableSource(nodes, edges)
+    tables: dict[str | Relation, SourceTable] = {t.name: t.table for t in source.node_tables}
+    tables |= {table.relation: table.table for table in source.edge_tables}
+    splits: dict[str, dict[str, pa.Array]] = {}
     for owner, label, where in labels:
         name = f"split:{label['label_col']}"
-        tables: dict[Any, pa.Table] = of_edges if isinstance(owner, Relation) else of_nodes
-        split = _split(tables[owner], label, folder, seed, f"{where} {name}")
-        tables[owner] = tables[owner].append_column(name, split)
-    return Graph(of_nodes, of_edges)
+        of_table = splits.setdefault(owner.text if isinstance(owner, Relation) else owner, {})
+        if name in of_table:
+            raise ConfigError(
+                f"{where}: expected each label once, got {label['label_col']!r} twice. Leave one "
+                "out."
+            )
+        of_table[name] = _split(tables[owner], label, folder, seed, f"{where} {name}")
+    return source.with_columns(splits)
 
 
 def _need_keys(
@@ -202,11 +206,11 @@ def _columns(table: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any
 
 
 def _split(
-    rows: pa.Table, label: Mapping[str, Any], folder: Path, seed: int, where: str
+    table: SourceTable, label: Mapping[str, Any], folder: Path, seed: int, where: str
 ) -> pa.Array:
     """Return the split of a label, drawn or from files of ids."""
     if "custom_split_filenames" in label:
-        return _split_of_files(rows, label["custom_split_filenames"], folder, where)
+        return _split_of_files(table, label["custom_split_filenames"], folder, where)
     pct = _list(label.get("split_pct", _DEFAULT_PCT), where)
     numbers = [p for p in pct if isinstance(p, int | float) and p >= 0]
     if len(pct) != 3 or len(numbers) != 3 or sum(numbers) > _SUM:
@@ -214,8 +218,8 @@ def _split(
             f"{where}: expected split_pct of three fractions that sum to at most 1, got {pct}. "
             "Correct them."
         )
-    known = rows[f"label:{label['label_col']}"].is_valid().to_numpy()
-    labelled = np.where(known, 0, -1)
+    known = _column(table, f"label:{label['label_col']}", lambda values: values.is_valid())
+    labelled = np.where(known.to_numpy(zero_copy_only=False), 0, -1)
     train, val = float(pct[0]), float(pct[1])
     split = random_split(len(labelled), labelled, train=train, val=val, seed=seed)
     share = min(float(sum(numbers)), 1.0)
@@ -224,21 +228,21 @@ def _split(
     return pa.array(split)
 
 
-def _split_of_files(rows: pa.Table, given: Any, folder: Path, where: str) -> pa.Array:
+def _split_of_files(table: SourceTable, given: Any, folder: Path, where: str) -> pa.Array:
     files = _need_keys(given, _SPLIT_FILE_KEYS, where)
     column = files.get("column")
-    if "id" not in rows.column_names or not isinstance(column, str):
+    if "id" not in table.schema.names or not isinstance(column, str):
         raise ConfigError(
             f"{where}: expected custom_split_filenames of nodes with the name of a column, got "
-            f"{'edges' if 'src' in rows.column_names else repr(column)}. Use split_pct."
+            f"{'edges' if 'src' in table.schema.names else repr(column)}. Use split_pct."
         )
-    ids, keys = whole(rows["id"]), []
+    ids, keys = _column(table, "id", lambda values: values), []
     for part in _SPLIT_FILE_KEYS[:3]:
         found = pa.array([], ids.type)
         if part in files:
-            table = TableFiles(_paths(files[part], folder, f"{where} {part}"))
-            need_column(column, table.names, table.uri)
-            found = whole(table.read([column])[column])
+            given_ids = TableFiles(_paths(files[part], folder, f"{where} {part}"))
+            need_column(column, given_ids.names, given_ids.uri)
+            found = whole(given_ids.read([column])[column])
         try:
             positions = pc.index_in(found.cast(ids.type), ids)
         except pa.ArrowException:
@@ -249,3 +253,11 @@ def _split_of_files(rows: pa.Table, given: Any, folder: Path, where: str) -> pa.
             raise refuse(f"{where}: {part}", "ids of the node table", odd, "Correct the file.")
         keys.append(positions.cast(pa.int64()).to_numpy())
     return pa.array(split_of_rows(keys, len(ids), where))
+
+
+def _column(
+    table: SourceTable, name: str, change: Callable[[pa.ChunkedArray], pa.ChunkedArray]
+) -> pa.Array:
+    """Return a function of all values of a column, applied to chunks."""
+    chunks = [change(rows[name]) for rows in table.chunks(0, table.num_rows, [name])]
+    return pa.chunked_array([piece for chunk in chunks for piece in chunk.chunks]).combine_chunks()

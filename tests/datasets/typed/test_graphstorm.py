@@ -85,9 +85,7 @@ def write(folder: Path, change: Callable[[Any], object] = lambda config: None) -
 
 
 def read(path: str, **options: Any) -> Graph:
-    graph = datasets.read(path, **options)
-    assert isinstance(graph, Graph)
-    return graph
+    return Graph.from_source(datasets.read(path, **options))
 
 
 def test_tables_features_and_labels(tmp_path: Path) -> None:
@@ -113,6 +111,19 @@ def test_split_pct_draws_by_seed(tmp_path: Path) -> None:
     assert np.array_equal(read(path).node_table("paper")["split:venue"], split)
     other = read(path, seed=1).node_table("paper")["split:venue"].to_numpy()
     assert not np.array_equal(other, split)
+
+
+def test_splits_are_part_of_the_graph(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    first, again, other = (datasets.read(path, seed=seed) for seed in (0, 0, 1))
+    assert first.digest() == again.digest() != other.digest()
+    assert first.stamp() == again.stamp() != other.stamp()
+    assert first.memory_bytes == NODES + 3 + 10
+    table = first.node_tables[0].table
+    whole = pa.concat_tables(table.chunks(0, NODES))
+    for names in (["split:venue"], ["features", "split:venue", "id"]):
+        (part,) = table.chunks(NODES // 2 - 3, NODES // 2 + 3, names)
+        assert part.equals(whole.select(names).slice(NODES // 2 - 3, 6).combine_chunks())
 
 
 def setter(*keys: Any) -> Callable[[Any], None]:
@@ -156,6 +167,10 @@ SPLIT = ("nodes", 1, "labels", 0, "custom_split_filenames")
         (setter(*LABEL, "task_type", "link_prediction"), "got 'link_prediction', which is not"),
         (setter(*LABEL, "split_pct", [0.9, 0.2, 0]), "three fractions that sum to at most 1"),
         (setter(*LABEL, "split_pct", [0.9, "x", 0]), "three fractions that sum to at most 1"),
+        (
+            lambda config: config["nodes"][0]["labels"].append(config["nodes"][0]["labels"][0]),
+            r"nodes\[0\]: expected each label once, got 'venue' twice",
+        ),
         (setter(*LABEL, "label_col", "topic"), "papers_0.parquet: expected a column 'topic'"),
         (setter(*SPLIT, "column", "m"), "t.parquet: expected a column 'm', got columns n"),
         (setter(*SPLIT, "train", "papers_0.parquet"), "expected a column 'n'"),
