@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 __all__ = ["TypedLinear"]
 
+# Shards hold masters of a type in two slices, so that whole layers have few runs of equal types.
+_RUNS_OF_TYPE = 4
+
 
 class TypedLinear(nn.Module):
     """Linear map x W_t^T + b_t, where t is the type of the row.
@@ -44,18 +47,34 @@ class TypedLinear(nn.Module):
             return nn.functional.linear(
                 x, self.weight[0], None if self.bias is None else self.bias[0]
             )
-        order = torch.argsort(node_type, stable=True)
-        counts = torch.bincount(node_type, minlength=num_types).tolist()
+        order = None
+        starts = _starts_of_runs(node_type)
+        if len(starts) > _RUNS_OF_TYPE * num_types:
+            order = torch.argsort(node_type, stable=True)
+            x, node_type = x.index_select(0, order), node_type[order]
+            starts = _starts_of_runs(node_type)
+        sizes = torch.diff(starts, append=starts.new_tensor([len(x)])).tolist()
+        weights = self.weight.unbind()
+        biases = [None] * num_types if self.bias is None else self.bias.unbind()
+        numbers = [*node_type[starts].tolist(), 0]  # a last run without rows, so that there is one
         parts = [
-            nn.functional.linear(some, weight, None if self.bias is None else self.bias[number])
-            for number, (some, weight) in enumerate(
-                zip(torch.split(x.index_select(0, order), counts), self.weight, strict=True)
-            )
+            nn.functional.linear(run, weights[number], biases[number])
+            for number, run in zip(numbers, torch.split(x, [*sizes, 0]), strict=True)
         ]
+        result = torch.cat(parts)
+        if order is None:
+            return result
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order), device=order.device)
-        return torch.cat(parts).index_select(0, inverse)
+        return result.index_select(0, inverse)
 
     def extra_repr(self) -> str:
         num_types, out_channels, in_channels = self.weight.shape
         return f"{in_channels}, {out_channels}, num_types={num_types}"
+
+
+def _starts_of_runs(node_type: Tensor) -> Tensor:
+    """Return the first row of each run of rows of one type."""
+    is_start = torch.ones(len(node_type), dtype=torch.bool, device=node_type.device)
+    torch.ne(node_type[1:], node_type[:-1], out=is_start[1:])
+    return torch.nonzero(is_start).flatten()

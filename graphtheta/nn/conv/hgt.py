@@ -83,8 +83,7 @@ class HGTConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         out = self.out_lin(nn.functional.gelu(m.flatten(1)), n["type"])
-        before = n["h"] if self.keeps_rows else torch.zeros_like(out)
-        if self.skip is not None:
-            share = self.skip.sigmoid()[n["type"]].unsqueeze(-1)
-            out = share * out + (1 - share) * before
-        return torch.where(self.receives[n["type"]].unsqueeze(-1), out, before)
+        share = self.receives.to(out.dtype)  # 0 keeps the rows of types in which no relation ends
+        if self.skip is None:
+            return out * share[n["type"]].unsqueeze(-1)
+        return torch.lerp(n["h"], out, (share * self.skip.sigmoid())[n["type"]].unsqueeze(-1))

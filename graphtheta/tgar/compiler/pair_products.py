@@ -30,6 +30,7 @@ from graphtheta.tgar.compiler.runner import KernelRunner
 __all__ = ["PairRows"]
 
 _CHUNK_ROWS = 1 << 13  # rows of nodes that are selected at a time
+_JOINED_COLUMNS = 128  # of all heads, up to which one product is faster than one for each head
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,11 @@ class PairRows:
         Shape:
             Returns (P, ..., O).
         """
+        shape = *table.shape[1:-2], table.shape[-1]
+        if table.dim() == 4 and table[0, ..., 0].numel() <= _JOINED_COLUMNS:
+            table = _block_diagonal(table)
         product: Tensor = _Products.apply(self, syncs, table, *rows)  # type: ignore[no-untyped-call]
-        return product
+        return product.view(-1, *shape)
 
     def selected(self, *rows: Tensor) -> Tensor:
         """Return the row of each pair's node: (P, ...), from the rows of nodes as `products`."""
@@ -94,7 +98,7 @@ class PairRows:
     def summed(self, x_P: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
         """Return the sums over the pairs of each node, in the shapes and dtypes of `rows`."""
         if len(rows) == 1:
-            return [x_P]
+            return [x_P.view_as(rows[0])]
         dtype = torch.float64 if x_P.dtype == torch.float64 else torch.float32
         program = _sum_of(math.prod(x_P.shape[1:]), dtype)
         block = PairBlock.of_pairs(self.block, self.pairs)
@@ -113,10 +117,17 @@ def _sum_of(size: int, dtype: torch.dtype) -> Program:
     return Program(Lowered(terms, dtype, (row,), {}, {}, (), 1), "sum", self_loops=False)
 
 
+def _block_diagonal(table: Tensor) -> Tensor:
+    """Return a matrix of all heads for each relation: (R, H, A, O) gives (R, H A, H O)."""
+    heads = table.shape[1]
+    diagonal = torch.eye(heads, dtype=table.dtype, device=table.device)
+    return (table.unsqueeze(3) * diagonal.view(heads, 1, heads, 1)).flatten(3, 4).flatten(1, 2)
+
+
 def _multiply(x_n: Tensor, matrix: Tensor, out: Tensor) -> None:
     """Write the product of each row by a matrix: (n, ..., A) by (..., A, O)."""
     if matrix.dim() == 2:
-        torch.mm(x_n, matrix, out=out)
+        torch.mm(x_n.flatten(1), matrix, out=out)
     else:
         out.copy_((x_n.movedim(0, -2) @ matrix).movedim(-2, 0))
 
@@ -170,7 +181,7 @@ def _add_gradients(
         x_n = x_n.to(table.dtype)
         total = grad_table[relation]
         if total.dim() == 2:
-            total.addmm_(x_n.t(), grad_n)
+            total.addmm_(x_n.flatten(1).t(), grad_n)
         else:
             total.add_(x_n.movedim(0, -1) @ grad_n.movedim(0, -2))
     if grad_P is not None:
