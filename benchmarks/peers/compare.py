@@ -60,8 +60,8 @@ def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
         arrays = {"src": graph.src[order], "dst": graph.dst[order]}
         if weight:
             arrays["weight"] = graph.column("weight")[order]
-        for column in {"attr", "type"} & set(graph.edges.column_names):
-            arrays[column] = graph.column(column)[order]
+        if "attr" in graph.edges.column_names:
+            arrays["attr"] = graph.column("attr")[order]
         if graph.num_features:
             labels = graph.label().astype(np.int64)
             arrays |= {"x": graph.features, "y": labels, "train": graph.split() == 1}

@@ -3,9 +3,9 @@
     python -m peers.graphtheta_worker gather|attention|epoch|typed|sample|steps
 
 `gather` runs Gather and Sum, `attention` one layer forward and backward, `epoch` a training epoch
-on the whole graph, `typed` one of R-GCN with learned inputs, `sample` draws neighbourhoods, and
-`steps` trains on them. Rows are saved in the order of the input, and gradients by PyG's parameter
-names.
+on the whole graph, `typed` one of R-GCN or HGT with learned inputs, `sample` draws neighbourhoods,
+and `steps` trains on them. Rows are saved in the order of the input, and gradients by PyG's
+parameter names, or GraphTheta's for `typed`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from graphtheta.bench.executors import executors, require_fused
 from graphtheta.bench.kernels import Aggregate
 from graphtheta.bench.timing import Clock
 from graphtheta.comm.launch import tune_rank
-from graphtheta.nn import GAT, GATE, GCN, RGCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
+from graphtheta.nn import GAT, GATE, GCN, HGT, RGCN, GATConv, GATEConv, GATv2, GraphSAGE, seeded
 from graphtheta.nn.models import Stack
 from graphtheta.tgar import Fanout, Neighbourhoods, TGARLayer, View
 from graphtheta.train.trainer import Trainer
 from peers.worker import seeds_of, serve
 
-HEADS, EDGE_FEATURES = 4, 16
+HEADS, EDGE_FEATURES, WIDTH = 4, 16, 32
 
 LAYERS: dict[str, Callable[..., TGARLayer]] = {"gat-edge": GATConv, "gat-e": GATEConv}
 MODELS: dict[str, Callable[..., Stack]] = {
@@ -182,21 +182,33 @@ class Epoch(Worker):
 
 
 class Typed(Worker):
-    """Training epochs of R-GCN on the whole graph, with learned inputs."""
+    """Training epochs of R-GCN or HGT on the whole graph, with learned inputs."""
 
-    def build(self, hidden: int, weights: str | None, allow_chunked: bool, **options: Any) -> None:
+    def load(self, folder: str) -> dict[str, Any]:
+        """Open the store, and read the labels."""
+        loaded = super().load(folder)
+        target, train = (np.load(Path(folder) / f"{name}.npy") for name in ("y", "train"))
+        self.train = torch.nonzero(torch.from_numpy(train)[self.keys]).flatten()
+        self.target = torch.from_numpy(target)[self.keys][self.train]
+        self.num_classes = int(target.max()) + 1
+        return loaded | {"forms": ["rgcn", "hgt"]}
+
+    def build(
+        self, model: str, hidden: int, weights: str | None, allow_chunked: bool, **options: Any
+    ) -> None:
         """Build model and optimiser, and save the initial weights for the peers."""
         shard, self.allow_chunked = self.shard, allow_chunked
-        sizes = shard.num_features, hidden, shard.num_classes
-        relations = {"num_relations": shard.num_edge_types, "num_bases": options.get("bases")}
-        self.module = RGCN(*sizes, dropout=0.0, **relations)
+        if model == "hgt":
+            types = {"metadata": shard.metadata, "heads": HEADS}
+            sizes = (WIDTH, hidden // HEADS, self.num_classes)
+            self.module = HGT(*sizes, dropout=0.0, **types)
+        else:
+            relations = {"num_relations": shard.num_edge_types, "num_bases": options.get("bases")}
+            self.module = RGCN(WIDTH, hidden, self.num_classes, dropout=0.0, **relations)
         if weights is not None:
             self.write_weights(weights)
-        self.x = nn.Parameter(shard.features.clone())
+        self.x = nn.Parameter(self.rows(WIDTH) / 10)
         self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
-        target, known = shard.label("y")
-        self.train = torch.nonzero((shard.split("split") == 1) & known).flatten()
-        self.target = target[self.train].long()
 
     def run(self) -> dict[str, Any]:
         """Train one epoch; return also the seconds of all threads together."""

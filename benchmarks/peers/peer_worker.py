@@ -10,6 +10,7 @@ settings that `load` returns.
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from torch.nn import functional as F
 
 from peers.worker import seeds_of, serve
 
+WIDTH = 32  # of the learned inputs of typed graphs
+
 
 class Arrays:
     """Graph in memory, with its edges sorted by destination.
@@ -33,7 +36,13 @@ class Arrays:
         weight: (E,) float32.
         attr: (E, A) float32.
         x, y, train: Features, labels and training mask of the nodes, if loaded.
+        type: (E,) relations, of a typed graph.
+        counts: Number of nodes of each type, whose nodes follow each other.
+        relations: Source type, name and destination type of each relation.
     """
+
+    counts: dict[str, int]
+    relations: list[tuple[str, str, str]]
 
     def __init__(self, folder: str, names: tuple[str, ...]) -> None:
         for name in ("src", "dst", *names):
@@ -61,6 +70,17 @@ class Arrays:
         """Return the random input of all workers."""
         shape = (self.num_nodes, width)
         return torch.from_numpy(np.random.default_rng(width).standard_normal(shape, np.float32))
+
+    def of_types(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the rows of each node type."""
+        return dict(zip(self.counts, x.split(list(self.counts.values())), strict=True))
+
+    def ends_of(self, relation: int) -> tuple[Tensor, Tensor]:
+        """Return sources and destinations of a relation's edges, numbered within their types."""
+        first = dict(zip(self.counts, np.cumsum([0, *self.counts.values()]), strict=False))
+        source, _, destination = self.relations[relation]
+        edges = torch.nonzero(self.type == relation).flatten()
+        return self.src[edges] - int(first[source]), self.dst[edges] - int(first[destination])
 
 
 class Worker:
@@ -187,18 +207,26 @@ class Epoch(Worker):
 
 
 class Typed(Epoch):
-    """Training epochs of R-GCN on the whole graph, with learned inputs."""
+    """Training epochs of R-GCN or HGT on the whole graph, with learned inputs."""
 
-    names = ("x", "y", "train", "type")
+    names = ("y", "train", "type")
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Read the graph, its node types and relations."""
+        loaded = super().load(folder)
+        types = json.loads((Path(folder) / "types.json").read_text())
+        self.arrays.counts = types["counts"]
+        self.arrays.relations = [tuple(relation) for relation in types["relations"]]
+        return loaded
 
     def build(self, hidden: int, weights: str, form: str, **options: Any) -> None:
         """Build model and optimiser."""
         arrays = self.arrays
         self.rows = torch.nonzero(arrays.train).flatten()
-        sizes = arrays.x.shape[1], hidden, int(arrays.y.max()) + 1
+        sizes = WIDTH, hidden, int(arrays.y.max()) + 1
         self.module = self.library.typed(arrays, form, sizes, options.get("bases"))
         self.take_weights(weights)
-        self.x = arrays.x.clone().requires_grad_()
+        self.x = (arrays.rows(WIDTH) / 10).requires_grad_()
         self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
 
     def run(self) -> dict[str, float]:
@@ -215,7 +243,24 @@ class Typed(Epoch):
         self.optimizer.zero_grad()
         out = self.module(self.x)
         self._loss(out).backward()
-        self.write(path, out, self.x)
+        found = self.module.shared(lambda parameter: parameter.grad)
+        if not found:  # the weights are others, and so are the results
+            np.savez(path)
+            return
+        grads = {n: g if isinstance(g, Tensor) else torch.stack(g) for n, g in found.items()}
+        arrays = {name: grad.numpy() for name, grad in grads.items()}
+        np.savez(path, out=out.detach().numpy(), x=self.x.grad.numpy(), **arrays)
+
+    def take_weights(self, path: str) -> None:
+        """Load the initial weights that GraphTheta has saved, if the model has them."""
+        with np.load(path) as given:
+            for name, parts in self.module.shared(lambda parameter: parameter.data).items():
+                value = torch.from_numpy(given[name])
+                if isinstance(parts, Tensor):
+                    parts.copy_(value)
+                    continue
+                for part, of_part in zip(parts, value, strict=True):
+                    part.copy_(of_part)
 
 
 class Sample(Worker):
@@ -257,10 +302,12 @@ class Steps(Worker):
 
 
 MODULES = {"pyg": "peers.pyg_models", "dgl": "peers.dgl_models", "torch": "peers.torch_csr"}
+TYPED = {"pyg": "peers.pyg_typed", "dgl": "peers.dgl_typed"}
 
 
 if __name__ == "__main__":
     library, work = sys.argv[1:]
     works = {"gather": Gather, "attention": Attention, "epoch": Epoch}
     works |= {"typed": Typed, "sample": Sample, "steps": Steps}
-    serve(works[work](importlib.import_module(MODULES[library]), work))
+    modules = TYPED if work == "typed" else MODULES
+    serve(works[work](importlib.import_module(modules[library]), work))

@@ -3,7 +3,6 @@
 - `coo`: an edge index sorted by destination.
 - `edge-index`: the same as an `EdgeIndex`, which knows that it is sorted and caches CSC and CSR.
 - `csr`: the transposed adjacency matrix as a torch CSR tensor.
-- `rgcn`, `fast-rgcn`: RGCNConv, and FastRGCNConv, which needs a matrix per edge.
 
 The normalisation of GCN is computed once (`cached`, or in advance by `gcn_norm`), and self-loops
 are added once, with the mean of the attributes of a node's in-edges.
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
-from torch_geometric.nn import FastRGCNConv, GATConv, GATv2Conv, GCNConv, RGCNConv, SAGEConv
+from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, SAGEConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import scatter, trim_to_layer
 
@@ -32,7 +31,6 @@ FORMS = {
     "gather": ("scatter",),
     "attention": ("coo", "edge-index", "csr"),
     "epoch": ("coo", "edge-index", "csr"),
-    "typed": ("rgcn", "fast-rgcn"),
     "steps": ("0 workers", "1 worker", "0 workers, trimmed", "1 worker, trimmed"),
 }
 
@@ -84,15 +82,6 @@ def model(arrays: Any, name: str, form: str, num_classes: int) -> nn.Module:
         conv(64, num_classes, heads=1, concat=False, **options),
     ]
     return _Model(convs, F.elu, graph, *([attr] if with_attributes else []))
-
-
-def typed(arrays: Any, form: str, sizes: tuple[int, int, int], bases: int | None) -> nn.Module:
-    """Return R-GCN of two layers."""
-    conv = RGCNConv if form == "rgcn" else FastRGCNConv
-    number = int(arrays.type.max()) + 1
-    convs = [conv(*pair, number, num_bases=bases) for pair in (sizes[:2], sizes[1:])]
-    graph = _represent(arrays.src, arrays.dst, arrays.num_nodes, "coo")
-    return _Model(convs, F.relu, graph, arrays.type)
 
 
 def steps(

@@ -22,13 +22,17 @@ def gather_sum(arrays: Any, form: str, *, weighted: bool) -> Callable[[Tensor], 
 
 
 def adjacency(
-    src: Tensor, dst: Tensor, size: int, values: Tensor, *, index: torch.dtype = torch.int64
+    src: Tensor,
+    dst: Tensor,
+    size: int | tuple[int, int],
+    values: Tensor,
+    *,
+    index: torch.dtype = torch.int64,
 ) -> Tensor:
     """Return the CSR matrix of edges sorted by destination; destinations are its rows."""
-    indptr = torch.zeros(size + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(dst, minlength=size), 0, out=indptr[1:])
+    shape = (size, size) if isinstance(size, int) else size
+    indptr = torch.zeros(shape[0] + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(dst, minlength=shape[0]), 0, out=indptr[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # sparse CSR is in beta state
-        return torch.sparse_csr_tensor(
-            indptr.to(index), src.to(index), values.clone(), (size, size)
-        )
+        return torch.sparse_csr_tensor(indptr.to(index), src.to(index), values.clone(), shape)
