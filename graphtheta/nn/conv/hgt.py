@@ -82,7 +82,7 @@ class HGTConv(TGARLayer):
         return score, value
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        out = self.out_lin(nn.functional.gelu(m.flatten(1)), n["type"])
+        out: Tensor = self.out_lin(nn.functional.gelu(m.flatten(1)), n["type"])
         share = self.receives.to(out.dtype)  # 0 keeps the rows of types in which no relation ends
         if self.skip is None:
             return out * share[n["type"]].unsqueeze(-1)
