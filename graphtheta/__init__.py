@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphtheta.comm.groups import Groups
     from graphtheta.comm.launch import communicator, guarded
     from graphtheta.comm.threads import run_local
+    from graphtheta.data import encode
     from graphtheta.data.graph import Graph
     from graphtheta.runtime.tuning import tune
     from graphtheta.shard.open import open_shard
@@ -39,6 +40,7 @@ __all__ = [
     "Trainer",
     "communicator",
     "datasets",
+    "encode",
     "guarded",
     "nn",
     "open_shard",
@@ -74,7 +76,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in __all__:
-        return importlib.import_module(f"graphtheta.{name}")
+        return importlib.import_module(f"graphtheta.{'data.' * (name == 'encode')}{name}")
     raise AttributeError(f"module 'graphtheta' has no attribute '{name}'")
 
 

@@ -10,10 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from graphtheta.data.encode.cast import cast_exactly, lists_of
+from graphtheta.data.encode.categorical import Embedding
+from graphtheta.data.encode.numeric import is_vector
+from graphtheta.data.encode.recipe import with_encoding
 from graphtheta.data.mapping import Column, ColumnKind
 from graphtheta.data.schema import (
     as_numpy,
-    check_finite,
     computable,
     in_range,
     is_list,
@@ -28,7 +31,7 @@ from graphtheta.data.schema import (
 )
 from graphtheta.data.sparse import (
     SparseMatrix,
-    is_pairs,
+    SparseType,
     is_sparse,
     sparse_column,
     with_entries,
@@ -43,14 +46,16 @@ SPLITS = {"": 0, "none": 0, "train": 1, "val": 2, "valid": 2, "validation": 2, "
 def schema_of(plan: Mapping[str, Column]) -> pa.Schema:
     """Return the types of the columns of a plan that `graphtheta.data.survey` has completed.
 
-    Texts that are numbered are in the metadata `classes` of a field, as a JSON list.
+    Texts that are numbered are in the metadata `classes` of a field, as a JSON list, and the fitted
+    encoders of features in the metadata `encoding`.
     """
     return pa.schema([_field(name, column) for name, column in plan.items()])
 
 
 def _field(name: str, column: Column) -> pa.Field:
     field = with_classes(pa.field(name, column.type), column.classes)
-    return with_entries(field, *column.entries) if column.entries else field
+    field = with_entries(field, *column.entries) if column.entries else field
+    return with_encoding(field, column.encoded)
 
 
 def convert(
@@ -82,148 +87,72 @@ def _target(column: Column) -> pa.DataType:
     return column.type
 
 
-def _cast(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> pa.Array:
-    """Cast an array; integers must fit exactly."""
-    try:
-        return array.cast(target)
-    except pa.ArrowInvalid:
-        row = _first_misfit(array, target)
-    what = target.value_type if is_list(target) else target
-    raise refuse(
-        where,
-        f"values that {what} holds exactly",
-        f"{array[row].as_py()!r} in {rows_text([first_row + row])}",
-        "Correct the value, or leave the column out.",
-    )
-
-
-def _first_misfit(array: pa.Array, target: pa.DataType) -> int:
-    low, high = 0, len(array)  # a value in this range cannot be cast
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            array.slice(low, middle - low).cast(target)
-            low = middle
-        except pa.ArrowInvalid:
-            high = middle
-    return low
-
-
 def _ids(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     (array,) = inputs
     no_nulls(array, where, first_row)
-    return _cast(array, column.type, where, first_row)
+    return cast_exactly(array, column.type, where, first_row)
 
 
 def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     target = _target(column)
+    if len(inputs) == 1 and inputs[0].type == target:
+        return inputs[0]
+    if len(inputs) == 1 and is_vector(column.encoded[0].encoder, inputs[0].type):
+        return lists_of(inputs[0], target, where, first_row)  # without a copy, if possible
+    kind = target.dtype if is_sparse(target) else target.value_type
+    pieces = []
+    for encoded, array in zip(column.encoded, inputs, strict=True):
+        title = where if len(inputs) == 1 else f"{where}, column {encoded.column}"
+        pieces.append(encoded.encoder.encode(array, kind, title, first_row))
     if is_sparse(target):
-        return _sparse(column, inputs, where, first_row)
-    if len(inputs) == 1 and is_list(inputs[0].type) and not column.indices:
-        if not is_pairs(inputs[0].type):
-            return _lists(inputs[0], target, where, first_row)
-    values = np.empty((len(inputs[0]), target.list_size), target.value_type.to_pandas_dtype())
+        return _joined(pieces, target, len(inputs[0]))
+    values = np.empty((len(inputs[0]), target.list_size), kind.to_pandas_dtype())
     last = 0
-    for name, array, width in zip(column.inputs, inputs, column.widths, strict=True):
-        title = where if len(inputs) == 1 else f"{where}, column {name}"
-        no_nulls(array, title, first_row)
-        first, last = last, last + width
-        if name in column.indices:
-            values[:, first:last] = _members(array, width)
-            continue
-        values[:, first:last] = _dense(array, target.value_type, width, title, first_row)
+    for piece in pieces:
+        first, last = last, last + piece.shape[1]
+        matrix = piece.dense() if isinstance(piece, SparseMatrix) else piece
+        with np.errstate(over="ignore"):  # what float32 does not hold is refused afterwards
+            values[:, first:last] = matrix
     return matrix_column(values)
 
 
-def _dense(
-    array: pa.Array, kind: pa.DataType, width: int, where: str, first_row: int
-) -> NDArray[Any]:
-    """Return one input of features as a matrix."""
-    if is_pairs(array.type) or is_sparse(array.type):
-        rows, indices, values = _entries(array, kind, width, where, first_row)
-        matrix = np.zeros((len(array), width), kind.to_pandas_dtype())
-        np.add.at(matrix, (rows, indices), values)
-        return matrix
-    if is_list(array.type):
-        dense = _lists(array, pa.list_(kind, width), where, first_row)
-        no_nulls_inside(dense, where, first_row)
-    else:
-        dense = _cast(array, kind, where, first_row)
-    check_finite(dense, where, first_row)
-    return as_numpy(dense).reshape(len(dense), width)
-
-
-def _sparse(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
-    """Return inputs of features next to each other as one sparse column."""
-    target, first = _target(column), 0
-    if len(inputs) == 1 and inputs[0].type == target:
-        return inputs[0]
-    kind, pieces = target.dtype, []
-    for name, array, width in zip(column.inputs, inputs, column.widths, strict=True):
-        title = where if len(inputs) == 1 else f"{where}, column {name}"
-        no_nulls(array, title, first_row)
-        if name in column.indices:
-            rows, indices = _indices(array)
-            values = np.ones(len(rows), kind.to_pandas_dtype())
-        elif is_pairs(array.type) or is_sparse(array.type):
-            rows, indices, values = _entries(array, kind, width, title, first_row)
+def _joined(
+    pieces: Sequence[NDArray[Any] | SparseMatrix], target: SparseType, num_rows: int
+) -> pa.Array:
+    """Return matrices next to each other as one sparse column."""
+    first = 0
+    entries: list[tuple[NDArray[Any], ...]] = []
+    for piece in pieces:
+        rows: NDArray[Any]
+        indices: NDArray[Any]
+        if isinstance(piece, SparseMatrix):
+            rows, indices, values = piece.rows, piece.indices, piece.values
+            values = np.ones(len(rows)) if values is None else values
         else:
-            matrix = _dense(array, kind, width, title, first_row)
-            rows, indices = np.nonzero(matrix)
-            values = matrix[rows, indices]
-        pieces.append((rows, indices.astype(np.int64) + first, values))
-        first += width
-    rows, indices, values = (np.concatenate(of) for of in zip(*pieces, strict=True))
+            rows, indices = np.nonzero(piece)
+            values = piece[rows, indices]
+        with np.errstate(over="ignore"):
+            values = values.astype(target.dtype.to_pandas_dtype())
+        entries.append((rows, indices.astype(np.int64) + first, values))
+        first += piece.shape[1]
+    rows, indices, values = (np.concatenate(of) for of in zip(*entries, strict=True))
     given = None if target.value_type is None else values
-    return sparse_column(rows, indices, given, (len(inputs[0]), target.width))
+    return sparse_column(rows, indices, given, (num_rows, target.width))
 
 
-def _entries(
-    array: pa.Array, kind: pa.DataType, width: int, where: str, first_row: int
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the row, column and value of each entry of a sparse column or of lists of pairs."""
-    dtype = kind.to_pandas_dtype()
-    if is_sparse(array.type):
-        matrix = SparseMatrix.of(array)
-        values = np.ones(len(matrix.indices)) if matrix.values is None else matrix.values
-        return matrix.rows, matrix.indices, values.astype(dtype)
-    rows, pairs = pc.list_parent_indices(array), array.flatten()
-    index, value = (pc.struct_field(pairs, name) for name in ("index", "value"))
-    for part in (index, value):
-        if part.null_count:
-            found = first_row + np.unique(rows.filter(part.is_null()).to_numpy())
-            raise refuse(where, "pairs without nulls", f"nulls in {rows_text(found)}", "Fill them.")
-    index = index.cast(pa.int64())
-    in_range(index, 0, width - 1, where, 0, f"indices from 0 to {width - 1:,}")
-    return rows.to_numpy(), index.to_numpy(), as_numpy(value.cast(kind, safe=False))
-
-
-def _indices(lists: pa.Array) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the row and the index of each entry of lists of indices, without nulls."""
-    rows, indices = pc.list_parent_indices(lists), lists.flatten()
-    known = indices.is_valid()
-    return rows.filter(known).to_numpy(), indices.filter(known).to_numpy()
+def _code(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    encoder = column.encoded[0].encoder
+    assert isinstance(encoder, Embedding), "only embeddings have codes"
+    return encoder.codes(inputs[0])
 
 
 def _members(lists: pa.Array, width: int) -> NDArray[np.bool_]:
     """Return whether each list of indices contains each index."""
     members = np.zeros((len(lists), width), np.bool_)
-    members[_indices(lists)] = True
+    rows, indices = pc.list_parent_indices(lists), lists.flatten()
+    known = indices.is_valid()
+    members[rows.filter(known).to_numpy(), indices.filter(known).to_numpy()] = True
     return members
-
-
-def _lists(array: pa.Array, target: pa.DataType, where: str, first_row: int) -> pa.Array:
-    """Cast lists, which must have the length of the target."""
-    lengths = pc.list_value_length(array)
-    odd = np.flatnonzero(pc.fill_null(pc.not_equal(lengths, target.list_size), False))
-    if len(odd):
-        raise refuse(
-            where,
-            f"lists of length {target.list_size} as in the first row",
-            f"length {lengths[int(odd[0])]} in {rows_text([first_row + int(odd[0])])}",
-            "Give every row the same length.",
-        )
-    return _cast(array, target, where, first_row)
 
 
 def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
@@ -235,7 +164,7 @@ def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
         value = target.value_type if is_list(target) else target
         if pa.types.is_int8(value):
             array = _with_unknown(array, width, where, first_row)
-        rows = _lists(array, pa.list_(value, width), where, first_row)
+        rows = lists_of(array, pa.list_(value, width), where, first_row)
         if is_list(target):
             no_nulls_inside(rows, where, first_row)
             return _zero_under_nulls(rows)
@@ -244,12 +173,12 @@ def _label(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
         array = _numbers_of(array, column.classes)
     if pa.types.is_boolean(target) and is_number(array.type):
         array = pc.not_equal(array, pa.scalar(0, array.type))
-    return _zero_under_nulls(_cast(array, target, where, first_row))
+    return _zero_under_nulls(cast_exactly(array, target, where, first_row))
 
 
 def _with_unknown(lists: pa.Array, width: int, where: str, first_row: int) -> pa.Array:
     """Return multi-labels as int8, with -1 for NaN and nulls inside of lists."""
-    rows = _lists(lists, pa.list_(pa.float32(), width), where, first_row)
+    rows = lists_of(lists, pa.list_(pa.float32(), width), where, first_row)
     values = rows.values.slice(rows.offset * width, len(rows) * width)
     filled = pc.if_else(pc.is_finite(values).fill_null(False), values, -1.0).cast(pa.int8())
     return _with_nulls(pa.FixedSizeListArray.from_arrays(filled, width), rows.is_null())
@@ -369,7 +298,7 @@ def _number(column: Column, inputs: Sequence[pa.Array], where: str, first_row: i
     (array,) = inputs
     if is_text(array.type):
         return _numbers_of(array, column.classes)
-    return _cast(array, column.type, where, first_row)
+    return cast_exactly(array, column.type, where, first_row)
 
 
 def _other(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
@@ -379,6 +308,7 @@ def _other(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
 _CONVERT: dict[ColumnKind, Callable[[Column, Sequence[pa.Array], str, int], pa.Array]] = {
     "id": _ids,
     "matrix": _matrix,
+    "code": _code,
     "label": _label,
     "split": _split,
     "type": _number,

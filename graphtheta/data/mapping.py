@@ -11,6 +11,10 @@ from typing import Literal, TypedDict, cast, get_args
 
 import pyarrow as pa
 
+from graphtheta.data.encode.categorical import Embedding
+from graphtheta.data.encode.encoder import Encoder
+from graphtheta.data.encode.recipe import EncodedColumn
+from graphtheta.data.encode.registry import Features, requested
 from graphtheta.data.ends import find_ends
 from graphtheta.data.schema import LabelKind, need_column, refuse
 from graphtheta.errors import ConfigError
@@ -32,7 +36,7 @@ __all__ = [
     "plan_nodes",
 ]
 
-ColumnKind = Literal["id", "matrix", "label", "split", "type", "weight", "other"]
+ColumnKind = Literal["id", "matrix", "code", "label", "split", "type", "weight", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 Kinds = LabelKind | Mapping[str, LabelKind]
 
@@ -41,7 +45,7 @@ class NodeOptions(TypedDict, total=False):
     """Names of the columns of a node table, as described in `ColumnOptions`."""
 
     id: str | None
-    features: str | Sequence[str] | None
+    features: Features | None
     labels: Names | None
     splits: Names | None
     label_kinds: Kinds | None
@@ -52,7 +56,7 @@ class EdgeOptions(TypedDict, total=False):
 
     src: str | None
     dst: str | None
-    edge_features: str | Sequence[str] | None
+    edge_features: Features | None
     edge_type: str | None
     edge_weight: str | None
     edge_labels: Names | None
@@ -72,12 +76,13 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
     Attributes:
         id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in
             memory are its row numbers.
-        features: Columns of numbers or of lists of numbers, as names or globs such as `"f_*"`;
-            what a glob finds is in natural order (f_2 before f_10). Lists of integers of different
-            lengths are sets of indices: they become columns of 0 and 1. Lists of structs of `index`
-            and `value` are rows of a sparse matrix. Columns of mostly zeros that come from such
-            lists, or from a sparse matrix, are stored sparse. If None, the column `features`, if
-            there is one.
+        features: Columns as names or globs such as `"f_*"`, each with an encoding if its type's
+            default is not meant: `"age:standard,country:onehot,f_*"`, or a mapping such as
+            `{"age": gt.encode.Standard(), "country": "onehot"}`; see `graphtheta.data.encode`.
+            What a glob finds is in natural order (f_2 before f_10). Lists of integers of different
+            lengths are sets of indices, and lists of structs of `index` and `value` rows of a
+            sparse matrix. Features of mostly zeros are stored sparse. If None, the column
+            `features`, if there is one.
         labels: Label columns, or a mapping of label names to columns. If None, the columns named
             `label:<name>`. A null is a missing label. Texts become classes in sorted order.
         splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
@@ -122,10 +127,10 @@ class Column:
         label: Kind of a label. If None, it follows from the values.
         type: Type of the column. If None, `graphtheta.data.survey` has not chosen it yet.
         classes: Texts that are numbered from 0.
-        widths: Of features, the number of columns that each input becomes.
-        indices: Inputs with lists of indices, which become columns of 0 and 1.
-        entries: Of a sparse column, the numbers of rows and of values other than 0 that the survey
-            counted.
+        encoders: Of features, the encoder of each input, or None for the default of its type.
+        encoded: Of features, each input with its fitted encoder.
+        indices: Of a label, the input if it has lists of indices, which become columns of 0 and 1.
+        entries: Of a sparse column, a number of rows and that of their values other than 0.
         summary: How a label was read, for display.
     """
 
@@ -134,7 +139,8 @@ class Column:
     label: LabelKind | None = None
     type: pa.DataType | None = None
     classes: tuple[str, ...] = ()
-    widths: tuple[int, ...] = ()
+    encoders: tuple[Encoder | None, ...] = ()
+    encoded: tuple[EncodedColumn, ...] = ()
     indices: tuple[str, ...] = ()
     entries: tuple[int, int] | None = None
     summary: str = ""
@@ -156,7 +162,7 @@ def plan_nodes(
     where: str,
     *,
     id: str | None = "id",
-    features: str | Sequence[str] | None = None,
+    features: Features | None = None,
     labels: Names | None = None,
     splits: Names | None = None,
     label_kinds: Kinds | None = None,
@@ -188,7 +194,7 @@ def plan_edges(
     *,
     src: str | None = None,
     dst: str | None = None,
-    edge_features: str | Sequence[str] | None = None,
+    edge_features: Features | None = None,
     edge_type: str | None = None,
     edge_weight: str | None = None,
     edge_labels: Names | None = None,
@@ -244,7 +250,7 @@ def _checked(plan: dict[str, Column], available: Sequence[str], where: str) -> d
         for name in dict.fromkeys(column.inputs):
             if counts[name] > 1:
                 raise refuse(where, f"one column {name!r}", f"{counts[name]}", "Rename the others.")
-            if name in ids and column.kind in ("matrix", "weight", "type"):
+            if name in ids and column.kind in ("matrix", "code", "weight", "type"):
                 raise ConfigError(
                     f"{where}: expected a column of numbers for {target}, got {name!r}, the column "
                     "of ids. Name another one."
@@ -253,30 +259,50 @@ def _checked(plan: dict[str, Column], available: Sequence[str], where: str) -> d
 
 
 def _matrix(
-    target: str, given: str | Sequence[str] | None, available: Sequence[str], where: str
+    target: str, given: Features | None, available: Sequence[str], where: str
 ) -> dict[str, Column]:
+    """Return the matrix of features, if any, and a column of codes for each learned embedding."""
     if given is None:
-        return {target: Column("matrix", (target,))} if target in available else {}
+        plan = {target: Column("matrix", (target,), encoders=(None,))}
+        return plan if target in available else {}
     existing = frozenset(available)
-    names: list[str] = []
-    for one in [given] if isinstance(given, str) else given:
-        pieces = [one] if one in existing else one.split(",")
-        first = len(names)
-        for piece in pieces:
-            piece = piece if piece in existing else piece.strip()
-            found = [piece] if piece in existing else []
-            if set(piece) & set("*?["):
-                found = found or sorted(fnmatch.filter(available, piece), key=natural_key)
-            names += found or [need_column(piece, available, where)]
-        for name, times in Counter(names[first:]).items():
-            if times > 1:
-                raise ConfigError(
-                    f"{where}: expected each column once for {target}, got {name!r} {times} times "
-                    f"in {one!r}. Leave out the others."
-                )
-    if not names:
+    found: list[tuple[str, Encoder | None]] = []
+    for item in [given] if isinstance(given, str | Mapping) else given:
+        first = len(found)
+        for name, encoder in requested(item, available, f"{where}: {target}"):
+            names = [name] if name in existing else []
+            if set(name) & set("*?["):
+                names = names or sorted(fnmatch.filter(available, name), key=natural_key)
+            found += [(one, encoder) for one in names or [need_column(name, available, where)]]
+        _check_once(target, found[first:], where)
+    if not found:
         raise ConfigError(f"{where}: expected columns for {target}, got an empty list. Name some.")
-    return {target: Column("matrix", tuple(names))}
+    codes = {
+        f"code:{name}": Column("code", (name,), encoders=(encoder,))
+        for name, encoder in found
+        if isinstance(encoder, Embedding)
+    }
+    if codes and target == "attr":
+        raise ConfigError(
+            f"{where}: expected no embedding for {target}, as only nodes have learned ones, got "
+            f"{some(codes, len(codes))}. Use hash(64) or onehot."
+        )
+    rest = [one for one in found if not isinstance(one[1], Embedding)]
+    if not rest:
+        return codes
+    inputs, encoders = tuple(name for name, _ in rest), tuple(encoder for _, encoder in rest)
+    return {target: Column("matrix", inputs, encoders=encoders), **codes}
+
+
+def _check_once(target: str, found: Sequence[tuple[str, Encoder | None]], where: str) -> None:
+    """Check that no column is read twice, except with different encodings."""
+    counts = Counter((name, encoder and encoder.name) for name, encoder in found)
+    for (name, _), times in counts.items():
+        if times > 1:
+            raise ConfigError(
+                f"{where}: expected each column once for {target}, or with different encodings, "
+                f"got {name!r} {times} times. Leave out the others."
+            )
 
 
 def _named(

@@ -106,7 +106,8 @@ def is_pairs(kind: pa.DataType) -> bool:
 
 def with_entries(field: pa.Field, rows: int, entries: int) -> pa.Field:
     """Return the field of a sparse column with its mean number of entries in a row, rounded up."""
-    return field.with_metadata({_ENTRIES: str(-(-entries // max(rows, 1)))})
+    mean = str(-(-entries // max(rows, 1)))
+    return field.with_metadata({**(field.metadata or {}), _ENTRIES: mean})
 
 
 def row_bytes(field: pa.Field) -> int:

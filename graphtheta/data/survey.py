@@ -12,7 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from graphtheta.data.convert import convert
+from graphtheta.data.encode.categorical import Indices
+from graphtheta.data.encode.columns import encoded, fits_of, is_as_it_is
 from graphtheta.data.facts import (
     FLOAT32_INTEGERS,
     MAX_CLASSES,
@@ -30,7 +34,7 @@ from graphtheta.data.schema import (
     refuse,
     whole,
 )
-from graphtheta.data.sparse import SparseType, is_pairs, is_sparse, pays
+from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.wording import counted, number_text, rows_text, some
@@ -73,11 +77,16 @@ def survey(
         for column in plan.values()
         for name in column.inputs
     }
+    fits = {
+        name: fits_of(column, facts, f"{where}: {column.title(name)}", text=text)
+        for name, column in plan.items()
+        if column.kind in ("matrix", "code") and not column.encoded
+    }
     missing = {
         name: column.kind
         for column in plan.values()
-        for name in column.inputs
-        if _needs_rows(column, facts[name].type, text)
+        for position, name in enumerate(column.inputs)
+        if _needs_rows(column, position, facts[name].type, text)
     }
     for name in set(missing) & set(known or {}):
         facts[name] = (known or {})[name]
@@ -87,18 +96,38 @@ def survey(
             facts[name] = Facts(pa.string(), texts=None)  # too many to collect
         elif kind == "label" and pa.types.is_integer(facts[name].type):
             facts[name].numbers = pa.array([], facts[name].type)
-    if missing:
+    fitted = {plan[name].inputs[position] for name, found in fits.items() for position in found}
+    if missing or fitted:
+        split = _split_of(plan) if fitted else {}
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
+        types |= dict.fromkeys(fitted - set(types))
+        types |= {name: None for c in split.values() for name in c.inputs if name not in types}
         # A pass over a text reads all columns, so that `read` notices values of another type.
-        types |= dict.fromkeys(set(facts) - set(missing)) if text else {}
+        types |= dict.fromkeys(set(facts) - set(types)) if text else {}
+        row = 0
         for rows in read(types):
             for name in missing:
                 facts[name].update(whole(rows[name]))
+            is_train = None
+            if split:
+                is_train = pc.equal(convert(rows, split, where, row).column(0), 1).combine_chunks()
+            for name, of_column in fits.items():
+                for position, fit in of_column.items():
+                    fit.update(whole(rows[plan[name].inputs[position]]), is_train)
+            row += rows.num_rows
+            if fitted:
+                continue
             if not text and all(_is_enough(facts[name], kind) for name, kind in missing.items()):
                 break
     return {
-        name: _DECIDE[column.kind](
-            column, [facts[source] for source in column.inputs], f"{where}: {column.title(name)}"
+        name: (
+            encoded(column, facts, fits.get(name, {}), f"{where}: {column.title(name)}")
+            if column.kind in ("matrix", "code")
+            else _DECIDE[column.kind](
+                column,
+                [facts[source] for source in column.inputs],
+                f"{where}: {column.title(name)}",
+            )
         )
         for name, column in plan.items()
     }
@@ -139,7 +168,14 @@ def _type_of(schema: pa.Schema, name: str, text: bool) -> pa.DataType:
     return pa.float32() if text and pa.types.is_float64(kind) else kind
 
 
-def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
+def _split_of(plan: Mapping[str, Column]) -> dict[str, Column]:
+    """Return the split whose training rows encoders are fitted to: `split`, or the only one."""
+    splits = {name: column for name, column in plan.items() if column.kind == "split"}
+    names = ["split:split"] if "split:split" in splits else [*splits]
+    return {n: replace(splits[n], type=pa.int8()) for n in names} if len(names) == 1 else {}
+
+
+def _needs_rows(column: Column, position: int, kind: pa.DataType, text: bool) -> bool:
     if column.kind == "id":
         return text or pa.types.is_uint64(kind)
     if column.kind in ("label", "type"):
@@ -148,9 +184,15 @@ def _needs_rows(column: Column, kind: pa.DataType, text: bool) -> bool:
         return False
     if is_sparse(kind):
         return len(column.inputs) > 1  # to count the entries of all
+    if column.encoders and isinstance(column.encoders[position], Indices):
+        return True
+    if column.encoders and not is_as_it_is(column.encoders[position]):
+        return False
     value = plain_type(kind.value_type) if is_list(kind) else kind
     if is_list(kind) and not pa.types.is_fixed_size_list(kind):
         return True
+    if is_text(value) and column.kind == "matrix":
+        return False
     if text and (pa.types.is_floating(value) or pa.types.is_boolean(value) or is_text(value)):
         return True
     return _is_wide_integer(value) or (pa.types.is_decimal(value) and value.precision > 15)
@@ -175,48 +217,6 @@ def _ids(column: Column, facts: list[Facts], where: str) -> Column:
     else:
         raise refuse(where, "integers or strings", found.type, "Convert the ids.")
     return replace(column, type=pa.string() if is_string else pa.int64())
-
-
-def _matrix(column: Column, facts: list[Facts], where: str) -> Column:
-    if len(facts) == 1 and is_sparse(facts[0].type):
-        return replace(column, type=facts[0].type, widths=(facts[0].type.width,))
-    value, widths, indices, sparse = pa.float32(), [], [], []
-    for name, found in zip(column.inputs, facts, strict=True):
-        title = where if len(facts) == 1 else f"{where}, column {name}"
-        sparse.append(is_sparse(found.type) or is_pairs(found.type))
-        if is_wide(found, title):
-            value = pa.float64()
-        if is_sparse(found.type):
-            widths.append(found.type.width)
-        elif is_pairs(found.type):
-            widths.append(number_of_indices(found, title))
-        elif not is_list(found.type):
-            widths.append(1)
-        elif pa.types.is_fixed_size_list(found.type):
-            widths.append(int(found.type.list_size))
-        elif len(found.lengths) > 1 and pa.types.is_integer(found.value_type):
-            widths.append(number_of_indices(found, title))
-            indices.append(name)
-            sparse[-1] = True
-        else:
-            widths.append(min(found.lengths, default=0))
-    only_indices = indices == list(column.inputs)
-    kind = pa.list_(pa.float32() if only_indices else value, sum(widths))
-    rows = max(found.rows for found in facts)
-    entries = sum(
-        found.entries if is_one else rows * width
-        for found, is_one, width in zip(facts, sparse, widths, strict=True)
-    )
-    smaller = SparseType(sum(widths), None if only_indices else value)
-    if any(sparse) and pays(rows, entries, smaller):
-        kind = smaller
-    return replace(
-        column,
-        type=kind,
-        widths=tuple(widths),
-        indices=tuple(indices),
-        entries=(rows, entries) if is_sparse(kind) else None,
-    )
 
 
 def _weight(column: Column, facts: list[Facts], where: str) -> Column:
@@ -414,7 +414,6 @@ def _check_numbers(found: Facts, where: str, what: str) -> None:
 
 _DECIDE: dict[str, Callable[[Column, list[Facts], str], Column]] = {
     "id": _ids,
-    "matrix": _matrix,
     "weight": _weight,
     "type": _type,
     "label": _label,

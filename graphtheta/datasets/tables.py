@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Unpack
 
 import pyarrow as pa
 import xxhash
 
 from graphtheta.data.convert import convert, schema_of
+from graphtheta.data.encode.columns import is_as_it_is
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -103,7 +105,8 @@ class FileTable:
             name: getattr(column.type, "value_type", column.type)
             for column in plan.values()
             if column.kind in ("id", "matrix", "weight")
-            for name in column.inputs
+            for name, encoder in zip_longest(column.inputs, column.encoders)
+            if is_as_it_is(encoder)
         }
         for raw in self.files.stream(start, stop, inputs):
             yield convert(raw, plan, self.name, start)

@@ -22,6 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
+from graphtheta.data.encode.recipe import EncodedColumn
 from graphtheta.data.schema import LabelKind
 from graphtheta.data.types import Relation, position_of, qualified
 from graphtheta.errors import ConfigError
@@ -103,6 +104,7 @@ class _KeyRange(BaseModel):
     columns: dict[str, ColumnSpec]
     labels: dict[str, LabelSpec] = Field(default_factory=dict)
     splits: list[str] = Field(default_factory=list)
+    encodings: tuple[EncodedColumn, ...] = ()
 
 
 class NodeTypeSpec(_KeyRange):
@@ -116,6 +118,8 @@ class NodeTypeSpec(_KeyRange):
         columns: Columns by name, without keys, ids and degrees.
         labels: Labels by name, without the prefix `label:`.
         splits: Names of the splits, without the prefix `split:`.
+        encodings: Input columns of the features, with their fitted encoders; empty if the features
+            are those of the input.
     """
 
     name: str
@@ -134,6 +138,7 @@ class RelationSpec(_KeyRange):
         columns: Columns by name, without endpoints, keys and positions.
         labels: Labels by name, without the prefix `label:`.
         splits: Names of the splits, without the prefix `split:`.
+        encodings: Input columns of `attr`, as for node types.
         num_types: Largest value of the column `type` plus one; None without that column.
         type_names: Names of the values of the column `type`, if it was a column of texts.
     """
@@ -384,6 +389,9 @@ class Book:
 def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
+    for spec in (*described["node_types"], *described["relations"]):
+        if not spec["encodings"]:  # stores of earlier versions have none
+            del spec["encodings"]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 

@@ -244,11 +244,11 @@ BAD = {
         "expected at least one node, got none",
     ),
     "nan_features": (
-        {"nodes": with_column("x", [0.0, np.nan, np.inf]), "features": "x"},
-        "features .*: expected finite numbers, got NaN or inf in rows 1, 2",
+        {"nodes": with_column("x", [[0.0], [np.nan], [np.inf]]), "features": "x"},
+        "features: expected finite numbers, got NaN or inf in rows 1, 2",
     ),
     "null_features": (
-        {"nodes": with_column("x", [0.0, None, 1.0]), "features": "x"},
+        {"nodes": with_column("x", [[0.0], None, [1.0]]), "features": "x"},
         "expected a value in every row, got nulls in row 1",
     ),
     "nulls_inside_features": (
@@ -264,8 +264,8 @@ BAD = {
         "expected lists of length 1 as in the first row, got length 2 in row 1",
     ),
     "features_of_text": (
-        {"features": "note"},
-        r"features \(from 'note'\): expected numbers or lists of numbers, got string",
+        {"features": "note:standard"},
+        r"features \(from 'note'\): expected numbers, booleans or durations for standard, got str",
     ),
     "negative_label": (
         {"nodes": with_column("y", [0, None, -1]), "labels": "y"},

@@ -181,12 +181,12 @@ def test_from_pyg_refuses_hetero_data_without_edges():
 def test_networkx_round_trip():
     nx = pytest.importorskip("networkx")
     given = nx.MultiDiGraph()
-    given.add_node("a", x=[1.0, 2.0], y=1, s="train", junk=object())
-    given.add_node("b", x=[3.0, 4.0], y=None, s="test")
+    given.add_node("a", features=[1.0, 2.0], y=1, s="train", junk=object())
+    given.add_node("b", features=[3.0, 4.0], y=None, s="test")
     given.add_edge("a", "b", weight=0.5)
     given.add_edge("a", "b", weight=1.5)
     given.add_edge("b", "b", weight=2.5)
-    graph = Graph.from_networkx(given, features="x", labels="y", splits={"split": "s"})
+    graph = Graph.from_networkx(given, labels="y", splits={"split": "s"})
     assert graph.features.tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert graph.features.dtype == np.float32
     assert graph.labelled().tolist() == [True, False]

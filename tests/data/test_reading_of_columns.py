@@ -38,14 +38,14 @@ UNIX_TIME = [1_700_000_000, 1_700_000_001, 3, -1_700_000_003]
     ids=["int64", "int32", "lists", "fixed-lists", "decimal", "float64"],
 )
 def test_large_numbers_keep_their_digits(column):
-    graph = graph_of(columns={"x": column}, features="x")
+    graph = graph_of(columns={"x": column}, features="x:number")
     assert graph.features.dtype == np.float64
     assert graph.features[:, 0].tolist() == UNIX_TIME
 
 
 def test_large_attributes_and_weights_of_edges_keep_their_digits():
     edges = EDGES.append_column("t", pa.array(UNIX_TIME)).append_column("w", pa.array(UNIX_TIME))
-    graph = graph_of(edges, edge_features="t", edge_weight="w")
+    graph = graph_of(edges, edge_features="t:number", edge_weight="w")
     assert graph.column("attr")[:, 0].tolist() == UNIX_TIME
     assert graph.column("weight").tolist() == UNIX_TIME
 
@@ -68,7 +68,7 @@ def test_small_integers_and_short_decimals_are_float32():
 )
 def test_numbers_that_do_not_fit_are_refused_with_their_row(column, message):
     with pytest.raises(GraphFormatError, match=message) as caught:
-        graph_of(columns={"x": column}, features="x")
+        graph_of(columns={"x": column}, features="x:number")
     assert "in row" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -135,7 +135,7 @@ def test_complex_numbers_are_refused_with_their_column():
 
 
 def test_the_column_of_a_bad_number_is_named():
-    columns = {"f_1": [0.0] * 4, "f_2": [0.0, np.nan, 0.0, 0.0]}
+    columns = {"f_1": [0.0] * 4, "f_2": [0.0, np.inf, 0.0, 0.0]}
     with pytest.raises(GraphFormatError, match=r"column f_2: .*NaN or inf in row 1"):
         graph_of(columns=columns, features="f_*")
 
@@ -152,8 +152,9 @@ def test_lists_of_indices_become_columns():
 
 def test_features_are_named_with_commas_and_globs():
     columns = {"a": [1] * 4, "f_10": [10] * 4, "f_2": [2] * 4, "b,c": [5] * 4}
-    assert graph_of(columns=columns, features="a, f_*").features[0].tolist() == [1, 2, 10]
-    assert graph_of(columns=columns, features="b,c").features[0].tolist() == [5]
+    given = "a:number, f_*:number"
+    assert graph_of(columns=columns, features=given).features[0].tolist() == [1, 2, 10]
+    assert graph_of(columns=columns, features={"b,c": "number"}).features[0].tolist() == [5]
     with pytest.raises(ConfigError, match="expected a column 'z'"):
         graph_of(columns=columns, features="a,z")
 
@@ -283,7 +284,7 @@ def test_lists_and_numbers_are_joined_as_features():
         "age": [10, 20, 30, 40],
         "words": [[1], [0, 2], [], [2]],
     }
-    graph = graph_of(columns=columns, features="vector,age,words")
+    graph = graph_of(columns=columns, features="vector,age:number,words")
     assert graph.features[1].tolist() == [0.5, 1.5, 20, 1, 0, 1]
     assert graph.features[2].tolist() == [0.5, 1.5, 30, 0, 0, 0]
     columns["vector"][2] = [0.5, None]
@@ -294,8 +295,8 @@ def test_lists_and_numbers_are_joined_as_features():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edge_features": "weight,weight"}, "each column once for attr, got 'weight' 2 times"),
-        ({"edge_features": "w*,weight"}, "each column once for attr, got 'weight' 2 times"),
+        ({"edge_features": "weight,weight"}, "each column once for attr.*, got 'weight' 2 times"),
+        ({"edge_features": "w*,weight"}, "each column once for attr.*, got 'weight' 2 times"),
         ({"edge_weight": "src"}, "numbers for weight, got 'src', the column of ids"),
         ({"edge_features": ["weight", "dst"]}, "numbers for attr, got 'dst', the column of ids"),
     ],

@@ -123,7 +123,7 @@ def test_columns_that_are_not_read_are_listed(tmp_path):
 
 def test_bad_number_is_refused_with_file_and_column(tmp_path):
     nodes, edges = tmp_path / "nodes.csv", tmp_path / "edges.csv"
-    nodes.write_text("id,a,b\n1,0.5,nan\n2,1.5,2\n")
+    nodes.write_text("id,a,b\n1,0.5,inf\n2,1.5,2\n")
     edges.write_text("src,dst\n1,2\n")
     source = TableSource(str(nodes), str(edges), features="a,b")
     with pytest.raises(GraphFormatError, match=r"nodes\.csv: features .*column b: .* row 0"):
@@ -167,7 +167,7 @@ def test_only_empty_files_are_refused(tmp_path, files):
         ("type", ["", "", "2"], None),
         ("label:y", ["1", "2", "x"], [0, 1, 2]),
         ("split:s", ["", "", "train"], [0, 0, 1]),
-        ("attr", ["", "7", "1e3"], None),
+        ("attr", ["", "7", "1e3"], [[503.5, 1], [7, 0], [1000, 0]]),
         ("label:b", ["true", "false", "maybe"], [2, 0, 1]),
     ],
 )

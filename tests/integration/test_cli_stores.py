@@ -75,7 +75,7 @@ def test_columns_may_get_other_names_and_three_masks_make_a_split(command: Run) 
 BAD_TABLES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "unknown_id": ({}, {**EDGES, "to": ["b", "c", "d", "e"]}, "unknown 'e'"),
     "duplicate_id": ({"name": ["a", "b", "c", "a"]}, EDGES, "'a' more than once"),
-    "nan_feature": ({"f_0": [0.0, float("nan"), 2.0, 3.0]}, EDGES, "NaN"),
+    "infinite_feature": ({"f_0": [0.0, float("inf"), 2.0, 3.0]}, EDGES, "inf"),
     "wrong_lengths": ({"f_0": [[1.0], [1.0, 2.0], [3.0], [4.0]]}, EDGES, "length"),
     "label_out_of_range": ({"y": [0, 1, -4, 1]}, EDGES, "-4"),
     "unknown_split": ({"part": ["train", "val", "test", "tset"]}, EDGES, "tset"),

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from graphtheta.data.encode.numeric import Number
 from graphtheta.data.mapping import ColumnOptions, natural_key
 from graphtheta.data.schema import need_column, refuse, whole
 from graphtheta.data.types import Relation, SourceTable
@@ -184,7 +185,7 @@ def _paths(given: Any, folder: Path, where: str) -> list[str]:
 
 def _columns(table: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any]:
     """Return the options of the features and labels of a table."""
-    features: list[str] = []
+    features: list[tuple[str, Number]] = []
     for feature in _list(table.get("features", []), f"{where} features"):
         title = f"{where} feature"
         given = _need_keys(feature, _FEATURE_KEYS, title, _FEATURE_KEYS[:1])
@@ -192,7 +193,8 @@ def _columns(table: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any
         name = transform.get("name") if isinstance(transform, dict) else transform
         _one_of(name, ["no-op"], f"{title} transform", "Transform the column before.")
         _need_keys(transform, ("name",), f"{title} transform")
-        features += _texts(given["feature_col"], f"{title} feature_col")
+        names = _texts(given["feature_col"], f"{title} feature_col")
+        features += [(column, Number()) for column in names]
     kinds = {}
     for label in _list(table.get("labels", []), f"{where} labels"):
         title = f"{where} label"

@@ -28,7 +28,7 @@ PAPERS = {
     "s": ["train", "val", "test"],
     "year": [2001, 2002, 2003],
 }
-AUTHORS = {"id": ["u", "v"], "f_1": [7.0, 8.0], "born": [1970, 1980]}
+AUTHORS = {"id": ["u", "v"], "f_1": [7.5, 8.5], "born": [1970, 1980]}
 WRITES = {"src": ["u", "v", "v"], "dst": [10, 20, 30], "stars": [3, 0, 1], "w": [0.5, 1.0, 2.0]}
 CITES = {"src": [20, 30], "dst": [10, 10], "year": [2002, 2003]}
 OPTIONS = {
@@ -63,7 +63,7 @@ def test_a_table_is_a_node_type_or_a_relation(tmp_path: Path) -> None:
     ]
     assert graph.labels == ("paper.venue",)
     assert graph.splits == ("paper.split",)
-    assert graph.node_table("author")["features"].to_pylist() == [[7.0], [8.0]]
+    assert graph.node_table("author")["features"].to_pylist() == [[7.5], [8.5]]
     assert graph.node_table("paper")["features"].to_pylist() == [[1, 4], [2, 5], [3, 6]]
     writes = graph.edge_table("author-writes-paper")
     assert writes["src"].to_pylist() == [0, 1, 1]

@@ -1,0 +1,86 @@
+"""Recipe: the fitted encoders of the columns of a table, as a store and a run keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from graphtheta.data.encode.categorical import Embedding
+from graphtheta.data.encode.encoder import Encoder
+from graphtheta.data.encode.registry import ENCODERS
+
+__all__ = ["EncodedColumn", "encoding_of", "feature_names", "with_encoding"]
+
+_METADATA = b"encoding"
+
+
+def _read_encoder(given: Any) -> Any:
+    if isinstance(given, Encoder):
+        return given
+    if not isinstance(given, dict) or given.get("name") not in ENCODERS:
+        name = given.get("name") if isinstance(given, dict) else given
+        raise ValueError(f"an encoder among {', '.join(ENCODERS)}, got {name!r}")
+    values = {key: value for key, value in given.items() if key != "name"}
+    return ENCODERS[given["name"]](**values)
+
+
+def _write_encoder(encoder: Encoder) -> dict[str, Any]:
+    return {"name": encoder.name, **encoder.model_dump(mode="json", exclude_defaults=True)}
+
+
+AnyEncoder = Annotated[Encoder, BeforeValidator(_read_encoder), PlainSerializer(_write_encoder)]
+
+
+class EncodedColumn(BaseModel):
+    """Input column of features, its fitted encoder, and what the encoder was fitted to.
+
+    Attributes:
+        column: Name of the input column.
+        encoder: The encoder.
+        dtype: Arrow type of the input.
+        rows: Number of training rows.
+        missing: Number of training rows without a value.
+        low: Smallest number, or earliest time in ticks, of the training rows.
+        high: Largest one.
+        entries: Mean number of features of a row that are not 0; None if they are not counted.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    column: str
+    encoder: AnyEncoder
+    dtype: str = ""
+    rows: int = 0
+    missing: int = 0
+    low: int | float | None = None
+    high: int | float | None = None
+    entries: float | None = None
+
+
+def with_encoding(field: pa.Field, columns: Sequence[EncodedColumn]) -> pa.Field:
+    """Return a field with encoded columns in its metadata, as a JSON list."""
+    plain = len(columns) == 1 and getattr(columns[0].encoder, "length", None) is not None
+    if not columns or (plain and columns[0].column == field.name):  # as it is in the input
+        return field
+    text = json.dumps([column.model_dump(mode="json", exclude_defaults=True) for column in columns])
+    return field.with_metadata({**(field.metadata or {}), _METADATA: text})
+
+
+def encoding_of(field: pa.Field) -> tuple[EncodedColumn, ...]:
+    """Return the encoded columns in the metadata of a field; none if it was not encoded."""
+    columns = json.loads((field.metadata or {}).get(_METADATA, b"[]"))
+    return tuple(EncodedColumn.model_validate(column) for column in columns)
+
+
+def feature_names(columns: Sequence[EncodedColumn]) -> tuple[str, ...]:
+    """Return the names of the columns of a feature matrix, without learned embeddings."""
+    return tuple(
+        name
+        for encoded in columns
+        if not isinstance(encoded.encoder, Embedding)
+        for name in encoded.encoder.features(encoded.column)
+    )
