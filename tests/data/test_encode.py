@@ -307,3 +307,12 @@ def test_embeddings_of_edges_are_refused():
         gt.Graph.from_arrow(None, edges, edge_features="kind:embedding(4)")
     graph = gt.Graph.from_arrow(None, edges, edge_features="kind")
     assert graph.column("attr").tolist() == [[1]]
+
+
+def test_tables_without_rows_are_encoded():
+    kinds = {"a": pa.int64(), "b": pa.float64(), "c": pa.string(), "t": pa.timestamp("us")}
+    edges = pa.table({"src": [0], "dst": [1], **{n: pa.array([None], k) for n, k in kinds.items()}})
+    nodes = pa.table({"id": [0, 1]})
+    for features in ("a,b,c,t", "a:minmax,b:log,c:hash", "c:onehot(3)"):
+        graph = gt.Graph.from_arrow(nodes, edges.slice(1), edge_features=features)
+        assert graph.column("attr").shape[0] == 0

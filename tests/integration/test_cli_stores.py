@@ -128,8 +128,8 @@ def renew(store: Path) -> None:
         (truncate, "info", "in_edges.arrow: expected .* bytes, got"),
         (truncate, "train", "in_edges.arrow: expected .* bytes, got"),
         (alter, "info --verify", "masters.arrow: expected content of hash"),
-        (renew, "info", "expected format version 2, got 9. Upgrade"),
-        (renew, "train", "expected format version 2, got 9. Upgrade"),
+        (renew, "info", "expected format version 2 or 3, got 9. Upgrade"),
+        (renew, "train", "expected format version 2 or 3, got 9. Upgrade"),
     ],
 )
 def test_damaged_store_is_refused(

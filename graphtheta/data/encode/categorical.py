@@ -295,7 +295,7 @@ def _counted(found: Categories, where: str) -> Categories:
             "more",
             "Use hash(1024), which counts none.",
         )
-    if found.missing == found.rows:
+    if found.missing == found.rows > 0:
         raise refuse(
             where,
             "a value in some training rows",

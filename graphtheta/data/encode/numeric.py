@@ -64,8 +64,8 @@ def with_missing(values: NDArray[Any], known: NDArray[np.bool_], missing: bool) 
 
 
 def need_values(found: Moments, where: str) -> None:
-    """Raise a GraphFormatError if no training row has a value."""
-    if found.low is None:
+    """Raise a GraphFormatError if no training row has a value; a table may have no row at all."""
+    if found.low is None and found.rows:
         raise refuse(
             where,
             "a value in some training rows",
@@ -181,7 +181,7 @@ class Scaled(_Numeric):
                 f"{number_text(found.low or 0)} to {number_text(found.high or 0)}",
                 "Scale them.",
             )
-        update = {"origin": found.origin, "mean": mean, "scale": deviation or 1.0}
+        update = {"origin": found.origin or 0, "mean": mean, "scale": deviation or 1.0}
         return self.model_copy(update={**update, "missing": found.missing > 0})
 
     def encode(
@@ -231,12 +231,10 @@ class MinMax(Scaled):
 
     def fit(self, found: Moments, kind: pa.DataType, where: str) -> Self:
         need_values(found, where)
-        assert found.low is not None
-        assert found.high is not None
-        assert found.origin is not None
-        span = float(found.high - found.low) or 1.0  # Python's integers do not overflow
-        mean = float(found.origin - found.low) + found.moments()[0]
-        update = {"origin": found.low, "scale": span, "filler": mean / span}
+        low = found.low or 0
+        span = float((found.high or 0) - low) or 1.0  # Python's integers do not overflow
+        mean = float((found.origin or 0) - low) + found.moments()[0]
+        update = {"origin": low, "scale": span, "filler": mean / span}
         return self.model_copy(update={**update, "missing": found.missing > 0})
 
     @property

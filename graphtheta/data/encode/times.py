@@ -92,8 +92,7 @@ class Age(_Times, Scaled):
     def fit(self, found: Moments, kind: pa.DataType, where: str) -> Self:
         fitted = super().fit(found, kind, where)
         unit, zone = _unit_and_zone(kind)
-        assert found.high is not None, "some row has a value"
-        update = {"unit": unit, "zone": zone, "latest": int(found.high)}
+        update = {"unit": unit, "zone": zone, "latest": int(found.high or 0)}
         return fitted.model_copy(update=update)
 
     def encode(
