@@ -199,6 +199,11 @@ class SparseMatrix:
         """Row of each entry: (Z,)."""
         return np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
 
+    @cached_property
+    def entries_by_column(self) -> NDArray[np.int64]:
+        """Number of entries of each column: (F,)."""
+        return np.bincount(self.indices, minlength=self.width)
+
     def scipy(self) -> Any:
         """Return the matrix as a `scipy.sparse.csr_array`, with the same values."""
         import scipy.sparse

@@ -6,7 +6,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.rng.philox import Purpose, dropout
 from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
+from graphtheta.shard.sparse_rows import sparse_rows
 from graphtheta.tgar import LayerView, ViewModule
 from graphtheta.tgar.layer import ROWS_OF_A_LAYER
 
@@ -100,6 +101,9 @@ class Dropout(ViewModule):
                 f"of view[{view.layer}], got {len(x)}. {ROWS_OF_A_LAYER}"
             )
         stream = view.next_stream(Purpose.NODE_DROPOUT)
+        if (rows := sparse_rows(x)) is not None:
+            keys = view.node_keys[: len(rows)]
+            return cast(Tensor, rows.dropout(keys, self.p, view.view.step_key, stream))
         draw = _Draw(view.node_keys, self.p, view.view.step_key, stream)
         result: Tensor = _Dropout.apply(x, draw)  # type: ignore[no-untyped-call]
         return result

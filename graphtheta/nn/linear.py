@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
+from graphtheta.shard.sparse_rows import is_sparse_rows
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
@@ -70,7 +71,12 @@ class _Activation(torch.autograd.Function):
 
 
 def _is_supported(x: Tensor, *others: Tensor) -> bool:
-    """Return whether the functions here support x: a CPU matrix, of the others' dtype."""
+    """Return whether the functions here support x: a CPU matrix, of the others' dtype.
+
+    Sparse rows have products of their own.
+    """
+    if is_sparse_rows(x):
+        return False
     return x.dim() == 2 and x.device.type == "cpu" and all(o.dtype == x.dtype for o in others)
 
 

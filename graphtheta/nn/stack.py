@@ -17,6 +17,7 @@ from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
 from graphtheta.nn.linear import relu
 from graphtheta.nn.norm import BatchNorm
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import TGARLayer, View, ViewModule
 
 __all__ = ["LayerFactory", "Stack", "StackOptions"]
@@ -105,7 +106,7 @@ class Stack(ViewModule):
         """
         for k in range(len(self.convs) - 1):
             h = self.convs[k](view[k], self.dropout(view[k], x))
-            if h.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+            if not is_sparse_rows(x) and _same_memory(h, x):
                 h = h.clone()  # the layer returned its input; the activation works in place
             x = self.finish_hidden(view, k, h)
         return x
@@ -126,3 +127,7 @@ class Stack(ViewModule):
         h = self.embed(view, x)
         result: Tensor = self.convs[last](view[last], self.dropout(view[last], h))
         return result
+
+
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()

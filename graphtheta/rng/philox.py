@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Purpose",
     "dropout",
+    "dropout_of_entries",
     "hash_key",
     "hash_keys",
     "keep_mask",
@@ -155,6 +156,34 @@ def _dropout_rows(
             out[i, j] = x[i, j] * (scale if draws[j] >= threshold else zero)
 
 
+@_jit
+def _dropout_entries(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[Any] | None,
+    blocks: np.uint32,
+    keys: NDArray[np.int64],
+    threshold: np.uint32,
+    scale: Any,
+    stream: np.uint32,
+    key: NDArray[np.uint32],
+    out: NDArray[Any],
+) -> None:
+    k0, k1 = key[0], key[1]
+    zero = scale * 0
+    for i in range(keys.shape[0]):
+        k = np.uint64(keys[i])
+        lo, hi = np.uint32(k), np.uint32(k >> np.uint64(32))
+        for entry in range(indptr[i], indptr[i + 1]):
+            # The same draw as in `_draw_row`: lane j // blocks of block j % blocks.
+            column = np.uint32(indices[entry])
+            lane = column // blocks
+            draw0, draw1, draw2, draw3 = philox(column - lane * blocks, lo, hi, stream, k0, k1)
+            low, high = (draw0 if lane == 0 else draw1), (draw2 if lane == 2 else draw3)
+            kept = scale if (low if lane < 2 else high) >= threshold else zero
+            out[entry] = kept if values is None else values[entry] * kept
+
+
 def _mix64(value: int) -> int:
     # Finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection of 64 bits.
     value = (value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
@@ -236,3 +265,32 @@ def dropout(
     """
     scale = x_RF.dtype.type(1.0 / (1.0 - p))
     _dropout_rows(x_RF, keys_R, _threshold(p), scale, stream, key_2, out_RF)
+
+
+def dropout_of_entries(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[Any] | None,
+    width: int,
+    keys_R: NDArray[np.int64],
+    p: float,
+    key_2: NDArray[np.uint32],
+    stream: np.uint32,
+    out: NDArray[Any],
+) -> None:
+    """Write the values of a sparse matrix after `dropout` of its rows, which are the same draws.
+
+    Args:
+        indptr: (R + 1,) start of each row's entries.
+        indices: (Z,) column of each entry.
+        values: (Z,) value of each entry; None if all are 1.
+        width: Number of columns.
+        keys_R: (R,) int64 node keys.
+        p: Probability of dropping an entry.
+        key_2: (2,) uint32 Philox key.
+        stream: Id of the random stream.
+        out: (Z,) float32 or float64 values that are written.
+    """
+    scale, blocks = out.dtype.type(1.0 / (1.0 - p)), np.uint32(max(1, (width + 3) // 4))
+    threshold = _threshold(p)
+    _dropout_entries(indptr, indices, values, blocks, keys_R, threshold, scale, stream, key_2, out)

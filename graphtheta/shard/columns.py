@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.data.schema import as_numpy, need_name
+from graphtheta.data.sparse import SparseMatrix, is_sparse
 from graphtheta.data.types import Relation, positions_of_keys, qualified
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelSpec, Manifest
 from graphtheta.shard.local_graph import LocalGraph
+from graphtheta.shard.sparse_rows import SparseRows
 from graphtheta.shard.target_columns import target_column
 
 __all__ = ["ShardColumns", "as_tensor"]
@@ -57,6 +59,7 @@ class ShardColumns:
     def __init__(self, local: LocalGraph, manifest: Manifest, device: torch.device) -> None:
         self.local, self.manifest, self.device = local, manifest, device
         self._cache: dict[str, Tensor] = {}
+        self._sparse: dict[str | None, SparseRows] = {}
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
         """Return an array as a tensor on the shard's device, over the same memory if possible."""
@@ -188,16 +191,17 @@ class ShardColumns:
         return self.to_device(position)
 
     @cached_property
-    def features(self) -> Tensor:
+    def features(self) -> Tensor | SparseRows:
         """Node features of the masters: (M, F).
 
-        (M, 0) if the graph has none, or several node types; see `features_of`.
+        They are `SparseRows` if they are stored sparse. (M, 0) if the graph has none, or several
+        node types; see `features_of`.
         """
         if len(self.manifest.node_types) == 1:
             return self.features_of()
         return torch.empty((self.local.plan.num_masters, 0), device=self.device)
 
-    def features_of(self, node_type: str | None = None) -> Tensor:
+    def features_of(self, node_type: str | None = None) -> Tensor | SparseRows:
         """Return the features of the masters of a node type, in the order of `masters_of`.
 
         Args:
@@ -212,9 +216,14 @@ class ShardColumns:
         table = self.local.node_columns[self.manifest.position_of_type(node_type)]
         if "features" not in table.column_names:
             return torch.empty((table.num_rows, 0), device=self.device)
-        return self._cached(
-            f"features of {node_type}", lambda: self.to_device(as_numpy(table["features"]))
-        )
+        column = table["features"]
+        if is_sparse(column.type):
+            if node_type not in self._sparse:
+                matrix = SparseMatrix.of(column)
+                dtype = torch.from_numpy(np.empty(0, matrix.dtype)).dtype
+                self._sparse[node_type] = SparseRows(matrix, dtype, self.device)
+            return self._sparse[node_type]
+        return self._cached(f"features of {node_type}", lambda: self.to_device(as_numpy(column)))
 
     def label(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of a label, and a mask of the masters for which it is known.

@@ -29,6 +29,7 @@ from graphtheta.comm.timers import Stage
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import start_sync
 from graphtheta.exchange.mirror_sync import MirrorSync
+from graphtheta.shard.sparse_rows import SparseRows, densified
 from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.batch.block import Block
 from graphtheta.tgar.batch.view import LayerView
@@ -184,7 +185,7 @@ class TGARLayer(ViewModule):
     def _run_transform(self, view: LayerView, h: Any) -> tuple[_Fields, _Fields]:
         """Run NN-Transform; return the fields of the inputs, and those of the outputs."""
         block = view.block
-        if isinstance(h, Tensor) and h.dim() and len(h) != block.num_inputs:
+        if isinstance(h, Tensor | SparseRows) and h.dim() and len(h) != block.num_inputs:
             raise ConfigError(
                 f"{type(self).__name__}: expected a row of h for each of the {block.num_inputs} "
                 f"inputs of view[{view.layer}], got {counted(len(h), 'row')}. {ROWS_OF_A_LAYER}"
@@ -194,7 +195,8 @@ class TGARLayer(ViewModule):
             fields = self.transform(h, node) if node else self.transform(h)
             rows = block.num_inputs
             if not isinstance(fields, dict) or not all(
-                isinstance(f, Tensor) and f.dim() and f.shape[0] == rows for f in fields.values()
+                isinstance(f, Tensor | SparseRows) and f.dim() and f.shape[0] == rows
+                for f in fields.values()
             ):
                 raise ConfigError(
                     f"{type(self).__name__}.transform: expected a dict of tensors with one row per "
@@ -241,8 +243,14 @@ class TGARLayer(ViewModule):
         """Compute what gather reads of nodes, and start to send it to the mirrors."""
         block, channel, k = view.block, view.channel, view.layer
         with channel.stages.timed("forward", Stage("transform", k)):
-            sources = expression.in_node_space(expression.sources, self, fields)
-            destinations = expression.in_node_space(expression.destinations, self, output_fields)
+            # Edges read dense rows, of what is sparse and not multiplied by a matrix first.
+            sources = [*map(densified, expression.in_node_space(expression.sources, self, fields))]
+            destinations = [
+                *map(
+                    densified,
+                    expression.in_node_space(expression.destinations, self, output_fields),
+                )
+            ]
             parameters = expression.in_node_space(expression.parameters, self, {})
             if self.storage is not None:
                 sources = [x.to(self.storage) if x.dtype == torch.float32 else x for x in sources]

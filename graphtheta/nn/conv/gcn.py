@@ -68,7 +68,7 @@ class GCNConv(TGARLayer):
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         wide = (self.lin.in_features, self.lin.out_features)
-        self._project_first = projects_first(view, *wide)
+        self._project_first = projects_first(view, h, *wide)
         is_weighted = reads_weights(view, self.weighted)
         self.node_columns = ("in_weight",) if is_weighted else ("in_degree",)
         self._edges_per_draw, self._loop_weight = view.edges_per_draw(), None

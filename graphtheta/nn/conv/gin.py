@@ -12,6 +12,8 @@ from graphtheta.nn.conv.weights import (
     refuse_sampling_by_weight,
     times_weight,
 )
+from graphtheta.nn.linear import linear
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import LayerView, TGARLayer
 
 __all__ = ["GINConv"]
@@ -45,6 +47,7 @@ class GINConv(TGARLayer):
     ) -> None:
         super().__init__()
         self.nn, self.weighted = mlp, weighted
+        self._is_multiplied = False
         if train_eps:
             self.eps = nn.Parameter(torch.full((1,), eps))
         else:
@@ -56,10 +59,29 @@ class GINConv(TGARLayer):
         out: Tensor = super().forward(view, h)
         return out
 
+    def transform(self, h: Tensor) -> dict[str, Tensor]:
+        # The first linear map of sparse rows is computed before the sum, which would be dense.
+        first = _first_linear(self.nn) if is_sparse_rows(h) else None
+        self._is_multiplied = first is not None
+        return {"h": h if first is None else linear(h, first.weight)}
+
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
         message: Tensor = src["h"]
         return times_weight(message, edge) if self.weighted else message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        result: Tensor = self.nn((1 + self.eps) * n["h"] + m)
-        return result
+        h: Tensor = (1 + self.eps) * n["h"] + m
+        first = _first_linear(self.nn)
+        if first is None or not self._is_multiplied:
+            result: Tensor = self.nn(h)
+            return result
+        h = h if first.bias is None else h + first.bias
+        for module in [*self.nn][1:] if isinstance(self.nn, nn.Sequential) else ():
+            h = module(h)
+        return h
+
+
+def _first_linear(mlp: nn.Module) -> nn.Linear | None:
+    """Return the linear map that a module begins with, or None."""
+    first = mlp[0] if isinstance(mlp, nn.Sequential) and len(mlp) else mlp
+    return first if isinstance(first, nn.Linear) else None

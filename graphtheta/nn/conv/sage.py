@@ -53,7 +53,7 @@ class SAGEConv(TGARLayer):
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         wide = (self.lin_l.in_features, self.lin_l.out_features)
-        self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, *wide)
+        self._project_first = self.aggregator in ("mean", "sum") and projects_first(view, h, *wide)
         if reads_weights(view, self.weighted):
             refuse_sampling_by_weight(view)
         out: Tensor = super().forward(view, h)

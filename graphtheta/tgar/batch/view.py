@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -295,9 +295,12 @@ class View(_NotATensor):
         return self._layers[layer]
 
     def inputs(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the features of the first layer's inputs: (I, F)."""
+        """Return the features of the first layer's inputs: (I, F).
+
+        Sparse features are `SparseRows`, which take the place of a tensor.
+        """
         if self._features is None:
-            self._features = self.of_inputs(self.shard.features)
+            self._features = self.of_inputs(cast(Tensor, self.shard.features))
         return self._features if dtype is None else self._features.to(dtype)
 
     def of_inputs(self, column_M: Tensor) -> Tensor:
