@@ -175,6 +175,8 @@ def train(
         flush=True,
     )
     print(_target(trainer), flush=True)
+    for line in _learned_rows(trainer):
+        print(line, flush=True)
     if trainer.resumed_from:
         print(f"continues from {trainer.resumed_from}", flush=True)
     try:
@@ -202,6 +204,23 @@ def _target(trainer: Trainer) -> str:
         kind += f" ({spec.num_classes:,} {'classes' if spec.task == 'multiclass' else 'labels'})"
     sizes = ", ".join(f"{count:,} {name}" for name, count in task.counts.items())
     return f"{names}: {kind}; {sizes}"
+
+
+def _learned_rows(trainer: Trainer) -> Iterator[str]:
+    """Yield the number and size of the learned vectors, for each node type that has some."""
+    from graphtheta.nn.embedding import ShardedParameter
+    from graphtheta.wording import format_bytes
+
+    manifest = trainer.shard.manifest
+    counts = {spec.name: spec.count for spec in manifest.node_types}
+    for parameter in trainer.model.parameters():
+        if isinstance(parameter, ShardedParameter):
+            name = parameter.node_type
+            rows = manifest.num_nodes if name is None else counts[name]
+            size = format_bytes(rows * parameter.shape[1] * parameter.element_size())
+            of_type = "" if name is None else f" of {name}"
+            where = "" if parameter.folder is None else f", mapped from {parameter.folder}"
+            yield f"learned vectors{of_type}: {rows:,} x {parameter.shape[1]}, {size}{where}"
 
 
 def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +19,49 @@ from graphtheta.runtime.mapped import zero_rows
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View, ViewModule, count_layers
 
-__all__ = ["InputModule", "NodeEmbedding", "ShardedParameter", "is_sharded"]
+__all__ = ["InputModule", "NodeEmbedding", "ShardedParameter", "is_sharded", "row_keys"]
 
 _DRAWN = 1 << 20  # initial values that are drawn at a time
 _FEW = 0.5  # share of the rows below which their gradient is sparse
 
 
 class ShardedParameter(nn.Parameter):
-    """Parameter with one row per master, of which each worker holds its own.
+    """Parameter with one row per master, or per master of a type, held by the worker that owns it.
 
     It is a class, rather than an attribute, so that copies of a model keep the distinction.
 
     Attributes:
+        node_type: Node type that has rows, in the order of `Shard.masters_of`. If None, all nodes.
         folder: Folder of the file that the rows are mapped from. If None, they are in memory.
         before_read: Called with the rows that are about to be read, or None for all, by an
             optimiser that updates rows when they are read. If None, all rows are up to date.
     """
 
+    node_type: str | None = None
     folder: Path | None = None
     before_read: Callable[[Tensor | None], None] | None = None
+
+    @classmethod
+    def drawn(
+        cls,
+        shard: Shard,
+        channels: int,
+        *,
+        seed: int,
+        storage: Path | str | None,
+        node_type: str | None = None,
+    ) -> ShardedParameter:
+        """Return a parameter with initial values, as described for `NodeEmbedding`."""
+        folder = None if storage is None else Path(storage)
+        parameter = cls(_initial(row_keys(shard, node_type), channels, seed, folder))
+        parameter.node_type, parameter.folder = node_type, folder
+        return parameter
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedParameter:
+        result = type(self)(self.detach().clone(), self.requires_grad)
+        result.node_type = self.node_type
+        memo[id(self)] = result
+        return result
 
     def read(self, rows: Tensor | None) -> Tensor:
         """Return some rows, up to date and differentiable.
@@ -160,18 +185,21 @@ class NodeEmbedding(InputModule):
         super().__init__(encoder)
         if channels < 1:
             raise ConfigError(f"NodeEmbedding: expected channels >= 1, got {channels}.")
-        folder = None if storage is None else Path(storage)
-        self.weight = ShardedParameter(_initial(shard, channels, seed, folder))
-        self.weight.folder = folder
+        self.weight = ShardedParameter.drawn(shard, channels, seed=seed, storage=storage)
 
     def inputs(self, view: View, x: Tensor) -> Tensor:
         z: Tensor = self.weight.read(view.blocks[0].row_index if view.blocks else None)
         return torch.cat([x, z], dim=1) if x.shape[1] else z
 
 
-def _initial(shard: Shard, channels: int, seed: int, folder: Path | None) -> Tensor:
-    """Return the initial vectors of this worker's masters: (M, channels) float32."""
-    keys = shard.node_key_L[: shard.num_masters]
+def row_keys(shard: Shard, node_type: str | None) -> NDArray[np.int64]:
+    """Return the node keys of the rows of a `ShardedParameter` of a type, or of all nodes."""
+    some = slice(shard.num_masters) if node_type is None else shard.masters_of(node_type)
+    return shard.node_key_L[some]
+
+
+def _initial(keys: NDArray[np.int64], channels: int, seed: int, folder: Path | None) -> Tensor:
+    """Return the initial vectors of some nodes: (R, channels) float32."""
     weight = zero_rows((len(keys), channels), torch.float32, folder)
     size = max(1, _DRAWN // channels)
     for start in range(0, len(keys), size):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import InputModule, NodeEmbedding
+from graphtheta.nn.embedding import InputModule, ShardedParameter
 from graphtheta.nn.init import seeded
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import View
@@ -22,8 +22,8 @@ class TypedInput(InputModule):
 
     Each type has a linear map of its own to `channels` columns. The nodes of a type without
     features have a learned vector each, as in `NodeEmbedding`; so have those of `embedding`, and
-    it is added to the map of their features. A model with learned vectors cannot be applied to
-    another graph.
+    it is added to the map of their features. Other nodes have no row. A model with learned vectors
+    cannot be applied to another graph.
 
     Args:
         shard: Graph of the nodes.
@@ -61,36 +61,31 @@ class TypedInput(InputModule):
             self.linears = nn.ModuleList(
                 nn.Linear(width, channels) if width else nn.Identity() for width in widths
             )
-        learned = [
-            not width or name in embedding
+        self.learned = [
+            name
             for name, width in zip(shard.node_types, widths, strict=True)
+            if not width or name in embedding
         ]
-        self.vectors = (
-            NodeEmbedding(shard, channels, seed=seed, storage=storage) if any(learned) else None
+        self.vectors = nn.ParameterList(
+            ShardedParameter.drawn(shard, channels, seed=seed, storage=storage, node_type=name)
+            for name in self.learned
         )
-        self.is_learned: Tensor
-        self.register_buffer("is_learned", torch.tensor(learned), persistent=False)
 
     def inputs(self, view: View, x: Tensor) -> Tensor:
         shard = view.shard  # `x` has no columns in a graph of several types
         node_type = view.of_inputs(shard.node_column("node_type"))
         position = view.of_inputs(shard.position_in_type)
-        rows = view.blocks[0].row_index if view.blocks else None
+        vectors = dict(zip(self.learned, self.vectors, strict=True))
         h = x.new_zeros((len(node_type), self.channels), dtype=self._dtype())
         for number, (name, linear) in enumerate(zip(shard.node_types, self.linears, strict=True)):
-            if isinstance(linear, nn.Identity):
-                continue
             some = torch.nonzero(node_type == number).flatten()
-            features = shard.features_of(name)
-            if len(some) != len(features) or view.blocks:
-                features = features.index_select(0, position[some])
-            h = h.index_add(0, some, linear(features.to(h.dtype)))
-        if self.vectors is not None:
-            some = torch.nonzero(self.is_learned[node_type]).flatten()
-            every = len(some) == len(h)
-            read = rows if every else some if rows is None else rows[some]
-            learned = self.vectors.weight.read(read)
-            h = h + learned if every else h.index_add(0, some, learned)
+            rows = position[some] if view.blocks else None  # those of the type; None for all
+            if not isinstance(linear, nn.Identity):
+                features = shard.features_of(name)
+                features = features if rows is None else features.index_select(0, rows)
+                h = h.index_add(0, some, linear(features.to(h.dtype)))
+            if name in vectors:
+                h = h.index_add(0, some, vectors[name].read(rows))
         return h
 
     def _dtype(self) -> torch.dtype:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
 from graphtheta.data.schema import need_name
@@ -15,6 +18,7 @@ from graphtheta.nn import (
     decoder_for,
     model_for,
 )
+from graphtheta.nn.embedding import is_sharded
 from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
@@ -122,11 +126,17 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         out_channels=outputs if isinstance(task, NodePrediction) else config.hidden,
         seed=config.seed,
     )
+    options: Any = {"seed": config.seed, "storage": config.embedding_storage}
+    learned = _learned_types(config, shard)
     if is_typed:
-        learned = shard.node_types if config.embedding else ()
-        model = TypedInput(shard, more_channels, model, embedding=learned, seed=config.seed)
+        model = TypedInput(shard, more_channels, model, embedding=learned, **options)
     elif config.embedding:
-        model = NodeEmbedding(shard, config.embedding, model, seed=config.seed)
+        model = NodeEmbedding(shard, config.embedding, model, **options)
+    if config.embedding_storage is not None and not any(map(is_sharded, model.parameters())):
+        raise ConfigError(
+            "--embedding-storage: expected a model with learned vectors, got one without. Add "
+            "--embedding, or leave --embedding-storage out."
+        )
     if isinstance(task, NodePrediction):
         return model
     column = config.relation_column
@@ -140,6 +150,22 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         seed=config.seed,
     )
     return EdgeModel(model, decoder)
+
+
+def _learned_types(config: RunConfig, shard: Shard) -> Sequence[str]:
+    """Return the node types that have learned vectors in addition to their features."""
+    if config.embedding_types is None:
+        return ()
+    if len(shard.node_types) == 1:
+        raise ConfigError(
+            "--embedding-types: expected a graph of several node types, got one. Use --embedding."
+        )
+    if config.embedding_types == "all":
+        return shard.node_types
+    names = [name.strip() for name in config.embedding_types.split(",")]
+    for name in names:
+        need_name(name, shard.node_types, "node type (--embedding-types)")
+    return names
 
 
 def columns_read(config: RunConfig, shard: Shard) -> dict[str, int]:

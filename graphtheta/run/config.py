@@ -105,7 +105,25 @@ class RunConfig(BaseModel):
         requires={"model": ["gcn", "sage", "gin"]},
     )
     embedding: int = _model(
-        0, "Size of a learned vector of each node, concatenated to its features; 0 for none.", ge=0
+        0,
+        "Size of a learned vector of each node, concatenated to its features; 0 for none. In a "
+        "graph of several node types, size of the input of the model, or 0 for that of a hidden "
+        "layer: types without features have learned vectors, those of others are mapped to it.",
+        ge=0,
+    )
+    embedding_types: str | None = _model(
+        None,
+        "Node types that have learned vectors in addition to their features, in a graph of several "
+        "node types: names such as paper,author; or all.",
+        metavar="TYPE,TYPE,...",
+        without="none",
+    )
+    embedding_storage: Path | None = _model(
+        None,
+        "Directory for learned vectors and the state of their optimiser, which are then mapped "
+        "from files: for those that are larger than memory.",
+        without="in memory",
+        resumable=True,
     )
 
     task: str = _task(

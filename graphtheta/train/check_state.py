@@ -142,7 +142,8 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     hasher = xxhash.xxh3_128()
     for name, tensor in sorted(tensors.items()):
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        if tensor.numel():  # torch cannot view all empty tensors as bytes
+            hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return str(hasher.hexdigest())
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import is_sharded
+from graphtheta.nn.embedding import ShardedParameter
 from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
 from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.shard import Shard
@@ -125,14 +125,16 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
     if state.best is not None:
         hashes |= save_weights(model, shard, folder / "best.safetensors", state.best)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    tensors, numbers, sharded = {}, {}, set()
+    tensors, numbers = {}, {}
+    sharded: dict[str, str | None] = {}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             key = f"{index}.{name}"
             if isinstance(value, Tensor):
                 tensors[key] = value
-                if is_sharded(parameters[index]) and value.dim():
-                    sharded.add(key)
+                parameter = parameters[index]
+                if isinstance(parameter, ShardedParameter) and value.dim():
+                    sharded[key] = parameter.node_type
             elif value is None or isinstance(value, int | float):
                 numbers[key] = value
             else:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
-from graphtheta.nn.embedding import ShardedParameter, is_sharded
+from graphtheta.nn.embedding import ShardedParameter, row_keys
 from graphtheta.runtime.atomic import atomic_file, disk_errors
 from graphtheta.runtime.mapped import zero_rows
 from graphtheta.shard.shard import Shard
@@ -58,7 +60,11 @@ def save_weights(
     Raises:
         ConfigError: If a file cannot be written.
     """
-    sharded = {name for name, parameter in model.named_parameters() if is_sharded(parameter)}
+    sharded = {
+        name: parameter.node_type
+        for name, parameter in model.named_parameters()
+        if isinstance(parameter, ShardedParameter)
+    }
     return save_tensors(model.state_dict() if state is None else state, sharded, shard, path)
 
 
@@ -92,13 +98,14 @@ def read_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Ten
 
 
 def save_tensors(
-    state: Mapping[str, Tensor], sharded: Collection[str], shard: Shard, path: Path
+    state: Mapping[str, Tensor], sharded: Mapping[str, str | None], shard: Shard, path: Path
 ) -> dict[str, str]:
     """Write tensors as safetensors, and return the hashes of the files by name; collective.
 
     Args:
         state: Tensors by name.
-        sharded: Names of those that have one row per master.
+        sharded: Names of those that have one row per master, and the node type whose masters these
+            are, or None for all.
         shard: Graph of the nodes of sharded tensors.
         path: File to write. Sharded tensors go to files in the same directory.
 
@@ -111,14 +118,17 @@ def save_tensors(
     comm = shard.comm
     hashes: dict[str, str] = {}
     if sharded:
-        keys = torch.from_numpy(shard.node_key_L[: shard.num_masters].copy())
-        mine = {_KEY: keys, **{name: state[name] for name in sharded}}
         files = {}
-        for number, chunk in enumerate(_chunks_of_rows(mine)):
-            part = f"-{number:05d}" if number else ""
-            file = path.with_name(f"{path.stem}.rows-{comm.rank:05d}{part}{path.suffix}")
-            _write(chunk, file, {})
-            files[file.name] = file_hash(file)
+        for node_type in sorted(set(sharded.values()), key=str):
+            names = [name for name, other in sharded.items() if other == node_type]
+            keys = torch.from_numpy(row_keys(shard, node_type).copy())
+            mine = {_KEY: keys, **{name: state[name] for name in names}}
+            kind = "" if node_type is None else f"-type-{shard.node_types.index(node_type)}"
+            for number, chunk in enumerate(_chunks_of_rows(mine)):
+                part = f"{kind}-{number:05d}" if number else kind
+                file = path.with_name(f"{path.stem}.rows-{comm.rank:05d}{part}{path.suffix}")
+                _write(chunk, file, {}, node_type)
+                files[file.name] = file_hash(file)
         text = json.dumps(files).encode()
         for each in comm.all_gather(np.frombuffer(text, np.uint8), stage="save rows"):
             hashes |= json.loads(each.tobytes())
@@ -141,9 +151,15 @@ def _chunks_of_rows(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]
         yield {name: tensor[start : start + size] for name, tensor in tensors.items()}
 
 
-def _write(state: Mapping[str, Tensor], path: Path, row_files: Mapping[str, str]) -> None:
+def _write(
+    state: Mapping[str, Tensor],
+    path: Path,
+    row_files: Mapping[str, str],
+    node_type: str | None = None,
+) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    record = json.dumps({"xxh3": tensors_hash(tensors), "rows": dict(row_files)})
+    content = {"xxh3": tensors_hash(tensors), "rows": dict(row_files)}
+    record = json.dumps(content | ({"node_type": node_type} if node_type else {}))
     with disk_errors(path, "tensors", ConfigError), atomic_file(path) as partial:
         try:
             save_file(tensors, partial, {_RECORD: record})
@@ -151,15 +167,15 @@ def _write(state: Mapping[str, Tensor], path: Path, row_files: Mapping[str, str]
             raise OSError(str(error)) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file, after checking their hash, and the hashes of its row files."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a file, after checking their hash, and what it records of them."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         record = dict(json.loads((file.metadata() or {}).get(_RECORD, "{}")))
     expected = record.get("xxh3")
     if expected is not None and expected != (found := tensors_hash(tensors)):
         raise ValueError(f"content of hash {found} in place of {str(expected)[:32]}")
-    return tensors, dict(record.get("rows", {}))
+    return tensors, record
 
 
 def file_hash(path: Path) -> str:
@@ -180,9 +196,10 @@ def load_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Ten
     Raises:
         ConfigError: If rows of some masters, or a file with rows, are missing or changed.
     """
-    state, row_files = _read(path)
-    mine = shard.node_key_L[: shard.num_masters]
-    found = np.zeros(len(mine), np.bool_)
+    state, record = _read(path)
+    row_files = dict(record.get("rows", {}))
+    keys_of: dict[str | None, NDArray[np.int64]] = {}  # of this worker's rows, by node type
+    found: dict[str | None, NDArray[np.bool_]] = {}  # which of them were in a file
     for name, expected in row_files.items():
         file = path.with_name(name)
         got = file_hash(file) if file.exists() else "no file"
@@ -191,7 +208,17 @@ def load_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Ten
                 f"{file}: expected the rows that were saved with {path.name}, of hash {expected}, "
                 f"got {got}. Copy the files again, or save them again: graphtheta train --resume"
             )
-        theirs, _ = _read(file)
+        theirs, record = _read(file)
+        node_type = record.get("node_type")
+        if node_type not in keys_of:
+            if node_type is not None and node_type not in shard.node_types:
+                raise ConfigError(
+                    f"{path}: expected rows of {', '.join(shard.node_types)}, got rows of "
+                    f"'{node_type}'. Use the graph of that run."
+                )
+            keys_of[node_type] = row_keys(shard, node_type)
+            found[node_type] = np.zeros(len(keys_of[node_type]), np.bool_)
+        mine = keys_of[node_type]
         keys = theirs.pop(_KEY).numpy()
         if keys.ndim != 1 or any(len(keys) != (*rows.shape, -1)[0] for rows in theirs.values()):
             raise ValueError(f"{file.name} has another number of rows than keys")
@@ -199,16 +226,16 @@ def load_tensors(shard: Shard, path: Path, folder: Path | None) -> dict[str, Ten
         position = np.searchsorted(keys[order], mine)
         here = position < len(keys)
         here[here] = keys[order[position[here]]] == mine[here]
-        found |= here
+        found[node_type] |= here
         target, source = torch.from_numpy(here), torch.from_numpy(order[position[here]])
         for name, rows in theirs.items():
             if name not in state:
                 shape = (len(mine), *rows.shape[1:])
                 state[name] = zero_rows(shape, rows.dtype, folder)
             state[name][target] = rows[source]
-    if row_files and not found.all():
+    if missing := sum(np.count_nonzero(~some) for some in found.values()):
         raise ConfigError(
-            f"{path}: expected rows of all nodes, got none for {np.count_nonzero(~found):,}. Use "
-            "the graph of that run."
+            f"{path}: expected rows of all nodes, got none for {missing:,}. Use the graph of that "
+            "run."
         )
     return state

@@ -123,6 +123,27 @@ def test_fanouts_by_relation(folder: Path, tmp_path: Path, command: Run) -> None
         assert_one_line(command(*words, tmp_path / "none", *given), message)
 
 
+def test_learned_vectors_of_types(folder: Path, tmp_path: Path, command: Run) -> None:
+    train = ["train", folder / "store", "--model", "rgcn", "--hidden", "4", "--embedding", "3"]
+    words = [*train, "--label", "paper.y", "--split", "paper.split", "--epochs"]
+    run, disk = ["--run-dir", tmp_path / "run"], ["--embedding-storage", tmp_path / "disk"]
+    some = command(*words, "1", *run, "--embedding-types", "paper", *disk)
+    assert "learned vectors of paper: 21 x 3, 252 bytes, mapped from" in some.out, some
+    assert "of venue: 4 x 3" in some.out
+    assert "of author" not in some.out
+    again = command(*words, "2", *run, "--resume", disk[0], tmp_path / "other")
+    assert again.code == 0, again
+    assert f"252 bytes, mapped from {tmp_path / 'other'}" in again.out
+    out = tmp_path / "out"
+    assert command("predict", tmp_path / "run", folder / "store", "--out", out).code == 0
+    none = ["--run-dir", tmp_path / "none"]
+    message = r"node type \(--embedding-types\): expected one of .*, got 'x'"
+    assert_one_line(command(*words, "1", *none, "--embedding-types", "x"), message)
+    plain = ["train", "cora", "--epochs", "1", *none]
+    assert_one_line(command(*plain, "--embedding-types", "all"), "expected a graph of several node")
+    assert_one_line(command(*plain, *disk), "expected a model with learned vectors, got one with")
+
+
 def test_info_shows_types_and_relations(folder: Path, command: Run) -> None:
     result = command("info", folder / "store")
     assert result.code == 0, result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from graphtheta.nn import HGT, RGCN, GraphSAGE, TypedInput, to_hetero
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import NodePrediction
+from graphtheta.train.run_dir import RunDirectory
 from tests.nn.steps import assert_equal
 from tests.typed_graphs import typed_graph, typed_tables
 
@@ -80,6 +83,34 @@ def test_same_as_single_in_full(way: str, model: str, workers: int, method: str)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_mini_batch_of_all_targets_is_the_global_batch(model: str) -> None:
     assert_same(train(MiniBatch(1000), model, 2, "dbh"), single("global", model))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_rows_of_types_are_resharded(on_disk: bool, tmp_path: Path) -> None:
+    """Only types that learn vectors have rows, which any number of workers reads again."""
+
+    def job(comm: Communicator, epochs: int, method: str = "node-hash") -> Any:
+        shard = gt.open_shard(GRAPH, comm, method=method)
+        encoder = RGCN(6, 5, 3, num_relations=5, num_bases=2, dropout=0.3)
+        storage = tmp_path / f"rows {comm.size} {comm.rank}" if on_disk else None
+        model = TypedInput(shard, 6, encoder, embedding=["paper"], storage=storage)
+        copied = copy.deepcopy(model)
+        kept = [(p.node_type, len(p)) for p in copied.vectors]
+        assert kept == [(name, len(shard.masters_of(name))) for name in model.learned]
+        assert set(model.learned) == {"paper", "venue", "empty"}
+        run = RunDirectory(tmp_path / f"run {comm.size}", resume=True)
+        trainer = gt.Trainer(
+            model.double(), shard, strategy=MiniBatch(3), run_dir=run, micro_batches=2
+        )
+        trainer.resume()
+        trainer.fit(epochs)
+        return trainer.history.loss
+
+    want = gt.run_local(lambda comm: job(comm, 4), workers=1, timeout_s=60)
+    gt.run_local(lambda comm: job(comm, 2, "dbh"), workers=2, timeout_s=60)
+    (tmp_path / "run 2").rename(tmp_path / "run 3")
+    got = gt.run_local(lambda comm: job(comm, 4, "range"), workers=3, timeout_s=60)
+    assert_equal(got, want, 1e-10)
 
 
 # -- labels and splits of a type ------------------------------------------------------------------
