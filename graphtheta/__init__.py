@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphtheta.runtime.numba_cache import use_private_numba_cache
 
 if TYPE_CHECKING:
-    from graphtheta import datasets, nn, partition, tgar
+    from graphtheta import datasets, nn, optim, partition, tgar
     from graphtheta.comm.groups import Groups
     from graphtheta.comm.launch import communicator, guarded
     from graphtheta.comm.threads import run_local
@@ -44,6 +44,7 @@ __all__ = [
     "guarded",
     "nn",
     "open_shard",
+    "optim",
     "partition",
     "run_local",
     "tgar",

@@ -180,7 +180,7 @@ def train(
     if trainer.resumed_from:
         print(f"continues from {trainer.resumed_from}", flush=True)
     try:
-        summary = trainer.fit(run.epochs)
+        summary = trainer.fit(run.epochs, signals=True)
     except (Stopped, KeyboardInterrupt) as stop:
         if comm.rank == 0:
             print(_continuation(stop, run), file=sys.stderr, flush=True)

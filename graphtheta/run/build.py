@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from graphtheta.nn import (
     model_for,
 )
 from graphtheta.nn.embedding import is_sharded
-from graphtheta.optim.optimizers import OPTIMIZERS
+from graphtheta.optim import OPTIMIZERS, SCHEDULES, Schedule, read_rates
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
 from graphtheta.run.fanouts import fanouts_of
@@ -28,7 +29,15 @@ from graphtheta.strategy import STRATEGIES, ClusterBatch, GlobalBatch, MiniBatch
 from graphtheta.task import TASKS, EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.task.edge_columns import num_relations
 
-__all__ = ["check_names", "columns_read", "is_weighted", "model_of", "strategy_of", "task_of"]
+__all__ = [
+    "check_names",
+    "columns_read",
+    "is_weighted",
+    "model_of",
+    "schedule_of",
+    "strategy_of",
+    "task_of",
+]
 
 
 def check_names(config: RunConfig) -> None:
@@ -37,6 +46,7 @@ def check_names(config: RunConfig) -> None:
         ("model", config.model, MODELS),
         ("strategy", config.strategy, STRATEGIES),
         ("optimizer", config.optimizer, OPTIMIZERS),
+        ("schedule", None if _is_file(config.schedule) else config.schedule, SCHEDULES),
         ("task", config.task, TASKS),
         ("decoder", config.decoder, DECODERS),
         ("method", config.method, PARTITIONERS),
@@ -71,6 +81,26 @@ def strategy_of(config: RunConfig) -> Strategy:
     # samples of links are not.
     has_statistics = config.batch_norm or MODELS[config.model].has_statistics
     return GlobalBatch(prune=config.task == "node" and not has_statistics)
+
+
+def schedule_of(config: RunConfig) -> Schedule | None:
+    """Return the schedule of the learning rate of a run, or None for a constant one."""
+    if _is_file(config.schedule):
+        return read_rates(Path(config.schedule))
+    options: dict[str, Any] = {"warmup": config.warmup, "by": config.schedule_by}
+    if config.schedule == "constant" and not config.warmup:
+        return None
+    if config.schedule == "step":
+        options |= {"every": config.decay_every or 1 / 3, "gamma": config.decay_factor}
+    elif config.schedule != "constant":
+        options["final"] = config.final_lr
+    if config.schedule == "wsd":
+        options |= {"decay": config.decay, "shape": config.decay_shape}
+    return SCHEDULES[config.schedule](**options)
+
+
+def _is_file(schedule: str) -> bool:
+    return schedule.endswith(".json")
 
 
 def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPrediction:

@@ -58,6 +58,9 @@ _batches = partial(_option, panel="Batches")
 _mini = partial(_batches, requires={"strategy": ["mini"]})
 _cluster = partial(_batches, requires={"strategy": ["cluster"]})
 _training = partial(_option, panel="Training")
+_schedule = partial(
+    _training, requires={"schedule": ["constant", "step", "cosine", "linear", "wsd"]}
+)
 _run = partial(_option, panel="Run", resumable=True)
 _machine = partial(_option, panel="Machine", resumable=True)
 
@@ -267,6 +270,44 @@ class RunConfig(BaseModel):
         without="no clipping",
         gt=0,
     )
+    schedule: str = _training(
+        "constant",
+        "Schedule of the learning rate: {schedules}; or a JSON file with a list of learning rates, "
+        'as {{"lr": [0.01, 0.005], "by": "epoch"}}.',
+        metavar="NAME|FILE.json",
+    )
+    warmup: float = _schedule(
+        0, "Steps or epochs in which the learning rate rises, or below 1 their share.", ge=0
+    )
+    schedule_by: Literal["step", "epoch"] = _schedule(
+        "step", "Change the learning rate with every step or with every epoch."
+    )
+    final_lr: float = _schedule(
+        0.0,
+        "Learning rate at the end, as a share of --lr.",
+        requires={"schedule": ["cosine", "linear", "wsd"]},
+        ge=0,
+    )
+    decay: float = _schedule(
+        0.2,
+        "Steps or epochs of the decay at the end, or below 1 their share (wsd).",
+        requires={"schedule": ["wsd"]},
+        ge=0,
+    )
+    decay_shape: Literal["linear", "sqrt", "cosine"] = _schedule(
+        "linear", "Curve of the decay at the end (wsd).", requires={"schedule": ["wsd"]}
+    )
+    decay_every: float | None = _schedule(
+        None,
+        "Steps or epochs between two changes of the learning rate, or below 1 their share (step).",
+        without="a third",
+        requires={"schedule": ["step"]},
+        gt=0,
+    )
+    decay_factor: float = _schedule(
+        0.1, "Factor of each change (step).", requires={"schedule": ["step"]}, gt=0
+    )
+    accumulate: int = _training(1, "Batches whose gradients one update sums.", ge=1)
     seed: int = _training(
         0, "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63
     )

@@ -24,6 +24,7 @@ from graphtheta.run.build import (
     columns_read,
     is_weighted,
     model_of,
+    schedule_of,
     strategy_of,
     task_of,
 )
@@ -91,6 +92,8 @@ def start_run(
         weight_decay=config.weight_decay,
         decay_biases=config.decay_biases,
         clip=config.clip,
+        schedule=schedule_of(config),
+        accumulate=config.accumulate,
         seed=config.seed,
         prefetch=config.prefetch,
         groups=groups,

@@ -43,6 +43,7 @@ class Progress(BaseModel):
         seed: Random seed of the run.
         graph: Size of the graph, as text.
         content: Fingerprint of the graph. Empty in checkpoints of earlier versions.
+        schedule: State of the schedule of the learning rate.
         optimizer_kind: Class of the optimiser. Empty in checkpoints of earlier versions.
     """
 
@@ -54,6 +55,7 @@ class Progress(BaseModel):
     seed: int
     graph: str
     content: str = ""
+    schedule: dict[str, Any] = {}
     optimizer_kind: str = ""
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import ShardedParameter
+from graphtheta.optim.learning_rate import LearningRate
 from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
 from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.shard import Shard
@@ -70,6 +71,7 @@ class RunState:
         epochs: Number of finished epochs.
         history: History of the run.
         best: Weights of the best epoch so far, or None if there is none.
+        rate: Learning rate of the optimiser, whose state is saved; None for a constant one.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class RunState:
     epochs: int = 0
     history: History = field(default_factory=History)
     best: dict[str, Tensor] | None = None
+    rate: LearningRate | None = None
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
@@ -150,6 +153,7 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
             "epoch": state.epochs,
             "optimizer": numbers,
             "optimizer_kind": type(optimizer).__name__,
+            "schedule": {} if state.rate is None else state.rate.state(),
             "history": vars(state.history),
             "seed": state.seed,
             "graph": _graph_size(shard),
@@ -267,6 +271,8 @@ def load_checkpoint(path: Path, state: RunState) -> None:
             f"{path}: expected a run on this graph, got one on a graph of the same size with other "
             "ids, columns or degrees. Use the graph of that run."
         )
+    if state.rate is not None:
+        state.rate.load(progress.schedule)
     state.epochs, state.history, state.best = progress.epoch, progress.history, best
 
 

@@ -10,34 +10,43 @@ from torch import nn
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
-__all__ = ["report_columns"]
+__all__ = ["ColumnReport"]
 
 _log = logging.getLogger("graphtheta")
 
 
-def report_columns(model: nn.Module, shard: Shard, others: Collection[str | None]) -> bool:
-    """Report in one line if edge columns are ignored, or weights read; False if not known yet.
+class ColumnReport:
+    """Report of one line, once the layers have run, of edge columns that are ignored or weights.
 
     Args:
-        model: Model whose layers have run, if they have had a batch.
-        shard: Graph that it was run on.
+        model: Model whose layers are asked.
+        shard: Graph that it is run on.
         others: Names of edge columns that the decoder or the sampling reads.
     """
-    read = [m.edge_columns_read for m in model.modules() if isinstance(m, TGARLayer)]
-    known = [columns for columns in read if columns is not None]
-    if read and not known:
-        return False
-    columns = frozenset[str]().union(*known)
-    ignored = [
-        name
-        for name in sorted(shard.manifest.edge_columns)
-        if name not in columns and name not in others and ":" not in name
-    ]
-    says = []
-    if "weight" in columns:
-        says.append("multiplies messages by 'weight' (not with weighted=False, --no-weighted)")
-    if ignored:
-        says.append(f"does not read {', '.join(map(repr, ignored))}")
-    if says:
-        _log.warning("Edge columns: the model %s.", ", and ".join(says))
-    return True
+
+    def __init__(self, model: nn.Module, shard: Shard, others: Collection[str | None]) -> None:
+        self._model, self._shard, self._others = model, shard, others
+        self._is_done = False
+
+    def __call__(self) -> None:
+        """Report, if it is known and was not reported before."""
+        if self._is_done:
+            return
+        read = [m.edge_columns_read for m in self._model.modules() if isinstance(m, TGARLayer)]
+        known = [columns for columns in read if columns is not None]
+        if read and not known:
+            return
+        self._is_done = True
+        columns = frozenset[str]().union(*known)
+        ignored = [
+            name
+            for name in sorted(self._shard.manifest.edge_columns)
+            if name not in columns and name not in self._others and ":" not in name
+        ]
+        says = []
+        if "weight" in columns:
+            says.append("multiplies messages by 'weight' (not with weighted=False, --no-weighted)")
+        if ignored:
+            says.append(f"does not read {', '.join(map(repr, ignored))}")
+        if says:
+            _log.warning("Edge columns: the model %s.", ", and ".join(says))

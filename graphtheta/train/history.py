@@ -23,12 +23,17 @@ class History:
         best_epoch: Epoch with the best validation metric, counted from 0; -1 before the first.
         best: Metrics of that epoch, such as `val_accuracy`; those of the last evaluation if there
             is no validation metric.
+        steps: Number of steps trained. Checkpoints of earlier versions have 0.
+        stop_reason: Why training ended: "epochs", "patience", "callback" or "signal"; that of the
+            last `fit`, or empty before.
     """
 
     loss: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
     best_epoch: int = -1
     best: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    stop_reason: str = ""
 
     def record_metrics(self, epoch: int, metrics: Mapping[str, float], main: MainMetric) -> bool:
         """Record the metrics of an evaluation; return whether the epoch is the best so far.

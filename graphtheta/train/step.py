@@ -12,6 +12,7 @@ from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.inference.run_model import run_model
 from graphtheta.optim.clipping import clip_gradients
+from graphtheta.optim.learning_rate import LearningRate
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import Batch
@@ -34,7 +35,9 @@ class StepRunner:
         shard: This worker's share of the graph.
         stages: Timers that the stages of a step are added to.
         micro_batches: Sum of the gradients of micro-batches, if steps are divided into them.
+        rate: Learning rate of the optimiser.
         clip: Largest norm of the gradients of a step. If None, they are not clipped.
+        accumulate: Number of batches whose gradients one update sums.
     """
 
     def __init__(
@@ -46,11 +49,14 @@ class StepRunner:
         stages: StageTimers,
         micro_batches: MicroBatches | None,
         *,
+        rate: LearningRate,
         clip: float | None = None,
+        accumulate: int = 1,
     ) -> None:
         self._model, self._optimizer, self._task = model, optimizer, task
         self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
-        self._clip = clip
+        self._rate, self._clip, self._accumulate = rate, clip, accumulate
+        self._num_pending, self._pending_targets = 0, 0  # batches since the last update
         self._is_checked = False
 
     def run(self, batch: Batch | StepEnd) -> tuple[float, int]:
@@ -67,19 +73,48 @@ class StepRunner:
             assert self._micro_batches is not None
             with self._stages.rest("backward", Stage("reduce")):
                 mean, targets = self._micro_batches.finish()
-        else:
-            loss, count = self._forward(batch)
-            sums = np.array([float(loss.detach()), count], np.float64)
-            self._shard.comm.all_reduce(sums, stage="loss")
+            self._update()
+            return mean, targets
+        loss, count = self._forward(batch)
+        sums = np.array([float(loss.detach()), count], np.float64)
+        self._shard.comm.all_reduce(sums, stage="loss")
+        targets = int(sums[1])
+        self._num_pending += 1
+        self._pending_targets += targets
+        if self._accumulate == 1:
             self._backward(loss / sums[1], batch)
-            with self._stages.timed("backward", Stage("reduce")):
-                reduce_gradients(self._model.parameters(), self._shard.comm)
-            mean, targets = float(sums[0] / sums[1]), int(sums[1])
+            self._pending_targets = 1  # the gradient is that of the mean already
+        else:
+            self._backward(loss, batch)
+        if self._num_pending == self._accumulate:
+            self.finish()
+        return float(sums[0] / sums[1]), targets
+
+    def finish(self) -> bool:
+        """Make the update of the batches since the last one, if there are any; collective.
+
+        Returns:
+            Whether there were any.
+        """
+        if not self._num_pending:
+            return False
+        with self._stages.timed("backward", Stage("reduce")):
+            reduce_gradients(self._model.parameters(), self._shard.comm)
+            if self._pending_targets != 1:
+                for parameter in self._model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad /= self._pending_targets
+        self._num_pending = self._pending_targets = 0
+        self._update()
+        return True
+
+    def _update(self) -> None:
         with self._stages.timed("backward", Stage("update")):
             if self._clip is not None:
                 clip_gradients(self._model.parameters(), self._clip, self._shard.comm)
+            self._rate.begin_update()
             self._optimizer.step()
-        return mean, targets
+            self._rate.end_update()
 
     def _add_micro_batch(self, batch: MicroBatch) -> None:
         assert self._micro_batches is not None
@@ -91,7 +126,8 @@ class StepRunner:
     def _forward(self, batch: Batch) -> tuple[Tensor, int]:
         """Return the summed loss of this worker's targets, and their number."""
         self._shard.channel.stages = self._stages
-        self._optimizer.zero_grad()
+        if not self._num_pending:
+            self._optimizer.zero_grad()
         # The check costs microseconds per torch call, so that only the first step has it.
         with nullcontext() if self._is_checked else WorkerIndependent():
             outputs = run_model(self._model, batch.view)

@@ -24,7 +24,6 @@ _PACKAGES = ("graphtheta", "torch", "numpy", "numba", "pyarrow", "mpi4py")
 def summarise(
     *,
     history: History,
-    last_epoch: int,
     metric: MainMetric,
     stages: StageTimers,
     shard: Shard,
@@ -36,7 +35,6 @@ def summarise(
 
     Args:
         history: History of the run.
-        last_epoch: Epoch trained last, which is reported if no epoch is the best.
         metric: Metric of the best epoch.
         stages: Stage timers of this worker.
         shard: Graph that the model was trained on.
@@ -65,8 +63,9 @@ def summarise(
     times = np.array(history.epoch_seconds) if history.epoch_seconds else np.zeros(1)
     return {
         **history.best,
-        "best_epoch": history.best_epoch if history.best_epoch >= 0 else last_epoch,
+        "best_epoch": history.best_epoch if history.best_epoch >= 0 else len(history.loss) - 1,
         "epochs": len(history.loss),
+        "stop_reason": history.stop_reason,
         "metric": metric.name,
         "loss_history": list(history.loss),
         "epoch_seconds": {

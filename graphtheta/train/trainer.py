@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from graphtheta.comm.groups import Groups
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer_in_order
+from graphtheta.optim.learning_rate import LearningRate, ScheduleLike
 from graphtheta.optim.optimizers import ParameterGroups, make_optimizer
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.runtime.numbers import need_whole
@@ -26,25 +27,18 @@ from graphtheta.strategy.prefetch import prefetch_batches
 from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
-from graphtheta.train.checkpoint import (
-    RunState,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_old_checkpoints,
-    save_checkpoint,
-)
-from graphtheta.train.columns_read import report_columns
-from graphtheta.train.events import EventWriter
+from graphtheta.train.callbacks import Callbacks, callbacks_of
+from graphtheta.train.checkpoint import RunState
+from graphtheta.train.columns_read import ColumnReport
 from graphtheta.train.gradients import broadcast_model
 from graphtheta.train.history import History
-from graphtheta.train.micro_batches import MicroBatches, StepEnd
+from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
 from graphtheta.train.model_check import check_model, check_options
-from graphtheta.train.progress import ProgressBar
 from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.saving import RunSaver
 from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
 from graphtheta.train.step import StepRunner
 from graphtheta.train.summary import summarise
-from graphtheta.train.weights import save_weights
 from graphtheta.wording import counted
 
 __all__ = ["Trainer"]
@@ -76,6 +70,13 @@ class Trainer:
             own, as the optimisers of torch take them. If None, all parameters are one group.
         clip: Largest global norm of the gradients of a step; larger ones are scaled down to it. If
             None, gradients are not clipped.
+        schedule: Schedule of the learning rate: a key of `SCHEDULES`, an object of
+            `graphtheta.optim`, a list of learning rates or a JSON file for `read_rates`, or a
+            `torch.optim.lr_scheduler` object or a function from the optimiser to one, which is
+            advanced after every epoch (after every step as `TorchSchedule(..., by="step")`). If
+            None, the rate is constant.
+        accumulate: Number of batches whose gradients one update of the optimiser sums: their mean
+            over all targets. The last update of an epoch may have fewer.
         seed: Random seed for dropout, sampling and the order of targets.
         prefetch: Number of batches prepared ahead in the background. It does not change results.
         groups: Groups of workers of which `shard.comm` is one; if None, all workers are one group.
@@ -88,10 +89,12 @@ class Trainer:
         evaluate_every: Number of epochs between evaluations.
         run_dir: Directory for the files of the run; if None, none are written.
         checkpoint_every: Number of epochs between checkpoints; if 0, none are saved by this number.
-            They are always saved on SIGTERM, SIGUSR1 and Ctrl-C, and at the end.
+            They are always saved at the end, and on signals that `fit` handles.
         checkpoint_seconds: Seconds since the last checkpoint, or the start, after which the end of
             an epoch saves one, by the clock of rank 0; if 0, none are saved by time.
         progress: How rank 0 shows progress, as for `ProgressBar`.
+        callbacks: Objects with some of the methods of `Callback`, called on all workers.
+        loggers: Objects with `log(metrics, step)`, which get the metrics of each epoch on rank 0.
 
     Attributes:
         task: Task bound to the model and the shard.
@@ -119,6 +122,8 @@ class Trainer:
         decay_biases: bool = True,
         parameter_groups: ParameterGroups | None = None,
         clip: float | None = None,
+        schedule: ScheduleLike | None = None,
+        accumulate: int = 1,
         seed: int = 0,
         prefetch: int = 0,
         groups: Groups | None = None,
@@ -129,6 +134,8 @@ class Trainer:
         checkpoint_every: int = 0,
         checkpoint_seconds: float = 600.0,
         progress: bool | Literal["lines"] = False,
+        callbacks: Iterable[Any] = (),
+        loggers: Iterable[Any] = (),
     ) -> None:
         if not isinstance(shard, Shard):
             raise ConfigError(
@@ -167,33 +174,40 @@ class Trainer:
             decay_biases=decay_biases,
             parameter_groups=parameter_groups,
         )
+        self._rate = LearningRate(schedule, self.optimizer)
+        self._accumulate = need_whole(accumulate, "trainer: accumulate", 1)
         self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
         self.seed, self.prefetch, self.patience = seed, prefetch, patience
-        self.evaluate_every, self.checkpoint_every = max(1, evaluate_every), checkpoint_every
-        self.checkpoint_seconds = checkpoint_seconds
-        self._saved_at = time.monotonic()
+        self.evaluate_every = max(1, evaluate_every)
         self.history = History()
         self.stages = StageTimers()
         self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
         if self.world.rank == 0:
             for warning in self.task.warnings:
                 _log.warning(warning)
-        self._is_reported = False
-        self._other_columns = (
-            getattr(task, "relation", None),  # read by the decoder
-            getattr(strategy, "weight", None),  # sampled by
-        )
+        # The decoder reads a column of relations, and a strategy may sample by weights.
+        others = getattr(task, "relation", None), getattr(strategy, "weight", None)
+        self._columns = ColumnReport(self.model, shard, others)
         self._weights = BestWeights(self.model)
-        self._run_dir = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
-        self._progress = progress if self.world.rank == 0 else False
+        files = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
+        self._saver = RunSaver(
+            files, self.groups, every=checkpoint_every, seconds=checkpoint_seconds
+        )
+        last = callbacks_of(files, loggers, progress)
+        self._callbacks = Callbacks(callbacks, last if self.world.rank == 0 else ())
+        self._stop_requested = False
         self.resumed_from: Path | None = None
-        self._num_saved = -1  # epochs in the last checkpoint
         broadcast_model(model, self.world)
         preparing = shard.comm.split(0) if prefetch else None
         self._micro_batches = None
         if self.groups.number > 1 or micro_batches != 1:
+            if self._accumulate != 1:
+                raise ConfigError(
+                    "trainer: expected accumulate=1 with groups or micro_batches, which divide a "
+                    f"step, got {accumulate}. Give the strategy a larger batch."
+                )
             self._micro_batches = MicroBatches(
                 micro_batches, self.groups, model, self.stages, preparing
             )
@@ -206,7 +220,15 @@ class Trainer:
         )
         self._rows = RowOptimizer(self.optimizer)
         self._step = StepRunner(
-            model, self._rows, self.task, shard, self.stages, self._micro_batches, clip=clip
+            model,
+            self._rows,
+            self.task,
+            shard,
+            self.stages,
+            self._micro_batches,
+            rate=self._rate,
+            clip=clip,
+            accumulate=self._accumulate,
         )
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -219,7 +241,7 @@ class Trainer:
             f"{counted(self.world.size, 'worker')}, {epochs} trained)"
         )
 
-    def fit(self, epochs: int) -> dict[str, Any]:
+    def fit(self, epochs: int, *, signals: bool = False) -> dict[str, Any]:
         """Train until `epochs` epochs are done in total, or patience is over; collective.
 
         Afterwards the model holds the weights of the best epoch: the first one with the best
@@ -230,56 +252,62 @@ class Trainer:
         Args:
             epochs: Number of epochs in total, including those of earlier calls and of a run that
                 was resumed.
+            signals: Whether to handle signals while it trains, in the main thread: SIGUSR1 saves a
+                checkpoint at the end of the epoch; SIGTERM and, with a run directory, Ctrl-C also
+                end training then.
 
         Returns:
-            The summary, which is also written to the run directory.
+            The summary, which is also written to the run directory. Its `stop_reason` is "epochs",
+            "patience" or "callback".
 
         Raises:
             ConfigError: If `epochs` is not an integer >= 1, the loss is not finite, the run
                 directory cannot be written, or another run is in progress in it.
-            Stopped: On SIGTERM and, with a run directory, on Ctrl-C: after saving a checkpoint at
-                the end of the epoch.
+            Stopped: On SIGTERM and Ctrl-C, with `signals`.
         """
         epochs = need_whole(epochs, "trainer: epochs", 1)
-        if self._run_dir is None or self.world.rank:
-            return self._fit(epochs)
-        self._run_dir.lock()
-        try:
-            return self._fit(epochs)
-        finally:
-            self._run_dir.unlock()
+        with self._saver.locked():
+            return self._fit(epochs, signals)
 
-    def _fit(self, epochs: int) -> dict[str, Any]:
-        done = len(self.history.loss)
-        last = done - 1
+    def stop(self) -> None:
+        """End `fit` after this epoch, if any worker calls it; for callbacks."""
+        self._stop_requested = True
+
+    def _fit(self, epochs: int, signals: bool) -> dict[str, Any]:
+        history, has_files = self.history, self._saver.run_dir is not None
+        done = len(history.loss)
         if self.world.rank == 0:
-            self.history.warn_if_done(epochs, self.patience)
-        self._saved_at = time.monotonic()
+            history.warn_if_done(epochs, self.patience)
+        self._saver.start_clock()
+        self._rate.plan(epochs, self._updates_per_epoch)
         self._weights.restore_last()
-        with (
-            self._rows.lazy(),
-            catch_signals(self.world, saves=self._run_dir is not None) as requests,
-            closing(ProgressBar(epochs, done, self._progress)) as progress,
-            closing(EventWriter(self._run_dir if self.world.rank == 0 else None)) as events,
-        ):
-            for epoch in range(done, epochs):
-                if self.history.is_patience_over(epoch, self.patience):
-                    break
-                record = self._epoch(epoch)
-                last = epoch
-                events.write(epoch, record)
-                progress.advance(record)
-                requested, stop = self._agree(requests)
-                due = self.checkpoint_every > 0 and (epoch + 1) % self.checkpoint_every == 0
-                if self._run_dir is not None and (requested or due):
-                    self.save(epoch + 1)
-                if stop:
-                    raise Stopped(epoch + 1, stop)  # on all ranks
-        done = len(self.history.loss)
-        if self._run_dir is not None and self._num_saved != done:
-            self.save(done)  # so that the run can continue with more epochs
-        self._weights.load()
-        return self._finish(last)
+        history.stop_reason, self._stop_requested = "epochs", False
+        catching = catch_signals(self.world, saves=has_files) if signals else nullcontext()
+        with self._callbacks.closing():
+            with self._rows.lazy(), catching as requests:
+                self._callbacks.call("on_fit_begin", self, epochs)
+                for epoch in range(done, epochs):
+                    if history.is_patience_over(epoch, self.patience):
+                        history.stop_reason = "patience"
+                        break
+                    self._callbacks.call("on_epoch_begin", self, epoch)
+                    record = self._epoch(epoch)
+                    self._callbacks.call("on_epoch_end", self, epoch, record)
+                    requested, stop = self._agree(requests)
+                    if has_files and (requested or self._saver.is_due(epoch + 1)):
+                        self.save(epoch + 1)
+                    if stop:
+                        raise Stopped(epoch + 1, stop)  # on all ranks
+                    if history.stop_reason == "callback":
+                        break
+            done = len(history.loss)
+            if has_files and self._saver.num_saved != done:
+                self.save(done)  # so that the run can continue with more epochs
+            self._weights.load()
+            summary = self._summary()
+            self._saver.finish(self._state(done), summary)
+            self._callbacks.call("on_fit_end", self, summary)
+        return summary
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""
@@ -293,32 +321,38 @@ class Trainer:
             )
         self.history.loss.append(loss)
         self.history.epoch_seconds.append(seconds)
-        record = {"epoch": epoch, "loss": loss, "seconds": seconds}
+        record = {"epoch": epoch, "loss": loss, "seconds": seconds, **self._rate.rates()}
         if (epoch + 1) % self.evaluate_every == 0:
             metrics = self.evaluate()
             record |= metrics
             if self.history.record_metrics(epoch, metrics, self.task.metric):
                 self._weights.keep()
-        if self._run_dir is not None and self.world.rank == 0:
-            self._run_dir.append_metrics(record)
+        self._rate.end_epoch(record, f"val_{self.task.metric.name}")
         return record
 
     def _train_epoch(self, epoch: int) -> float:
         """Run the steps of an epoch; return the mean loss of its targets."""
         self.model.train()
-        total, count = 0.0, 0
+        self._rate.begin_epoch(epoch)
+        total, count, is_between = 0.0, 0, True
         with self.stages.rest("forward", Stage("other")):
             batches = self._batches(epoch)
             while (batch := self._wait_for(batches)) is not None:
+                if is_between:
+                    self._callbacks.call("on_step_begin", self, self.history.steps)
                 loss, targets = self._step.run(batch)
-                self._report_columns()
+                if self.world.rank == 0:
+                    self._columns()
                 total, count = total + loss * targets, count + targets
+                is_between = not isinstance(batch, MicroBatch)
+                if is_between:
+                    self._callbacks.call("on_step_end", self, self.history.steps, loss)
+                    self.history.steps += 1
+            self._step.finish()
         return total / count
 
-    def _report_columns(self) -> None:
-        """Report once, on rank 0, which edge columns the model reads and ignores."""
-        if not self._is_reported and self.world.rank == 0:
-            self._is_reported = report_columns(self.model, self.shard, self._other_columns)
+    def _updates_per_epoch(self) -> int:
+        return -(-sum(1 for _ in self._steps(0)) // self._accumulate)
 
     def _batches(self, epoch: int) -> Iterator[Batch | StepEnd]:
         steps = self._steps(epoch)
@@ -330,13 +364,17 @@ class Trainer:
         with self.stages.rest("forward", Stage("prepare")):
             return next(batches, None)
 
-    def _agree(self, requests: SignalRequests) -> tuple[bool, int]:
-        """Return whether to save, by a signal or the clock, and the signal to stop; collective."""
-        save, stop = requests.take()
-        if self.checkpoint_seconds and self.world.rank == 0:
-            save |= time.monotonic() - self._saved_at >= self.checkpoint_seconds
-        flags = np.array([save, stop], np.int8)
+    def _agree(self, requests: SignalRequests | None) -> tuple[bool, int]:
+        """Return whether to save, by a signal or the clock, and the signal to stop; collective.
+
+        The reason to stop is noted in the history.
+        """
+        save, stop = (False, 0) if requests is None else requests.take()
+        save |= self.world.rank == 0 and self._saver.is_time()
+        flags = np.array([save, stop, self._stop_requested], np.int8)
         self.world.all_reduce(flags, "max", stage="signals")
+        if flags[1] or flags[2]:
+            self.history.stop_reason = "signal" if flags[1] else "callback"
         return bool(flags[0]), int(flags[1])
 
     # -- evaluation and prediction ----------------------------------------------------------------
@@ -366,16 +404,8 @@ class Trainer:
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run directory; collective."""
-        if self._run_dir is None:
-            raise ConfigError("trainer: expected a run_dir for checkpoints, got none. Give one.")
         self._rows.catch_up()
-        if self.groups.index == 0:
-            save_checkpoint(self._run_dir.checkpoints, self._state(epochs_done))
-        if self.world.rank == 0:
-            self._run_dir.sync_metrics()
-        self.world.barrier(stage="checkpoint")
-        self._saved_at = time.monotonic()
-        self._num_saved = epochs_done
+        self._saver.save(self._state(epochs_done))
 
     def resume(self) -> int:
         """Continue from the newest whole checkpoint of the run directory, if any; collective.
@@ -387,26 +417,11 @@ class Trainer:
             ConfigError: If another run is in progress in the directory, no checkpoint is whole, or
                 they were written with another model, seed or graph.
         """
-        if self._run_dir is None:
-            raise ConfigError("trainer: expected a run_dir to resume from, got none. Give one.")
-        with self._run_dir.locked() if self.world.rank == 0 else nullcontext():
-            return self._resume(self._run_dir)
-
-    def _resume(self, run_dir: RunDirectory) -> int:
-        is_first = self.world.rank == 0
-        found = latest_checkpoint(run_dir.checkpoints) if is_first else None
-        path = self.world.broadcast_text(str(found or ""), stage="resume from")
         state = self._state(0)
-        if path:
-            self.resumed_from = Path(path)
-            load_checkpoint(self.resumed_from, state)
-            self.history, self._num_saved = state.history, state.epochs
+        found = self._saver.load(state)
+        if found is not None:
+            self.resumed_from, self.history = found, state.history
             self._weights = BestWeights(self.model, state.best)
-        self.world.barrier(stage="resumed")  # all have read the files
-        if is_first:
-            with run_dir.writing():
-                remove_old_checkpoints(run_dir.checkpoints, state.epochs)
-            run_dir.truncate_metrics(state.epochs)
         return state.epochs
 
     def _state(self, epochs_done: int) -> RunState:
@@ -418,13 +433,12 @@ class Trainer:
             epochs_done,
             self.history,
             self._weights.best,
+            self._rate,
         )
 
-    def _finish(self, last_epoch: int) -> dict[str, Any]:
-        """Write weights and summary to the run directory, and return the summary; collective."""
-        summary = summarise(
+    def _summary(self) -> dict[str, Any]:
+        return summarise(
             history=self.history,
-            last_epoch=last_epoch,
             metric=self.task.metric,
             stages=self.stages,
             shard=self.shard,
@@ -432,12 +446,3 @@ class Trainer:
             micro_batches=[] if self._micro_batches is None else self._micro_batches.by_group(),
             seed=self.seed,
         )
-        if self._run_dir is not None and self.groups.index == 0:
-            if self.comm.rank == 0:
-                self._run_dir.remove_summary()
-            hashes = save_weights(self.model, self.shard, self._run_dir.weights)
-            if self.comm.rank == 0:
-                weights_hash = hashes[self._run_dir.weights.name]
-                self._run_dir.write_summary({**summary, "weights_hash": weights_hash})
-        self.world.barrier(stage="summary")
-        return summary

@@ -26,7 +26,7 @@ from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.export import EXPORTERS
 from graphtheta.nn import DECODERS, MODELS
-from graphtheta.optim.optimizers import OPTIMIZERS
+from graphtheta.optim import OPTIMIZERS, SCHEDULES
 from graphtheta.partition import PARTITIONERS
 from graphtheta.partition.analysis.detect_communities import COMMUNITIES
 from graphtheta.run.config import RunConfig
@@ -98,6 +98,7 @@ def test_names_in_help_are_those_of_the_registries() -> None:
         "models": MODELS,
         "optimizers": OPTIMIZERS,
         "readers": READERS,
+        "schedules": SCHEDULES,
         "strategies": STRATEGIES,
         "tasks": TASKS,
     }

@@ -19,6 +19,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import ShardedParameter
 from graphtheta.optim.optimizers import OPTIMIZERS
 from graphtheta.optim.row_optimizer import RowOptimizer
+from graphtheta.optim.schedules import Cosine
 from graphtheta.strategy import GlobalBatch, Strategy
 from graphtheta.train import weights
 from graphtheta.train.run_dir import RunDirectory
@@ -103,6 +104,9 @@ def dense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "dense", DenseAdam)
 
 
+RATES = [Cosine(10).rate(step, 90, 0.02) for step in range(90)]
+
+
 @cache
 def graph() -> gt.Graph:
     _, src, dst = random_graph(N, 700)
@@ -128,7 +132,10 @@ def train(
     storage: Path | None = None,
     run_dir: Path | None = None,
 ) -> tuple[list[float], Any, set[bool]]:
-    """Return losses, rows by key and other weights, and whether gradients of rows were sparse."""
+    """Return losses, rows by key and other weights, and whether gradients of rows were sparse.
+
+    The learning rate rises and falls along a cosine.
+    """
     grouped = gt.Groups(comm, groups)
     shard = gt.open_shard(graph(), grouped.comm, method=method)
     encoder = gt.nn.GCN(6, 5, shard.num_classes, dropout=0.2)
@@ -140,6 +147,7 @@ def train(
         optimizer=optimizer,
         weight_decay=5e-4,
         evaluate_every=3,
+        schedule=RATES,
         groups=grouped,
         micro_batches=micro_batches,
         run_dir=None if run_dir is None else RunDirectory(run_dir, resume=True),

@@ -30,13 +30,14 @@ GRAPH = to_graph(CORNER_GRAPHS["random"])
 
 
 def trainer(
-    run_dir: Path, comm: Communicator | None = None, *, embed: bool = False, **options: Any
+    run_dir: Path | None, comm: Communicator | None = None, *, embed: bool = False, **options: Any
 ) -> gt.Trainer:
     shard = gt.open_shard(GRAPH, comm or gt.communicator())
     columns = shard.num_features + 3 * embed
     model: torch.nn.Module = gt.nn.GCN(columns, 4, shard.num_classes)
     model = gt.nn.NodeEmbedding(shard, 3, model) if embed else model
-    return gt.Trainer(model, shard, run_dir=RunDirectory(run_dir, resume=True), **options)
+    files = None if run_dir is None else RunDirectory(run_dir, resume=True)
+    return gt.Trainer(model, shard, run_dir=files, **options)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_every_epoch_is_saved_once(
 ) -> None:
     saved = []
     monkeypatch.setattr(
-        "graphtheta.train.trainer.save_checkpoint", lambda _, state: saved.append(state.epochs)
+        "graphtheta.train.saving.save_checkpoint", lambda _, state: saved.append(state.epochs)
     )
     mine = trainer(tmp_path / "run", checkpoint_every=2)
     mine.fit(4)
@@ -250,9 +251,7 @@ def test_run_that_came_first_is_not_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_ctrl_c_saves_as_sigterm_does(writes: bool, tmp_path: Path) -> None:
-    mine = trainer(tmp_path / "run")
-    if not writes:
-        mine._run_dir = None
+    mine = trainer(tmp_path / "run" if writes else None)
     epoch = mine._epoch
 
     def interrupted(number: int) -> dict[str, float]:
@@ -265,7 +264,7 @@ def test_ctrl_c_saves_as_sigterm_does(writes: bool, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit if writes else KeyboardInterrupt) as caught:
-            mine.fit(50)
+            mine.fit(50, signals=True)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

@@ -4,14 +4,15 @@ from typing import Literal
 
 import pytest
 
-from graphtheta.train.progress import ProgressBar
+from graphtheta.train.callbacks.progress import ProgressBar
 
 
 @pytest.mark.parametrize(("shown", "lines"), [("lines", 3), (True, 0), (False, 0)])
 def test_lines_of_progress(
     shown: bool | Literal["lines"], lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bar = ProgressBar(5, 2, shown)
+    bar = ProgressBar(shown)
+    bar.start(5, 2)
     for loss in (3.0, 2.0, 1.0):
         bar.advance({"epoch": 0, "loss": loss, "seconds": 0.1, "val_accuracy": 0.5})
     bar.close()

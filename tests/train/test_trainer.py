@@ -223,8 +223,9 @@ def test_sigusr1_saves_and_continues_and_sigterm_saves_and_stops(tmp_path: Path)
 
     mine._epoch = signalled  # type: ignore[method-assign]
     with pytest.raises(SystemExit) as caught:
-        mine.fit(50)
+        mine.fit(50, signals=True)
     assert caught.value.code == 143
+    assert mine.history.stop_reason == "signal"
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["epoch-000003", "epoch-000006"]
 

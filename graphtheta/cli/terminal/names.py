@@ -38,6 +38,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("planetoid", "bitcoin-otc", "wordnet", "openke", "graphsaint", "musae"),
         *("npz", "typed-tables", "relbench", "ogb", "graphstorm", "tables", "edge-list"),
     ),
+    "schedules": ("constant", "step", "cosine", "linear", "wsd"),
     "strategies": ("global", "mini", "cluster"),
     "tasks": ("node", "edge", "link"),
 }

@@ -1,0 +1,118 @@
+"""Files of a training run: when checkpoints are saved, and what is written at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from graphtheta.comm.groups import Groups
+from graphtheta.errors import ConfigError
+from graphtheta.train.checkpoint import (
+    RunState,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.weights import save_weights
+
+__all__ = ["RunSaver"]
+
+
+class RunSaver:
+    """Checkpoints and results of one run, written by the first group of workers.
+
+    Args:
+        run_dir: Directory of the run; if None, nothing can be saved.
+        groups: The workers.
+        every: Number of epochs between checkpoints; 0 for none by this number.
+        seconds: Seconds between checkpoints; 0 for none by time.
+
+    Attributes:
+        run_dir: The directory.
+        num_saved: Number of epochs in the last checkpoint, or -1.
+    """
+
+    def __init__(
+        self, run_dir: RunDirectory | None, groups: Groups, *, every: int, seconds: float
+    ) -> None:
+        self.run_dir, self.num_saved = run_dir, -1
+        self._groups, self._every, self._seconds = groups, every, seconds
+        self.start_clock()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context that locks the directory on rank 0, and unlocks it whenever it was locked."""
+        if self.run_dir is None or self._groups.world.rank:
+            yield
+            return
+        self.run_dir.lock()
+        try:
+            yield
+        finally:
+            self.run_dir.unlock()
+
+    def start_clock(self) -> None:
+        """Count the seconds until the next checkpoint from now on."""
+        self._saved_at = time.monotonic()
+
+    def is_time(self) -> bool:
+        """Return whether the last checkpoint is as old as checkpoints may be."""
+        passed = time.monotonic() - self._saved_at
+        return self._seconds > 0 and passed >= self._seconds
+
+    def is_due(self, epochs: int) -> bool:
+        """Return whether a checkpoint is saved after so many epochs, in any case."""
+        return self._every > 0 and epochs % self._every == 0
+
+    def save(self, state: RunState) -> None:
+        """Write a checkpoint; collective."""
+        if self.run_dir is None:
+            raise ConfigError("trainer: expected a run_dir for checkpoints, got none. Give one.")
+        world = self._groups.world
+        if self._groups.index == 0:
+            save_checkpoint(self.run_dir.checkpoints, state)
+        if world.rank == 0:
+            self.run_dir.sync_metrics()
+        world.barrier(stage="checkpoint")
+        self.start_clock()
+        self.num_saved = state.epochs
+
+    def load(self, state: RunState) -> Path | None:
+        """Load the newest whole checkpoint into the state of a run, if there is one; collective.
+
+        Returns:
+            The checkpoint.
+        """
+        if self.run_dir is None:
+            raise ConfigError("trainer: expected a run_dir to resume from, got none. Give one.")
+        world, run_dir = self._groups.world, self.run_dir
+        is_first = world.rank == 0
+        with run_dir.locked() if is_first else nullcontext():
+            found = latest_checkpoint(run_dir.checkpoints) if is_first else None
+            path = world.broadcast_text(str(found or ""), stage="resume from")
+            if path:
+                load_checkpoint(Path(path), state)
+                self.num_saved = state.epochs
+            world.barrier(stage="resumed")  # all have read the files
+            if is_first:
+                with run_dir.writing():
+                    remove_old_checkpoints(run_dir.checkpoints, state.epochs)
+                run_dir.truncate_metrics(state.epochs)
+        return Path(path) if path else None
+
+    def finish(self, state: RunState, summary: Mapping[str, Any]) -> None:
+        """Write the model's weights and the summary, if there is a directory; collective."""
+        if self.run_dir is not None and self._groups.index == 0:
+            is_first = self._groups.comm.rank == 0
+            if is_first:
+                self.run_dir.remove_summary()
+            hashes = save_weights(state.model, state.shard, self.run_dir.weights)
+            if is_first:
+                weights_hash = hashes[self.run_dir.weights.name]
+                self.run_dir.write_summary({**summary, "weights_hash": weights_hash})
+        self._groups.world.barrier(stage="summary")
