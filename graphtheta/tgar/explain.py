@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
+from typing import Any
 
 from graphtheta.tgar.compiler import NotLowered, Program, RelationProgram
 from graphtheta.tgar.compiler.ir.terms import Term, walk
@@ -238,8 +239,11 @@ def _text_of_node(expression: Expression, index: int) -> str:
         where = {Origin.SOURCE: "src.", Origin.DESTINATION: "dst.", Origin.EDGE: "edge."}
         return where.get(node.origin, "") + (node.name or "constant")
     name = getattr(node.function, "__name__", str(node.function)).strip("_")
-    args = [
-        _text_of_node(expression, a.index) if isinstance(a, Ref) else str(a)
-        for a in (*node.args, *node.kwargs.values())
-    ]
+
+    def text_of(value: Any) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(map(text_of, value))}]"
+        return _text_of_node(expression, value.index) if isinstance(value, Ref) else str(value)
+
+    args = map(text_of, (*node.args, *node.kwargs.values()))
     return f"{name}({', '.join(args)})"

@@ -86,6 +86,9 @@ def test_batches_with_all_in_edges_have_the_attention_of_the_layer_before(graph:
     blocks = Neighbourhoods(shard).blocks(rows, [None] * 3)
     view = View(shard, blocks=blocks)
     assert_equal(model(view, view.inputs()).detach(), reference(model, graph)[keys].detach(), 1e-10)
+    explained = str(model.convs[1].explain())  # type: ignore[operator]
+    assert "cat([sum(" in explained
+    assert "earlier_relations], 1)[edge.type]" in explained
 
 
 def test_errors_of_one_line(graph: Graph) -> None:

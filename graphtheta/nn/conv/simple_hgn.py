@@ -159,7 +159,9 @@ class SimpleHGNConv(AttentionLayer):
         }
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
-        relations = torch.cat([self._relation_scores(), self.earlier_relations], 1)
+        relations = self._relation_scores()
+        if self.earlier_relations.shape[1]:
+            relations = torch.cat([relations, self.earlier_relations], 1)
         score = src["a"] + dst["b"] + relations[edge["type"].long()]
         heads, message = relations.shape[1], src["z"]
         if heads > self.heads:
