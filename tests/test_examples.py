@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-DOCS = ("getting-started", "batches", "links", "writing-a-layer")
+DOCS = ("getting-started", "batches", "links", "deep-models", "writing-a-layer")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 BLOCKS = {
     f"{page.stem}-{number}": block

@@ -53,7 +53,7 @@ class GCN(Stack):
         out_channels: Columns of the output.
         weighted: Whether to read the edge column `weight`. If None, if the graph has it.
         dropout: Probability of dropping a column of a layer's input.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
     """
 
     options: ClassVar[tuple[str, ...]] = ("weighted",)
@@ -83,7 +83,7 @@ class GraphSAGE(Stack):
         aggregator: "mean", "sum", "max" or "min" of the neighbours.
         weighted: Whether to multiply messages by the edge column `weight`.
         dropout: Probability of dropping a column of a layer's input.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
     """
 
     options: ClassVar[tuple[str, ...]] = ("weighted",)
@@ -113,7 +113,7 @@ class GIN(Stack):
         out_channels: Columns of the output.
         weighted: Whether to multiply messages by the edge column `weight`.
         dropout: Probability of dropping a column of a layer's input.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
     """
 
     options: ClassVar[tuple[str, ...]] = ("weighted",)
@@ -151,7 +151,7 @@ class GAT(Stack):
         out_heads: Attention heads of the last layer.
         edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
         dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
 
     Raises:
         ConfigError: If a size is below 1.
@@ -225,7 +225,7 @@ class GIPA(Stack):
         heads: Attention heads, of all layers.
         bitwise: Whether each channel has its own attention coefficient, or each head.
         dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
 
     Raises:
         ConfigError: If a size is below 1, or hidden_channels is 1.
@@ -267,7 +267,7 @@ class RGCN(Stack):
         num_relations: Number of edge types.
         num_bases: Matrices that the relations' weights combine; if None, each has its own.
         dropout: Probability of dropping a column of a layer's input.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
     """
 
     options: ClassVar[tuple[str, ...]] = ("num_relations", "num_bases")
@@ -301,7 +301,7 @@ class RGAT(Stack):
         num_bases: Matrices that the relations' weights combine; if None, each has its own.
         heads: Attention heads of a hidden layer.
         dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
 
     Raises:
         ConfigError: If a size is below 1.
@@ -364,6 +364,9 @@ def model_for(
     heads: int,
     dropout: float,
     batch_norm: bool = False,
+    norm: str | None = None,
+    residual: bool = False,
+    jumping_knowledge: str | None = None,
     num_bases: int | None = None,
     weighted: bool | None = None,
     more_channels: int = 0,
@@ -380,7 +383,10 @@ def model_for(
         num_layers: Number of graph layers.
         heads: Attention heads, in models that have them.
         dropout: Dropout probability for node columns and attention coefficients.
-        batch_norm: Whether to normalise the outputs of hidden layers.
+        batch_norm: The same as norm="batch".
+        norm: How to normalise the outputs of hidden layers; see `Stack`.
+        residual: Whether hidden layers have residual connections; see `Stack`.
+        jumping_knowledge: How the outputs of all layers are joined; see `Stack`.
         num_bases: Matrices that R-GCN's relations combine; if None, each relation has its own.
         weighted: Whether messages are multiplied by the edge column `weight`, in models that can.
             If None, GCN does if the graph has the column.
@@ -419,6 +425,9 @@ def model_for(
         num_layers=num_layers,
         dropout=dropout,
         batch_norm=batch_norm,
+        norm=norm,
+        residual=residual,
+        jumping_knowledge=jumping_knowledge,
         seed=seed,
         **options,
     )

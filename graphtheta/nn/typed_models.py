@@ -33,7 +33,7 @@ class HGT(Stack):
         metadata: Names of the node types, and the relations, of the graph: `shard.metadata`.
         heads: Attention heads.
         dropout: Probability of dropping a column of a layer's input.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm and seed, as for `Stack`.
 
     Raises:
         ConfigError: If a size is below 1.
@@ -42,6 +42,7 @@ class HGT(Stack):
     options: ClassVar[tuple[str, ...]] = ("heads", "metadata")
     activation: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)  # the layer has one inside
     layer: ClassVar[Callable[..., nn.Module]] = HGTConv
+    takes_connections: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -98,13 +99,14 @@ class SimpleHGN(Stack):
         beta: Share of the former layer's attention in that of a layer; see `SimpleHGNConv`.
         normalise: Whether to divide each output by its length, as the authors do.
         dropout: Probability of dropping a column of a layer's input, or an attention coefficient.
-        options: num_layers, batch_norm and seed, as for `Stack`.
+        options: num_layers, norm and seed, as for `Stack`.
 
     Raises:
         ConfigError: If a size is below 1, or beta is out of range.
     """
 
     options: ClassVar[tuple[str, ...]] = ("heads", "num_relations")
+    takes_connections: ClassVar[bool] = False
     activation: Callable[[Tensor], Tensor] = staticmethod(elu)
 
     def __init__(

@@ -79,7 +79,8 @@ def strategy_of(config: RunConfig) -> Strategy:
         )
     # Targets of nodes are the same in each step, so that the view can be pruned once. Negative
     # samples of links are not.
-    has_statistics = config.batch_norm or MODELS[config.model].has_statistics
+    has_norm = config.batch_norm or config.norm == "batch"
+    has_statistics = has_norm or MODELS[config.model].has_statistics
     return GlobalBatch(prune=config.task == "node" and not has_statistics)
 
 
@@ -150,6 +151,9 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         heads=config.heads,
         dropout=config.dropout,
         batch_norm=config.batch_norm,
+        norm=config.norm,
+        residual=config.residual,
+        jumping_knowledge=config.jumping_knowledge,
         num_bases=config.num_bases,
         weighted=is_weighted(config, shard),
         more_channels=more_channels,

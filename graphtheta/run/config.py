@@ -95,6 +95,21 @@ class RunConfig(BaseModel):
     batch_norm: bool = _model(
         False, "Apply batch normalisation to hidden layers, over all workers."
     )
+    norm: Literal["batch", "layer"] | None = _model(
+        None,
+        "Normalise the outputs of hidden layers: batch over the nodes of all workers, layer over "
+        "the columns of each node.",
+        without="no normalisation",
+    )
+    residual: bool = _model(
+        False, "Add the input of each hidden layer to its output (residual connections)."
+    )
+    jumping_knowledge: Literal["cat", "max", "last"] | None = _model(
+        None,
+        "Join the outputs of all layers before a last linear map: cat side by side, max by their "
+        "largest values, last takes those of the last layer.",
+        without="the last layer returns the outputs",
+    )
     num_bases: int | None = _model(
         None,
         "Number of basis matrices that the relations of R-GCN share.",

@@ -18,6 +18,7 @@ Reduce, the fifth stage, sums the gradients of parameters over the workers, for 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -52,8 +53,8 @@ from graphtheta.wording import counted
 __all__ = ["ROWS_OF_A_LAYER", "TGARLayer", "count_layers"]
 
 ROWS_OF_A_LAYER = (
-    "In a batch a layer returns the rows of its outputs only, which are the first of its inputs: "
-    "add or concatenate h[:len(out)], where out = conv(view[k], h)."
+    "In a batch a layer returns the rows of its outputs only: add or concatenate view[k].carry(h), "
+    "which are the rows of h that layer k returns."
 )
 
 _log = logging.getLogger("graphtheta")
@@ -379,7 +380,11 @@ def _described(fields: Any) -> str:
 
 
 def count_layers(model: nn.Module) -> int:
-    """Return the number of graph layers of a model: its `num_layers`, or the layers in it."""
+    """Return the number of graph layers of a model: its `num_layers`, or the layers in it.
+
+    A layer that a list holds several times counts as often; another layer that is used at several
+    depths counts once, so that its model needs the attribute `num_layers`.
+    """
     given = getattr(model, "num_layers", None)
     return int(given) if given else _count_layers(model, set())
 
@@ -390,4 +395,7 @@ def _count_layers(module: nn.Module, counted: set[nn.Module]) -> int:
     counted.add(module)
     if getattr(module, "is_graph_layer", False):
         return 1
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        uses = Counter(module)
+        return sum(number * _count_layers(child, counted) for child, number in uses.items())
     return sum(_count_layers(child, counted) for child in module.children())

@@ -231,6 +231,35 @@ class LayerView(_NotATensor):
         sampled = torch.full_like(degree, size) if replace else degree.clamp(max=size)
         return torch.where(degree > 0, degree / sampled, 1.0)
 
+    def carry(self, h: Tensor) -> Tensor:
+        """Return the rows of this layer's outputs from those of an earlier layer; not collective.
+
+        In a batch a layer has fewer outputs than inputs. This selects what a residual connection,
+        jumping knowledge or a teleport adds to the output of `conv(view[k], h)`, in any batch:
+
+            h = conv(view[k], h) + view[k].carry(h)
+
+        Args:
+            h: Rows of the inputs or outputs of any layer up to this one.
+
+        Shape:
+            h: (R, ...). Returns (O, ...), where O is the number of outputs of this layer.
+
+        Raises:
+            ConfigError: If h has another number of rows than any of these layers.
+        """
+        block, blocks = self.block, self.view.blocks
+        rows = {block.num_outputs, block.num_inputs}
+        if blocks is not None and block is blocks[self.layer]:
+            rows.update(earlier.num_inputs for earlier in blocks[: self.layer])
+        if len(h) not in rows:
+            raise ConfigError(
+                f"view[{self.layer}].carry: expected rows of a layer up to {self.layer}, which "
+                f"are {', '.join(map(str, sorted(rows)))} here, got {counted(len(h), 'row')}. "
+                "Carry the input or output of an earlier layer of the same batch."
+            )
+        return h[: block.num_outputs]
+
     def next_stream(self, purpose: Purpose) -> np.uint32:
         """Return the id of a random stream that no other call in this layer and step uses."""
         call = self._calls[purpose]
