@@ -120,6 +120,8 @@ class SimpleHGNConv(AttentionLayer):
 
     def forward(self, view: LayerView, h: Any) -> Any:
         require_relations("simple-hgn", view, self.num_relations)
+        if isinstance(h, Attended) and not self.beta:
+            h = Attended(h.h)  # the attention before has no share
         given = h if isinstance(h, Attended) else Attended(h)
         if any(scores.shape[1] != self.heads for scores in given.sources):
             raise ConfigError(
