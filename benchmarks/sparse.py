@@ -67,9 +67,8 @@ def main() -> None:
         return
     cases = options.cases.split(",")
     ours = [case for case in cases if "-" not in case]
-    print(
-        "| case | epoch | CPU | memory | store | losses | gradients |\n|---|---|---|---|---|---|---|"
-    )
+    print("| case | seconds | CPU | memory | store | losses | gradients |")
+    print("|---|---|---|---|---|---|---|")
     for case in [*(f"partition-{kind}" for kind in ours), *cases]:
         command = [sys.executable, *sys.argv, "--case", case]
         record = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

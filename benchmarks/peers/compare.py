@@ -64,7 +64,11 @@ def written(graph: Graph, weight: bool = False) -> Iterator[Path]:
             arrays["attr"] = graph.column("attr")[order]
         if graph.num_features:
             labels = graph.label().astype(np.int64)
-            arrays |= {"x": graph.features, "y": labels, "train": graph.split() == 1}
+            arrays |= {
+                "x": graph.column("features", of="nodes"),
+                "y": labels,
+                "train": graph.split() == 1,
+            }
         arrays["num_nodes"] = np.array(graph.num_nodes)
         for key, array in arrays.items():
             np.save(folder / f"{key}.npy", array)

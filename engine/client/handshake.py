@@ -9,6 +9,7 @@ import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.data.sparse import SparseType
 from graphtheta.engine.client.responses import check_range, check_table, wrong
 from graphtheta.engine.wire.protocol import PROTOCOL_VERSION, reply_checksum
 from graphtheta.engine.wire.tables import decode_any
@@ -104,6 +105,8 @@ def column_type(spec: ColumnSpec) -> pa.DataType:
     kind = pa.type_for_alias(spec.dtype)
     if spec.width is not None and not 0 <= spec.width < _MAX_LOCAL_IDS:
         raise ValueError("width")
+    if spec.sparse is not None:
+        return SparseType(spec.width or 0, kind if spec.sparse == "values" else None)
     return kind if spec.width is None else pa.list_(kind, spec.width)
 
 

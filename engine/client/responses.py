@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import as_numpy
+from graphtheta.data.sparse import SparseMatrix, is_sparse
 from graphtheta.engine.wire.chunks import decode_response
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.errors import EngineError
@@ -73,6 +74,10 @@ def check_table(table: pa.RecordBatch, types: Types) -> None:
     for name in found:
         if not name.startswith(COLUMN) and table[name].null_count:
             raise wrong(f"a value of '{name}' in every row", "nulls")
+        if is_sparse(table[name].type):
+            outside, unsorted = SparseMatrix.of(table[name]).faults()
+            if outside.any() or unsorted.any():
+                raise wrong(f"ascending indices of its columns in '{name}'", "others")
 
 
 def check_range(values: NDArray[Any], below: int, what: str) -> None:
@@ -219,8 +224,11 @@ def fill_missing(array: pa.Array) -> NDArray[Any]:
     """Return a column as NumPy, with -1 for missing integers and booleans and NaN for floats.
 
     Shape:
-        Returns (rows,), or (rows, width) for fixed-size lists. Text is an array of Python objects.
+        Returns (rows,), or (rows, width) for fixed-size lists and sparse columns. Text is an array
+        of Python objects.
     """
+    if is_sparse(array.type):
+        return as_numpy(array)
     if _is_plain(array):
         return as_numpy(array).copy()
     kind = array.type

@@ -11,6 +11,7 @@ from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resi
 from graphtheta.bench.record import Record, new_record
 from graphtheta.nn import Stack, model_for
 from graphtheta.shard.shard import Shard
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.train.trainer import Trainer
 
 __all__ = ["ModelOptions", "epoch_record"]
@@ -81,7 +82,8 @@ def epoch_record(
     model = options.build(shard, label or shard.default_label)
     never = warmup + runs + 1  # epochs without evaluation
     trainer = Trainer(model, shard, label=label, split=split, evaluate_every=never)
-    for column in (shard.features, *shard.edge_columns.values()):
+    dense = [] if is_sparse_rows(shard.features) else [shard.features]
+    for column in (*dense, *shard.edge_columns.values()):
         column.sum()  # reads it into memory, if it is memory-mapped
     release_memory()
     at_start = resident_bytes()

@@ -135,7 +135,8 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
 def _columns(columns: dict[str, ColumnSpec]) -> str:
     features = {n: c for n, c in columns.items() if not n.startswith(("label:", "split:"))}
     texts = [
-        f"{n} {c.dtype}{'' if c.width is None else f'[{c.width}]'}" for n, c in features.items()
+        f"{n} {c.dtype}{'' if c.width is None else f'[{c.width}]'}{' sparse' * bool(c.sparse)}"
+        for n, c in features.items()
     ]
     return ", ".join(texts) or "none"
 

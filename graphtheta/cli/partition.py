@@ -50,6 +50,7 @@ def partition(
     features: Annotated[
         list[str] | None, _column("COLUMN", default="features, if there is one")
     ] = None,
+    dense_features: Annotated[bool, flag("--dense-features", panel=_COLUMNS)] = False,
     label: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called label:NAME")
     ] = None,
@@ -110,7 +111,8 @@ def partition(
         id_type: Type of all ids. In text files, ids such as 007 are texts.
         features: Node columns of features: a list column, or numbers, by names such as age,income
             or as a pattern such as 'f_*'. Lists of indices of different lengths become columns of
-            0 and 1.
+            0 and 1. What is mostly zeros is stored sparse.
+        dense_features: Store sparse columns as lists of all values.
         label: Node column of a label, and a name for it. Repeat the option for several.
         label_kind: Kind of all labels, or of the one called NAME: multiclass, binary, multilabel or
             regression.
@@ -148,6 +150,7 @@ def partition(
     from graphtheta.cli.terminal.progress import PhaseProgress
     from graphtheta.cli.worker import start_worker
     from graphtheta.data.reverse import WithReverse
+    from graphtheta.data.source import DenseSource
     from graphtheta.datasets.reading import reading
     from graphtheta.partition import (
         Balance,
@@ -201,6 +204,7 @@ def partition(
     )
     source = _source(path, nodes, edges, columns)
     source = WithReverse(source) if add_reverse else source
+    source = DenseSource(source) if dense_features else source
     show_rows(reading(source), title=f"{path or edges}, as it is read")
     job = replace(resources, held=held_bytes(source))
     title = f"{path or edges} in {counted(parts, 'part')}"

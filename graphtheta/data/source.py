@@ -7,11 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
+import xxhash
 
-from graphtheta.data.batches import table_chunks
+from graphtheta.data.batches import rows_per_chunk, table_chunks
+from graphtheta.data.schema import as_numpy, matrix_column
+from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import EdgeTable, NodeTable, SourceTable
 
-__all__ = ["ColumnsOf", "GraphSource", "TableInMemory", "TopologySource"]
+__all__ = [
+    "ColumnsOf",
+    "DenseSource",
+    "DenseTable",
+    "GraphSource",
+    "TableInMemory",
+    "TopologySource",
+]
 
 
 class GraphSource(Protocol):
@@ -104,6 +114,70 @@ class ColumnsOf:
         self, start: int, stop: int, columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
         return self._table.chunks(start, stop, self._columns if columns is None else columns)
+
+
+class DenseTable:
+    """Table of a source whose sparse columns are read as lists of all values.
+
+    Args:
+        table: Table with sparse columns.
+    """
+
+    def __init__(self, table: SourceTable) -> None:
+        self._table = table
+        self.name, self.num_rows = table.name, table.num_rows
+        self.schema = pa.schema(
+            [
+                pa.field(field.name, pa.list_(field.type.dtype, field.type.width))
+                if is_sparse(field.type)
+                else field
+                for field in table.schema
+            ]
+        )
+
+    def chunks(
+        self, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        types = {field.name: field.type for field in self._table.schema if is_sparse(field.type)}
+        read = types.keys() & set(self.schema.names if columns is None else columns)
+        row = sum(types[name].width * types[name].dtype.bit_width // 8 for name in read)
+        size = rows_per_chunk(row)
+        for chunk in self._table.chunks(start, stop, columns):
+            for first in range(0, max(1, chunk.num_rows) if read else 1, size):
+                piece = chunk.slice(first, size) if read else chunk
+                for name in read:
+                    index = piece.column_names.index(name)
+                    dense = matrix_column(as_numpy(piece[name]))
+                    piece = piece.set_column(index, self.schema.field(name), dense)
+                yield piece
+
+
+class DenseSource:
+    """Source whose sparse columns are read, and stored, as lists of all values.
+
+    Args:
+        source: Source with sparse columns.
+
+    Attributes:
+        source: That source.
+    """
+
+    def __init__(self, source: GraphSource) -> None:
+        self.source = source
+        self.node_tables = tuple(
+            replace(table, table=DenseTable(table.table)) for table in source.node_tables
+        )
+        self.edge_tables = tuple(
+            replace(table, table=DenseTable(table.table)) for table in source.edge_tables
+        )
+        self.num_nodes, self.num_edges = source.num_nodes, source.num_edges
+        self.keyed, self.memory_bytes = source.keyed, source.memory_bytes
+
+    def digest(self) -> str:
+        return xxhash.xxh3_128(f"{self.source.digest()} dense".encode()).hexdigest()
+
+    def stamp(self) -> str:
+        return f"{self.source.stamp()} dense"
 
 
 class TopologySource:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import classes_of, is_list
-from graphtheta.data.source import GraphSource
+from graphtheta.data.source import DenseSource, GraphSource
 from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import qualified
 from graphtheta.datasets.tables import FileSource
@@ -23,7 +23,9 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
         "text" if pa.types.is_string(schema.field(0).type) else "integers": 0 for schema in schemas
     }
     rows = [("ids", " and ".join(kinds))]
-    given = source.source if isinstance(source, WithReverse) else source
+    given = source
+    while isinstance(given, WithReverse | DenseSource):
+        given = given.source
     summaries = {}
     if isinstance(given, FileSource):
         rows += given.files()

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.schema import whole
+from graphtheta.data.sparse import is_sparse
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.store import Store
 from graphtheta.partition.store.tables import column_numpy, column_valid
@@ -214,6 +215,8 @@ def _default(columns: list[str], usual: str) -> str | None:
 
 
 def _is_tensor(kind: pa.DataType) -> bool:
+    if is_sparse(kind):
+        return True  # dense there: their files have no sparse tensors
     value = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
     if not (pa.types.is_primitive(value) and not pa.types.is_temporal(value)):
         return False
