@@ -98,8 +98,9 @@ def train(loader: Iterable[HeteroData], data: HeteroData, seed: int, epochs: int
 def local(data: HeteroData, graph: gt.Graph, fanouts: list[int]) -> Iterator[Any]:
     """Yield a loader of PyG on the graph in memory, and no servers."""
     mask = (TARGET, data[TARGET].train_mask)
-    for name in data.node_types:  # PyG's loader needs an attribute of each type
-        data[name].number = torch.arange(data[name].num_nodes)
+    for store in [*data.node_stores, *data.edge_stores]:
+        for text in [key for key, value in store.items() if isinstance(value, list)]:
+            del store[text]  # PyG's loader cannot select rows of these
     yield NeighborLoader(data, fanouts, mask, batch_size=BATCH, shuffle=True), []
 
 
