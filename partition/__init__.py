@@ -24,6 +24,7 @@ from graphtheta.partition.store.index import Index
 from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
 from graphtheta.partition.store.part import PartTables
 from graphtheta.partition.store.quality import PartCounts, Quality, measure, quality_rows
+from graphtheta.partition.store.recipe_file import read_recipe
 from graphtheta.partition.store.store import Store, open_store
 from graphtheta.partition.store.tables import column_numpy, column_valid
 
@@ -62,5 +63,6 @@ __all__ = [
     "measure",
     "open_store",
     "quality_rows",
+    "read_recipe",
     "write_assignment",
 ]

@@ -72,6 +72,7 @@ def partition(
     edge_split: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
     ] = None,
+    like: Annotated[Path | None, _column("PATH")] = None,
     method: Annotated[str, option("NAME", panel=_METHOD)] = "kaminpar",
     seed: Annotated[int, option("INTEGER", panel=_METHOD)] = 0,
     balance_nodes: _Balance = None,
@@ -109,9 +110,9 @@ def partition(
         src: Edge column of source ids.
         dst: Edge column of destination ids.
         id_type: Type of all ids. In text files, ids such as 007 are texts.
-        features: Node columns of features: a list column, or numbers, by names such as age,income
-            or as a pattern such as 'f_*'. Lists of indices of different lengths become columns of
-            0 and 1. What is mostly zeros is stored sparse.
+        features: Node columns of features by names or patterns, each with an encoding or the
+            default of its type: 'age:standard,country:onehot,city:hash(64),signup:age,f_*'. Or a
+            TOML file of such pairs. Encodings: {encoders}. What is mostly zeros is stored sparse.
         dense_features: Store sparse columns as lists of all values.
         label: Node column of a label, and a name for it. Repeat the option for several.
         label_kind: Kind of all labels, or of the one called NAME: multiclass, binary, multilabel or
@@ -125,6 +126,8 @@ def partition(
         edge_weight: Edge column of weights.
         edge_label: Edge column of a label, as --label.
         edge_split: Edge column of a split, as --split.
+        like: Store or run whose features, encodings and classes to use, as they were fitted
+            there, instead of --features and --edge-features.
         method: Partitioner: {methods}. kaminpar cuts the fewest edges, but holds all of them in
             the memory of one host. Measure others on your graph with --compare.
         seed: Random seed of the partitioner.
@@ -160,6 +163,7 @@ def partition(
         held_bytes,
         make_store,
         quality_rows,
+        read_recipe,
         write_assignment,
     )
     from graphtheta.partition import compare as compared
@@ -171,7 +175,7 @@ def partition(
         "id": id,
         "src": src,
         "dst": dst,
-        "features": _one_or_more(features),
+        "features": _features(features),
         "labels": _by_name(label, "label:"),
         "splits": _by_name(split, "split:"),
         "label_kinds": _kinds(label_kind),
@@ -179,7 +183,8 @@ def partition(
         "id_type": id_type,
         "edge_labels": _by_name(edge_label, "label:"),
         "edge_splits": _by_name(edge_split, "split:"),
-        "edge_features": _one_or_more(edge_features),
+        "edge_features": _features(edge_features),
+        "like": None if like is None else read_recipe(like),
         "edge_type": edge_type,
         "edge_weight": edge_weight,
     }
@@ -342,8 +347,32 @@ def _source(
     return TableSource(nodes, edges, **columns)
 
 
-def _one_or_more(values: list[str] | None) -> str | list[str] | None:
-    return values[0] if values and len(values) == 1 else values
+def _features(values: list[str] | None) -> str | list[Any] | None:
+    """Read columns with encodings, and TOML files of such."""
+    found = [_table_of(Path(v)) if v.endswith(".toml") else v for v in values or ()]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else found or None
+
+
+def _table_of(path: Path) -> dict[str, str]:
+    """Read `column = "encoding"` pairs, of all node types or relations or in a table of each."""
+    import tomllib
+
+    try:
+        given = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path}: expected a TOML file of columns and encodings, got {error}. Correct it."
+        ) from None
+    tables = [(f"{owner}.", of) for owner, of in given.items() if isinstance(of, dict)]
+    tables.append(("", {name: of for name, of in given.items() if not isinstance(of, dict)}))
+    found = {f"{owner}{name}": text for owner, of in tables for name, text in of.items()}
+    for name, text in found.items():
+        if not isinstance(text, str):
+            raise ConfigError(
+                f'{path}: expected the name of an encoding for {name}, such as "standard", got '
+                f"{text!r}. Correct it."
+            )
+    return found
 
 
 def _kinds(values: list[str] | None) -> Any:

@@ -103,6 +103,8 @@ def _matrix(column: Column, inputs: Sequence[pa.Array], where: str, first_row: i
     pieces = []
     for encoded, array in zip(column.encoded, inputs, strict=True):
         title = where if len(inputs) == 1 else f"{where}, column {encoded.column}"
+        if pa.types.is_null(array.type):
+            array = array.cast(encoded.encoder.blank)
         pieces.append(encoded.encoder.encode(array, kind, title, first_row))
     if is_sparse(target):
         return _joined(pieces, target, len(inputs[0]))
@@ -143,7 +145,8 @@ def _joined(
 def _code(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
     encoder = column.encoded[0].encoder
     assert isinstance(encoder, Embedding), "only embeddings have codes"
-    return encoder.codes(inputs[0])
+    array = inputs[0]
+    return encoder.codes(array.cast(encoder.blank) if pa.types.is_null(array.type) else array)
 
 
 def _members(lists: pa.Array, width: int) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.data.convert import convert
+from graphtheta.data.encode.like import planned_like, recipe_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -97,6 +98,7 @@ def given_tables(
             for `by_type`.
     """
     of_nodes, of_edges = by_type(nodes, edges)
+    like = options.get("like")
     if not (_is_by_type(nodes) or _is_by_type(edges)):
         if columns is not None:
             raise ConfigError(
@@ -106,10 +108,10 @@ def given_tables(
         _check_options("from_arrow", options, ColumnOptions)
         of_tables: dict[Any, ColumnOptions] = dict.fromkeys((NODE, EDGE), options)
     else:
-        if options:
+        if of_all := [name for name in options if name != "like"]:
             raise ConfigError(
                 f"from_arrow: expected the options of each table in columns={{type: {{...}}}}, got "
-                f"{', '.join(options)}. Name the table."
+                f"{', '.join(of_all)}. Name the table."
             )
         of_tables = {}
         for key, of_table in (columns or {}).items():
@@ -120,14 +122,16 @@ def given_tables(
                     f"columns: expected options of {', '.join(known)}, got {key!r}. Correct it."
                 )
             _check_options(str(key), of_table, NodeOptions if key in of_nodes else EdgeListOptions)
-            of_tables[table] = of_table
+            of_tables[table] = {**of_table, "like": like}
     return (
         {
-            name: GivenTable(where, as_table(rows, where), of_tables.get(name, {}))
+            name: GivenTable(where, as_table(rows, where), of_tables.get(name, {"like": like}))
             for name, (where, rows) in of_nodes.items()
         },
         {
-            relation: GivenTable(where, as_table(rows, where), of_tables.get(relation, {}))
+            relation: GivenTable(
+                where, as_table(rows, where), of_tables.get(relation, {"like": like})
+            )
             for relation, (where, rows) in of_edges.items()
         },
     )
@@ -147,8 +151,8 @@ def keyed_tables(
         GraphFormatError: If a column has a wrong type, or an end of an edge is not in the table of
             its node type.
     """
-    node_plans = {name: _plan_nodes(given) for name, given in nodes.items()}
-    edge_plans = {relation: _plan_edges(given) for relation, given in edges.items()}
+    node_plans = {name: _plan_nodes(name, given) for name, given in nodes.items()}
+    edge_plans = {relation: _plan_edges(relation, given) for relation, given in edges.items()}
     given = [*nodes.values(), *edges.values()]
     plans = [*node_plans.values(), *edge_plans.values()]
     for one in given:
@@ -163,15 +167,21 @@ def keyed_tables(
     )
 
 
-def _plan_nodes(given: GivenTable) -> dict[str, Column]:
+def _plan_nodes(owner: str, given: GivenTable) -> dict[str, Column]:
     options, _ = options_by_table(given.options)
-    plan = plan_nodes(given.rows.column_names, given.name, **options)
+    available, like = given.rows.column_names, recipe_of(given.options)
+    plan = planned_like(
+        like, owner, plan_nodes(available, given.name, **options), available, given.name
+    )
     return surveyed(plan, given.rows, given.name)
 
 
-def _plan_edges(given: GivenTable) -> dict[str, Column]:
+def _plan_edges(relation: Relation, given: GivenTable) -> dict[str, Column]:
     _, options = options_by_table(given.options)
-    plan = plan_edges(given.rows.column_names, given.name, **options)
+    available, like = given.rows.column_names, recipe_of(given.options)
+    plan = planned_like(
+        like, relation.text, plan_edges(available, given.name, **options), available, given.name
+    )
     return surveyed(plan, given.rows, given.name)
 
 

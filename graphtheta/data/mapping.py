@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.encoder import Encoder
-from graphtheta.data.encode.recipe import EncodedColumn
+from graphtheta.data.encode.recipe import EncodedColumn, Recipe
 from graphtheta.data.encode.registry import Features, requested
 from graphtheta.data.ends import find_ends
 from graphtheta.data.schema import LabelKind, need_column, refuse
@@ -68,6 +68,7 @@ class EdgeListOptions(EdgeOptions, total=False):
     """Names of the columns of an edge table without a node table."""
 
     id_type: str | None
+    like: Recipe | None
 
 
 class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
@@ -105,6 +106,8 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
         edge_splits: Splits of edges, in the form of `splits`.
         id_type: Type of all ids, `"int64"` or `"string"`. If None, the ids are strings if any
             table has texts as ids. In text files, ids such as 007 are texts.
+        like: Recipe of an earlier table, by which features are encoded and classes numbered; see
+            `graphtheta.partition.read_recipe`. Instead of `features` and `edge_features`.
     """
 
 

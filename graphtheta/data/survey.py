@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from graphtheta.data.convert import convert
 from graphtheta.data.encode.categorical import Indices
-from graphtheta.data.encode.columns import encoded, fits_of, is_as_it_is
+from graphtheta.data.encode.columns import encoded, fits_of, is_as_it_is, type_of_text
 from graphtheta.data.facts import (
     FLOAT32_INTEGERS,
     MAX_CLASSES,
@@ -77,6 +77,9 @@ def survey(
         for column in plan.values()
         for name in column.inputs
     }
+    for one in (one for column in plan.values() for one in column.encoded):
+        if text and type_of_text(one.encoder, None) is not None:  # such as 7 in a column of texts
+            facts[one.column] = Facts(pa.string())
     fits = {
         name: fits_of(column, facts, f"{where}: {column.title(name)}", text=text)
         for name, column in plan.items()
@@ -100,7 +103,8 @@ def survey(
     if missing or fitted:
         split = _split_of(plan) if fitted else {}
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
-        types |= dict.fromkeys(fitted - set(types))
+        for name in fitted - set(types):
+            types[name] = facts[name].type if text and is_text(facts[name].type) else None
         types |= {name: None for c in split.values() for name in c.inputs if name not in types}
         # A pass over a text reads all columns, so that `read` notices values of another type.
         types |= dict.fromkeys(set(facts) - set(types)) if text else {}
@@ -228,7 +232,7 @@ def _weight(column: Column, facts: list[Facts], where: str) -> Column:
 def _type(column: Column, facts: list[Facts], where: str) -> Column:
     (found,) = facts
     if is_text(found.type):
-        return replace(column, type=pa.int64(), classes=_classes(found, where))
+        return replace(column, type=pa.int64(), classes=_classes(found, where, column.classes))
     if not (pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
         raise refuse(where, "integers from 0, or text", found.type, "Number the edge types.")
     _check_numbers(found, where, "edge types")
@@ -283,7 +287,7 @@ def _usual_task(found: Facts, where: str) -> LabelKind:
 
 def _multiclass(column: Column, found: Facts, where: str) -> Column:
     if is_text(found.type):
-        return replace(column, type=pa.int64(), classes=_classes(found, where))
+        return replace(column, type=pa.int64(), classes=_classes(found, where, column.classes))
     _check_whole(found, where)
     _check_numbers(found, where, "classes")
     if found.numbers is not None and 0 < 2 * len(found.numbers) <= (found.high or 0):
@@ -297,7 +301,7 @@ def _multiclass(column: Column, found: Facts, where: str) -> Column:
 
 def _binary(column: Column, found: Facts, where: str) -> Column:
     if is_text(found.type):
-        classes = _classes(found, where)
+        classes = _classes(found, where, column.classes)
         if len(classes) != 2:
             raise refuse(where, "two classes", f"{len(classes):,}", "Use kind multiclass.")
         return replace(column, type=pa.bool_(), classes=classes)
@@ -371,12 +375,21 @@ def _one_length(found: Facts, where: str) -> int:
     return min(found.lengths, default=0)
 
 
-def _classes(found: Facts, where: str) -> tuple[str, ...]:
+def _classes(found: Facts, where: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the distinct texts in order, or the classes of a recipe if these are among them."""
     if found.texts is None:
         raise refuse(
             where, f"at most {MAX_CLASSES:,} different texts", "more", "Choose another column."
         )
-    return tuple(sorted(found.texts.to_pylist()))
+    texts = sorted(found.texts.to_pylist())
+    if known and (odd := [text for text in texts if text not in known]):
+        raise refuse(
+            where,
+            f"the classes of the recipe (--like), {some(known, len(known))}",
+            some(odd, len(odd)),
+            "Correct them, or leave the column out.",
+        )
+    return known or tuple(texts)
 
 
 def _check_whole(found: Facts, where: str) -> None:

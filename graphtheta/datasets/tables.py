@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from typing import Any, Unpack
 
 import pyarrow as pa
 import xxhash
 
 from graphtheta.data.convert import convert, schema_of
-from graphtheta.data.encode.columns import is_as_it_is
+from graphtheta.data.encode.columns import type_of_text
+from graphtheta.data.encode.like import planned_like, recipe_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -101,13 +101,11 @@ class FileTable:
     ) -> Iterator[pa.Table]:
         plan = {name: self.plan[name] for name in (self.plan if columns is None else columns)}
         inputs = {name: None for column in plan.values() for name in column.inputs}
-        inputs |= {
-            name: getattr(column.type, "value_type", column.type)
-            for column in plan.values()
-            if column.kind in ("id", "matrix", "weight")
-            for name, encoder in zip_longest(column.inputs, column.encoders)
-            if is_as_it_is(encoder)
-        }
+        for column in plan.values():
+            if column.kind in ("id", "weight"):
+                inputs |= dict.fromkeys(column.inputs, column.type)
+            for encoded in column.encoded:
+                inputs[encoded.column] = type_of_text(encoded.encoder, column.type)
         for raw in self.files.stream(start, stop, inputs):
             yield convert(raw, plan, self.name, start)
             start += raw.num_rows
@@ -277,6 +275,7 @@ class TableSource(FileSource):
         edges: str | Mapping[Relation, InputTable],
         **columns: Unpack[ColumnOptions],
     ) -> None:
+        like = recipe_of(columns)
         of_nodes = (
             nodes if isinstance(nodes, Mapping) else {NODE: InputTable(nodes)} if nodes else {}
         )
@@ -296,11 +295,13 @@ class TableSource(FileSource):
         for name, table in of_nodes.items():
             options, _ = options_by_table(given[name])
             plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
+            plan = planned_like(like, name, plan, node_files[name].names, node_files[name].uri)
             tables[name] = FileTable(node_files[name], plan, table.others)
         for relation, table in of_edges.items():
             text = relation.text
             _, ends = options_by_table(given[text])
             plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
+            plan = planned_like(like, text, plan, edge_files[text].names, edge_files[text].uri)
             tables[text] = FileTable(edge_files[text], plan, table.others)
         super().__init__(
             tables,

@@ -22,7 +22,7 @@ from pydantic import (
     model_serializer,
 )
 
-from graphtheta.data.encode.recipe import EncodedColumn
+from graphtheta.data.encode.recipe import EncodedColumn, Recipe, TableRecipe
 from graphtheta.data.schema import LabelKind
 from graphtheta.data.types import Relation, position_of, qualified
 from graphtheta.errors import ConfigError
@@ -106,6 +106,12 @@ class _KeyRange(BaseModel):
     splits: list[str] = Field(default_factory=list)
     encodings: tuple[EncodedColumn, ...] = ()
 
+    @property
+    def recipe(self) -> TableRecipe:
+        """How the columns were read."""
+        classes = {f"label:{name}": spec.classes or () for name, spec in self.labels.items()}
+        return TableRecipe(encodings=self.encodings, classes=classes)
+
 
 class NodeTypeSpec(_KeyRange):
     """Node type of a store.
@@ -148,6 +154,13 @@ class RelationSpec(_KeyRange):
     destination: str
     num_types: int | None = None
     type_names: tuple[str, ...] | None = None
+
+    @property
+    def recipe(self) -> TableRecipe:
+        found = super().recipe
+        return found.model_copy(
+            update={"classes": {**found.classes, "type": self.type_names or ()}}
+        )
 
     @property
     def relation(self) -> Relation:
@@ -204,6 +217,14 @@ class Manifest(BaseModel):
     relations: tuple[RelationSpec, ...] = Field(min_length=1)
     quality: Quality
     checksum: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the tables of the graph were read, to read others alike."""
+        return Recipe(
+            node_types={of_type.name: of_type.recipe for of_type in self.node_types},
+            relations={spec.relation.text: spec.recipe for spec in self.relations},
+        )
 
     @property
     def labels(self) -> dict[str, LabelSpec]:

@@ -12,6 +12,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "communities": ("louvain", "leiden", "multilevel"),
     "datasets": ("cora",),
     "decoders": ("dot", "mlp", "distmult", "bilinear"),
+    "encoders": (
+        *("number", "standard", "minmax", "log", "onehot", "hash", "embedding", "indices"),
+        *("age", "cyclic"),
+    ),
     "exporters": ("dgl", "dgl-chunked", "pyg"),
     "kernels": ("sum", "weighted-sum", "mean", "max", "gat", "gatv2", "gat-e"),
     "methods": (

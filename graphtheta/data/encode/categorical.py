@@ -58,6 +58,10 @@ class _Categorical(Encoder):
         return found != "" and self.kind in (None, found)
 
     @property
+    def blank(self) -> pa.DataType:
+        return pa.string()
+
+    @property
     def taken(self) -> str:
         return self.takes if self.kind is None else f"{self.kind}, as when it was fitted,"
 

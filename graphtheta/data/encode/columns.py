@@ -17,7 +17,7 @@ from graphtheta.data.mapping import Column
 from graphtheta.data.schema import is_list
 from graphtheta.data.sparse import SparseType, is_pairs, is_sparse, pays
 
-__all__ = ["encoded", "fits_of", "is_as_it_is"]
+__all__ = ["encoded", "fits_of", "is_as_it_is", "type_of_text"]
 
 _MANY = 1 << 20  # rows for which the size of a sparse column is compared with that of a dense one
 
@@ -25,6 +25,18 @@ _MANY = 1 << 20  # rows for which the size of a sparse column is compared with t
 def is_as_it_is(encoder: Encoder | None) -> bool:
     """Return whether numbers may become features as they are, by an encoder or by default."""
     return encoder is None or isinstance(encoder, Number)
+
+
+def type_of_text(encoder: Encoder, kind: pa.DataType | None) -> pa.DataType | None:
+    """Return the type as which a text file reads an input, or None for that of its first rows.
+
+    Args:
+        encoder: Fitted encoder of the input.
+        kind: Type of the column of features.
+    """
+    if getattr(encoder, "kind", None) == "texts":
+        return pa.string()
+    return getattr(kind, "value_type", None) if isinstance(encoder, Number) else None
 
 
 def fits_of(
@@ -69,7 +81,7 @@ def encoded(
         title = _title(column, name, where)
         if column.encoded:
             given = column.encoded[position]
-            if not pa.types.is_null(facts[name].type):
+            if not pa.types.is_null(facts[name].type):  # all values may be missing in this table
                 check_type(given.encoder, facts[name].type, title)
             found.append(given)
         elif position in fits:

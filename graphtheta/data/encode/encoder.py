@@ -51,6 +51,11 @@ class Encoder(BaseModel):
         raise NotImplementedError
 
     @property
+    def blank(self) -> pa.DataType:
+        """Type as which a column without any value is read."""
+        return pa.float64()
+
+    @property
     def taken(self) -> str:
         """What the input may be, for messages."""
         return self.takes

@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.encoder import Encoder
 from graphtheta.data.encode.registry import ENCODERS
 
-__all__ = ["EncodedColumn", "encoding_of", "feature_names", "with_encoding"]
+__all__ = [
+    "EncodedColumn",
+    "Recipe",
+    "TableRecipe",
+    "encoding_of",
+    "feature_names",
+    "with_encoding",
+]
 
 _METADATA = b"encoding"
 
@@ -59,6 +66,34 @@ class EncodedColumn(BaseModel):
     low: int | float | None = None
     high: int | float | None = None
     entries: float | None = None
+
+
+class TableRecipe(BaseModel):
+    """How the columns of one node type or relation were read.
+
+    Attributes:
+        encodings: Input columns of the features.
+        classes: Texts that are numbered from 0, by the name of their column: `label:y` or `type`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    encodings: tuple[EncodedColumn, ...] = ()
+    classes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+
+class Recipe(BaseModel):
+    """How the tables of a graph were read, to read others alike.
+
+    Attributes:
+        node_types: Recipe of each node type.
+        relations: Recipe of each relation, by its text.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    node_types: dict[str, TableRecipe]
+    relations: dict[str, TableRecipe]
 
 
 def with_encoding(field: pa.Field, columns: Sequence[EncodedColumn]) -> pa.Field:

@@ -52,6 +52,10 @@ class _Times(Encoder):
     def statistics(self) -> Moments:
         return Moments()
 
+    @property
+    def blank(self) -> pa.DataType:
+        return pa.timestamp(self.unit, self.zone)
+
     def times(self, array: pa.Array, where: str) -> pa.Array:
         """Return times in the unit and zone of the recipe.
 

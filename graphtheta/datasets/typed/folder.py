@@ -7,7 +7,7 @@ hold anything but `-`. A file `graph.toml` in the folder can name tables and col
     [nodes.paper]
     file = "papers.csv"  # (default: nodes-paper.*)
     id = "paper_id"
-    features = ["x_*"]
+    features = ["x_*"]   # or {age = "standard", country = "onehot"}
     labels = "venue"     # or {y = "venue"}
     splits = "split"
     time = "year"
@@ -45,7 +45,7 @@ _EDGE_KEYS = {
     "splits": "edge_splits",
 }
 _LISTS = ("features", "labels", "splits")  # keys whose values may be lists; others are texts
-_MAPPINGS = ("labels", "splits")
+_MAPPINGS = ("features", "labels", "splits")
 
 
 def recognises(uri: str) -> bool:

@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphtheta.data.encode.registry import Features, Requested, requested
 from graphtheta.data.mapping import ColumnOptions, EdgeOptions, NodeOptions
 from graphtheta.errors import ConfigError
 
@@ -98,13 +99,15 @@ def _column(given: str, tables: Columns, flag: str) -> dict[str, Any]:
     return {owner: name for owner, (name,) in _find([given], tables, flag).items()}
 
 
-def _columns(given: str | Sequence[str], tables: Columns, flag: str) -> dict[str, Any]:
-    found: dict[str, list[str]] = {}
-    for one in [given] if isinstance(given, str) else given:
-        is_name = any(_has(names, one) for names in tables.values())
-        for piece in [one] if is_name else one.split(","):
-            for owner, names in _find([piece.strip()], tables, flag).items():
-                found.setdefault(owner, []).extend(names)
+def _columns(given: Features, tables: Columns, flag: str) -> dict[str, Any]:
+    """Return the features of each table, as names or globs with their encoders."""
+    found: dict[str, list[Requested]] = {}
+    existing = [name for names in tables.values() for name in names]
+    existing += [f"{owner}.{name}" for owner, names in tables.items() for name in names]
+    for one in [given] if isinstance(given, str | Mapping) else given:
+        for name, encoder in requested(one, existing, flag):
+            for owner, names in _find([name], tables, flag).items():
+                found.setdefault(owner, []).extend((column, encoder) for column in names)
     return found
 
 
