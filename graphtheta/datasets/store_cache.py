@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from graphtheta.comm.communicator import Communicator
+from graphtheta.data.encode.recipe import Recipe
 from graphtheta.datasets import read
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
@@ -41,6 +42,7 @@ def open_input(
     method: str | None = None,
     undirected: bool = False,
     add_reverse: bool = False,
+    like: Recipe | None = None,
 ) -> Store:
     """Open a store, or partition any other input that `graphtheta.datasets.read` reads; collective.
 
@@ -50,6 +52,7 @@ def open_input(
         method: Partitioner of such an input. If None, `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
         add_reverse: Whether to add the relation `rev_<name>` for each relation of such an input.
+        like: Recipe by which such an input is encoded, if it encodes columns.
 
     Raises:
         ConfigError: If the input does not exist, or is a store without the reverse edges.
@@ -58,8 +61,12 @@ def open_input(
     """
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
+        options = {"like": like} if like is not None and like.encodes else {}
         return cached_store(
-            lambda: read(path, add_reverse=add_reverse), comm, method=method, undirected=undirected
+            lambda: read(path, add_reverse=add_reverse, **options),
+            comm,
+            method=method,
+            undirected=undirected,
         )
     store = open_store(path, parts=())  # each worker checks the parts that it opens
     manifest = store.manifest

@@ -1,5 +1,6 @@
 """Graph layers, models, decoders, losses, normalisation and dropout."""
 
+from graphtheta.nn.column_embedding import ColumnEmbedding
 from graphtheta.nn.conv import (
     LAYERS,
     GATConv,
@@ -69,6 +70,7 @@ __all__ = [
     "RGCN",
     "BatchNorm",
     "Bilinear",
+    "ColumnEmbedding",
     "Decoder",
     "DistMult",
     "Dot",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
+from graphtheta.nn.column_embedding import CategoryVectors
 from graphtheta.nn.embedding import InputModule, ShardedParameter
 from graphtheta.nn.init import seeded
 from graphtheta.shard.shard import Shard
@@ -20,8 +21,9 @@ __all__ = ["TypedInput"]
 class TypedInput(InputModule):
     """Linear map of the features of each node type, learned vectors, or both, and an encoder.
 
-    Each type has a linear map of its own to `channels` columns. The nodes of a type without
-    features have a learned vector each, as in `NodeEmbedding`; so have those of `embedding`, and
+    Each type has a linear map of its own to `channels` columns, of its features and the vectors of
+    its embedded columns (see `ColumnEmbedding`). The nodes of a type without features have a learned
+    vector each, as in `NodeEmbedding`; so have those of `embedding`, and
     it is added to the map of their features. Other nodes have no row. A model with learned vectors
     cannot be applied to another graph.
 
@@ -56,11 +58,17 @@ class TypedInput(InputModule):
                 f"{', '.join(unknown)}. Correct them."
             )
         self.channels = channels
-        widths = [shard.features_of(name).shape[1] for name in shard.node_types]
+        widths = [
+            shard.features_of(name).shape[1] + shard.embedding_channels(name)
+            for name in shard.node_types
+        ]
         with seeded(seed):
             self.linears = nn.ModuleList(
                 nn.Linear(width, channels) if width else nn.Identity() for width in widths
             )
+        self.categories = nn.ModuleList(
+            CategoryVectors(shard, name, seed=seed) for name in shard.node_types
+        )
         self.learned = [
             name
             for name, width in zip(shard.node_types, widths, strict=True)
@@ -77,13 +85,17 @@ class TypedInput(InputModule):
         position = view.of_inputs(shard.position_in_type)
         vectors = dict(zip(self.learned, self.vectors, strict=True))
         h = x.new_zeros((len(node_type), self.channels), dtype=self._dtype())
-        for number, (name, linear) in enumerate(zip(shard.node_types, self.linears, strict=True)):
+        inputs = zip(shard.node_types, self.linears, self.categories, strict=True)
+        for number, (name, linear, categories) in enumerate(inputs):
             some = torch.nonzero(node_type == number).flatten()
             rows = position[some] if view.blocks else None  # those of the type; None for all
             if not isinstance(linear, nn.Identity):
                 features = shard.features_of(name)
                 features = features if rows is None else features.index_select(0, rows)
-                h = h.index_add(0, some, linear(features.to(h.dtype)))
+                columns = features.to(h.dtype)
+                if found := categories(shard, rows):
+                    columns = torch.cat([columns, *found], dim=1)
+                h = h.index_add(0, some, linear(columns))
             if name in vectors:
                 h = h.index_add(0, some, vectors[name].read(rows))
         return h

@@ -13,6 +13,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn import (
     DECODERS,
     MODELS,
+    ColumnEmbedding,
     EdgeModel,
     NodeEmbedding,
     TypedInput,
@@ -141,6 +142,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
     task = task_of(config)
     outputs = task.num_outputs(shard) if spec is None else spec.num_outputs
     is_typed = len(shard.node_types) > 1
+    of_columns = 0 if is_typed else shard.embedding_channels()
     more_channels = (config.embedding or config.hidden) if is_typed else config.embedding
     model: nn.Module = model_for(
         config.model,
@@ -156,7 +158,7 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         jumping_knowledge=config.jumping_knowledge,
         num_bases=config.num_bases,
         weighted=is_weighted(config, shard),
-        more_channels=more_channels,
+        more_channels=more_channels + of_columns,
         out_channels=outputs if isinstance(task, NodePrediction) else config.hidden,
         seed=config.seed,
     )
@@ -166,6 +168,8 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         model = TypedInput(shard, more_channels, model, embedding=learned, **options)
     elif config.embedding:
         model = NodeEmbedding(shard, config.embedding, model, **options)
+    if of_columns:
+        model = ColumnEmbedding(shard, model, seed=config.seed)
     if config.embedding_storage is not None and not any(map(is_sharded, model.parameters())):
         raise ConfigError(
             "--embedding-storage: expected a model with learned vectors, got one without. Add "

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
+from graphtheta.data.encode.recipe import Recipe
 from graphtheta.datasets.store_cache import open_input
 from graphtheta.errors import ConfigError
 from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
-from graphtheta.partition import LabelSpec
+from graphtheta.partition import LabelSpec, read_recipe
+from graphtheta.partition.store.recipe_file import recipe_text
 from graphtheta.run.build import (
     check_names,
     columns_read,
@@ -43,7 +45,7 @@ from graphtheta.task import LinkPrediction
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
 from graphtheta.train.weights import file_hash, load_weights
-from graphtheta.wording import counted
+from graphtheta.wording import counted, some
 
 __all__ = ["predict_run", "start_run", "trained_model"]
 
@@ -121,6 +123,7 @@ def start_run(
             run_dir.write_config(config.model_copy(update=found).record())
             spec = trainer.task.spec.model_dump()
             types = {"types": _types_of(shard)}
+            run_dir.write_recipe(recipe_text(shard.manifest.recipe))
             run_dir.write_label({**spec, "columns": columns_read(config, shard), **types})
     except BaseException:
         run_dir.unlock()
@@ -166,7 +169,7 @@ def predict_run(
     _refuse_inside(out, source, "--out")
     require_empty(out, comm)
     _check_kind(config, nodes, edges, embeddings)
-    shard = _open(config, source, comm, device)
+    shard = _open(config, source, comm, device, _recipe(run_dir))
     model, spec = _load_model(config, run_dir, shard)
     if edges is not None:
         assert isinstance(model, EdgeModel)
@@ -204,6 +207,7 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
 def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
     spec = _read_label(RunDirectory(run_dir, resume=True).label)
     _check_types(run_dir, spec.types, _types_of(shard))
+    _check_recipe(run_dir, shard.manifest.recipe)
     _check_columns(run_dir, spec.columns, columns_read(config, shard))
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
@@ -240,7 +244,22 @@ def _check_columns(run_dir: Path, trained: dict[str, int], given: dict[str, int]
         expected, got = (", ".join(counted(w.get(n, 0), n) for n in odd) for w in (trained, given))
         raise ConfigError(
             f"{run_dir}: expected a graph with {expected}, as the one that the run was trained on, "
-            f"got one with {got}. Read the same columns when you partition it."
+            f"got one with {got}. Read the same columns when you partition it (--like {run_dir})."
+        )
+
+
+def _recipe(run_dir: Path) -> Recipe | None:
+    """Return the recipe of a run; None for a run of an earlier version."""
+    return read_recipe(run_dir) if RunDirectory(run_dir, resume=True).recipe.exists() else None
+
+
+def _check_recipe(run_dir: Path, given: Recipe) -> None:
+    """Raise a ConfigError if a graph's columns are encoded otherwise than those of a run."""
+    trained = _recipe(run_dir)
+    if trained is not None and (odd := trained.differences(given)):
+        raise ConfigError(
+            f"{run_dir}: expected a graph whose columns are encoded as those of the run, got other "
+            f"encodings of {some(odd, len(odd))}. Partition it with --like {run_dir}."
         )
 
 
@@ -291,7 +310,13 @@ def _weights(run_dir: Path) -> Path:
     return weights
 
 
-def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Shard:
+def _open(
+    config: RunConfig,
+    source: str,
+    comm: Communicator,
+    device: str,
+    like: Recipe | None = None,
+) -> Shard:
     chosen = pick_device(device, comm)  # may fail, so before the input is partitioned
     store = open_input(
         source,
@@ -299,6 +324,7 @@ def _open(config: RunConfig, source: str, comm: Communicator, device: str) -> Sh
         method=config.method,
         undirected=config.undirected,
         add_reverse=config.add_reverse,
+        like=like,
     )
     return open_shard(store, comm, device=chosen)
 

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphtheta.data.encode.categorical import Embedding
+from graphtheta.data.encode.recipe import feature_names
 from graphtheta.data.schema import as_numpy, need_name
 from graphtheta.data.sparse import SparseMatrix, is_sparse
 from graphtheta.data.types import Relation, positions_of_keys, qualified
@@ -224,6 +226,55 @@ class ShardColumns:
                 self._sparse[node_type] = SparseRows(matrix, dtype, self.device)
             return self._sparse[node_type]
         return self._cached(f"features of {node_type}", lambda: self.to_device(as_numpy(column)))
+
+    def embedded_columns(self, node_type: str | None = None) -> dict[str, Embedding]:
+        """Return the columns of a node type whose categories get learned vectors, by name.
+
+        Args:
+            node_type: Name of the type. If None, the only type of the graph.
+
+        Raises:
+            ConfigError: If there is no such type, or several and `node_type` is None.
+        """
+        encodings = self.manifest.node_type(node_type).encodings
+        return {e.column: e.encoder for e in encodings if isinstance(e.encoder, Embedding)}
+
+    def embedding_channels(self, node_type: str | None = None) -> int:
+        """Return the number of columns of the learned vectors of a node type's categories."""
+        return sum(encoder.channels for encoder in self.embedded_columns(node_type).values())
+
+    def codes_of(self, name: str, node_type: str | None = None) -> Tensor:
+        """Return the numbers of the categories of an embedded column; 0 for unseen and missing.
+
+        Args:
+            name: Name of the column.
+            node_type: Name of the type. If None, the only type of the graph.
+
+        Shape:
+            Returns (M_t,) int32, in the order of `masters_of`.
+
+        Raises:
+            ConfigError: If there is no such column or type.
+        """
+        remedy = "Partition the graph with --features NAME:embedding(16)."
+        need_name(name, self.embedded_columns(node_type), "embedded column", remedy)
+        table = self.local.node_columns[self.manifest.position_of_type(node_type)]
+        return self._cached(
+            f"codes {node_type} {name}", lambda: self.to_device(as_numpy(table[f"code:{name}"]))
+        )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of `features`; empty if the recipe does not have them."""
+        return self.feature_names_of()
+
+    def feature_names_of(self, node_type: str | None = None) -> tuple[str, ...]:
+        """Return the names of the columns of the features of a node type.
+
+        Args:
+            node_type: Name of the type. If None, the only type of the graph.
+        """
+        return feature_names(self.manifest.node_type(node_type).encodings)
 
     def label(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of a label, and a mask of the masters for which it is known.

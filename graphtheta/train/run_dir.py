@@ -40,6 +40,7 @@ class RunDirectory:
         path: The directory.
         config: File of the configuration that the run was started with.
         label: File of the label's kind and size, for predictions on graphs without the label.
+        recipe: File of the encodings of the graph's columns, to partition other graphs alike.
         metrics: File with a line of JSON for each epoch.
         checkpoints: Directory of the checkpoints.
         weights: File of the weights of the best epoch.
@@ -53,7 +54,7 @@ class RunDirectory:
         self.path, self.checkpoints = path, path / "checkpoints"
         self.config, self.label = path / "config.toml", path / "label.json"
         self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
-        self.summary = path / "summary.json"
+        self.summary, self.recipe = path / "summary.json", path / "recipe.json"
         self._resume = resume
         self._lock: ExitStack | None = None
         self._refuse_other_run()
@@ -133,6 +134,10 @@ class RunDirectory:
     def write_label(self, spec: Mapping[str, Any]) -> None:
         """Write `label.json`: what the model predicts, and the columns that it reads."""
         self._write(self.label, json.dumps(spec, indent=2) + "\n")
+
+    def write_recipe(self, text: str) -> None:
+        """Write `recipe.json`."""
+        self._write(self.recipe, text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""

@@ -22,6 +22,7 @@ from typer.main import get_command
 from graphtheta.bench.kernels import KERNELS
 from graphtheta.cli import app
 from graphtheta.cli.terminal.names import NAMES
+from graphtheta.data.encode import ENCODERS
 from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.export import EXPORTERS
@@ -92,6 +93,7 @@ def test_names_in_help_are_those_of_the_registries() -> None:
         "communities": COMMUNITIES,
         "datasets": DATASETS,
         "decoders": DECODERS,
+        "encoders": ENCODERS,
         "exporters": EXPORTERS,
         "kernels": KERNELS,
         "methods": PARTITIONERS,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.recipe import Recipe
 from graphtheta.data.mapping import Column, ColumnOptions
-from graphtheta.data.schema import need_column
 from graphtheta.errors import ConfigError
 
 __all__ = ["planned_like", "recipe_of"]
@@ -65,7 +64,11 @@ def planned_like(
     if not recipe.encodings:
         return found
     for one in recipe.encodings:
-        need_column(one.column, available, where, "the recipe of --like reads it")
+        if one.column not in available:
+            raise ConfigError(
+                f"{where}: expected a column {one.column!r}, which the recipe (--like) encodes, "
+                f"got columns {', '.join(available)}. Add it."
+            )
     matrix = tuple(one for one in recipe.encodings if not isinstance(one.encoder, Embedding))
     features = {("attr" if "src" in plan else "features"): matrix} if matrix else {}
     features |= {
@@ -73,8 +76,7 @@ def planned_like(
         for one in recipe.encodings
         if isinstance(one.encoder, Embedding)
     }
-    rest = {n: column for n, column in found.items() if column.kind not in ("matrix", "code")}
-    return rest | {
+    columns = {
         name: Column(
             "code" if name.startswith("code:") else "matrix",
             tuple(one.column for one in encoded),
@@ -83,3 +85,6 @@ def planned_like(
         )
         for name, encoded in features.items()
     }
+    ids = {name: column for name, column in found.items() if column.kind == "id"}
+    rest = {n: column for n, column in found.items() if column.kind not in ("matrix", "code")}
+    return ids | columns | rest

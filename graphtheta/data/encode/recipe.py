@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.encoder import Encoder
 from graphtheta.data.encode.registry import ENCODERS
+from graphtheta.data.types import qualified
 
 __all__ = [
     "EncodedColumn",
@@ -67,6 +69,10 @@ class EncodedColumn(BaseModel):
     high: int | float | None = None
     entries: float | None = None
 
+    def differs(self, other: EncodedColumn) -> bool:
+        """Return whether another column gives other features, apart from missing values."""
+        return self.column != other.column or self.encoder.differs(other.encoder)
+
 
 class TableRecipe(BaseModel):
     """How the columns of one node type or relation were read.
@@ -94,6 +100,29 @@ class Recipe(BaseModel):
 
     node_types: dict[str, TableRecipe]
     relations: dict[str, TableRecipe]
+
+    @property
+    def tables(self) -> dict[str, TableRecipe]:
+        """Recipes of all node types and relations, by name or text."""
+        return {**self.node_types, **self.relations}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether any column is encoded."""
+        return any(table.encodings for table in self.tables.values())
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Return the columns that another recipe encodes otherwise, or does not have."""
+        odd = []
+        for owner, table in self.tables.items():
+            given = other.tables.get(owner, TableRecipe())
+            for mine, others in zip_longest(table.encodings, given.encodings):
+                one = mine or others
+                if mine is None or others is None or mine.differs(others):
+                    odd.append(qualified(owner, one.column, len(self.tables) - 1))
+            if table.classes.get("type", ()) != given.classes.get("type", ()):
+                odd.append(qualified(owner, "type", len(self.tables) - 1))
+        return odd
 
 
 def with_encoding(field: pa.Field, columns: Sequence[EncodedColumn]) -> pa.Field:
