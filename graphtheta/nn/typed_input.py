@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,10 @@ class TypedInput(InputModule):
     """Linear map of the features of each node type, learned vectors, or both, and an encoder.
 
     Each type has a linear map of its own to `channels` columns, of its features and the vectors of
-    its embedded columns (see `ColumnEmbedding`). The nodes of a type without features have a learned
-    vector each, as in `NodeEmbedding`; so have those of `embedding`, and
-    it is added to the map of their features. Other nodes have no row. A model with learned vectors
-    cannot be applied to another graph.
+    its embedded columns (see `ColumnEmbedding`). The nodes of a type without features have a
+    learned vector each, as in `NodeEmbedding`; so have those of `embedding`, and it is added to the
+    map of their features. Other nodes have no row. A model with learned vectors of nodes cannot be
+    applied to another graph.
 
     Args:
         shard: Graph of the nodes.
@@ -92,7 +93,7 @@ class TypedInput(InputModule):
             if not isinstance(linear, nn.Identity):
                 features = shard.features_of(name)
                 features = features if rows is None else features.index_select(0, rows)
-                columns = features.to(h.dtype)
+                columns: Any = features.to(h.dtype)
                 if found := categories(shard, rows):
                     columns = torch.cat([columns, *found], dim=1)
                 h = h.index_add(0, some, linear(columns))
