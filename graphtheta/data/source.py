@@ -128,7 +128,7 @@ class DenseTable:
         self.name, self.num_rows = table.name, table.num_rows
         self.schema = pa.schema(
             [
-                pa.field(field.name, pa.list_(field.type.dtype, field.type.width))
+                field.with_type(pa.list_(field.type.dtype, field.type.width))
                 if is_sparse(field.type)
                 else field
                 for field in table.schema
