@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graphtheta.shard.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
     from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
+    from graphtheta.train.gradients import broadcast_model, sum_gradients
     from graphtheta.train.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "NodePrediction",
     "Shard",
     "Trainer",
+    "broadcast_model",
     "communicator",
     "datasets",
     "encode",
@@ -47,6 +49,7 @@ __all__ = [
     "optim",
     "partition",
     "run_local",
+    "sum_gradients",
     "tgar",
     "tune",
 ]
@@ -62,10 +65,12 @@ _HOME = {
     "NodePrediction": "graphtheta.task",
     "Shard": "graphtheta.shard.shard",
     "Trainer": "graphtheta.train.trainer",
+    "broadcast_model": "graphtheta.train.gradients",
     "communicator": "graphtheta.comm.launch",
     "guarded": "graphtheta.comm.launch",
     "open_shard": "graphtheta.shard.open",
     "run_local": "graphtheta.comm.threads",
+    "sum_gradients": "graphtheta.train.gradients",
     "tune": "graphtheta.runtime.tuning",
 }
 

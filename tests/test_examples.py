@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
-DOCS = ("getting-started", "batches", "links", "deep-models", "writing-a-layer")
+DOCS = (
+    *("getting-started", "batches", "links", "deep-models", "writing-a-layer"),
+    *("training-loop", "coming-from"),
+)
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 BLOCKS = {
     f"{page.stem}-{number}": block
@@ -38,7 +41,10 @@ def test_example_learns(script: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_block_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_block_runs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where it may write files
     script = tmp_path / f"{name}.py"
     script.write_text(BLOCKS[name])
     output = run(script, capsys)

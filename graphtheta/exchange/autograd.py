@@ -20,16 +20,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Direction, Stage
+from graphtheta.errors import ConfigError
 from graphtheta.exchange.channel import Channel, as_index
 from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.exchange.plan import Route
 
-__all__ = ["all_reduce_sum", "fetch", "new_token", "start_sync", "to_master"]
+__all__ = ["all_reduce_sum", "fetch", "need_token", "new_token", "start_sync", "to_master"]
 
 
 def new_token(device: torch.device) -> Tensor:
     """Return the 0-d zero at which the chain of a step's exchanges begins."""
     return torch.zeros((), device=device, requires_grad=True)
+
+
+def need_token(gradient: Tensor | None) -> None:
+    """Raise a ConfigError if a token has no gradient: backward was called without it.
+
+    Args:
+        gradient: Gradient of the token, which is 0 in the backward of an exchange if there is none.
+    """
+    # On a GPU the value would have to be waited for.
+    if gradient is None or (gradient.device.type == "cpu" and gradient.item() == 0):
+        raise ConfigError(
+            "training loop: expected (loss + view.token).backward(), got a backward without "
+            "view.token, which runs the exchanges between workers in the same order on all of "
+            "them. Add the view's token to the loss."
+        )
 
 
 def start_sync(
@@ -156,6 +172,7 @@ class _Sync(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
+        need_token(grad_token)
         channel, needs = ctx.channel, ctx.needs_input_grad[6:]
         of_masters, of_mirrors = (
             [g for g, need in zip(some, needs, strict=True) if need]
@@ -199,6 +216,7 @@ class _ToMaster(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, *grads: Tensor) -> tuple[Any, ...]:
+        need_token(grad_token)
         channel, route, stage = ctx.channel, ctx.route, ctx.stage
         needs = ctx.needs_input_grad[4:]
         needed = [g_S for g_S, need in zip(grads, needs, strict=True) if need]
@@ -233,6 +251,7 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_token: Tensor, grad: Tensor) -> tuple[Any, ...]:
+        need_token(grad_token)
         return None, None, grad_token, _all_reduced(ctx.channel, "backward", ctx.stage, grad)
 
 

@@ -44,6 +44,23 @@ class Batch:
             )
         return cls(view, step_targets, shard.to_device(step_targets.seeds))
 
+    def mean_loss(self, outputs: Tensor) -> tuple[Tensor, float]:
+        """Return this worker's share of the mean loss of the batch, and the mean loss; collective.
+
+        The mean is over the targets of all workers. In a training loop the share is what backward
+        is called on: `(share + batch.view.token).backward()`.
+
+        Args:
+            outputs: What the model returned for `view`.
+
+        Communication:
+            16 bytes, summed over all workers.
+        """
+        loss, count = self.step_targets.loss(self.view, outputs[self.rows])
+        sums = np.array([float(loss.detach()), count], np.float64)
+        self.view.shard.comm.all_reduce(sums, stage="loss")
+        return loss / sums[1], float(sums[0] / sums[1])
+
 
 class Step(Protocol):
     """One optimiser update; calling it prepares its batch, whole or one micro-batch at a time."""

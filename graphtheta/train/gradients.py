@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graphtheta.comm.checks import compare_fingerprints
 from graphtheta.comm.communicator import Communicator
 from graphtheta.nn.embedding import is_sharded
+from graphtheta.tgar import View
 
 __all__ = [
     "BUCKET_BYTES",
@@ -18,6 +19,7 @@ __all__ = [
     "flatten_gradients",
     "gradient_buckets",
     "reduce_gradients",
+    "sum_gradients",
 ]
 
 BUCKET_BYTES = 32 << 20
@@ -46,6 +48,23 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], comm: Communicator) -> 
         gradient = flatten_gradients(bucket)
         comm.all_reduce(gradient.numpy(), stage="reduce gradients")
         assign_gradients(gradient, bucket)
+
+
+def sum_gradients(model: nn.Module, *views: View) -> None:
+    """Replace every gradient by its sum over the workers, in a training loop of one's own.
+
+    Collective.
+
+    Args:
+        model: The model, after `(loss + view.token).backward()`.
+        views: View of the batch, or of all batches since the last update.
+
+    Raises:
+        ConfigError: If `backward` was called without the token of a view.
+    """
+    for view in views:
+        view.need_backward()
+    reduce_gradients(model.parameters(), views[0].shard.comm)
 
 
 def gradient_buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

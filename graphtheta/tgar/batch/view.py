@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.errors import ConfigError
-from graphtheta.exchange.autograd import new_token, to_master
+from graphtheta.exchange.autograd import need_token, new_token, to_master
 from graphtheta.exchange.channel import Channel
 from graphtheta.rng.philox import Purpose, step_key, stream_id
 from graphtheta.shard.shard import Shard
@@ -300,7 +300,8 @@ class View(_NotATensor):
         self.shard = shard
         self.blocks, self.degrees = blocks, degrees
         self.step_key = step_key(seed, step)
-        self.token: Tensor = new_token(shard.device)
+        self._first_token = new_token(shard.device)
+        self.token: Tensor = self._first_token
         self._layers: dict[int, LayerView] = {}
         self._features: Tensor | None = None
 
@@ -322,6 +323,10 @@ class View(_NotATensor):
             block = whole_block(self.shard) if self.blocks is None else self.blocks[layer]
             self._layers[layer] = LayerView(self, layer, block)
         return self._layers[layer]
+
+    def need_backward(self) -> None:
+        """Raise a ConfigError unless `backward` has been called with the view's token."""
+        need_token(self._first_token.grad)
 
     def inputs(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the features of the first layer's inputs: (I, F).
