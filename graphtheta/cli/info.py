@@ -121,6 +121,7 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
     ]
     show_rows(rows, title=str(store.path))
     _show_types(manifest)
+    _show_encodings(manifest)
     if not parts:
         return
     book = store.book
@@ -201,6 +202,24 @@ def _show_types(manifest: Manifest) -> None:
         show_rows(types, title="node types", head=head)
     if relations:
         show_rows(relations, title="relations", head=("relation", "edges", "edge cut", *rest))
+
+
+def _show_encodings(manifest: Manifest) -> None:
+    """Print a table of the columns of nodes that became features, and one of those of edges."""
+    from graphtheta.data.encode.describe import COLUMN_HEAD, column_rows
+    from graphtheta.data.types import qualified
+
+    of_nodes = [(spec.name, spec.encodings) for spec in manifest.node_types]
+    of_edges = [(spec.relation.text, spec.encodings) for spec in manifest.relations]
+    for kind, owners in (("node", of_nodes), ("edge", of_edges)):
+        rows = [
+            (qualified(owner, name, len(owners)), *rest)
+            for owner, encodings in owners
+            for name, *rest in column_rows(encodings)
+        ]
+        if rows:
+            title = f"{kind} columns that became features, in the rows that they were fitted to"
+            show_rows(rows, title=title, head=COLUMN_HEAD)
 
 
 def _types(manifest: Manifest) -> str:

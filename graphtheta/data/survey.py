@@ -255,11 +255,12 @@ def _label(column: Column, facts: list[Facts], where: str) -> Column:
             *(where, f"{found.low:g}", f"{found.high:g}", found.value_type),
         )
     decided = kinds[task](column, found, where)
-    return replace(decided, label=task, summary=_summary(task, decided, found))
+    why = "as chosen" if column.label else f"by its type, {found.type}"
+    return replace(decided, label=task, summary=_summary(task, why, decided, found))
 
 
-def _summary(task: LabelKind, column: Column, found: Facts) -> str:
-    text = str(task)
+def _summary(task: LabelKind, why: str, column: Column, found: Facts) -> str:
+    text = f"{task} ({why})"
     if column.classes:
         count = len(column.classes)
         text += f", {counted(count, 'class', 'classes')}: {some(column.classes, count)}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
+from graphtheta.data.encode.describe import encoding_text
+from graphtheta.data.encode.recipe import encoding_of
 from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import classes_of, is_list
 from graphtheta.data.source import DenseSource, GraphSource
 from graphtheta.data.sparse import is_sparse
-from graphtheta.data.types import qualified
+from graphtheta.data.types import EdgeTable, NodeTable, qualified
 from graphtheta.datasets.tables import FileSource
 from graphtheta.wording import counted, some
 
@@ -30,7 +34,7 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
     if isinstance(given, FileSource):
         rows += given.files()
         summaries = given.summaries()
-    tables = [
+    tables: list[tuple[str, str, NodeTable | EdgeTable, int]] = [
         *(("node", table.name, table, len(nodes)) for table in nodes),
         *(("edge", table.relation.text, table, len(edges)) for table in edges),
     ]
@@ -40,7 +44,21 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
                 continue
             name = f"{kind} {qualified(owner, field.name, count)}"
             rows.append((name, summaries.get(name) or _type(field)))
-    return rows
+            rows += [(f"  {one.column}", encoding_text(one)) for one in encoding_of(field)]
+    return rows + _fitted(tables)
+
+
+def _fitted(tables: Iterable[tuple[str, str, NodeTable | EdgeTable, int]]) -> list[tuple[str, str]]:
+    """Return a row for each table with encoders: the number of rows that they are fitted to."""
+    found = []
+    for kind, owner, table, count in tables:
+        rows = {one.rows for field in table.schema for one in encoding_of(field) if one.rows}
+        if rows:
+            number = max(rows)
+            what = f"all {number:,} rows" if number == table.num_rows else f"{number:,} rows"
+            name = f"{kind} encodings"
+            found.append((name if count == 1 else f"{name} of {owner}", f"fitted to {what}"))
+    return found
 
 
 _NAMES = {"float": "float32", "double": "float64"}

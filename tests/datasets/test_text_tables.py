@@ -105,14 +105,17 @@ def test_numbers_and_labels_of_a_text_table(tmp_path):
     rows = dict(reading(source))
     assert rows["ids"] == "integers"
     assert rows["node features"] == "2 of float64"
-    assert rows["node label:y"] == "multiclass, 2 classes: 'blue', 'red', missing in 1 of 3"
+    assert (
+        rows["node label:y"]
+        == "multiclass (by its type, string), 2 classes: 'blue', 'red', missing in 1 of 3"
+    )
 
 
 def test_gaps_in_the_numbers_of_classes_are_shown(tmp_path):
     (tmp_path / "nodes.csv").write_text("id,label:y\n1,10\n2,20\n3,300\n")
     (tmp_path / "edges.csv").write_text("src,dst\n1,2\n2,3\n")
     rows = dict(reading(read(str(tmp_path))))
-    assert rows["node label:y"] == "multiclass, 301 classes, of which 3 occur"
+    assert rows["node label:y"] == "multiclass (by its type, int64), 301 classes, of which 3 occur"
 
 
 def test_columns_that_are_not_read_are_listed(tmp_path):

@@ -72,7 +72,7 @@ def test_a_table_is_a_node_type_or_a_relation(tmp_path: Path) -> None:
     assert writes["weight"].to_pylist() == [0.5, 1.0, 2.0]
     assert graph.edge_table("paper-cites-paper").column_names == ["src", "dst"]
     rows = dict(reading(source))
-    assert rows["node paper.label:venue"] == "multiclass, 2 classes: 'x', 'y'"
+    assert rows["node paper.label:venue"] == "multiclass (by its type, string), 2 classes: 'x', 'y'"
     assert rows["node table author"].endswith("2 rows, ids: id; not read: born")
 
 
