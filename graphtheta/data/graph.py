@@ -261,9 +261,10 @@ class Graph(GraphTables):
         """Convert a `torch_geometric.data.Data`, or a `HeteroData` to a graph of several types.
 
         Reads `x`, `edge_index`, `edge_attr`, `edge_type`, `edge_weight`, `y` (as label `y`), the
-        masks (as split `split`; masks of several columns also as `0`, `1`, ...) and `original_id`,
-        of each type of a `HeteroData`. Without `original_id`, the id of a node is its row. A class
-        below 0 and a target of NaN are missing labels.
+        masks (as split `split`; masks of several columns also as `0`, `1`, ...), `original_id`, and
+        `time` of nodes and edges (of edges of a `Data`: `edge_time`), of each type of a
+        `HeteroData`. Without `original_id`, the id of a node is its row. A class below 0, a target
+        or time of NaN, and an integer time of the least int64 are missing.
 
         Args:
             data: Graph to convert.
@@ -292,7 +293,7 @@ class Graph(GraphTables):
     ) -> Graph:
         """Convert a `dgl.DGLGraph`; a heterograph becomes a graph of several types.
 
-        Reads the tensors below if they exist, the masks as `from_pyg` does, and
+        Reads the tensors below if they exist, `time` and the masks as `from_pyg` does, and
         `ndata["original_id"]`. Without that, the id of a node is its row.
 
         Args:
@@ -336,7 +337,8 @@ class Graph(GraphTables):
     def to_pyg(self, *, label: str | None = None, split: str | None = None) -> Any:
         """Convert to a `torch_geometric.data.Data`, or a graph of several types to a `HeteroData`.
 
-        A missing class is -1, a missing target NaN.
+        A missing class is -1, a missing target NaN. A column `time` is kept if it has numbers, or
+        times, which become seconds since 1970; a missing time is the least int64, or NaN.
 
         Args:
             label: Label that becomes `y`, such as `paper.venue`. If None, of each node type `y` or

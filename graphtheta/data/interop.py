@@ -3,7 +3,8 @@
 The methods of `Graph`, such as `Graph.from_pyg`, call these functions and describe their arguments.
 
 The other libraries have no missing labels. In their graphs, a class below 0 and a target of NaN
-are missing; in graphs made for them, a missing class or boolean is -1 and a missing target NaN.
+are missing; in graphs made for them, a missing class or boolean is -1 and a missing target NaN. A
+missing time is the least int64 or NaN.
 
 torch, dgl and networkx are imported only inside the functions that need them.
 """
@@ -45,14 +46,17 @@ Tables = tuple[NodeRows, EdgeRows]
 __all__ = ["from_dgl", "from_networkx", "from_pyg", "to_dgl", "to_networkx", "to_pyg"]
 
 MASKS = ("train_mask", "val_mask", "test_mask")
-_NODE_DATA = ("original_id", "features", "y", *MASKS)
-_EDGE_DATA = ("attr", "type", "weight")
+_NODE_DATA = ("original_id", "features", "y", "time", *MASKS)
+_EDGE_DATA = ("attr", "type", "weight", "time")
+_NO_TIME = np.iinfo(np.int64).min  # an integer time that is missing, as in pandas
 _PYG_NAMES = {"features": "x", "attr": "edge_attr", "type": "edge_type", "weight": "edge_weight"}
+_PYG_EDGES = {False: _PYG_NAMES | {"time": "edge_time"}, True: _PYG_NAMES}  # in a HeteroData: True
 
 
 def from_pyg(data: Any) -> Tables:
     """Return the tables of a `torch_geometric` `Data` or `HeteroData`; see `Graph.from_pyg`."""
-    if hasattr(data, "node_types"):
+    typed = hasattr(data, "node_types")
+    if typed:
         nodes = {name: data[name] for name in data.node_types}
         edges = {Relation.of(relation): data[relation] for relation in data.edge_types}
         _need_edges("from_pyg", edges)
@@ -65,7 +69,8 @@ def from_pyg(data: Any) -> Tables:
         if getattr(store, "edge_index", None) is None:
             remedy = "Set it; torch_geometric.utils.to_edge_index takes it from an adj_t."
             raise refuse(where, "edge_index", "none", remedy)
-        values = {n: getattr(store, _PYG_NAMES.get(n, n), None) for n in _EDGE_DATA}
+        names = _PYG_EDGES[typed]
+        values = {n: getattr(store, names.get(n, n), None) for n in _EDGE_DATA}
         ends = as_array(store.edge_index, f"{where}: edge_index")
         edge_tables[relation] = _edge_table(where, ends, values)
     for name, store in nodes.items():
@@ -73,6 +78,8 @@ def from_pyg(data: Any) -> Tables:
         if store.num_nodes is None:
             raise refuse(where, "num_nodes", "none", f"Set data[{name!r}].num_nodes.")
         values = {n: getattr(store, _PYG_NAMES.get(n, n), None) for n in _NODE_DATA}
+        if not typed and values["time"] is not None and not data.is_node_attr("time"):
+            del values["time"]  # of edges, or of the graph
         node_tables[name] = _node_table(where, int(store.num_nodes), values)
     return node_tables, edge_tables
 
@@ -98,7 +105,7 @@ def to_pyg(
         ends = np.stack([arrays.pop("src"), arrays.pop("dst")])
         store.edge_index = torch.tensor(ends)
         for key, array in arrays.items():
-            setattr(store, _PYG_NAMES.get(key, key), torch.tensor(array))
+            setattr(store, _PYG_EDGES[typed].get(key, key), torch.tensor(array))
     return result
 
 
@@ -121,7 +128,7 @@ def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, s
         node_tables[owner] = _node_table(where, int(graph.num_nodes(name)), values)
     for names in graph.canonical_etypes:
         data = graph.edges[names].data
-        values = {n: data.get(key) for n, key in edge_keys.items()}
+        values = {n: data.get(edge_keys.get(n, n)) for n in _EDGE_DATA}
         relation = Relation.of(names) if typed else EDGE
         where = _where("from_dgl", relation.text, EDGE.text)
         ends = [as_array(end, where) for end in graph.edges(order="eid", etype=names)]
@@ -276,11 +283,13 @@ def _node_table(where: str, num_nodes: int, data: Mapping[str, Any]) -> pa.Table
             )
     nodes = _arrays({n: v for n, v in data.items() if n != "features"}, num_nodes, where)
     masks = {name: nodes.pop(name, None) for name in MASKS}
-    columns = {"id": pa.array(nodes.pop("original_id", np.arange(num_nodes)))}
+    columns = {"id": _values("original_id", nodes.pop("original_id", np.arange(num_nodes)), where)}
     if features is not None:
         columns["features"] = features
     if "y" in nodes:
         columns["label:y"] = _label_column(nodes["y"])
+    if "time" in nodes:
+        columns["time"] = _values("time", nodes["time"], where)
     if any(mask is not None for mask in masks.values()):
         columns |= split_columns(masks, num_nodes, where)
     return pa.table(columns)
@@ -292,10 +301,21 @@ def _edge_table(where: str, ends: NDArray[Any], data: Mapping[str, Any]) -> pa.T
         raise refuse(f"{where}: edge_index", "two rows", got, remedy)
     src, dst = ends
     edges = _arrays({"src": src, "dst": dst, **data}, len(src), where)
-    columns = {name: pa.array(array) for name, array in edges.items() if name != "attr"}
+    columns = {name: _values(name, array, where) for name, array in edges.items() if name != "attr"}
     if "attr" in edges:
         columns["attr"] = matrix_column(edges["attr"].reshape(len(src), -1))
     return pa.table(columns)
+
+
+def _values(name: str, array: NDArray[Any], where: str) -> pa.Array:
+    """Return the column of a tensor with one value in each row."""
+    if array.ndim == 2 and array.shape[1] != 1:
+        got = f"shape {array.shape}"
+        raise refuse(f"{where}: {name}", "one value in each row", got, "Choose a column.")
+    flat = np.ascontiguousarray(array).reshape(len(array))
+    if name != "time" or array.dtype.kind not in "if":
+        return pa.array(flat)
+    return pa.array(flat, mask=np.isnan(flat) if array.dtype.kind == "f" else flat == _NO_TIME)
 
 
 def _label_column(y: NDArray[Any]) -> pa.Array:
@@ -324,6 +344,7 @@ def _node_arrays(
             arrays["features"] = as_numpy(table["features"])
         if owner in labels:
             arrays["y"] = _label_array(table, labels[owner])
+        arrays |= _time(table)
         if owner in splits:
             chosen = _split_array(table, splits[owner])
             arrays |= {name: chosen == value for value, name in enumerate(MASKS, start=1)}
@@ -344,7 +365,23 @@ def _of_types(kind: str, name: str | None, nodes: NodeRows) -> dict[str, str | N
 
 def _edge_arrays(edges: pa.Table) -> dict[str, NDArray[Any]]:
     known = [name for name in ("src", "dst", *_EDGE_DATA) if name in edges.column_names]
-    return {name: as_numpy(edges[name]) for name in known}
+    return {name: as_numpy(edges[name]) for name in known if name != "time"} | _time(edges)
+
+
+def _time(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """Return the column `time` of a table, if it has one of numbers, or of times as seconds."""
+    if "time" not in table.column_names:
+        return {}
+    column = table["time"]
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    if pa.types.is_floating(column.type):
+        return {"time": as_numpy(column.fill_null(np.nan))}
+    if not pa.types.is_integer(column.type):
+        return {}
+    if column.null_count:
+        column = column.cast(pa.int64()).fill_null(_NO_TIME)
+    return {"time": as_numpy(column)}
 
 
 def _label_array(nodes: pa.Table, name: str | None) -> NDArray[Any]:

@@ -41,7 +41,8 @@ LABELS = {
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("shape", [(NUM_NODES,), (NUM_NODES, 2)], ids=["masks", "two_splits"])
 def test_pyg_round_trip(label, shape):
-    data = pyg_data(x=torch.rand(6, 3), y=LABELS[label], **masks(*shape), **edge_fields())
+    times = {"time": torch.arange(6) * 10**6, "edge_time": torch.rand(4)}
+    data = pyg_data(x=torch.rand(6, 3), y=LABELS[label], **masks(*shape), **edge_fields(), **times)
     graph = Graph.from_pyg(data)
     assert graph.splits == (("split",) if len(shape) == 1 else ("split", "0", "1"))
     back = graph.to_pyg()
@@ -122,6 +123,8 @@ def hetero_data():
     data["author", "writes", "paper"].edge_weight = torch.rand(3)
     data["paper", "cites", "paper"].edge_index = EDGE_INDEX
     data["paper", "cites", "paper"].edge_attr = torch.rand(4, 2)
+    data["paper"].time = torch.tensor([3, 2, 1, 0, torch.iinfo(torch.int64).min, 5])
+    data["paper", "cites", "paper"].time = torch.arange(4)
     return data
 
 
@@ -132,6 +135,8 @@ def test_hetero_data_round_trip():
     assert graph.labels == ("paper.y",)
     assert graph.splits == ("paper.split",)
     assert graph.edge_table("paper-cites-paper")["src"].to_pylist() == [3, 4, 5, 5]
+    assert graph.edge_table("paper-cites-paper")["time"].to_pylist() == [0, 1, 2, 3]
+    assert graph.node_table("paper")["time"].to_pylist() == [3, 2, 1, 0, None, 5]
     back = graph.to_pyg(label="paper.y")
     assert back.metadata() == data.metadata()
     assert back["author"].to_dict() == data["author"].to_dict()
@@ -141,6 +146,19 @@ def test_hetero_data_round_trip():
     assert Graph.from_pyg(back).digest() == graph.digest()
     with pytest.raises(ConfigError, match=r"label: expected one of paper\.y, got 'author\.y'"):
         graph.to_pyg(label="author.y")
+
+
+def test_to_pyg_writes_times_as_seconds():
+    days = pa.array([1, None], pa.timestamp("ms")).cast(pa.date32())
+    nodes = pa.table({"id": [0, 1], "time": days})
+    late = {"src": [0, 1], "dst": [1, 0], "time": pa.array([1_500, 2_500], pa.timestamp("ms"))}
+    data = Graph.from_arrow({"v": nodes}, {"v-to-v": pa.table(late), "v-x-v": late}).to_pyg()
+    assert data["v"].time.tolist() == [0, torch.iinfo(torch.int64).min]
+    assert data["v", "to", "v"].time.tolist() == [1, 2]
+
+
+def test_from_pyg_leaves_out_a_time_of_the_graph():
+    assert Graph.from_pyg(pyg_data(time=torch.tensor([3]))).nodes.column_names == ["id"]
 
 
 def broken(change):
@@ -164,8 +182,16 @@ def broken(change):
             r"src: expected node keys in \[0, 3\), got 3",
         ),
         (lambda data: data["paper", "is-a", "paper"], "without '-', got 'is-a'"),
+        (
+            lambda data: data["paper"].update(time=torch.ones(NUM_NODES, 2)),
+            r"paper: time: expected one value in each row, got shape \(6, 2\)",
+        ),
+        (
+            lambda data: data["paper", "cites", "paper"].update(edge_weight=torch.ones(4, 2)),
+            r"cites-paper: weight: expected one value in each row, got shape \(4, 2\)",
+        ),
     ],
-    ids=["rows", "num_nodes", "unknown_type", "out_of_range", "name"],
+    ids=["rows", "num_nodes", "unknown_type", "out_of_range", "name", "times", "weights"],
 )
 def test_from_pyg_refuses_bad_hetero_data(change, message):
     with pytest.raises((ConfigError, GraphFormatError), match=message):
