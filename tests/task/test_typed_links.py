@@ -210,6 +210,43 @@ def test_random_ratings_cannot_be_predicted() -> None:
     assert abs((found["val_auc"] + found["test_auc"]) / 2 - 0.5) < 0.07
 
 
+@pytest.mark.parametrize(
+    ("back", "split_pairs", "is_leak"),
+    [("rev_rates", False, False), ("rated_by", False, True), ("rated_by", True, False)],
+)
+def test_reverses_give_no_held_out_edge_away(back: str, split_pairs: bool, is_leak: bool) -> None:
+    """A node's vector holds those of the nodes that send to it, so that a reverse shows its edge.
+
+    An edge back of another name is no reverse, and gives the edge away: the model would notice.
+    """
+    rates = shop(600, 4).edge_table(RATES)
+    ends = [rates.column(end).to_numpy() for end in ("src", "dst")]
+    users, items = (np.unique(end, return_inverse=True)[1] for end in ends)
+    graph = Graph.from_arrow(
+        {
+            name: {"id": np.arange(end.max() + 1)}
+            for name, end in (("user", users), ("item", items))
+        },
+        {
+            RATES: {"src": users, "dst": items, "split:split": rates["split:split"]},
+            f"item-{back}-user": {"src": items, "dst": users},
+        },
+    )
+    shard = gt.open_shard(graph)
+    encoder = RGCN(512, 512, 512, num_relations=2, num_layers=1, dropout=0)
+    model = EdgeModel(TypedInput(shard, 512, encoder), decoder_for("dot", 512))
+    with torch.no_grad():
+        for weight in (encoder.convs[0].weight, encoder.convs[0].root):
+            weight.copy_(torch.eye(512).expand_as(weight))
+    task = LinkPrediction(
+        target_relation=RATES, ranking=False, corrupt="dst", split_pairs=split_pairs
+    ).bind(model, shard, 0)
+    assert bool(task.warnings) == is_leak
+    found = task.evaluate()
+    auc = (found["val_auc"] + found["test_auc"]) / 2
+    assert auc > 0.9 if is_leak else abs(auc - 0.5) < 0.07
+
+
 # -- names --------------------------------------------------------------------------------------
 
 
