@@ -9,7 +9,8 @@ from typing import Any
 from graphtheta.bench.executors import chunked_layers, executors, require_fused
 from graphtheta.bench.memory import peak_bytes, release_memory, reset_peak, resident_bytes
 from graphtheta.bench.record import Record, new_record
-from graphtheta.nn import Stack, model_for
+from graphtheta.nn import model_for
+from graphtheta.nn.stack import Model
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.train.trainer import Trainer
@@ -27,7 +28,7 @@ class ModelOptions:
     heads: int = 4
     dropout: float = 0.0
 
-    def build(self, shard: Shard, label: str) -> Stack:
+    def build(self, shard: Shard, label: str) -> Model:
         """Return the model for a graph."""
         return model_for(
             self.model,

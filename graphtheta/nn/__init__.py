@@ -1,16 +1,19 @@
 """Graph layers, models, decoders, losses, normalisation and dropout."""
 
+from graphtheta.nn.by_name import MODELS, NORMALISED, model_for
 from graphtheta.nn.column_embedding import ColumnEmbedding
 from graphtheta.nn.conv import (
     LAYERS,
     GATConv,
     GATEConv,
     GATv2Conv,
+    GCN2Conv,
     GCNConv,
     GINConv,
     GIPAConv,
     HANConv,
     HGTConv,
+    PropagateConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
@@ -27,6 +30,7 @@ from graphtheta.nn.decoders import (
     EdgeModel,
     decoder_for,
 )
+from graphtheta.nn.deep_models import APPNP, GCNII, SGC, SIGN
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.embedding import NodeEmbedding
 from graphtheta.nn.hetero import HeteroConv, to_hetero
@@ -38,13 +42,11 @@ from graphtheta.nn.models import (
     GCN,
     GIN,
     GIPA,
-    MODELS,
     RGAT,
     RGCN,
     GATv2,
     GraphSAGE,
     GraphTransformer,
-    model_for,
 )
 from graphtheta.nn.norm import BatchNorm
 from graphtheta.nn.stack import Stack
@@ -54,10 +56,12 @@ from graphtheta.nn.typed_models import HAN, HGT, SimpleHGN
 from graphtheta.tgar import TGARLayer, keep
 
 __all__ = [
+    "APPNP",
     "DECODERS",
     "GAT",
     "GATE",
     "GCN",
+    "GCNII",
     "GIN",
     "GIPA",
     "HAN",
@@ -66,8 +70,11 @@ __all__ = [
     "LOSSES",
     "MLP",
     "MODELS",
+    "NORMALISED",
     "RGAT",
     "RGCN",
+    "SGC",
+    "SIGN",
     "BatchNorm",
     "Bilinear",
     "ColumnEmbedding",
@@ -80,6 +87,7 @@ __all__ = [
     "GATEConv",
     "GATv2",
     "GATv2Conv",
+    "GCN2Conv",
     "GCNConv",
     "GINConv",
     "GIPAConv",
@@ -89,6 +97,7 @@ __all__ = [
     "HGTConv",
     "HeteroConv",
     "NodeEmbedding",
+    "PropagateConv",
     "RGATConv",
     "RGCNConv",
     "SAGEConv",

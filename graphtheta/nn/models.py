@@ -1,15 +1,13 @@
-"""Models: a `Stack` of each kind of layer, and `model_for`, which builds one that fits a graph."""
+"""Models: a `Stack` of each kind of layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from graphtheta.data.schema import need_name
-from graphtheta.errors import ConfigError
 from graphtheta.nn.conv import (
     GATConv,
     GATEConv,
@@ -24,8 +22,6 @@ from graphtheta.nn.conv import (
 )
 from graphtheta.nn.linear import elu, relu
 from graphtheta.nn.stack import Stack, StackOptions
-from graphtheta.nn.typed_models import HAN, HGT, SimpleHGN
-from graphtheta.shard.shard import Shard
 from graphtheta.tgar import TGARLayer
 
 __all__ = [
@@ -34,13 +30,11 @@ __all__ = [
     "GCN",
     "GIN",
     "GIPA",
-    "MODELS",
     "RGAT",
     "RGCN",
     "GATv2",
     "GraphSAGE",
     "GraphTransformer",
-    "model_for",
 ]
 
 
@@ -335,99 +329,3 @@ class RGAT(Stack):
             make_last_layer=make_layer,
             **options,
         )
-
-
-MODELS: dict[str, type[Stack]] = {
-    "gcn": GCN,
-    "sage": GraphSAGE,
-    "gat": GAT,
-    "gatv2": GATv2,
-    "gin": GIN,
-    "gat-e": GATE,
-    "rgcn": RGCN,
-    "rgat": RGAT,
-    "transformer": GraphTransformer,
-    "gipa": GIPA,
-    "hgt": HGT,
-    "han": HAN,
-    "simple-hgn": SimpleHGN,
-}
-
-
-def model_for(
-    name: str,
-    shard: Shard,
-    label: str | None,
-    *,
-    hidden_channels: int,
-    num_layers: int,
-    heads: int,
-    dropout: float,
-    batch_norm: bool = False,
-    norm: str | None = None,
-    residual: bool = False,
-    jumping_knowledge: str | None = None,
-    num_bases: int | None = None,
-    weighted: bool | None = None,
-    more_channels: int = 0,
-    out_channels: int | None = None,
-    seed: int = 0,
-) -> Stack:
-    """Return a model by name, with the sizes that a graph needs.
-
-    Args:
-        name: A key of `MODELS`.
-        shard: Graph whose features, edge columns and label determine the sizes.
-        label: Node label to predict; if None, the graph's default. Not read with out_channels.
-        hidden_channels: Columns of each hidden layer, or of each attention head.
-        num_layers: Number of graph layers.
-        heads: Attention heads, in models that have them.
-        dropout: Dropout probability for node columns and attention coefficients.
-        batch_norm: The same as norm="batch".
-        norm: How to normalise the outputs of hidden layers; see `Stack`.
-        residual: Whether hidden layers have residual connections; see `Stack`.
-        jumping_knowledge: How the outputs of all layers are joined; see `Stack`.
-        num_bases: Matrices that R-GCN's relations combine; if None, each relation has its own.
-        weighted: Whether messages are multiplied by the edge column `weight`, in models that can.
-            If None, GCN does if the graph has the column.
-        more_channels: Input columns in addition to the features, such as those of `NodeEmbedding`.
-        out_channels: Columns of the output; if None, as many as the label needs.
-        seed: Random seed for the initial weights.
-
-    Raises:
-        ConfigError: If the model is unknown, or the graph lacks a column that it needs.
-    """
-    need_name(name, MODELS, "model (--model)")
-    model = MODELS[name]
-    has_weights = "weight" in shard.edge_columns
-    if weighted and not has_weights:
-        _ = shard.edge_weight  # raises
-    has_edges = model.needs_edge_attributes or "attr" in shard.edge_columns
-    given: dict[str, Callable[[], Any]] = {
-        "heads": lambda: heads,
-        "edge_dim": lambda: shard.edge_dim if has_edges else None,
-        "num_relations": lambda: shard.num_edge_types,
-        "num_bases": lambda: num_bases,
-        "metadata": lambda: shard.metadata,
-        "weighted": lambda: has_weights and (name == "gcn" if weighted is None else weighted),
-    }
-    options = {option: given[option]() for option in model.options}
-    if not shard.num_features + more_channels:
-        raise ConfigError(
-            "model: expected node features, got none. Learn a vector of each node with --embedding "
-            "64 (NodeEmbedding), or name feature columns when you partition the graph (--features)."
-        )
-    build: Callable[..., Stack] = model
-    return build(
-        shard.num_features + more_channels,
-        hidden_channels,
-        shard.num_outputs(label or shard.default_label) if out_channels is None else out_channels,
-        num_layers=num_layers,
-        dropout=dropout,
-        batch_norm=batch_norm,
-        norm=norm,
-        residual=residual,
-        jumping_knowledge=jumping_knowledge,
-        seed=seed,
-        **options,
-    )

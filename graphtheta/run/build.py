@@ -13,6 +13,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn import (
     DECODERS,
     MODELS,
+    NORMALISED,
     ColumnEmbedding,
     EdgeModel,
     NodeEmbedding,
@@ -156,6 +157,8 @@ def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> 
         norm=config.norm,
         residual=config.residual,
         jumping_knowledge=config.jumping_knowledge,
+        alpha=config.alpha,
+        theta=config.theta,
         num_bases=config.num_bases,
         weighted=is_weighted(config, shard),
         more_channels=more_channels + of_columns,
@@ -225,11 +228,11 @@ def columns_read(config: RunConfig, shard: Shard) -> dict[str, int]:
 def is_weighted(config: RunConfig, shard: Shard) -> bool:
     """Return whether the model of a run multiplies messages by the edge column `weight`.
 
-    Without --weighted, GCN does if the graph has the column.
+    Without --weighted, models with symmetric normalisation do if the graph has the column.
     """
     if config.weighted is not None:
         return config.weighted
-    return config.model == "gcn" and "weight" in shard.edge_columns
+    return config.model in NORMALISED and "weight" in shard.edge_columns
 
 
 def _communities(text: str) -> list[int]:

@@ -87,7 +87,9 @@ class RunConfig(BaseModel):
         "node vectors that a decoder reads.",
         ge=1,
     )
-    layers: int = _model(2, "Number of graph layers.", ge=1)
+    layers: int = _model(
+        2, "Number of graph layers; of appnp, sgc and sign, of propagation steps.", ge=1
+    )
     heads: int = _model(8, "Number of attention heads, in models with attention.", ge=1)
     dropout: float = _model(
         0.5, "Dropout probability of node features and attention weights.", ge=0, lt=1
@@ -118,9 +120,20 @@ class RunConfig(BaseModel):
     )
     weighted: bool | None = _model(
         None,
-        "Multiply messages by the edge column weight (gcn, sage, gin).",
-        without="only gcn, if the graph has the column",
-        requires={"model": ["gcn", "sage", "gin"]},
+        "Multiply messages by the edge column weight (gcn, sage, gin, appnp, gcnii, sgc, sign).",
+        without="if the graph has the column, except for sage and gin",
+        requires={"model": ["gcn", "sage", "gin", "appnp", "gcnii", "sgc", "sign"]},
+    )
+    alpha: float = _model(
+        0.1,
+        "Share of a node's own rows in each step: the teleport of appnp, the initial residual of "
+        "gcnii.",
+        ge=0,
+        le=1,
+        requires={"model": ["appnp", "gcnii"]},
+    )
+    theta: float = _model(
+        0.5, "Strength of the matrices of gcnii.", gt=0, requires={"model": ["gcnii"]}
     )
     embedding: int = _model(
         0,

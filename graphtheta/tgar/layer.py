@@ -50,7 +50,7 @@ from graphtheta.tgar.view_module import ViewModule
 from graphtheta.tgar.worker_independent import WorkerIndependent
 from graphtheta.wording import counted
 
-__all__ = ["ROWS_OF_A_LAYER", "TGARLayer", "count_layers"]
+__all__ = ["ROWS_OF_A_LAYER", "TGARLayer", "count_layers", "require_rows"]
 
 ROWS_OF_A_LAYER = (
     "In a batch a layer returns the rows of its outputs only: add or concatenate view[k].carry(h), "
@@ -58,6 +58,17 @@ ROWS_OF_A_LAYER = (
 )
 
 _log = logging.getLogger("graphtheta")
+
+
+def require_rows(view: LayerView, layer: str, h: Any) -> None:
+    """Raise a ConfigError if a tensor has another number of rows than a layer has inputs."""
+    inputs = view.block.num_inputs
+    if isinstance(h, Tensor | SparseRows) and h.dim() and len(h) != inputs:
+        raise ConfigError(
+            f"{layer}: expected a row of h for each of the {inputs} inputs of view[{view.layer}], "
+            f"got {counted(len(h), 'row')}. {ROWS_OF_A_LAYER}"
+        )
+
 
 _Fields = dict[str, Tensor]
 
@@ -186,11 +197,7 @@ class TGARLayer(ViewModule):
     def _run_transform(self, view: LayerView, h: Any) -> tuple[_Fields, _Fields]:
         """Run NN-Transform; return the fields of the inputs, and those of the outputs."""
         block = view.block
-        if isinstance(h, Tensor | SparseRows) and h.dim() and len(h) != block.num_inputs:
-            raise ConfigError(
-                f"{type(self).__name__}: expected a row of h for each of the {block.num_inputs} "
-                f"inputs of view[{view.layer}], got {counted(len(h), 'row')}. {ROWS_OF_A_LAYER}"
-            )
+        require_rows(view, type(self).__name__, h)
         with view.channel.stages.timed("forward", Stage("transform", view.layer)), self._checked():
             node = {n: view.node_column(n, self_loops=self.self_loops) for n in self.node_columns}
             fields = self.transform(h, node) if node else self.transform(h)

@@ -13,7 +13,21 @@ from torch import Tensor, nn
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
-from graphtheta.nn import GAT, GCN, HGT, LOSSES, Dropout, GATConv, GraphSAGE, SimpleHGN, seeded
+from graphtheta.nn import (
+    APPNP,
+    GAT,
+    GCN,
+    GCNII,
+    HGT,
+    LOSSES,
+    SGC,
+    SIGN,
+    Dropout,
+    GATConv,
+    GraphSAGE,
+    SimpleHGN,
+    seeded,
+)
 from graphtheta.tgar import Neighbourhoods, View, count_layers
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import Make, assert_equal, gradient
@@ -41,6 +55,10 @@ class Shared(nn.Module):
 # For graphs of `to_graph`: 3 features, 4 classes.
 DEEP: dict[str, Make] = {
     "shared": Shared,
+    "appnp": lambda: APPNP(3, 6, 4, num_layers=4),
+    "gcnii": lambda: GCNII(3, 6, 4, num_layers=4),
+    "sgc": lambda: SGC(3, 6, 4, num_layers=3, dropout=0.2),
+    "sign": lambda: SIGN(3, 6, 4, num_layers=3),
     "residual": lambda: GCN(3, 6, 4, num_layers=3, residual=True, norm="layer"),
     "cat": lambda: GraphSAGE(3, 6, 4, num_layers=3, residual=True, jumping_knowledge="cat"),
     "max": lambda: GAT(3, 2, 4, heads=2, num_layers=3, jumping_knowledge="max"),

@@ -52,8 +52,10 @@ def test_model_fits_the_graph(name: str, num_layers: int, shard: Shard) -> None:
     embedding = model.embed(view, view.inputs())  # type: ignore[operator]
     assert len(embedding) == 20
     heads = 2 if "heads" in MODELS[name].options else 1
-    is_input = num_layers == 1 and name not in ("hgt", "han")  # whose output is a linear map
-    assert embedding.shape[1] == (3 if is_input else 4 * heads)
+    of_features = {"sgc": 3, "sign": 4 * (num_layers + 1)}
+    # The output of these is a linear map.
+    is_input = num_layers == 1 and name not in ("hgt", "han", "appnp", "gcnii")
+    assert embedding.shape[1] == of_features.get(name, 3 if is_input else 4 * heads)
 
 
 @pytest.mark.parametrize("name", MODELS)

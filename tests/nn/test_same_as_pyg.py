@@ -16,9 +16,14 @@ from torch.nn import functional as F
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column
 from graphtheta.nn import (
+    APPNP,
+    GCNII,
+    SGC,
+    SIGN,
     GATConv,
     GATEConv,
     GATv2Conv,
+    GCN2Conv,
     GCNConv,
     GINConv,
     RGATConv,
@@ -157,6 +162,91 @@ def rgat(**options: Any) -> tuple[Callable[[], Any], Any]:
     return lambda: RGATConv(FEATURES, 4, num_relations=RELATIONS, heads=3, **options), theirs
 
 
+class PygGCN2(nn.Module):
+    """GCNII's layer, whose initial rows are its input."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        conv = pyg.GCN2Conv(FEATURES, 0.3, 0.5, 2, **options)
+        for name, parameter in conv.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self.conv = [conv]  # not a submodule
+
+    def forward(self, x: Tensor, edge_index: Tensor, weight: Tensor | None = None) -> Tensor:
+        conv = self.conv[0].double()
+        for name, parameter in self.named_parameters():
+            setattr(conv, name, parameter)
+        return conv(x, x, edge_index, weight)
+
+
+def gcn2(**options: Any) -> tuple[Callable[[], Any], Any]:
+    return lambda: GCN2Conv(FEATURES, 0.3, 0.5, 2, **options), PygGCN2(**options)
+
+
+class OfView(nn.Module):
+    """A model that is called with the view of one layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, view: Any, x: Tensor) -> Tensor:
+        return self.model(view.view, x)
+
+
+class PygModel(nn.Module):
+    """A deep model of PyG's layers, whose parameters have the names of ours."""
+
+    def __init__(self, model: nn.Module, forward: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.lins = nn.ModuleList(
+            nn.Linear(lin.in_features, lin.out_features) for lin in model.lins
+        )
+        if isinstance(model, GCNII):
+            sizes = [(6, conv.alpha, 0.5, k + 1) for k, conv in enumerate(model.convs)]
+            self.model.convs = nn.ModuleList(pyg.GCN2Conv(*size) for size in sizes)
+        self.run = forward
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.run(self.model, x, edge_index)
+
+
+def pyg_appnp(model: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+    h = model.lins[1](model.lins[0](x).relu())
+    return pyg.APPNP(4, 0.2)(h, edge_index)
+
+
+def pyg_gcnii(model: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+    h = first = model.lins[0](x).relu()
+    for conv in model.convs:
+        h = conv(h, first, edge_index).relu()
+    return model.lins[1](h)
+
+
+def pyg_sgc(model: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+    conv = pyg.SGConv(FEATURES, len(model.lins[0].bias), K=4).double()
+    conv.lin = model.lins[0]
+    return conv(x, edge_index)
+
+
+def pyg_sign(model: Any, x: Tensor, edge_index: Tensor) -> Tensor:
+    powers = [x]
+    for _ in range(4):
+        powers.append(pyg.APPNP(1, 0.0)(powers[-1], edge_index))
+    hidden = [lin(p).relu() for lin, p in zip(model.lins[:-1], powers, strict=True)]
+    return model.lins[-1](torch.cat(hidden, 1))
+
+
+def deep(
+    ours: Any, theirs: Callable[..., Tensor], out: int = 4, **options: Any
+) -> tuple[Callable[[], Any], Any]:
+    def make() -> nn.Module:
+        return ours(FEATURES, 6, out, num_layers=4, dropout=0.0, weighted=False, **options)
+
+    return lambda: OfView(make()), PygModel(make(), theirs)
+
+
 # Name: (ours, theirs, extra arguments of theirs).
 PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "gcn_narrow": lambda: (*gcn(4, weighted=False), ""),
@@ -164,6 +254,23 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "gcn_wide": lambda: (*gcn(7, weighted=False), ""),
     "gcn_weights_narrow": lambda: (*gcn(4), "weight"),
     "gcn_weights_wide": lambda: (*gcn(7, weighted=True), "weight"),
+    "gcn_no_loops": lambda: (
+        lambda: GCNConv(FEATURES, 4, add_self_loops=False),
+        pyg.GCNConv(FEATURES, 4, add_self_loops=False),
+        "weight",
+    ),
+    "gcn_not_normalised": lambda: (
+        lambda: GCNConv(FEATURES, 7, normalize=False, bias=False),
+        pyg.GCNConv(FEATURES, 7, normalize=False, bias=False),
+        "weight",
+    ),
+    "gcnii": lambda: (*gcn2(), "weight"),
+    "gcnii_two_weights": lambda: (*gcn2(shared_weights=False), "weight"),
+    "model_appnp": lambda: (*deep(APPNP, pyg_appnp, alpha=0.2), ""),
+    "model_gcnii": lambda: (*deep(GCNII, pyg_gcnii), ""),
+    "model_sgc": lambda: (*deep(SGC, pyg_sgc), ""),
+    "model_sgc_wide": lambda: (*deep(SGC, pyg_sgc, out=7), ""),
+    "model_sign": lambda: (*deep(SIGN, pyg_sign), ""),
     "sage_sum_weights": lambda: (*weighted_sage("sum", 7), "weight"),
     "sage_mean_weights": lambda: (*weighted_sage("mean", 3), "weight"),
     "sage_max_weights": lambda: (*weighted_sage("max", 4), "weight"),

@@ -36,6 +36,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "hgt",
         "han",
         "simple-hgn",
+        "appnp",
+        "gcnii",
+        "sgc",
+        "sign",
     ),
     "optimizers": ("sgd", "adam", "adamw"),
     "readers": (

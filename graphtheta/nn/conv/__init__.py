@@ -1,7 +1,7 @@
 """Graph layers written in NN-TGAR, whose code describes one node and one edge."""
 
 from graphtheta.nn.conv.gat import GATConv, GATEConv, GATv2Conv
-from graphtheta.nn.conv.gcn import GCNConv
+from graphtheta.nn.conv.gcn import GCN2Conv, GCNConv, PropagateConv
 from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.gipa import GIPAConv
 from graphtheta.nn.conv.han import HANConv
@@ -18,11 +18,13 @@ __all__ = [
     "GATConv",
     "GATEConv",
     "GATv2Conv",
+    "GCN2Conv",
     "GCNConv",
     "GINConv",
     "GIPAConv",
     "HANConv",
     "HGTConv",
+    "PropagateConv",
     "RGATConv",
     "RGCNConv",
     "SAGEConv",
@@ -32,6 +34,7 @@ __all__ = [
 
 LAYERS: dict[str, type[TGARLayer]] = {
     "gcn": GCNConv,
+    "gcnii": GCN2Conv,
     "sage": SAGEConv,
     "gat": GATConv,
     "gatv2": GATv2Conv,

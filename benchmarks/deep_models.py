@@ -1,0 +1,135 @@
+"""Test accuracy of deep models on Cora: GCNII of 16 layers, and APPNP of GraphTheta and of PyG.
+
+    python benchmarks/deep_models.py --json benchmarks/results/deep_models.jsonl
+
+Hyper-parameters are those of the papers. The score is the test accuracy at the epoch with the best
+validation accuracy (the first one on ties); training ends after 100 epochs without a better one. A
+seed sets initial weights and dropout. Cases that are already recorded in the `--json` file are not
+measured again, so an interrupted run can be continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import graphtheta as gt
+from graphtheta.bench.record import append, provenance
+from graphtheta.shard.shard import Shard
+
+PATIENCE, EPOCHS = 100, 1500
+
+
+def gcnii(shard: Shard, graph: gt.Graph, seed: int) -> float:
+    """Train GCNII of 16 layers; return the test accuracy."""
+    model = gt.nn.GCNII(
+        shard.num_features, 64, shard.num_outputs("y"), num_layers=16, dropout=0.6, seed=seed
+    )
+    groups = [
+        {"params": list(model.convs.parameters()), "weight_decay": 0.01},
+        {"params": list(model.lins.parameters()), "weight_decay": 5e-4},
+    ]
+    return ours(model, shard, seed, parameter_groups=lambda _: groups)
+
+
+def appnp(shard: Shard, graph: gt.Graph, seed: int) -> float:
+    """Train APPNP; return the test accuracy."""
+    sizes = shard.num_features, 64, shard.num_outputs("y")
+    return ours(gt.nn.APPNP(*sizes, num_layers=10, seed=seed), shard, seed, weight_decay=5e-4)
+
+
+def ours(model: nn.Module, shard: Shard, seed: int, **options: Any) -> float:
+    """Train a model of GraphTheta; return the test accuracy."""
+    trainer = gt.Trainer(model, shard, lr=0.01, patience=PATIENCE, seed=seed, **options)
+    return float(trainer.fit(epochs=EPOCHS)["test_accuracy"])
+
+
+class PygAPPNP(nn.Module):
+    """APPNP with PyG, with the same dropout."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.lins = nn.ModuleList([nn.Linear(in_channels, 64), nn.Linear(64, out_channels)])
+        self.propagate = pyg.APPNP(10, 0.1, cached=True)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Return the logits of all nodes."""
+        h = self.lins[0](F.dropout(x, 0.5, self.training)).relu()
+        h = self.lins[1](F.dropout(h, 0.5, self.training))
+        result: Tensor = self.propagate(h, edge_index)
+        return result
+
+
+def pyg_appnp(shard: Shard, graph: gt.Graph, seed: int) -> float:
+    """Train APPNP with PyG; return the test accuracy."""
+    torch.manual_seed(seed)
+    x = torch.from_numpy(np.asarray(graph.features, np.float32))
+    y, split = torch.from_numpy(graph.label("y").astype(np.int64)), graph.split("split")
+    edge_index = torch.from_numpy(np.stack([graph.src, graph.dst]).astype(np.int64))
+    masks = [torch.from_numpy(split == part) for part in range(3)]
+    model = PygAPPNP(x.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
+    best, test, since = -1.0, 0.0, 0
+    for _ in range(EPOCHS):
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x, edge_index)[masks[0]], y[masks[0]]).backward()
+        optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            right = model(x, edge_index).argmax(1) == y
+        validation, score = (float(right[mask].float().mean()) for mask in masks[1:])
+        since += 1
+        if validation > best:
+            best, test, since = validation, score, 0
+        if since > PATIENCE:
+            break
+    return test
+
+
+CASES: dict[str, Callable[[Shard, gt.Graph, int], float]] = {
+    "gcnii-16": gcnii,
+    "appnp": appnp,
+    "appnp-pyg": pyg_appnp,
+}
+
+
+def main() -> None:
+    """Measure what is not recorded yet, and print means and standard deviations."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    options = parser.parse_args()
+    lines = options.json.read_text().splitlines() if options.json.exists() else []
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    for record in map(json.loads, lines):
+        scores[record["case"]][record["seed"]] = record["accuracy"]
+    graph = gt.datasets.load("cora")
+    shard = gt.open_shard(graph)
+    for seed in range(options.seeds):
+        for case in options.cases:
+            if seed not in scores[case]:
+                accuracy = scores[case][seed] = CASES[case](shard, graph, seed)
+                record = {"benchmark": "deep_models", "case": case, "seed": seed}
+                append(options.json, {**record, "accuracy": accuracy, **provenance(1)})
+                print(f"{case} seed {seed}: {accuracy:.4f}", flush=True)
+    for case, found in scores.items():
+        values = list(found.values())
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"{case}: {statistics.mean(values):.4f} +- {spread:.4f} ({len(values)} seeds)")
+
+
+if __name__ == "__main__":
+    main()
