@@ -91,10 +91,14 @@ def prepared(tmp_path: Path) -> Path:
     """A folder with what the pages suppose: tables of nodes and edges, pairs, and a store."""
     graph, draw = load("cora"), np.random.default_rng(0)
     columns = {"id": graph.ids, "fraud": graph.label() % 2 == 0}
+    columns |= {"age": draw.integers(18, 90, graph.num_nodes)}
+    columns |= {n: draw.choice(["de", "fr", "it"], graph.num_nodes) for n in ("country", "city")}
+    columns |= {"signup": draw.integers(0, 9999, graph.num_nodes).astype("datetime64[D]")}
     columns |= {f"f_{i}": draw.random(graph.num_nodes).astype(np.float32) for i in range(10)}
     split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_nodes)]
     pq.write_table(pa.table({**columns, "split": split}), tmp_path / "nodes.parquet")
     edges = {"src": graph.src, "dst": graph.dst, "label:sign": draw.random(graph.num_edges) > 0.5}
+    edges |= {"amount": draw.random(graph.num_edges)}
     edges |= {"type": draw.integers(0, 3, graph.num_edges)}
     split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_edges)]
     pq.write_table(pa.table({**edges, "split:split": split}), tmp_path / "edges.parquet")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 DOCS = (
-    *("getting-started", "batches", "links", "deep-models", "writing-a-layer"),
+    *("getting-started", "features", "batches", "links", "deep-models", "writing-a-layer"),
     *("training-loop", "coming-from"),
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
