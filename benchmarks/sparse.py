@@ -12,9 +12,11 @@ trained on all nodes with Adam, in one worker. Each row of the table is a proces
 
 All of them start from the same weights, without dropout, and record their losses and the gradients
 of the first epoch, whose largest differences from `dense` the table shows, relative to the largest
-value. CPU seconds are those of all threads. Memory is the peak of resident memory above that of the
-process before it opens the graph, when libraries are loaded and kernels compiled. `partition` rows
-are processes that write the stores.
+value. In float32, one hidden value that is rounded to the other side of 0 changes the gradients of
+its column by 1e-3: compare them with `--double`, on fewer nodes. CPU seconds are those of all
+threads. Memory is the peak of resident memory above that of the process before it opens the graph,
+when libraries are loaded and kernels compiled. `partition` rows are processes that write the
+stores.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=10_000)
     parser.add_argument("--density", type=float, default=0.005)
     parser.add_argument("--dropout", type=float, default=0.0, help="of GraphTheta's rows")
+    parser.add_argument("--double", action="store_true", help="compute in float64")
     parser.add_argument("--epochs", type=int, default=7, help="epochs, of which two warm up")
     parser.add_argument("--cases", default=",".join(CASES), help="cases of the table")
     parser.add_argument("--case", help="measure this case only, and print its record")
@@ -146,6 +149,7 @@ def train(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     begin = measured()
     shard = gt.open_shard(options.folder / f"store-{kind}")
     model = model_of(shard, options.dropout)
+    model = model.double() if options.double else model
     torch.save(model.state_dict(), options.folder / "weights.pt")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     task = gt.NodePrediction().bind(model, shard, 0)
@@ -172,18 +176,22 @@ def with_pyg(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     threads = tune_rank()
     matrix, label, edges = words(options.nodes, options.columns, options.density)
     begin = measured()
-    x = torch.from_numpy(matrix.toarray()) if kind == "dense" else csr(matrix)
+    dtype = torch.float64 if options.double else torch.float32
+    x = torch.from_numpy(matrix.toarray()).to(dtype) if kind == "dense" else csr(matrix, dtype)
     y = torch.from_numpy(label)
     pairs, weight = gcn_norm(torch.from_numpy(edges), num_nodes=len(label))
     order = torch.argsort(pairs[1] * len(label) + pairs[0])
     (src, dst), weight = pairs[:, order], weight[order]
+    if options.double:
+        degrees = torch.bincount(dst).double()
+        weight = (degrees[src] * degrees[dst]).rsqrt()
     graph = adjacency(src, dst, len(label), weight)
     weights = torch.load(options.folder / "weights.pt")
     convs = torch.nn.ModuleList(
         GCNConv(*sizes, normalize=False) for sizes in ((options.columns, HIDDEN), (HIDDEN, CLASSES))
     )
     model = torch.nn.Module()
-    model.convs = convs
+    model.convs = convs.to(dtype)
     model.load_state_dict(weights)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
@@ -231,13 +239,13 @@ def model_of(shard: gt.Shard, dropout: float) -> gt.nn.GCN:
     return gt.nn.GCN(shard.num_features, HIDDEN, CLASSES, dropout=dropout)
 
 
-def csr(matrix: scipy.sparse.csr_matrix) -> Tensor:
+def csr(matrix: scipy.sparse.csr_matrix, dtype: torch.dtype) -> Tensor:
     """Return a matrix as a torch CSR tensor."""
     dense = (torch.from_numpy(getattr(matrix, name)) for name in ("indptr", "indices", "data"))
     indptr, indices, data = dense
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # sparse CSR is in beta state
-        return torch.sparse_csr_tensor(indptr.long(), indices.long(), data, matrix.shape)
+        return torch.sparse_csr_tensor(indptr.long(), indices.long(), data.to(dtype), matrix.shape)
 
 
 def measured() -> Callable[[], tuple[float, float, int]]:
@@ -255,7 +263,7 @@ def measured() -> Callable[[], tuple[float, float, int]]:
 
 def described(options: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Return what all records have in common."""
-    names = ("nodes", "columns", "density")
+    names = ("nodes", "columns", "density", "double")
     return {**{name: getattr(options, name) for name in names}, "threads": threads, "workers": 1}
 
 
