@@ -54,7 +54,7 @@ INSIDE = {
     ),
     "engine": (("kernels", "wire"), ("client", "server"), ("pyg",)),
     "tgar": (
-        ("arguments", "expression", "aggregators", "worker_independent"),
+        ("arguments", "expression", "aggregators", "mixed_precision", "worker_independent"),
         ("trace", "batch"),
         ("chunked", "view_module"),
         ("compiler",),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from graphtheta.errors import ConfigError
 from graphtheta.tgar import View, refuse_compiled, refuse_mixed_precision
 from graphtheta.tgar.layer import ROWS_OF_A_LAYER
+from graphtheta.tgar.mixed_precision import float_rows
 
 __all__ = ["run_model"]
 
@@ -59,4 +60,5 @@ def run_model(model: nn.Module, view: View, *, method: str = "__call__") -> Tens
             "model: expected forward to return a floating-point tensor with a row for each node, "
             f"got {got}. Return the outputs only."
         )
-    return result
+    rows: Tensor = float_rows(result)
+    return rows

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from graphtheta.runtime.ownership import is_sole_owner
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.shard.sparse_rows import is_sparse_rows
+from graphtheta.tgar.mixed_precision import float_rows, is_autocast
 
 __all__ = ["Linear", "add_bias", "elu", "linear", "relu"]
 
@@ -86,6 +87,9 @@ def linear(x: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
     Shape:
         x: (R, in). weight: (out, in). onto: (R, out). Returns (R, out).
     """
+    if is_autocast(weight.device.type):
+        product: Tensor = float_rows(F.linear(x, weight))
+        return product if onto is None else onto + product
     if not _is_supported(x, weight):
         return F.linear(x, weight) if onto is None else onto.addmm_(x, weight.t())
     result: Tensor = _Product.apply(x, weight, onto)  # type: ignore[no-untyped-call]

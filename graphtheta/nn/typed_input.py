@@ -96,7 +96,7 @@ class TypedInput(InputModule):
                 columns: Any = features.to(h.dtype)
                 if found := categories(shard, rows):
                     columns = torch.cat([columns, *found], dim=1)
-                h = h.index_add(0, some, linear(columns))
+                h = h.index_add(0, some, linear(columns).to(h.dtype))  # of autocast
             if name in vectors:
                 h = h.index_add(0, some, vectors[name].read(rows))
         return h

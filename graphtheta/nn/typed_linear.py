@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from graphtheta.tgar.mixed_precision import float_rows
+
 __all__ = ["TypedLinear"]
 
 # Shards hold masters of a type in two slices, so that whole layers have few runs of equal types.
@@ -44,9 +46,9 @@ class TypedLinear(nn.Module):
         """
         num_types = len(self.weight)
         if num_types == 1:
-            return nn.functional.linear(
-                x, self.weight[0], None if self.bias is None else self.bias[0]
-            )
+            bias = None if self.bias is None else self.bias[0]
+            whole: Tensor = float_rows(nn.functional.linear(x, self.weight[0], bias))
+            return whole
         order = None
         starts = _starts_of_runs(node_type)
         if len(starts) > _RUNS_OF_TYPE * num_types:
@@ -61,7 +63,7 @@ class TypedLinear(nn.Module):
             nn.functional.linear(run, weights[number], biases[number])
             for number, run in zip(numbers, torch.split(x, [*sizes, 0]), strict=True)
         ]
-        result = torch.cat(parts)
+        result: Tensor = float_rows(torch.cat(parts))
         if order is None:
             return result
         inverse = torch.empty_like(order)

@@ -335,6 +335,9 @@ class RunConfig(BaseModel):
     decay_factor: float = _schedule(
         0.1, "Factor of each change (step).", requires={"schedule": ["step"]}, gt=0
     )
+    precision: Literal["full", "bf16"] = _training(
+        "full", "Compute the products of training in bfloat16 with bf16, on the CPU."
+    )
     accumulate: int = _training(1, "Batches whose gradients one update sums.", ge=1)
     seed: int = _training(
         0, "Random seed for initial weights, dropout and sampling.", ge=0, lt=2**63

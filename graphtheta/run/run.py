@@ -96,6 +96,7 @@ def start_run(
         clip=config.clip,
         schedule=schedule_of(config),
         accumulate=config.accumulate,
+        precision=config.precision,
         seed=config.seed,
         prefetch=config.prefetch,
         groups=groups,

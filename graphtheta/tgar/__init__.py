@@ -8,8 +8,9 @@ from graphtheta.tgar.batch.boundary import Boundary
 from graphtheta.tgar.batch.neighbourhood import Neighbourhoods
 from graphtheta.tgar.batch.view import LayerView, View
 from graphtheta.tgar.layer import TGARLayer, count_layers
+from graphtheta.tgar.mixed_precision import refuse_mixed_precision
 from graphtheta.tgar.trace import keep
-from graphtheta.tgar.view_module import ViewModule, refuse_compiled, refuse_mixed_precision
+from graphtheta.tgar.view_module import ViewModule, refuse_compiled
 from graphtheta.tgar.worker_independent import WorkerIndependent
 
 __all__ = [

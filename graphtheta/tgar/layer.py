@@ -45,6 +45,7 @@ from graphtheta.tgar.compiler import (
 )
 from graphtheta.tgar.explain import Explanation, explained
 from graphtheta.tgar.expression import Expression
+from graphtheta.tgar.mixed_precision import float_rows, without_autocast
 from graphtheta.tgar.trace import trace
 from graphtheta.tgar.view_module import ViewModule
 from graphtheta.tgar.worker_independent import WorkerIndependent
@@ -163,15 +164,19 @@ class TGARLayer(ViewModule):
             TraceError: If `gather` is not a function of one edge.
         """
         fields, output_fields = self._run_transform(view, h)
+        with without_autocast(view.shard.device.type):
+            message = self._run_gather_sum(view, fields, output_fields)
+        return self._run_apply(view, output_fields, message)
+
+    def _run_gather_sum(self, view: LayerView, fields: _Fields, output_fields: _Fields) -> Any:
+        """Run NN-Gather and Sum; return the aggregated message of each output."""
         expression = self._trace(view, fields)
         inputs, syncs = self._start_sync(view, expression, fields, output_fields)
         gather_sum = self._gather_sum(view, expression, inputs)
         if view.shard.is_vertex_cut:
             reduce = aggregator(self.aggregator)
-            message = reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
-        else:
-            message = gather_sum.message(inputs, syncs)
-        return self._run_apply(view, output_fields, message)
+            return reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
+        return gather_sum.message(inputs, syncs)
 
     def explain(self) -> Explanation:
         """Return how the last call of the layer ran `gather`: what is hoisted, fused and saved.
@@ -210,6 +215,7 @@ class TGARLayer(ViewModule):
                     f"{type(self).__name__}.transform: expected a dict of tensors with one row per "
                     f"node ({rows} here), got {_described(fields)}."
                 )
+            fields = {name: float_rows(field) for name, field in fields.items()}
             if block.num_outputs == rows:
                 return fields, fields
             return fields, {name: field[: block.num_outputs] for name, field in fields.items()}
@@ -326,7 +332,7 @@ class TGARLayer(ViewModule):
                 kept = message.untyped_storage().data_ptr()
                 out = out.clone() if out.untyped_storage().data_ptr() == kept else out
         self._checked_modes.add(self.training)
-        return out
+        return float_rows(out)
 
     def _checked(self) -> AbstractContextManager[Any]:
         # The check costs microseconds per torch call, so that only the first pass has it.

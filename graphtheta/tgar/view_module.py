@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.tgar.arguments import with_plain_errors
 from graphtheta.tgar.batch.view import LayerView, View
+from graphtheta.tgar.mixed_precision import float_rows, refuse_mixed_precision
 from graphtheta.wording import counted
 
-__all__ = ["ViewModule", "refuse_compiled", "refuse_mixed_precision"]
-
-_DTYPES = (torch.float32, torch.float64)
+__all__ = ["ViewModule", "refuse_compiled"]
 
 
 class ViewModule(nn.Module):
@@ -27,7 +25,8 @@ class ViewModule(nn.Module):
         has_statistics: Whether it computes with statistics over all nodes of a batch.
 
     Raises:
-        ConfigError: If the module is called as in another library, or with autocast.
+        ConfigError: If the module is called as in another library, or with autocast to another
+            dtype than bfloat16.
     """
 
     takes: ClassVar[type[View] | type[LayerView]] = LayerView
@@ -53,7 +52,8 @@ class ViewModule(nn.Module):
                 )
             if isinstance(x, Tensor):
                 refuse_mixed_precision(type(self).__name__, x.dtype, x.device.type)
-        return super().__call__(*args, **kwargs)
+        named = {name: float_rows(x) for name, x in kwargs.items()}
+        return super().__call__(*map(float_rows, args), **named)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Raise a ConfigError: exchanges between workers cannot be compiled."""
@@ -96,26 +96,4 @@ def refuse_compiled(module: nn.Module, where: str) -> None:
             f"{where}: expected a model without torch.compile, got a compiled "
             f"{type(getattr(module, '_orig_mod', module)).__name__}: exchanges between workers "
             "cannot be compiled. Leave it out; graph layers compile their kernels themselves."
-        )
-
-
-def refuse_mixed_precision(where: str, dtype: torch.dtype, device: str) -> None:
-    """Raise a ConfigError if a model computes in another dtype than float32 or float64.
-
-    Args:
-        where: What computes, for the message.
-        dtype: Dtype of its parameters or inputs; integers are not judged.
-        device: Type of the device.
-    """
-    if dtype not in _DTYPES and (dtype.is_floating_point or dtype.is_complex):
-        name = str(dtype).removeprefix("torch.")
-        raise ConfigError(
-            f"{where}: expected float32 or float64, got {name}. Use model.float() or "
-            "model.double(); TGARLayer.storage = torch.bfloat16 halves what is sent and gathered."
-        )
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        raise ConfigError(
-            f"{where}: expected no autocast, got torch.autocast({device!r}), under which sums "
-            "would lose digits. Leave it out; TGARLayer.storage = torch.bfloat16 halves what is "
-            "sent and gathered."
         )

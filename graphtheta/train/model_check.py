@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,8 +13,11 @@ from torch.nn.parameter import UninitializedParameter
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.numbers import need_real, need_whole
 from graphtheta.tgar import refuse_compiled, refuse_mixed_precision
+from graphtheta.tgar.mixed_precision import is_autocast
 
-__all__ = ["check_model", "check_options"]
+__all__ = ["Precision", "check_model", "check_options", "check_precision", "refuse_autocast"]
+
+Precision = Literal["full", "bf16"]
 
 _BATCH_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -96,6 +100,29 @@ def check_options(
     for name, value in integers.items():
         if value is not None:
             need_whole(value, f"trainer: {name}", 0)
+
+
+def check_precision(precision: object, model: nn.Module) -> None:
+    """Raise a ConfigError if a model cannot be trained in a precision."""
+    if precision not in ("full", "bf16"):
+        raise ConfigError(
+            f"trainer: precision: expected 'full' or 'bf16', got {precision!r}. Choose one."
+        )
+    first = next(model.parameters())
+    if precision == "bf16" and (first.device.type != "cpu" or first.dtype != torch.float32):
+        raise ConfigError(
+            "trainer: precision: expected float32 parameters on the CPU with 'bf16', got "
+            f"{str(first.dtype).removeprefix('torch.')} on {first.device.type}. Use 'full'."
+        )
+
+
+def refuse_autocast(device: str) -> None:
+    """Raise a ConfigError if autocast is on around a trainer, which evaluates as well."""
+    if is_autocast(device):
+        raise ConfigError(
+            f"trainer: expected no autocast around fit, got torch.autocast({device!r}). Use "
+            "precision='bf16' of the trainer."
+        )
 
 
 def _check_call(model: nn.Module) -> None:

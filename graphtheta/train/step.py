@@ -38,6 +38,7 @@ class StepRunner:
         rate: Learning rate of the optimiser.
         clip: Largest norm of the gradients of a step. If None, they are not clipped.
         accumulate: Number of batches whose gradients one update sums.
+        bf16: Whether the model's products are in bfloat16.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class StepRunner:
         rate: LearningRate,
         clip: float | None = None,
         accumulate: int = 1,
+        bf16: bool = False,
     ) -> None:
         self._model, self._optimizer, self._task = model, optimizer, task
         self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
         self._rate, self._clip, self._accumulate = rate, clip, accumulate
+        self._device, self._bf16 = shard.device.type, bf16
         self._num_pending, self._pending_targets = 0, 0  # batches since the last update
         self._is_checked = False
 
@@ -129,7 +132,10 @@ class StepRunner:
         if not self._num_pending:
             self._optimizer.zero_grad()
         # The check costs microseconds per torch call, so that only the first step has it.
-        with nullcontext() if self._is_checked else WorkerIndependent():
+        with (
+            nullcontext() if self._is_checked else WorkerIndependent(),
+            torch.autocast(self._device, torch.bfloat16) if self._bf16 else nullcontext(),
+        ):
             outputs = run_model(self._model, batch.view)
         if not self._is_checked and len(batch.rows) and int(batch.rows.max()) >= len(outputs):
             raise ConfigError(

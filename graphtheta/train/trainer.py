@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -22,18 +22,24 @@ from graphtheta.optim.optimizers import ParameterGroups, make_optimizer
 from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.runtime.numbers import need_whole
 from graphtheta.shard.shard import Shard
-from graphtheta.strategy import Batch, GlobalBatch, Strategy
-from graphtheta.strategy.prefetch import prefetch_batches
+from graphtheta.strategy import GlobalBatch, Strategy
 from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
 from graphtheta.train.callbacks import Callbacks, callbacks_of
 from graphtheta.train.checkpoint import RunState
 from graphtheta.train.columns_read import ColumnReport
+from graphtheta.train.epoch_batches import EpochBatches
 from graphtheta.train.gradients import broadcast_model
 from graphtheta.train.history import History
-from graphtheta.train.micro_batches import MicroBatch, MicroBatches, StepEnd
-from graphtheta.train.model_check import check_model, check_options
+from graphtheta.train.micro_batches import MicroBatch, MicroBatches
+from graphtheta.train.model_check import (
+    Precision,
+    check_model,
+    check_options,
+    check_precision,
+    refuse_autocast,
+)
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.saving import RunSaver
 from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
@@ -77,6 +83,9 @@ class Trainer:
             None, the rate is constant.
         accumulate: Number of batches whose gradients one update of the optimiser sums: their mean
             over all targets. The last update of an epoch may have fewer.
+        precision: "full" for the dtype of the parameters; "bf16" for products of training in
+            bfloat16, on the CPU. Weights, exchanges, sums and evaluation stay float32. Losses are
+            then the same on any number of workers to the rounding of bfloat16.
         seed: Random seed for dropout, sampling and the order of targets.
         prefetch: Number of batches prepared ahead in the background. It does not change results.
         groups: Groups of workers of which `shard.comm` is one; if None, all workers are one group.
@@ -124,6 +133,7 @@ class Trainer:
         clip: float | None = None,
         schedule: ScheduleLike | None = None,
         accumulate: int = 1,
+        precision: Precision = "full",
         seed: int = 0,
         prefetch: int = 0,
         groups: Groups | None = None,
@@ -166,6 +176,7 @@ class Trainer:
                 "it with groups.comm."
             )
         self.model = check_model(model).to(shard.device)
+        check_precision(precision, self.model)
         self.optimizer = make_optimizer(
             optimizer,
             self.model,
@@ -211,13 +222,14 @@ class Trainer:
             self._micro_batches = MicroBatches(
                 micro_batches, self.groups, model, self.stages, preparing
             )
-        self._steps = self.strategy.schedule(
+        steps = self.strategy.schedule(
             self.task.message_shard,
             self.task.targets,
             layers=count_layers(model),
             seed=seed,
             comm=preparing,
         )
+        self._batches = EpochBatches(steps, self._micro_batches, prefetch, self.stages)
         self._rows = RowOptimizer(self.optimizer)
         self._step = StepRunner(
             model,
@@ -229,6 +241,7 @@ class Trainer:
             rate=self._rate,
             clip=clip,
             accumulate=self._accumulate,
+            bf16=precision == "bf16",
         )
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -266,6 +279,7 @@ class Trainer:
             Stopped: On SIGTERM and Ctrl-C, with `signals`.
         """
         epochs = need_whole(epochs, "trainer: epochs", 1)
+        refuse_autocast(self.shard.device.type)
         with self._saver.locked():
             return self._fit(epochs, signals)
 
@@ -279,7 +293,7 @@ class Trainer:
         if self.world.rank == 0:
             history.warn_if_done(epochs, self.patience)
         self._saver.start_clock()
-        self._rate.plan(epochs, self._updates_per_epoch)
+        self._rate.plan(epochs, lambda: -(-self._batches.num_steps() // self._accumulate))
         self._weights.restore_last()
         history.stop_reason, self._stop_requested = "epochs", False
         catching = catch_signals(self.world, saves=has_files) if signals else nullcontext()
@@ -336,8 +350,7 @@ class Trainer:
         self._rate.begin_epoch(epoch)
         total, count, is_between = 0.0, 0, True
         with self.stages.rest("forward", Stage("other")):
-            batches = self._batches(epoch)
-            while (batch := self._wait_for(batches)) is not None:
+            for batch in self._batches.of_epoch(epoch):
                 if is_between:
                     self._callbacks.call("on_step_begin", self, self.history.steps)
                 loss, targets = self._step.run(batch)
@@ -350,19 +363,6 @@ class Trainer:
                     self.history.steps += 1
             self._step.finish()
         return total / count
-
-    def _updates_per_epoch(self) -> int:
-        return -(-sum(1 for _ in self._steps(0)) // self._accumulate)
-
-    def _batches(self, epoch: int) -> Iterator[Batch | StepEnd]:
-        steps = self._steps(epoch)
-        if self._micro_batches is not None:
-            return prefetch_batches(self._micro_batches.pull(steps), self.prefetch, self.stages)
-        return prefetch_batches((step() for step in steps), self.prefetch, self.stages)
-
-    def _wait_for(self, batches: Iterator[Batch | StepEnd]) -> Batch | StepEnd | None:
-        with self.stages.rest("forward", Stage("prepare")):
-            return next(batches, None)
 
     def _agree(self, requests: SignalRequests | None) -> tuple[bool, int]:
         """Return whether to save, by a signal or the clock, and the signal to stop; collective.

@@ -74,12 +74,18 @@ def test_a_layer_of_pyg_on_a_view_gets_a_line_that_helps() -> None:
             layer(VIEW[0], EDGES) if isinstance(layer, pyg.GCNConv) else layer(VIEW[0])
 
 
-def test_autocast_is_refused_by_layers() -> None:
+def test_autocast_to_half_is_refused_by_layers() -> None:
+    layer = GCNConv(3, 4)
     with (
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        pytest.raises(ConfigError, match="expected no autocast"),
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(ConfigError, match="expected no autocast, or one to bfloat16"),
     ):
-        GCNConv(3, 4)(VIEW[0], X)
+        layer(VIEW[0], X)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(VIEW[0], X.bfloat16())
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, layer(VIEW[0], X))
+    torch.testing.assert_close(found, layer(VIEW[0], X), rtol=0.02, atol=0.02)
 
 
 def test_a_layer_may_take_more_than_a_view_and_rows() -> None:
