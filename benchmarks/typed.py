@@ -258,12 +258,12 @@ def _forms(forms: list[str], graph: TypedGraph, sizes: dict[str, Any], largest: 
     hidden, relations = sizes["hidden"], len(graph.ends)
     needed = {
         "rgcn fast": graph.num_edges * WIDTH * hidden * 4,
-        "hgt": graph.num_sources * hidden * 4 * relations * HEADS,  # moved in backward, not held
+        "hgt shipped": graph.num_sources * hidden * 4 * relations * HEADS,  # moved in backward, not held
     }
     found = [form for form in forms if form.split()[0] == sizes["model"]]
     if sizes["bases"]:
         found = [form for form in found if "hetero" not in form]
-    return [one for one in found if needed.get(one, 0) <= largest] or forms[:1]
+    return [one for one in found if needed.get(one, 0) <= largest]
 
 
 if __name__ == "__main__":

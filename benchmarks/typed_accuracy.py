@@ -9,6 +9,8 @@ linear map after them), dropout 0.5 of a layer's input, full-batch Adam with a l
 0.01, float32. The reported accuracy is that on the test split at the epoch with the best validation
 accuracy (the first one on ties), evaluated every second epoch.
 
+PyG's HGTConv runs with `peers.pyg_typed.join_products`, which gives the same results in less time.
+
 The two libraries draw different random numbers, so runs with the same seed do not correspond, and
 only the means are comparable. `--json` appends a record per model and library.
 """
@@ -24,6 +26,7 @@ from typing import Any
 
 import torch
 import torch_geometric.nn as pyg
+from peers.pyg_typed import join_products
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import HeteroData
@@ -117,6 +120,7 @@ PEERS: dict[str, type[nn.Module]] = {"rgcn": RGCN, "hgt": HGT}
 def train_peer(name: str, graph: gt.Graph, seed: int, epochs: int) -> dict[str, Any]:
     """Train PyG's model by the same rule."""
     torch.manual_seed(seed)
+    join_products()
     data = graph.to_pyg()
     package = data["package"]
     model = PEERS[name](data, int(package.y.max()) + 1)

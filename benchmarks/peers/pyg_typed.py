@@ -4,10 +4,10 @@
   FastRGCNConv, which needs a matrix per edge.
 - `rgcn hetero-conv`: HeteroConv of a SAGEConv for each relation, whose adjacency matrix is a torch
   CSR tensor.
-- `hgt`: HGTConv. Without pyg-lib, which is not on PyPI, the backward pass of its matrices by
-  relation and head moves all rows once for each matrix.
-- `hgt joined`: HGTConv whose `HeteroLinear` joins the products of all matrices instead, so that
-  each row is moved once, as in pyg-lib.
+- `hgt shipped`: HGTConv. Without pyg-lib, which is not on PyPI, the backward pass of its matrices
+  by relation and head moves all rows once for each matrix.
+- `hgt`: HGTConv whose `HeteroLinear` joins the products of all matrices instead, so that each row
+  is moved once, as in pyg-lib.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from peers.torch_csr import adjacency
 
 HEADS = 4
 VERSION = torch_geometric.__version__
-FORMS = {"typed": ("rgcn", "rgcn fast", "rgcn hetero-conv", "hgt", "hgt joined")}
+FORMS = {"typed": ("rgcn", "rgcn fast", "rgcn hetero-conv", "hgt", "hgt shipped")}
 
 Get = Callable[[Tensor], Tensor]  # the values of a parameter, or its gradient
 
@@ -33,8 +33,8 @@ Get = Callable[[Tensor], Tensor]  # the values of a parameter, or its gradient
 def typed(arrays: Any, form: str, sizes: tuple[int, int, int], bases: int | None) -> nn.Module:
     """Return a model of two layers that maps the rows of all nodes to their logits."""
     if form.startswith("hgt"):
-        if form == "hgt joined":
-            HeteroLinear.forward_naive = _joined
+        if form == "hgt":
+            join_products()
         return HGT(arrays, sizes)
     if form == "rgcn hetero-conv":
         return HeteroRGCN(arrays, sizes)
@@ -149,6 +149,11 @@ class HGT(nn.Module):
             if conv.kqv_lin.lins[next(iter(self._arrays.counts))].in_channels == conv.out_channels:
                 found[f"{name}.skip"] = [get(conv.skip[one])[0] for one in self._arrays.counts]
         return found
+
+
+def join_products() -> None:
+    """Let `HeteroLinear` join the products of all types, so that backward moves each row once."""
+    HeteroLinear.forward_naive = _joined
 
 
 def _joined(self: HeteroLinear, x: Tensor, type_ptr: Tensor) -> Tensor:
