@@ -258,7 +258,8 @@ def _forms(forms: list[str], graph: TypedGraph, sizes: dict[str, Any], largest: 
     hidden, relations = sizes["hidden"], len(graph.ends)
     needed = {
         "rgcn fast": graph.num_edges * WIDTH * hidden * 4,
-        "hgt shipped": graph.num_sources * hidden * 4 * relations * HEADS,  # moved in backward, not held
+        # moved by backward rather than held
+        "hgt shipped": graph.num_sources * hidden * 4 * relations * HEADS,
     }
     found = [form for form in forms if form.split()[0] == sizes["model"]]
     if sizes["bases"]:
