@@ -40,6 +40,7 @@ class EdgeColumns(Mapping[str, Column]):
         self._ends, self._of_relations = ends, of_relations
         self._first_keys = manifest.first_edge_keys
         self._found: dict[str, Column] = {}
+        self._rows: dict[int, NDArray[np.int64]] = {}
         self._compute: dict[str, Callable[[], Column]]
         if len(of_relations) == 1:
             columns = of_relations[0]
@@ -77,7 +78,9 @@ class EdgeColumns(Mapping[str, Column]):
         """Return the positions in CSC order of the edges of a relation, ascending."""
         if len(self._of_relations) == 1:
             return np.arange(len(self["edge_key"]))
-        return np.flatnonzero(self["type"] == position)
+        if position not in self._rows:  # kept, because every batch reads them
+            self._rows[position] = np.flatnonzero(self["type"] == position)
+        return self._rows[position]
 
     def kept(
         self, kept: NDArray[np.bool_]

@@ -57,10 +57,13 @@ class RelationBlock:
         """Columns of all edges of the relation, and the positions of the block's among them."""
         shard, edges = self.block.shard, self.block.edges
         assert edges is not None
+        columns = shard.edge_columns_of(self.relation)
+        if not columns:
+            return columns, None
         every = shard.edges_of(self.relation)
         has_all = self.block.fanout is None and len(edges) == len(every)
         index = None if has_all else shard.to_device(np.searchsorted(every, edges))
-        return shard.edge_columns_of(self.relation), index
+        return columns, index
 
     @cached_property
     def degrees(self) -> Degrees:
