@@ -16,12 +16,23 @@ from graphtheta.nn import GCNConv, HeteroConv, SAGEConv, seeded
 from graphtheta.tgar import Fanout, Neighbourhoods, View
 from tests.graphs import power_law, to_graph
 from tests.nn.steps import assert_equal
-from tests.nn.test_typed_same_as_pyg import COUNTS, EDGES, NUM_NODES, RELATIONS, WIDTH, X, graph
-
-__all__ = ["graph"]
+from tests.nn.typed_pairs import (
+    COUNTS,
+    EDGES,
+    NUM_NODES,
+    RELATIONS,
+    WIDTH,
+    X,
+    typed_graph_for_pyg,
+)
 
 SETUPS = [(1, "node-hash"), (2, "node-hash"), (3, "dbh")]
 SEEDS = np.arange(0, COUNTS["paper"], 3)  # node keys of papers
+
+
+@pytest.fixture(scope="module")
+def graph() -> gt.Graph:
+    return typed_graph_for_pyg()
 
 
 def layers() -> nn.ModuleList:
