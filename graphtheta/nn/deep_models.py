@@ -15,8 +15,9 @@ from graphtheta.errors import ConfigError
 from graphtheta.nn.conv import GCN2Conv, PropagateConv
 from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.init import seeded
-from graphtheta.nn.linear import Linear, relu
+from graphtheta.nn.linear import Linear, linear, relu
 from graphtheta.nn.stack import Model
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import View
 
 __all__ = ["APPNP", "GCNII", "SGC", "SIGN"]
@@ -302,10 +303,24 @@ class SIGN(_DeepModel):
     def embed(self, view: View, x: Tensor) -> Tensor:
         """Return the hidden columns of each node: (O, (K + 1) hidden_channels)."""
         last = view[len(self.convs) - 1]
+        if is_sparse_rows(x):
+            return self._embed_sparse(view, x)
         hidden = [relu(self.lins[0](last.carry(x)))]
         for k, conv in enumerate(self.convs):
             x = conv(view[k], x)
             hidden.append(relu(self.lins[k + 1](last.carry(x))))
+        return torch.cat(hidden, 1)
+
+    def _embed_sparse(self, view: View, x: Tensor) -> Tensor:
+        """Return the hidden columns; P^k (x W) = (P^k x) W, whose rows of x would be dense."""
+        last, powers = view[len(self.convs) - 1], [*self.lins[:-1]]
+        width = len(powers[0].weight)
+        rest = linear(x, torch.cat([lin.weight for lin in powers]))
+        hidden = []
+        for k, lin in enumerate(powers):
+            rest = self.convs[k - 1](view[k - 1], rest) if k else rest
+            hidden.append(relu(last.carry(rest[:, :width]) + lin.bias))
+            rest = rest[:, width:].contiguous()
         return torch.cat(hidden, 1)
 
     def forward(self, view: View, x: Tensor) -> Tensor:

@@ -59,11 +59,12 @@ def losses_and_gradients(
 QUICK = ("gcn", "gin")  # one that multiplies by itself, and one that is rearranged
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
-)
-def test_models_equal_those_on_dense_features(name: str) -> None:
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
+def test_models_equal_those_on_dense_features(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    sparse_rows._report.cache_clear()
     expected = losses_and_gradients(DENSE, name, 1)
     for workers in (1, 2):
         losses, gradients, outputs = losses_and_gradients(SPARSE, name, workers)
@@ -71,6 +72,16 @@ def test_models_equal_those_on_dense_features(name: str) -> None:
         for found, other in zip(gradients, expected[1], strict=True):
             assert torch.allclose(found, other, rtol=1e-8, atol=1e-11)
         assert torch.allclose(outputs, expected[2], rtol=1e-8)
+    assert "become dense" not in caplog.text
+    assert "chunk" not in caplog.text
+
+
+@pytest.mark.slow
+def test_bases_of_relations() -> None:
+    expected = losses_and_gradients(DENSE, "rgcn", 1, num_bases=2)
+    losses, _, outputs = losses_and_gradients(SPARSE, "rgcn", 2, num_bases=2)
+    assert losses == pytest.approx(expected[0], rel=1e-9)
+    assert torch.allclose(outputs, expected[2], rtol=1e-8)
 
 
 def test_mini_batches_equal_those_on_dense_features() -> None:

@@ -9,9 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphtheta.nn.conv.attention import AttentionLayer
-from graphtheta.nn.conv.rgcn import relation_matrices, require_relations
+from graphtheta.nn.conv.rgcn import (
+    by_matrices,
+    of_relation,
+    relation_matrices,
+    require_relations,
+)
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import add_bias
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar.batch.view import LayerView
 
 __all__ = ["RGATConv"]
@@ -64,6 +70,7 @@ class RGATConv(AttentionLayer):
             out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
         )
         self.num_relations, self.num_bases = num_relations, num_bases
+        self._is_multiplied = False
         self.negative_slope = negative_slope
         width = heads * out_channels
         if num_bases is None:
@@ -98,17 +105,28 @@ class RGATConv(AttentionLayer):
         return relation_matrices(self.att, self.basis)
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        queries = (self._matrices() @ self.q).transpose(0, 1).flatten(1)  # (in_channels, R K)
+        matrices = self._matrices()
+        # The products of sparse rows by all matrices, if they have fewer columns than the rows.
+        self._is_multiplied = is_sparse_rows(h) and matrices[:, 0].numel() <= matrices.shape[1]
+        if self._is_multiplied:
+            z = by_matrices(h, matrices)
+            return {"z": z, "key": z @ self.k, "query": z @ self.q}
+        queries = (matrices @ self.q).transpose(0, 1).flatten(1)  # (in_channels, R K)
         return {"h": h, "query": (h @ queries).view(-1, self.num_relations, self.heads)}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
         relation, matrices = edge["type"].long(), self._matrices()
-        index = relation.view(-1, 1, 1).expand(-1, 1, self.heads)
-        score = dst["query"].gather(1, index).squeeze(1)
-        score = score + torch.einsum("ef,efk->ek", src["h"], (matrices @ self.k)[relation])
+        score = of_relation(dst["query"], relation, self.heads)
+        if self._is_multiplied:
+            key = of_relation(src["key"], relation, self.heads)
+            z = of_relation(src["z"], relation, self.heads * self.channels)
+        else:
+            key = torch.einsum("ef,efk->ek", src["h"], (matrices @ self.k)[relation])
+            z = torch.einsum("ef,efo->eo", src["h"], matrices[relation])
+        score = score + key
         if self.edge_dim is not None:
             score = score + edge["attr"] @ (self.lin_edge.weight.t() @ self.e)
-        message = self.by_head(torch.einsum("ef,efo->eo", src["h"], matrices[relation]))
+        message = self.by_head(z)
         return F.leaky_relu(score, self.negative_slope), self.drop_coefficients(message)
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
+from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import TGARLayer
 from graphtheta.tgar.batch.view import LayerView
 from graphtheta.wording import counted
 
-__all__ = ["RGCNConv", "relation_matrices", "require_relations"]
+__all__ = [
+    "RGCNConv",
+    "by_matrices",
+    "of_relation",
+    "relation_matrices",
+    "require_relations",
+]
 
 
 class RGCNConv(TGARLayer):
@@ -73,7 +80,7 @@ class RGCNConv(TGARLayer):
                 f"got {num_blocks}. Give a common divisor."
             )
         self.num_relations, self.num_bases, self.num_blocks = num_relations, num_bases, num_blocks
-        self.aggr = aggr
+        self.aggr, self._is_multiplied = aggr, False
         self.node_columns = ("in_degree_by_type",) if aggr == "mean" else ()
         shape = in_channels, out_channels
         if num_blocks is not None:
@@ -100,6 +107,14 @@ class RGCNConv(TGARLayer):
 
     def transform(self, h: Tensor, node: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         fields = {"h": h}
+        # The products of sparse rows by all matrices, if they have fewer columns than the rows.
+        self._is_multiplied = (
+            is_sparse_rows(h)
+            and self.num_blocks is None
+            and len(self.weight) * self.weight.shape[2] <= self.weight.shape[1]
+        )
+        if self._is_multiplied:
+            fields["products"] = by_matrices(h, self.weight)
         if node is not None:
             counts = node["in_degree_by_type"].to(h.dtype)
             fields["share"] = counts.clamp_(min=1).reciprocal_()
@@ -107,7 +122,12 @@ class RGCNConv(TGARLayer):
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
         relation = edge["type"].long()
-        message = self._message(src["h"], relation)
+        if not self._is_multiplied:
+            message = self._message(src["h"], relation)
+        elif self.num_bases is None:
+            message = of_relation(src["products"], relation, self.weight.shape[2])
+        else:
+            message = (src["products"] * self.comp[relation].unsqueeze(-1)).sum(1)
         if self.aggr == "mean":
             message = message * dst["share"].gather(1, relation.unsqueeze(-1))
         return message
@@ -130,6 +150,27 @@ class RGCNConv(TGARLayer):
 def relation_matrices(coefficients: Tensor, bases: Tensor) -> Tensor:
     """Return a matrix for each relation: (R, B) coefficients of (B, A, O) bases give (R, A, O)."""
     return (coefficients @ bases.flatten(1)).view(-1, *bases.shape[1:])
+
+
+def by_matrices(h: Tensor, matrices: Tensor) -> Tensor:
+    """Return the products of all rows by all matrices.
+
+    Shape:
+        h: (N, A). matrices: (R, A, O). Returns (N, R, O).
+    """
+    joined = matrices.transpose(0, 1).flatten(1)
+    return (h @ joined).view(-1, len(matrices), matrices.shape[2])
+
+
+def of_relation(products: Tensor, relation: Tensor, width: int) -> Tensor:
+    """Return the product of each edge's source by the matrix of its relation: (E, O).
+
+    Args:
+        products: (E, R, O) products by all matrices.
+        relation: (E,) relation of each edge.
+        width: Columns of a product (O).
+    """
+    return products.gather(1, relation.view(-1, 1, 1).expand(-1, 1, width)).squeeze(1)
 
 
 def require_relations(layer: str, view: LayerView, num_relations: int) -> None:
