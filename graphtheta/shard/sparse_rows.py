@@ -38,32 +38,39 @@ class SparseRows:
         matrix: The rows, (R, F).
         dtype: Type of the values, float32 or float64.
         device: Device of the results of products.
+        tail: Dense columns after the sparse ones, (R, K), such as learned vectors; None for none.
     """
 
     requires_grad = False
 
     def __init__(
-        self, matrix: SparseMatrix, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        matrix: SparseMatrix,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        tail: Tensor | None = None,
     ) -> None:
         values = matrix.values
         if values is not None and torch.from_numpy(values[:0].copy()).dtype != dtype:
             values = values.astype(torch.empty(0, dtype=dtype).numpy().dtype)
             matrix = SparseMatrix(matrix.indptr, matrix.indices, values, matrix.width)
         self.matrix, self.dtype, self.device = matrix, dtype, torch.device(device)
+        self.tail = tail
 
     def __repr__(self) -> str:
         rows, width = self.shape
         return f"SparseRows({rows} x {width}, {len(self.matrix.indices)} entries, {self.dtype})"
 
-    def _like(self, matrix: SparseMatrix) -> SparseRows:
-        return SparseRows(matrix, self.dtype, self.device)
+    def _like(self, matrix: SparseMatrix, tail: Tensor | None) -> SparseRows:
+        return SparseRows(matrix, self.dtype, self.device, tail)
 
     # -- as a tensor ------------------------------------------------------------------------------
 
     @property
     def shape(self) -> torch.Size:
         """Number of rows and columns."""
-        return torch.Size(self.matrix.shape)
+        rows, width = self.matrix.shape
+        return torch.Size((rows, width + (0 if self.tail is None else self.tail.shape[1])))
 
     @property
     def ndim(self) -> int:
@@ -86,15 +93,16 @@ class SparseRows:
         return True
 
     def detach(self) -> SparseRows:
-        """Return itself: features have no gradient."""
-        return self
+        """Return the rows without the gradient that a tail may have; features have none."""
+        return self if self.tail is None else self._like(self.matrix, self.tail.detach())
 
     def to(self, *options: Any, **named: Any) -> SparseRows:
         """Return the rows in another dtype or on another device, as `Tensor.to` does."""
         like = torch.empty(0, dtype=self.dtype, device=self.device).to(*options, **named)
         if (like.dtype, like.device) == (self.dtype, self.device):
             return self
-        return SparseRows(self.matrix, like.dtype, like.device)
+        tail = None if self.tail is None else self.tail.to(like.device, like.dtype)
+        return SparseRows(self.matrix, like.dtype, like.device, tail)
 
     def float(self) -> SparseRows:
         """Return the rows as float32."""
@@ -111,7 +119,8 @@ class SparseRows:
     def index_select(self, dim: int, index: Tensor) -> SparseRows:
         """Return some rows, in the order of `index`."""
         assert dim == 0, "columns are not selected"
-        return self._like(selected(self.matrix, index.detach().cpu().numpy()))
+        tail = None if self.tail is None else self.tail.index_select(0, index)
+        return self._like(selected(self.matrix, index.detach().cpu().numpy()), tail)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice) and key.step in (None, 1):
@@ -123,7 +132,8 @@ class SparseRows:
             some = slice(int(indptr[0]), int(indptr[-1]))
             values = None if matrix.values is None else matrix.values[some]
             indices = matrix.indices[some]
-            return self._like(SparseMatrix(indptr - indptr[0], indices, values, matrix.width))
+            part = SparseMatrix(indptr - indptr[0], indices, values, matrix.width)
+            return self._like(part, None if self.tail is None else self.tail[key])
         if isinstance(key, Tensor) and key.dim() == 1 and not key.is_floating_point():
             rows = torch.nonzero(key).flatten() if key.dtype == torch.bool else key % len(self)
             return self.index_select(0, rows)
@@ -171,7 +181,8 @@ class SparseRows:
                 "mini-batches."
             )
         _report(width)
-        return torch.from_numpy(self.matrix.dense()).to(self.device, self.dtype)
+        values = torch.from_numpy(self.matrix.dense()).to(self.device, self.dtype)
+        return values if self.tail is None else torch.cat([values, self.tail], 1)
 
     def product(self, dense: Tensor) -> Tensor:
         """Return X W, differentiable with respect to W.
@@ -189,6 +200,9 @@ class SparseRows:
                 f"model: expected parameters of {self.dtype} as the features, got {dense.dtype}. "
                 "Keep the dtype of x."
             )
+        if self.tail is not None:
+            first, last = torch.split(dense, [self.matrix.width, self.tail.shape[1]])
+            return self._like(self.matrix, None).product(first).addmm_(self.tail, last)
         if dense.device.type == "cpu":
             return product(self.matrix, dense)
         return _on_device(self.matrix, dense)
@@ -204,26 +218,49 @@ class SparseRows:
             key: (2,) Philox key.
             stream: Id of the random stream.
         """
-        matrix = self.matrix
-        out = np.empty(len(matrix.indices), torch.empty(0, dtype=self.dtype).numpy().dtype)
+        draws = self.shape[1], keys, p, key, stream
+        out = _dropped(self.matrix, self.dtype, *draws)
+        matrix = SparseMatrix(self.matrix.indptr, self.matrix.indices, out, self.matrix.width)
+        if self.tail is None:
+            return self._like(matrix, None)
+        rows, width = self.tail.shape
+        columns = np.arange(width, dtype=np.int32) + np.int32(matrix.width)
+        tail = SparseMatrix(
+            np.arange(rows + 1) * width, np.tile(columns, rows), None, self.shape[1]
+        )
+        factors = torch.from_numpy(_dropped(tail, self.dtype, *draws).reshape(rows, width))
+        return self._like(matrix, self.tail * factors.to(self.device))
 
-        def work(first: int, last: int) -> None:
-            dropout_of_entries(
-                matrix.indptr[first : last + 1],
-                matrix.indices,
-                matrix.values,
-                matrix.width,
-                keys[first:last],
-                p,
-                key,
-                stream,
-                out,
-            )
 
-        threads = min(torch.get_num_threads(), len(out) // _DRAWS_PER_THREAD)
-        ends = np.arange(1, threads) * len(out) // max(threads, 1)
-        on_threads(work, [0, *np.searchsorted(matrix.indptr, ends).tolist(), len(self)])
-        return self._like(SparseMatrix(matrix.indptr, matrix.indices, out, matrix.width))
+def _dropped(
+    matrix: SparseMatrix,
+    dtype: torch.dtype,
+    width: int,
+    keys: NDArray[np.int64],
+    p: float,
+    key: NDArray[np.uint32],
+    stream: np.uint32,
+) -> NDArray[Any]:
+    """Return the values of entries after dropout in rows of `width` columns."""
+    out = np.empty(len(matrix.indices), torch.empty(0, dtype=dtype).numpy().dtype)
+
+    def work(first: int, last: int) -> None:
+        dropout_of_entries(
+            matrix.indptr[first : last + 1],
+            matrix.indices,
+            matrix.values,
+            width,
+            keys[first:last],
+            p,
+            key,
+            stream,
+            out,
+        )
+
+    rows, threads = matrix.shape[0], min(torch.get_num_threads(), len(out) // _DRAWS_PER_THREAD)
+    ends = np.arange(1, threads) * len(out) // max(threads, 1)
+    on_threads(work, [0, *np.searchsorted(matrix.indptr, ends).tolist(), rows])
+    return out
 
 
 def sparse_rows(x: object) -> SparseRows | None:
@@ -257,6 +294,18 @@ def _report(width: int) -> None:
     )
 
 
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda x, *others: getattr(x.dense(), name)(*map(densified, others))
+
+
+for _name in (
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
+    *("__neg__", "__pow__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"),
+):
+    setattr(SparseRows, _name, _operator(_name))  # Python looks these up in the class
+SparseRows.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
 def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     if not isinstance(x, SparseRows):
         return NotImplemented
@@ -282,6 +331,17 @@ def _addmm_(onto: Tensor, x: Any, other: Any, *, beta: float = 1, alpha: float =
     return onto.add_(x.product(other))
 
 
+def _cat(given: Sequence[Any], dim: int = 0) -> Any:
+    """Return sparse rows followed by dense columns, such as learned vectors."""
+    first, *others = given
+    if dim not in (1, -1) or not isinstance(first, SparseRows):
+        return NotImplemented
+    if not all(isinstance(other, Tensor) and other.dtype == first.dtype for other in others):
+        return NotImplemented
+    dense = others if first.tail is None else [first.tail, *others]
+    return SparseRows(first.matrix, first.dtype, first.device, torch.cat(dense, 1))
+
+
 _SPARSE: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     torch.mm: _matmul,
@@ -289,6 +349,7 @@ _SPARSE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
     Tensor.addmm_: _addmm_,
+    torch.cat: _cat,
     torch.index_select: SparseRows.index_select,
 }
 

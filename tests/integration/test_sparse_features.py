@@ -16,6 +16,7 @@ from graphtheta.data.source import DenseSource
 from graphtheta.errors import EngineError
 from graphtheta.export import export
 from graphtheta.partition import Plan, Store, make_store, open_store
+from graphtheta.shard import sparse_rows
 from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.sparse_rows import SparseRows
 from tests.engine.stores import serving
@@ -104,7 +105,8 @@ def test_typed_graphs_have_sparse_types() -> None:
     assert torch.allclose(*outputs, rtol=1e-5)
 
 
-def test_embeddings_next_to_sparse_features(store: Store) -> None:
+def test_embeddings_next_to_sparse_features(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    sparse_rows._report.cache_clear()
     losses = []
     for graph in (store.path, DenseSource(GRAPH)):
         shard = gt.open_shard(graph)
@@ -114,6 +116,7 @@ def test_embeddings_next_to_sparse_features(store: Store) -> None:
         trainer.fit(epochs=2)
         losses.append(trainer.history.loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert "become dense" not in caplog.text
 
 
 def test_forged_rows_of_a_server_are_refused() -> None:

@@ -116,6 +116,7 @@ def test_products_and_their_gradients(threads: int, monkeypatch: pytest.MonkeyPa
         lambda x: torch.nn.functional.linear(x, weight, bias),
         lambda x: x @ weight.t(),
         lambda x: torch.addmm(torch.ones(5), x, weight.t()),
+        lambda x: torch.cat([x, dense[:, :1]], 1)[2:9] @ torch.cat([weight, weight[:, :1]], 1).t(),
         lambda x: x[3:20].to(torch.float32).index_select(0, torch.tensor([4, 4, 0])) @ weight.t(),
     ):
         found, expected = function(sparse), function(dense)
@@ -130,8 +131,11 @@ def test_other_functions_get_dense_rows(caplog: pytest.LogCaptureFixture) -> Non
     sparse_rows._report.cache_clear()
     sparse, dense = rows_of()
     assert torch.equal(torch.relu(sparse), torch.relu(dense))
-    assert torch.equal(torch.cat([sparse, dense], 1), torch.cat([dense, dense], 1))
+    both = torch.cat([sparse, dense], 1)
+    assert torch.equal(both.dense(), torch.cat([dense, dense], 1))  # type: ignore[attr-defined]
+    assert torch.equal(torch.cat([sparse, sparse]), torch.cat([dense, dense]))
     assert torch.equal(sparse.sum(1), dense.sum(1))
+    assert torch.equal(2 * sparse + sparse, 3 * dense)
     assert "whole rows of the 120 sparse columns, which become dense" in caplog.text
 
 
