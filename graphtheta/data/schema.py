@@ -83,7 +83,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 def computable(array: pa.Array) -> pa.Array:
     """Return an array with a type that Arrow computes with: half floats become float32.
 
-    Decimals of negative scale get scale 0.
+    Decimals of negative scale get scale 0, and views of strings, as Polars has, become strings.
     """
     kind = _computable_type(array.type)
     return array if kind == array.type else array.cast(kind)
@@ -92,6 +92,8 @@ def computable(array: pa.Array) -> pa.Array:
 def _computable_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_float16(kind):
         return pa.float32()
+    if pa.types.is_string_view(kind):
+        return pa.string()
     if pa.types.is_decimal(kind) and kind.scale < 0:
         digits = kind.precision - kind.scale
         return pa.decimal128(digits, 0) if digits <= 38 else pa.decimal256(min(digits, 76), 0)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from graphtheta.data.encode.recipe import EncodedColumn, encoding_of, feature_na
 from graphtheta.data.encode.registry import encoder_of
 from graphtheta.data.encode.text_hash import hash_texts
 from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.partition import Plan, make_store
 
 DAY = datetime.timedelta(days=1)
 START = datetime.datetime(2026, 1, 1, 6)
@@ -316,3 +318,57 @@ def test_tables_without_rows_are_encoded():
     for features in ("a,b,c,t", "a:minmax,b:log,c:hash", "c:onehot(3)"):
         graph = gt.Graph.from_arrow(nodes, edges.slice(1), edge_features=features)
         assert graph.column("attr").shape[0] == 0
+
+
+LETTERS = pa.array(["b", None, "a", "c"])
+IN_LISTS = pa.array(["b", "a", "c"]).dictionary_encode()
+TEXTS = {
+    "dictionary": LETTERS.dictionary_encode(),
+    "large": LETTERS.cast(pa.large_string()),
+    "view": LETTERS.cast(pa.string_view()),
+    "lists": pa.ListArray.from_arrays([0, 1, 1, 2, 3], IN_LISTS),
+}
+NUMBERS = {
+    "float16": pa.array(np.array([1, 2, 3, 5], np.float16)),
+    "uint8": pa.array([1, 2, 3, 5], pa.uint8()),
+    "decimal": pa.array([1, 2, 3, 5], pa.decimal128(9, 2)),
+    "duration": pa.array([1, 2, 3, 5], pa.duration("s")),
+    "time of day": pa.array([1, 2, 3, 5], pa.time32("s")),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_of_every_type_are_categories(kind):
+    graph = graph_of({"x": TEXTS[kind]}, "x", TRAIN)
+    assert names(graph)[:2] == ("x=a", "x=b")
+    assert graph.features[:, :2].tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_of_every_type_are_scaled(kind):
+    graph = graph_of({"x": NUMBERS[kind]}, "x:standard", TRAIN)
+    expected = np.array([-1, 0, 1, 3]) * math.sqrt(1.5)
+    np.testing.assert_allclose(graph.features[:, 0], expected, rtol=1e-6)
+
+
+def test_streamed_tables_are_encoded_as_tables_in_memory(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    nodes = {
+        "id": np.arange(200),
+        "a": rng.integers(-(1 << 60), 1 << 60, 200),
+        "b": pa.array(rng.normal(size=200), mask=rng.random(200) < 0.1),
+        "c": pa.array(rng.choice(["x", "y", "z"], 200), mask=rng.random(200) < 0.1),
+        "t": pa.array(rng.integers(0, 1 << 60, 200), pa.timestamp("ns", "UTC")),
+        "d": rng.integers(0, 40, 200),
+        "split:split": rng.choice(["train", "test"], 200),
+    }
+    edges = {"src": np.arange(100), "dst": np.arange(100, 200), "w": rng.lognormal(size=100)}
+    options = {"features": "a,b,c,t,d:onehot(20),d:embedding(3)", "edge_features": "w:log"}
+    expected = gt.Graph.from_arrow(nodes, edges, **options)
+    for name, table in (("nodes", nodes), ("edges", edges)):
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet", row_group_size=7)
+    monkeypatch.setattr("graphtheta.data.batches.CHUNK_ROWS", 11)
+    source = gt.datasets.read(str(tmp_path), **options)
+    assert gt.Graph.from_source(source).digest() == expected.digest()
+    stores = [make_store(g, tmp_path / str(i), Plan(3)) for i, g in enumerate((source, expected))]
+    assert stores[0].checksum == stores[1].checksum

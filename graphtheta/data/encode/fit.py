@@ -10,7 +10,7 @@ from graphtheta.data.encode.choose import Texts, default_encoders, default_stati
 from graphtheta.data.encode.encoder import Encoder
 from graphtheta.data.encode.recipe import EncodedColumn
 from graphtheta.data.encode.statistics import Categories, Moments, Statistics
-from graphtheta.data.schema import is_list, refuse
+from graphtheta.data.schema import computable, is_list, refuse
 
 __all__ = ["Fit", "check_type"]
 
@@ -63,6 +63,7 @@ class Fit:
             array: Values of the column.
             is_train: Which of the rows are training rows. If None, the table has no split.
         """
+        array = computable(array)
         is_listed = is_list(array.type)
         self._rows += len(array)
         self._values += (
