@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphtheta.data.encode.cast import cast_exactly, lists_of
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.numeric import is_vector
-from graphtheta.data.encode.recipe import with_encoding
+from graphtheta.data.encode.recipe import with_encoding, with_input
 from graphtheta.data.mapping import Column, ColumnKind
 from graphtheta.data.schema import (
     as_numpy,
@@ -55,6 +55,8 @@ def schema_of(plan: Mapping[str, Column]) -> pa.Schema:
 def _field(name: str, column: Column) -> pa.Field:
     field = with_classes(pa.field(name, column.type), column.classes)
     field = with_entries(field, *column.entries) if column.entries else field
+    if column.kind in ("id", "type", "weight"):
+        field = with_input(field, column.inputs[0])
     return with_encoding(field, column.encoded)
 
 

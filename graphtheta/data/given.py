@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from graphtheta.data.convert import convert
-from graphtheta.data.encode.like import planned_like, recipe_of
+from graphtheta.data.encode.like import named_like, planned_like, recipe_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -168,8 +168,8 @@ def keyed_tables(
 
 
 def _plan_nodes(owner: str, given: GivenTable) -> dict[str, Column]:
-    options, _ = options_by_table(given.options)
     available, like = given.rows.column_names, recipe_of(given.options)
+    options, _ = options_by_table(named_like(like, owner, given.options, available))
     plan = planned_like(
         like, owner, plan_nodes(available, given.name, **options), available, given.name
     )
@@ -177,8 +177,8 @@ def _plan_nodes(owner: str, given: GivenTable) -> dict[str, Column]:
 
 
 def _plan_edges(relation: Relation, given: GivenTable) -> dict[str, Column]:
-    _, options = options_by_table(given.options)
     available, like = given.rows.column_names, recipe_of(given.options)
+    _, options = options_by_table(named_like(like, relation.text, given.options, available))
     plan = planned_like(
         like, relation.text, plan_edges(available, given.name, **options), available, given.name
     )

@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from graphtheta.data.convert import convert
+from graphtheta.data.encode.recipe import without_input
 from graphtheta.data.mapping import (
     Column,
     plan_edges,
@@ -329,6 +330,7 @@ def digest_of(tables: Iterable[pa.Table]) -> str:
     """Return the xxh3 hash of all columns of some tables."""
     sink = _Hash()
     for table in tables:
+        table = table.cast(without_input(table.schema))
         with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
             writer.write_table(table)
     return sink.hash.hexdigest()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -34,7 +35,7 @@ from graphtheta.wording import some
 if TYPE_CHECKING:
     from graphtheta.data.source import GraphSource
 
-__all__ = ["DATASETS", "READERS", "Reader", "load", "read"]
+__all__ = ["DATASETS", "READERS", "Reader", "load", "read", "takes"]
 
 
 class Reader(Protocol):
@@ -149,7 +150,15 @@ def _described(uri: str) -> tuple[str, str]:
     return got, f"Read one of its graphs, such as {graphs[0]}, or name tables with --edges."
 
 
-def _check_options(where: str, read: Callable[..., object], options: dict[str, Any]) -> None:
+def takes(uri: str, option: str) -> bool:
+    """Return whether the reader of a path or URI has an option, such as `like`."""
+    if uri in DATASETS:
+        return False
+    readers = (reader for reader in READERS.values() if reader.recognises(uri))
+    return any(option in _options_of(reader.read) for reader in itertools.islice(readers, 1))
+
+
+def _options_of(read: Callable[..., object]) -> list[str]:
     _, *parameters = inspect.signature(read, eval_str=True).parameters.values()
     known: list[str] = []
     for parameter in parameters:
@@ -157,6 +166,11 @@ def _check_options(where: str, read: Callable[..., object], options: dict[str, A
             known += get_args(parameter.annotation)[0].__annotations__
         else:
             known.append(parameter.name)
+    return known
+
+
+def _check_options(where: str, read: Callable[..., object], options: dict[str, Any]) -> None:
+    known = _options_of(read)
     for option in options:
         if option not in known:
             raise ConfigError(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.encode.recipe import Recipe
-from graphtheta.datasets import read
+from graphtheta.datasets import read, takes
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
 from graphtheta.partition.pipeline.pipeline import named_partitioner
@@ -61,7 +61,8 @@ def open_input(
     """
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
-        options = {"like": like} if like is not None and like.encodes else {}
+        is_encoded = like is not None and like.encodes and takes(path, "like")
+        options = {"like": like} if is_encoded else {}
         return cached_store(
             lambda: read(path, add_reverse=add_reverse, **options),
             comm,

@@ -11,7 +11,7 @@ import xxhash
 
 from graphtheta.data.convert import convert, schema_of
 from graphtheta.data.encode.columns import type_of_text
-from graphtheta.data.encode.like import planned_like, recipe_of
+from graphtheta.data.encode.like import named_like, planned_like, recipe_of
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -293,13 +293,14 @@ class TableSource(FileSource):
             )
         tables: dict[str, FileTable] = {}
         for name, table in of_nodes.items():
-            options, _ = options_by_table(given[name])
+            named = named_like(like, name, given[name], node_files[name].names)
+            options, _ = options_by_table(named)
             plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
             plan = planned_like(like, name, plan, node_files[name].names, node_files[name].uri)
             tables[name] = FileTable(node_files[name], plan, table.others)
         for relation, table in of_edges.items():
             text = relation.text
-            _, ends = options_by_table(given[text])
+            _, ends = options_by_table(named_like(like, text, given[text], edge_files[text].names))
             plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
             plan = planned_like(like, text, plan, edge_files[text].names, edge_files[text].uri)
             tables[text] = FileTable(edge_files[text], plan, table.others)

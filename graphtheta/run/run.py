@@ -208,8 +208,8 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
 def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
     spec = _read_label(RunDirectory(run_dir, resume=True).label)
     _check_types(run_dir, spec.types, _types_of(shard))
-    _check_recipe(run_dir, shard.manifest.recipe)
     _check_columns(run_dir, spec.columns, columns_read(config, shard))
+    _check_recipe(run_dir, shard.manifest.recipe)
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
     return model, spec

@@ -105,12 +105,13 @@ class _KeyRange(BaseModel):
     labels: dict[str, LabelSpec] = Field(default_factory=dict)
     splits: list[str] = Field(default_factory=list)
     encodings: tuple[EncodedColumn, ...] = ()
+    inputs: dict[str, str] = Field(default_factory=dict)
 
     @property
     def recipe(self) -> TableRecipe:
         """How the columns were read."""
         classes = {f"label:{name}": spec.classes or () for name, spec in self.labels.items()}
-        return TableRecipe(encodings=self.encodings, classes=classes)
+        return TableRecipe(encodings=self.encodings, classes=classes, inputs=self.inputs)
 
 
 class NodeTypeSpec(_KeyRange):
@@ -126,6 +127,7 @@ class NodeTypeSpec(_KeyRange):
         splits: Names of the splits, without the prefix `split:`.
         encodings: Input columns of the features, with their fitted encoders; empty if the features
             are those of the input.
+        inputs: Names of ids in the table, if they differ.
     """
 
     name: str
@@ -145,6 +147,7 @@ class RelationSpec(_KeyRange):
         labels: Labels by name, without the prefix `label:`.
         splits: Names of the splits, without the prefix `split:`.
         encodings: Input columns of `attr`, as for node types.
+        inputs: Names of endpoints, `type` and `weight` in the table, if they differ.
         num_types: Largest value of the column `type` plus one; None without that column.
         type_names: Names of the values of the column `type`, if it was a column of texts.
     """
@@ -411,8 +414,9 @@ def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
     for spec in (*described["node_types"], *described["relations"]):
-        if not spec["encodings"]:  # stores of earlier versions have none
-            del spec["encodings"]
+        for name in ("encodings", "inputs"):
+            if not spec[name]:  # stores of earlier versions have none
+                del spec[name]
     text = json.dumps([described, book.digests], sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from graphtheta.data.encode.recipe import encoding_of
+from graphtheta.data.encode.recipe import encoding_of, input_of
 from graphtheta.data.schema import classes_of
 from graphtheta.data.sparse import is_sparse
 from graphtheta.data.types import EdgeTable, NodeTable
@@ -71,6 +71,7 @@ def _range(
             if field.name.startswith(_LABEL)
         },
         "splits": [n.removeprefix(_SPLIT) for n in columns.names if n.startswith(_SPLIT)],
+        "inputs": {field.name: name for field in table.schema if (name := input_of(field))},
         "encodings": tuple(encoded for field in columns for encoded in encoding_of(field)),
     }
 

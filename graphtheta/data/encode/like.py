@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.recipe import Recipe
 from graphtheta.data.mapping import Column, ColumnOptions
 from graphtheta.errors import ConfigError
 
-__all__ = ["planned_like", "recipe_of"]
+__all__ = ["named_like", "planned_like", "recipe_of"]
+
+_OPTIONS = {"type": "edge_type", "weight": "edge_weight"}  # other options have the column's name
 
 
 def recipe_of(columns: ColumnOptions) -> Recipe | None:
@@ -28,6 +31,26 @@ def recipe_of(columns: ColumnOptions) -> Recipe | None:
                 f"got some. Leave one of them out."
             )
     return like
+
+
+def named_like(
+    like: Recipe | None, owner: str, columns: ColumnOptions, available: Sequence[str]
+) -> ColumnOptions:
+    """Return the options of a table with the names of ids that a recipe has, if none are given.
+
+    Args:
+        like: The recipe. If None, the options are returned as they are.
+        owner: Name of the node type, or text of the relation.
+        columns: Options of the table.
+        available: Column names of the table.
+    """
+    if like is None or owner not in like.tables:
+        return columns
+    inputs = like.tables[owner].inputs
+    found = {_OPTIONS.get(name, name): column for name, column in inputs.items()}
+    given = {name: value for name, value in columns.items() if value is not None}
+    known = {option: column for option, column in found.items() if column in available}
+    return cast(ColumnOptions, {**known, **given})
 
 
 def planned_like(

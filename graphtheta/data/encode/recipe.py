@@ -21,10 +21,13 @@ __all__ = [
     "TableRecipe",
     "encoding_of",
     "feature_names",
+    "input_of",
     "with_encoding",
+    "with_input",
+    "without_input",
 ]
 
-_METADATA = b"encoding"
+_METADATA, _INPUT = b"encoding", b"input"  # keys of a field's metadata
 
 
 def _read_encoder(given: Any) -> Any:
@@ -80,12 +83,14 @@ class TableRecipe(BaseModel):
     Attributes:
         encodings: Input columns of the features.
         classes: Texts that are numbered from 0, by the name of their column: `label:y` or `type`.
+        inputs: Names in the table of `id`, `src`, `dst`, `type` and `weight`, if they differ.
     """
 
     model_config = ConfigDict(frozen=True)
 
     encodings: tuple[EncodedColumn, ...] = ()
     classes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
 
 
 class Recipe(BaseModel):
@@ -132,6 +137,28 @@ def with_encoding(field: pa.Field, columns: Sequence[EncodedColumn]) -> pa.Field
         return field
     text = json.dumps([column.model_dump(mode="json", exclude_defaults=True) for column in columns])
     return field.with_metadata({**(field.metadata or {}), _METADATA: text})
+
+
+def with_input(field: pa.Field, name: str) -> pa.Field:
+    """Return a field with the name that its column has in the user's table, in its metadata."""
+    if name == field.name:
+        return field
+    return field.with_metadata({**(field.metadata or {}), _INPUT: name})
+
+
+def input_of(field: pa.Field) -> str | None:
+    """Return the name in the metadata of a field; None if the column has the name of the field."""
+    name = (field.metadata or {}).get(_INPUT)
+    return None if name is None else str(name.decode())
+
+
+def without_input(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without the names of columns in the user's table."""
+    fields = []
+    for field in schema:
+        kept = {key: text for key, text in (field.metadata or {}).items() if key != _INPUT}
+        fields.append(field.with_metadata(kept) if field.metadata else field)
+    return pa.schema(fields)
 
 
 def encoding_of(field: pa.Field) -> tuple[EncodedColumn, ...]:
