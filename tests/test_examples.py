@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 DOCS = (
     *("getting-started", "features", "batches", "links", "deep-models", "writing-a-layer"),
-    *("training-loop", "coming-from"),
+    *("training-loop", "coming-from", "losses"),
 )
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS)]
 BLOCKS = {

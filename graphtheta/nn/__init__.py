@@ -35,7 +35,7 @@ from graphtheta.nn.dropout import Dropout
 from graphtheta.nn.embedding import NodeEmbedding
 from graphtheta.nn.hetero import HeteroConv, to_hetero
 from graphtheta.nn.init import seeded
-from graphtheta.nn.losses import LOSSES
+from graphtheta.nn.losses import LOSSES, NAMED_LOSSES
 from graphtheta.nn.models import (
     GAT,
     GATE,
@@ -70,6 +70,7 @@ __all__ = [
     "LOSSES",
     "MLP",
     "MODELS",
+    "NAMED_LOSSES",
     "NORMALISED",
     "RGAT",
     "RGCN",

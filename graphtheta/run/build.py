@@ -22,6 +22,7 @@ from graphtheta.nn import (
     model_for,
 )
 from graphtheta.nn.embedding import is_sharded
+from graphtheta.nn.losses import NAMED_LOSSES
 from graphtheta.optim import OPTIMIZERS, SCHEDULES, Schedule, read_rates
 from graphtheta.partition import PARTITIONERS, LabelSpec
 from graphtheta.run.config import RunConfig
@@ -50,6 +51,7 @@ def check_names(config: RunConfig) -> None:
         ("optimizer", config.optimizer, OPTIMIZERS),
         ("schedule", None if _is_file(config.schedule) else config.schedule, SCHEDULES),
         ("task", config.task, TASKS),
+        ("loss", config.loss, NAMED_LOSSES),
         ("decoder", config.decoder, DECODERS),
         ("method", config.method, PARTITIONERS),
     ):
@@ -115,6 +117,7 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             target_relation=config.relation,
             relation=config.relation_column,
             exclude_targets=bool(config.exclude_targets),
+            **_loss_options(config),
         )
     if config.task == "link":
         return LinkPrediction(
@@ -129,7 +132,20 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             split_pairs=config.split_pairs,
             ranking=config.ranking,
         )
-    return NodePrediction(config.label, config.split, target_type=config.target_type)
+    return NodePrediction(
+        config.label, config.split, target_type=config.target_type, **_loss_options(config)
+    )
+
+
+def _loss_options(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of a task of labels that concern the loss."""
+    loss: Any = config.loss
+    if loss == "cross-entropy":
+        loss = NAMED_LOSSES[loss](config.label_smoothing)
+    elif loss == "focal":
+        loss = NAMED_LOSSES[loss](config.focal_gamma)
+    weights = {"class_weight": config.class_weight, "loss_weight": config.loss_weight}
+    return {"loss": loss, **weights}
 
 
 def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:

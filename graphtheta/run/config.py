@@ -52,6 +52,7 @@ def _option(
 _input = partial(_option, panel="Input")
 _model = partial(_option, panel="Model")
 _task = partial(_option, panel="Task")
+_labelled = partial(_task, requires={"task": ["node", "edge"]})
 _link = partial(_task, requires={"task": ["link"]})
 _pairs = partial(_task, requires={"task": ["edge", "link"]})
 _batches = partial(_option, panel="Batches")
@@ -185,6 +186,37 @@ class RunConfig(BaseModel):
         "link prediction). The names of label and split may then be plain.",
         metavar="SOURCE-NAME-DESTINATION",
         without="that of the label or split",
+    )
+    loss: str | None = _labelled(
+        None,
+        "Loss function: {losses}.",
+        without="cross-entropy for classes, mse for numbers",
+    )
+    label_smoothing: float = _task(
+        0.0,
+        "Share of the target that is spread over all classes (--loss cross-entropy).",
+        requires={"loss": ["cross-entropy"]},
+        ge=0,
+        lt=1,
+    )
+    focal_gamma: float = _task(
+        2.0,
+        "Exponent by which targets that are predicted with confidence count less (--loss focal).",
+        requires={"loss": ["focal"]},
+        ge=0,
+    )
+    class_weight: str | dict[str, float] | None = _labelled(
+        None,
+        "Weights of classes in the loss: balanced, so that all classes count the same; weights by "
+        "name or number, such as fraud=20,ok=1; or a TOML or JSON file of them.",
+        metavar="balanced|NAME=WEIGHT,...|FILE",
+        without="1 for all",
+    )
+    loss_weight: str | None = _labelled(
+        None,
+        "Column of numbers that weigh the nodes, or edges, in the loss.",
+        metavar="COLUMN",
+        without="1 for all",
     )
     decoder: str | None = _pairs(
         None,

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from graphtheta.errors import ConfigError
+from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
@@ -36,6 +37,8 @@ def resolve(
             with the others, or differs from what a resumed run was started with.
     """
     given = {**(_read(file) if file else {}), **options}
+    if isinstance(weights := given.get("class_weight"), str):
+        given["class_weight"] = parse_class_weight(weights)
     sources = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
     run_dir = Path(given["run_dir"]) if resume and "run_dir" in given else None
     if run_dir is None or not RunDirectory(run_dir, resume=True).holds_run:

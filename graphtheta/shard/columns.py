@@ -328,11 +328,11 @@ class ShardColumns:
         all_values[self.masters_of(node_type)] = values
         return all_values
 
-    def node_column(self, name: str) -> Tensor:
+    def node_column(self, name: str, of_type: str | None = None) -> Tensor:
         """Return a numeric column of the masters, for instance `in_degree` in the whole graph.
 
-        `node_type` is the position of the node type. Columns of the user exist in graphs of one
-        node type.
+        `node_type` is the position of the node type. Columns of the user need `of_type` in a graph
+        of several node types, and are 0 for masters of others.
 
         Shape:
             (M,) or (M, K).
@@ -342,11 +342,17 @@ class ShardColumns:
         """
         if name == "node_type":
             return self._cached("node node_type", self._type_of_masters)
-        table = self.local.masters
-        if len(self.manifest.node_types) == 1 and name not in table.column_names:
-            table = self.local.node_columns[0]
-        need_name(name, {*self.local.masters.column_names, *table.column_names}, "node column")
-        return self._cached(f"node {name}", lambda: self.to_device(as_numpy(table[name])))
+        table, types = self.local.masters, self.manifest.node_types
+        owner = types[0].name if len(types) == 1 else of_type
+        if owner is None or name in table.column_names:
+            need_name(name, table.column_names, "node column")
+            return self._cached(f"node {name}", lambda: self.to_device(as_numpy(table[name])))
+        own = self.local.node_columns[self.manifest.position_of_type(owner)]
+        need_name(name, {*table.column_names, *own.column_names}, "node column")
+        return self._cached(
+            f"node {owner} {name}",
+            lambda: self.to_device(self._over_masters(as_numpy(own[name]), owner)),
+        )
 
     @property
     def original_ids(self) -> pa.ChunkedArray:

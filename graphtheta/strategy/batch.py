@@ -59,7 +59,8 @@ class Batch:
         loss, count = self.step_targets.loss(self.view, outputs[self.rows])
         sums = np.array([float(loss.detach()), count], np.float64)
         self.view.shard.comm.all_reduce(sums, stage="loss")
-        return loss / sums[1], float(sums[0] / sums[1])
+        weight = sums[1] or 1.0  # a batch whose targets weigh nothing has no loss
+        return loss / weight, float(sums[0] / weight)
 
 
 class Step(Protocol):

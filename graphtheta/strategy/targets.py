@@ -16,8 +16,9 @@ from graphtheta.tgar import View
 
 __all__ = ["Loss", "NodeTargets", "StepTargets", "Targets"]
 
-# From a view and the outputs of a step's seeds to this worker's summed loss and number of terms.
-Loss = Callable[[View, Tensor], tuple[Tensor, int]]
+# From a view and the outputs of a step's seeds to this worker's summed loss, and the number or
+# summed weight of its terms.
+Loss = Callable[[View, Tensor], tuple[Tensor, float]]
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ class NodeTargets:
     Args:
         shard: Graph of the nodes.
         rows: (T,) int64 local ids of masters.
-        loss: Function of outputs and the local ids they belong to that returns sum and count.
+        loss: Function of outputs and the local ids they belong to that returns the sum, and the
+            count or the summed weight.
     """
 
     def __init__(
-        self, shard: Shard, rows: Tensor, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]
+        self, shard: Shard, rows: Tensor, loss: Callable[[Tensor, Tensor], tuple[Tensor, float]]
     ) -> None:
         self._shard, self._rows, self._loss = shard, np.sort(rows.cpu().numpy()), loss
         self.keys = shard.node_key_L[self._rows]

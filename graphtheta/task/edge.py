@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from graphtheta.data.types import Relation
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
-from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import endpoints
-from graphtheta.task.edge_columns import num_relations, relation_column
+from graphtheta.task.class_weights import ClassWeight, class_counts
+from graphtheta.task.edge_columns import edge_column, num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
+from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
 from graphtheta.task.metrics import main_metric, metrics_for
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.twins import count_twins, twin_warning
@@ -45,6 +46,10 @@ class EdgePrediction:
         relation: Name of an edge column of integers from 0 that the decoder reads. If None, none.
         exclude_targets: Whether the targets of a mini-batch or cluster-batch, and all other edges
             between the same two nodes, carry no messages in it.
+        loss: Loss function, as for `NodePrediction`.
+        class_weight: Weight of each class in the loss, as for `NodePrediction`.
+        loss_weight: Name of an edge column of numbers >= 0 that weigh the edges in the loss. If
+            None, 1.
     """
 
     def __init__(
@@ -55,9 +60,13 @@ class EdgePrediction:
         target_relation: Relation | str | None = None,
         relation: str | None = None,
         exclude_targets: bool = False,
+        loss: str | LossFunction | None = None,
+        class_weight: ClassWeight | None = None,
+        loss_weight: str | None = None,
     ) -> None:
         self.label, self.split, self.target_relation = label, split, target_relation
         self.relation, self.exclude_targets = relation, exclude_targets
+        self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
 
     __repr__ = call_text
 
@@ -121,7 +130,14 @@ class BoundEdgeTask:
         }
         expected = f"edges with a label '{label}' in the training split '{split}'"
         self.counts = count_splits(self._edges, shard.comm, expected)
-        self._loss = LOSSES[self.spec.task]
+        index = {name: shard.to_device(edges) for name, edges in self._edges.items()}
+        weights = None
+        if task.loss_weight is not None:
+            weights = edge_column(shard, task.loss_weight, relation)
+            used = torch.cat(list(index.values()))
+            check_row_weights(weights, task.loss_weight, index["train"], used, shard.comm)
+        classes = class_counts(self._target[index["train"]], self.spec, shard.comm)
+        self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
         self.metric = main_metric(self.spec)
         self._metrics = metrics_for(self.spec, shard.comm)
         pairs = ParallelEdges(shard, shard.comm)
@@ -149,9 +165,10 @@ class BoundEdgeTask:
         index = self.message_shard.to_device(edges)
         return self._scorer(src, dst, None if self._relation is None else self._relation[index])
 
-    def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
+    def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, float]:
         scores = self._scores(edges, src[:, 0], dst[:, 0])
-        return self._loss(scores, self._target[self.message_shard.to_device(edges)])
+        index = self.message_shard.to_device(edges)
+        return self._loss(scores, self._target[index], index)
 
     def check(self, outputs: Tensor) -> None:
         self._scorer.check(outputs)
@@ -168,6 +185,8 @@ class BoundEdgeTask:
             for some, src, dst in fetch_endpoints(owner_locations, outputs, shard, _CHUNK):
                 with torch.no_grad():
                     scores[some] = self._scores(edges[some], src, dst)
-            found = self._metrics(scores, self._target[shard.to_device(edges)])
+            index = shard.to_device(edges)
+            loss = self._loss(scores, self._target[index], index)
+            found = self._metrics(scores, self._target[index], loss)
             result |= {f"{name}_{metric}": value for metric, value in found.items()}
         return result

@@ -1,4 +1,4 @@
-"""Edge column of the relations that a decoder reads."""
+"""Edge columns of numbers: the relations that a decoder reads, and weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
 from graphtheta.shard.shard import Shard
 
-__all__ = ["num_relations", "relation_column"]
+__all__ = ["edge_column", "num_relations", "relation_column"]
+
+
+def edge_column(shard: Shard, name: str, relation: str) -> Tensor:
+    """Return a column of the edges of a relation; 0 for edges of others.
+
+    Shape:
+        Returns (E,) or (E, A).
+
+    Raises:
+        ConfigError: If the relation has no such column.
+    """
+    columns = shard.edge_columns_of(relation)
+    need_name(name, columns, "edge column (--loss-weight)")
+    column = columns[name]
+    if len(shard.relations) == 1:
+        return column
+    values = column.new_zeros((shard.num_edges, *column.shape[1:]))
+    values[shard.to_device(shard.edges_of(relation))] = column
+    return values
 
 
 def relation_column(shard: Shard, name: str) -> Tensor:

@@ -20,8 +20,8 @@ from graphtheta.tgar import ParallelEdges, RemoteRows, View
 __all__ = ["EdgeTargets", "Negatives", "PairLoss", "fetch_endpoints"]
 
 # From edges (T,) and the embeddings of the sources and destinations of each edge and its K
-# negatives, (T, 1 + K, F) twice, to this worker's summed loss and number of terms.
-PairLoss = Callable[[NDArray[np.int64], Tensor, Tensor], tuple[Tensor, int]]
+# negatives, (T, 1 + K, F) twice, to this worker's summed loss and number (or weight) of terms.
+PairLoss = Callable[[NDArray[np.int64], Tensor, Tensor], tuple[Tensor, float]]
 
 _NONE = np.zeros(0, np.int64)
 
@@ -138,7 +138,7 @@ class EdgeTargets:
             np.concatenate([dst, np.where(at_source, dst, other)], axis=1),
         ]
 
-        def loss(view: View, outputs: Tensor) -> tuple[Tensor, int]:
+        def loss(view: View, outputs: Tensor) -> tuple[Tensor, float]:
             view.token, table = remote.fetch(outputs, view.token, self._shard.channel)
             of_src, of_dst = (F.embedding(self._shard.to_device(rows), table) for rows in pairs)
             return self._loss(edges, of_src, of_dst)

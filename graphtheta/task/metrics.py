@@ -74,11 +74,14 @@ def _metrics_of(task: LabelKind, classes: int, **sync: Any) -> dict[str, Metric]
     return {"rmse": MeanSquaredError(squared=False, **sync), "mae": MeanAbsoluteError(**sync)}
 
 
-def mean_loss(loss: Tensor, count: int, comm: Communicator) -> float:
-    """Return the mean loss over all workers from this worker's sum and count; collective."""
+def mean_loss(loss: Tensor, count: float, comm: Communicator) -> float:
+    """Return the mean loss over all workers from this worker's sum and count; collective.
+
+    The count may be a summed weight. The mean is NaN if there is none.
+    """
     sums = np.array([float(loss), count], np.float64)
     comm.all_reduce(sums, stage="evaluate loss")
-    return float(sums[0] / sums[1])
+    return float(sums[0] / sums[1]) if sums[1] else math.nan
 
 
 def _macro_f1(outputs: Tensor, labels: Tensor, comm: Communicator) -> float:
@@ -97,14 +100,13 @@ def _macro_f1(outputs: Tensor, labels: Tensor, comm: Communicator) -> float:
     return float((2 * hits[occurs] / either[occurs] / occurs.sum()).sum())
 
 
-def metrics_for(
-    spec: LabelSpec, comm: Communicator
-) -> Callable[[Tensor, Tensor], dict[str, float]]:
+def metrics_for(spec: LabelSpec, comm: Communicator) -> Callable[..., dict[str, float]]:
     """Return a function from (outputs, targets) of each worker to loss and metrics of all workers.
 
-    The function is collective: every worker calls it, also with no rows. AUROC and
-    average precision are left out if a class has no rows. Labels of two classes have the metrics
-    of binary labels, of the difference of their two logits.
+    The function is collective: every worker calls it, also with no rows. It takes the sum of this
+    worker's loss and its count or weight as a third argument, if the loss is not that of the
+    label's kind. AUROC and average precision are left out if a class has no rows. Labels of two
+    classes have the metrics of binary labels, of the difference of their two logits.
 
     Shape:
         outputs: (T, C) logits, (T, 1) for binary labels. targets: (T,) or (T, K).
@@ -126,8 +128,12 @@ def metrics_for(
     task: LabelKind = "binary" if has_two else spec.task
     metrics = _metrics_of(task, spec.num_classes, **sync)
 
-    def compute(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        result = {"loss": mean_loss(*LOSSES[spec.task](outputs, targets), comm)}
+    def compute(
+        outputs: Tensor, targets: Tensor, loss: tuple[Tensor, float] | None = None
+    ) -> dict[str, float]:
+        total, count = LOSSES[spec.task](outputs, targets) if loss is None else loss
+        mean = mean_loss(total, count, comm)
+        result = {} if math.isnan(mean) else {"loss": mean}
         if has_two:
             outputs = outputs[:, 1] - outputs[:, 0]
         if task in ("binary", "regression"):

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
-from graphtheta.nn.losses import LOSSES
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
+from graphtheta.task.class_weights import ClassWeight, class_counts
+from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
 from graphtheta.task.metrics import main_metric, metrics_for
 from graphtheta.wording import call_text, counted
 
@@ -26,6 +27,16 @@ class NodePrediction:
         split: Name of the split column. If None, "split" or the only one of the label's node type.
         target_type: Node type to predict, in a graph of several. If None, that of the label. With
             it, the name of the label may be plain: `section` instead of `package.section`.
+        loss: Loss function: a key of `NAMED_LOSSES`, an object of `graphtheta.nn.losses`, or a
+            function from outputs and labels to the loss of each row or entry, or to
+            (sum, weight) of these rows. If None, the cross-entropy of classes or the squared error
+            of numbers. The loss of a step is the weighted sum over all workers divided by the sum
+            of the weights.
+        class_weight: Weight of each class in the loss: "balanced" for those that make all classes
+            of the training split count the same; by name or number, 1 for others; or a list. Those
+            of a multi-label are of its positive entries. If None, 1.
+        loss_weight: Name of a node column of numbers >= 0 that weigh the rows in the loss. If
+            None, 1.
     """
 
     def __init__(
@@ -34,15 +45,19 @@ class NodePrediction:
         split: str | None = None,
         *,
         target_type: str | None = None,
+        loss: str | LossFunction | None = None,
+        class_weight: ClassWeight | None = None,
+        loss_weight: str | None = None,
     ) -> None:
         self.label, self.split, self.target_type = label, split, target_type
+        self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
 
     __repr__ = call_text
 
     def bind(self, model: nn.Module, shard: Shard, seed: int) -> BoundNodeTask:
         label = self._label(shard)
         split = target_column(shard.manifest, "nodes", "split", self.split, label.owner)
-        return BoundNodeTask(model, shard, label.name, split.name)
+        return BoundNodeTask(self, model, shard, label, split.name)
 
     def num_outputs(self, shard: Shard) -> int:
         """Return the number of outputs that the model needs."""
@@ -56,9 +71,10 @@ class BoundNodeTask:
     """Prediction of a label of one graph's nodes.
 
     Args:
+        task: Options.
         model: Model with the number of outputs that the label needs.
         shard: Graph to train on.
-        label: Name of the label.
+        of: The label.
         split: Name of the split column.
 
     Attributes:
@@ -68,8 +84,10 @@ class BoundNodeTask:
 
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, model: nn.Module, shard: Shard, label: str, split: str) -> None:
-        self._model, self.message_shard = model, shard
+    def __init__(
+        self, task: NodePrediction, model: nn.Module, shard: Shard, of: TargetColumn, split: str
+    ) -> None:
+        self._model, self.message_shard, label = model, shard, of.name
         self.resolved = {"label": label, "split": split}
         self.spec = shard.label_spec(label)
         self._outputs = shard.num_outputs(label)
@@ -80,13 +98,20 @@ class BoundNodeTask:
         }
         expected = f"nodes with a label '{label}' in the training split '{split}'"
         self.counts = count_splits(self._rows, shard.comm, expected)
-        self._loss = LOSSES[self.spec.task]
+        train = self._rows["train"]
+        weights = None
+        if task.loss_weight is not None:
+            weights = shard.node_column(task.loss_weight, of.owner)
+            used = torch.cat(list(self._rows.values()))
+            check_row_weights(weights, task.loss_weight, train, used, shard.comm)
+        classes = class_counts(self._target[train], self.spec, shard.comm)
+        self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
         self.metric = main_metric(self.spec)
         self._metrics = metrics_for(self.spec, shard.comm)
         self.targets = NodeTargets(shard, self._rows["train"], self._loss_of)
 
-    def _loss_of(self, outputs: Tensor, rows: Tensor) -> tuple[Tensor, int]:
-        return self._loss(outputs, self._target[rows])
+    def _loss_of(self, outputs: Tensor, rows: Tensor) -> tuple[Tensor, float]:
+        return self._loss(outputs, self._target[rows], rows)
 
     def check(self, outputs: Tensor) -> None:
         if outputs.dim() != 2 or outputs.shape[1] != self._outputs:
@@ -102,6 +127,7 @@ class BoundNodeTask:
         for name, rows in self._rows.items():
             if not self.counts[name]:
                 continue
-            found = self._metrics(outputs[rows], self._target[rows])
+            loss = self._loss_of(outputs[rows], rows)
+            found = self._metrics(outputs[rows], self._target[rows], loss)
             result |= {f"{name}_{metric}": value for metric, value in found.items()}
         return result

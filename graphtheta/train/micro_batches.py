@@ -135,7 +135,7 @@ class MicroBatches:
         self._indices: list[int] = []  # of the kept micro-batches; the last one of a sum
         self._is_prefix = True  # whether _kept is the sum of all micro-batches so far
 
-    def add(self, index: int, loss: float, count: int) -> None:
+    def add(self, index: int, loss: float, count: float) -> None:
         """Add the gradients of a micro-batch, found in the parameters' `grad`.
 
         Collective in the group.
@@ -143,7 +143,7 @@ class MicroBatches:
         Args:
             index: Number of the micro-batch; in ascending order.
             loss: Sum of the loss over this worker's targets.
-            count: Number of this worker's targets.
+            count: Number, or summed weight, of this worker's targets.
         """
         comm, self.num_taken = self._groups.comm, self.num_taken + 1
         self._sums[index] = loss, count
@@ -164,13 +164,13 @@ class MicroBatches:
             self._kept_rows.append(rows)
             self._indices.append(index)
 
-    def finish(self) -> tuple[float, int]:
+    def finish(self) -> tuple[float, float]:
         """Set the parameters' `grad` to the gradient of the step's mean loss.
 
         Collective over all groups.
 
         Returns:
-            That loss, and the number of the step's targets.
+            That loss, and the number, or summed weight, of the step's targets.
         """
         comm, across = self._groups.comm, self._groups.across
         with self._stages.timed("backward", Stage("wait for groups")):
@@ -178,22 +178,23 @@ class MicroBatches:
         comm.all_reduce(self._sums, stage="loss")
         across.all_reduce(self._sums, stage="loss of all groups")  # exact: one term is not zero
         loss, count = _in_order(self._sums).tolist()
+        weight = count or 1.0  # a step whose targets weigh nothing has no loss
         for number, bucket in enumerate(self._buckets):
             size = sum(parameter.numel() for parameter in bucket)
             mine = [share[number] for share in self._kept]
             like = torch.empty(0, dtype=bucket[0].dtype).numpy()
             total = _summed_across(mine, taken, across, _share(size, comm), like)
-            total /= count
+            total /= weight
             for workers in (across, comm):
                 total = np.concatenate(workers.all_gather(total, stage="gather gradients"))
             assign_gradients(torch.from_numpy(total), bucket)
         for number, parameter in enumerate(self._sharded):
             rows = [kept[number] for kept in self._kept_rows]
-            gradient = (_rows_across(rows, taken, across, parameter) / count).coalesce()
+            gradient = (_rows_across(rows, taken, across, parameter) / weight).coalesce()
             is_sparse = parameter.is_sparse_for(len(gradient.values()))
             parameter.grad = gradient if is_sparse else gradient.to_dense()
         self._begin()
-        return loss / count, int(count)
+        return loss / weight, count
 
 
 def _share(size: int, comm: Communicator) -> int:

@@ -59,19 +59,19 @@ class StepRunner:
         self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
         self._rate, self._clip, self._accumulate = rate, clip, accumulate
         self._device, self._bf16 = shard.device.type, bf16
-        self._num_pending, self._pending_targets = 0, 0  # batches since the last update
+        self._num_pending, self._pending_targets = 0, 0.0  # batches since the last update
         self._is_checked = False
 
-    def run(self, batch: Batch | StepEnd) -> tuple[float, int]:
+    def run(self, batch: Batch | StepEnd) -> tuple[float, float]:
         """Compute a batch, and update the parameters at the end of its step; collective.
 
         Returns:
-            Mean loss of the step's targets and their number; zeros for a micro-batch, since the
-            `StepEnd` after the last one counts the whole step.
+            Mean loss of the step's targets and their number or summed weight; zeros for a
+            micro-batch, since the `StepEnd` after the last one counts the whole step.
         """
         if isinstance(batch, MicroBatch):
             self._add_micro_batch(batch)
-            return 0.0, 0
+            return 0.0, 0.0
         if isinstance(batch, StepEnd):
             assert self._micro_batches is not None
             with self._stages.rest("backward", Stage("reduce")):
@@ -81,17 +81,17 @@ class StepRunner:
         loss, count = self._forward(batch)
         sums = np.array([float(loss.detach()), count], np.float64)
         self._shard.comm.all_reduce(sums, stage="loss")
-        targets = int(sums[1])
+        weight = float(sums[1]) or 1.0  # a batch whose targets weigh nothing has no loss
         self._num_pending += 1
-        self._pending_targets += targets
+        self._pending_targets += float(sums[1])
         if self._accumulate == 1:
-            self._backward(loss / sums[1], batch)
-            self._pending_targets = 1  # the gradient is that of the mean already
+            self._backward(loss / weight, batch)
+            self._pending_targets = 1.0  # the gradient is that of the mean already
         else:
             self._backward(loss, batch)
         if self._num_pending == self._accumulate:
             self.finish()
-        return float(sums[0] / sums[1]), targets
+        return float(sums[0]) / weight, float(sums[1])
 
     def finish(self) -> bool:
         """Make the update of the batches since the last one, if there are any; collective.
@@ -103,11 +103,11 @@ class StepRunner:
             return False
         with self._stages.timed("backward", Stage("reduce")):
             reduce_gradients(self._model.parameters(), self._shard.comm)
-            if self._pending_targets != 1:
+            if self._pending_targets not in (0, 1):
                 for parameter in self._model.parameters():
                     if parameter.grad is not None:
                         parameter.grad /= self._pending_targets
-        self._num_pending = self._pending_targets = 0
+        self._num_pending, self._pending_targets = 0, 0.0
         self._update()
         return True
 
@@ -126,8 +126,8 @@ class StepRunner:
         with self._stages.timed("backward", Stage("reduce")):
             self._micro_batches.add(batch.index, float(loss.detach()), count)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """Return the summed loss of this worker's targets, and their number."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, float]:
+        """Return the summed loss of this worker's targets, and their number or summed weight."""
         self._shard.channel.stages = self._stages
         if not self._num_pending:
             self._optimizer.zero_grad()

@@ -348,7 +348,7 @@ class Trainer:
         """Run the steps of an epoch; return the mean loss of its targets."""
         self.model.train()
         self._rate.begin_epoch(epoch)
-        total, count, is_between = 0.0, 0, True
+        total, count, is_between = 0.0, 0.0, True
         with self.stages.rest("forward", Stage("other")):
             for batch in self._batches.of_epoch(epoch):
                 if is_between:
@@ -362,7 +362,7 @@ class Trainer:
                     self._callbacks.call("on_step_end", self, self.history.steps, loss)
                     self.history.steps += 1
             self._step.finish()
-        return total / count
+        return total / count if count else float("nan")
 
     def _agree(self, requests: SignalRequests | None) -> tuple[bool, int]:
         """Return whether to save, by a signal or the clock, and the signal to stop; collective.

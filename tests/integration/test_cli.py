@@ -26,7 +26,7 @@ from graphtheta.data.encode import ENCODERS
 from graphtheta.datasets import DATASETS, READERS
 from graphtheta.datasets.generate import GENERATORS
 from graphtheta.export import EXPORTERS
-from graphtheta.nn import DECODERS, MODELS
+from graphtheta.nn import DECODERS, MODELS, NAMED_LOSSES
 from graphtheta.optim import OPTIMIZERS, SCHEDULES
 from graphtheta.partition import PARTITIONERS
 from graphtheta.partition.analysis.detect_communities import COMMUNITIES
@@ -96,6 +96,7 @@ def test_names_in_help_are_those_of_the_registries() -> None:
         "encoders": ENCODERS,
         "exporters": EXPORTERS,
         "kernels": KERNELS,
+        "losses": NAMED_LOSSES,
         "methods": PARTITIONERS,
         "models": MODELS,
         "optimizers": OPTIMIZERS,

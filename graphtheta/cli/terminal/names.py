@@ -18,6 +18,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "exporters": ("dgl", "dgl-chunked", "pyg"),
     "kernels": ("sum", "weighted-sum", "mean", "max", "gat", "gatv2", "gat-e"),
+    "losses": ("cross-entropy", "focal", "mse", "mae", "huber"),
     "methods": (
         *("node-hash", "range", "ldg", "fennel", "lpa", "kaminpar", "metis"),
         *("edge-hash", "grid", "dbh", "hdrf", "2ps-l", "hep"),
