@@ -56,5 +56,5 @@ def test_typed(tmp_path: Path) -> None:
     written = tmp_path / "records.jsonl"
     sizes = ("--graphs", "rmat", "--scale", "6", "--hidden", "8", "--bases", "0,2")
     output = run_script("typed.py", *sizes, "--json", str(written))
-    assert output.count("| rmat 6 x 10 | 8 |") == 2
+    assert all(f"| rmat 6 x 10 | {row} | 8 |" in output for row in ("rgcn", "rgcn, 2 bases", "hgt"))
     assert {record["case"]["bases"] for record in load(written)} == {None, 2}
