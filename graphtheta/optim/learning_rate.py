@@ -47,13 +47,16 @@ class LearningRate:
             learning rates, or an object; a scheduler of torch, or a function that returns one, is
             advanced after every epoch.
         optimizer: The optimiser, as constructed.
+        report: Whether to log warnings, as rank 0 does.
 
     Raises:
         ConfigError: If `given` is something else, or a scheduler of another optimiser.
     """
 
-    def __init__(self, given: ScheduleLike | None, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
+    def __init__(
+        self, given: ScheduleLike | None, optimizer: torch.optim.Optimizer, *, report: bool = True
+    ) -> None:
+        self._optimizer, self._level = optimizer, logging.WARNING if report else logging.DEBUG
         self._bases = [float(group["lr"]) for group in optimizer.param_groups]
         self._own: Schedule | None = None
         self._torch: LRScheduler | None = None
@@ -120,7 +123,8 @@ class LearningRate:
         if self._by == "step":
             self._updates_per_epoch = updates_per_epoch()
         if self._epochs not in (0, epochs) and not isinstance(self._own, RateList):
-            _log.warning(
+            _log.log(
+                self._level,
                 "schedule: the learning rate was planned for %d epochs, and goes on by the curve "
                 "for %d.",
                 *(self._epochs, epochs),
@@ -204,7 +208,8 @@ class LearningRate:
         """
         mine = self.state()
         if state.get("schedule") != mine.get("schedule"):
-            _log.warning(
+            _log.log(
+                self._level,
                 "schedule: the run was started with %s, and goes on with %s.",
                 *(kind.get("schedule", "a constant learning rate") for kind in (state, mine)),
             )

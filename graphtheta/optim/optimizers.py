@@ -45,6 +45,7 @@ def make_optimizer(
     weight_decay: float | None,
     decay_biases: bool = True,
     parameter_groups: ParameterGroups | None = None,
+    report: bool = True,
 ) -> torch.optim.Optimizer:
     """Return the optimiser of a model.
 
@@ -58,6 +59,7 @@ def make_optimizer(
             biases, and the scales of norms.
         parameter_groups: Function from the model to groups of parameters with options of their
             own. If None, all parameters are one group.
+        report: Whether to log warnings, as rank 0 does.
 
     Raises:
         ConfigError: If `given` is something else, or does not fit the model or the other options.
@@ -87,7 +89,7 @@ def make_optimizer(
             optimizer = OPTIMIZERS[given](parameters, **options)
         else:
             optimizer = _called(given, parameters)
-    _check(optimizer, model)
+    _check(optimizer, model, logging.WARNING if report else logging.DEBUG)
     return optimizer
 
 
@@ -148,7 +150,7 @@ def _called(factory: Callable[..., Any], parameters: list[Any]) -> torch.optim.O
     return optimizer
 
 
-def _check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+def _check(optimizer: torch.optim.Optimizer, model: nn.Module, level: int) -> None:
     name = type(optimizer).__name__
     if isinstance(optimizer, _OWN_STEP):
         raise ConfigError(
@@ -165,7 +167,8 @@ def _check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         )
     left_out = [key for p, key in named.items() if p.requires_grad and p not in held]
     if left_out:
-        _log.warning(
+        _log.log(
+            level,
             "trainer: %s holds no %s, which keep their values (requires_grad is True).",
             *(name, ", ".join(left_out)),
         )
@@ -176,7 +179,8 @@ def _check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
                 f"rows, which are divided among workers, got {name}. Use another, such as "
                 "torch.optim.Adam."
             )
-        _log.warning(
+        _log.log(
+            level,
             "trainer: updates of learned rows by %s are the same on any number of workers only if "
             "it updates each number by itself.",
             name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,7 @@ _RANDOM = {
     "bernoulli_", "binomial", "multinomial", "poisson", "normal", "normal_", "log_normal_",
     "uniform_", "exponential_", "geometric_", "cauchy_",
 }  # fmt: skip
+_BATCH_NORMS = ("batch_norm", "native_batch_norm")  # of torch.nn.functional and of torch
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -32,16 +33,17 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", "") or str(resolve_name(function))
 
 
-def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any]) -> None:
+def refuse_worker_dependent(name: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> None:
     """Raise TraceError for a call of a torch function whose result depends on the worker.
 
     Args:
         name: Name of the function.
         kwargs: Keyword arguments of the call.
+        args: Its other arguments.
     """
     if name in _RANDOM and kwargs.get("training") is not False and kwargs.get("p") != 0:
         raise _draws(f"{name}()")
-    if name == "batch_norm" and kwargs.get("training"):
+    if name in _BATCH_NORMS and kwargs.get("training", True in args[5:6]):
         raise TraceError(
             "layer: torch's batch norm takes its statistics from one worker's nodes. Use "
             "graphtheta.nn.BatchNorm between layers."
@@ -60,7 +62,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        refuse_worker_dependent(name_of(func), kwargs)
+        refuse_worker_dependent(name_of(func), kwargs, args)
         return func(*args, **kwargs)
 
 

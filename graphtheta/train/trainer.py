@@ -184,8 +184,9 @@ class Trainer:
             weight_decay=weight_decay,
             decay_biases=decay_biases,
             parameter_groups=parameter_groups,
+            report=self.groups.world.rank == 0,
         )
-        self._rate = LearningRate(schedule, self.optimizer)
+        self._rate = LearningRate(schedule, self.optimizer, report=self.groups.world.rank == 0)
         self._accumulate = need_whole(accumulate, "trainer: accumulate", 1)
         self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world

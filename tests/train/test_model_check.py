@@ -139,8 +139,20 @@ def test_functions_that_draw_nothing_are_not_refused() -> None:
     harmless = [lambda h: F.dropout(h, 0.5, training=False), lambda h: F.dropout(h, 0.0), F.relu]
     for function in harmless:
         trainer(Net(function)).fit(1)
+
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "functional": lambda h: F.batch_norm(h, None, None, training=True),
+    "torch": lambda h: torch.batch_norm(h, None, None, None, None, True, 0.1, 1e-5, False),
+    "native": lambda h: torch.native_batch_norm(h, None, None, None, None, True, 0.1, 1e-5)[0],
+    "hidden module": lambda h: nn.BatchNorm1d(4)(h),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_functions_of_batch_norm_are_refused_in_the_first_step(name: str) -> None:
     with pytest.raises(TraceError, match=r"graphtheta.nn.BatchNorm"):
-        trainer(Net(lambda h: F.batch_norm(h, None, None, training=True))).fit(1)
+        trainer(Net(NORMS[name])).fit(1)
 
 
 def gcn() -> nn.Module:

@@ -16,7 +16,8 @@ class Callback:
 
     Methods are called on all workers with the `Trainer`, in the order in which callbacks are given.
     A collective, such as `trainer.evaluate()` or `trainer.save(...)`, must be called on all of
-    them. An error ends training as any other does. `trainer.stop()` ends it after the epoch.
+    them. An error ends training as any other does. `trainer.stop()` ends it after the epoch. A step
+    is a batch of the strategy; with `accumulate`, several of them are one update.
     """
 
     def on_fit_begin(self, trainer: Any, epochs: int) -> None:
