@@ -231,12 +231,16 @@ def test_file_and_options_make_the_run(command: Run, cora: Path) -> None:
 
 
 def test_resume_goes_on_to_more_epochs_and_refuses_other_options(command: Run, cora: Path) -> None:
-    options = ["--hidden", 4, "--seed", 3]
+    rates = [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
+    Path("rates.json").write_text(json.dumps({"lr": rates, "by": "epoch"}))
+    options = ["--hidden", 4, "--seed", 3, "--schedule", "rates.json"]
     whole = train(command, cora, "--run-dir", "whole", "--epochs", 6, *options, "--resume")
     train(command, cora, "--run-dir", "run", "--epochs", 4, *options)
     resumed = train(command, "--run-dir", "run", "--epochs", 6, "--resume")
     assert resumed["loss_history"] == whole["loss_history"]
-    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 6
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in lines] == rates
+    assert resumed["stop_reason"] == "epochs"
     # What is over stays as it is.
     over = train(command, "--run-dir", "run", "--resume")
     assert over["loss_history"] == whole["loss_history"]

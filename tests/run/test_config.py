@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from graphtheta.errors import ConfigError
+from graphtheta.optim import Constant, Cosine, StepDecay, WarmupStableDecay
+from graphtheta.run.build import schedule_of
 from graphtheta.run.config import RunConfig
 from graphtheta.run.resolve import load_run, resolve
 from graphtheta.train.run_dir import RunDirectory
@@ -66,6 +68,7 @@ def test_moved_run_is_found_where_it_is(tmp_path: Path) -> None:
             "^--fanouts: expected --strategy mini with this option, got --strategy",
         ),
         ({"boundary_hops": 0, "strategy": "mini"}, "^--boundary-hops: expected --strategy cluster"),
+        ({"schedule": "a.json", "warmup": 3}, "^--warmup: expected --schedule constant or "),
         (
             {"negatives": 2, "task": "edge"},
             "^--negatives: expected --task link with this option, got --task",
@@ -77,6 +80,19 @@ def test_resolve_raises_config_error_on_a_wrong_option(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve({**NEEDED, **values})
+
+
+def test_options_make_the_schedule() -> None:
+    for given, expected in (
+        ({}, None),
+        ({"warmup": 3.0}, Constant(3.0)),
+        ({"schedule": "step", "decay_factor": 0.5}, StepDecay(gamma=0.5)),
+        ({"schedule": "cosine", "final_lr": 0.1, "schedule_by": "epoch"},
+         Cosine(final=0.1, by="epoch")),
+        ({"schedule": "wsd", "decay": 30.0, "decay_shape": "sqrt", "warmup": 0.1},
+         WarmupStableDecay(0.1, decay=30.0, shape="sqrt")),
+    ):  # fmt: skip
+        assert schedule_of(resolve({**NEEDED, **given})) == expected
 
 
 @pytest.mark.parametrize("missing", ["input", "run_dir"])
