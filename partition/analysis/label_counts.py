@@ -77,7 +77,12 @@ class LabelCounts:
         for name in self.labels:
             missing = f"; {self.missing[name]:,} missing" if self.missing[name] else ""
             if name in self.classes:
-                rows.append((f"{prefix}classes of {name}", _sizes(self.classes[name]) + missing))
+                rows.append(
+                    (
+                        f"{prefix}classes of {name}",
+                        _sizes(self.classes[name], self.labels[name].classes) + missing,
+                    )
+                )
             elif missing:
                 rows.append((f"{prefix}label {name}", missing.removeprefix("; ")))
         for split, counts in self.splits.items():
@@ -159,7 +164,9 @@ def _zeros(labels: dict[str, LabelSpec], splits: list[str]) -> LabelCounts:
     )
 
 
-def _sizes(counts: NDArray[np.int64]) -> str:
+def _sizes(counts: NDArray[np.int64], names: Sequence[str] | None) -> str:
+    if len(counts) <= _MAX_SHOWN and names and len(names) == len(counts):
+        return ", ".join(f"{n:,} {name}" for n, name in zip(counts, names, strict=True))
     if len(counts) <= _MAX_SHOWN:
         return ", ".join(f"{count:,}" for count in counts)
     return f"{counts.min():,} to {counts.max():,} in each of {len(counts):,}"

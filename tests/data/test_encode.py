@@ -16,8 +16,9 @@ import graphtheta as gt
 from graphtheta.data.encode.fit import Fit
 from graphtheta.data.encode.recipe import EncodedColumn, encoding_of, feature_names, with_encoding
 from graphtheta.data.encode.registry import encoder_of
+from graphtheta.data.encode.statistics import Moments
 from graphtheta.data.encode.text_hash import hash_texts
-from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.errors import ConfigError, GraphFormatError, StoreError
 from graphtheta.partition import Plan, make_store
 
 DAY = datetime.timedelta(days=1)
@@ -372,3 +373,43 @@ def test_streamed_tables_are_encoded_as_tables_in_memory(tmp_path, monkeypatch):
     assert gt.Graph.from_source(source).digest() == expected.digest()
     stores = [make_store(g, tmp_path / str(i), Plan(3)) for i, g in enumerate((source, expected))]
     assert stores[0].checksum == stores[1].checksum
+
+
+class Square(gt.encode.Encoder):
+    """The square of a number, divided by the largest one of the training rows."""
+
+    name = "square"
+    takes = "numbers"
+    largest: float | None = None
+
+    def accepts(self, kind):
+        return pa.types.is_floating(kind)
+
+    def statistics(self):
+        return Moments()
+
+    def fit(self, found, kind, where):
+        return self.model_copy(update={"largest": max(found.high, -found.low) ** 2})
+
+    def features(self, column):
+        return (f"{column}^2",)
+
+    def encode(self, array, value, where, first_row):
+        return array.to_numpy()[:, None] ** 2 / self.largest
+
+    def summary(self):
+        return f"squares up to {self.largest:g}"
+
+
+def test_an_encoder_of_your_own_is_fitted_stored_and_applied_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(gt.encode.ENCODERS, "square", Square)
+    graph = graph_of({"x": [1.0, -2.0, 1.0, 4.0]}, {"x": Square()}, TRAIN)
+    assert graph.features.tolist() == [[0.25], [1], [0.25], [4]]
+    assert graph_of({"x": [1.0, -2.0, 1.0, 4.0]}, "x:square", TRAIN).digest() == graph.digest()
+    make_store(graph, tmp_path / "store", Plan(1))
+    recipe = gt.partition.read_recipe(tmp_path / "store")
+    assert graph_of({"x": [8.0, 0.0]}, None, like=recipe).features.tolist() == [[16], [0]]
+    assert gt.open_shard(str(tmp_path / "store")).feature_names == ("x^2",)
+    monkeypatch.delitem(gt.encode.ENCODERS, "square")
+    with pytest.raises(StoreError, match=r"an encoder among number, .*, got 'square'"):
+        gt.partition.read_recipe(tmp_path / "store")

@@ -85,7 +85,7 @@ def test_explain_says_that_every_model_is_fused(command: Run, name: str) -> None
 def test_explain_of_an_unknown_model(command: Run) -> None:
     result = command("explain", "--model", "cnn")
     assert result.code == 2
-    assert "sage, transformer, got 'cnn'" in result.err
+    assert "simple-hgn, transformer, got 'cnn'" in result.err
 
 
 def test_names_in_help_are_those_of_the_registries() -> None:

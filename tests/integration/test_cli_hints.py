@@ -53,7 +53,7 @@ def test_info_shows_columns_of_edges_and_names(command: Run) -> None:
         r"  splits +none\n",
         r"edge labels +sign \(multiclass, 2\)\n",
         r"edge splits +split\n",
-        r"  classes of y +2, 1; 1 missing\n",
+        r"  classes of y +2 x, 1 z; 1 missing\n",
         r"  edge classes of sign +3, 3\n",
         r"  edge split split +2 train, 2 val, 2 test, 0 none\n",
         r"  size +\d+\.\d\d kB\n",
