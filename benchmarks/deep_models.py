@@ -74,10 +74,10 @@ class PygAPPNP(nn.Module):
 def pyg_appnp(shard: Shard, graph: gt.Graph, seed: int) -> float:
     """Train APPNP with PyG; return the test accuracy."""
     torch.manual_seed(seed)
-    x = torch.from_numpy(np.asarray(graph.features, np.float32))
+    x = torch.from_numpy(np.array(graph.features, np.float32))
     y, split = torch.from_numpy(graph.label("y").astype(np.int64)), graph.split("split")
     edge_index = torch.from_numpy(np.stack([graph.src, graph.dst]).astype(np.int64))
-    masks = [torch.from_numpy(split == part) for part in range(3)]
+    masks = [torch.from_numpy(split == part) for part in (1, 2, 3)]  # training, validation, test
     model = PygAPPNP(x.shape[1], int(y.max()) + 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
     best, test, since = -1.0, 0.0, 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
+from graphtheta.nn.conv import degree_histogram
 from graphtheta.nn.deep_models import APPNP, GCNII, SGC, SIGN
 from graphtheta.nn.models import (
     GAT,
@@ -14,6 +15,7 @@ from graphtheta.nn.models import (
     GCN,
     GIN,
     GIPA,
+    PNA,
     RGAT,
     RGCN,
     GATv2,
@@ -44,6 +46,7 @@ MODELS: dict[str, type[Model]] = {
     "gcnii": GCNII,
     "sgc": SGC,
     "sign": SIGN,
+    "pna": PNA,
 }
 
 NORMALISED = ("gcn", "appnp", "gcnii", "sgc", "sign")  # models that read weights by default
@@ -110,6 +113,7 @@ def model_for(
         "metadata": lambda: shard.metadata,
         "weighted": lambda: has_weights and (name in NORMALISED if weighted is None else weighted),
         "alpha": lambda: alpha,
+        "deg": lambda: degree_histogram(shard),
         "theta": lambda: theta,
     }
     options = {option: given[option]() for option in model.options}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from graphtheta.nn.conv import (
     GCNConv,
     GINConv,
     GIPAConv,
+    PNAConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
@@ -30,6 +31,7 @@ __all__ = [
     "GCN",
     "GIN",
     "GIPA",
+    "PNA",
     "RGAT",
     "RGCN",
     "GATv2",
@@ -106,6 +108,7 @@ class GIN(Stack):
         hidden_channels: Columns of each hidden layer.
         out_channels: Columns of the output.
         weighted: Whether to multiply messages by the edge column `weight`.
+        edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
         dropout: Probability of dropping a column of a layer's input.
         options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
     """
@@ -119,17 +122,59 @@ class GIN(Stack):
         out_channels: int,
         *,
         weighted: bool = False,
+        edge_dim: int | None = None,
         dropout: float = 0.5,
         **options: Unpack[StackOptions],
     ) -> None:
-        make_layer = partial(_gin_layer, weighted=weighted)
+        make_layer = partial(_gin_layer, weighted=weighted, edge_dim=edge_dim)
         sizes = in_channels, hidden_channels, out_channels
         super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
-def _gin_layer(in_channels: int, out_channels: int, *, weighted: bool) -> GINConv:
+def _gin_layer(in_channels: int, out_channels: int, **options: Any) -> GINConv:
     first, second = nn.Linear(in_channels, out_channels), nn.Linear(out_channels, out_channels)
-    return GINConv(nn.Sequential(first, nn.ReLU(), second), weighted=weighted)
+    return GINConv(nn.Sequential(first, nn.ReLU(), second), **options)
+
+
+class PNA(Stack):
+    """Principal neighbourhood aggregation (Corso et al., NeurIPS 2020).
+
+    `model_for` lets it read edge attributes if the graph has any.
+
+    Args:
+        in_channels: Columns of the input features.
+        hidden_channels: Columns of each hidden layer.
+        out_channels: Columns of the output.
+        deg: (D,) number of nodes of each in-degree, such as `degree_histogram(shard)`.
+        aggregators: As for `PNAConv`.
+        scalers: As for `PNAConv`.
+        edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
+        dropout: Probability of dropping a column of a layer's input.
+        options: num_layers, norm, residual, jumping_knowledge and seed, as for `Stack`.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("deg", "edge_dim")
+    tensor_arguments: ClassVar[tuple[str, ...]] = ("deg",)
+    needs_edge_attributes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
+        deg: Tensor,
+        aggregators: Sequence[str] = ("mean", "min", "max", "std"),
+        scalers: Sequence[str] = ("identity", "amplification", "attenuation"),
+        edge_dim: int | None = None,
+        dropout: float = 0.5,
+        **options: Unpack[StackOptions],
+    ) -> None:
+        make_layer = partial(
+            PNAConv, aggregators=aggregators, scalers=scalers, deg=deg, edge_dim=edge_dim
+        )
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, dropout=dropout, **options)
 
 
 class GAT(Stack):

@@ -5,11 +5,12 @@ terms, so that the gradient of a term is the gradient of its row; the other colu
 winners, maxima) are constants in backward. Workers that hold in-edges of the same node merge their
 partials by `merge`, in rank order, with plain torch; `finish` turns the merged partial into the
 message that `apply_node` gets. A row without edges gets 0.
+
+`Moments` is the base of aggregators that need sums only; `check_aggregator` tests any of them.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from graphtheta.data.schema import need_name
 from graphtheta.errors import ConfigError
+from graphtheta.tgar.aggregator_base import Aggregator, Tensors, widen
+from graphtheta.tgar.moments import Moments, Std
 
 __all__ = [
     "AGGREGATORS",
@@ -26,76 +29,15 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
+    "Moments",
+    "Several",
     "Softmax",
+    "Std",
     "Sum",
     "aggregator",
 ]
 
-Tensors = Sequence[Tensor]
 NO_EDGE = torch.iinfo(torch.int64).max  # the winning edge key of a row without edges
-
-
-class Aggregator(ABC):
-    """Reduction of the messages that a node receives to one value.
-
-    Attributes:
-        scored: Whether gather returns (score, message) instead of a message.
-        num_differentiable: Number of leading columns of the partial that are sums of edge terms.
-        counts: Whether the last column is the number of messages, known without evaluating any.
-        picks: Whether the value is that of one message, so that repeating an edge changes nothing.
-    """
-
-    scored: ClassVar[bool] = False
-    num_differentiable: ClassVar[int] = 1
-    counts: ClassVar[bool] = False
-    picks: ClassVar[bool] = False
-
-    @abstractmethod
-    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
-        """Return the columns of a partial of `rows` rows without edges.
-
-        Args:
-            rows: Number of rows.
-            outputs: Values with the dtypes and trailing shapes of what gather returns.
-
-        Raises:
-            ConfigError: If the shapes do not fit the aggregator.
-        """
-
-    @abstractmethod
-    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
-        """Add a chunk of edges to a partial, in place.
-
-        Shape:
-            columns: (r, ...) each, the rows of the chunk. row_e: (e,) int64 in [0, r).
-            outputs: (e, ...) each, what gather returned. key_e: (e,) int64 edge keys.
-        """
-
-    @abstractmethod
-    def terms(
-        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
-    ) -> list[Tensor]:
-        """Return the per-edge terms whose sums are the differentiable columns; differentiable.
-
-        Args:
-            constants: The other columns of the chunk's rows, over all edges.
-            row_e: Row of each edge.
-            outputs: What gather returned.
-            key_e: Edge keys.
-        """
-
-    @abstractmethod
-    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
-        """Merge the partials received from mirrors into those of the masters; differentiable.
-
-        Shape:
-            own: (M, ...) each. received: (S, ...) each. master_S: (S,) int64 in [0, M), the master
-            of each received row.
-        """
-
-    @abstractmethod
-    def finish(self, columns: Tensors) -> Tensor:
-        """Return the aggregated message of each row, 0 for a row without edges."""
 
 
 class Sum(Aggregator):
@@ -135,7 +77,7 @@ class Mean(Sum):
 
     def finish(self, columns: Tensors) -> Tensor:
         total, count = columns
-        return total / _widen(count.clamp(min=1), total)
+        return total / widen(count.clamp(min=1), total)
 
 
 class Max(Aggregator):
@@ -159,14 +101,14 @@ class Max(Aggregator):
     def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
         value, winner = columns
         (message,) = outputs
-        self._take_best(value, winner, row_e, message, _widen(key_e, message))
+        self._take_best(value, winner, row_e, message, widen(key_e, message))
 
     def _take_best(
         self, value: Tensor, winner: Tensor, row_x: Tensor, candidate: Tensor, key: Tensor
     ) -> None:
         """Update rows `row_x` by candidates that are better, in place; `key` broadcasts to them."""
         before = value.clone()
-        index = _widen(row_x, candidate).expand_as(candidate)
+        index = widen(row_x, candidate).expand_as(candidate)
         value.scatter_reduce_(0, index, candidate, self._reduce)
         winner.masked_fill_(~_same(before, value), NO_EDGE)
         wins = _same(candidate, value.index_select(0, row_x))
@@ -176,7 +118,7 @@ class Max(Aggregator):
         self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
     ) -> list[Tensor]:
         (message,) = outputs
-        won = constants[0].index_select(0, row_e) == _widen(key_e, message)
+        won = constants[0].index_select(0, row_e) == widen(key_e, message)
         return [torch.where(won, message, torch.zeros_like(message))]
 
     def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
@@ -231,11 +173,11 @@ class Softmax(Aggregator):
         total, weighted, largest = columns
         score, _message = outputs
         before = largest.clone()
-        index = _widen(row_e, score).expand_as(score)
+        index = widen(row_e, score).expand_as(score)
         largest.scatter_reduce_(0, index, score, "amax")
         scale = _exp_of_difference(before, largest)
         total.mul_(scale)
-        weighted.mul_(_widen(scale, weighted))
+        weighted.mul_(widen(scale, weighted))
         for column, term in zip(
             (total, weighted), self.terms([largest], row_e, outputs, key_e), strict=True
         ):
@@ -246,15 +188,15 @@ class Softmax(Aggregator):
     ) -> list[Tensor]:
         score, message = outputs
         weight = _exp_of_difference(score, constants[0].index_select(0, row_e))
-        return [weight, _widen(weight, message) * message]
+        return [weight, widen(weight, message) * message]
 
     def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
-        index = _widen(master_S, own[2]).expand_as(received[2])
+        index = widen(master_S, own[2]).expand_as(received[2])
         largest = own[2].scatter_reduce(0, index, received[2], "amax")
         scale = _exp_of_difference(own[2], largest)
         scale_S = _exp_of_difference(received[2], largest.index_select(0, master_S))
         merged = [
-            (a * _widen(scale, a)).index_add(0, master_S, b * _widen(scale_S, b))
+            (a * widen(scale, a)).index_add(0, master_S, b * widen(scale_S, b))
             for a, b in zip(own[:2], received[:2], strict=True)
         ]
         return [*merged, largest]
@@ -262,12 +204,80 @@ class Softmax(Aggregator):
     def finish(self, columns: Tensors) -> Tensor:
         total, weighted, _largest = columns
         safe = torch.where(total > 0, total, torch.ones_like(total))
-        return weighted / _widen(safe, weighted)
+        return weighted / widen(safe, weighted)
 
 
-def _widen(x: Tensor, like: Tensor) -> Tensor:
-    """Append dimensions of size one until `x` broadcasts against `like` from the left."""
-    return x.reshape(*x.shape, *(1,) * (like.dim() - x.dim()))
+class Several(Aggregator):
+    """The values of several aggregators of the same messages, side by side in the last dimension.
+
+    Args:
+        parts: Aggregators of messages without scores, or their names.
+
+    Raises:
+        ConfigError: If there are none, or one needs scores.
+    """
+
+    is_wide = True
+
+    def __init__(self, *parts: str | Aggregator) -> None:
+        self.parts = [aggregator(part) for part in parts]
+        if not parts or any(part.scored for part in self.parts):
+            raise ConfigError(
+                "Several: expected aggregators without scores, got "
+                f"{', '.join(map(str, parts)) or 'none'}. Choose among sum, mean, max, min and std."
+            )
+        self.num_differentiable = sum(part.num_differentiable for part in self.parts)
+        self.picks = all(part.picks for part in self.parts)
+        self.takes_copies = self.picks or not any(part.picks for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"Several({', '.join(map(repr, self.parts))})"
+
+    def start(self, rows: int, outputs: Tensors) -> list[Tensor]:
+        return self._joined([part.start(rows, outputs) for part in self.parts])
+
+    def add(self, columns: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor) -> None:
+        for part, own in self._split(columns, outputs):
+            part.add(own, row_e, outputs, key_e)
+
+    def terms(
+        self, constants: Tensors, row_e: Tensor, outputs: Tensors, key_e: Tensor
+    ) -> list[Tensor]:
+        found, rest = [], list(constants)
+        for part, number in zip(self.parts, self._constants(outputs), strict=True):
+            found += part.terms(rest[:number], row_e, outputs, key_e)
+            rest = rest[number:]
+        return found
+
+    def merge(self, own: Tensors, received: Tensors, master_S: Tensor) -> list[Tensor]:
+        pairs = zip(self._split(own), self._split(received), strict=True)
+        return self._joined([part.merge(a, b, master_S) for (part, a), (_, b) in pairs])
+
+    def finish(self, columns: Tensors) -> Tensor:
+        values = [part.finish(own) for part, own in self._split(columns)]
+        narrow = min((value.dtype for value in values), key=lambda dtype: dtype.itemsize)
+        return torch.cat([value.to(narrow) for value in values], -1)
+
+    def _joined(self, partials: Sequence[Tensors]) -> list[Tensor]:
+        """Return the columns of all parts: the differentiable ones come first."""
+        pairs = list(zip(self.parts, partials, strict=True))
+        first = [c for part, columns in pairs for c in columns[: part.num_differentiable]]
+        return first + [c for part, columns in pairs for c in columns[part.num_differentiable :]]
+
+    def _split(self, columns: Tensors, like: Tensors = ()) -> list[tuple[Aggregator, list[Tensor]]]:
+        """Return the columns of each part."""
+        terms, rest = list(columns[: self.num_differentiable]), columns[self.num_differentiable :]
+        found, rest = [], list(rest)
+        for part, number in zip(self.parts, self._constants(like or columns[:1]), strict=True):
+            own = terms[: part.num_differentiable] + rest[:number]
+            terms, rest = terms[part.num_differentiable :], rest[number:]
+            found.append((part, own))
+        return found
+
+    def _constants(self, like: Tensors) -> list[int]:
+        """Return the number of columns of each part that are not differentiable."""
+        empty = [like[0].detach()[:0]]
+        return [len(part.start(0, empty)) - part.num_differentiable for part in self.parts]
 
 
 def _same(a: Tensor, b: Tensor) -> Tensor:
@@ -285,14 +295,17 @@ AGGREGATORS: dict[str, Aggregator] = {
     "max": Max(),
     "min": Min(),
     "softmax": Softmax(),
+    "std": Std(),
 }
 
 
-def aggregator(name: str) -> Aggregator:
-    """Return an aggregator by name.
+def aggregator(name: str | Aggregator) -> Aggregator:
+    """Return an aggregator by name, or itself.
 
     Raises:
         ConfigError: If the name is unknown.
     """
+    if isinstance(name, Aggregator):
+        return name
     need_name(name, AGGREGATORS, "aggregator")
     return AGGREGATORS[name]

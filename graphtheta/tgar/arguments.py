@@ -50,12 +50,19 @@ def with_plain_errors(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         name = type(self).__name__
+        aliases = getattr(type(self), "aliases", {})
+        for given in aliases.keys() & kwargs.keys():
+            if aliases[given] not in kwargs:
+                kwargs[aliases[given]] = kwargs.pop(given)
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             known = _arguments_of(type(self))
             raise ArgumentError(f"{name}: {_explained(str(error), kwargs, known)}") from None
-        tensors = [n for n, value in bound.arguments.items() if isinstance(value, Tensor)]
+        expected = getattr(type(self), "tensor_arguments", ())
+        tensors = [
+            n for n, v in bound.arguments.items() if isinstance(v, Tensor) and n not in expected
+        ]
         if tensors:
             raise ArgumentError(
                 f"{name}: expected a size or an option as {tensors[0]}, got a tensor. Construct "

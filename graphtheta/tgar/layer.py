@@ -31,7 +31,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import start_sync
 from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.shard.sparse_rows import SparseRows, densified
-from graphtheta.tgar.aggregators import aggregator
+from graphtheta.tgar.aggregators import Aggregator, aggregator
 from graphtheta.tgar.batch.block import Block
 from graphtheta.tgar.batch.view import LayerView
 from graphtheta.tgar.chunked import EdgeInputs, GatherSum
@@ -81,7 +81,7 @@ class TGARLayer(ViewModule):
     view runs the stages for all active nodes and edges, on all workers.
 
     Attributes:
-        aggregator: Name of the Sum stage, a key of `AGGREGATORS`.
+        aggregator: The Sum stage: a key of `AGGREGATORS`, or an `Aggregator`.
         self_loops: Whether every node also sends a message to itself. The graph's own self-loops
             are then left out, so that each node has exactly one. Its edge columns are the mean over
             the node's in-edges.
@@ -104,7 +104,7 @@ class TGARLayer(ViewModule):
     """
 
     is_graph_layer = True
-    aggregator: str = "sum"
+    aggregator: str | Aggregator = "sum"
     self_loops: bool = False
     node_columns: tuple[str, ...] = ()
     own_loop_columns: ClassVar[bool] = False
@@ -173,10 +173,14 @@ class TGARLayer(ViewModule):
         expression = self._trace(view, fields)
         inputs, syncs = self._start_sync(view, expression, fields, output_fields)
         gather_sum = self._gather_sum(view, expression, inputs)
+        reduce = aggregator(self.aggregator)
         if view.shard.is_vertex_cut:
-            reduce = aggregator(self.aggregator)
-            return reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
-        return gather_sum.message(inputs, syncs)
+            message = reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
+        else:
+            message = gather_sum.message(inputs, syncs)
+        if reduce.is_wide:
+            message = message.to(torch.promote_types(_dtype_of(fields), torch.float32))
+        return message
 
     def explain(self) -> Explanation:
         """Return how the last call of the layer ran `gather`: what is hoisted, fused and saved.
@@ -188,7 +192,8 @@ class TGARLayer(ViewModule):
             raise ConfigError(
                 f"{type(self).__name__}.explain: it has not run yet. Call it on a view first."
             )
-        return explained(type(self).__name__, self.aggregator, self.self_loops, *self._last)
+        name = str(self.aggregator)
+        return explained(type(self).__name__, name, self.self_loops, *self._last)
 
     @property
     def edge_columns_read(self) -> frozenset[str] | None:
@@ -343,9 +348,15 @@ class TGARLayer(ViewModule):
 
         Where one message wins, a copy of its edge must not get the gradient again.
         """
-        if aggregator(self.aggregator).picks and block.distinct is not None:
-            return block.distinct
-        return block, None
+        reduce = aggregator(self.aggregator)
+        if block.distinct is None or not (reduce.picks or not reduce.takes_copies):
+            return block, None
+        if not reduce.takes_copies:
+            raise ConfigError(
+                f"{type(self).__name__}: expected edges sampled without replacement for the "
+                f"aggregator {reduce}, got some with. Leave replace (--replace) out."
+            )
+        return block.distinct
 
     def _program(
         self, expression: Expression, inputs: EdgeInputs, *, warn: bool

@@ -24,12 +24,17 @@ class ViewModule(nn.Module):
         is_graph_layer: Whether it counts as one graph layer, whatever layers it is made of.
         has_statistics: Whether it computes with statistics over all nodes of a batch.
 
+        tensor_arguments: Names of constructor arguments that are tensors.
+        aliases: Names of constructor arguments in other libraries, with the names here.
+
     Raises:
         ConfigError: If the module is called as in another library, or with autocast to another
             dtype than bfloat16.
     """
 
     takes: ClassVar[type[View] | type[LayerView]] = LayerView
+    tensor_arguments: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[dict[str, str]] = {}
     is_graph_layer: ClassVar[bool] = False
     has_statistics: ClassVar[bool] = False
 

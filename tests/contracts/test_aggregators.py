@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from graphtheta.errors import ConfigError
-from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator, aggregator
+from graphtheta.tgar import Moments, Several, check_aggregator
+from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator, Sum, aggregator
 
 ROWS, EDGES = 6, 40  # the last row has no edge
 NAMES = sorted(AGGREGATORS)
@@ -27,6 +28,7 @@ DEFINITIONS: dict[str, Callable[..., Tensor]] = {
     "max": lambda m: m.amax(0),
     "min": lambda m: m.amin(0),
     "softmax": softmax,
+    "std": lambda m: m.std(0, correction=0),
 }
 
 
@@ -71,6 +73,66 @@ def merged(
     received = [torch.cat(columns) for columns in zip(*partials[1:], strict=True)]
     master_S = torch.arange(rows).repeat(len(partials) - 1)
     return reduce.finish(reduce.merge(partials[0], received, master_S))
+
+
+class PowerMean(Moments):
+    """The power mean of positive messages."""
+
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+    def functions(self, message: Tensor) -> Sequence[Tensor]:
+        return (message**self.power,)
+
+    def value(self, means: Sequence[Tensor]) -> Tensor:
+        return means[0] ** (1 / self.power)
+
+
+class Root(Sum):
+    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+        return columns[0].abs().sqrt()
+
+
+class Last(Sum):
+    def add(
+        self, columns: Sequence[Tensor], row_e: Tensor, outputs: Sequence[Tensor], key_e: Tensor
+    ) -> None:
+        columns[0][row_e] = outputs[0]
+
+
+class Half(Sum):
+    def finish(self, columns: Sequence[Tensor]) -> Tensor:
+        return columns[0].detach() / 2 + columns[0] / 2
+
+
+class Two(PowerMean):
+    num_differentiable = 2
+
+
+def test_the_public_check_accepts_all_aggregators() -> None:
+    for name in NAMES:
+        check_aggregator(name)
+    check_aggregator(Several("mean", "max", "min", "std"))
+    check_aggregator(PowerMean(3.0), positive=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Root(), "finite gradient for rows without edges"),
+        (Last(), "same value from 2 merged partials, got a difference"),
+        (Half(), "the gradient of finite differences"),
+        (Two(2.0), r"num_differentiable = 2 terms, got 1"),
+    ],
+)
+def test_the_public_check_names_what_is_wrong(wrong: Aggregator, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_aggregator(wrong)
+
+
+def test_several_refuses_scores() -> None:
+    with pytest.raises(ConfigError, match="expected aggregators without scores, got mean, softmax"):
+        Several("mean", "softmax")
 
 
 @pytest.mark.parametrize("name", NAMES)

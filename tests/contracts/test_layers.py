@@ -23,6 +23,7 @@ from graphtheta.nn import (
     GINConv,
     GIPAConv,
     HGTConv,
+    PNAConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
@@ -36,9 +37,13 @@ from tests.nn.steps import assert_equal, run_layer
 
 # How to make each layer for the graphs of `to_graph`: 3 features, 2 edge attributes, 5 edge types.
 UNTYPED = (("node",), (("node", "to", "node"),))
+DEGREES = torch.tensor([1, 5, 9, 4])  # numbers of nodes of each in-degree
 MAKERS: dict[str, Callable[[], TGARLayer]] = {
     "gcn": lambda: GCNConv(3, 4),
     "gcnii": lambda: GCN2Conv(3, 0.2, 0.5, 1),
+    "pna": lambda: PNAConv(
+        3, 4, ["mean", "max", "std"], ["identity", "attenuation"], DEGREES, edge_dim=2, towers=2
+    ),
     "sage": lambda: SAGEConv(3, 4),
     "gat": lambda: GATConv(3, 4, heads=2, dropout=0.4),
     "gatv2": lambda: GATv2Conv(3, 4, heads=2, dropout=0.4, edge_dim=2),
@@ -129,7 +134,7 @@ def test_layer_takes_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gatv2", "gat-e", "rgcn", "rgat", "simple-hgn", "transformer", "gipa"]
+    "name", ["gatv2", "gat-e", "rgcn", "rgat", "simple-hgn", "transformer", "gipa", "pna"]
 )
 def test_layer_raises_trace_error_when_the_graph_lacks_an_edge_column(name: str) -> None:
     graph = to_graph(random_graph(20, 80), dtype=np.float64)

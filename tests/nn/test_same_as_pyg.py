@@ -26,6 +26,7 @@ from graphtheta.nn import (
     GCN2Conv,
     GCNConv,
     GINConv,
+    PNAConv,
     RGATConv,
     RGCNConv,
     SAGEConv,
@@ -162,6 +163,22 @@ def rgat(**options: Any) -> tuple[Callable[[], Any], Any]:
     return lambda: RGATConv(FEATURES, 4, num_relations=RELATIONS, heads=3, **options), theirs
 
 
+def pna(out: int, **options: Any) -> tuple[Callable[[], Any], Any]:
+    deg = torch.tensor([4, 2, 6, 10, 9, 5, 4])
+    scalers = ["identity", "amplification", "attenuation", "linear", "inverse_linear"]
+    arguments = FEATURES, out, ["mean", "min", "max", "std"], scalers, deg
+
+    def make() -> nn.Module:
+        layer = PNAConv(*arguments, **options)
+        # torch computes the means of degrees in float32.
+        mine, pygs = layer.aggr_module.avg_deg_log, theirs.aggr_module.avg_deg_log
+        assert torch.allclose(mine.double(), pygs.double())
+        return layer
+
+    theirs = pyg.PNAConv(*arguments, **options)
+    return make, theirs
+
+
 class PygGCN2(nn.Module):
     """GCNII's layer, whose initial rows are its input."""
 
@@ -271,6 +288,33 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
     "model_sgc": lambda: (*deep(SGC, pyg_sgc), ""),
     "model_sgc_wide": lambda: (*deep(SGC, pyg_sgc, out=7), ""),
     "model_sign": lambda: (*deep(SIGN, pyg_sign), ""),
+    "gat_options": lambda: (
+        *attention(GATConv, pyg.GATConv, add_self_loops=False, bias=False, residual=True),
+        "",
+    ),
+    "gatv2_options": lambda: (
+        *attention(
+            GATv2Conv, pyg.GATv2Conv, residual=True, share_weights=True, bias=False, concat=False
+        ),
+        "",
+    ),
+    "gine": lambda: (
+        lambda: GINConv(nn=mlp(), edge_dim=ATTRIBUTES),
+        pyg.GINEConv(mlp(), edge_dim=ATTRIBUTES),
+        "attr",
+    ),
+    "sage_options": lambda: (
+        lambda: SAGEConv(FEATURES, 7, aggr="sum", normalize=True, project=True, bias=False),
+        pyg.SAGEConv(FEATURES, 7, aggr="sum", normalize=True, project=True, bias=False),
+        "",
+    ),
+    "sage_std": lambda: (
+        lambda: SAGEConv(FEATURES, 4, aggr="std", root_weight=False),
+        pyg.SAGEConv(FEATURES, 4, aggr="std", root_weight=False),
+        "",
+    ),
+    "pna": lambda: (*pna(6, towers=3), ""),
+    "pna_edges": lambda: (*pna(4, edge_dim=ATTRIBUTES, towers=1), "attr"),
     "sage_sum_weights": lambda: (*weighted_sage("sum", 7), "weight"),
     "sage_mean_weights": lambda: (*weighted_sage("mean", 3), "weight"),
     "sage_max_weights": lambda: (*weighted_sage("max", 4), "weight"),

@@ -41,6 +41,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "gcnii",
         "sgc",
         "sign",
+        "pna",
     ),
     "optimizers": ("sgd", "adam", "adamw"),
     "readers": (

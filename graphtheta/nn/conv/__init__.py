@@ -6,6 +6,7 @@ from graphtheta.nn.conv.gin import GINConv
 from graphtheta.nn.conv.gipa import GIPAConv
 from graphtheta.nn.conv.han import HANConv
 from graphtheta.nn.conv.hgt import HGTConv
+from graphtheta.nn.conv.pna import PNAConv, degree_histogram
 from graphtheta.nn.conv.rgat import RGATConv
 from graphtheta.nn.conv.rgcn import RGCNConv
 from graphtheta.nn.conv.sage import SAGEConv
@@ -24,17 +25,20 @@ __all__ = [
     "GIPAConv",
     "HANConv",
     "HGTConv",
+    "PNAConv",
     "PropagateConv",
     "RGATConv",
     "RGCNConv",
     "SAGEConv",
     "SimpleHGNConv",
     "TransformerConv",
+    "degree_histogram",
 ]
 
 LAYERS: dict[str, type[TGARLayer]] = {
     "gcn": GCNConv,
     "gcnii": GCN2Conv,
+    "pna": PNAConv,
     "sage": SAGEConv,
     "gat": GATConv,
     "gatv2": GATv2Conv,

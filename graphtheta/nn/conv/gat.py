@@ -32,6 +32,10 @@ class GATConv(AttentionLayer):
         negative_slope: Slope of leaky_relu for negative scores.
         dropout: Probability of dropping an attention coefficient.
         edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
+        add_self_loops: Whether i itself is part of the sum, and the graph's own self-loops are
+            replaced.
+        bias: Whether to add a bias.
+        residual: Whether to add a linear map of h_i.
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
@@ -52,13 +56,20 @@ class GATConv(AttentionLayer):
         negative_slope: float = 0.2,
         dropout: float = 0.0,
         edge_dim: int | None = None,
+        add_self_loops: bool = True,
+        bias: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__(
             out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
         )
-        self.negative_slope = negative_slope
+        self.negative_slope, self.self_loops = negative_slope, add_self_loops
         self.make(in_channels)
-        self.bias = nn.Parameter(torch.zeros(heads * out_channels if concat else out_channels))
+        width = heads * out_channels if concat else out_channels
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.res = Linear(in_channels, width, bias=False) if residual else None
+        if self.res is not None:
+            glorot(self.res.weight)
 
     def make(self, in_channels: int) -> None:
         """Create the parameters, except the bias."""
@@ -78,7 +89,11 @@ class GATConv(AttentionLayer):
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         z = self.lin(h)
         a, b = torch.split(linear(z, self._score_weight()), self.heads, dim=1)
-        return {"z": self.by_head(z), "a": a, "b": b}
+        return {"z": self.by_head(z), "a": a, "b": b, **self.root(h)}
+
+    def root(self, h: Tensor) -> dict[str, Tensor]:
+        """Return the field that the residual reads, if there is one."""
+        return {} if self.res is None else {"h": h}
 
     def _score_weight(self) -> Tensor:
         """Return both attention vectors as one matrix, (2 K, K C), zero across heads.
@@ -101,34 +116,54 @@ class GATConv(AttentionLayer):
         return self.score(src, dst, edge), self.drop_coefficients(src["z"])
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        return add_bias(self.join_heads(m), self.bias)
+        out = self.join_heads(m)
+        if self.res is not None:
+            out = out + self.res(n["h"])
+        return out if self.bias is None else add_bias(out, self.bias)
 
 
 class GATv2Conv(GATConv):
     """h_i = sum over j of softmax_j(a . leaky_relu(W_l h_j + W_r h_i + V e)) W_l h_j.
 
     The order of neighbours by their scores depends on the node. j runs over N(i) and i itself.
-    Parameter names equal PyG's `GATv2Conv`. Arguments and shapes are those of `GATConv`.
+    Parameter names equal PyG's `GATv2Conv`. Shapes are those of `GATConv`.
+
+    Args:
+        in_channels: Columns of h.
+        out_channels: Columns of each head (C).
+        share_weights: Whether W_r is W_l.
+        options: Other arguments of `GATConv`.
 
     Source:
         Brody, Alon, Yahav, ICLR 2022.
     """
 
+    def __init__(
+        self, in_channels: int, out_channels: int, *, share_weights: bool = False, **options: Any
+    ) -> None:
+        self._shares_weights, self._has_bias = share_weights, options.get("bias", True)
+        super().__init__(in_channels, out_channels, **options)
+
     def make(self, in_channels: int) -> None:
         heads, out_channels = self.heads, self.channels
-        self.lin_l = Linear(in_channels, heads * out_channels)
-        self.lin_r = Linear(in_channels, heads * out_channels)
+        self.lin_l = Linear(in_channels, heads * out_channels, bias=self._has_bias)
+        self.lin_r = self.lin_l
+        if not self._shares_weights:
+            self.lin_r = Linear(in_channels, heads * out_channels, bias=self._has_bias)
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
         for projection in (self.lin_l, self.lin_r):
             glorot(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
         glorot(self.att)
         if self.edge_dim is not None:
             self.lin_edge = nn.Linear(self.edge_dim, heads * out_channels, bias=False)
             glorot(self.lin_edge.weight)
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        return {"l": self.by_head(self.lin_l(h)), "r": self.by_head(self.lin_r(h))}
+        left = self.by_head(self.lin_l(h))
+        right = left if self._shares_weights else self.by_head(self.lin_r(h))
+        return {"l": left, "r": right, **self.root(h)}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> tuple[Tensor, Tensor]:
         both = src["l"] + dst["r"]

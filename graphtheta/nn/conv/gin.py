@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from graphtheta.errors import ConfigError
 from graphtheta.nn.conv.weights import (
     reads_weights,
     refuse_sampling_by_weight,
@@ -22,18 +23,29 @@ __all__ = ["GINConv"]
 class GINConv(TGARLayer):
     """h_i = MLP((1 + eps) h_i + sum of h_j over j in N(i)).
 
-    Parameter names equal PyG's `GINConv`. With weights the sum is of w_ij h_j.
+    Parameter names equal PyG's `GINConv`. With weights the sum is of w_ij h_j. With edge attributes
+    it is of relu(h_j + V e_ij), and names equal PyG's `GINEConv`.
 
     Args:
-        mlp: Module on (M, F), without torch's dropout and batch normalisation.
+        mlp: Module on (M, F), without torch's dropout and batch normalisation. May be given as
+            `nn`, its name in PyG.
         eps: Initial value of eps.
         train_eps: Whether eps is learned.
         weighted: Whether to multiply messages by the edge column `weight`.
+        edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read. The
+            module must begin with a linear map.
+
+    Raises:
+        ConfigError: If edge attributes are read, and the module does not begin with a linear map.
 
     Shape:
         h: (M, F). Returns (M, O), the output of `mlp`.
+
+    Source:
+        Hu et al., Strategies for pre-training graph neural networks, ICLR 2020 (edge attributes).
     """
 
+    aliases: ClassVar[dict[str, str]] = {"nn": "mlp"}
     cast_edge_columns = ("weight",)
     eps: Tensor
 
@@ -44,9 +56,18 @@ class GINConv(TGARLayer):
         eps: float = 0.0,
         train_eps: bool = False,
         weighted: bool = False,
+        edge_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.nn, self.weighted = mlp, weighted
+        self.nn, self.weighted, self.edge_dim = mlp, weighted, edge_dim
+        if edge_dim is not None:
+            first = _first_linear(mlp)
+            if first is None:
+                raise ConfigError(
+                    "GINConv: expected an mlp that begins with a linear map, for edge_dim, got "
+                    f"{type(mlp).__name__}. Begin with torch.nn.Linear."
+                )
+            self.lin = nn.Linear(edge_dim, first.in_features)
         self._is_multiplied = False
         if train_eps:
             self.eps = nn.Parameter(torch.full((1,), eps))
@@ -61,12 +82,15 @@ class GINConv(TGARLayer):
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
         # The first linear map of sparse rows is computed before the sum, which would be dense.
-        first = _first_linear(self.nn) if is_sparse_rows(h) else None
+        rearranged = is_sparse_rows(h) and self.edge_dim is None
+        first = _first_linear(self.nn) if rearranged else None
         self._is_multiplied = first is not None
         return {"h": h if first is None else linear(h, first.weight)}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
         message: Tensor = src["h"]
+        if self.edge_dim is not None:
+            message = (message + self.lin(edge["attr"])).relu()
         return times_weight(message, edge) if self.weighted else message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:

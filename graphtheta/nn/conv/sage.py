@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from graphtheta.nn.conv.order import projects_first
 from graphtheta.nn.conv.weights import (
@@ -13,7 +14,7 @@ from graphtheta.nn.conv.weights import (
     times_weight,
 )
 from graphtheta.nn.linear import Linear, linear
-from graphtheta.tgar import LayerView, TGARLayer
+from graphtheta.tgar import Aggregator, LayerView, TGARLayer
 
 __all__ = ["SAGEConv"]
 
@@ -28,13 +29,19 @@ class SAGEConv(TGARLayer):
     Args:
         in_channels: Columns of h.
         out_channels: Columns of the result.
-        aggregator: "mean", "sum", "max" or "min".
+        aggregator: "mean", "sum", "max", "min", "std" or an `Aggregator` that keeps the number of
+            columns. May be given as `aggr`, its name in PyG.
         weighted: Whether to multiply messages by the edge column `weight`.
+        normalize: Whether to divide each output by its length.
+        root_weight: Whether to add W_r h_i.
+        project: Whether to apply a linear map and ReLU to h_j first.
+        bias: Whether to add a bias.
 
     Shape:
         h: (M, in_channels). Returns (M, out_channels).
     """
 
+    aliases: ClassVar[dict[str, str]] = {"aggr": "aggregator"}
     cast_edge_columns = ("weight",)
 
     def __init__(
@@ -42,13 +49,18 @@ class SAGEConv(TGARLayer):
         in_channels: int,
         out_channels: int,
         *,
-        aggregator: str = "mean",
+        aggregator: str | Aggregator = "mean",
         weighted: bool = False,
+        normalize: bool = False,
+        root_weight: bool = True,
+        project: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.aggregator, self.weighted = aggregator, weighted
-        self.lin_l = Linear(in_channels, out_channels)
-        self.lin_r = Linear(in_channels, out_channels, bias=False)
+        self.aggregator, self.weighted, self.normalize = aggregator, weighted, normalize
+        self.lin = Linear(in_channels, in_channels) if project else None
+        self.lin_l = Linear(in_channels, out_channels, bias=bias)
+        self.lin_r = Linear(in_channels, out_channels, bias=False) if root_weight else None
         self._project_first = False
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
@@ -60,12 +72,18 @@ class SAGEConv(TGARLayer):
         return out
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
-        return {"h": h, "z": linear(h, self.lin_l.weight) if self._project_first else h}
+        x = h if self.lin is None else self.lin(h).relu()
+        z = linear(x, self.lin_l.weight) if self._project_first else x
+        return {"h": h, "z": z}
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:
         message: Tensor = src["z"]
         return times_weight(message, edge) if self.weighted else message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        neighbours: Tensor = m.add_(self.lin_l.bias) if self._project_first else self.lin_l(m)
-        return linear(n["h"], self.lin_r.weight, neighbours)  # m may be overwritten
+        if not self._project_first:
+            m = self.lin_l(m)
+        elif self.lin_l.bias is not None:
+            m = m.add_(self.lin_l.bias)  # m may be overwritten
+        out = m if self.lin_r is None else linear(n["h"], self.lin_r.weight, m)
+        return F.normalize(out) if self.normalize else out

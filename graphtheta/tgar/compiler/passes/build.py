@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.compiler.lowering.context import NotLowered
 from graphtheta.tgar.compiler.lowering.lower import Signature, lower
@@ -11,16 +12,23 @@ from graphtheta.tgar.expression import Expression
 
 __all__ = ["program_of"]
 
+_WITH_KERNELS = ("sum", "mean", "max", "min", "softmax")
+
 
 def program_of(
-    expression: Expression, inputs: EdgeInputs, aggregator: str, *, self_loops: bool, training: bool
+    expression: Expression,
+    inputs: EdgeInputs,
+    aggregator: str | Aggregator,
+    *,
+    self_loops: bool,
+    training: bool,
 ) -> Program | RelationProgram | NotLowered:
     """Compile a traced gather for inputs of these types.
 
     Args:
         expression: The traced gather.
         inputs: Tensors of the types that it is called with.
-        aggregator: A key of `AGGREGATORS`.
+        aggregator: A key of `AGGREGATORS`, or an aggregator.
         self_loops: Whether the layer adds self-loops.
         training: Whether dropout masks are drawn.
 
@@ -29,6 +37,8 @@ def program_of(
     """
     if any(t.device.type != "cpu" for t in inputs.flat()):
         return NotLowered("kernels run on CPUs only")
+    if not isinstance(aggregator, str) or aggregator not in _WITH_KERNELS:
+        return NotLowered(f"the aggregator {aggregator} has no kernel")
     rows = [
         tuple((tuple(t.shape[1:]), t.dtype) for t in group)
         for group in (inputs.sources, inputs.destinations, inputs.columns)
