@@ -54,8 +54,10 @@ INSIDE = {
     ),
     "engine": (("kernels", "wire"), ("client", "server"), ("pyg",)),
     "tgar": (
-        ("arguments", "expression", "aggregators", "mixed_precision", "worker_independent"),
-        ("trace", "batch"),
+        ("arguments", "expression", "aggregator_base", "mixed_precision", "worker_independent"),
+        ("moments",),
+        ("aggregators",),
+        ("check_aggregator", "trace", "batch"),
         ("chunked", "view_module"),
         ("compiler",),
         ("explain",),
