@@ -45,7 +45,7 @@ from graphtheta.nn import (
     decoder_for,
 )
 from graphtheta.strategy import GlobalBatch, MiniBatch
-from graphtheta.task.auroc import area_under_curve
+from graphtheta.task.metrics.curve import area_under_curve
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 

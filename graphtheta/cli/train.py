@@ -175,6 +175,9 @@ def train(
         flush=True,
     )
     print(_target(trainer), flush=True)
+    if trainer.task.metric.why:
+        metric = trainer.task.metric
+        print(f"best epoch by validation {metric.name}: {metric.why}", flush=True)
     for line in _learned_rows(trainer):
         print(line, flush=True)
     if trainer.resumed_from:

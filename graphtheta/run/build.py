@@ -138,14 +138,15 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
 
 
 def _loss_options(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments of a task of labels that concern the loss."""
+    """Return the arguments of a task of labels that concern loss and metrics."""
     loss: Any = config.loss
     if loss == "cross-entropy":
         loss = NAMED_LOSSES[loss](config.label_smoothing)
     elif loss == "focal":
         loss = NAMED_LOSSES[loss](config.focal_gamma)
     weights = {"class_weight": config.class_weight, "loss_weight": config.loss_weight}
-    return {"loss": loss, **weights}
+    chosen = {"metrics": config.metrics, "monitor": config.monitor}
+    return {"loss": loss, **weights, **chosen}
 
 
 def model_of(config: RunConfig, shard: Shard, spec: LabelSpec | None = None) -> nn.Module:

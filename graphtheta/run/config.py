@@ -7,63 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from graphtheta.run.option import declare_option
 
 __all__ = ["RunConfig", "option_details"]
 
 
-def _option(
-    default: Any,
-    help: str,
-    *,
-    panel: str,
-    metavar: str = "NAME",
-    without: str = "",
-    requires: Mapping[str, list[str]] | None = None,
-    resumable: bool = False,
-    **constraints: Any,
-) -> Any:
-    """Declare a field of `RunConfig`, which is also an option of `graphtheta train`.
-
-    Args:
-        default: Value if the option is omitted; `...` if there is none.
-        help: What the option does. Placeholders such as `{models}` are replaced by names in
-            a registry.
-        panel: Section of the help.
-        metavar: Placeholder of a text value in the help.
-        without: Describes a default that is not a value.
-        requires: Another option, and the values of it that this option has an effect with.
-        resumable: Whether a resumed run may have another value: one that changes how long or
-            where the run computes, not what it computes.
-        constraints: Range of the value, as for `pydantic.Field`.
-    """
-    details: dict[str, Any] = {
-        "panel": panel,
-        "metavar": metavar,
-        "without": without,
-        "requires": dict(requires or {}),
-        "resumable": resumable,
-    }
-    return Field(default, description=help, json_schema_extra=details, **constraints)
-
-
 # Options by section of the help, and those that have an effect only with certain tasks or
 # strategies.
-_input = partial(_option, panel="Input")
-_model = partial(_option, panel="Model")
-_task = partial(_option, panel="Task")
+_input = partial(declare_option, panel="Input")
+_model = partial(declare_option, panel="Model")
+_task = partial(declare_option, panel="Task")
 _labelled = partial(_task, requires={"task": ["node", "edge"]})
 _link = partial(_task, requires={"task": ["link"]})
 _pairs = partial(_task, requires={"task": ["edge", "link"]})
-_batches = partial(_option, panel="Batches")
+_batches = partial(declare_option, panel="Batches")
 _mini = partial(_batches, requires={"strategy": ["mini"]})
 _cluster = partial(_batches, requires={"strategy": ["cluster"]})
-_training = partial(_option, panel="Training")
+_training = partial(declare_option, panel="Training")
 _schedule = partial(
     _training, requires={"schedule": ["constant", "step", "cosine", "linear", "wsd"]}
 )
-_run = partial(_option, panel="Run", resumable=True)
-_machine = partial(_option, panel="Machine", resumable=True)
+_run = partial(declare_option, panel="Run", resumable=True)
+_machine = partial(declare_option, panel="Machine", resumable=True)
 
 
 class RunConfig(BaseModel):
@@ -217,6 +184,19 @@ class RunConfig(BaseModel):
         "Column of numbers that weigh the nodes, or edges, in the loss.",
         metavar="COLUMN",
         without="1 for all",
+    )
+    metrics: str | None = _labelled(
+        None,
+        "Metrics of each split, in addition to the loss: {metrics}, recall@0.9precision, "
+        "precision@0.9recall, top5_accuracy, or another of torchmetrics, such as cohen_kappa.",
+        metavar="NAME,NAME,...",
+        without="by the kind of the label",
+    )
+    monitor: str | None = _labelled(
+        None,
+        "Metric of the validation split that chooses the best epoch, or loss.",
+        without="accuracy of classes, f1 of multi-labels, rmse of numbers; of yes-or-no labels "
+        "auroc, or average_precision if less than a tenth are positive",
     )
     decoder: str | None = _pairs(
         None,
@@ -435,5 +415,5 @@ class RunConfig(BaseModel):
 
 
 def option_details(name: str) -> Mapping[str, Any]:
-    """Return what `_option` declares of a field apart from its type, range and default."""
+    """Return what `declare_option` declares of a field apart from its type, range and default."""
     return cast(dict[str, Any], RunConfig.model_fields[name].json_schema_extra)

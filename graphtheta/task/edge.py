@@ -18,7 +18,7 @@ from graphtheta.task.class_weights import ClassWeight, class_counts
 from graphtheta.task.edge_columns import edge_column, num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
-from graphtheta.task.metrics import main_metric, metrics_for
+from graphtheta.task.metrics import Metrics, SplitMetrics, main_metric
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.twins import count_twins, twin_warning
 from graphtheta.tgar import ParallelEdges
@@ -50,6 +50,8 @@ class EdgePrediction:
         class_weight: Weight of each class in the loss, as for `NodePrediction`.
         loss_weight: Name of an edge column of numbers >= 0 that weigh the edges in the loss. If
             None, 1.
+        metrics: Metrics of each split, as for `NodePrediction`.
+        monitor: Metric that chooses the best epoch, as for `NodePrediction`.
     """
 
     def __init__(
@@ -63,10 +65,13 @@ class EdgePrediction:
         loss: str | LossFunction | None = None,
         class_weight: ClassWeight | None = None,
         loss_weight: str | None = None,
+        metrics: Metrics | None = None,
+        monitor: str | None = None,
     ) -> None:
         self.label, self.split, self.target_relation = label, split, target_relation
         self.relation, self.exclude_targets = relation, exclude_targets
         self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
+        self.metrics, self.monitor = metrics, monitor
 
     __repr__ = call_text
 
@@ -138,8 +143,8 @@ class BoundEdgeTask:
             check_row_weights(weights, task.loss_weight, index["train"], used, shard.comm)
         classes = class_counts(self._target[index["train"]], self.spec, shard.comm)
         self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
-        self.metric = main_metric(self.spec)
-        self._metrics = metrics_for(self.spec, shard.comm)
+        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics)
+        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric)
         pairs = ParallelEdges(shard, shard.comm)
         self.warnings = self._twins(pairs)
         self.targets = EdgeTargets(

@@ -15,12 +15,12 @@ from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.shard.shard import Shard
 from graphtheta.shard.subset import with_edges
 from graphtheta.shard.target_columns import TargetColumn, target_column
-from graphtheta.task.auroc import area_under_curve, round_scores
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import ALL_NODES, Candidates, endpoints, node_kinds
 from graphtheta.task.edge_columns import num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, fetch_endpoints
 from graphtheta.task.metrics import MainMetric, mean_loss
+from graphtheta.task.metrics.curve import area_under_curve, round_scores
 from graphtheta.task.negatives import Corrupted, check_negatives
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking

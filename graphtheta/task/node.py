@@ -13,7 +13,7 @@ from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.class_weights import ClassWeight, class_counts
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
-from graphtheta.task.metrics import main_metric, metrics_for
+from graphtheta.task.metrics import Metrics, SplitMetrics, main_metric
 from graphtheta.wording import call_text, counted
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
@@ -37,6 +37,12 @@ class NodePrediction:
             of a multi-label are of its positive entries. If None, 1.
         loss_weight: Name of a node column of numbers >= 0 that weigh the rows in the loss. If
             None, 1.
+        metrics: Metrics of each split, in addition to the loss: names of `METRICS` and of
+            torchmetrics, such as "auroc,f1,recall@0.9precision"; a list of names and objects of
+            torchmetrics; or a dictionary of these. If None, those of the label's kind.
+        monitor: Metric of the validation split that chooses the best epoch, or "loss". If None,
+            `accuracy`, `f1` (multi-label), `rmse`, or for yes-or-no labels `auroc`, or
+            `average_precision` if less than a tenth of the training targets are positive.
     """
 
     def __init__(
@@ -48,9 +54,12 @@ class NodePrediction:
         loss: str | LossFunction | None = None,
         class_weight: ClassWeight | None = None,
         loss_weight: str | None = None,
+        metrics: Metrics | None = None,
+        monitor: str | None = None,
     ) -> None:
         self.label, self.split, self.target_type = label, split, target_type
         self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
+        self.metrics, self.monitor = metrics, monitor
 
     __repr__ = call_text
 
@@ -106,8 +115,8 @@ class BoundNodeTask:
             check_row_weights(weights, task.loss_weight, train, used, shard.comm)
         classes = class_counts(self._target[train], self.spec, shard.comm)
         self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
-        self.metric = main_metric(self.spec)
-        self._metrics = metrics_for(self.spec, shard.comm)
+        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics)
+        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric)
         self.targets = NodeTargets(shard, self._rows["train"], self._loss_of)
 
     def _loss_of(self, outputs: Tensor, rows: Tensor) -> tuple[Tensor, float]:

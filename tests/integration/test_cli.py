@@ -33,6 +33,7 @@ from graphtheta.partition.analysis.detect_communities import COMMUNITIES
 from graphtheta.run.config import RunConfig
 from graphtheta.strategy import STRATEGIES
 from graphtheta.task import TASKS
+from graphtheta.task.metrics import METRICS
 from tests.integration.cli import (  # noqa: F401
     COLUMNS,
     EDGES,
@@ -97,6 +98,7 @@ def test_names_in_help_are_those_of_the_registries() -> None:
         "exporters": EXPORTERS,
         "kernels": KERNELS,
         "losses": NAMED_LOSSES,
+        "metrics": METRICS,
         "methods": PARTITIONERS,
         "models": MODELS,
         "optimizers": OPTIMIZERS,

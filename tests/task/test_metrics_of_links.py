@@ -14,7 +14,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.nn import DECODERS, EdgeModel, NodeEmbedding, decoder_for
 from graphtheta.task import LinkPrediction, ranking
-from graphtheta.task.auroc import area_under_curve, round_scores
+from graphtheta.task.metrics.curve import area_under_curve, round_scores
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
 from tests.task.graphs import N, labelled

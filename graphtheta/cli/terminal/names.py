@@ -19,6 +19,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "exporters": ("dgl", "dgl-chunked", "pyg"),
     "kernels": ("sum", "weighted-sum", "mean", "max", "gat", "gatv2", "gat-e"),
     "losses": ("cross-entropy", "focal", "mse", "mae", "huber"),
+    "metrics": (
+        *("auroc", "average_precision", "accuracy", "balanced_accuracy", "f1", "macro_f1"),
+        *("precision", "recall", "specificity", "mcc", "brier", "ece"),
+        *("rmse", "mse", "mae", "r2"),
+    ),
     "methods": (
         *("node-hash", "range", "ldg", "fennel", "lpa", "kaminpar", "metis"),
         *("edge-hash", "grid", "dbh", "hdrf", "2ps-l", "hep"),
