@@ -245,16 +245,16 @@ def _spec_of(name: str, spec: LabelSpec) -> MetricSpec:
     for pattern, kinds, compute in _PATTERNS:
         if match := re.fullmatch(pattern, name):
             found = MetricSpec(kinds, partial(compute, float(match[1])))
-    if found is None and (metric := named_torch_metric(name, kind, spec.num_classes)) is not None:
+    if found is not None and kind in found.kinds:
+        return found
+    if (metric := named_torch_metric(name, kind, spec.num_classes)) is not None:
         return _of_torch(metric)
-    if found is None or kind not in found.kinds:
-        names = [name for name, metric in METRICS.items() if kind in metric.kinds]
-        more = ", recall@0.9precision, precision@0.9recall" if kind in _SCORES else ""
-        raise ConfigError(
-            f"metrics (--metrics, --monitor): expected those of a {kind} label "
-            f"({', '.join(names)}{more}, or of torchmetrics), got '{name:.100}'. Correct it."
-        )
-    return found
+    names = [name for name, metric in METRICS.items() if kind in metric.kinds]
+    more = ", recall@0.9precision, precision@0.9recall" if kind in _SCORES else ""
+    raise ConfigError(
+        f"metrics (--metrics, --monitor): expected those of a {kind} label "
+        f"({', '.join(names)}{more}, or of torchmetrics), got '{name:.100}'. Correct it."
+    )
 
 
 def _of_torch(metric: Metric) -> MetricSpec:
