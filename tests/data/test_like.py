@@ -21,7 +21,8 @@ from graphtheta.partition import Plan, make_store, read_recipe
 from graphtheta.partition.store.recipe_file import RECIPE_FILE, recipe_text
 
 START = datetime.datetime(2026, 1, 1, 6)
-FEATURES = "age,zip,time,flag,amount:log,tags,city:embedding(4)"
+FEATURES = "age,zip,time,flag,amount:log,tags,city:embedding(4),vector,words,pairs"
+PAIRS = pa.list_(pa.struct([("index", pa.int32()), ("value", pa.float32())]))
 JANUARY: dict[str, Any] = {
     "id": [1, 2, 3, 4],
     "age": [20, 30, 40, 90],
@@ -31,6 +32,9 @@ JANUARY: dict[str, Any] = {
     "amount": [1.0, 10.0, 100.0, None],
     "tags": [["a"], ["a", "b"], [], ["c"]],
     "city": ["u", "v", "u", "w"],
+    "vector": [[0.5, 1.0]] * 4,
+    "words": [[1], [0, 2], [], [2]],
+    "pairs": pa.array([[{"index": 5, "value": 2.0}], [], [], []], PAIRS),
     "label:y": ["good", "bad", "good", None],
     "split:split": ["train", "train", "train", "test"],
 }
@@ -103,6 +107,12 @@ BAD = {
         {"zip": [7, 8, 7, 8]},
         "column zip: expected texts, as when it was fitted, for onehot, got",
     ),
+    "length": ({"vector": [[0.5]] * 4}, "column vector: expected lists of length 2 .*got length 1"),
+    "range": (
+        {"pairs": pa.array([[{"index": 6, "value": 2.0}]] * 4, PAIRS)},
+        "column pairs: expected indices from 0 to 5, got 6",
+    ),
+    "number": ({"vector": [1.0] * 4}, "column vector: expected lists of 2 numbers for number, got"),
     "zone": (
         {"time": pa.array([START] * 4, pa.timestamp("us", "UTC"))},
         "column time: expected times without a time zone, .* got times of the time zone UTC",

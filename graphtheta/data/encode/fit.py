@@ -74,11 +74,6 @@ class Fit:
         if is_train is not None and pc.any(is_train).as_py():
             self._train.update(array.filter(is_train))
 
-    @property
-    def num_training_rows(self) -> int:
-        """Number of training rows; 0 if the encoder is fitted to all rows."""
-        return self._train.rows
-
     def fitted(self) -> list[EncodedColumn]:
         """Return the column with each of its fitted encoders: one, or several by default.
 

@@ -48,9 +48,8 @@ def named_like(
         return columns
     inputs = like.tables[owner].inputs
     found = {_OPTIONS.get(name, name): column for name, column in inputs.items()}
-    given = {name: value for name, value in columns.items() if value is not None}
     known = {option: column for option, column in found.items() if column in available}
-    return cast(ColumnOptions, {**known, **given})
+    return cast(ColumnOptions, {**known, **columns})
 
 
 def planned_like(

@@ -22,6 +22,7 @@ from graphtheta.data.schema import (
     is_number,
     no_nulls,
     no_nulls_inside,
+    plain_type,
     refuse,
 )
 from graphtheta.data.sparse import SparseMatrix, is_pairs, is_sparse
@@ -105,6 +106,17 @@ class Number(_Numeric):
     name: ClassVar[str] = "number"
     length: int | None = None
     mean: float | None = None
+
+    @property
+    def taken(self) -> str:
+        return self.takes if self.length is None else f"lists of {self.length:,} numbers"
+
+    def accepts(self, kind: pa.DataType) -> bool:
+        if self.length is None:
+            return is_numeric(kind)
+        if is_sparse(kind):
+            return bool(kind.width == self.length)
+        return is_pairs(kind) or (is_list(kind) and is_numeric(plain_type(kind.value_type)))
 
     def fit(self, found: Moments, kind: pa.DataType, where: str) -> Self:
         need_values(found, where)
