@@ -74,7 +74,7 @@ def test_models_equal_those_on_dense_features(name: str, caplog: pytest.LogCaptu
         assert torch.allclose(outputs, expected[2], rtol=1e-8)
     # The messages of PNA have as many columns as its input.
     assert ("become dense" in caplog.text) == (name == "pna")
-    assert "chunk" not in caplog.text
+    assert name == "pna" or "chunk" not in caplog.text  # PNA has no kernel for any input
 
 
 @pytest.mark.slow
