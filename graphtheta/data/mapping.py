@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ __all__ = [
     "plan_edges",
     "plan_nodes",
 ]
+
+_log = logging.getLogger(__name__)
 
 ColumnKind = Literal["id", "matrix", "code", "label", "split", "type", "weight", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
@@ -249,10 +252,13 @@ def _checked(plan: dict[str, Column], available: Sequence[str], where: str) -> d
     """Return a plan after checking that it reads unique columns, and no ids as numbers."""
     counts = Counter(available)
     ids = {name for column in plan.values() if column.kind == "id" for name in column.inputs}
+    labels = {name for column in plan.values() if column.kind == "label" for name in column.inputs}
     for target, column in plan.items():
         for name in dict.fromkeys(column.inputs):
             if counts[name] > 1:
                 raise refuse(where, f"one column {name!r}", f"{counts[name]}", "Rename the others.")
+            if name in labels and column.kind in ("matrix", "code"):
+                _log.warning("%s: %r is a label and a feature, which then reveals it.", where, name)
             if name in ids and column.kind in ("matrix", "code", "weight", "type"):
                 raise ConfigError(
                     f"{where}: expected a column of numbers for {target}, got {name!r}, the column "
@@ -288,7 +294,7 @@ def _matrix(
     if codes and target == "attr":
         raise ConfigError(
             f"{where}: expected no embedding for {target}, as only nodes have learned ones, got "
-            f"{some(codes, len(codes))}. Use hash(64) or onehot."
+            f"{some((c.inputs[0] for c in codes.values()), len(codes))}. Use hash(64) or onehot."
         )
     rest = [one for one in found if not isinstance(one[1], Embedding)]
     if not rest:

@@ -268,7 +268,7 @@ BAD = {
     "no encoding": ("x:foo", r"features x: expected an encoding among number, .*, got 'foo'"),
     "no column": ("z:onehot", "expected a column 'z'"),
     "brackets": ("x:hash(a)", r"expected whole numbers in the brackets of hash, got 'hash\(a\)'"),
-    "range": ("x:hash(0)", "expected greater than or equal to 1 in the brackets of hash"),
+    "range": ("x:hash(0)", "expected a number greater than or equal to 1 in the brackets of hash"),
     "part": ("t:cyclic(minute)", "expected parts among hour, weekday, month, year in the brackets"),
     "number": ("x:hash(1,2)", "expected at most 1 number in the brackets"),
     "no arguments": ("t:age(1)", "expected no arguments in the brackets of age"),
@@ -413,3 +413,13 @@ def test_an_encoder_of_your_own_is_fitted_stored_and_applied_again(tmp_path, mon
     monkeypatch.delitem(gt.encode.ENCODERS, "square")
     with pytest.raises(StoreError, match=r"an encoder among number, .*, got 'square'"):
         gt.partition.read_recipe(tmp_path / "store")
+
+
+def test_another_time_than_the_only_one_is_days_away():
+    graph = graph_of({"t": [START, START, START, START + 3 * DAY]}, "t:age", TRAIN)
+    assert graph.features[:, 0].tolist() == [0, 0, 0, -3]
+
+
+def test_a_label_among_the_features_is_warned_about(caplog):
+    graph_of({"x": [0.5, 1.5], "y": [0, 1]}, "x,y", labels="y")
+    assert "nodes: 'y' is a label and a feature" in caplog.text

@@ -11,6 +11,7 @@ from graphtheta.wording import number_text
 
 __all__ = ["COLUMN_HEAD", "column_rows", "encoding_text"]
 
+_NAMES = {"float": "float32", "double": "float64"}  # of types that Arrow calls otherwise
 COLUMN_HEAD = ("column", "type", "range", "missing", "encoding", "features")
 
 
@@ -22,7 +23,7 @@ def column_rows(columns: Sequence[EncodedColumn]) -> list[tuple[str, ...]]:
     return [
         (
             one.column,
-            one.dtype,
+            _NAMES.get(one.dtype, one.dtype),
             _range(one),
             f"{one.missing:,} of {one.rows:,}" if one.rows else "",
             encoding_text(one),

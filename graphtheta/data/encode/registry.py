@@ -54,7 +54,7 @@ def encoder_of(given: Encoder | str, where: str) -> Encoder:
     try:
         return ENCODERS[call[1]].of(arguments)
     except ValidationError as error:
-        expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+        expected = f"a number {error.errors()[0]['msg'].removeprefix('Input should be ')}"
     except ValueError as error:
         expected = "whole numbers" if "invalid literal" in str(error) else str(error)
     raise ConfigError(

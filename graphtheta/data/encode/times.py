@@ -96,6 +96,8 @@ class Age(_Times, Scaled):
     def fit(self, found: Moments, kind: pa.DataType, where: str) -> Self:
         fitted = super().fit(found, kind, where)
         unit, zone = _unit_and_zone(kind)
+        if not found.moments()[1]:  # one time only: another one is so many days away
+            fitted = fitted.model_copy(update={"scale": float(_DAY * _TICKS[unit])})
         update = {"unit": unit, "zone": zone, "latest": int(found.high or 0)}
         return fitted.model_copy(update=update)
 
