@@ -79,11 +79,10 @@ SAME: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAME)
-def test_objects_functions_and_groups_train_as_names(name: str) -> None:
-    want = trained(SingleCommunicator(), lr=0.02, weight_decay=0.1)
-    got = trained(SingleCommunicator(), **SAME[name])
-    assert got.history.loss == want.history.loss
+def test_objects_functions_and_groups_train_as_names() -> None:
+    want = trained(SingleCommunicator(), lr=0.02, weight_decay=0.1, epochs=2).history.loss
+    for options in SAME.values():
+        assert trained(SingleCommunicator(), **options, epochs=2).history.loss == want
 
 
 def test_biases_without_decay() -> None:
@@ -142,7 +141,8 @@ KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param("momentum", marks=pytest.mark.slow), "amsgrad", "adagrad"]
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("momentum", "amsgrad")), "adagrad"],
 )
 def test_any_optimiser_continues_from_a_checkpoint(kind: str, tmp_path: Path) -> None:
     def work(comm: Communicator, epochs: int) -> list[float]:
