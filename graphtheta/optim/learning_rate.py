@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class LearningRate:
         self, given: ScheduleLike | None, optimizer: torch.optim.Optimizer, *, report: bool = True
     ) -> None:
         self._optimizer, self._level = optimizer, logging.WARNING if report else logging.DEBUG
-        self._bases = [float(group["lr"]) for group in optimizer.param_groups]
+        self._bases = [_rate_of(group) for group in optimizer.param_groups]
         self._own: Schedule | None = None
         self._torch: LRScheduler | None = None
         self._by: By = "step"
@@ -87,6 +88,11 @@ class LearningRate:
             self._own, self._by = given, "step" if given is None else given.by
         else:
             raise _expected(type(given).__name__)
+        if given is not None and any(map(math.isnan, self._bases)):
+            raise ConfigError(
+                "schedule: expected an optimiser with a learning rate 'lr' in each group, got "
+                f"{type(self._optimizer).__name__} without. Leave the schedule out."
+            )
 
     def _set_torch(self, given: TorchSchedule) -> None:
         made = given.scheduler
@@ -180,8 +186,13 @@ class LearningRate:
             self._torch.step(found[0])
 
     def rates(self) -> dict[str, float]:
-        """Return the present learning rate as `lr`, and that of other groups as `lr_group_1`."""
-        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        """Return the present learning rate as `lr`, and that of other groups as `lr_group_1`.
+
+        It is empty for an optimiser without learning rates.
+        """
+        rates = [_rate_of(group) for group in self._optimizer.param_groups]
+        if any(map(math.isnan, rates)):
+            return {}
         others = {f"lr_group_{n}": r for n, r in enumerate(rates) if r != rates[0]}
         return {"lr": rates[0], **others}
 
@@ -199,6 +210,7 @@ class LearningRate:
             "schedule": type(self._torch).__name__,
             "scheduler": _plain(self._torch.state_dict()),
             "groups": groups,
+            "num_groups": len(groups),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -207,7 +219,7 @@ class LearningRate:
         A warning says if it is of another.
         """
         mine = self.state()
-        if state.get("schedule") != mine.get("schedule"):
+        if any(state.get(key) != mine.get(key) for key in ("schedule", "num_groups")):
             _log.log(
                 self._level,
                 "schedule: the run was started with %s, and goes on with %s.",
@@ -220,6 +232,12 @@ class LearningRate:
                 group.update(lists)
         else:
             self._epochs = int(state.get("epochs", 0))
+
+
+def _rate_of(group: Mapping[str, Any]) -> float:
+    """Return the learning rate of a group, or NaN if it has none."""
+    rate = group.get("lr")
+    return math.nan if rate is None else float(rate)
 
 
 def _is_plain(value: object) -> bool:

@@ -252,6 +252,18 @@ ODD: list[tuple[Any, str]] = [
 ]
 
 
+def test_an_optimiser_without_a_learning_rate_has_no_schedule() -> None:
+    class Free(torch.optim.SGD):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, 0.1)
+            del self.param_groups[0]["lr"]
+
+    free = Free(nn.Linear(2, 2).parameters())
+    assert LearningRate(None, free).rates() == {}
+    with pytest.raises(ConfigError, match="a learning rate 'lr' in each group, got Free without"):
+        LearningRate("cosine", free)
+
+
 @pytest.mark.parametrize(("given", "words"), ODD)
 def test_other_schedules_are_refused(given: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
