@@ -56,6 +56,7 @@ class SparseRows:
             matrix = SparseMatrix(matrix.indptr, matrix.indices, values, matrix.width)
         self.matrix, self.dtype, self.device = matrix, dtype, torch.device(device)
         self.tail = tail
+        self._kept: Tensor | None = None
 
     def __repr__(self) -> str:
         rows, width = self.shape
@@ -205,7 +206,23 @@ class SparseRows:
             return self._like(self.matrix, None).product(first).addmm_(self.tail, last)
         if dense.device.type == "cpu":
             return product(self.matrix, dense)
-        return _on_device(self.matrix, dense)
+        return _on_device(self._torch_matrix(), dense)
+
+    def _torch_matrix(self) -> Tensor:
+        """Return the sparse columns as a sparse tensor on the device, which is kept."""
+        if self._kept is None:
+            matrix = self.matrix
+            values = np.ones(len(matrix.indices)) if matrix.values is None else matrix.values
+            self._kept = torch.sparse_coo_tensor(
+                torch.from_numpy(np.stack([matrix.rows, matrix.indices])),
+                torch.from_numpy(np.array(values)),
+                matrix.shape,
+                dtype=self.dtype,
+                device=self.device,
+                check_invariants=False,
+                is_coalesced=True,
+            )
+        return self._kept
 
     def dropout(
         self, keys: NDArray[np.int64], p: _Float, key: NDArray[np.uint32], stream: np.uint32
@@ -354,7 +371,7 @@ _SPARSE: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _on_device(matrix: SparseMatrix, dense: Tensor) -> Tensor:
+def _on_device(matrix: Tensor, dense: Tensor) -> Tensor:
     """Return the product on a device other than the CPU, by torch's own sparse matrices."""
     result: Tensor = _DeviceProduct.apply(dense, matrix)  # type: ignore[no-untyped-call]
     return result
@@ -362,21 +379,12 @@ def _on_device(matrix: SparseMatrix, dense: Tensor) -> Tensor:
 
 class _DeviceProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, dense: Tensor, matrix: SparseMatrix) -> Tensor:
-        places = torch.from_numpy(np.stack([matrix.rows, matrix.indices]))
-        values = np.ones(len(matrix.indices)) if matrix.values is None else matrix.values
-        ctx.sparse = torch.sparse_coo_tensor(
-            places,
-            torch.from_numpy(np.array(values)),
-            matrix.shape,
-            dtype=dense.dtype,
-            device=dense.device,
-            check_invariants=False,
-        )
-        result: Tensor = torch.sparse.mm(ctx.sparse, dense)
+    def forward(ctx: Any, dense: Tensor, matrix: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        result: Tensor = torch.sparse.mm(matrix, dense)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return torch.sparse.mm(ctx.sparse.t(), grad), None
+        return torch.sparse.mm(ctx.matrix.t(), grad), None

@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_on_a_device_equal_those_on_the_cpu() -> None:
     sparse, dense = rows_of()
     weight = torch.randn(F, 4, requires_grad=True)
-    found = sparse_rows._on_device(sparse.matrix, weight)
+    found = sparse_rows._on_device(sparse._torch_matrix(), weight)
     assert torch.allclose(found, dense @ weight, atol=1e-6)
     gradient = torch.autograd.grad(found.square().sum(), weight)[0]
     expected = torch.autograd.grad((dense @ weight).square().sum(), weight)[0]
