@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from graphtheta.comm.threads import run_local
     from graphtheta.data import encode
     from graphtheta.data.graph import Graph
+    from graphtheta.inference.label_propagation import correct_and_smooth, label_propagation
+    from graphtheta.run.saved_run import load_run
     from graphtheta.runtime.tuning import tune
     from graphtheta.shard.open import open_shard
     from graphtheta.shard.shard import Shard
@@ -41,9 +43,12 @@ __all__ = [
     "Trainer",
     "broadcast_model",
     "communicator",
+    "correct_and_smooth",
     "datasets",
     "encode",
     "guarded",
+    "label_propagation",
+    "load_run",
     "nn",
     "open_shard",
     "optim",
@@ -67,7 +72,10 @@ _HOME = {
     "Trainer": "graphtheta.train.trainer",
     "broadcast_model": "graphtheta.train.gradients",
     "communicator": "graphtheta.comm.launch",
+    "correct_and_smooth": "graphtheta.inference.label_propagation",
     "guarded": "graphtheta.comm.launch",
+    "label_propagation": "graphtheta.inference.label_propagation",
+    "load_run": "graphtheta.run.saved_run",
     "open_shard": "graphtheta.shard.open",
     "run_local": "graphtheta.comm.threads",
     "sum_gradients": "graphtheta.train.gradients",

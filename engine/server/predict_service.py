@@ -22,7 +22,7 @@ from graphtheta.partition import Store, column_numpy
 from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringServicer
 from graphtheta.run.prediction_writer import outputs_as_columns
-from graphtheta.run.resolve import load_run
+from graphtheta.run.resolve import load_config
 
 __all__ = ["PredictService"]
 
@@ -47,7 +47,7 @@ class PredictService(ScoringServicer):
 
     def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
         self._store, self._num_nodes, self._limits = store, store.manifest.num_nodes, limits
-        self.node_type = store.manifest.type_of_label(load_run(run_dir).label)
+        self.node_type = store.manifest.type_of_label(load_config(run_dir).label)
         self.predictor = Predictor(store, run_dir)
 
     def Predict(  # noqa: N802

@@ -17,6 +17,7 @@ def predict(
     embeddings: Annotated[bool, flag("--embeddings")] = False,
     nodes: Annotated[str | None, option("PATH", default="all nodes")] = None,
     edges: Annotated[str | None, option("PATH")] = None,
+    smooth: Annotated[bool, flag("--smooth")] = False,
     device: Annotated[str, option("[cpu|cuda]", panel="Machine")] = "cpu",
     threads: Threads = None,
     timeout: Annotated[float, option("FLOAT", panel="Machine")] = 1800.0,
@@ -36,6 +37,8 @@ def predict(
         nodes: Table of the nodes to predict, with their ids in a column id (node prediction).
         edges: Table of the pairs of nodes to predict, with columns src and dst, and the relation
             column of the run if it has one (edge and link prediction).
+        smooth: Correct and smooth the predictions by the labels of the graph's training nodes
+            (node prediction of classes).
         device: Device. With cuda, each worker of a host takes one of its GPUs.
         threads: Threads per worker.
         timeout: Seconds to wait for another worker before the job is aborted.
@@ -51,7 +54,15 @@ def predict(
     from graphtheta.run.run import predict_run
 
     predicted = predict_run(
-        run_dir, input, out, comm, embeddings=embeddings, nodes=nodes, edges=edges, device=device
+        run_dir,
+        input,
+        out,
+        comm,
+        embeddings=embeddings,
+        nodes=nodes,
+        edges=edges,
+        smooth=smooth,
+        device=device,
     )
     what = "nodes" if edges is None else "edges"
     print(f"wrote predictions of {predicted:,} {what} to {out}")

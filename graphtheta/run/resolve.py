@@ -14,7 +14,7 @@ from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
-__all__ = ["load_run", "resolve"]
+__all__ = ["load_config", "resolve"]
 
 _LIMIT = 1 << 31  # counts are smaller than this
 
@@ -69,7 +69,7 @@ def _check_effects(options: Mapping[str, Any], config: RunConfig) -> None:
                 )
 
 
-def load_run(run_dir: Path) -> RunConfig:
+def load_config(run_dir: Path) -> RunConfig:
     """Return the configuration that a run was started with.
 
     Raises:

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
@@ -16,6 +19,7 @@ from graphtheta.comm.groups import Groups
 from graphtheta.data.encode.recipe import Recipe
 from graphtheta.datasets.store_cache import open_input
 from graphtheta.errors import ConfigError
+from graphtheta.inference.label_propagation import correct_and_smooth
 from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
@@ -38,7 +42,7 @@ from graphtheta.run.prediction_writer import (
     write_columns,
     write_predictions,
 )
-from graphtheta.run.resolve import load_run
+from graphtheta.run.resolve import load_config
 from graphtheta.shard.open import open_shard, pick_device
 from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction
@@ -47,7 +51,15 @@ from graphtheta.train.trainer import Trainer
 from graphtheta.train.weights import file_hash, load_weights
 from graphtheta.wording import counted, some
 
-__all__ = ["predict_run", "start_run", "trained_model"]
+__all__ = [
+    "load_model",
+    "open_graph",
+    "predict_run",
+    "read_label",
+    "recipe_of",
+    "start_run",
+    "trained_model",
+]
 
 
 def start_run(
@@ -81,7 +93,7 @@ def start_run(
     groups = Groups(comm, config.groups)
     if groups.index:
         comm.barrier(stage="input of the first group")  # which may partition it
-    shard = _open(config, config.input, groups.comm, config.device)
+    shard = open_graph(config, config.input, groups.comm, config.device)
     if not groups.index and groups.number > 1:
         comm.barrier(stage="input of the first group")
     trainer = Trainer(
@@ -141,6 +153,7 @@ def predict_run(
     embeddings: bool = False,
     nodes: str | None = None,
     edges: str | None = None,
+    smooth: bool = False,
     device: str = "cpu",
 ) -> int:
     """Predict nodes or pairs of nodes with the best weights of a run; collective.
@@ -154,6 +167,7 @@ def predict_run(
         nodes: Table of the original ids of the nodes to predict. If None, all nodes of the type
             that has the run's label.
         edges: Table of the pairs to predict, for a run of edge or link prediction.
+        smooth: Whether to apply `correct_and_smooth` with the labels of the graph.
         device: Device, as for `open_shard`.
 
     Returns:
@@ -165,13 +179,13 @@ def predict_run(
         GraphFormatError: If `nodes` or `edges` has ids that are not in the graph.
         StoreError: If the store is damaged.
     """
-    config = load_run(run_dir)
+    config = load_config(run_dir)
     _weights(run_dir)
     _refuse_inside(out, source, "--out")
     require_empty(out, comm)
-    _check_kind(config, nodes, edges, embeddings)
-    shard = _open(config, source, comm, device, _recipe(run_dir))
-    model, spec = _load_model(config, run_dir, shard)
+    _check_kind(config, nodes, edges, embeddings, smooth)
+    shard = open_graph(config, source, comm, device, recipe_of(run_dir))
+    model, spec = load_model(config, run_dir, shard)
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
@@ -180,10 +194,25 @@ def predict_run(
     run: Callable[..., Tensor] = (
         partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
     )
-    predicted = run(model, shard)
+    predicted = _smoothed(model, shard, config, rows) if smooth else run(model, shard)
     vectors = run(model, shard, embeddings=True) if embeddings else None
     write_predictions(predicted, shard, spec, out, vectors, rows=rows, node_type=of_type)
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
+
+
+def _smoothed(
+    model: nn.Module, shard: Shard, config: RunConfig, rows: NDArray[np.int64] | None
+) -> Tensor:
+    """Return logarithms of the smoothed probabilities of all nodes, or of some; collective."""
+    if len(shard.node_types) > 1:
+        raise ConfigError(
+            "--smooth: expected a graph of one node type, got "
+            f"{', '.join(shard.node_types)}. Leave it out."
+        )
+    probabilities = infer(model, shard).softmax(1)
+    smoothed = correct_and_smooth(shard, probabilities, config.label, config.split)
+    logarithms = smoothed.clamp(min=torch.finfo(smoothed.dtype).tiny).log()
+    return logarithms if rows is None else logarithms[rows]
 
 
 def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
@@ -197,16 +226,17 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
         ConfigError: If the run does not exist, has no weights yet, does not fit the graph or has
             another task.
     """
-    config = load_run(run_dir)
+    config = load_config(run_dir)
     if config.task != "node":
         raise ConfigError(
             f"{run_dir}: expected a run of --task node, got {config.task}. Choose another run."
         )
-    return _load_model(config, run_dir, shard)
+    return load_model(config, run_dir, shard)
 
 
-def _load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
-    spec = _read_label(RunDirectory(run_dir, resume=True).label)
+def load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
+    """Return the model of a run with its best weights, and its label; collective."""
+    spec = read_label(RunDirectory(run_dir, resume=True).label)
     _check_types(run_dir, spec.types, _types_of(shard))
     _check_columns(run_dir, spec.columns, columns_read(config, shard))
     _check_recipe(run_dir, shard.manifest.recipe)
@@ -249,14 +279,14 @@ def _check_columns(run_dir: Path, trained: dict[str, int], given: dict[str, int]
         )
 
 
-def _recipe(run_dir: Path) -> Recipe | None:
+def recipe_of(run_dir: Path) -> Recipe | None:
     """Return the recipe of a run; None for a run of an earlier version."""
     return read_recipe(run_dir) if RunDirectory(run_dir, resume=True).recipe.exists() else None
 
 
 def _check_recipe(run_dir: Path, given: Recipe) -> None:
     """Raise a ConfigError if a graph's columns are encoded otherwise than those of a run."""
-    trained = _recipe(run_dir)
+    trained = recipe_of(run_dir)
     if trained is not None and (odd := trained.differences(given)):
         raise ConfigError(
             f"{run_dir}: expected a graph whose columns are encoded as those of the run, got other "
@@ -264,7 +294,8 @@ def _check_recipe(run_dir: Path, given: Recipe) -> None:
         )
 
 
-def _read_label(path: Path) -> _RunLabel:
+def read_label(path: Path) -> _RunLabel:
+    """Return the label of a run from its file."""
     try:
         return _RunLabel.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -311,13 +342,14 @@ def _weights(run_dir: Path) -> Path:
     return weights
 
 
-def _open(
+def open_graph(
     config: RunConfig,
     source: str,
     comm: Communicator,
     device: str,
     like: Recipe | None = None,
 ) -> Shard:
+    """Open a graph as a run does, and partition it first if it is not a store; collective."""
     chosen = pick_device(device, comm)  # may fail, so before the input is partitioned
     store = open_input(
         source,
@@ -330,17 +362,20 @@ def _open(
     return open_shard(store, comm, device=chosen)
 
 
-def _check_kind(config: RunConfig, nodes: str | None, edges: str | None, embeddings: bool) -> None:
+def _check_kind(
+    config: RunConfig, nodes: str | None, edges: str | None, embeddings: bool, smooth: bool
+) -> None:
     is_node_task = config.task == "node"
     if is_node_task and edges is not None:
         raise ConfigError(
             "--edges: expected a run of --task edge or link, got --task node. Leave --edges out, "
             "or choose nodes with --nodes."
         )
-    if not is_node_task and (edges is None or nodes is not None or embeddings):
+    if not is_node_task and (edges is None or nodes is not None or embeddings or smooth):
         raise ConfigError(
-            f"predict: expected --edges, without --nodes and --embeddings, for a run of --task "
-            f"{config.task}, which predicts pairs of nodes. Give a table with columns src and dst."
+            "predict: expected --edges, without --nodes, --embeddings and --smooth, for a run of "
+            f"--task {config.task}, which predicts pairs of nodes. Give a table with columns src "
+            "and dst."
         )
 
 

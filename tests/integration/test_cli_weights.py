@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from graphtheta.run.resolve import load_run
+from graphtheta.run.resolve import load_config
 from tests.graphs import random_graph, to_graph
 from tests.integration.cli import Run, command, elsewhere
 
@@ -50,8 +50,8 @@ def test_weights_are_read_unless_turned_off(
     assert command(*train, "--run-dir", "plain", "--no-weighted").code == 0
     assert reported().endswith("does not read 'attr', 'type', 'weight'.")
     assert command(*train, "--run-dir", "sage", "--model", "sage", "--weighted").code == 0
-    assert load_run(Path("default")).weighted is True
-    assert load_run(Path("plain")).weighted is False
+    assert load_config(Path("default")).weighted is True
+    assert load_config(Path("plain")).weighted is False
     refused = command(*train, "--run-dir", "gat", "--model", "gat", "--weighted")
     assert refused.code
     assert "--weighted: expected --model gcn or --model sage or --model gin" in refused.err

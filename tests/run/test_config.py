@@ -9,7 +9,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.optim import Constant, Cosine, StepDecay, WarmupStableDecay
 from graphtheta.run.build import schedule_of
 from graphtheta.run.config import RunConfig
-from graphtheta.run.resolve import load_run, resolve
+from graphtheta.run.resolve import load_config, resolve
 from graphtheta.train.run_dir import RunDirectory
 
 NEEDED = {"input": "cora", "run_dir": "run"}
@@ -44,12 +44,12 @@ def test_record_makes_the_same_run(tmp_path: Path) -> None:
     config = resolve({"run_dir": "elsewhere"}, file=run / "config.toml")
     assert config == resolve({"input": "cora", "lr": 0.1, "patience": 3, "label": "y"}
                              | {"run_dir": "elsewhere"})  # fmt: skip
-    assert load_run(run).lr == 0.1
+    assert load_config(run).lr == 0.1
 
 
 def test_moved_run_is_found_where_it_is(tmp_path: Path) -> None:
     started(tmp_path / "old").rename(tmp_path / "new")
-    assert load_run(tmp_path / "new").run_dir == tmp_path / "new"
+    assert load_config(tmp_path / "new").run_dir == tmp_path / "new"
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_resume_refuses_another_value(tmp_path: Path) -> None:
 
 def test_load_run_raises_config_error_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected the directory of a run, .*got a directory"):
-        load_run(tmp_path)
+        load_config(tmp_path)
     (tmp_path / "config.toml").write_text('input = "cora"\nversion = 9\n')
     with pytest.raises(ConfigError, match=r"config.toml: version: unknown key"):
-        load_run(tmp_path)
+        load_config(tmp_path)
     (tmp_path / "config.toml").write_text("")
     with pytest.raises(ConfigError, match=r"config.toml: expected the configuration of a run"):
-        load_run(tmp_path)
+        load_config(tmp_path)

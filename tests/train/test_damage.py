@@ -15,7 +15,7 @@ from torch import Tensor
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, make_store
-from graphtheta.run.resolve import load_run, resolve
+from graphtheta.run.resolve import load_config, resolve
 from graphtheta.run.run import start_run, trained_model
 from graphtheta.shard.open import open_shard
 from tests.damage import one_line
@@ -181,18 +181,18 @@ def test_changed_configuration_is_refused(run: Path) -> None:
     path = run / "config.toml"
     text = path.read_text().replace("lr = 0.01", "lr = 0.02")
     path.write_text(text)
-    for start in (lambda: load_run(run), lambda: resume(run)):
+    for start in (lambda: load_config(run), lambda: resume(run)):
         with pytest.raises(ConfigError, match=r"config\.toml: expected the content that the run"):
             start()
     *lines, _ = text.splitlines()
     path.write_text("\n".join(lines))
-    assert load_run(run).lr == 0.02
+    assert load_config(run).lr == 0.02
 
 
 @pytest.mark.parametrize("content", ["{", "a = 1", "[[" * 5000, "lr = 'x'", "epochs = -1"])
 def test_other_configuration_is_refused(content: str, run: Path) -> None:
     (run / "config.toml").write_text(content)
-    assert one_line(lambda: load_run(run)) is not None
+    assert one_line(lambda: load_config(run)) is not None
 
 
 @pytest.mark.parametrize(
