@@ -222,3 +222,38 @@ def test_embedded_columns_are_trained_alike_on_any_number_of_workers(workers, tm
 
 
 BASELINE: list[Any] = []
+
+
+@pytest.mark.slow
+def test_embedded_columns_of_types_are_trained_alike_on_any_number_of_workers():
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 6, 60)
+    papers = {
+        "id": list(range(60)),
+        "city": [f"c{c}" for c in city],
+        "x": rng.normal(size=60),
+        "label:y": (city % 2).tolist(),
+        "split:split": ["train", "val", "test"] * 20,
+    }
+    authors = {"id": list(range(20)), "zip": [f"z{i % 5}" for i in range(20)]}
+    writes = {"src": rng.integers(0, 20, 100), "dst": rng.integers(0, 60, 100)}
+    cites = {"src": rng.integers(0, 60, 100), "dst": rng.integers(0, 60, 100)}
+    graph = gt.Graph.from_arrow(
+        {"paper": pa.table(papers), "author": pa.table(authors)},
+        {"author-writes-paper": pa.table(writes), "paper-cites-paper": pa.table(cites)},
+        columns={
+            "paper": {"features": "x,city:embedding(4)"},
+            "author": {"features": "zip:embedding(3)"},
+        },
+    )
+
+    def train(comm: Any) -> Any:
+        shard = gt.open_shard(graph, comm)
+        model = gt.nn.RGCN(8, 8, 2, num_relations=2, dropout=0.0)
+        typed_input = gt.nn.TypedInput(shard, 8, model)
+        trainer = gt.Trainer(typed_input, shard, strategy=gt.MiniBatch(16, None), lr=0.05)
+        trainer.fit(epochs=5)
+        return trainer.predict()
+
+    one, three = (gt.run_local(train, workers=workers) for workers in (1, 3))
+    np.testing.assert_allclose(three, one, rtol=1e-4, atol=1e-5)
