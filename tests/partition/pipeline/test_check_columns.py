@@ -23,7 +23,7 @@ def source_of(tmp_path, nodes, edges, **options):
 @pytest.mark.parametrize(
     ("nodes", "edges", "options", "message"),
     [
-        ({"x": [0.0, 1.0, np.nan]}, {}, {"features": "x"}, r"nodes\.parquet: features.*row 2"),
+        ({"x": [0.0, 1.0, np.inf]}, {}, {"features": "x"}, r"nodes\.parquet: features.*row 2"),
         ({}, {"w": [1.0, np.inf, 0.0]}, {"edge_weight": "w"}, r"edges\.parquet: weight.*row 1"),
         (
             {"y": [3, 3, None]},
