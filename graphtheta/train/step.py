@@ -62,6 +62,11 @@ class StepRunner:
         self._num_pending, self._pending_targets = 0, 0.0  # batches since the last update
         self._is_checked = False
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Start an epoch, and forget the batches of one that was interrupted."""
+        self._num_pending = self._pending_targets = 0
+        self._rate.begin_epoch(epoch)
+
     def run(self, batch: Batch | StepEnd) -> tuple[float, float]:
         """Compute a batch, and update the parameters at the end of its step; collective.
 
@@ -93,14 +98,10 @@ class StepRunner:
             self.finish()
         return float(sums[0]) / weight, float(sums[1])
 
-    def finish(self) -> bool:
-        """Make the update of the batches since the last one, if there are any; collective.
-
-        Returns:
-            Whether there were any.
-        """
+    def finish(self) -> None:
+        """Make the update of the batches since the last one, if there are any; collective."""
         if not self._num_pending:
-            return False
+            return
         with self._stages.timed("backward", Stage("reduce")):
             reduce_gradients(self._model.parameters(), self._shard.comm)
             if self._pending_targets not in (0, 1):
@@ -109,7 +110,6 @@ class StepRunner:
                         parameter.grad /= self._pending_targets
         self._num_pending, self._pending_targets = 0, 0.0
         self._update()
-        return True
 
     def _update(self) -> None:
         with self._stages.timed("backward", Stage("update")):

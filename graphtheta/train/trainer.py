@@ -348,7 +348,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         """Run the steps of an epoch; return the mean loss of its targets."""
         self.model.train()
-        self._rate.begin_epoch(epoch)
+        self._step.begin_epoch(epoch)
         total, count, is_between = 0.0, 0.0, True
         with self.stages.rest("forward", Stage("other")):
             for batch in self._batches.of_epoch(epoch):

@@ -151,6 +151,22 @@ def test_an_error_of_one_callback_ends_all_workers() -> None:
     assert logs.num_closed == 1
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_goes_on_after_an_interruption(accumulate: int) -> None:
+    ready = trainer(accumulate=accumulate, optimizer="sgd", lr=0.5)
+    parameter = next(ready.model.parameters())
+
+    def interrupted(gradient: Any) -> None:
+        handle.remove()
+        raise KeyboardInterrupt
+
+    handle = parameter.register_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ready.fit(1)
+    found = ready.fit(8)["loss_history"]
+    assert found == trainer(accumulate=accumulate, optimizer="sgd", lr=0.5).fit(8)["loss_history"]
+
+
 class Misspelt:
     def on_epoch_ends(self, trainer: Any) -> None: ...
 
