@@ -1,4 +1,4 @@
-"""Sparse features of a batch's nodes, which stand in for a tensor in the calls of torch."""
+"""Sparse features of a batch's nodes, which take the place of a tensor in the calls of torch."""
 
 from __future__ import annotations
 
