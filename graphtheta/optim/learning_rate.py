@@ -155,7 +155,7 @@ class LearningRate:
             position = position * self._updates_per_epoch + self._update
         first = self._own.rate(position, self._total, self._bases[0])
         for group, base in zip(self._optimizer.param_groups, self._bases, strict=True):
-            rate = first if base == self._bases[0] else first * (base / self._bases[0])
+            rate = first if base == self._bases[0] else first * base / (self._bases[0] or 1.0)
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)
             else:
