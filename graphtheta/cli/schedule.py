@@ -117,7 +117,7 @@ def _optimise(
         [found[:warmup], peak / 2 * (1 + np.cos(np.pi * np.arange(epochs - warmup) / epochs))]
     )
     with disk_errors(output, "the schedule", ConfigError), atomic_file(output) as file:
-        file.write_text(json.dumps({"unit": "epoch", "lr": found.tolist()}) + "\n")
+        file.write_text(json.dumps({"by": "epoch", "lr": found.tolist()}) + "\n")
     rows = [
         (name, f"{read.fitted.predict(rates)[-1]:.4f}")
         for name, rates in (("found", found), ("cosine", cosine))

@@ -21,6 +21,7 @@ from graphtheta.loss_law import (
     read_curve,
 )
 from graphtheta.loss_law.optimise import _final_loss
+from graphtheta.optim import read_rates
 
 LAW = MultiPowerLaw(0.4, 0.05, 0.5, 2.0, 30.0, 0.6, 0.5)
 EPOCHS, PEAK = 60, 0.03
@@ -110,10 +111,10 @@ def test_the_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     assert "not fitted" in capfd.readouterr().out
     optimise = ["schedule", "optimise", str(law), "--epochs", "50", "--output", str(found)]
     assert main(optimise) == 0
-    schedule = json.loads(found.read_text())
-    assert schedule["unit"] == "epoch"
-    assert len(schedule["lr"]) == 50
-    assert max(schedule["lr"]) == pytest.approx(LawFile.read(law).peak)
+    schedule = read_rates(found)
+    assert schedule.by == "epoch"
+    assert len(schedule.lr) == 50
+    assert max(schedule.lr) == pytest.approx(LawFile.read(law).peak)
 
 
 @pytest.mark.parametrize(
