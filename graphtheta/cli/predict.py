@@ -26,7 +26,8 @@ def predict(
 
     The files have the columns id (as in the input), prediction, probability and, on request,
     embedding. For pairs of nodes: src, dst, the relation column, prediction, probability; in link
-    prediction this is the probability that the edge exists.
+    prediction this is the probability that the edge exists. Yes is predicted from the threshold in
+    the summary.json of the run, which has the highest F1 score on its validation split.
 
     Args:
         run_dir: Directory of a finished run (--run-dir of graphtheta train).

@@ -20,7 +20,23 @@ from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.runtime.atomic import remove_leftovers
 from graphtheta.shard.shard import Shard
 
-__all__ = ["outputs_as_columns", "require_empty", "write_columns", "write_predictions"]
+__all__ = [
+    "PredictedLabel",
+    "outputs_as_columns",
+    "require_empty",
+    "write_columns",
+    "write_predictions",
+]
+
+
+class PredictedLabel(LabelSpec):
+    """Label of a run.
+
+    Attributes:
+        threshold: Probability from which yes is predicted; None for 0.5.
+    """
+
+    threshold: float | None = None
 
 
 def require_empty(folder: Path, comm: Communicator) -> None:
@@ -82,7 +98,8 @@ def write_predictions(
 def outputs_as_columns(outputs: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
     """Return the column `prediction` and, unless the label is a number, `probability`.
 
-    A predicted class is its name, if the label was a column of texts.
+    A predicted class is its name, if the label was a column of texts. Yes is predicted from the
+    threshold of a `PredictedLabel`, or else from 0.5.
 
     Shape:
         outputs: (R, outputs), the outputs of a model.
@@ -94,7 +111,14 @@ def outputs_as_columns(outputs: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
     if task == "regression":
         return {"prediction": _column(values)}
     probability = values.softmax(1) if task == "multiclass" else values.sigmoid()
-    prediction = _column(values.argmax(1) if task == "multiclass" else probability >= 0.5)
+    threshold = spec.threshold if isinstance(spec, PredictedLabel) else None
+    if threshold is None:
+        chosen = values.argmax(1) if task == "multiclass" else probability >= 0.5
+    else:
+        logits = values[:, 1] - values[:, 0] if task == "multiclass" else values
+        is_yes = logits.double().sigmoid() >= threshold
+        chosen = is_yes.long() if task == "multiclass" else is_yes
+    prediction = _column(chosen)
     if spec.classes:
         prediction = pa.array(spec.classes).take(prediction.cast(pa.int64()))
     return {"prediction": prediction, "probability": _column(probability)}

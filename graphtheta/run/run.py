@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from graphtheta.run.build import (
 from graphtheta.run.config import RunConfig
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
+    PredictedLabel,
     outputs_as_columns,
     require_empty,
     write_columns,
@@ -195,6 +196,8 @@ def predict_run(
         partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
     )
     predicted = _smoothed(model, shard, config, rows) if smooth else run(model, shard)
+    if smooth:
+        spec = spec.model_copy(update={"threshold": None})  # it is one of other probabilities
     vectors = run(model, shard, embeddings=True) if embeddings else None
     write_predictions(predicted, shard, spec, out, vectors, rows=rows, node_type=of_type)
     return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
@@ -242,10 +245,10 @@ def load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Modul
     _check_recipe(run_dir, shard.manifest.recipe)
     model = model_of(config, shard, spec).to(shard.device)
     load_weights(model, shard, _weights(run_dir))
-    return model, spec
+    return model, spec.model_copy(update={"threshold": _summary(run_dir).get("threshold")})
 
 
-class _RunLabel(LabelSpec):
+class _RunLabel(PredictedLabel):
     """Label of a run, and the widths of the columns and the types that its model reads."""
 
     columns: dict[str, int] = Field(default_factory=dict)  # runs of earlier versions have none
@@ -325,21 +328,27 @@ def _weights(run_dir: Path) -> Path:
             f"{weights}: expected the weights of a finished run, got no file. To finish it: "
             f"graphtheta train --resume --run-dir {run_dir}"
         )
-    try:
-        expected = dict(json.loads(files.summary.read_bytes())).get("weights_hash")
-    except FileNotFoundError:
-        expected = None  # the run was killed after it had written its weights
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise ConfigError(
-            f"{files.summary}: expected the summary of the run, got an invalid file. To write it "
-            f"again: graphtheta train --resume --run-dir {run_dir}"
-        ) from None
+    expected = _summary(run_dir).get("weights_hash")
     if expected is not None and expected != (got := file_hash(weights)):
         raise ConfigError(
             f"{weights}: expected the weights of this run, of hash {expected!s:.32}, got others, "
             f"of hash {got}. To write them again: graphtheta train --resume --run-dir {run_dir}"
         )
     return weights
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    """Return the summary of a run; empty if it was killed after it had written its weights."""
+    path = RunDirectory(run_dir, resume=True).summary
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise ConfigError(
+            f"{path}: expected the summary of the run, got an invalid file. To write it again: "
+            f"graphtheta train --resume --run-dir {run_dir}"
+        ) from None
 
 
 def open_graph(

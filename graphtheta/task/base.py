@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -77,6 +77,12 @@ class BoundTask(Protocol):
 
     def evaluate(self) -> dict[str, float]:
         """Return loss and metrics of all splits, with dropout off; collective."""
+
+    def report(self) -> dict[str, Any]:
+        """Return what `report.json` shows of the validation and test splits; collective.
+
+        It is empty if there is nothing to show.
+        """
 
 
 class Task(Protocol):

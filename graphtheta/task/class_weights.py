@@ -103,7 +103,7 @@ def _number_of(name: object, spec: LabelSpec) -> int:
     text = str(name)
     if text.isdecimal() and int(text) < spec.num_classes:
         return int(text)
-    known = some(names, 10) if names else f"numbers from 0 to {spec.num_classes - 1}"
+    known = some(names, len(names)) if names else f"numbers from 0 to {spec.num_classes - 1}"
     raise ConfigError(
         f"{_WHERE}: expected classes of the label ({known}), got {name!r:.100}. Correct it."
     )

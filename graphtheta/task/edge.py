@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from graphtheta.task.class_weights import ClassWeight, class_counts
 from graphtheta.task.edge_columns import edge_column, num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
-from graphtheta.task.metrics import Metrics, SplitMetrics, main_metric
+from graphtheta.task.metrics import Metrics, Split, SplitMetrics, main_metric
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.twins import count_twins, twin_warning
 from graphtheta.tgar import ParallelEdges
@@ -179,9 +182,15 @@ class BoundEdgeTask:
         self._scorer.check(outputs)
 
     def evaluate(self) -> dict[str, float]:
+        return self._metrics.of_splits(self._splits())
+
+    def report(self) -> dict[str, Any]:
+        return self._metrics.report(self._splits())
+
+    def _splits(self) -> Iterator[Split]:
+        """Yield the scores, labels and loss of each split that has targets; collective."""
         shard = self.message_shard
         outputs = infer(self._model, shard)
-        result: dict[str, float] = {}
         for name, edges in self._edges.items():
             if not self.counts[name]:
                 continue
@@ -191,7 +200,4 @@ class BoundEdgeTask:
                 with torch.no_grad():
                     scores[some] = self._scores(edges[some], src, dst)
             index = shard.to_device(edges)
-            loss = self._loss(scores, self._target[index], index)
-            found = self._metrics(scores, self._target[index], loss)
-            result |= {f"{name}_{metric}": value for metric, value in found.items()}
-        return result
+            yield name, scores, self._target[index], self._loss(scores, self._target[index], index)

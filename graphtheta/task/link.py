@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -322,6 +324,9 @@ class BoundLinkTask:
                 found |= self._ranking(edges, outputs, self._scorer)
             result |= {f"{name}_{metric}": value for metric, value in found.items()}
         return result
+
+    def report(self) -> dict[str, Any]:
+        return {}
 
     def _loss_and_auc(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm

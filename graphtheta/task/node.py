@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.class_weights import ClassWeight, class_counts
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
-from graphtheta.task.metrics import Metrics, SplitMetrics, main_metric
+from graphtheta.task.metrics import Metrics, Split, SplitMetrics, main_metric
 from graphtheta.wording import call_text, counted
 
 __all__ = ["BoundNodeTask", "NodePrediction"]
@@ -131,12 +134,15 @@ class BoundNodeTask:
             )
 
     def evaluate(self) -> dict[str, float]:
+        return self._metrics.of_splits(self._splits())
+
+    def report(self) -> dict[str, Any]:
+        return self._metrics.report(self._splits())
+
+    def _splits(self) -> Iterator[Split]:
+        """Yield the outputs, labels and loss of each split that has targets; collective."""
         outputs = infer(self._model, self.message_shard)
-        result: dict[str, float] = {}
         for name, rows in self._rows.items():
-            if not self.counts[name]:
-                continue
-            loss = self._loss_of(outputs[rows], rows)
-            found = self._metrics(outputs[rows], self._target[rows], loss)
-            result |= {f"{name}_{metric}": value for metric, value in found.items()}
-        return result
+            if self.counts[name]:
+                of_rows = outputs[rows]
+                yield name, of_rows, self._target[rows], self._loss_of(of_rows, rows)

@@ -45,6 +45,7 @@ class RunDirectory:
         checkpoints: Directory of the checkpoints.
         weights: File of the weights of the best epoch.
         summary: File of the summary, with the hash of `weights`.
+        report: File of the confusion matrices and the calibration of the best epoch.
 
     Raises:
         ConfigError: If the directory holds a run already and `resume` is False, or it is a file.
@@ -55,6 +56,7 @@ class RunDirectory:
         self.config, self.label = path / "config.toml", path / "label.json"
         self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
         self.summary, self.recipe = path / "summary.json", path / "recipe.json"
+        self.report = path / "report.json"
         self._resume = resume
         self._lock: ExitStack | None = None
         self._refuse_other_run()
@@ -142,6 +144,10 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
         self._write(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Write `report.json`."""
+        self._write(self.report, json.dumps(report) + "\n")
 
     def remove_summary(self) -> None:
         """Delete `summary.json`, which has the hash of the weights, before others are written."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from graphtheta.comm.groups import Groups
 from graphtheta.errors import ConfigError
+from graphtheta.task import BoundTask
 from graphtheta.train.checkpoint import (
     RunState,
     latest_checkpoint,
@@ -105,12 +106,15 @@ class RunSaver:
                 run_dir.truncate_metrics(state.epochs)
         return Path(path) if path else None
 
-    def finish(self, state: RunState, summary: Mapping[str, Any]) -> None:
-        """Write the model's weights and the summary, if there is a directory; collective."""
+    def finish(self, state: RunState, summary: Mapping[str, Any], task: BoundTask) -> None:
+        """Write weights, report and summary of a run, if there is a directory; collective."""
         if self.run_dir is not None and self._groups.index == 0:
             is_first = self._groups.comm.rank == 0
+            report = task.report()
             if is_first:
                 self.run_dir.remove_summary()
+                if report:
+                    self.run_dir.write_report(report)
             hashes = save_weights(state.model, state.shard, self.run_dir.weights)
             if is_first:
                 weights_hash = hashes[self.run_dir.weights.name]

@@ -320,7 +320,7 @@ class Trainer:
                 self.save(done)  # so that the run can continue with more epochs
             self._weights.load()
             summary = self._summary()
-            self._saver.finish(self._state(done), summary)
+            self._saver.finish(self._state(done), summary, self.task)
             self._callbacks.call("on_fit_end", self, summary)
         return summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -158,6 +159,63 @@ def test_wrong_metrics_are_refused_in_one_line(kind: LabelKind, given: Any, mess
     with pytest.raises(ConfigError, match=message) as error:
         SplitMetrics(spec, SingleCommunicator(), given)(outputs, targets)
     assert "\n" not in str(error.value)
+
+
+def on_workers(method: str, kind: LabelKind, workers: int) -> dict[str, Any]:
+    """Return what `SplitMetrics` finds of two splits, of which the second has other outputs."""
+    spec, outputs, targets = case(kind)
+    shares = SHARES if workers == 3 else [slice(0, ROWS)]
+
+    def work(comm: Communicator) -> dict[str, Any]:
+        loss = (torch.zeros(()), 1.0)
+        mine = shares[comm.rank]
+        splits = [(name, o[mine], targets[mine], loss) for name, o in
+                  (("train", outputs), ("val", outputs - 1), ("test", outputs / 2))]  # fmt: skip
+        found: dict[str, Any] = getattr(SplitMetrics(spec, comm, "accuracy"), method)(splits)
+        return found
+
+    return gt.run_local(work, workers=workers, timeout_s=20)
+
+
+def test_threshold_has_the_best_f1_score_of_validation_and_is_used_for_the_test_split() -> None:
+    from torchmetrics.functional.classification import binary_f1_score
+
+    _, outputs, targets = case("binary")
+    scores, y = (outputs[:, 0] - 1).sigmoid(), targets.long()
+    best = max(float(binary_f1_score(scores, y, threshold=float(s) - 1e-6)) for s in scores)
+    found = on_workers("of_splits", "binary", 1)
+    assert found == pytest.approx(on_workers("of_splits", "binary", 3))
+    assert found["val_f1_at_threshold"] == pytest.approx(best)
+    threshold = found["threshold"]
+    test = (outputs[:, 0] / 2).sigmoid()
+    expected = float(binary_f1_score(test, y, threshold=threshold))
+    assert found["test_f1_at_threshold"] == pytest.approx(expected)
+    assert "train_f1_at_threshold" not in found
+    assert not threshold == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_report_has_the_confusion_matrix_and_the_calibration(kind: LabelKind) -> None:
+    from torchmetrics.functional import classification as f
+
+    _, outputs, targets = case(kind)
+    report, y = on_workers("report", kind, 1), targets.long()
+    several = on_workers("report", kind, 3)
+    test = report["splits"]["test"]
+    for name in ("confusion", "confusion_at_threshold", "rows"):
+        assert several["splits"]["test"].get(name) == test.get(name)
+    for bins in zip(test["calibration"], several["splits"]["test"]["calibration"], strict=True):
+        assert bins[0] == pytest.approx(bins[1])
+    assert report["splits"].keys() == {"val", "test"}
+    expected = {
+        "binary": lambda: f.binary_confusion_matrix(outputs[:, 0].sigmoid(), y),
+        "multiclass": lambda: f.multiclass_confusion_matrix(outputs, y, 4),
+        "multilabel": lambda: f.multilabel_confusion_matrix(outputs.sigmoid(), y, 3,
+                                                            ignore_index=-1),
+    }[kind]()  # fmt: skip
+    assert test["confusion"] == expected.tolist()
+    assert sum(of_bin["count"] for of_bin in test["calibration"]) == int((targets >= 0).sum())
+    assert json.loads(json.dumps(report)) == {**report, "classes": None}
 
 
 def test_what_is_not_defined_is_left_out() -> None:

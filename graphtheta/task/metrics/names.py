@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +17,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
+from graphtheta.task.metrics.report import report_of
 from graphtheta.task.metrics.scored import ClassCounts, Scored, kind_of
 from graphtheta.task.metrics.torch_metric import is_torch_metric, named_torch_metric, torch_metric
 
@@ -29,12 +30,16 @@ __all__ = [
     "MainMetric",
     "MetricSpec",
     "Metrics",
+    "Split",
     "SplitMetrics",
+    "chosen_threshold",
     "main_metric",
     "mean_loss",
     "metrics_for",
 ]
 
+# Name, outputs, labels, and this worker's sum of the loss and its count or weight.
+Split: TypeAlias = tuple[str, Tensor, Tensor, tuple[Tensor, float]]
 Metrics: TypeAlias = "str | Sequence[str | Metric] | Mapping[str, Metric]"
 
 
@@ -345,6 +350,41 @@ class SplitMetrics:
         if main is not None and main.name not in {"loss", *self._chosen}:
             self._chosen[main.name] = _spec_of(main.name, spec)
 
+    def of_splits(self, splits: Iterable[Split]) -> dict[str, float]:
+        """Return the loss and metrics of splits, in names such as `val_loss`; collective.
+
+        Of a yes-or-no label, `threshold` is the probability with the highest F1 score on the
+        validation split, and `test_f1_at_threshold` that score if yes is predicted from it.
+
+        Args:
+            splits: The splits, of which the one after the validation split is the test split.
+        """
+        result: dict[str, float] = {}
+        threshold = None
+        for name, outputs, targets, loss in splits:
+            scored = Scored(self._spec, outputs, targets, self._comm)
+            found = self._of(scored, mean_loss(*loss, self._comm))
+            if name == "val" and (threshold := chosen_threshold(scored)) is not None:
+                result["threshold"] = threshold
+            if threshold is not None:
+                found |= scored.at_threshold(threshold)
+            result |= {f"{name}_{metric}": value for metric, value in found.items()}
+        return result
+
+    def report(self, splits: Iterable[Split]) -> dict[str, Any]:
+        """Return the report of the validation and test splits; collective."""
+        if self._spec.task == "regression":
+            return {}
+        result: dict[str, Any] = {"classes": self._spec.classes, "kind": kind_of(self._spec)}
+        threshold, result["splits"] = None, {}
+        for name, outputs, targets, _ in splits:
+            if name != "train":
+                scored = Scored(self._spec, outputs, targets, self._comm)
+                if name == "val":
+                    result["threshold"] = threshold = chosen_threshold(scored)
+                result["splits"][name] = report_of(scored, threshold)
+        return result
+
     def __call__(
         self, outputs: Tensor, targets: Tensor, loss: tuple[Tensor, float] | None = None
     ) -> dict[str, float]:
@@ -368,10 +408,21 @@ class SplitMetrics:
             other metrics.
         """
         total, count = LOSSES[self._spec.task](outputs, targets) if loss is None else loss
-        result = {"loss": mean_loss(total, count, self._comm)}
         scored = Scored(self._spec, outputs, targets, self._comm)
+        return self._of(scored, mean_loss(total, count, self._comm))
+
+    def _of(self, scored: Scored, loss: float) -> dict[str, float]:
+        result = {"loss": loss}
         result |= {name: metric.compute(scored) for name, metric in self._chosen.items()}
         return {name: value for name, value in result.items() if not math.isnan(value)}
+
+
+def chosen_threshold(scored: Scored) -> float | None:
+    """Return the probability with the highest F1 score; None if there is no such; collective."""
+    if scored.kind != "binary":
+        return None
+    logit = scored.curves[0].best_threshold()
+    return None if math.isnan(logit) else float(torch.tensor(logit, dtype=torch.float64).sigmoid())
 
 
 def metrics_for(spec: LabelSpec, comm: Communicator) -> SplitMetrics:

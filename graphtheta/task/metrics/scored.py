@@ -89,6 +89,34 @@ class Scored:
         found: T = self._found[name]
         return found
 
+    def at_threshold(self, threshold: float) -> dict[str, float]:
+        """Return F1 score, precision and recall if yes is predicted from this probability."""
+        yes, predicted = self.targets > 0, self.probabilities >= threshold
+        hits, of_predicted, of_yes = self.sums((yes & predicted).sum(), predicted.sum(), yes.sum())
+        return {
+            "f1_at_threshold": 2 * hits / max(of_predicted + of_yes, 1),
+            "precision_at_threshold": hits / max(of_predicted, 1),
+            "recall_at_threshold": hits / max(of_yes, 1),
+        }
+
+    def confusion(self, threshold: float = 0.5) -> NDArray[np.int64]:
+        """Return the number of targets by true class (row) and predicted class (column).
+
+        Args:
+            threshold: Probability from which yes is predicted.
+
+        Shape:
+            Returns (C, C), of a binary label (2, 2).
+        """
+        if self.kind == "binary":
+            predicted, classes = (self.probabilities >= threshold).long(), 2
+        else:
+            predicted, classes = self.outputs.argmax(1), self.outputs.shape[1]
+        pairs = self.targets.reshape(-1) * classes + predicted.reshape(-1)
+        table: NDArray[np.int64] = torch.bincount(pairs, minlength=classes**2).cpu().numpy()
+        self.comm.all_reduce(table, stage=_STAGE)
+        return table.reshape(classes, classes)
+
     def sums(self, *values: Any) -> list[float]:
         """Return sums over all workers in float64."""
         array = np.array([float(value) for value in values], np.float64)
