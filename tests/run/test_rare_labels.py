@@ -76,7 +76,7 @@ def test_run_weighs_chooses_a_threshold_reports_and_predicts_by_it(
         ({"loss": "hinge"}, "expected one of cross-entropy, focal"),
         ({"focal_gamma": 1.0}, "--focal-gamma: expected --loss focal"),
         ({"class_weight": "fraud:3"}, "expected balanced, or weights such as"),
-        ({"class_weight": "maybe=3"}, "expected classes of the label .'false', 'true'., got 'maybe'"),
+        ({"class_weight": "maybe=3"}, "classes of the label .'false', 'true'., got 'maybe'"),
         ({"metrics": "f7"}, "those of a binary label"),
         ({"monitor": "confusion"}, "those of a binary label"),
         ({"task": "link", "metrics": "f1"}, "--metrics: expected --task node or --task edge"),
