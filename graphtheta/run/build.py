@@ -98,7 +98,7 @@ def schedule_of(config: RunConfig) -> Schedule | None:
     if config.schedule == "step":
         options |= {"every": config.decay_every or 1 / 3, "gamma": config.decay_factor}
     elif config.schedule != "constant":
-        options["final"] = config.final_lr
+        options["final"] = config.final_share
     if config.schedule == "wsd":
         options |= {"decay": config.decay, "shape": config.decay_shape}
     return SCHEDULES[config.schedule](**options)

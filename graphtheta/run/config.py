@@ -322,7 +322,7 @@ class RunConfig(BaseModel):
     schedule_by: Literal["step", "epoch"] = _schedule(
         "step", "Change the learning rate with every step or with every epoch."
     )
-    final_lr: float = _schedule(
+    final_share: float = _schedule(
         0.0,
         "Learning rate at the end, as a share of --lr.",
         requires={"schedule": ["cosine", "linear", "wsd"]},

@@ -88,7 +88,7 @@ def start_run(
     """
     check_names(config)
     _refuse_inside(config.run_dir, config.input, "--run-dir")
-    strategy, task = strategy_of(config), task_of(config)
+    strategy, task, schedule = strategy_of(config), task_of(config), schedule_of(config)
     # Only rank 0 checks that the directory is free: it may already write to it when others check.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
     groups = Groups(comm, config.groups)
@@ -107,7 +107,7 @@ def start_run(
         weight_decay=config.weight_decay,
         decay_biases=config.decay_biases,
         clip=config.clip,
-        schedule=schedule_of(config),
+        schedule=schedule,
         accumulate=config.accumulate,
         precision=config.precision,
         seed=config.seed,

@@ -87,7 +87,7 @@ def test_options_make_the_schedule() -> None:
         ({}, None),
         ({"warmup": 3.0}, Constant(3.0)),
         ({"schedule": "step", "decay_factor": 0.5}, StepDecay(gamma=0.5)),
-        ({"schedule": "cosine", "final_lr": 0.1, "schedule_by": "epoch"},
+        ({"schedule": "cosine", "final_share": 0.1, "schedule_by": "epoch"},
          Cosine(final=0.1, by="epoch")),
         ({"schedule": "wsd", "decay": 30.0, "decay_shape": "sqrt", "warmup": 0.1},
          WarmupStableDecay(0.1, decay=30.0, shape="sqrt")),
