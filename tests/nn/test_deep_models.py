@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from graphtheta.nn import (
     LOSSES,
     SGC,
     SIGN,
+    BatchNorm,
     Dropout,
     GATConv,
+    GINConv,
     GraphSAGE,
     SimpleHGN,
     seeded,
@@ -49,7 +52,7 @@ class Shared(nn.Module):
         for k, conv in enumerate(self.convs):
             h = conv(view[k], self.dropout(view[k], h)) + view[k].carry(h)
         last = view[len(self.convs) - 1]
-        return torch.cat([h, last.carry(x)], 1)
+        return torch.cat([h, last.carry(x)], 1)[:, :4]
 
 
 # For graphs of `to_graph`: 3 features, 4 classes.
@@ -88,6 +91,46 @@ def step(
         return result
 
     return gt.run_local(work, workers=workers, timeout_s=30, check=True)
+
+
+class DeepGIN(nn.Module):
+    """GIN as it is usually made: with batch normalisation and dropout inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(1):
+            sizes = [(3, 4), (4, 4), (4, 4)]
+            self.convs = nn.ModuleList(
+                GINConv(nn.Sequential(nn.Linear(*s), BatchNorm(4), nn.ReLU(), Dropout(0.2)))
+                for s in sizes
+            )
+
+    def forward(self, view: View, x: Tensor) -> Tensor:
+        for k, conv in enumerate(self.convs):
+            x = conv(view[k], x)
+        return x
+
+
+STRATEGIES: dict[str, Callable[[], Any]] = {
+    "global": gt.GlobalBatch,
+    "mini": lambda: gt.MiniBatch(7, fanouts=[3, None, 2]),
+    "cluster": lambda: gt.ClusterBatch(2, "hanp", boundary_hops=1, renormalise=True),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("make", [Shared, DeepGIN, lambda: GCNII(3, 6, 4, num_layers=3)])
+def test_every_strategy_trains_alike_on_any_workers(make: Make, strategy: str) -> None:
+    graph = to_graph(random_graph(40, 160), dtype=np.float64)
+
+    def train(comm: Communicator) -> list[float]:
+        shard = gt.open_shard(graph, comm, method="dbh" if comm.size > 1 else "node-hash")
+        trainer = gt.Trainer(make().double(), shard, strategy=STRATEGIES[strategy](), lr=0.01)
+        trainer.fit(2)
+        return [*trainer.history.loss, float(trainer.evaluate()["val_accuracy"])]
+
+    alone = gt.run_local(train, workers=1)
+    assert_equal(gt.run_local(train, workers=3), alone, 1e-9)
 
 
 @pytest.mark.parametrize("name", DEEP)

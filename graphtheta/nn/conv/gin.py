@@ -15,7 +15,7 @@ from graphtheta.nn.conv.weights import (
 )
 from graphtheta.nn.linear import linear
 from graphtheta.shard.sparse_rows import is_sparse_rows
-from graphtheta.tgar import LayerView, TGARLayer
+from graphtheta.tgar import LayerView, TGARLayer, ViewModule
 
 __all__ = ["GINConv"]
 
@@ -27,8 +27,9 @@ class GINConv(TGARLayer):
     it is of relu(h_j + V e_ij), and names equal PyG's `GINEConv`.
 
     Args:
-        mlp: Module on (M, F), without torch's dropout and batch normalisation. May be given as
-            `nn`, its name in PyG.
+        mlp: Module on (M, F), such as a `torch.nn.Sequential`. This may hold modules of this
+            package that are called with a view: `BatchNorm` and `Dropout`. May be given as `nn`,
+            its name in PyG.
         eps: Initial value of eps.
         train_eps: Whether eps is learned.
         weighted: Whether to multiply messages by the edge column `weight`.
@@ -69,6 +70,7 @@ class GINConv(TGARLayer):
                 )
             self.lin = nn.Linear(edge_dim, first.in_features)
         self._is_multiplied = False
+        self._view: LayerView | None = None
         if train_eps:
             self.eps = nn.Parameter(torch.full((1,), eps))
         else:
@@ -77,7 +79,9 @@ class GINConv(TGARLayer):
     def forward(self, view: LayerView, h: Tensor) -> Tensor:
         if reads_weights(view, self.weighted):
             refuse_sampling_by_weight(view)
+        self._view = view
         out: Tensor = super().forward(view, h)
+        self._view = None
         return out
 
     def transform(self, h: Tensor) -> dict[str, Tensor]:
@@ -95,13 +99,12 @@ class GINConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         h: Tensor = (1 + self.eps) * n["h"] + m
-        first = _first_linear(self.nn)
-        if first is None or not self._is_multiplied:
-            result: Tensor = self.nn(h)
-            return result
-        h = h if first.bias is None else h + first.bias
-        for module in [*self.nn][1:] if isinstance(self.nn, nn.Sequential) else ():
-            h = module(h)
+        modules = [*self.nn] if isinstance(self.nn, nn.Sequential) else [self.nn]
+        if self._is_multiplied:
+            first: Any = modules.pop(0)
+            h = h if first.bias is None else h + first.bias
+        for module in modules:
+            h = module(self._view, h) if isinstance(module, ViewModule) else module(h)
         return h
 
 
