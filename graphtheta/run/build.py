@@ -145,7 +145,7 @@ def _loss_options(config: RunConfig) -> dict[str, Any]:
     elif loss == "focal":
         loss = NAMED_LOSSES[loss](config.focal_gamma)
     weights = {"class_weight": config.class_weight, "loss_weight": config.loss_weight}
-    chosen = {"metrics": config.metrics, "monitor": config.monitor}
+    chosen = {n: getattr(config, n) for n in ("metrics", "monitor", "positive")}
     return {"loss": loss, **weights, **chosen}
 
 

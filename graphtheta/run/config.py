@@ -198,6 +198,12 @@ class RunConfig(BaseModel):
         without="accuracy of classes, f1 of multi-labels, rmse of numbers; of yes-or-no labels "
         "auroc, or average_precision if less than a tenth are positive",
     )
+    positive: str | None = _labelled(
+        None,
+        "Class of two that the metrics and the threshold are about.",
+        metavar="CLASS",
+        without="the second, or the first if only that is less than a tenth",
+    )
     decoder: str | None = _pairs(
         None,
         "Decoder that scores a pair of nodes (edge and link prediction): {decoders}.",

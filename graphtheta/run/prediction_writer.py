@@ -34,9 +34,11 @@ class PredictedLabel(LabelSpec):
 
     Attributes:
         threshold: Probability from which yes is predicted; None for 0.5.
+        positive: Class of two that is yes.
     """
 
     threshold: float | None = None
+    positive: int = 1
 
 
 def require_empty(folder: Path, comm: Communicator) -> None:
@@ -111,13 +113,13 @@ def outputs_as_columns(outputs: Tensor, spec: LabelSpec) -> dict[str, pa.Array]:
     if task == "regression":
         return {"prediction": _column(values)}
     probability = values.softmax(1) if task == "multiclass" else values.sigmoid()
-    threshold = spec.threshold if isinstance(spec, PredictedLabel) else None
-    if threshold is None:
+    if not isinstance(spec, PredictedLabel) or spec.threshold is None:
         chosen = values.argmax(1) if task == "multiclass" else probability >= 0.5
     else:
         logits = values[:, 1] - values[:, 0] if task == "multiclass" else values
-        is_yes = logits.double().sigmoid() >= threshold
-        chosen = is_yes.long() if task == "multiclass" else is_yes
+        of_yes = (logits if spec.positive else -logits).double().sigmoid()
+        chosen = (of_yes >= spec.threshold) == bool(spec.positive)
+        chosen = chosen.long() if task == "multiclass" else chosen
     prediction = _column(chosen)
     if spec.classes:
         prediction = pa.array(spec.classes).take(prediction.cast(pa.int64()))

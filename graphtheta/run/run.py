@@ -136,9 +136,9 @@ def start_run(
             }
             run_dir.write_config(config.model_copy(update=found).record())
             spec = trainer.task.spec.model_dump()
-            types = {"types": _types_of(shard)}
+            more = {"types": _types_of(shard), "positive": getattr(trainer.task, "positive", 1)}
             run_dir.write_recipe(recipe_text(shard.manifest.recipe))
-            run_dir.write_label({**spec, "columns": columns_read(config, shard), **types})
+            run_dir.write_label({**spec, "columns": columns_read(config, shard), **more})
     except BaseException:
         run_dir.unlock()
         raise

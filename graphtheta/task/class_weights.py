@@ -1,4 +1,4 @@
-"""Weights of classes in a loss: given by name, or balanced by the counts of training."""
+"""Classes by name: their counts and weights in training, and the one that metrics are about."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from graphtheta.partition.store.manifest import LabelSpec
 from graphtheta.runtime.numbers import need_real
 from graphtheta.wording import counted, some
 
-__all__ = ["ClassWeight", "class_counts", "class_weights"]
+__all__ = ["RARE", "ClassWeight", "class_counts", "class_weights", "positive_class"]
 
 ClassWeight: TypeAlias = (
     Literal["balanced"] | Mapping[Any, float] | Sequence[float] | NDArray[Any] | Tensor
 )
+
+RARE = 0.1  # share of the training targets below which a class is rare
 
 _WHERE = "class weight (--class-weight)"
 
@@ -81,7 +83,7 @@ def class_weights(given: ClassWeight, spec: LabelSpec, counts: NDArray[np.int64]
     if isinstance(given, Mapping):
         for name, weight in given.items():
             what = f"{_WHERE} of {name!s:.50}"
-            each[_number_of(name, spec)] = need_real(weight, what, is_positive=False)
+            each[_number_of(name, spec, _WHERE)] = need_real(weight, what, is_positive=False)
     else:
         if len(given) != len(each):
             raise ConfigError(
@@ -92,7 +94,33 @@ def class_weights(given: ClassWeight, spec: LabelSpec, counts: NDArray[np.int64]
     return torch.from_numpy(weights)
 
 
-def _number_of(name: object, spec: LabelSpec) -> int:
+def positive_class(
+    spec: LabelSpec, counts: NDArray[np.int64] | None, given: str | int | None
+) -> int:
+    """Return the number of the class that metrics of two classes are about.
+
+    It is class 1, yes of a yes-or-no label; or class 0 of two classes if only that is rare.
+
+    Args:
+        spec: Label.
+        counts: Result of `class_counts` for the training targets.
+        given: Name or number of the class, if it was chosen.
+
+    Raises:
+        ConfigError: If there is no such class, or the label has other than two.
+    """
+    where = "positive class (--positive)"
+    if given is not None:
+        if spec.num_classes != 2 or spec.task not in ("binary", "multiclass"):
+            raise ConfigError(
+                f"{where}: expected a label of two classes, got a {spec.task} label. Leave it out."
+            )
+        return _number_of(given, spec, where)
+    is_two = spec.task == "multiclass" and spec.num_classes == 2
+    return 0 if is_two and counts is not None and counts[0] < RARE * counts.sum() else 1
+
+
+def _number_of(name: object, spec: LabelSpec, where: str) -> int:
     """Return the number of a class, given by its name or number."""
     names = list(spec.classes or ())
     if spec.task == "binary" and not names:
@@ -105,5 +133,5 @@ def _number_of(name: object, spec: LabelSpec) -> int:
         return int(text)
     known = some(names, len(names)) if names else f"numbers from 0 to {spec.num_classes - 1}"
     raise ConfigError(
-        f"{_WHERE}: expected classes of the label ({known}), got {name!r:.100}. Correct it."
+        f"{where}: expected classes of the label ({known}), got {name!r:.100}. Correct it."
     )

@@ -17,7 +17,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import endpoints
-from graphtheta.task.class_weights import ClassWeight, class_counts
+from graphtheta.task.class_weights import ClassWeight, class_counts, positive_class
 from graphtheta.task.edge_columns import edge_column, num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, fetch_endpoints
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
@@ -55,6 +55,7 @@ class EdgePrediction:
             None, 1.
         metrics: Metrics of each split, as for `NodePrediction`.
         monitor: Metric that chooses the best epoch, as for `NodePrediction`.
+        positive: Class of two that is yes, as for `NodePrediction`.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class EdgePrediction:
         loss_weight: str | None = None,
         metrics: Metrics | None = None,
         monitor: str | None = None,
+        positive: str | int | None = None,
     ) -> None:
         self.label, self.split, self.target_relation = label, split, target_relation
         self.relation, self.exclude_targets = relation, exclude_targets
         self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
-        self.metrics, self.monitor = metrics, monitor
+        self.metrics, self.monitor, self.positive = metrics, monitor, positive
 
     __repr__ = call_text
 
@@ -104,6 +106,7 @@ class BoundEdgeTask:
 
     Attributes:
         spec: Kind and size of the label.
+        positive: Class of two that is yes in metrics.
         warnings: A warning about twins, if there are any.
     """
 
@@ -146,8 +149,9 @@ class BoundEdgeTask:
             check_row_weights(weights, task.loss_weight, index["train"], used, shard.comm)
         classes = class_counts(self._target[index["train"]], self.spec, shard.comm)
         self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
-        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics)
-        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric)
+        self.positive = yes = positive_class(self.spec, classes, task.positive)
+        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics, yes)
+        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric, yes)
         pairs = ParallelEdges(shard, shard.comm)
         self.warnings = self._twins(pairs)
         self.targets = EdgeTargets(

@@ -14,7 +14,7 @@ from graphtheta.shard.shard import Shard
 from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.strategy import NodeTargets
 from graphtheta.task.base import SPLITS, count_splits
-from graphtheta.task.class_weights import ClassWeight, class_counts
+from graphtheta.task.class_weights import ClassWeight, class_counts, positive_class
 from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
 from graphtheta.task.metrics import Metrics, Split, SplitMetrics, main_metric
 from graphtheta.wording import call_text, counted
@@ -46,6 +46,8 @@ class NodePrediction:
         monitor: Metric of the validation split that chooses the best epoch, or "loss". If None,
             `accuracy`, `f1` (multi-label), `rmse`, or for yes-or-no labels `auroc`, or
             `average_precision` if less than a tenth of the training targets are positive.
+        positive: Class of two that is yes in metrics: its name or number. If None, the second one,
+            or the first if less than a tenth of the training targets, and only they, are of it.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class NodePrediction:
         loss_weight: str | None = None,
         metrics: Metrics | None = None,
         monitor: str | None = None,
+        positive: str | int | None = None,
     ) -> None:
         self.label, self.split, self.target_type = label, split, target_type
         self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
-        self.metrics, self.monitor = metrics, monitor
+        self.metrics, self.monitor, self.positive = metrics, monitor, positive
 
     __repr__ = call_text
 
@@ -91,6 +94,7 @@ class BoundNodeTask:
 
     Attributes:
         spec: Kind and size of the label.
+        positive: Class of two that is yes in metrics.
         warnings: None.
     """
 
@@ -118,8 +122,9 @@ class BoundNodeTask:
             check_row_weights(weights, task.loss_weight, train, used, shard.comm)
         classes = class_counts(self._target[train], self.spec, shard.comm)
         self._loss = TaskLoss(self.spec, task.loss, task.class_weight, classes, weights)
-        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics)
-        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric)
+        self.positive = yes = positive_class(self.spec, classes, task.positive)
+        self.metric = main_metric(self.spec, classes, task.monitor, task.metrics, yes)
+        self._metrics = SplitMetrics(self.spec, shard.comm, task.metrics, self.metric, yes)
         self.targets = NodeTargets(shard, self._rows["train"], self._loss_of)
 
     def _loss_of(self, outputs: Tensor, rows: Tensor) -> tuple[Tensor, float]:

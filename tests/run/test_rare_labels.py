@@ -15,7 +15,7 @@ import graphtheta as gt
 from graphtheta.data.schema import matrix_column
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, make_store
-from graphtheta.run.resolve import load_run, resolve
+from graphtheta.run.resolve import load_config, resolve
 from graphtheta.run.run import predict_run, start_run
 
 N = 200
@@ -57,7 +57,7 @@ def test_run_weighs_chooses_a_threshold_reports_and_predicts_by_it(
     assert trainer.task.metric.name == "average_precision"
     summary = trainer.fit(5)
     assert {"val_auroc", "val_average_precision", "val_recall@0.5precision"} <= summary.keys()
-    assert load_run(tmp_path / "run").class_weight == {"true": 5.0}
+    assert load_config(tmp_path / "run").class_weight == {"true": 5.0}
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["threshold"] == pytest.approx(summary["threshold"])
     assert np.sum(report["splits"]["val"]["confusion"]) == N // 2

@@ -15,6 +15,8 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.single import SingleCommunicator
 from graphtheta.errors import ConfigError
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
+from graphtheta.run.prediction_writer import PredictedLabel, outputs_as_columns
+from graphtheta.task.class_weights import positive_class
 from graphtheta.task.metrics import METRICS, SplitMetrics, main_metric
 
 ROWS = 40
@@ -192,6 +194,29 @@ def test_threshold_has_the_best_f1_score_of_validation_and_is_used_for_the_test_
     assert found["test_f1_at_threshold"] == pytest.approx(expected)
     assert "train_f1_at_threshold" not in found
     assert not threshold == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_first_of_two_classes_may_be_the_positive_one() -> None:
+    spec = LabelSpec(task="multiclass", num_classes=2, classes=("fraud", "ok"))
+    _, logit, targets = case("binary")
+    logits = torch.cat([logit, torch.zeros_like(logit)], dim=1)  # of fraud, and of ok
+    found = SplitMetrics(spec, SingleCommunicator(), positive=0)(logits, (~targets).long())
+    binary = LabelSpec(task="binary", num_classes=2)
+    expected = SplitMetrics(binary, SingleCommunicator())(logit, targets)
+    assert found == pytest.approx(expected)
+    rare = np.array([9, 91])
+    assert positive_class(spec, rare, None) == 0
+    assert main_metric(spec, rare, positive=0).why == "9.00% of the training targets are fraud"
+    assert positive_class(spec, np.array([10, 90]), None) == 1
+    assert positive_class(spec, rare, "ok") == 1
+    with pytest.raises(ConfigError, match=r"positive class .--positive.: expected classes of the"):
+        positive_class(spec, rare, "fine")
+    with pytest.raises(ConfigError, match="expected a label of two classes, got a regression"):
+        positive_class(LabelSpec(task="regression", num_classes=1), None, 1)
+    label = PredictedLabel(**spec.model_dump(), threshold=0.8, positive=0)
+    probabilities = torch.tensor([[0.81, 0.19], [0.79, 0.21]])
+    columns = outputs_as_columns(probabilities.log(), label)
+    assert columns["prediction"].to_pylist() == ["fraud", "ok"]
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])

@@ -17,6 +17,7 @@ from graphtheta.comm.communicator import Communicator
 from graphtheta.errors import ConfigError
 from graphtheta.nn.losses import LOSSES
 from graphtheta.partition.store.manifest import LabelKind, LabelSpec
+from graphtheta.task.class_weights import RARE
 from graphtheta.task.metrics.report import report_of
 from graphtheta.task.metrics.scored import ClassCounts, Scored, kind_of
 from graphtheta.task.metrics.torch_metric import is_torch_metric, named_torch_metric, torch_metric
@@ -85,7 +86,6 @@ _DEFAULTS: dict[LabelKind, tuple[str, ...]] = {
     "multilabel": ("f1", "accuracy"),
     "regression": ("rmse", "mae"),
 }
-_RARE = 0.1  # share of positives below which average precision is the main metric
 
 
 def mean_loss(loss: Tensor, count: float, comm: Communicator) -> float:
@@ -289,7 +289,11 @@ def _chosen(given: Metrics | None, spec: LabelSpec) -> Iterator[tuple[str, Metri
 
 
 def main_metric(
-    spec: LabelSpec, counts: Any = None, monitor: str | None = None, given: Metrics | None = None
+    spec: LabelSpec,
+    counts: Any = None,
+    monitor: str | None = None,
+    given: Metrics | None = None,
+    positive: int = 1,
 ) -> MainMetric:
     """Return the main metric of a label; that of two classes is the metric of binary labels.
 
@@ -301,15 +305,17 @@ def main_metric(
         counts: Result of `class_counts` for the training targets. If None, not known.
         monitor: Name of the metric, such as `average_precision` or `loss`, if one was chosen.
         given: Metrics of the task, in which the name is looked up first.
+        positive: Class of two that is yes.
 
     Raises:
         ConfigError: If there is no such metric, or neither high nor low values of it are better.
     """
     kind = kind_of(spec)
     if monitor is None:
-        if kind == "binary" and counts is not None and counts[1] < _RARE * counts.sum():
-            share = counts[1] / counts.sum()
-            why = f"{share:.2%} of the training targets are positive"
+        if kind == "binary" and counts is not None and counts[positive] < RARE * counts.sum():
+            share = counts[positive] / counts.sum()
+            name = spec.classes[positive] if spec.classes else "positive"
+            why = f"{share:.2%} of the training targets are {name}"
             return MainMetric("average_precision", why=why)
         return MAIN_METRIC[kind]
     monitor = monitor.removeprefix("val_")
@@ -333,6 +339,7 @@ class SplitMetrics:
         comm: The workers.
         given: Names and metrics. If None, those of the label's kind.
         main: Metric for the best epoch, which is computed too.
+        positive: Class of two that is yes.
 
     Raises:
         ConfigError: If a name or metric does not fit the label.
@@ -344,8 +351,9 @@ class SplitMetrics:
         comm: Communicator,
         given: Metrics | None = None,
         main: MainMetric | None = None,
+        positive: int = 1,
     ) -> None:
-        self._spec, self._comm = spec, comm
+        self._spec, self._comm, self._positive = spec, comm, positive
         self._chosen = dict(_chosen(given, spec))
         if main is not None and main.name not in {"loss", *self._chosen}:
             self._chosen[main.name] = _spec_of(main.name, spec)
@@ -362,7 +370,7 @@ class SplitMetrics:
         result: dict[str, float] = {}
         threshold = None
         for name, outputs, targets, loss in splits:
-            scored = Scored(self._spec, outputs, targets, self._comm)
+            scored = self._scored(outputs, targets)
             found = self._of(scored, mean_loss(*loss, self._comm))
             if name == "val" and (threshold := chosen_threshold(scored)) is not None:
                 result["threshold"] = threshold
@@ -375,11 +383,14 @@ class SplitMetrics:
         """Return the report of the validation and test splits; collective."""
         if self._spec.task == "regression":
             return {}
-        result: dict[str, Any] = {"classes": self._spec.classes, "kind": kind_of(self._spec)}
+        kind = kind_of(self._spec)
+        result: dict[str, Any] = {"kind": kind, "classes": self._spec.classes}
+        if kind == "binary":
+            result["positive"] = self._positive
         threshold, result["splits"] = None, {}
         for name, outputs, targets, _ in splits:
             if name != "train":
-                scored = Scored(self._spec, outputs, targets, self._comm)
+                scored = self._scored(outputs, targets)
                 if name == "val":
                     result["threshold"] = threshold = chosen_threshold(scored)
                 result["splits"][name] = report_of(scored, threshold)
@@ -408,8 +419,11 @@ class SplitMetrics:
             other metrics.
         """
         total, count = LOSSES[self._spec.task](outputs, targets) if loss is None else loss
-        scored = Scored(self._spec, outputs, targets, self._comm)
+        scored = self._scored(outputs, targets)
         return self._of(scored, mean_loss(total, count, self._comm))
+
+    def _scored(self, outputs: Tensor, targets: Tensor) -> Scored:
+        return Scored(self._spec, outputs, targets, self._comm, self._positive)
 
     def _of(self, scored: Scored, loss: float) -> dict[str, float]:
         result = {"loss": loss}

@@ -21,9 +21,9 @@ def report_of(scored: Scored, threshold: float | None) -> dict[str, Any]:
         threshold: Probability from which yes is predicted, if one was chosen.
 
     Returns:
-        `rows`; `confusion`, by true and predicted class, of yes-or-no labels from probability 0.5,
-        and `confusion_at_threshold`; of a multi-label such a matrix for each label; no matrix of
-        more than 1,000 classes. `calibration` has for each bin of probabilities its limits, the
+        `rows`; `confusion`, by true and predicted class, of two classes no and yes from probability
+        0.5, and `confusion_at_threshold`; of a multi-label such a matrix for each label; no matrix
+        of more than 1,000 classes. `calibration` has for each bin of probabilities its limits, the
         number of targets, their mean probability and the share that is positive. Of several classes
         the probability is that of the predicted one, and positive is a right prediction. It is null
         for an empty bin.

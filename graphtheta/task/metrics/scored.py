@@ -59,6 +59,7 @@ class Scored:
         outputs: Outputs of the model.
         targets: Labels.
         comm: The workers.
+        positive: Class of two that is yes.
 
     Attributes:
         kind: Kind of the label, see `kind_of`.
@@ -70,7 +71,12 @@ class Scored:
     """
 
     def __init__(
-        self, spec: LabelSpec, outputs: Tensor, targets: Tensor, comm: Communicator
+        self,
+        spec: LabelSpec,
+        outputs: Tensor,
+        targets: Tensor,
+        comm: Communicator,
+        positive: int = 1,
     ) -> None:
         self.kind, self.comm = kind_of(spec), comm
         self._found: dict[str, Any] = {}
@@ -81,6 +87,8 @@ class Scored:
             outputs = outputs.reshape(targets.shape)
         self.outputs = outputs
         self.targets = targets if self.kind == "regression" else targets.long()
+        if self.kind == "binary" and positive == 0:
+            self.outputs, self.targets = -self.outputs, 1 - self.targets
 
     def _once(self, name: str, compute: Callable[[], T]) -> T:
         # Not a cached_property: see `ShardColumns`.
