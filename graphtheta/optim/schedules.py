@@ -239,7 +239,7 @@ class RateList:
             )
 
     def rate(self, position: int, total: int, base: float) -> float:
-        return float(self.lr[position])
+        return float(self.lr[min(position, len(self.lr) - 1)])
 
 
 def read_rates(path: Path) -> RateList:
