@@ -186,3 +186,50 @@ def test_class_weights_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"fraud": [1]}')
     with pytest.raises(ConfigError, match="table of numbers by class"):
         parse_class_weight(str(tmp_path / "b.json"))
+
+
+def typed_graph() -> gt.Graph:
+    """Return users who rate items, with weights of the users and of the ratings."""
+    rng = np.random.default_rng(7)
+    rates = {
+        "src": rng.integers(0, 30, 120),
+        "dst": rng.integers(0, 20, 120),
+        "label:stars": rng.integers(0, 3, 120),
+        "split:split": (np.arange(120) % 3 + 1).astype(np.int8),
+        "amount": rng.random(120),
+    }
+    users = {
+        "id": np.arange(30),
+        "label:kind": rng.integers(0, 3, 30),
+        "split:part": (np.arange(30) % 3 + 1).astype(np.int8),
+        "importance": rng.random(30),
+    }
+    nodes = {"item": pa.table({"id": np.arange(20)}), "user": pa.table(users)}
+    seen = {"src": rng.integers(0, 20, 60), "dst": rng.integers(0, 30, 60)}
+    return gt.Graph.from_arrow(nodes, {"user-rates-item": rates, "item-seen-user": seen})
+
+
+TYPED = typed_graph()
+OF_TYPED: dict[str, gt.EdgePrediction | gt.NodePrediction] = {
+    "edges": gt.EdgePrediction("stars", target_relation="user-rates-item", loss_weight="amount",
+                               class_weight="balanced"),
+    "nodes": gt.NodePrediction("kind", target_type="user", loss_weight="importance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_TYPED)
+def test_rows_of_a_type_or_relation_are_weighed_on_any_workers(kind: str) -> None:
+    def train(comm: Communicator, task: Any = OF_TYPED[kind]) -> list[float]:
+        shard = gt.open_shard(TYPED, comm)
+        encoder = gt.nn.RGCN(4, 6, 3, num_relations=2, dropout=0.0)
+        model: torch.nn.Module = gt.nn.TypedInput(shard, 4, encoder)
+        if kind == "edges":
+            model = gt.nn.EdgeModel(model, gt.nn.decoder_for("mlp", 3, outputs=3))
+        summary = gt.Trainer(model.double(), shard, task=task, lr=0.05).fit(2)
+        return [*summary["loss_history"], summary["val_loss"]]
+
+    alone = train(SingleCommunicator())
+    assert gt.run_local(train, 3, timeout_s=60) == pytest.approx(alone, rel=1e-9)
+    name, target = ("stars", "target_relation") if kind == "edges" else ("kind", "target_type")
+    plain: Any = type(OF_TYPED[kind])(name, **{target: getattr(OF_TYPED[kind], target)})
+    assert train(SingleCommunicator(), plain) != pytest.approx(alone, rel=1e-4)
