@@ -40,7 +40,7 @@ class Facts:
         classes: Names of its numbers, if they were texts before.
         rows: Number of rows.
         missing: Number of nulls.
-        lengths: Lengths of its lists.
+        lengths: Lengths of its lists as keys, in the order in which they occur.
         low: Smallest finite number. If None, there is none.
         high: Largest finite number.
         low_row: Row of the smallest number.
@@ -59,7 +59,7 @@ class Facts:
     classes: tuple[str, ...] = ()
     rows: int = 0
     missing: int = 0
-    lengths: set[int] = field(default_factory=set)
+    lengths: dict[int, None] = field(default_factory=dict)
     low: float | None = None
     high: float | None = None
     low_row: int = 0
@@ -91,7 +91,8 @@ class Facts:
         if is_sparse(array.type):
             array = array.storage
         if is_list(array.type):
-            self.lengths.update(pc.unique(pc.list_value_length(array).drop_null()).to_pylist())
+            lengths = pc.unique(pc.list_value_length(array).drop_null()).to_pylist()
+            self.lengths.update(dict.fromkeys(lengths))
             pairs = is_pairs(array.type)
             rows, array = pc.list_parent_indices(array), array.flatten()
             self.unknown |= bool(array.null_count)

@@ -373,7 +373,7 @@ def _one_length(found: Facts, where: str) -> int:
             f"lengths {some(sorted(found.lengths), len(found.lengths))}",
             "Give every row the same length.",
         )
-    return min(found.lengths, default=0)
+    return next(iter(found.lengths), 0)
 
 
 def _classes(found: Facts, where: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,15 +35,16 @@ class HeteroConv(ViewModule):
 
     Args:
         convs: Layer of each relation, by (source type, name, destination type) or by text, as in
-            `"author-writes-paper"`. Relations without a layer send no messages.
+            `"author-writes-paper"`. Relations without a layer send no messages. Between two types,
+            a layer must not add self-loops: `GATConv(8, 8, add_self_loops=False)`.
         aggr: How the results for a type are joined: "sum", "mean", "min" or "max".
 
     Shape:
         h: (I, in_channels). Returns (O, out_channels).
 
     Raises:
-        ConfigError: If a relation is not one of the graph, or layers return rows of different
-            widths.
+        ConfigError: If a relation is not one of the graph, a layer with self-loops meets a relation
+            between two types, or layers return rows of different widths.
 
     Communication:
         That of the layers, each for the nodes of its relation only.
@@ -67,7 +68,8 @@ class HeteroConv(ViewModule):
             if getattr(conv, "self_loops", False) and relation.source != relation.destination:
                 raise ConfigError(
                     f"HeteroConv: {relation.text}: expected a layer without self-loops, since its "
-                    f"nodes have two types, got {type(conv).__name__}. Choose another layer."
+                    f"nodes have two types, got {type(conv).__name__}. Create it with "
+                    "add_self_loops=False, or choose a layer without self-loops."
                 )
 
     def forward(self, view: LayerView, h: Tensor) -> Tensor:

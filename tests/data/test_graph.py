@@ -263,6 +263,10 @@ BAD = {
         {"nodes": with_column("x", [[0.0], [1.0, 2.0], [1.0]]), "features": "x"},
         "expected lists of length 1 as in the first row, got length 2 in row 1",
     ),
+    "lists_shorter_than_the_first": (
+        {"nodes": with_column("x", [[0.0, 1.0], [1.0], [1.0, 2.0]]), "features": "x"},
+        "expected lists of length 2 as in the first row, got length 1 in row 1",
+    ),
     "features_of_text": (
         {"features": "note:standard"},
         r"features \(from 'note'\): expected numbers, booleans or durations for standard, got str",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from graphtheta.data.graph import Graph
-from graphtheta.nn import GATConv, HeteroConv
+from graphtheta.errors import ConfigError
+from graphtheta.nn import GATConv, GATEConv, GATv2Conv, GCNConv, HeteroConv
+from graphtheta.tgar import TGARLayer
 from tests.nn.steps import assert_equal, cotangent, run_layer
 from tests.nn.typed_pairs import (
     ATTR,
@@ -108,3 +111,15 @@ def test_attributes_of_one_relation(workers: int, method: str) -> None:
     edges = torch.from_numpy(EDGES[relation])
     want = theirs(torch.from_numpy(X)[rows], edges, torch.from_numpy(ATTR[relation]))
     assert_equal(got.out_NO[rows], want.detach(), 1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [GCNConv, GATConv, GATv2Conv, partial(GATEConv, edge_dim=2)], ids=str
+)
+def test_layers_between_two_types_leave_out_self_loops(make: Callable[..., TGARLayer]) -> None:
+    relation = "author-writes-paper"
+    with pytest.raises(
+        ConfigError, match=r"two types, got G.*Conv. Create it with add_self_loops="
+    ):
+        HeteroConv({relation: make(WIDTH, 3)})
+    assert HeteroConv({relation: make(WIDTH, 3, add_self_loops=False)}).relations

@@ -141,6 +141,6 @@ def _of_lists(column: str, encoder: Encoder | None, found: Facts, where: str) ->
         encoder = Indices(count=number_of_indices(found, where))
     else:
         is_fixed = pa.types.is_fixed_size_list(found.type)
-        length = found.type.list_size if is_fixed else min(found.lengths, default=0)
+        length = found.type.list_size if is_fixed else next(iter(found.lengths), 0)
         encoder, entries = Number(length=length), None
     return EncodedColumn(column=column, encoder=encoder, dtype=str(found.type), entries=entries)
