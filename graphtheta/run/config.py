@@ -181,7 +181,7 @@ class RunConfig(BaseModel):
     )
     loss_weight: str | None = _labelled(
         None,
-        "Column of numbers that weigh the nodes, or edges, in the loss.",
+        "Column, or label of numbers, that weighs the nodes, or edges, in the loss.",
         metavar="COLUMN",
         without="1 for all",
     )

@@ -51,8 +51,8 @@ class EdgePrediction:
             between the same two nodes, carry no messages in it.
         loss: Loss function, as for `NodePrediction`.
         class_weight: Weight of each class in the loss, as for `NodePrediction`.
-        loss_weight: Name of an edge column of numbers >= 0 that weigh the edges in the loss. If
-            None, 1.
+        loss_weight: Name of an edge column, or of a label of numbers, >= 0 that weigh the edges in
+            the loss. If None, 1.
         metrics: Metrics of each split, as for `NodePrediction`.
         monitor: Metric that chooses the best epoch, as for `NodePrediction`.
         positive: Class of two that is yes, as for `NodePrediction`.

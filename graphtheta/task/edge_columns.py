@@ -14,7 +14,9 @@ __all__ = ["edge_column", "num_relations", "relation_column"]
 
 
 def edge_column(shard: Shard, name: str, relation: str) -> Tensor:
-    """Return a column of the edges of a relation; 0 for edges of others.
+    """Return a column of the edges of a relation, or a label of that name; 0 for edges of others.
+
+    A label is NaN where it is unknown.
 
     Shape:
         Returns (E,) or (E, A).
@@ -23,8 +25,13 @@ def edge_column(shard: Shard, name: str, relation: str) -> Tensor:
         ConfigError: If the relation has no such column.
     """
     columns = shard.edge_columns_of(relation)
-    need_name(name, columns, "edge column (--loss-weight)")
-    column = columns[name]
+    if name not in columns and (label := f"label:{name}") in columns:
+        column = columns[label]
+        if (known := columns.get(f"known:{name}")) is not None and column.is_floating_point():
+            column = column.masked_fill(~known, torch.nan)
+    else:
+        need_name(name, columns, "edge column (--loss-weight)")
+        column = columns[name]
     if len(shard.relations) == 1:
         return column
     values = column.new_zeros((shard.num_edges, *column.shape[1:]))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphtheta.data.types import qualified
 from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import infer
 from graphtheta.shard.shard import Shard
@@ -38,8 +39,8 @@ class NodePrediction:
         class_weight: Weight of each class in the loss: "balanced" for those that make all classes
             of the training split count the same; by name or number, 1 for others; or a list. Those
             of a multi-label are of its positive entries. If None, 1.
-        loss_weight: Name of a node column of numbers >= 0 that weigh the rows in the loss. If
-            None, 1.
+        loss_weight: Name of a node column, or of a label of numbers, >= 0 that weigh the rows in
+            the loss. If None, 1.
         metrics: Metrics of each split, in addition to the loss: names of `METRICS` and of
             torchmetrics, such as "auroc,f1,recall@0.9precision"; a list of names and objects of
             torchmetrics; or a dictionary of these. If None, those of the label's kind.
@@ -117,7 +118,7 @@ class BoundNodeTask:
         train = self._rows["train"]
         weights = None
         if task.loss_weight is not None:
-            weights = shard.node_column(task.loss_weight, of.owner)
+            weights = _row_weights(shard, task.loss_weight, of.owner)
             used = torch.cat(list(self._rows.values()))
             check_row_weights(weights, task.loss_weight, train, used, shard.comm)
         classes = class_counts(self._target[train], self.spec, shard.comm)
@@ -151,3 +152,13 @@ class BoundNodeTask:
             if self.counts[name]:
                 of_rows = outputs[rows]
                 yield name, of_rows, self._target[rows], self._loss_of(of_rows, rows)
+
+
+def _row_weights(shard: Shard, name: str, owner: str) -> Tensor:
+    """Return a column of the masters, or a label of numbers with that name, NaN where unknown."""
+    manifest = shard.manifest
+    label = manifest.node_type(owner).labels.get(name)
+    if label is None or label.task != "regression":
+        return shard.node_column(name, owner)
+    values, known = shard.label(qualified(owner, name, len(manifest.node_types)))
+    return values.masked_fill(~known, torch.nan) if values.dim() == 1 else values

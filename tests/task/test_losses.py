@@ -25,6 +25,7 @@ from graphtheta.task.loss import TaskLoss
 
 N = 60
 RNG = np.random.default_rng(1)
+IMPORTANCE = RNG.random(N).astype(np.float32)
 GRAPH = gt.Graph(
     pa.table(
         {
@@ -32,7 +33,9 @@ GRAPH = gt.Graph(
             "features": matrix_column(RNG.standard_normal((N, 5)).astype(np.float32)),
             "split:split": pa.array((np.arange(N) % 3 + 1).astype(np.int8)),
             "label:y": pa.array(RNG.choice(3, N, p=[0.7, 0.2, 0.1])),
-            "importance": pa.array(RNG.random(N)),
+            "importance": pa.array(IMPORTANCE),
+            "label:cost": pa.array(IMPORTANCE),
+            "label:half": pa.array(IMPORTANCE, mask=np.arange(N) % 2 == 0),
             "signed": pa.array(RNG.standard_normal(N)),
         }
     ),
@@ -138,6 +141,8 @@ def test_weighed_losses_are_equal_on_any_workers_and_in_micro_batches() -> None:
     divided = on_workers(micro_batches=2, **both)
     assert divided == pytest.approx(expected, rel=1e-9)
     assert train(SingleCommunicator()) != pytest.approx(expected, rel=1e-2)
+    by_label = train(SingleCommunicator(), class_weight="balanced", loss_weight="cost")
+    assert by_label == expected
     expected = train(SingleCommunicator(), class_weight={1: 4, 2: 9})
     found = on_workers(loss=weighed_by_hand)
     assert found == pytest.approx(expected, rel=1e-9)
@@ -162,6 +167,7 @@ def a_mean(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         ({"class_weight": [0, 0, 0.0]}, "finite loss"),
         ({"loss_weight": "weight"}, "node column: expected one of .*got 'weight'"),
         ({"loss_weight": "features"}, "expected a number for each row in 'features', got .5."),
+        ({"loss_weight": "half"}, "expected finite numbers >= 0 in 'half', got .* others, such as"),
         ({"loss_weight": "signed"}, "expected finite numbers >= 0 in 'signed', got .* others"),
     ],
 )

@@ -14,7 +14,7 @@ def test_lines_of_progress(
     bar = ProgressBar(shown)
     bar.start(5, 2)
     for loss in (3.0, 2.0, 1.0):
-        bar.advance({"epoch": 0, "loss": loss, "seconds": 0.1, "val_accuracy": 0.5})
+        bar.advance({"epoch": 0, "loss": loss, "seconds": 0.1, "val_accuracy": 0.5}, "val_accuracy")
     bar.close()
     printed = capsys.readouterr().err.split("\n")[:-1]
     assert len(printed) == lines  # without a terminal, otherwise one line in ten seconds

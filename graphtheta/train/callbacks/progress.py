@@ -47,7 +47,7 @@ class ProgressBar(Callback):
         self.start(epochs, len(trainer.history.loss))
 
     def on_epoch_end(self, trainer: Any, epoch: int, metrics: dict[str, float]) -> None:
-        self.advance(metrics)
+        self.advance(metrics, f"val_{trainer.task.metric.name}")
 
     def start(self, epochs: int, done: int) -> None:
         """Show the bar of a run, of which `done` of `epochs` epochs are done already."""
@@ -57,13 +57,11 @@ class ProgressBar(Callback):
         self._task = self._bar.add_task("epochs", total=epochs, completed=done, numbers="")
         self._bar.start()
 
-    def advance(self, record: Mapping[str, float]) -> None:
-        """Add an epoch, given its line of metrics."""
+    def advance(self, record: Mapping[str, float], main: str = "") -> None:
+        """Add an epoch, given its line of metrics and the main one of them."""
         assert self._task is not None
-        shown = [
-            n for n in record if n in ("loss", "val_accuracy", "val_auroc", "val_f1", "val_rmse")
-        ]
-        numbers = "  ".join(f"{name} {record[name]:.4f}" for name in shown[:2])
+        shown = [name for name in ("loss", main) if name in record]
+        numbers = "  ".join(f"{name} {record[name]:.4f}" for name in shown)
         self._bar.update(self._task, advance=1, numbers=numbers)
         self._done += 1
         if self._plain and time.monotonic() - self._last_printed >= self._plain_every_s:
