@@ -145,7 +145,7 @@ def main() -> None:
             if seed not in scores[case]:
                 accuracy = scores[case][seed] = CASES[case](shard, graph, seed)
                 record = {"benchmark": "deep_models", "case": case, "seed": seed}
-                append(options.json, {**record, "accuracy": accuracy, **provenance(1)})
+                append(options.json, [{**record, "accuracy": accuracy, **provenance(1)}])
                 print(f"{case} seed {seed}: {accuracy:.4f}", flush=True)
     for case, found in scores.items():
         values = list(found.values())

@@ -25,6 +25,7 @@ from graphtheta.cli.export import export
 from graphtheta.cli.info import info
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
+from graphtheta.cli.propagate import propagate
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
@@ -42,7 +43,18 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 _BROKEN_PIPE = 141  # exit code that a shell reports after SIGPIPE
 
 app = command_group(add_completion=False)
-for _command in (partition, communities, info, export, train, predict, serve, explain, doctor):
+for _command in (
+    partition,
+    communities,
+    info,
+    export,
+    train,
+    predict,
+    propagate,
+    serve,
+    explain,
+    doctor,
+):
     app.command(cls=Command)(_command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(bench, name="bench")

@@ -156,6 +156,11 @@ def _propagated(
     weighted: bool | None,
     after: Callable[[Tensor], Tensor],
 ) -> Tensor:
+    if num_layers < 1 or not 0 <= alpha <= 1:
+        raise ConfigError(
+            "label propagation: expected at least 1 step (--steps) and alpha (--alpha) in [0, 1], "
+            f"got {num_layers} and {alpha}. Correct them."
+        )
     conv, view = PropagateConv(weighted=weighted, add_self_loops=False).eval(), View(shard)
     rows = first
     with torch.no_grad():

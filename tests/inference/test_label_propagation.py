@@ -81,5 +81,7 @@ def test_numbers_and_other_shapes_are_refused() -> None:
     shard = gt.open_shard(GRAPH)
     with pytest.raises(ConfigError, match=r"expected a label of classes, got 'x', .* regression"):
         gt.label_propagation(shard, "x")
+    with pytest.raises(ConfigError, match=r"alpha \(--alpha\) in \[0, 1\], got 50 and 2"):
+        gt.label_propagation(shard, "y", alpha=2)
     with pytest.raises(ConfigError, match=r"expected probabilities of shape \(40, 3\), got"):
         gt.correct_and_smooth(shard, torch.ones(40, 2))

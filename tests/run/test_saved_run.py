@@ -16,6 +16,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.inference.whole import gather_rows, infer
 from graphtheta.partition import Plan, make_store
 from graphtheta.run.config import RunConfig
+from graphtheta.run.propagate import propagate_labels
 from graphtheta.run.run import predict_run, start_run
 from graphtheta.shard.shard import Shard
 from tests.graphs import random_graph, to_graph
@@ -55,5 +56,11 @@ def test_load_run_gives_the_model_and_the_graph(tmp_path: Path) -> None:
     want = smoothed / smoothed.sum(1, keepdim=True)
     known = smoothed.sum(1) > 0
     torch.testing.assert_close(want[known], torch.from_numpy(got)[known])
+
+    accuracy = propagate_labels(str(store), tmp_path / "spread", ALONE, num_layers=5)
+    spread = by_id(gt.label_propagation(shard, num_layers=5), shard, graph)
+    table = pq.read_table(tmp_path / "spread").sort_by("id")
+    assert table["prediction"].to_pylist() == spread.argmax(1).tolist()
+    assert all(0 <= value <= 1 for value in accuracy.values())
     with pytest.raises(ConfigError, match="expected the directory of a run"):
         gt.load_run(tmp_path)
