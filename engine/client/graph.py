@@ -19,14 +19,12 @@ from graphtheta.engine.client.connection import Tls
 from graphtheta.engine.client.edge_queries import draw_message, edge_columns, find_edges, neighbours
 from graphtheta.engine.client.lookup import IdKind, as_integers, look_up
 from graphtheta.engine.client.neighbours import Neighbours
-from graphtheta.engine.client.node_queries import columns_of, columns_of_all, predict
+from graphtheta.engine.client.node_queries import columns_of, columns_of_all, predict, random_nodes
 from graphtheta.engine.client.server_pool import ServerPool
 from graphtheta.engine.client.subgraph import Subgraph, expand
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Manifest
-from graphtheta.rng.permutation import Permutation
-from graphtheta.rng.philox import Purpose
-from graphtheta.runtime.numbers import need_real, need_whole
+from graphtheta.runtime.numbers import need_real
 from graphtheta.wording import counted
 
 __all__ = ["RelationName", "RemoteGraph", "connect"]
@@ -208,24 +206,24 @@ class RemoteGraph:
         found = self.columns(ids, ["in_degree", "out_degree"], by, node_type)
         return found["in_degree"], found["out_degree"]
 
-    def random_nodes(self, count: int, *, seed: int = 0, step: int = 0) -> _Ids:
+    def random_nodes(
+        self, count: int, *, seed: int = 0, step: int = 0, node_type: str | None = None
+    ) -> _Ids:
         """Return the node keys of random nodes, drawn without replacement.
 
-        They depend on the seed, the step and the size of the graph, but not on its partitioning.
+        They depend on the seed, the step and the number of nodes to draw from, but not on the
+        partitioning of the graph.
+
+        Args:
+            count: Number of nodes.
+            seed: Random seed.
+            step: Number of the draw. Each has an order of its own.
+            node_type: Type of the nodes. If None, they are drawn from all types.
 
         Shape:
-            Returns (count,) int64, of at most N nodes.
+            Returns (count,) int64, of at most N nodes, or as many as the type has.
         """
-        count = need_whole(count, "random nodes")
-        seed, step = need_whole(seed, "seed"), need_whole(step, "step")
-        if not 0 <= count <= self.num_nodes:
-            raise ConfigError(
-                f"random nodes: expected a count in [0, {self.num_nodes:,}], got {count:,}."
-            )
-        if not count:
-            return np.zeros(0, np.int64)
-        order = Permutation(self.num_nodes, seed, Purpose.QUERY, step=step)
-        return order.forward(np.arange(count))
+        return random_nodes(self.manifest, count, seed, step, node_type)
 
     # -- edges ------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Queries about nodes given by new ids: columns and predictions."""
+"""Queries about nodes: columns and predictions of some, and random ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from graphtheta.engine.client.server_pool import ServerPool
 from graphtheta.engine.wire.protocol import COLUMN
 from graphtheta.engine.wire.tables import encode_columns
 from graphtheta.errors import ConfigError
+from graphtheta.partition import Manifest
 from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.rng.permutation import Permutation
+from graphtheta.rng.philox import Purpose
+from graphtheta.runtime.numbers import need_whole
 
-__all__ = ["columns_of", "columns_of_all", "predict"]
+__all__ = ["columns_of", "columns_of_all", "predict", "random_nodes"]
 
 
 def columns_of(
@@ -129,6 +133,27 @@ def predict(pool: ServerPool, new_ids: NDArray[np.int64]) -> dict[str, NDArray[A
     if probability.ndim == 2 and found["prediction"].ndim == 1 and not named:
         check_range(found["prediction"], probability.shape[1], "predicted classes")
     return found
+
+
+def random_nodes(
+    manifest: Manifest, count: int, seed: int, step: int, node_type: str | None
+) -> NDArray[np.int64]:
+    """Return the node keys of random nodes, of all types or of one, without asking the servers.
+
+    Shape:
+        Returns (count,).
+    """
+    count = need_whole(count, "random nodes")
+    seed, step = need_whole(seed, "seed"), need_whole(step, "step")
+    first, among = 0, manifest.num_nodes
+    if node_type is not None:
+        spec = manifest.node_type(node_type)
+        first, among = spec.first_key, spec.count
+    if not 0 <= count <= among:
+        raise ConfigError(f"random nodes: expected a count in [0, {among:,}], got {count:,}.")
+    if not count:
+        return np.zeros(0, np.int64)
+    return first + Permutation(among, seed, Purpose.QUERY, step=step).forward(np.arange(count))
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

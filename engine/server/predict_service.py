@@ -23,6 +23,7 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1.graph_pb2_grpc import ScoringServicer
 from graphtheta.run.prediction_writer import outputs_as_columns
 from graphtheta.run.resolve import load_config
+from graphtheta.run.run import predicted_type
 
 __all__ = ["PredictService"]
 
@@ -47,8 +48,8 @@ class PredictService(ScoringServicer):
 
     def __init__(self, store: Store, run_dir: Path, limits: Limits) -> None:
         self._store, self._num_nodes, self._limits = store, store.manifest.num_nodes, limits
-        self.node_type = store.manifest.type_of_label(load_config(run_dir).label)
-        self.predictor = Predictor(store, run_dir)
+        self.predictor = Predictor(store, run_dir)  # raises if the run predicts no nodes
+        self.node_type = predicted_type(load_config(run_dir), store.manifest)
 
     def Predict(  # noqa: N802
         self, request: messages.PredictRequest, context: grpc.ServicerContext

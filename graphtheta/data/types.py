@@ -41,6 +41,9 @@ class Relation(NamedTuple):
     name: str
     destination: str
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def text(self) -> str:
         """The relation as text: `source-name-destination`."""

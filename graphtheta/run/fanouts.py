@@ -40,11 +40,12 @@ def fanouts_of(
 
 def _numbers(text: str, layers: int, where: str, least: int) -> FanoutsOfLayers:
     """Parse the fan-out of each layer; None for all in-edges."""
-    items = [item.strip() for item in ([text] * layers if text == "all" else text.split(","))]
+    single = ("all",) if least else ("all", "0")  # they may be given once for all layers
+    items = [text] * layers if text in single else [item.strip() for item in text.split(",")]
     valid = all(item == "all" or (item.isdecimal() and int(item) >= least) for item in items)
     if not valid or len(items) != layers:
         raise ConfigError(
-            f"{where}: expected all, or a number{', 0' if not least else ''} or all for each of "
+            f"{where}: expected {' or '.join(single)}, or a number or all for each of "
             f"{counted(layers, 'layer')}, such as {','.join(['10'] * layers)}, got '{text}'. "
             "Correct it, or change --layers."
         )

@@ -23,7 +23,7 @@ from graphtheta.inference.label_propagation import correct_and_smooth
 from graphtheta.inference.nodes import infer_nodes, masters_in_table
 from graphtheta.inference.whole import infer
 from graphtheta.nn import EdgeModel
-from graphtheta.partition import LabelSpec, read_recipe
+from graphtheta.partition import LabelSpec, Manifest, read_recipe
 from graphtheta.partition.store.recipe_file import recipe_text
 from graphtheta.run.build import (
     check_names,
@@ -56,6 +56,7 @@ __all__ = [
     "load_model",
     "open_graph",
     "predict_run",
+    "predicted_type",
     "read_label",
     "recipe_of",
     "start_run",
@@ -190,7 +191,7 @@ def predict_run(
     if edges is not None:
         assert isinstance(model, EdgeModel)
         return _predict_edges(config, model, spec, shard, edges, out)
-    of_type = shard.manifest.type_of_label(config.label, config.target_type)
+    of_type = predicted_type(config, shard.manifest)
     rows = None if nodes is None else masters_in_table(shard, nodes, of_type)
     run: Callable[..., Tensor] = (
         partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
@@ -235,6 +236,15 @@ def trained_model(run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
             f"{run_dir}: expected a run of --task node, got {config.task}. Choose another run."
         )
     return load_model(config, run_dir, shard)
+
+
+def predicted_type(config: RunConfig, manifest: Manifest) -> str | None:
+    """Return the node type that a node prediction run predicts; None if the graph has only one.
+
+    Raises:
+        ConfigError: If the graph has no such type.
+    """
+    return manifest.type_of_label(config.label, config.target_type)
 
 
 def load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:

@@ -37,13 +37,14 @@ class MiniBatch:
         fanouts: In-edges to sample for each destination, per layer from the input layer on; None
             for a layer takes all in-edges. If None, all layers take all in-edges. In a typed graph,
             a mapping of every relation to such a list gives each relation a fan-out of its own,
-            as in `{"author-writes-paper": [15, 10], ...}`; 0 leaves the relation out.
+            as in `{"author-writes-paper": [15, 10], ...}`; there 0 samples none, so that
+            `[0, 0]` leaves the relation out.
         replace: Whether to sample with replacement.
         weight: Name of an edge column; edges are sampled in proportion to it. If None, uniformly.
 
     Raises:
-        ConfigError: If a number is not an integer of at least 1, or replace or weight is given
-            without fanouts.
+        ConfigError: If a number is not an integer of at least 1 (0 for fanouts of a relation), or
+            replace or weight is given without fanouts.
     """
 
     def __init__(

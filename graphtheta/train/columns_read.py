@@ -38,6 +38,8 @@ class ColumnReport:
             return
         self._is_done = True
         columns = frozenset[str]().union(*known)
+        if len(self._shard.relations) > 1:
+            columns |= {"type"}  # the relation, which is no column of the user's
         ignored = [
             name
             for name in sorted(self._shard.manifest.edge_columns)

@@ -97,11 +97,16 @@ def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
         PredictService(store, tmp_path / "nothing", Limits())
 
 
-def test_predictions_of_a_typed_graph_are_those_of_the_runs_type(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [(), ("--target-type", "paper", "--label", "y", "--split", "split")]
+)
+def test_predictions_of_a_typed_graph_are_those_of_the_runs_type(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     graph = typed_graph()
     store = make(graph, tmp_path / "store", 2, "dbh")
     train = ["train", str(tmp_path / "store"), "--model", "rgcn", "--hidden", "4", "--epochs", "2"]
-    assert main([*train, "--run-dir", str(tmp_path / "run")]) == 0
+    assert main([*train, *options, "--run-dir", str(tmp_path / "run")]) == 0
     shard = gt.open_shard(store)
     model, _ = trained_model(tmp_path / "run", shard)
     wanted = infer(model, shard, node_type="paper").softmax(1).numpy()
@@ -117,3 +122,12 @@ def test_predictions_of_a_typed_graph_are_those_of_the_runs_type(tmp_path: Path)
             remote.predict(remote.new_ids([0], node_type="author"), "new_id")
         with pytest.raises(UnknownNode):
             remote.predict(["nothing"])
+
+
+def test_runs_of_edges_are_refused(tmp_path: Path) -> None:
+    store = make(typed_graph(), tmp_path / "store", 1, "dbh")
+    train = ["train", str(tmp_path / "store"), "--task", "edge", "--model", "rgcn", "--epochs", "1"]
+    names = ["--relation", "author-writes-paper", "--label", "stars", "--split", "split"]
+    assert main([*train, *names, "--hidden", "4", "--run-dir", str(tmp_path / "run")]) == 0
+    with pytest.raises(ConfigError, match="expected a run of --task node, got edge"):
+        PredictService(store, tmp_path / "run", Limits())

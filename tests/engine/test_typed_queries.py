@@ -45,6 +45,8 @@ def test_nodes_by_type(remote: RemoteGraph) -> None:
     assert remote.columns(None, ["original_id"], node_type="empty")["original_id"].tolist() == []
     keys = remote.columns(None, ["node_key", "in_degree"])
     assert keys["node_key"].tolist() == list(range(remote.num_nodes))
+    drawn = remote.random_nodes(21, node_type="paper")
+    assert sorted(drawn.tolist()) == found["node_key"].tolist()
     # The same number names an author and a venue.
     of = {name: remote.new_ids([5], node_type=name)[0] for name in ("author", "venue")}
     assert remote.types_of(remote.columns(list(of.values()), ["node_key"], "new_id")["node_key"])[

@@ -27,7 +27,9 @@ from tests.typed_graphs import typed_graph, typed_tables
 GRAPH = typed_graph()  # authors and papers have features, venues and an empty type have none
 SETUPS = [(2, "dbh"), (3, "node-hash")]
 COMMUNITIES = np.random.default_rng(1).integers(0, 5, GRAPH.num_nodes)
-BY_RELATION = {relation: [2, 1 + number % 2] for number, relation in enumerate(GRAPH.relations)}
+BY_RELATION = {
+    str(relation): [2, 1 + number % 2] for number, relation in enumerate(GRAPH.relations)
+}
 MODELS: dict[str, Callable[[Shard], Any]] = {
     "rgcn": lambda s: RGCN(6, 5, 3, num_relations=5, num_bases=2, dropout=0.3),
     "hgt": lambda s: HGT(6, 3, 3, metadata=s.metadata, heads=2, dropout=0.3),
@@ -70,6 +72,14 @@ def assert_same(got: Any, want: Any) -> None:
 def test_same_as_single(way: str, model: str) -> None:
     for workers, method in SETUPS:
         assert_same(train(WAYS[way](), model, workers, method), single(way, model))
+
+
+def test_the_relation_is_not_reported_as_a_column_that_is_not_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shard = gt.open_shard(GRAPH)
+    gt.Trainer(TypedInput(shard, 6, GraphSAGE(6, 5, 3)), shard).fit(1)
+    assert "Edge columns" not in caplog.text
 
 
 @pytest.mark.slow
