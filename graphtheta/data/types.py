@@ -7,6 +7,7 @@ relation `node-to-node`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -54,7 +55,8 @@ class Relation(NamedTuple):
         """Return a relation that is given as text or as three names.
 
         Raises:
-            ConfigError: If it does not have three parts, or one is empty or contains `-`.
+            ConfigError: If it does not have three parts, or one is empty or contains `-` or control
+                characters.
         """
         names = given.split("-") if isinstance(given, str) else given
         if not isinstance(names, Sequence) or len(names) != 3:
@@ -176,7 +178,7 @@ def node_tables(
         tables: Tables by the names of their types.
 
     Raises:
-        ConfigError: If a name is empty, contains `-`, or occurs twice.
+        ConfigError: If a name is empty, contains `-` or control characters, or occurs twice.
     """
     found: list[NodeTable] = []
     for name, table in tables.items() if isinstance(tables, Mapping) else tables:
@@ -300,10 +302,16 @@ def qualified(owner: str, name: str, count: int) -> str:
 
 
 def _check_name(name: str, where: str) -> None:
-    if not isinstance(name, str) or not name or "-" in name:
+    if not isinstance(name, str) or not name or "-" in name or _has_controls(name):
+        odd = "control characters" if _has_controls(str(name)) else "'-'"
         raise ConfigError(
-            f"{where}: expected a name of a type without '-', got {name!r}. Rename the type."
+            f"{where}: expected a name of a type without {odd}, got {name!r}. Rename the type."
         )
+
+
+def _has_controls(name: str) -> bool:
+    # Control characters, halves of pairs in UTF-16 (bytes that are not UTF-8), ends of lines.
+    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
 
 
 def _end(tables: Sequence[NodeTable] | Sequence[EdgeTable]) -> int:

@@ -121,6 +121,8 @@ def _read(uri: str, options: dict[str, Any]) -> GraphSource:
         if reader.recognises(uri):
             _check_options(f"{name} ({uri})", reader.read, options)
             return reader.read(uri, **options)
+    if folder.resembles(uri):
+        return folder.read(uri)  # raises
     got, remedy = _described(uri)
     raise ConfigError(
         f"read: expected a data set ({', '.join(DATASETS)}) or a path of one of the formats "

@@ -31,7 +31,7 @@ from graphtheta.datasets.files import SUFFIXES, names_in, read_bytes, suffix
 from graphtheta.datasets.tables import InputTable, TableSource
 from graphtheta.errors import ConfigError
 
-__all__ = ["read", "recognises"]
+__all__ = ["read", "recognises", "resembles"]
 
 _TOML = "graph.toml"
 _NODE_KEYS = {"id": "id", "features": "features", "labels": "labels", "splits": "splits"}
@@ -52,6 +52,14 @@ def recognises(uri: str) -> bool:
     """Return whether `uri` is a folder with `edges-<source>-<name>-<destination>` or graph.toml."""
     names = names_in(uri)
     return _TOML in names or any(_type_of(name, "edges").count("-") == 2 for name in names)
+
+
+def resembles(uri: str) -> bool:
+    """Return whether `uri` is a folder with `nodes-*` or `edges-*`, for which `read` has messages.
+
+    Ask other readers first: their folders may have such names.
+    """
+    return any(_type_of(name, kind) for name in names_in(uri) for kind in ("nodes", "edges"))
 
 
 def read(uri: str, **columns: Unpack[ColumnOptions]) -> TableSource:
@@ -100,7 +108,8 @@ def _relation(uri: str, text: str) -> Relation:
     if text.count("-") != 2:
         raise ConfigError(
             f"{uri}: expected edges-<source type>-<name>-<destination type>, with names without "
-            f"'-', got edges-{text}. Rename it."
+            f"'-', got edges-{text}. Rename it, or name it as the file of "
+            "[edges.<source type>-<name>-<destination type>] in graph.toml."
         )
     return Relation.of(text)
 
@@ -109,8 +118,9 @@ def _tables(
     uri: str, names: list[str], kind: str, given: Mapping[str, Any], keys: Mapping[str, str]
 ) -> dict[str, InputTable]:
     found: dict[str, list[str]] = {}
+    named = {table.get("file") for table in given.values() if isinstance(table, Mapping)}
     for name in names:
-        if text := _type_of(name, kind):
+        if name not in named and (text := _type_of(name, kind)):
             found.setdefault(text, []).append(name)
     tables = {}
     for text in [*given, *(text for text in found if text not in given)]:

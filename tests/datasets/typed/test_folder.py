@@ -203,6 +203,21 @@ def test_a_folder_without_node_tables_is_refused(tmp_path: Path) -> None:
         datasets.read(str(tmp_path))
 
 
+def test_folders_with_other_names_are_refused_or_described(tmp_path: Path) -> None:
+    (tmp_path / "nodes-a.csv").write_text("id\n1\n2\n")
+    with pytest.raises(ConfigError, match="expected tables of edges, such as edges-<source type>-"):
+        datasets.read(str(tmp_path))
+    (tmp_path / "edges-a-r-s-a.csv").write_text("src,dst\n1,2\n")
+    with pytest.raises(ConfigError, match=r"got edges-a-r-s-a. Rename it, or name it .*graph.toml"):
+        datasets.read(str(tmp_path))
+    (tmp_path / "graph.toml").write_text("[edges.a-r_s-a]\nfile = 'edges-a-r-s-a.csv'")
+    assert [one.relation.name for one in datasets.read(str(tmp_path)).edge_tables] == ["r_s"]
+    (tmp_path / "nodes-b\n\x07.csv").write_text("id\n1\n")
+    with pytest.raises(ConfigError, match=r"control characters, got 'b\\n\\x07'") as caught:
+        datasets.read(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_types_without_nodes_and_relations_without_edges(tmp_path: Path) -> None:
     path = write(tmp_path / "g", cites={"src": pa.array([], "int64"), "dst": pa.array([], "int64")})
     (tmp_path / "g" / "nodes-venue.csv").write_text("id\n")
