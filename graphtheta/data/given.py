@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,16 @@ from graphtheta.data.types import (
 )
 from graphtheta.errors import ConfigError
 
-__all__ = ["GivenTable", "by_type", "given_tables", "keyed_tables"]
+__all__ = [
+    "GivenTable",
+    "by_type",
+    "given_tables",
+    "keyed_tables",
+    "others",
+    "report_unread",
+]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +224,22 @@ def _check_options(where: str, options: Mapping[str, Any], known: type) -> None:
                 f"{where}: expected options among {', '.join(sorted(names))}, got {name!r}. "
                 "Correct it."
             )
+
+
+def others(owner: str, values: Mapping[str, Any], read: Collection[str]) -> list[str]:
+    """Return the names of values that are not read, as `owner.name` if they have an owner."""
+    found = sorted(key for key, value in values.items() if key not in read and value is not None)
+    return [f"{owner}.{key}" if owner else key for key in found]
+
+
+def report_unread(where: str, names: Sequence[str]) -> None:
+    """Log one line that names what is not read of a graph of another library, if there is any."""
+    if not names:
+        return
+    links = any(name.rpartition(".")[2] == "edge_label_index" for name in names)
+    remedy = (
+        " (for the supervision edges in edge_label_index, give Graph.from_arrow all edges with a "
+        "column split:NAME of 1 for training, 2 for validation and 3 for test, and use "
+        "LinkPrediction)"
+    )
+    _log.warning("%s: not read: %s%s", where, ", ".join(names), remedy if links else "")

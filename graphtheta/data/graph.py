@@ -264,7 +264,8 @@ class Graph(GraphTables):
         masks (as split `split`; masks of several columns also as `0`, `1`, ...), `original_id`, and
         `time` of nodes and edges (of edges of a `Data`: `edge_time`), of each type of a
         `HeteroData`. Without `original_id`, the id of a node is its row. A class below 0, a target
-        or time of NaN, and an integer time of the least int64 are missing.
+        or time of NaN, and an integer time of the least int64 are missing. A line of the log names
+        other attributes, which are not read.
 
         Args:
             data: Graph to convert.
@@ -294,7 +295,8 @@ class Graph(GraphTables):
         """Convert a `dgl.DGLGraph`; a heterograph becomes a graph of several types.
 
         Reads the tensors below if they exist, `time` and the masks as `from_pyg` does, and
-        `ndata["original_id"]`. Without that, the id of a node is its row.
+        `ndata["original_id"]`. Without that, the id of a node is its row. A line of the log names
+        other tensors, which are not read.
 
         Args:
             graph: Graph to convert.

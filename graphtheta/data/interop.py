@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from graphtheta.data.convert import split_columns
+from graphtheta.data.given import others, report_unread
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -64,6 +65,7 @@ def from_pyg(data: Any) -> Tables:
         need_attribute(data, "edge_index", "from_pyg", "a torch_geometric.data.Data or HeteroData")
         nodes, edges = {NODE: data}, {EDGE: data}
     node_tables, edge_tables = {}, {}
+    report_unread("from_pyg", _unread_of_pyg(data, nodes, edges, typed=typed))
     for relation, store in edges.items():
         where = _where("from_pyg", relation.text, EDGE.text)
         if getattr(store, "edge_index", None) is None:
@@ -82,6 +84,24 @@ def from_pyg(data: Any) -> Tables:
             del values["time"]  # of edges, or of the graph
         node_tables[name] = _node_table(where, int(store.num_nodes), values)
     return node_tables, edge_tables
+
+
+def _unread_of_pyg(
+    data: Any, nodes: Mapping[str, Any], edges: Mapping[Relation, Any], *, typed: bool
+) -> list[str]:
+    """Return the attributes that `from_pyg` does not read, in alphabetic order for each type."""
+    of_nodes = {"num_nodes", *(_PYG_NAMES.get(name, name) for name in _NODE_DATA)}
+    of_edges = {"edge_index", *(_PYG_EDGES[typed].get(name, name) for name in _EDGE_DATA)}
+    if not typed:
+        read = of_nodes | of_edges
+        if "time" in data and not data.is_node_attr("time"):
+            read.remove("time")
+        return others("", data, read)
+    of_types = [name for owner, store in nodes.items() for name in others(owner, store, of_nodes)]
+    for relation, store in edges.items():
+        of_types += others(relation.text, store, of_edges)
+    of_graph = others("", data.to_dict().get("_global_store", {}), set())
+    return of_types + of_graph
 
 
 def to_pyg(
@@ -120,20 +140,25 @@ def from_dgl(graph: Any, node_keys: Mapping[str, str], edge_keys: Mapping[str, s
     need_attribute(graph, "is_homogeneous", "from_dgl", "a dgl.DGLGraph")
     typed = not graph.is_homogeneous
     node_tables, edge_tables = {}, {}
+    unread: list[str] = []
     for name in graph.ntypes:
         data = graph.nodes[name].data
+        unread += others(name if typed else "", data, {node_keys.get(n, n) for n in _NODE_DATA})
         values = {n: data.get(node_keys.get(n, n)) for n in _NODE_DATA}
         owner = name if typed else NODE
         where = _where("from_dgl", owner, NODE)
         node_tables[owner] = _node_table(where, int(graph.num_nodes(name)), values)
     for names in graph.canonical_etypes:
         data = graph.edges[names].data
+        owner = "-".join(names) if typed else ""
+        unread += others(owner, data, {edge_keys.get(n, n) for n in _EDGE_DATA})
         values = {n: data.get(edge_keys.get(n, n)) for n in _EDGE_DATA}
         relation = Relation.of(names) if typed else EDGE
         where = _where("from_dgl", relation.text, EDGE.text)
         ends = [as_array(end, where) for end in graph.edges(order="eid", etype=names)]
         edge_tables[relation] = _edge_table(where, np.stack(ends), values)
     _need_edges("from_dgl", edge_tables)
+    report_unread("from_dgl", unread)
     return node_tables, edge_tables
 
 

@@ -161,6 +161,23 @@ def test_from_pyg_leaves_out_a_time_of_the_graph():
     assert Graph.from_pyg(pyg_data(time=torch.tensor([3]))).nodes.column_names == ["id"]
 
 
+def test_what_is_not_read_is_reported(caplog):
+    Graph.from_pyg(pyg_data(y=LABELS["multi_class"], **edge_fields(), edge_time=torch.rand(4)))
+    Graph.from_pyg(hetero_data())
+    assert not caplog.messages
+    links = {"edge_label": torch.ones(4), "edge_label_index": EDGE_INDEX}
+    Graph.from_pyg(pyg_data(time=torch.tensor([3]), name="x", **links))
+    data = hetero_data()
+    data["paper"].n_id = torch.arange(NUM_NODES)
+    data["author", "writes", "paper"].update(links)
+    data.name = "x"
+    Graph.from_pyg(data)
+    untyped, typed = caplog.messages
+    assert untyped.startswith("from_pyg: not read: edge_label, edge_label_index, name, time (for")
+    assert "author-writes-paper.edge_label_index, name (for the supervision edges" in typed
+    assert "not read: paper.n_id, author-writes-paper.edge_label, " in typed
+
+
 def broken(change):
     data = hetero_data()
     change(data)
