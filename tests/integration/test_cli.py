@@ -141,7 +141,7 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("train cora", "expected --run-dir, got none"),
         ("train --run-dir r", "expected INPUT, got none"),
         ("train cora --run-dir r --lr -1", "--lr: expected greater than 0, got -1.0"),
-        ("train cora --run-dir r --model gnc", "expected one of gat, gat-e"),
+        ("train cora --run-dir r --model gnc", "expected one of appnp, gat, gat-e"),
         ("train cora --run-dir r --strategy x", "cluster, global, mini, got 'x'"),
         ("train cora --run-dir r --optimizer x", "adam, adamw, sgd, got 'x'"),
         ("train cora --run-dir r --method x", "range, got 'x'"),
