@@ -95,6 +95,13 @@ def _started_with(run_dir: Path) -> RunConfig:
             "the file; if the change is meant, remove the line that starts with "
             f"'{CHECKSUM.strip()}'."
         )
+    others = [key for key in values if key not in RunConfig.model_fields]
+    if checksum and others:
+        raise ConfigError(
+            f"{path}: expected the options of this version of GraphTheta, got also "
+            f"{', '.join(others)}: another version has written the run. Use that version, or train "
+            "again in a new --run-dir."
+        )
     if "input" not in values:
         raise ConfigError(
             f"{path}: expected the configuration of a run, got one without 'input'. Restore the "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 from graphtheta.data.encode.recipe import Recipe
 from graphtheta.errors import ConfigError
@@ -18,18 +20,18 @@ RECIPE_FILE = "recipe.json"  # in the directory of a run
 
 
 class _File(BaseModel):
-    """Content of the file: the recipe, and the hash of its JSON text."""
+    """Content of the file: the recipe, as any version may have written it, and its hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Recipe
+    recipe: dict[str, Any]
     checksum: str
 
 
 def recipe_text(recipe: Recipe) -> str:
     """Return the content of the file of a recipe."""
-    content = {"recipe": recipe.model_dump(mode="json"), "checksum": _hash(recipe)}
-    return json.dumps(content, indent=1) + "\n"
+    content = recipe.model_dump(mode="json")
+    return json.dumps({"recipe": content, "checksum": _hash(content)}, indent=1) + "\n"
 
 
 def read_recipe(path: Path | str) -> Recipe:
@@ -42,7 +44,7 @@ def read_recipe(path: Path | str) -> Recipe:
         path: Directory of a store or of a run.
 
     Raises:
-        ConfigError: If it is neither, or the file of the recipe is damaged.
+        ConfigError: If it is neither, or the file of the recipe is damaged, or of another version.
         StoreError: If the store is damaged.
     """
     path = Path(path)
@@ -64,8 +66,15 @@ def read_recipe(path: Path | str) -> Recipe:
             f"{file}: expected the recipe that the run has written, got other content. Restore the "
             "file, or use that of the store (--like)."
         )
-    return found.recipe
+    try:
+        return Recipe.model_validate(found.recipe)
+    except ValidationError:
+        raise ConfigError(
+            f"{file}: expected a recipe of this version of GraphTheta, got one that another "
+            "version has written. Use that version, or train again."
+        ) from None
 
 
-def _hash(recipe: Recipe) -> str:
-    return str(xxhash.xxh3_128_hexdigest(recipe.model_dump_json().encode()))
+def _hash(recipe: dict[str, Any]) -> str:
+    """Return the hash of a recipe as it was written, which may lack fields of this version."""
+    return str(xxhash.xxh3_128_hexdigest(to_json(recipe)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 import graphtheta as gt
 from graphtheta import datasets
@@ -141,6 +143,30 @@ def test_recipes_of_runs_are_files_with_a_checksum(tmp_path):
             read_recipe(tmp_path)
     with pytest.raises(ConfigError, match=r"expected a store, or a run .*, got no directory"):
         read_recipe(tmp_path / "none")
+
+
+def test_recipes_of_runs_of_other_versions_are_read_or_named(tmp_path):
+    """Earlier versions hashed the same text of the recipe, with the fields that it had then."""
+    (tmp_path / "run").mkdir()
+    file, recipe = tmp_path / "run" / RECIPE_FILE, recipe_of(tmp_path)
+
+    def write(content: dict[str, Any]) -> None:
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+        checksum = xxhash.xxh3_128_hexdigest(text.encode())
+        file.write_text(json.dumps({"recipe": content, "checksum": checksum}))
+
+    earlier = recipe.model_dump(mode="json")
+    for table in (*earlier["node_types"].values(), *earlier["relations"].values()):
+        del table["inputs"]
+        for column in table["encodings"]:
+            del column["entries"]
+    write(earlier)
+    assert not read_recipe(tmp_path / "run").differences(recipe)
+    for column in earlier["node_types"]["node"]["encodings"]:
+        column["encoder"]["name"] = "later"
+    write(earlier)
+    with pytest.raises(ConfigError, match=r"recipe\.json: .* that another version has written"):
+        read_recipe(tmp_path / "run")
 
 
 def test_recipes_are_compared_by_what_they_encode(tmp_path):

@@ -173,6 +173,9 @@ def test_load_run_raises_config_error_without_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('input = "cora"\nversion = 9\n')
     with pytest.raises(ConfigError, match=r"config.toml: version: unknown key"):
         load_config(tmp_path)
+    RunDirectory(tmp_path, resume=True).write_config({"input": "cora", "version": 9})
+    with pytest.raises(ConfigError, match=r"got also version: another version has written the run"):
+        load_config(tmp_path)
     (tmp_path / "config.toml").write_text("")
     with pytest.raises(ConfigError, match=r"config.toml: expected the configuration of a run"):
         load_config(tmp_path)
