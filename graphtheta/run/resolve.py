@@ -96,7 +96,7 @@ def _started_with(run_dir: Path) -> RunConfig:
             f"'{CHECKSUM.strip()}'."
         )
     others = [key for key in values if key not in RunConfig.model_fields]
-    if checksum and others:
+    if text and others:  # with a checksum, so no user has added them
         raise ConfigError(
             f"{path}: expected the options of this version of GraphTheta, got also "
             f"{', '.join(others)}: another version has written the run. Use that version, or train "
