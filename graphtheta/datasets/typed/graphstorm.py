@@ -1,8 +1,9 @@
 """Reader of GraphStorm's construction files: JSON that names tables, and columns in them.
 
 What is read: tables in Parquet or CSV, features without a transformation or with `no-op`, and
-labels for classification and regression, with `split_pct` or `custom_split_filenames`. Everything
-else is refused by its name, because a model would get other inputs than in GraphStorm.
+labels for classification and regression, with `split_pct` or `custom_split_filenames` (of ids, in
+JSON files or in a column of tables). Everything else is refused by its name, because a model would
+get other inputs than in GraphStorm.
 
 Source: Zheng et al., "GraphStorm: All-in-one Graph Machine Learning Framework for Industry
 Applications", KDD 2024; the form is that of `graphstorm.gconstruct` (`gconstruct-v0.1`).
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 
 from graphtheta.data.encode.numeric import Number
 from graphtheta.data.mapping import ColumnOptions, natural_key
-from graphtheta.data.schema import need_column, refuse, whole
+from graphtheta.data.schema import is_text, need_column, refuse, whole
 from graphtheta.data.types import Relation, SourceTable
 from graphtheta.datasets.files import TableFiles
 from graphtheta.datasets.splits import random_split, split_of_rows
@@ -232,19 +233,16 @@ def _split(
 
 def _split_of_files(table: SourceTable, given: Any, folder: Path, where: str) -> pa.Array:
     files = _need_keys(given, _SPLIT_FILE_KEYS, where)
-    column = files.get("column")
-    if "id" not in table.schema.names or not isinstance(column, str):
+    if "id" not in table.schema.names:
         raise ConfigError(
-            f"{where}: expected custom_split_filenames of nodes with the name of a column, got "
-            f"{'edges' if 'src' in table.schema.names else repr(column)}. Use split_pct."
+            f"{where}: expected custom_split_filenames of nodes, got edges. Use split_pct."
         )
     ids, keys = _column(table, "id", lambda values: values), []
     for part in _SPLIT_FILE_KEYS[:3]:
         found = pa.array([], ids.type)
-        if part in files:
-            given_ids = TableFiles(_paths(files[part], folder, f"{where} {part}"))
-            need_column(column, given_ids.names, given_ids.uri)
-            found = whole(given_ids.read([column])[column])
+        if files.get(part):
+            paths = _paths(files[part], folder, f"{where} {part}")
+            found = _ids_in(paths, files.get("column", []), f"{where}: {part}")
         try:
             positions = pc.index_in(found.cast(ids.type), ids)
         except pa.ArrowException:
@@ -255,6 +253,42 @@ def _split_of_files(table: SourceTable, given: Any, folder: Path, where: str) ->
             raise refuse(f"{where}: {part}", "ids of the node table", odd, "Correct the file.")
         keys.append(positions.cast(pa.int64()).to_numpy())
     return pa.array(split_of_rows(keys, len(ids), where))
+
+
+def _ids_in(paths: list[str], column: Any, where: str) -> pa.Array:
+    """Return the ids in JSON files, or in a column of tables."""
+    of_json = [path for path in paths if path.endswith(".json")]
+    if of_json == paths:
+        return _json_ids(paths)
+    names = _texts(column, f"{where}: column")
+    if of_json or len(names) != 1:
+        got = f"{of_json[0]} and others" if of_json else repr(column)
+        raise ConfigError(
+            f"{where}: expected JSON files, or tables and the name of one column, got {got}. "
+            "Correct it."
+        )
+    given = TableFiles(paths)
+    need_column(names[0], given.names, given.uri)
+    return whole(given.read(names)[names[0]])
+
+
+def _json_ids(paths: list[str]) -> pa.Array:
+    """Return the ids in JSON files, each of which has one on each line, or a list of them."""
+    ids: list[Any] = []
+    for path in paths:
+        try:
+            text = Path(path).read_text(encoding="utf-8").strip()
+            lines = text.replace("\n", ",")
+            ids += json.loads(text if text.startswith("[") else f"[{lines}]")
+            kind = pa.array(ids).type
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException):
+            kind = "other values"
+        if not isinstance(kind, pa.DataType) or not (
+            is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
+        ):
+            expected = "an id on each line as JSON, or a list of ids"
+            raise refuse(path, expected, kind, "Correct the file.")
+    return pa.array(ids)
 
 
 def _column(

@@ -76,6 +76,10 @@ def write(folder: Path, change: Callable[[Any], object] = lambda config: None) -
     pyarrow.csv.write_csv(authors, folder / "authors.csv")
     pq.write_table(pa.table({"n": ["b", "007"]}), folder / "t.parquet")
     pq.write_table(pa.table({"n": ["7"]}), folder / "e.parquet")
+    (folder / "l.json").write_text('"b"\n"007"\n')
+    (folder / "real.json").write_text("1.5\n")
+    (folder / "list.json").write_text('["7"]')
+    (folder / "pairs.json").write_text("[1, 2]\n[1, 3]\n")
     writes = {"a": ["b"] * 10, "p": np.arange(100, 110), "share": np.ones(10), "first": [0, 1] * 5}
     pq.write_table(pa.table(writes), folder / "writes.parquet")
     config = copy.deepcopy(CONFIG)
@@ -102,6 +106,20 @@ def test_tables_features_and_labels(tmp_path: Path) -> None:
     assert writes["src"].to_pylist() == [NODES + 2] * 10
     assert writes["attr"][0].as_py() == [1.0]
     assert np.bincount(writes["split:first"]).tolist() == [0, 8, 1, 1]  # the default fractions
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"train": "t.parquet", "test": "e.parquet", "column": ["n"]},
+        {"train": "l.json", "valid": "", "test": "list.json"},
+        {"train": ["l.json"], "test": "e.parquet", "column": "n"},
+    ],
+    ids=str,
+)
+def test_splits_are_read_from_tables_and_json(tmp_path: Path, split: dict[str, Any]) -> None:
+    graph = read(write(tmp_path, setter(*SPLIT, split)))
+    assert graph.node_table("author")["split:born"].to_pylist() == [1, 3, 1]
 
 
 def test_split_pct_draws_by_seed(tmp_path: Path) -> None:
@@ -177,8 +195,14 @@ SPLIT = ("nodes", 1, "labels", 0, "custom_split_filenames")
         (setter(*SPLIT, "test", "t.parquet"), "at most one of train, validation, test"),
         (
             lambda config: config["edges"][0]["labels"][0].update(custom_split_filenames={}),
-            "custom_split_filenames of nodes with the name of a column, got edges",
+            "expected custom_split_filenames of nodes, got edges",
         ),
+        (setter(*SPLIT, "column", ["n", "m"]), r"train: .* name of one column, got \['n', 'm'\]"),
+        (setter(*SPLIT, {"train": "t.parquet"}), r"the name of one column, got \[\]"),
+        (setter(*SPLIT, "train", ["t.parquet", "l.json"]), "got .*l.json and others"),
+        (setter(*SPLIT, "train", "graph.json"), "graph.json: expected an id on each line as JSON"),
+        (setter(*SPLIT, "train", "pairs.json"), "or a list of ids, got other values"),
+        (setter(*SPLIT, "train", "real.json"), "or a list of ids, got double"),
         (lambda config: config["edges"][0].pop("files"), "expected the key 'files', got none"),
         (setter("edges", 0, "relation", ["author", "paper"]), "relation: expected"),
         (setter("edges", 0, "source_id_col", "share"), "got 'share', the column of ids"),
