@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,9 @@ import pyarrow as pa
 from graphtheta.data.convert import convert
 from graphtheta.data.encode.like import named_like, planned_like, recipe_of
 from graphtheta.data.mapping import (
+    RELATION_OPTIONS,
     Column,
     ColumnOptions,
-    EdgeListOptions,
     NodeOptions,
     check_kinds,
     options_by_table,
@@ -98,7 +98,7 @@ def by_type(
 def given_tables(
     nodes: Any,
     edges: Any,
-    columns: Mapping[Any, ColumnOptions] | None,
+    columns: Mapping[Any, Mapping[str, Any]] | None,
     options: ColumnOptions,
 ) -> tuple[dict[str, GivenTable], dict[Relation, GivenTable]]:
     """Return the tables of `Graph.from_arrow`, which describes the arguments, with their options.
@@ -115,7 +115,7 @@ def given_tables(
                 "columns: expected with mappings of tables, got one table of nodes and of edges. "
                 "Pass the options themselves, such as labels=..."
             )
-        _check_options("from_arrow", options, ColumnOptions)
+        _check_options("from_arrow", options, ColumnOptions.__annotations__)
         of_tables: dict[Any, ColumnOptions] = dict.fromkeys((NODE, EDGE), options)
     else:
         if of_all := [name for name in options if name != "like"]:
@@ -131,8 +131,12 @@ def given_tables(
                 raise ConfigError(
                     f"columns: expected options of {', '.join(known)}, got {key!r}. Correct it."
                 )
-            _check_options(str(key), of_table, NodeOptions if key in of_nodes else EdgeListOptions)
-            of_tables[table] = {**of_table, "like": like}
+            if key in of_nodes:
+                _check_options(str(key), of_table, {*NodeOptions.__annotations__, "id_type"})
+            else:
+                _check_options(Relation.of(key).text, of_table, RELATION_OPTIONS)
+                of_table = {RELATION_OPTIONS[name]: value for name, value in of_table.items()}
+            of_tables[table] = cast(ColumnOptions, {**of_table, "like": like})
     return (
         {
             name: GivenTable(where, as_table(rows, where), of_tables.get(name, {"like": like}))
@@ -216,12 +220,11 @@ def _is_by_type(given: Any) -> bool:
     )
 
 
-def _check_options(where: str, options: Mapping[str, Any], known: type) -> None:
-    names = {*known.__annotations__, "id_type"}
+def _check_options(where: str, options: Mapping[str, Any], known: Collection[str]) -> None:
     for name in options:
-        if name not in names:
+        if name not in known:
             raise ConfigError(
-                f"{where}: expected options among {', '.join(sorted(names))}, got {name!r}. "
+                f"{where}: expected options among {', '.join(sorted(known))}, got {name!r}. "
                 "Correct it."
             )
 

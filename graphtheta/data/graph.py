@@ -201,7 +201,7 @@ class Graph(GraphTables):
         nodes: Any | None,
         edges: Any,
         *,
-        columns: Mapping[Any, ColumnOptions] | None = None,
+        columns: Mapping[Any, Mapping[str, Any]] | None = None,
         add_reverse: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> Graph:
@@ -214,7 +214,10 @@ class Graph(GraphTables):
             gt.Graph.from_arrow(
                 {"author": authors, "paper": papers},
                 {("author", "writes", "paper"): writes, "paper-cites-paper": cites},
-                columns={"paper": {"labels": "venue"}, "paper-cites-paper": {"src": "citing"}},
+                columns={
+                    "paper": {"labels": "venue", "splits": "split"},
+                    "paper-cites-paper": {"src": "citing", "dst": "cited", "weight": "times"},
+                },
             )
 
         Args:
@@ -222,7 +225,8 @@ class Graph(GraphTables):
                 the nodes are the sorted distinct ids of the edges.
             edges: Edge table, or a mapping from relations `(source type, name, destination type)`,
                 or texts such as `author-writes-paper`, to their tables.
-            columns: With mappings, the options of each table by its type or relation.
+            columns: With mappings, the options of each table by its type or relation; those of a
+                relation are without `edge_`, such as `weight`, `labels` and `splits`.
             add_reverse: Whether to add the relation `rev_<name>` for each relation, from its
                 destinations to its sources.
             options: Names of the columns, such as `features="f_*"`; see

@@ -22,6 +22,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.wording import some
 
 __all__ = [
+    "RELATION_OPTIONS",
     "Column",
     "ColumnKind",
     "ColumnOptions",
@@ -67,6 +68,10 @@ class EdgeOptions(TypedDict, total=False):
     label_kinds: Kinds | None
 
 
+# Options of one relation among several, whose names need no `edge_`, by their general names.
+RELATION_OPTIONS = {name.removeprefix("edge_"): name for name in EdgeOptions.__annotations__}
+
+
 class EdgeListOptions(EdgeOptions, total=False):
     """Names of the columns of an edge table without a node table."""
 
@@ -76,6 +81,9 @@ class EdgeListOptions(EdgeOptions, total=False):
 
 class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
     """Names of the columns of a user's node and edge tables; all are optional.
+
+    In the options of one of several relations, `edge_` is left out: `features`, `type`, `weight`,
+    `labels`, `splits`, `src`, `dst` and `label_kinds`.
 
     Attributes:
         id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in

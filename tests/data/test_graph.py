@@ -391,6 +391,14 @@ def test_typed_graph_has_a_range_of_keys_for_each_type() -> None:
         _ = graph.nodes
 
 
+def test_options_of_a_relation_are_those_of_a_folder() -> None:
+    edges = {**TO, "w": [0.5], "stars": [3], "fold": ["train"], "kind": ["x"], "f": [1.0]}
+    options = {"weight": "w", "labels": "stars", "splits": "fold", "type": "kind", "features": "f"}
+    graph = Graph.from_arrow(ONE_TYPE, {"a-to-a": edges}, columns={("a", "to", "a"): options})
+    found = graph.edge_table("a-to-a").column_names
+    assert {"weight", "label:stars", "split:fold", "type", "attr"} <= {*found}
+
+
 ONE_TYPE = {"a": {"id": [0, 1], "color": ["red", "blue"]}}
 TO = {"src": [0], "dst": [1]}
 
@@ -415,7 +423,13 @@ TO = {"src": [0], "dst": [1]}
         ({"id": [0, 1]}, {"a-to-a": TO}, {}, "nodes: expected a mapping from node types"),
         (ONE_TYPE, {"a-to-a": TO}, {"b": {}}, "relation: expected"),
         (ONE_TYPE, {"a-to-a": TO}, {"a-of-a": {}}, "columns: .*of a, a-to-a, got 'a-of-a'"),
-        (ONE_TYPE, {"a-to-a": TO}, {"a-to-a": {"labels": "x"}}, "a-to-a: .*got 'labels'"),
+        (
+            ONE_TYPE,
+            {"a-to-a": TO},
+            {"a-to-a": {"edge_labels": "x"}},
+            "a-to-a: .*, labels, .*'edge_l",
+        ),
+        (ONE_TYPE, {"a-to-a": TO}, {"a-to-a": {"id_type": "string"}}, "a-to-a: .*got 'id_type'"),
         (ONE_TYPE, {"a-to-a": TO}, {"a": {"labels": "size"}}, "nodes of a: .*a column 'size'"),
         ({"a": {"id": [0, 0, 1]}}, {"a-to-a": TO}, {}, "nodes of a: id: expected unique ids"),
     ],

@@ -25,7 +25,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, Unpack, cast
 
-from graphtheta.data.mapping import ColumnOptions
+from graphtheta.data.mapping import RELATION_OPTIONS, ColumnOptions
 from graphtheta.data.types import Relation
 from graphtheta.datasets.files import SUFFIXES, names_in, read_bytes, suffix
 from graphtheta.datasets.tables import InputTable, TableSource
@@ -35,15 +35,7 @@ __all__ = ["read", "recognises", "resembles"]
 
 _TOML = "graph.toml"
 _NODE_KEYS = {"id": "id", "features": "features", "labels": "labels", "splits": "splits"}
-_EDGE_KEYS = {
-    "src": "src",
-    "dst": "dst",
-    "features": "edge_features",
-    "labels": "edge_labels",
-    "type": "edge_type",
-    "weight": "edge_weight",
-    "splits": "edge_splits",
-}
+_EDGE_KEYS = {key: option for key, option in RELATION_OPTIONS.items() if key != "label_kinds"}
 _LISTS = ("features", "labels", "splits")  # keys whose values may be lists; others are texts
 _MAPPINGS = ("features", "labels", "splits")
 
