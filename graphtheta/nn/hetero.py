@@ -168,7 +168,8 @@ def to_hetero(model: nn.Module, shard: Shard, aggr: str = "sum", *, seed: int = 
     have one width for all types: use `TypedInput` for the features.
 
     Args:
-        model: Model of an untyped graph.
+        model: Model of an untyped graph. If a relation has two types, its layers must not add
+            self-loops, as in `Stack(partial(GATConv, add_self_loops=False), 32, 32, 8)`.
         shard: Typed graph.
         aggr: As for `HeteroConv`.
         seed: Random seed of the initial values.
