@@ -90,7 +90,7 @@ class ViewModule(nn.Module):
             got = f"a {type(view).__name__} first"
         raise ConfigError(
             f"{name}: expected a call as {expected}, got {got}. The view holds the edges: "
-            "view = gt.View(shard), x = view.inputs()."
+            "view = gt.tgar.View(shard), x = view.inputs()."
         )
 
 

@@ -26,7 +26,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "model(view)": (lambda: GCN(3, 4, 4)(VIEW), r"as GCN\(view, x\), got 1 argument"),
     "model(x)": (lambda: GCN(3, 4, 4)(X), "got a Tensor first"),
     "model()": (lambda: GCN(3, 4, 4)(), "got a NoneType first"),
-    "model(shard, x)": (lambda: GCN(3, 4, 4)(SHARD, X), r"got a Shard first.* gt.View\(shard\)"),
+    "model(shard, x)": (lambda: GCN(3, 4, 4)(SHARD, X), r"a Shard first.* gt.tgar.View\(shard\)"),
     "model(view[0], x)": (lambda: GCN(3, 4, 4)(VIEW[0], X), "which is for one layer"),
     "layer(view, x)": (lambda: SAGEConv(3, 4)(VIEW, X), "got a view of all layers"),
     "layer(view[0], x, w)": (lambda: GCNConv(3, 4)(VIEW[0], X, X), "got 3 arguments"),
@@ -43,11 +43,11 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "hidden_channel": (lambda: GCN(3, hidden_channel=4, out_channels=4), "Use hidden_channels"),
     "aggr": (lambda: GraphSAGE(3, 4, 4, aggr="max"), "'aggr'. Use aggregator"),
     "num_heads": (lambda: GAT(3, 4, 4, num_heads=2), "'num_heads'. Use heads"),
-    "jk": (
-        lambda: GCN(3, 4, 4, jk="cat"),
-        "GCN: unexpected keyword argument 'jk'. It takes in_channels, hi",
+    "act": (
+        lambda: GCN(3, 4, 4, act="elu"),
+        "GCN: unexpected keyword argument 'act'. It takes in_channels, hi",
     ),
-    "normalize": (lambda: GCNConv(3, 4, normalize=True), "'normalize'. It takes in_channels"),
+    "cached": (lambda: GCNConv(3, 4, cached=True), "'cached'. It takes in_channels"),
     "order": (lambda: GCN(3, 4, 2, 4), "GCN: too many positional arguments. It takes in_channels"),
     "missing": (lambda: GCN(3, 4), "GCN: missing a required argument: 'out_channels'"),
     "dim": (

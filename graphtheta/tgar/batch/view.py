@@ -124,7 +124,8 @@ class LayerView(_NotATensor):
             if block.rows is not None:
                 raise ConfigError(
                     "view: expected a view of the whole graph, since the column 'weight' was "
-                    "replaced, got a batch, which lacks in-edges of its inputs. Use gt.View(shard)."
+                    "replaced, got a batch, which lacks in-edges of its inputs. Use "
+                    "gt.tgar.View(shard)."
                 )
             weight = self.edge_columns["weight"].double()
             topology = block.loopless_topology if self_loops else block.topology
