@@ -272,7 +272,7 @@ class RunConfig(BaseModel):
     )
     clusters_per_batch: int = _cluster(20, "Communities in a batch (cluster-batches).", ge=1)
     communities: str = _cluster(
-        "louvain",
+        "leiden",
         "Name of communities that graphtheta communities added to the store, or hanp to detect "
         "some before training (cluster-batches).",
     )

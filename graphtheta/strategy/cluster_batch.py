@@ -44,8 +44,9 @@ class ClusterBatch:
     Args:
         clusters_per_batch: Communities per step. If they do not divide evenly, some steps of an
             epoch have one less.
-        communities: Name of communities in the store; "hanp" or a `LabelPropagation`, which finds
-            them before training; or an array with a number for each node, in node_key order.
+        communities: Name of communities in the store, such as those that `graphtheta
+            communities` finds by default; "hanp" or a `LabelPropagation`, which finds them before
+            training; or an array with a number for each node, in node_key order.
         boundary_hops: In-hops around the communities whose nodes are read. 0 is Cluster-GCN; the
             number of graph layers of the model is exact.
         only: Numbers of the communities to train on; if None, all.
@@ -59,7 +60,7 @@ class ClusterBatch:
     def __init__(
         self,
         clusters_per_batch: int,
-        communities: str | LabelPropagation | NDArray[np.integer[Any]] = "louvain",
+        communities: str | LabelPropagation | NDArray[np.integer[Any]] = "leiden",
         *,
         boundary_hops: int = 0,
         only: Collection[int] | None = None,

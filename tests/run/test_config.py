@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from graphtheta.cli.communities import communities
 from graphtheta.errors import ConfigError
 from graphtheta.optim import Constant, Cosine, StepDecay, WarmupStableDecay
 from graphtheta.run.build import schedule_of
 from graphtheta.run.config import RunConfig
 from graphtheta.run.resolve import load_config, resolve
+from graphtheta.strategy import ClusterBatch
 from graphtheta.train.run_dir import RunDirectory
 
 NEEDED = {"input": "cora", "run_dir": "run"}
@@ -145,6 +148,12 @@ def test_fanouts_by_relation_are_a_table(tmp_path: Path) -> None:
         resolve({"run_dir": run, "fanouts": "3,3"}, resume=True)
     with pytest.raises(ConfigError, match=r"some.toml: fanouts: expected a valid string, got \["):
         resolve(NEEDED, file=toml(tmp_path, "fanouts = [3, 3]"))
+
+
+def test_communities_have_one_default_name() -> None:
+    found = inspect.signature(communities).parameters["method"].default
+    batches = inspect.signature(ClusterBatch).parameters["communities"].default
+    assert found == batches == RunConfig.model_fields["communities"].default
 
 
 def test_resume_goes_on_in_groups(tmp_path: Path) -> None:
