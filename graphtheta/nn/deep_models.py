@@ -193,7 +193,7 @@ class GCNII(_DeepModel):
 class SGC(_DeepModel):
     """Simple graph convolution: P^K x W + b (Wu et al., ICML 2019); P is that of `PropagateConv`.
 
-    W is applied first if it has fewer rows than columns, which gives the same result.
+    W is applied first if there are fewer outputs than inputs, which gives the same result.
 
     Args:
         in_channels: Columns of the input features.
