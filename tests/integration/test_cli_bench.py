@@ -93,7 +93,7 @@ def test_epoch_under_mpiexec(tmp_path: Path, cora: Path) -> None:
     [
         (("kernels", "--kernels", "sort"), "expected one of gat, gat-e, .* got 'sort'"),
         (("kernels", "--widths", "16,x"), "--widths: .*'16,x'"),
-        (("epoch", "--model", "mlp", *RMAT), "expected one of gat, gat-e, "),
+        (("epoch", "--model", "mlp", *RMAT), "expected one of appnp, gat, gat-e, "),
         (("epoch", "nowhere"), "nowhere"),
         (("epoch", "--runs", 0), "--runs"),
         (("partition", "--methods", "magic"), "expected one of 2ps-l, .*, got 'magic'"),

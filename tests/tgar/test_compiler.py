@@ -16,9 +16,10 @@ from graphtheta.data import adjacency
 from graphtheta.data.graph import Graph
 from graphtheta.nn import GATConv, GATEConv, GCNConv, SAGEConv, seeded
 from graphtheta.shard.shard import Shard
-from graphtheta.tgar import AGGREGATORS, View, keep
+from graphtheta.tgar import View, keep
 from graphtheta.tgar.compiler import FusedGatherSum
 from graphtheta.tgar.compiler.codegen import native
+from graphtheta.tgar.compiler.passes.build import WITH_KERNELS
 from graphtheta.tgar.layer import TGARLayer
 from tests.contracts.test_layers import MAKERS
 from tests.graphs import CORNER_GRAPHS, power_law, random_graph, to_graph
@@ -26,10 +27,12 @@ from tests.nn.steps import run_layer
 from tests.tgar.both import EACH_PARTITION, GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
-# Every layer with every graph, the partitions in turn; `test_layers.py` has all combinations.
+# The layers whose aggregator has a kernel.
+COMPILED = [name for name, make in MAKERS.items() if make().aggregator in WITH_KERNELS]
+# Each of them with every graph, the partitions in turn; `test_layers.py` has all combinations.
 CASES = [
     (name, graph, PARTITIONS[(i + j) % len(PARTITIONS)])
-    for i, name in enumerate(MAKERS)
+    for i, name in enumerate(COMPILED)
     for j, graph in enumerate(CORNER_GRAPHS)
 ]
 
@@ -78,7 +81,7 @@ def test_widths(width: int, dtype: Any, aggregator: str, monkeypatch: pytest.Mon
     assert_same(fused, chunked, 1e-5 if dtype == np.float32 else 1e-11)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", COMPILED)
 def test_single_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = to_graph(power_law(200, 3000))
 
@@ -97,7 +100,7 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("partition", EACH_PARTITION)
-@pytest.mark.parametrize("aggregator", AGGREGATORS)
+@pytest.mark.parametrize("aggregator", WITH_KERNELS)
 def test_hubs_in_segments(
     aggregator: str, partition: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +218,7 @@ def test_not_a_number_and_infinity_as_in_torch(monkeypatch: pytest.MonkeyPatch) 
     def scored(layer: Any, s: Any, d: Any, e: Any) -> Any:
         return s["h"], torch.where(s["h"] > 0, 1.0 + 0 * s["h"], 2.0)
 
-    for aggregator in AGGREGATORS:
+    for aggregator in WITH_KERNELS:
         gather = scored if aggregator == "softmax" else message
         fused, chunked = run_both(
             monkeypatch,

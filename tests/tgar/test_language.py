@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from graphtheta.tgar import AGGREGATORS, keep
+from graphtheta.tgar.compiler.passes.build import WITH_KERNELS
 from tests.tgar.both import EACH_PARTITION, GRAPH, PARTITIONS, Gather, assert_same, run_both
 from tests.tgar.layers import written
 
@@ -101,7 +102,7 @@ def test_language(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("partition", EACH_PARTITION)
 @pytest.mark.parametrize("self_loops", [False, True])
-@pytest.mark.parametrize("aggregator", AGGREGATORS)
+@pytest.mark.parametrize("aggregator", WITH_KERNELS)
 @pytest.mark.parametrize("name", ["source alone", "tanh", "dot a head", "keep", "one attribute"])
 def test_aggregators(
     name: str,

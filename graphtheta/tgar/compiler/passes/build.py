@@ -10,9 +10,9 @@ from graphtheta.tgar.compiler.passes.program import Program
 from graphtheta.tgar.compiler.passes.relations import RelationProgram, has_relations
 from graphtheta.tgar.expression import Expression
 
-__all__ = ["program_of"]
+__all__ = ["WITH_KERNELS", "program_of"]
 
-_WITH_KERNELS = ("sum", "mean", "max", "min", "softmax")
+WITH_KERNELS = ("sum", "mean", "max", "min", "softmax")  # aggregators
 
 
 def program_of(
@@ -37,7 +37,7 @@ def program_of(
     """
     if any(t.device.type != "cpu" for t in inputs.flat()):
         return NotLowered("kernels run on CPUs only")
-    if not isinstance(aggregator, str) or aggregator not in _WITH_KERNELS:
+    if not isinstance(aggregator, str) or aggregator not in WITH_KERNELS:
         return NotLowered(f"the aggregator {aggregator} has no kernel")
     rows = [
         tuple((tuple(t.shape[1:]), t.dtype) for t in group)
