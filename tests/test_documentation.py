@@ -71,7 +71,7 @@ def test_options_exist(command: Run, block: Block) -> None:
         if "graphtheta" in words:
             words = words[words.index("graphtheta") + 1 :]
             subcommand = [word for word in words[:3] if re.fullmatch("[a-z]+", word)]
-            nested = {"bench": 2, "datasets": 3 if "make" in words[:2] else 2}
+            nested = {"bench": 2, "schedule": 2, "datasets": 3 if "make" in words[:2] else 2}
             path = subcommand[: nested.get(subcommand[0], 1)] if subcommand else []
             shown = command(*path, "--help").out
             missing = {option for option in options_in(words) if f"{option} " not in shown + " "}
