@@ -60,7 +60,7 @@ def test_repr_shows_what_is_trained() -> None:
     )
     assert repr(mine.groups) == "Groups(index=0/1, comm=SingleCommunicator(rank=0/1))"
     assert repr(gt.ClusterBatch(3, only=[1])) == (
-        "ClusterBatch(clusters_per_batch=3, boundary_hops=0, communities='louvain', only=[1], "
+        "ClusterBatch(clusters_per_batch=3, boundary_hops=0, communities='leiden', only=[1], "
         "renormalise=False)"
     )
 
