@@ -6,6 +6,7 @@ Initial weights depend only on `seed`, so that every worker starts from the same
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,25 +29,36 @@ class _DeepModel(Model):
 
     Args:
         make_layer: Called with the number of each layer, from 1.
+        in_channels: Columns of the input features.
+        hidden_channels: Hidden columns.
+        out_channels: Columns of the output.
         num_layers: Number of graph layers.
         dropout: Probability of dropping a column of the input of a linear map or layer.
-        sizes: Sizes that must be at least 1, by name.
+        seed: Random seed for the initial weights.
     """
 
     def __init__(
         self,
         make_layer: Callable[[int], PropagateConv],
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        *,
         num_layers: int,
         dropout: float,
         seed: int,
-        **sizes: int,
     ) -> None:
         super().__init__()
-        self.require_sizes(**sizes, num_layers=num_layers)
+        self.require_sizes(
+            in_channels=in_channels,
+            hidden_channels=hidden_channels,
+            out_channels=out_channels,
+            num_layers=num_layers,
+        )
         self.dropout = Dropout(dropout)
         with seeded(seed):
             self.convs = nn.ModuleList(make_layer(k + 1) for k in range(num_layers))
-            self.lins = nn.ModuleList(self.linear_maps(**sizes))
+            self.lins = nn.ModuleList(self.linear_maps(in_channels, hidden_channels, out_channels))
 
     def linear_maps(
         self, in_channels: int, hidden_channels: int, out_channels: int
@@ -94,12 +106,10 @@ class APPNP(_DeepModel):
     ) -> None:
         super().__init__(
             lambda _: PropagateConv(weighted=weighted),
-            num_layers,
-            dropout,
-            seed,
-            in_channels=in_channels,
-            hidden_channels=hidden_channels,
-            out_channels=out_channels,
+            *(in_channels, hidden_channels, out_channels),
+            num_layers=num_layers,
+            dropout=dropout,
+            seed=seed,
         )
         _require_share(self, alpha)
         self.alpha = alpha
@@ -158,22 +168,16 @@ class GCNII(_DeepModel):
         dropout: float = 0.5,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            lambda number: GCN2Conv(
-                hidden_channels,
-                alpha,
-                theta,
-                number,
-                shared_weights=shared_weights,
-                weighted=weighted,
-            ),
-            num_layers,
-            dropout,
-            seed,
-            in_channels=in_channels,
-            hidden_channels=hidden_channels,
-            out_channels=out_channels,
+        make_layer = partial(
+            GCN2Conv,
+            hidden_channels,
+            alpha,
+            theta,
+            shared_weights=shared_weights,
+            weighted=weighted,
         )
+        sizes = in_channels, hidden_channels, out_channels
+        super().__init__(make_layer, *sizes, num_layers=num_layers, dropout=dropout, seed=seed)
         _require_share(self, alpha)
 
     def embed(self, view: View, x: Tensor) -> Tensor:
@@ -223,12 +227,10 @@ class SGC(_DeepModel):
     ) -> None:
         super().__init__(
             lambda _: PropagateConv(weighted=weighted),
-            num_layers,
-            dropout,
-            seed,
-            in_channels=in_channels,
-            hidden_channels=hidden_channels,
-            out_channels=out_channels,
+            *(in_channels, hidden_channels, out_channels),
+            num_layers=num_layers,
+            dropout=dropout,
+            seed=seed,
         )
 
     def linear_maps(
@@ -286,12 +288,10 @@ class SIGN(_DeepModel):
     ) -> None:
         super().__init__(
             lambda _: PropagateConv(weighted=weighted),
-            num_layers,
-            dropout,
-            seed,
-            in_channels=in_channels,
-            hidden_channels=hidden_channels,
-            out_channels=out_channels,
+            *(in_channels, hidden_channels, out_channels),
+            num_layers=num_layers,
+            dropout=dropout,
+            seed=seed,
         )
 
     def linear_maps(
