@@ -132,6 +132,21 @@ def selected(matrix: SparseMatrix, rows: NDArray[np.int64]) -> SparseMatrix:
 
 
 @_jit
+def _add_row(
+    row: NDArray[Any], other: NDArray[Any], values: NDArray[Any] | None, entry: int
+) -> None:
+    """Add the product of an entry, which is 1 without values, and another row to a row."""
+    width = np.uint64(row.shape[0])
+    if values is None:
+        for k in range(width):
+            row[k] += other[k]
+    else:
+        value = values[entry]
+        for k in range(width):
+            row[k] += value * other[k]
+
+
+@_jit
 def _multiply(
     indptr: NDArray[np.int64],
     indices: NDArray[np.int32],
@@ -147,14 +162,7 @@ def _multiply(
         for k in range(width):
             row[k] = 0
         for entry in range(indptr[i], indptr[i + 1]):
-            other = dense[np.uint64(indices[entry])]
-            if values is None:
-                for k in range(width):
-                    row[k] += other[k]
-            else:
-                value = values[entry]
-                for k in range(width):
-                    row[k] += value * other[k]
+            _add_row(row, dense[np.uint64(indices[entry])], values, entry)
 
 
 @_jit
@@ -168,7 +176,6 @@ def _multiply_transposed(
     out: NDArray[Any],
 ) -> None:
     """Add the products of the entries in columns [first, last)."""
-    width = np.uint64(grad.shape[1])
     for i in range(grad.shape[0]):
         start, stop = indptr[i], indptr[i + 1]
         if first > 0:
@@ -178,14 +185,7 @@ def _multiply_transposed(
             column = indices[entry]
             if column >= last:
                 break
-            row = out[np.uint64(column)]
-            if values is None:
-                for k in range(width):
-                    row[k] += other[k]
-            else:
-                value = values[entry]
-                for k in range(width):
-                    row[k] += value * other[k]
+            _add_row(out[np.uint64(column)], other, values, entry)
 
 
 @_jit
