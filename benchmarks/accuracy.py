@@ -19,7 +19,6 @@ Velickovic et al., ICLR 2018 (early stopping with a patience of 100 epochs).
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.nn import Stack
 
 
@@ -190,13 +189,14 @@ def measure(name: str, data: Path, seeds: int) -> list[dict[str, Any]]:
     for library, train in LIBRARIES.items():
         outcomes = [train(case, graph, seed) for seed in range(seeds)]
         tests = [100 * outcome.test_accuracy for outcome in outcomes]
+        mean, deviation = mean_and_deviation(tests)
         records.append(
             {
                 "benchmark": "accuracy",
                 "case": name,
                 "library": library,
-                "mean": statistics.mean(tests),
-                "std": statistics.stdev(tests) if seeds > 1 else 0.0,
+                "mean": mean,
+                "std": deviation,
                 "unit": "per cent",
                 "config": {**asdict(case), "weight_decay": WEIGHT_DECAY},
                 "graph": graph.digest(),

@@ -17,7 +17,6 @@ rank. `--json` appends a record per case.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.launch import guarded, threads_per_rank, tune_rank
 from graphtheta.nn import Stack
@@ -119,14 +118,15 @@ def record(name: str, data: Path, method: str, comm: Communicator) -> dict[str, 
     case = CASES[name]
     runs = [train(case, data, method, seed, comm) for seed in range(case.seeds)]
     scores = [run[f"test_{case.metric}"] for run in runs]
+    mean, deviation = mean_and_deviation(scores)
     config = asdict(case)
     del config["read"]
     return {
         "benchmark": "attributed",
         "case": name,
         "metric": f"test_{case.metric}",
-        "mean": statistics.mean(scores),
-        "std": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "mean": mean,
+        "std": deviation,
         "config": config | {"method": method},
         "runs": runs,
         **provenance(threads_per_rank()),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.inference.whole import infer
 from graphtheta.shard.shard import Shard
 
@@ -149,8 +148,8 @@ def main() -> None:
                 print(f"{case} seed {seed}: {accuracy:.4f}", flush=True)
     for case, found in scores.items():
         values = list(found.values())
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"{case}: {statistics.mean(values):.4f} +- {spread:.4f} ({len(values)} seeds)")
+        mean, deviation = mean_and_deviation(values)
+        print(f"{case}: {mean:.4f} +- {deviation:.4f} ({len(values)} seeds)")
 
 
 if __name__ == "__main__":

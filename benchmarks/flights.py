@@ -47,7 +47,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.data.schema import matrix_column
 
 LATE = 15  # minutes
@@ -368,12 +368,9 @@ def main() -> None:
             with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
                 train = partial(MODELS[name], data, folder, epochs=options.epochs)
                 outcomes = list(pool.map(train, range(options.seeds)))
-            mean, val, seconds = (
-                statistics.mean(one[key] for one in outcomes)
-                for key in ("test", "val", "cpu_seconds")
-            )
-            deviation = (
-                statistics.stdev([o["test"] for o in outcomes]) if options.seeds > 1 else 0.0
+            mean, deviation = mean_and_deviation([one["test"] for one in outcomes])
+            val, seconds = (
+                statistics.mean(one[key] for one in outcomes) for key in ("val", "cpu_seconds")
             )
             print(
                 f"| {name} | {mean:.4f} ± {deviation:.4f} | {val:.4f} | {options.seeds} "

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import tempfile
 import time
@@ -33,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.data.schema import classes_of, matrix_column
 from graphtheta.datasets import bitcoin_otc, openke
 from graphtheta.nn import (
@@ -200,8 +199,8 @@ def _bitcoin_otc(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     print("\n| Bitcoin OTC, sign of a rating | test AUROC |\n|---|---|")
     for name, values in (("GraphSAGE + MLP", areas), ("mean rating received", simple)):
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"| {name} | {statistics.mean(values):.4f} ± {spread:.4f} ({len(values)} seeds) |")
+        mean, deviation = mean_and_deviation(values)
+        print(f"| {name} | {mean:.4f} ± {deviation:.4f} ({len(values)} seeds) |")
     found = {"test_auroc": areas, "mean_received_auroc": simple, "seconds": seconds}
     _record(options, "links", {"data": "bitcoin-otc", "threads": options.threads}, found)
 

@@ -36,7 +36,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.loader import NeighborLoader
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.engine import connect
 from graphtheta.engine.pyg import RemoteFeatureStore, RemoteGraphStore, RemoteNodeLoader
 from graphtheta.partition import Plan, make_store
@@ -171,8 +171,7 @@ def main() -> None:
                 accuracies.append(100 * train(loader, data, seed, options.epochs))
                 wall.append(time.perf_counter() - began)
                 cpu.append(cpu_seconds(servers) - used)
-        mean = statistics.mean(accuracies)
-        deviation = statistics.stdev(accuracies) if options.seeds > 1 else 0.0
+        mean, deviation = mean_and_deviation(accuracies)
         print(
             f"| {name} | {mean:.2f} ± {deviation:.2f} | {options.seeds} "
             f"| {statistics.mean(wall):.0f} | {statistics.mean(cpu):.0f} |",

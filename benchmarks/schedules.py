@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.loss_law import FitError, LawFile, read_curve
 from graphtheta.partition import Plan, make_store
 
@@ -152,12 +152,13 @@ def main() -> None:
                 last_epochs(folder, kind, options.seeds, column) for kind in ("second", "cosine")
             ]
             gaps = [a - b for a, b in zip(*pair, strict=True)]
-            error = statistics.stdev(gaps) / len(gaps) ** 0.5
+            gap, deviation = mean_and_deviation(gaps)
+            error = deviation / len(gaps) ** 0.5
             better = sum(gap < 0 if "loss" in column else gap > 0 for gap in gaps)
             outcomes[column] = {"found": pair[0], "cosine": pair[1]}
             means = " | ".join(f"{statistics.mean(values):.4f}" for values in pair)
             print(
-                f"| {name} | {column} | {means} | {statistics.mean(gaps):+.4f} ± {error:.4f} | "
+                f"| {name} | {column} | {means} | {gap:+.4f} ± {error:.4f} | "
                 f"{better} of {len(gaps)} |",
                 flush=True,
             )

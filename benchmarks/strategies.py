@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -45,7 +44,7 @@ from torch_geometric.transforms import GCNNorm, ToSparseTensor
 from torchmetrics.functional import auroc
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 from graphtheta.strategy import Strategy
 
 SEEDED_SPLIT, ONE_SPLIT, TEN_SPLITS = "seeded", "one", "ten"
@@ -300,13 +299,14 @@ def measure(
         found = LIBRARIES[library](model, strategy, data, graph, split, clusters, seed)
         scores.append(100 * found[0])
         epochs.append(found[1])
+    mean, deviation = mean_and_deviation(scores)
     return {
         "benchmark": "strategies",
         "case": {"library": library, "data": name, "model": model, "strategy": strategy},
         "seeds": seeds,
         "unit": "per cent",
-        "mean": statistics.mean(scores),
-        "std": statistics.stdev(scores) if seeds > 1 else 0.0,
+        "mean": mean,
+        "std": deviation,
         "scores": scores,
         "epochs": epochs,
         "seconds": time.perf_counter() - start,

@@ -18,7 +18,6 @@ only the means are comparable. `--json` appends a record per model and library.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch.nn import functional as F
 from torch_geometric.data import HeteroData
 
 import graphtheta as gt
-from graphtheta.bench.record import append, provenance
+from graphtheta.bench.record import append, mean_and_deviation, provenance
 
 WIDTH, HEADS, DROPOUT, LR, EVERY = 32, 4, 0.5, 0.01, 2
 LABEL, SPLIT = "package.section", "package.split"
@@ -180,8 +179,7 @@ def main() -> None:
             ]
             seconds = (time.perf_counter() - begin) / options.seeds
             tests = [100 * outcome["test_accuracy"] for outcome in outcomes]
-            mean = statistics.mean(tests)
-            deviation = statistics.stdev(tests) if options.seeds > 1 else 0.0
+            mean, deviation = mean_and_deviation(tests)
             bar = f"{BARS[name]:.1f}" if BARS[name] and library == "graphtheta" else "-"
             print(
                 f"| {name} | {library} | {mean:.2f} ± {deviation:.2f} | {bar} | {options.seeds} "

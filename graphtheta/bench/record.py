@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import numpy as np
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.versions import installed_versions
 
-__all__ = ["Record", "append", "load", "new_record", "provenance", "spread"]
+__all__ = ["Record", "append", "load", "mean_and_deviation", "new_record", "provenance", "spread"]
 
 Record = dict[str, Any]
 
@@ -58,6 +59,11 @@ def spread(samples: Sequence[float]) -> dict[str, Any]:
     low, middle, high = np.percentile(np.asarray(samples, np.float64), [10, 50, 90])
     found = {"median": float(middle), "p10": float(low), "p90": float(high)}
     return {**found, "samples": [float(sample) for sample in samples]}
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a value per seed, and its standard deviation: 0 for one seed."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def append(path: Path | str | None, records: Iterable[Record]) -> None:
