@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -100,7 +99,8 @@ def read(uri: str, *, add_reverse: bool = False, **options: Any) -> GraphSource:
         add_reverse: Whether to add the relation `rev_<name>` for each relation, as
             `graphtheta.data.reverse.WithReverse` does.
         options: Options of the reader that recognises it, for example of
-            `graphtheta.datasets.tables.read`.
+            `graphtheta.datasets.tables.read`. With `like`, the recipe of an earlier graph, the
+            tables of a folder may have any names, and are recognised by their columns.
 
     Returns:
         A `Graph`; for tables, databases and edge lists a `FileSource`, which reads rows on request.
@@ -121,6 +121,10 @@ def _read(uri: str, options: dict[str, Any]) -> GraphSource:
         if reader.recognises(uri):
             _check_options(f"{name} ({uri})", reader.read, options)
             return reader.read(uri, **options)
+    like = options.get("like")
+    if like is not None and (found := tables.tables_like(uri, like)) is not None:
+        _check_options(uri, tables.read, options)
+        return tables.TableSource(*found, **options)
     if folder.resembles(uri):
         return folder.read(uri)  # raises
     got, remedy = _described(uri)
@@ -153,11 +157,14 @@ def _described(uri: str) -> tuple[str, str]:
 
 
 def takes(uri: str, option: str) -> bool:
-    """Return whether the reader of a path or URI has an option, such as `like`."""
+    """Return whether the reader of a path or URI has an option, such as `like`.
+
+    For tables that no reader recognises, it is that of folders of tables.
+    """
     if uri in DATASETS:
         return False
     readers = (reader for reader in READERS.values() if reader.recognises(uri))
-    return any(option in _options_of(reader.read) for reader in itertools.islice(readers, 1))
+    return option in _options_of(next(readers, tables).read)
 
 
 def _options_of(read: Callable[..., object]) -> list[str]:

@@ -52,7 +52,7 @@ def open_input(
         method: Partitioner of such an input. If None, `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
         add_reverse: Whether to add the relation `rev_<name>` for each relation of such an input.
-        like: Recipe by which such an input is encoded, if it encodes columns.
+        like: Recipe by which such an input is read, if it is one of tables.
 
     Raises:
         ConfigError: If the input does not exist, or is a store without the reverse edges.
@@ -61,8 +61,7 @@ def open_input(
     """
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
-        is_encoded = like is not None and like.encodes and takes(path, "like")
-        options = {"like": like} if is_encoded else {}
+        options = {"like": like} if like is not None and takes(path, "like") else {}
         return cached_store(
             lambda: read(path, add_reverse=add_reverse, **options),
             comm,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -12,6 +13,7 @@ import xxhash
 from graphtheta.data.convert import convert, schema_of
 from graphtheta.data.encode.columns import type_of_text
 from graphtheta.data.encode.like import named_like, planned_like, recipe_of
+from graphtheta.data.encode.recipe import Recipe, TableRecipe
 from graphtheta.data.mapping import (
     Column,
     ColumnOptions,
@@ -33,12 +35,20 @@ from graphtheta.data.types import (
     node_tables,
     qualified,
 )
-from graphtheta.datasets.files import SUFFIXES, TableFiles, exists
+from graphtheta.datasets.files import SUFFIXES, TableFiles, exists, names_in
 from graphtheta.datasets.typed.options import options_by_type
-from graphtheta.errors import ConfigError
-from graphtheta.wording import counted
+from graphtheta.errors import ConfigError, GraphFormatError
+from graphtheta.wording import counted, some
 
-__all__ = ["FileSource", "FileTable", "InputTable", "TableSource", "read", "recognises"]
+__all__ = [
+    "FileSource",
+    "FileTable",
+    "InputTable",
+    "TableSource",
+    "read",
+    "recognises",
+    "tables_like",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,3 +363,72 @@ def read(uri: str, **columns: Unpack[ColumnOptions]) -> TableSource:
 def _table_in(uri: str, name: str) -> str | None:
     candidates = [f"{uri.rstrip('/')}/{name}{ending}" for ending in ("", *SUFFIXES)]
     return next((candidate for candidate in candidates if exists(candidate)), None)
+
+
+def tables_like(uri: str, like: Recipe) -> tuple[str | None, str] | None:
+    """Find the node table and the edge table in a folder by the columns that a recipe reads.
+
+    The tables are files, or folders of files, of any name. The edge table has the columns of
+    source and destination, and the node table that of ids; if several have, the one with all
+    encoded columns is meant.
+
+    Args:
+        uri: Path or URI of the folder.
+        like: The recipe.
+
+    Returns:
+        Paths or URIs of the node table, which is None if the recipe encodes no columns of nodes and
+        there is none, and of the edge table. None if the recipe is one of several node types or
+        relations, or the folder has no tables.
+
+    Raises:
+        ConfigError: If a table is missing, or there are several.
+    """
+    if [*like.tables] != [NODE, EDGE.text]:
+        return None
+    columns = {}
+    for name in names_in(uri):
+        if name[0] not in "_.":
+            with suppress(ConfigError, GraphFormatError):  # something else than a table
+                columns[f"{uri.rstrip('/')}/{name}"] = {
+                    *TableFiles(f"{uri.rstrip('/')}/{name}").names
+                }
+    if not columns:
+        return None
+    edges = _table_like(uri, columns, "edges", like.relations[EDGE.text], ("src", "dst"))
+    assert edges is not None, "an edge table is required"
+    del columns[edges]
+    return _table_like(uri, columns, "nodes", like.node_types[NODE], ("id",)), edges
+
+
+def _table_like(
+    uri: str,
+    columns: Mapping[str, set[str]],
+    what: str,
+    recipe: TableRecipe,
+    ids: Sequence[str],
+) -> str | None:
+    """Return the table that has the columns of a recipe; None if there is no need for one.
+
+    Args:
+        uri: The folder, for messages.
+        columns: Names of the columns of each table.
+        what: `nodes` or `edges`.
+        recipe: Recipe of the table.
+        ids: Columns of ids that it must have, by their names in a store.
+    """
+    needed = [recipe.inputs.get(name, name) for name in ids]
+    encoded = dict.fromkeys(one.column for one in recipe.encodings)
+    with_ids = [table for table, names in columns.items() if {*needed} <= names]
+    found = [table for table in with_ids if {*encoded} <= columns[table]] or with_ids
+    if len(found) == 1:
+        return found[0]
+    if not found and what == "nodes" and not encoded:
+        return None
+    names = [*needed, *encoded]
+    raise ConfigError(
+        f"{uri}: expected one table of {what}, with the columns {some(names, len(names))} of the "
+        f"recipe (--like, or the run), got {some(found, len(found)) or 'none'}. "
+        f"{'Keep one of them in the folder' if found else 'Add it'}, or name the tables: "
+        "graphtheta partition --nodes, --edges and --like."
+    )

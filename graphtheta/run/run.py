@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -47,12 +47,14 @@ from graphtheta.run.resolve import load_config
 from graphtheta.shard.open import open_shard, pick_device
 from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction
+from graphtheta.task.metrics.scored import kind_of
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.trainer import Trainer
 from graphtheta.train.weights import file_hash, load_weights
 from graphtheta.wording import counted, some
 
 __all__ = [
+    "Predicted",
     "load_model",
     "open_graph",
     "predict_run",
@@ -146,6 +148,18 @@ def start_run(
     return trainer
 
 
+class Predicted(NamedTuple):
+    """What `predict_run` has written.
+
+    Attributes:
+        rows: Number of nodes or pairs.
+        label: Label that was predicted, with the threshold that was applied.
+    """
+
+    rows: int
+    label: PredictedLabel
+
+
 def predict_run(
     run_dir: Path,
     source: str,
@@ -156,8 +170,9 @@ def predict_run(
     nodes: str | None = None,
     edges: str | None = None,
     smooth: bool = False,
+    threshold: float | None = None,
     device: str = "cpu",
-) -> int:
+) -> Predicted:
     """Predict nodes or pairs of nodes with the best weights of a run; collective.
 
     Args:
@@ -170,10 +185,8 @@ def predict_run(
             that has the run's label.
         edges: Table of the pairs to predict, for a run of edge or link prediction.
         smooth: Whether to apply `correct_and_smooth` with the labels of the graph.
+        threshold: Probability from which yes is predicted. If None, that of the run.
         device: Device, as for `open_shard`.
-
-    Returns:
-        Number of nodes or pairs predicted.
 
     Raises:
         ConfigError: If the run does not exist, has no weights yet, does not fit the graph or has
@@ -186,22 +199,26 @@ def predict_run(
     _refuse_inside(out, source, "--out")
     require_empty(out, comm)
     _check_kind(config, nodes, edges, embeddings, smooth)
+    if threshold is not None:
+        _check_threshold(threshold, read_label(RunDirectory(run_dir, resume=True).label))
     shard = open_graph(config, source, comm, device, recipe_of(run_dir))
     model, spec = load_model(config, run_dir, shard)
+    if smooth:
+        spec = spec.model_copy(update={"threshold": None})  # it is one of other probabilities
+    if threshold is not None:
+        spec = spec.model_copy(update={"threshold": threshold})
     if edges is not None:
         assert isinstance(model, EdgeModel)
-        return _predict_edges(config, model, spec, shard, edges, out)
+        return Predicted(_predict_edges(config, model, spec, shard, edges, out), spec)
     of_type = predicted_type(config, shard.manifest)
     rows = None if nodes is None else masters_in_table(shard, nodes, of_type)
     run: Callable[..., Tensor] = (
         partial(infer, node_type=of_type) if rows is None else partial(infer_nodes, rows=rows)
     )
     predicted = _smoothed(model, shard, config, rows) if smooth else run(model, shard)
-    if smooth:
-        spec = spec.model_copy(update={"threshold": None})  # it is one of other probabilities
     vectors = run(model, shard, embeddings=True) if embeddings else None
     write_predictions(predicted, shard, spec, out, vectors, rows=rows, node_type=of_type)
-    return int(comm.all_gather_int(len(predicted), stage="predicted").sum())
+    return Predicted(int(comm.all_gather_int(len(predicted), stage="predicted").sum()), spec)
 
 
 def _smoothed(
@@ -247,7 +264,7 @@ def predicted_type(config: RunConfig, manifest: Manifest) -> str | None:
     return manifest.type_of_label(config.label, config.target_type)
 
 
-def load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, LabelSpec]:
+def load_model(config: RunConfig, run_dir: Path, shard: Shard) -> tuple[nn.Module, PredictedLabel]:
     """Return the model of a run with its best weights, and its label; collective."""
     spec = read_label(RunDirectory(run_dir, resume=True).label)
     _check_types(run_dir, spec.types, _types_of(shard))
@@ -395,6 +412,19 @@ def _check_kind(
             "predict: expected --edges, without --nodes, --embeddings and --smooth, for a run of "
             f"--task {config.task}, which predicts pairs of nodes. Give a table with columns src "
             "and dst."
+        )
+
+
+def _check_threshold(threshold: float, spec: LabelSpec) -> None:
+    """Raise a ConfigError if a threshold is no probability, or the label is not yes or no."""
+    if not 0 <= threshold <= 1:
+        raise ConfigError(
+            f"--threshold: expected a probability from 0 to 1, got {threshold}. Correct it."
+        )
+    if kind_of(spec) != "binary":
+        raise ConfigError(
+            f"--threshold: expected a run of a yes-or-no label, got one of kind {spec.task}. Leave "
+            "it out."
         )
 
 

@@ -39,10 +39,23 @@ def test_the_next_month_is_encoded_by_the_recipe_of_the_run(command: Run) -> Non
     assert one == other
     assert [encoded["column"] for encoded in one] == ["age", "f_0", "country"]
     assert command("predict", "run", "next", "--out", "scores").code == 0
-    assert command("predict", "run", ".", "--out", "scores-of-tables").code == 0
+    month = Path("february")
+    month.mkdir()
+    for name, other in (("nodes", "people"), ("edges", "payments")):
+        Path(f"{name}.parquet").rename(month / f"{other}.parquet")
+    Path(month, "ids.csv").write_text("name,other\ne,1\n")  # with the column of ids only
+    assert command("predict", "run", month, "--out", "scores-of-tables").code == 0
     scores = [pq.read_table(path).sort_by("id") for path in ("scores", "scores-of-tables")]
     assert scores[0].num_rows == 4
     assert scores[0].equals(scores[1])
+    Path(month, "copy.parquet").symlink_to("people.parquet")
+    for out, message in (
+        ("a", "february: expected one table of nodes, .* got .*copy.parquet.*people.parquet"),
+        ("b", "february: expected one table of edges, .*'from', 'to', 'amount' .*, got none. Add"),
+    ):
+        assert_one_line(command("predict", "run", month, "--out", out), message)
+        Path(month, "payments.parquet").unlink(missing_ok=True)
+    write_tables(later, {"from": ["e"], "to": ["f"], "amount": [2.0]})
     refitted = command("partition", *TABLES, "refitted", "--features", "features.toml")
     assert refitted.code == 0, refitted.err
     assert_one_line(

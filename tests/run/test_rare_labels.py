@@ -69,6 +69,13 @@ def test_run_weighs_chooses_a_threshold_reports_and_predicts_by_it(
     assert is_yes.any()
     assert not is_yes.all()
 
+    run = tmp_path / "run"
+    done = predict_run(run, store, tmp_path / "all", gt.communicator(), threshold=0.0)
+    assert (done.rows, done.label.threshold) == (N, 0.0)
+    assert all(pq.read_table(tmp_path / "all")["prediction"].to_pylist())
+    with pytest.raises(ConfigError, match="--threshold: expected a probability from 0 to 1"):
+        predict_run(run, store, tmp_path / "none", gt.communicator(), threshold=1.5)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),

@@ -57,6 +57,9 @@ def test_load_run_gives_the_model_and_the_graph(tmp_path: Path) -> None:
     known = smoothed.sum(1) > 0
     torch.testing.assert_close(want[known], torch.from_numpy(got)[known])
 
+    with pytest.raises(ConfigError, match="--threshold: expected a run of a yes-or-no label"):
+        predict_run(run, str(store), tmp_path / "none", ALONE, threshold=0.5)
+
     accuracy = propagate_labels(str(store), tmp_path / "spread", ALONE, num_layers=5)
     spread = by_id(gt.label_propagation(shard, num_layers=5), shard, graph)
     table = pq.read_table(tmp_path / "spread").sort_by("id")
