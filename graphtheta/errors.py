@@ -57,7 +57,14 @@ def _without_middle(text: str, limit: int) -> str:
 
 
 class GraphThetaError(Exception):
-    """Base class of all exceptions of GraphTheta. Its message is one line of limited length."""
+    """Base class of all exceptions of GraphTheta. Its message is one line of limited length.
+
+    Attributes:
+        exit_code: Exit code of a command that ends with it: 2, or 75 if the same command may
+            succeed when it is started again.
+    """
+
+    exit_code = 2
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(self.shorten(arg) if isinstance(arg, str) else arg for arg in args))
@@ -120,6 +127,8 @@ class StoreError(PartitionError):
 class CommError(GraphThetaError):
     """Workers could not continue together."""
 
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
 
 class ExchangeTimeout(CommError):
     """A worker waited longer than the timeout for the others."""
@@ -127,6 +136,8 @@ class ExchangeTimeout(CommError):
 
 class CollectiveMismatch(CommError):
     """Two workers are in different operations, or disagree on a shape or type."""
+
+    exit_code = 2
 
 
 class WorkerFailed(CommError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from graphtheta.datasets import read
 from graphtheta.errors import ConfigError
 from graphtheta.partition import Plan, Resources, make_store
 from graphtheta.runtime.scratch import scratch_folder
+from graphtheta.runtime.supervisor import find_mpiexec
 
 __all__ = ["efficiency", "scaling_records", "store_to_scale"]
 
@@ -94,7 +94,7 @@ def efficiency(first: Record, record: Record) -> tuple[float, float]:
 def _run(size: int, arguments: Sequence[str], threads: int) -> None:
     command = [sys.executable, "-m", "graphtheta", *arguments]
     if size > 1:
-        command = [_mpiexec(), "-n", str(size), *command]
+        command = [find_mpiexec(), "-n", str(size), *command]
     clean = {n: value for n, value in os.environ.items() if not n.startswith(_LAUNCHERS)}
     clean["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
@@ -105,13 +105,3 @@ def _run(size: int, arguments: Sequence[str], threads: int) -> None:
             f"bench scaling: expected {size} workers to train, got exit code {done.returncode}: "
             f"{error.removeprefix('error: ')}"
         )
-
-
-def _mpiexec() -> str:
-    in_environment = Path(sys.executable).parent / "mpiexec"
-    found = str(in_environment) if in_environment.exists() else shutil.which("mpiexec")
-    if found is None:
-        raise ConfigError(
-            "bench scaling: expected mpiexec, got none. Run: pip install 'graphtheta[mpi]'"
-        )
-    return found

@@ -23,13 +23,14 @@ from graphtheta.cli.doctor import doctor
 from graphtheta.cli.explain import explain
 from graphtheta.cli.export import export
 from graphtheta.cli.info import info
+from graphtheta.cli.launch import launch
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
-from graphtheta.cli.train import train
+from graphtheta.cli.train import TrainCommand, train
 from graphtheta.comm.launch import communicator, guarded
 from graphtheta.errors import ConfigError
 from graphtheta.runtime.tuning import tune
@@ -49,13 +50,18 @@ for _command in (
     info,
     export,
     train,
+    launch,
     predict,
     propagate,
     serve,
     explain,
     doctor,
 ):
-    app.command(cls=Command)(_command)
+    app.command(
+        cls=TrainCommand if _command is train else Command,
+        # All words after the command that is launched belong to that command.
+        context_settings={"allow_interspersed_args": _command is not launch},
+    )(_command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(bench, name="bench")
 app.add_typer(schedule, name="schedule")
@@ -83,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line in this worker of the job, and return the exit code.
 
     0: success. 1: an internal error, printed with a traceback. 2: a mistake of the user, printed
-    in one line. 130: Ctrl-C. 141: the output was closed. 143: training was stopped by SIGTERM,
-    after a checkpoint. If one worker fails, the job ends.
+    in one line. 75: a worker was lost or did not answer. 130: Ctrl-C. 141: the output was closed.
+    143: training was stopped by SIGTERM, after a checkpoint. If one worker fails, the job ends.
 
     Args:
         arguments: Arguments without the program's name. If None, those of this process.

@@ -13,7 +13,7 @@ import typer
 from annotated_types import Ge, Gt, Lt
 from pydantic.fields import FieldInfo
 
-from graphtheta.cli.terminal.help import flag, option
+from graphtheta.cli.terminal.help import Command, flag, option
 from graphtheta.cli.terminal.names import NAMES, names
 from graphtheta.cli.terminal.show import show_rows
 from graphtheta.errors import ConfigError
@@ -26,7 +26,7 @@ from graphtheta.wording import counted
 if TYPE_CHECKING:
     from graphtheta.train.trainer import Trainer
 
-__all__ = ["train"]
+__all__ = ["TrainCommand", "train"]
 
 _METAVARS = {int: "INTEGER", float: "FLOAT", Path: "PATH"}
 
@@ -134,6 +134,18 @@ def _range(field: FieldInfo) -> Iterator[str]:
         yield f"x>={limits[Ge].ge}"
 
 
+class TrainCommand(Command):
+    """Command whose flag `--resume` may be followed by `auto`, which means the same."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        kept = [
+            "--resume" if word == "--resume=auto" else word
+            for before, word in zip(["", *args], args, strict=False)
+            if (before, word) != ("--resume", "auto")
+        ]
+        return super().parse_args(ctx, kept)
+
+
 @_with_run_options
 def train(
     options: dict[str, Any],
@@ -150,7 +162,8 @@ def train(
         options: Options of the run that were given, by field name.
         config: TOML file of these options, such as the config.toml of another run. Options on the
             command line take precedence.
-        resume: Continue the run in --run-dir from its newest whole checkpoint, if there is one.
+        resume: Continue the run in --run-dir from its newest whole checkpoint, or start it if there
+            is none. It may be written as --resume auto.
         no_progress: Print a line for each epoch instead of a progress bar.
 
     Example:

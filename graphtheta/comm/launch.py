@@ -190,7 +190,7 @@ def guarded(main: Callable[[], int | None]) -> int:
         main: The program. Returns the exit code, or None for 0.
 
     Returns:
-        The exit code for `sys.exit`: 2 for a GraphThetaError, which is printed as one line; 1 for
+        The exit code for `sys.exit`: that of a GraphThetaError, which is printed as one line; 1 for
         another exception, which is printed with its traceback; 130 for Ctrl-C; the code of
         SystemExit. If there are several ranks, this returns 0 or does not return.
 
@@ -226,7 +226,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return 130, f"error: {_who()}interrupted"
     if isinstance(error, GraphThetaError):
         kind = f"{type(error).__name__}: " if _process else ""
-        return 2, f"error: {_who()}{kind}{error}"
+        return error.exit_code, f"error: {_who()}{kind}{error}"
     trace = "".join(traceback.format_exception(error))
     return 1, f"{trace}error: {_who()}{type(error).__name__}: {error}"
 

@@ -172,7 +172,9 @@ class StoreChannel:
             except RuntimeError as error:
                 time.sleep(LAUNCHER_S)
                 self.end_job(
-                    2, f"error: rank {self.rank}: WorkerFailed: {lost('another', error)}", ()
+                    WorkerFailed.exit_code,
+                    f"error: rank {self.rank}: WorkerFailed: {lost('another', error)}",
+                    (),
                 )
             return True
 

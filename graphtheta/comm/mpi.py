@@ -141,7 +141,7 @@ class _Channel:
             except MPI.Exception as error:
                 time.sleep(LAUNCHER_S)
                 message = f"error: rank {self.rank}: WorkerFailed: {lost('another rank', error)}"
-                self.end_job(2, message, ())
+                self.end_job(WorkerFailed.exit_code, message, ())
 
         return all_arrived
 

@@ -25,6 +25,7 @@ from typing import NoReturn, Protocol
 import psutil
 
 from graphtheta.comm.sentinel import Lifeline
+from graphtheta.errors import ExchangeTimeout
 
 __all__ = ["ControlChannel", "Watchdog", "describe_waits", "install_stack_dump"]
 
@@ -34,7 +35,6 @@ _NAP_S = 20e-6  # between two tests of a request that is late
 _RANK_0_FIRST_S = 3.0  # on a crowded host, ranks reach the same mistake one after another
 _STACK_S = 0.3  # time for a lost rank to print its stack and for the launcher to pass it on
 _MAX_NAMED = 8  # ranks that a message lists
-_EXIT_CODE = 2  # the same as for every GraphThetaError
 
 
 def describe_waits(waits: Mapping[int, str], absent: Iterable[int], verb: str) -> str:
@@ -304,7 +304,7 @@ class Watchdog:
             os.kill(self._neighbours[rank], signal.SIGUSR2)
             time.sleep(_STACK_S)
         self.abort(
-            _EXIT_CODE,
+            ExchangeTimeout.exit_code,
             f"error: rank {self._channel.rank}: ExchangeTimeout: nothing moved for {waited:.0f} s: "
             f"{report}. Raise the timeout if a rank is only slow.",
             [self._neighbours[rank] for rank in near],

@@ -55,7 +55,7 @@ from tests.jobs import run, run_job, running, under_mpiexec
 
 
 COMMANDS = (
-    "partition", "communities", "info", "export", "train", "predict", "propagate",
+    "partition", "communities", "info", "export", "train", "launch", "predict", "propagate",
     "explain", "doctor"
 )  # fmt: skip
 OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name in GENERATORS))
@@ -237,7 +237,7 @@ def test_resume_goes_on_to_more_epochs_and_refuses_other_options(command: Run, c
     rates = [0.02, 0.02, 0.01, 0.01, 0.005, 0.005]
     Path("rates.json").write_text(json.dumps({"lr": rates, "by": "epoch"}))
     options = ["--hidden", 4, "--seed", 3, "--schedule", "rates.json"]
-    whole = train(command, cora, "--run-dir", "whole", "--epochs", 6, *options, "--resume")
+    whole = train(command, cora, "--run-dir", "whole", "--epochs", 6, *options, "--resume", "auto")
     train(command, cora, "--run-dir", "run", "--epochs", 4, *options)
     resumed = train(command, "--run-dir", "run", "--epochs", 6, "--resume")
     assert resumed["loss_history"] == whole["loss_history"]
@@ -245,7 +245,7 @@ def test_resume_goes_on_to_more_epochs_and_refuses_other_options(command: Run, c
     assert [line["lr"] for line in lines] == rates
     assert resumed["stop_reason"] == "epochs"
     # What is over stays as it is.
-    over = train(command, "--run-dir", "run", "--resume")
+    over = train(command, "--run-dir", "run", "--resume=auto")
     assert over["loss_history"] == whole["loss_history"]
 
     result = command("train", "--run-dir", "run", "--resume", "--hidden", 8)

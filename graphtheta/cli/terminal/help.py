@@ -27,6 +27,7 @@ def option(
     metavar: str,
     help: str | None = None,
     *,
+    names: tuple[str, ...] = (),
     panel: str | None = None,
     default: str | bool = True,
     **limits: Any,
@@ -36,12 +37,18 @@ def option(
     Args:
         metavar: Placeholder of the value in the help.
         help: What the option does. If None, it is in the docstring of the command.
+        names: Names of the option, such as --workers and -n. If empty, that of the parameter.
         panel: Section of the help.
         default: Describes a default that is not a value; False to show none.
         limits: `min` and `max` of a number.
     """
     return typer.Option(
-        metavar=metavar, help=help, rich_help_panel=panel, show_default=default, **limits
+        *names,
+        metavar=metavar,
+        help=help,
+        rich_help_panel=panel,
+        show_default=default,
+        **limits,
     )
 
 
