@@ -1,0 +1,1 @@
+"""Training by groups of workers that come and go, with the parameters at a service."""
