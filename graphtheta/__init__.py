@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphtheta.shard.shard import Shard
     from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch
     from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
+    from graphtheta.train.elastic.host import ParameterHost
     from graphtheta.train.gradients import broadcast_model, sum_gradients
     from graphtheta.train.trainer import Trainer
 
@@ -39,6 +40,7 @@ __all__ = [
     "LinkPrediction",
     "MiniBatch",
     "NodePrediction",
+    "ParameterHost",
     "Shard",
     "Trainer",
     "broadcast_model",
@@ -68,6 +70,7 @@ _HOME = {
     "LinkPrediction": "graphtheta.task",
     "MiniBatch": "graphtheta.strategy",
     "NodePrediction": "graphtheta.task",
+    "ParameterHost": "graphtheta.train.elastic.host",
     "Shard": "graphtheta.shard.shard",
     "Trainer": "graphtheta.train.trainer",
     "broadcast_model": "graphtheta.train.gradients",

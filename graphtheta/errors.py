@@ -18,7 +18,8 @@ GraphThetaError
     ├── LimitExceeded              a request exceeds a limit of the server
     ├── WrongServer                it has another protocol version or another store
     ├── Unreachable                no server answers, or it is busy or stopping
-    └── CallTimeout                the answer did not arrive in time
+    ├── CallTimeout                the answer did not arrive in time
+    └── VersionGone                the parameters of a version are not there any more
 ```
 
 A message is one line: where the error is, what was expected, what was found, and what to do. Names
@@ -44,6 +45,7 @@ __all__ = [
     "UnknownAttribute",
     "UnknownNode",
     "Unreachable",
+    "VersionGone",
     "WorkerFailed",
     "WrongServer",
 ]
@@ -170,3 +172,7 @@ class Unreachable(EngineError):
 
 class CallTimeout(EngineError):
     """An answer did not arrive before the deadline of the call."""
+
+
+class VersionGone(EngineError):
+    """A parameter service does not have a version of the parameters, or not any more."""

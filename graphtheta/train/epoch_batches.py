@@ -21,17 +21,20 @@ class EpochBatches:
         micro_batches: Queue of micro-batches, if steps are divided into them.
         prefetch: Number of batches prepared ahead in the background.
         stages: Timers that the waiting for batches is added to.
+
+    Attributes:
+        steps: As given.
     """
 
     def __init__(
         self, steps: Steps, micro_batches: MicroBatches | None, prefetch: int, stages: StageTimers
     ) -> None:
-        self._steps, self._micro_batches = steps, micro_batches
+        self.steps, self._micro_batches = steps, micro_batches
         self._prefetch, self._stages = prefetch, stages
 
     def of_epoch(self, epoch: int) -> Iterator[Batch | StepEnd]:
         """Yield the batches of an epoch; collective."""
-        steps = self._steps(epoch)
+        steps = self.steps(epoch)
         prepared: Iterator[Batch | StepEnd] = (
             (step() for step in steps)
             if self._micro_batches is None
@@ -47,4 +50,4 @@ class EpochBatches:
 
     def num_steps(self) -> int:
         """Return the number of steps of an epoch."""
-        return sum(1 for _ in self._steps(0))
+        return sum(1 for _ in self.steps(0))

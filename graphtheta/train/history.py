@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphtheta.errors import ConfigError
 from graphtheta.task.metrics import MainMetric
 
 __all__ = ["History"]
@@ -34,6 +36,21 @@ class History:
     best: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     stop_reason: str = ""
+
+    def record_epoch(self, epoch: int, loss: float, seconds: float) -> dict[str, float]:
+        """Record the loss and the time of an epoch, and return its line of metrics.
+
+        Raises:
+            ConfigError: If the loss is not finite.
+        """
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"trainer: expected a finite loss, but the loss became {loss} in epoch {epoch}. "
+                "Lower the learning rate (--lr), or look for extreme features."
+            )
+        self.loss.append(loss)
+        self.epoch_seconds.append(seconds)
+        return {"epoch": epoch, "loss": loss, "seconds": seconds}
 
     def record_metrics(self, epoch: int, metrics: Mapping[str, float], main: MainMetric) -> bool:
         """Record the metrics of an evaluation; return whether the epoch is the best so far.

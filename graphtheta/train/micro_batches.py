@@ -21,7 +21,15 @@ from graphtheta.strategy import Batch, Step
 from graphtheta.train.gradients import assign_gradients, flatten_gradients, gradient_buckets
 from graphtheta.wording import counted
 
-__all__ = ["MicroBatch", "MicroBatches", "StepEnd"]
+__all__ = [
+    "MicroBatch",
+    "MicroBatches",
+    "StepEnd",
+    "as_sparse",
+    "refuse_statistics",
+    "sum_in_order",
+    "summed_share",
+]
 
 Array = NDArray[Any]
 
@@ -90,12 +98,7 @@ class MicroBatches:
                 f"{counted(groups.number, 'group')}. Raise micro_batches; it does not "
                 "change the results."
             )
-        if any(getattr(module, "has_statistics", False) for module in model.modules()):
-            raise ConfigError(
-                "trainer: expected a model without batch normalisation or another layer that needs "
-                "all nodes of a step at once, since micro_batches or groups is given. Leave out "
-                "one of them."
-            )
+        refuse_statistics(model)
         self.count, self.num_taken = count, 0
         self._groups, self._stages = groups, stages
         self._buckets = list(gradient_buckets(model.parameters()))
@@ -147,8 +150,8 @@ class MicroBatches:
         """
         comm, self.num_taken = self._groups.comm, self.num_taken + 1
         self._sums[index] = loss, count
-        share = [_summed_share(flatten_gradients(bucket).numpy(), comm) for bucket in self._buckets]
-        rows = [_as_sparse(parameter) for parameter in self._sharded]
+        share = [summed_share(flatten_gradients(bucket).numpy(), comm) for bucket in self._buckets]
+        rows = [as_sparse(parameter) for parameter in self._sharded]
         previous = self._indices[-1] if self._indices else -1
         self._is_prefix &= previous == index - 1
         if self._is_prefix and self._kept:
@@ -177,7 +180,7 @@ class MicroBatches:
             taken = across.all_gather(np.array(self._indices, np.int64), stage="wait for groups")
         comm.all_reduce(self._sums, stage="loss")
         across.all_reduce(self._sums, stage="loss of all groups")  # exact: one term is not zero
-        loss, count = _in_order(self._sums).tolist()
+        loss, count = sum_in_order(self._sums).tolist()
         weight = count or 1.0  # a step whose targets weigh nothing has no loss
         for number, bucket in enumerate(self._buckets):
             size = sum(parameter.numel() for parameter in bucket)
@@ -197,18 +200,28 @@ class MicroBatches:
         return loss / weight, count
 
 
+def refuse_statistics(model: nn.Module) -> None:
+    """Raise a ConfigError if a model needs all nodes of a step at once."""
+    if any(getattr(module, "has_statistics", False) for module in model.modules()):
+        raise ConfigError(
+            "trainer: expected a model without batch normalisation or another layer that needs "
+            "all nodes of a step at once, since micro_batches, groups or parameters is given. "
+            "Leave out one of them."
+        )
+
+
 def _share(size: int, comm: Communicator) -> int:
     """Return how many of `size` numbers are in this worker's slice, as `np.array_split` cuts."""
     return size // comm.size + (comm.rank < size % comm.size)
 
 
-def _summed_share(gradient: Array, comm: Communicator) -> Array:
+def summed_share(gradient: Array, comm: Communicator) -> Array:
     """Return this worker's slice of a gradient, summed over the workers of its group."""
     slices = np.array_split(gradient, comm.size)
     received = [np.empty_like(slices[comm.rank]) for _ in slices]
     send, recv = dict(enumerate(slices)), dict(enumerate(received))
     comm.exchange(send, recv, stage="reduce gradients").wait()
-    return _in_order(received)
+    return sum_in_order(received)
 
 
 def _summed_across(
@@ -232,10 +245,10 @@ def _summed_across(
     recv = {group: np.empty(len(kept) * width, like.dtype) for group, kept in enumerate(taken)}
     across.exchange(send, recv, stage="sum gradients across groups").wait()
     order = np.argsort(np.concatenate(taken))
-    return _in_order(np.concatenate(list(recv.values())).reshape(len(order), width)[order])
+    return sum_in_order(np.concatenate(list(recv.values())).reshape(len(order), width)[order])
 
 
-def _as_sparse(parameter: ShardedParameter) -> Tensor:
+def as_sparse(parameter: ShardedParameter) -> Tensor:
     """Return the gradient of a sharded parameter as distinct rows."""
     gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return gradient.coalesce() if gradient.is_sparse else gradient.to_sparse(1)
@@ -278,7 +291,7 @@ def _rows_across(
     )
 
 
-def _in_order(rows: Iterable[Array] | Array) -> Array:
+def sum_in_order(rows: Iterable[Array] | Array) -> Array:
     """Return the sum of rows, added one after the other."""
     first, *others = rows
     total: Array = first.copy()

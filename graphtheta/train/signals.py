@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from graphtheta.comm.communicator import Communicator
 
-__all__ = ["SignalRequests", "Stopped", "catch_signals"]
+__all__ = ["SignalRequests", "Stopped", "agree_on", "catch_signals"]
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _TWICE_S = 1.0  # a launcher may forward Ctrl-C to ranks that the terminal has sent it to already
@@ -101,3 +103,21 @@ def catch_signals(comm: Communicator, *, saves: bool) -> Iterator[SignalRequests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def agree_on(
+    world: Communicator, requests: SignalRequests | None, *, save: bool, stop: bool
+) -> tuple[bool, int, str]:
+    """Return whether to save, the signal to stop on, and the reason to stop, if any; collective.
+
+    Args:
+        world: The workers.
+        requests: Signals that this process has received, if they are caught.
+        save: Whether this worker wants to save anyway.
+        stop: Whether this worker wants to stop without a signal, after a callback.
+    """
+    by_signal, number = (False, 0) if requests is None else requests.take()
+    flags = np.array([save or by_signal, number, stop], np.int8)
+    world.all_reduce(flags, "max", stage="signals")
+    reason = "signal" if flags[1] else "callback" if flags[2] else ""
+    return bool(flags[0]), int(flags[1]), reason

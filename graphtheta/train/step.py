@@ -39,6 +39,9 @@ class StepRunner:
         clip: Largest norm of the gradients of a step. If None, they are not clipped.
         accumulate: Number of batches whose gradients one update sums.
         bf16: Whether the model's products are in bfloat16.
+
+    Attributes:
+        bf16: As given.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class StepRunner:
         self._model, self._optimizer, self._task = model, optimizer, task
         self._shard, self._stages, self._micro_batches = shard, stages, micro_batches
         self._rate, self._clip, self._accumulate = rate, clip, accumulate
-        self._device, self._bf16 = shard.device.type, bf16
+        self._device, self.bf16 = shard.device.type, bf16
         self._num_pending, self._pending_targets = 0, 0.0  # batches since the last update
         self._is_checked = False
 
@@ -81,19 +84,19 @@ class StepRunner:
             assert self._micro_batches is not None
             with self._stages.rest("backward", Stage("reduce")):
                 mean, targets = self._micro_batches.finish()
-            self._update()
+            self.update()
             return mean, targets
-        loss, count = self._forward(batch)
+        loss, count = self.forward(batch)
         sums = np.array([float(loss.detach()), count], np.float64)
         self._shard.comm.all_reduce(sums, stage="loss")
         weight = float(sums[1]) or 1.0  # a batch whose targets weigh nothing has no loss
         self._num_pending += 1
         self._pending_targets += float(sums[1])
         if self._accumulate == 1:
-            self._backward(loss / weight, batch)
+            self.backward(loss / weight, batch)
             self._pending_targets = 1.0  # the gradient is that of the mean already
         else:
-            self._backward(loss, batch)
+            self.backward(loss, batch)
         if self._num_pending == self._accumulate:
             self.finish()
         return float(sums[0]) / weight, float(sums[1])
@@ -109,9 +112,10 @@ class StepRunner:
                     if parameter.grad is not None:
                         parameter.grad /= self._pending_targets
         self._num_pending, self._pending_targets = 0, 0.0
-        self._update()
+        self.update()
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Update the parameters by their gradients; collective."""
         with self._stages.timed("backward", Stage("update")):
             if self._clip is not None:
                 clip_gradients(self._model.parameters(), self._clip, self._shard.comm)
@@ -121,20 +125,23 @@ class StepRunner:
 
     def _add_micro_batch(self, batch: MicroBatch) -> None:
         assert self._micro_batches is not None
-        loss, count = self._forward(batch)
-        self._backward(loss, batch)
+        loss, count = self.forward(batch)
+        self.backward(loss, batch)
         with self._stages.timed("backward", Stage("reduce")):
             self._micro_batches.add(batch.index, float(loss.detach()), count)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, float]:
-        """Return the summed loss of this worker's targets, and their number or summed weight."""
+    def forward(self, batch: Batch) -> tuple[Tensor, float]:
+        """Return the summed loss of this worker's targets, and their number or summed weight.
+
+        Collective. It resets the gradients, unless those of earlier batches wait for an update.
+        """
         self._shard.channel.stages = self._stages
         if not self._num_pending:
             self._optimizer.zero_grad()
         # The check costs microseconds per torch call, so that only the first step has it.
         with (
             nullcontext() if self._is_checked else WorkerIndependent(),
-            torch.autocast(self._device, torch.bfloat16) if self._bf16 else nullcontext(),
+            torch.autocast(self._device, torch.bfloat16) if self.bf16 else nullcontext(),
         ):
             outputs = run_model(self._model, batch.view)
         if not self._is_checked and len(batch.rows) and int(batch.rows.max()) >= len(outputs):
@@ -146,7 +153,8 @@ class StepRunner:
         self._task.check(outputs)
         return batch.step_targets.loss(batch.view, outputs[batch.rows])
 
-    def _backward(self, loss: Tensor, batch: Batch) -> None:
+    def backward(self, loss: Tensor, batch: Batch) -> None:
+        """Add the gradients of a loss of a batch to those of the parameters; collective."""
         with (
             self._stages.rest("backward", Stage("transform and apply")),
             torch.autograd.set_multithreading_enabled(False),  # see `View.token`

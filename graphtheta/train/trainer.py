@@ -29,6 +29,8 @@ from graphtheta.train.best_weights import BestWeights
 from graphtheta.train.callbacks import Callbacks, callbacks_of
 from graphtheta.train.checkpoint import RunState
 from graphtheta.train.columns_read import ColumnReport
+from graphtheta.train.elastic.group import ElasticGroup, check_group
+from graphtheta.train.elastic.source import ParameterSource
 from graphtheta.train.epoch_batches import EpochBatches
 from graphtheta.train.gradients import broadcast_model
 from graphtheta.train.history import History
@@ -42,7 +44,7 @@ from graphtheta.train.model_check import (
 )
 from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.saving import RunSaver
-from graphtheta.train.signals import SignalRequests, Stopped, catch_signals
+from graphtheta.train.signals import Stopped, agree_on, catch_signals
 from graphtheta.train.step import StepRunner
 from graphtheta.train.summary import summarise
 from graphtheta.wording import counted
@@ -93,6 +95,11 @@ class Trainer:
             results.
         micro_batches: Number of micro-batches that a step is computed in, at least as many as
             groups. It changes results by rounding only.
+        parameters: Parameter service that this job works for, as one of its groups: a
+            `gt.ParameterClient`, or a `gt.ParameterHost` in the same process. It owns the
+            parameters, the optimiser and the files; `optimizer` and what follows it, but for
+            `precision`, `seed`, `callbacks` and `progress`, are those of the service. If None,
+            the job trains by itself.
         patience: Number of epochs without a better validation metric after which training ends; if
             None, all epochs are trained.
         evaluate_every: Number of epochs between evaluations.
@@ -138,6 +145,7 @@ class Trainer:
         prefetch: int = 0,
         groups: Groups | None = None,
         micro_batches: int = 1,
+        parameters: ParameterSource | None = None,
         patience: int | None = None,
         evaluate_every: int = 1,
         run_dir: RunDirectory | Path | str | None = None,
@@ -186,36 +194,40 @@ class Trainer:
             parameter_groups=parameter_groups,
             report=self.groups.world.rank == 0,
         )
-        self._rate = LearningRate(schedule, self.optimizer, report=self.groups.world.rank == 0)
-        self._accumulate = need_whole(accumulate, "trainer: accumulate", 1)
+        self.rate = LearningRate(schedule, self.optimizer, report=self.groups.world.rank == 0)
+        self.accumulate = need_whole(accumulate, "trainer: accumulate", 1)
         self.shard, self.comm = shard, shard.comm
         self.world = self.groups.world
         self.strategy = strategy or GlobalBatch()
-        self.seed, self.prefetch, self.patience = seed, prefetch, patience
+        self.seed, self.patience, self.micro_batches = seed, patience, micro_batches
         self.evaluate_every = max(1, evaluate_every)
         self.history = History()
         self.stages = StageTimers()
-        self.task = (task or NodePrediction(label, split)).bind(self.model, shard, seed)
+        self.options = task or NodePrediction(label, split)
+        self.task = self.options.bind(self.model, shard, seed)
         if self.world.rank == 0:
             for warning in self.task.warnings:
                 _log.warning(warning)
         # The decoder reads a column of relations, and a strategy may sample by weights.
         others = getattr(task, "relation", None), getattr(strategy, "weight", None)
         self._columns = ColumnReport(self.model, shard, others)
-        self._weights = BestWeights(self.model)
+        self.best_weights = BestWeights(self.model)
         files = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
-        self._saver = RunSaver(
+        self.saver = RunSaver(
             files, self.groups, every=checkpoint_every, seconds=checkpoint_seconds
         )
         last = callbacks_of(files, loggers, progress)
-        self._callbacks = Callbacks(callbacks, last if self.world.rank == 0 else ())
+        self.callbacks = Callbacks(callbacks, last if self.world.rank == 0 else ())
         self._stop_requested = False
         self.resumed_from: Path | None = None
+        self._source = parameters
+        if parameters is not None:
+            check_group(self.model, self.groups, accumulate, files, micro_batches)
         broadcast_model(model, self.world)
         preparing = shard.comm.split(0) if prefetch else None
         self._micro_batches = None
         if self.groups.number > 1 or micro_batches != 1:
-            if self._accumulate != 1:
+            if self.accumulate != 1:
                 raise ConfigError(
                     "trainer: expected accumulate=1 with groups or micro_batches, which divide a "
                     f"step, got {accumulate}. Give the strategy a larger batch."
@@ -230,18 +242,18 @@ class Trainer:
             seed=seed,
             comm=preparing,
         )
-        self._batches = EpochBatches(steps, self._micro_batches, prefetch, self.stages)
-        self._rows = RowOptimizer(self.optimizer)
-        self._step = StepRunner(
+        self.batches = EpochBatches(steps, self._micro_batches, prefetch, self.stages)
+        self.rows = RowOptimizer(self.optimizer)
+        self.runner = StepRunner(
             model,
-            self._rows,
+            self.rows,
             self.task,
             shard,
             self.stages,
             self._micro_batches,
-            rate=self._rate,
+            rate=self.rate,
             clip=clip,
-            accumulate=self._accumulate,
+            accumulate=self.accumulate,
             bf16=precision == "bf16",
         )
 
@@ -255,7 +267,7 @@ class Trainer:
             f"{counted(self.world.size, 'worker')}, {epochs} trained)"
         )
 
-    def fit(self, epochs: int, *, signals: bool = False) -> dict[str, Any]:
+    def fit(self, epochs: int | None = None, *, signals: bool = False) -> dict[str, Any]:
         """Train until `epochs` epochs are done in total, or patience is over; collective.
 
         Afterwards the model holds the weights of the best epoch: the first one with the best
@@ -265,7 +277,7 @@ class Trainer:
 
         Args:
             epochs: Number of epochs in total, including those of earlier calls and of a run that
-                was resumed.
+                was resumed. With a parameter service, None takes the number of its run.
             signals: Whether to handle signals while it trains, in the main thread: SIGUSR1 saves a
                 checkpoint at the end of the epoch; SIGTERM and, with a run directory, Ctrl-C also
                 end training then.
@@ -279,9 +291,13 @@ class Trainer:
                 directory cannot be written, or another run is in progress in it.
             Stopped: On SIGTERM and Ctrl-C, with `signals`.
         """
-        epochs = need_whole(epochs, "trainer: epochs", 1)
         refuse_autocast(self.shard.device.type)
-        with self._saver.locked():
+        if self._source is not None:
+            catching = catch_signals(self.world, saves=False) if signals else nullcontext()
+            with self.callbacks.closing(), catching as requests:
+                return ElasticGroup(self._source, self).run(epochs, requests)
+        epochs = need_whole(epochs, "trainer: epochs", 1)
+        with self.saver.locked():
             return self._fit(epochs, signals)
 
     def stop(self) -> None:
@@ -289,94 +305,90 @@ class Trainer:
         self._stop_requested = True
 
     def _fit(self, epochs: int, signals: bool) -> dict[str, Any]:
-        history, has_files = self.history, self._saver.run_dir is not None
+        history, has_files = self.history, self.saver.run_dir is not None
         done = len(history.loss)
         if self.world.rank == 0:
             history.warn_if_done(epochs, self.patience)
-        self._saver.start_clock()
-        self._rate.plan(epochs, lambda: -(-self._batches.num_steps() // self._accumulate))
-        self._weights.restore_last()
+        self.saver.start_clock()
+        self.rate.plan(epochs, lambda: -(-self.batches.num_steps() // self.accumulate))
+        self.best_weights.restore_last()
         history.stop_reason, self._stop_requested = "epochs", False
         catching = catch_signals(self.world, saves=has_files) if signals else nullcontext()
-        with self._callbacks.closing():
-            with self._rows.lazy(), catching as requests:
-                self._callbacks.call("on_fit_begin", self, epochs)
+        with self.callbacks.closing():
+            with self.rows.lazy(), catching as requests:
+                self.callbacks.call("on_fit_begin", self, epochs)
                 for epoch in range(done, epochs):
                     if history.is_patience_over(epoch, self.patience):
                         history.stop_reason = "patience"
                         break
-                    self._callbacks.call("on_epoch_begin", self, epoch)
+                    self.callbacks.call("on_epoch_begin", self, epoch)
                     record = self._epoch(epoch)
-                    self._callbacks.call("on_epoch_end", self, epoch, record)
-                    requested, stop = self._agree(requests)
-                    if has_files and (requested or self._saver.is_due(epoch + 1)):
+                    self.callbacks.call("on_epoch_end", self, epoch, record)
+                    is_time = self.world.rank == 0 and self.saver.is_time()
+                    requested, stop, reason = agree_on(
+                        self.world, requests, save=is_time, stop=self._stop_requested
+                    )
+                    history.stop_reason = reason or history.stop_reason
+                    if has_files and (requested or self.saver.is_due(epoch + 1)):
                         self.save(epoch + 1)
                     if stop:
                         raise Stopped(epoch + 1, stop)  # on all ranks
                     if history.stop_reason == "callback":
                         break
-            done = len(history.loss)
-            if has_files and self._saver.num_saved != done:
-                self.save(done)  # so that the run can continue with more epochs
-            self._weights.load()
-            summary = self._summary()
-            self._saver.finish(self._state(done), summary, self.task)
-            self._callbacks.call("on_fit_end", self, summary)
+            return self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Save a last checkpoint, load the best weights, and write the results; collective."""
+        done = len(self.history.loss)
+        if self.saver.run_dir is not None and self.saver.num_saved != done:
+            self.save(done)  # so that the run can continue with more epochs
+        self.best_weights.load()
+        summary = summarise(
+            history=self.history,
+            metric=self.task.metric,
+            stages=self.stages,
+            shard=self.shard,
+            groups=self.groups,
+            micro_batches=[] if self._micro_batches is None else self._micro_batches.by_group(),
+            seed=self.seed,
+        )
+        self.saver.finish(self._state(done), summary, self.task)
+        self.callbacks.call("on_fit_end", self, summary)
         return summary
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""
         start = time.perf_counter()
         loss = self._train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        if not np.isfinite(loss):
-            raise ConfigError(
-                f"trainer: expected a finite loss, but the loss became {loss} in epoch {epoch}. "
-                "Lower the learning rate (--lr), or look for extreme features."
-            )
-        self.history.loss.append(loss)
-        self.history.epoch_seconds.append(seconds)
-        record = {"epoch": epoch, "loss": loss, "seconds": seconds, **self._rate.rates()}
+        record = self.history.record_epoch(epoch, loss, time.perf_counter() - start)
+        record |= self.rate.rates()
         if (epoch + 1) % self.evaluate_every == 0:
             metrics = self.evaluate()
             record |= metrics
             if self.history.record_metrics(epoch, metrics, self.task.metric):
-                self._weights.keep()
-        self._rate.end_epoch(record, f"val_{self.task.metric.name}")
+                self.best_weights.keep()
+        self.rate.end_epoch(record, f"val_{self.task.metric.name}")
         return record
 
     def _train_epoch(self, epoch: int) -> float:
         """Run the steps of an epoch; return the mean loss of its targets."""
         self.model.train()
-        self._step.begin_epoch(epoch)
+        self.runner.begin_epoch(epoch)
         total, count, is_between = 0.0, 0.0, True
         with self.stages.rest("forward", Stage("other")):
-            for batch in self._batches.of_epoch(epoch):
+            for batch in self.batches.of_epoch(epoch):
                 if is_between:
-                    self._callbacks.call("on_step_begin", self, self.history.steps)
-                loss, targets = self._step.run(batch)
+                    self.callbacks.call("on_step_begin", self, self.history.steps)
+                loss, targets = self.runner.run(batch)
                 if self.world.rank == 0:
                     self._columns()
                 total, count = total + loss * targets, count + targets
                 is_between = not isinstance(batch, MicroBatch)
                 if is_between:
-                    self._callbacks.call("on_step_end", self, self.history.steps, loss)
+                    self.callbacks.call("on_step_end", self, self.history.steps, loss)
                     self.history.steps += 1
-            self._step.finish()
+            self.runner.finish()
         return total / count if count else float("nan")
-
-    def _agree(self, requests: SignalRequests | None) -> tuple[bool, int]:
-        """Return whether to save, by a signal or the clock, and the signal to stop; collective.
-
-        The reason to stop is noted in the history.
-        """
-        save, stop = (False, 0) if requests is None else requests.take()
-        save |= self.world.rank == 0 and self._saver.is_time()
-        flags = np.array([save, stop, self._stop_requested], np.int8)
-        self.world.all_reduce(flags, "max", stage="signals")
-        if flags[1] or flags[2]:
-            self.history.stop_reason = "signal" if flags[1] else "callback"
-        return bool(flags[0]), int(flags[1])
 
     # -- evaluation and prediction ----------------------------------------------------------------
 
@@ -386,7 +398,7 @@ class Trainer:
         Names are those such as `val_accuracy` and `test_loss`. Every group computes the metrics and
         takes those of the first group, so that all groups make the same decisions.
         """
-        self._rows.catch_up()
+        self.rows.catch_up()
         self.shard.channel.stages = StageTimers()  # evaluation does not count as stages of a step
         result = self.task.evaluate()
         values = np.array(list(result.values()))
@@ -405,8 +417,8 @@ class Trainer:
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run directory; collective."""
-        self._rows.catch_up()
-        self._saver.save(self._state(epochs_done))
+        self.rows.catch_up()
+        self.saver.save(self._state(epochs_done))
 
     def resume(self) -> int:
         """Continue from the newest whole checkpoint of the run directory, if any; collective.
@@ -419,10 +431,10 @@ class Trainer:
                 they were written with another model, seed or graph.
         """
         state = self._state(0)
-        found = self._saver.load(state)
+        found = self.saver.load(state)
         if found is not None:
             self.resumed_from, self.history = found, state.history
-            self._weights = BestWeights(self.model, state.best)
+            self.best_weights = BestWeights(self.model, state.best)
         return state.epochs
 
     def _state(self, epochs_done: int) -> RunState:
@@ -433,17 +445,6 @@ class Trainer:
             self.seed,
             epochs_done,
             self.history,
-            self._weights.best,
-            self._rate,
-        )
-
-    def _summary(self) -> dict[str, Any]:
-        return summarise(
-            history=self.history,
-            metric=self.task.metric,
-            stages=self.stages,
-            shard=self.shard,
-            groups=self.groups,
-            micro_batches=[] if self._micro_batches is None else self._micro_batches.by_group(),
-            seed=self.seed,
+            self.best_weights.best,
+            self.rate,
         )

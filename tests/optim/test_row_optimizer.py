@@ -253,14 +253,14 @@ def test_rows_and_moments_are_mapped_from_files(tmp_path: Path) -> None:
     trainer = gt.Trainer(model, shard, strategy=gt.MiniBatch(14, [2, 2]))
     trainer.fit(1)
     state = trainer.optimizer.state[model.weight]
-    assert trainer._weights.best is not None
+    assert trainer.best_weights.best is not None
     mapped = Path("/proc/self/maps").read_text().splitlines()
     ours = [line for line in mapped if str(tmp_path / "rows") in line]
     for tensor in (
         model.weight,
         state["exp_avg"],
         state["exp_avg_sq"],
-        trainer._weights.best["weight"],
+        trainer.best_weights.best["weight"],
     ):
         address = tensor.data_ptr()
         bounds = [[int(x, 16) for x in line.split()[0].split("-")] for line in ours]

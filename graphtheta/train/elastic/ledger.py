@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from graphtheta.errors import ConfigError
 
 __all__ = ["Ledger", "Outcome", "Work"]
 
 Payload = TypeVar("Payload")
-Outcome = Literal["counted", "repeated", "not open"]
+# What happens to a result: it counts, there was one already, its step is not open, or it is not
+# finite.
+Outcome = Literal["counted", "repeated", "not open", "refused"]
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True)
+class Work:
     """Micro-batch of a step, or evaluation of a version, that one group computes.
 
     Attributes:

@@ -1,0 +1,273 @@
+"""Host of the parameters of a run: leases work to groups, updates, evaluates and keeps versions."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from graphtheta.errors import ConfigError, VersionGone
+from graphtheta.runtime.numbers import need_whole
+from graphtheta.train.elastic.ledger import Ledger, Outcome, Work
+from graphtheta.train.elastic.progress import RunProgress
+from graphtheta.train.elastic.source import Contribution, GroupName, RunTerms, Task
+from graphtheta.train.elastic.terms import check_terms, terms_of
+from graphtheta.train.elastic.updates import Updates, Version
+
+__all__ = ["ParameterHost"]
+
+_log = logging.getLogger("graphtheta.engine")
+Array = NDArray[Any]
+_WAIT_S = 2.0  # longest wait for work in one call
+_REFUSALS = 2  # results of one micro-batch that are not finite, after which the run fails
+
+
+@dataclass
+class _Member:
+    """Group that has joined, and when it was last heard of."""
+
+    group: GroupName
+    seen: float
+    knows_end: bool = False
+
+
+class ParameterHost:
+    """Parameters, optimiser and work of a run, which groups of workers train together.
+
+    It is a `ParameterSource` for groups in the same process; a server passes the calls of others
+    to it. Its methods may be called by several threads at the same time.
+
+    Args:
+        trainer: A `Trainer` of one worker that holds the whole graph. Its options are those of the
+            run, and its run directory gets the files.
+        epochs: Number of epochs in total.
+        delay: Number of steps by which the version that a step is computed on is behind.
+        lease_s: Seconds after which the work of a group may be given to another.
+        config: Configuration of the run, which groups of the command line get.
+        clock: Function that returns the time in seconds.
+
+    Raises:
+        ConfigError: If an option is invalid, or the run directory is in use.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        epochs: int,
+        *,
+        delay: int = 0,
+        lease_s: float = 60.0,
+        config: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._config = clock, dict(config or {})
+        self._epochs = need_whole(epochs, "parameters: epochs", 1)
+        need_whole(delay, "parameters: delay", 0)
+        self._run = uuid.uuid4().hex
+        self._terms = terms_of(trainer)
+        self._updates = Updates(trainer)
+        self._progress = RunProgress(trainer, self._updates, self._epochs)
+        self._ledger: Ledger[Contribution] = Ledger(
+            trainer.micro_batches,
+            delay,
+            lease_s,
+            first=self._progress.step,
+            version=self._progress.step,
+            limit=self._progress.limit(),
+        )
+        self._keeps_rows = delay > 0
+        self._members: dict[str, _Member] = {}
+        self._refusals: dict[Work, int] = {}
+        self._failure: ConfigError | None = None
+        self._summary: dict[str, Any] | None = None
+        self._changed = threading.Condition(threading.RLock())
+        self._stack = ExitStack()
+        with self._changed:
+            self._stack.enter_context(self._progress.started())
+            self._versions = {self._ledger.version: self._updates.version(whole=self._keeps_rows)}
+            self._finish_if_done()
+
+    # -- what groups call -------------------------------------------------------------------------
+
+    def terms(self) -> RunTerms:
+        return RunTerms(
+            self._run,
+            self._config,
+            self._terms,
+            self._epochs,
+            self._progress.micro_batches,
+            self._progress.steps_per_epoch,
+        )
+
+    def join(self, group: GroupName, terms: Mapping[str, str]) -> None:
+        check_terms(self._terms, terms)
+        with self._changed:
+            self._see(group)
+
+    def next(self, group: GroupName) -> Task:
+        until = time.monotonic() + _WAIT_S
+        with self._changed:
+            while True:
+                self._see(group)
+                if self._failure is not None:
+                    raise ConfigError(str(self._failure))
+                if self._summary is not None:
+                    self._members[group.id].knows_end = True
+                    self._changed.notify_all()
+                    return Task("done", self._run, summary=self._summary)
+                work = self._ledger.lease(group.id, self._clock())
+                if work is not None:
+                    return Task("work", self._run, work)
+                left = until - time.monotonic()
+                if left <= 0:
+                    return Task("wait", self._run)
+                expiry = self._ledger.next_expiry()
+                soon = left if expiry is None else min(left, expiry - self._clock())
+                self._changed.wait(max(0.01, soon))
+
+    def pull(self, version: int) -> Array:
+        return self._version(version).state
+
+    def pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array:
+        with self._changed:
+            return self._updates.read_rows(self._version(version), name, keys)
+
+    def _version(self, version: int) -> Version:
+        with self._changed:
+            if version not in self._versions:
+                raise VersionGone(
+                    f"pull: expected a version in flight, got {version}. Ask for other work."
+                )
+            return self._versions[version]
+
+    def push(self, group: GroupName, work: Work, result: Contribution) -> Outcome:
+        is_finite = self._updates.check(result)
+        with self._changed:
+            self._see(group)
+            if self._summary is not None or self._failure is not None:
+                return "repeated"
+            if not is_finite:
+                return self._refuse(work)
+            outcome = self._ledger.push(group.id, work, result)
+            if outcome == "counted":
+                self._advance()
+            return outcome
+
+    def report(self, group: GroupName, version: int, metrics: Mapping[str, float]) -> Outcome:
+        with self._changed:
+            self._see(group)
+            outcome = self._ledger.evaluated(group.id, version)
+            if outcome == "counted":
+                self._progress.add_metrics(version, metrics, self._versions[version])
+                self._settle()
+            return outcome
+
+    def leave(self, group: GroupName) -> None:
+        with self._changed:
+            self._ledger.release(group.id)
+            self._members.pop(group.id, None)
+            self._changed.notify_all()
+
+    def _see(self, group: GroupName) -> None:
+        member = self._members.get(group.id)
+        if member is None:
+            self._members[group.id] = _Member(group, self._clock())
+            _log.info("group", extra={"group": group.host, "workers": group.workers})
+        else:
+            member.seen = self._clock()
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def _refuse(self, work: Work) -> Outcome:
+        if self._ledger.check(work) == "counted":
+            self._ledger.refuse(work)
+            self._refusals[work] = self._refusals.get(work, 0) + 1
+            if self._refusals[work] >= _REFUSALS:
+                self._failure = ConfigError(
+                    f"trainer: expected finite gradients, but those of micro-batch {work.index} of "
+                    f"step {work.step} are not, computed {_REFUSALS} times. Lower the learning "
+                    "rate (--lr), or look for extreme features."
+                )
+            self._changed.notify_all()
+        return "refused"
+
+    def _advance(self) -> None:
+        """Make the updates whose micro-batches are all there."""
+        while (results := self._ledger.complete()) is not None:
+            try:
+                self._progress.apply(results)
+            except ConfigError as error:
+                self._failure = error
+                self._changed.notify_all()
+                return
+            self._ledger.commit()
+            version = self._ledger.version
+            if self._progress.is_evaluated(version):
+                self._ledger.evaluate(version)
+            whole = self._keeps_rows or self._progress.is_evaluated(version)
+            self._versions[version] = self._updates.version(whole=whole)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Free versions, open the next steps, and end training if there are none."""
+        self._ledger.limit = self._progress.limit()
+        needed = self._ledger.needed_versions()
+        self._versions = {n: kept for n, kept in self._versions.items() if n in needed}
+        self._finish_if_done()
+        self._changed.notify_all()
+
+    def _finish_if_done(self) -> None:
+        if not self._ledger.has_work():
+            computed = list(self._ledger.computed.values())
+            self._summary = self._progress.finish(computed)
+            self._versions[-1] = self._updates.version(whole=True)
+
+    # -- the service ------------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float | None = None) -> dict[str, Any] | None:
+        """Wait until training is over, and return the summary; None after the timeout.
+
+        Raises:
+            ConfigError: If the run has failed.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._summary is not None or self._failure is not None, timeout_s
+            )
+            if self._failure is not None:
+                raise self._failure
+            return self._summary
+
+    def status(self) -> dict[str, Any]:
+        """Return the numbers to show of the run."""
+        now = self._clock()
+        with self._changed:
+            groups = [
+                {
+                    "host": member.group.host,
+                    "workers": member.group.workers,
+                    "idle_seconds": round(now - member.seen, 3),
+                    "computed": self._ledger.computed[key],
+                    "leases": [
+                        {"step": work.step, "micro_batch": work.index, "version": work.version}
+                        for work, (holder, _) in self._ledger.leases().items()
+                        if holder == key
+                    ],
+                }
+                for key, member in self._members.items()
+            ]
+            state = self._ledger.state() | self._progress.state()
+            failure = "" if self._failure is None else str(self._failure)
+            return state | {"groups": groups, "failure": failure}
+
+    def close(self) -> None:
+        """Release the run directory."""
+        with self._changed:
+            self._stack.close()
