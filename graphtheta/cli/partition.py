@@ -118,7 +118,8 @@ def partition(
         label_kind: Kind of all labels, or of the one called NAME: multiclass, binary, multilabel or
             regression.
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
-            three columns of booleans. Repeat the option for several.
+            three columns of booleans; or 'random(0.6,0.2)' to draw one by ids: the shares of
+            training and validation, and possibly a seed. Repeat the option for several.
         split_seed: Which split of a published data set to use: the seed of a split that is drawn,
             or the number of one of several splits in an npz file, which are numbered from 0.
         edge_features: Edge columns of features, as --features.
@@ -383,14 +384,17 @@ def _kinds(values: list[str] | None) -> Any:
 
 
 def _by_name(values: list[str] | None, prefix: str) -> dict[str, str | list[str]] | None:
-    """Read `COLUMN`, `NAME=COLUMN` and `NAME=A,B,C`."""
+    """Read `COLUMN`, `NAME=COLUMN`, `NAME=A,B,C` and `NAME=random(TRAIN,VAL)`."""
+    from graphtheta.data.encode.random_split import is_random
+
     if values is None:
         return None
     named = {}
     for value in values:
         name, _, columns = value.rpartition("=")
-        several = columns.split(",") if name else [columns]
-        key = name or columns.removeprefix(prefix)
+        is_drawn = is_random(columns)
+        several = columns.split(",") if name and not is_drawn else [columns]
+        key = name or ("split" if is_drawn else columns.removeprefix(prefix))
         if key in named:
             raise ConfigError(
                 f"--{prefix[:-1]}: expected each name once, got {key!r} twice. Choose other names."

@@ -211,6 +211,10 @@ def _zero_under_nulls(array: pa.Array) -> pa.Array:
 
 
 def _split(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    if column.drawn is not None:
+        for array in inputs:
+            no_nulls(array, where, first_row)
+        return pa.array(column.drawn.draw(inputs))
     if len(inputs) == 3:
         train, val, test = (
             _split(column, [array], where, first_row).to_numpy() > 0 for array in inputs

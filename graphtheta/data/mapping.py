@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.encoder import Encoder
+from graphtheta.data.encode.random_split import RandomSplit, split_name
 from graphtheta.data.encode.recipe import EncodedColumn, Recipe
 from graphtheta.data.encode.registry import Features, requested
 from graphtheta.data.ends import find_ends
@@ -99,8 +100,9 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
             `label:<name>`. A null is a missing label. Texts become classes in sorted order.
         splits: Split columns, in the same form. Their values are `train`, `val` (or `valid`,
             `validation`) and `test`, or 0 to 3, or booleans (True for train). A mapping may give
-            three boolean columns for a name: train, validation, test. If None, the columns named
-            `split:<name>`.
+            three boolean columns for a name: train, validation, test. `random(0.6,0.2)` draws a
+            split by a hash of the ids: shares of training and validation, and possibly a seed. If
+            None, the columns named `split:<name>`.
         label_kinds: Kind of the labels, or a mapping of label names to kinds: `multiclass`,
             `binary`, `multilabel` or `regression`. If None, integers and texts are multi-class,
             booleans binary, lists of integers or booleans multi-label, and other numbers
@@ -145,7 +147,8 @@ class Column:
         encoded: Of features, each input with its fitted encoder.
         indices: Of a label, the input if it has lists of indices, which become columns of 0 and 1.
         entries: Of a sparse column, a number of rows and that of their values other than 0.
-        summary: How a label was read, for display.
+        drawn: Of a split that is drawn by the inputs, which are ids, how it is.
+        summary: How a label or split was read, for display.
     """
 
     kind: ColumnKind
@@ -157,6 +160,7 @@ class Column:
     encoded: tuple[EncodedColumn, ...] = ()
     indices: tuple[str, ...] = ()
     entries: tuple[int, int] | None = None
+    drawn: RandomSplit | None = None
     summary: str = ""
 
     def title(self, name: str) -> str:
@@ -199,7 +203,7 @@ def plan_nodes(
     plan = {} if id is None else {"id": Column("id", (need_column(id, available, where, "--id"),))}
     plan |= _matrix("features", features, available, where)
     plan |= _named("label", labels, available, where, label_kinds)
-    return _checked(plan | _named("split", splits, available, where), available, where)
+    return _checked(plan | _splits(splits, available, where, plan), available, where)
 
 
 def plan_edges(
@@ -242,7 +246,7 @@ def plan_edges(
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
     plan |= _named("label", edge_labels, available, where, label_kinds)
-    return _checked(plan | _named("split", edge_splits, available, where), available, where)
+    return _checked(plan | _splits(edge_splits, available, where, plan), available, where)
 
 
 def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:
@@ -349,6 +353,29 @@ def _named(
         inputs = tuple(need_column(column, available, where) for column in inputs)
         plan[prefix + name] = Column(kind, inputs, label)
     return plan
+
+
+def _splits(
+    given: Names | None, available: Sequence[str], where: str, plan: Mapping[str, Column]
+) -> dict[str, Column]:
+    """Return the splits, of which some may be drawn by the ids of a plan."""
+    if given is not None and not isinstance(given, Mapping):
+        given = {split_name(one): one for one in ([given] if isinstance(given, str) else given)}
+    rest, drawn = {}, {}
+    for name, columns in (given or {}).items():
+        is_text = isinstance(columns, str) and columns not in available
+        split = RandomSplit.parse(str(columns), where) if is_text else None
+        if split is None:
+            rest[name] = columns
+            continue
+        ids = tuple(c.inputs[0] for c in plan.values() if c.kind == "id")
+        if not ids:
+            raise ConfigError(
+                f"{where}: expected ids, by which {columns} draws a split, got none. Name their "
+                "column (--id)."
+            )
+        drawn[f"split:{name}"] = Column("split", ids, drawn=split, summary=split.summary)
+    return _named("split", None if given is None else rest, available, where) | drawn
 
 
 def _kind_of(name: str, kinds: Kinds | None) -> LabelKind | None:

@@ -110,9 +110,10 @@ class FileTable:
         self, start: int, stop: int, columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
         plan = {name: self.plan[name] for name in (self.plan if columns is None else columns)}
-        inputs = {name: None for column in plan.values() for name in column.inputs}
+        ids = {c.inputs[0]: c.type for c in self.plan.values() if c.kind == "id"}
+        inputs = {name: ids.get(name) for column in plan.values() for name in column.inputs}
         for column in plan.values():
-            if column.kind in ("id", "weight"):
+            if column.kind == "weight":
                 inputs |= dict.fromkeys(column.inputs, column.type)
             for encoded in column.encoded:
                 inputs[encoded.column] = type_of_text(encoded.encoder, column.type)

@@ -103,8 +103,9 @@ def _none(manifest: Manifest, of: str, kind: str, whose: str, others: list[str])
         values = " of train, val and test" if kind == "split" else ""
         table, prefix = ("node", "") if of == "nodes" else ("edge", "edge-")
         got = "none"
+        drawn = f", or draw one: --{prefix}split 'random(0.6,0.2)'" if kind == "split" else ""
         remedy = (
             f"Name a column{values} of the {table} table when you partition it: "
-            f"--{prefix}{kind} COLUMN."
+            f"--{prefix}{kind} COLUMN{drawn}."
         )
     return ConfigError(f"task: expected a {kind} of {whose}, got {got}. {remedy}")

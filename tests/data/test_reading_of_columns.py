@@ -306,6 +306,30 @@ def test_columns_named_twice_and_ids_as_numbers_are_refused(options, message):
         graph_of(EDGES.append_column("weight", EDGES["src"]), **options)
 
 
+def test_splits_are_drawn_by_ids_whatever_the_order_and_the_type_of_the_ids():
+    ids = np.arange(1000)
+    edges = pa.table({"src": ids, "dst": ids[::-1]})  # each edge and its reverse
+    options = {"splits": "random(0.6,0.3,7)", "edge_splits": {"drawn": "random(0.5,0.5)"}}
+    first, other, texts = (
+        Graph.from_arrow({"id": of, "x": of.astype(float)}, edges, features="x", **options)
+        for of in (ids, ids[::-1], ids.astype(str))
+    )
+    parts = first.nodes["split:split"].to_numpy()
+    assert np.abs(np.bincount(parts, minlength=4) - [0, 600, 300, 100]).max() < 60
+    assert (other.nodes["split:split"].to_numpy()[::-1] == parts).all()
+    assert texts.nodes["split:split"].to_numpy().tolist() == parts.tolist()
+    drawn = first.edges["split:drawn"].to_numpy()
+    assert (drawn == drawn[::-1]).all()
+    assert set(drawn) == {1, 2}
+    rows = first.nodes.schema.field("features").metadata[b"encoding"]  # fitted to training rows
+    assert f'"rows": {(parts == 1).sum()}'.encode() in rows
+    for text in ("random(0.6)", "random(0.6,0.5)", "random(a,0.1)", "random(nan,0.1)"):
+        with pytest.raises(ConfigError, match="nodes: expected the shares of training and valid"):
+            graph_of(splits=text)
+    with pytest.raises(ConfigError, match="expected ids, by which random.* draws a split"):
+        Graph.from_arrow({"x": [1, 2]}, {"src": [0], "dst": [1]}, id=None, splits="random(1,0)")
+
+
 def test_tables_with_two_columns_of_a_name_are_refused():
     edges = pa.table([[0], [1], [2], [3]], names=["src", "dst", "x", "x"])
     with pytest.raises(GraphFormatError, match="edges: expected one column 'x', got 2"):

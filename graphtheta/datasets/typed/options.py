@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphtheta.data.encode.random_split import split_name
 from graphtheta.data.encode.registry import Features, Requested, requested
 from graphtheta.data.mapping import ColumnOptions, EdgeOptions, NodeOptions
 from graphtheta.errors import ConfigError
@@ -122,7 +123,7 @@ def _named(given: Any, tables: Columns, flag: str) -> dict[str, Any]:
         of_name, plain = _split(name, tables)
         among = tables if of_name is None else {of_name: tables[of_name]}
         for owner, names in _find(columns, among, flag).items():
-            title = plain.removeprefix("label:").removeprefix("split:")
+            title = split_name(plain.removeprefix("label:"))
             found.setdefault(owner, {})[title] = names
     return found
 

@@ -80,8 +80,10 @@ def test_a_label_of_a_type_has_a_name_and_a_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "g")
     kinds = {"paper.y": "multiclass", "author.born": "regression"}
     labels = {"y": "paper.venue", "author.born": "born"}
-    graph = Graph.from_source(datasets.read(path, labels=labels, label_kinds=kinds))
+    options = {"labels": labels, "label_kinds": kinds, "splits": "paper.random(0.5,0.5)"}
+    graph = Graph.from_source(datasets.read(path, **options))
     assert graph.labels == ("author.born", "paper.y")
+    assert graph.splits == ("paper.split",)
     assert graph.node_table("author")["label:born"].type == pa.float32()
 
 
