@@ -363,15 +363,15 @@ def _splits(
         given = {split_name(one): one for one in ([given] if isinstance(given, str) else given)}
     rest, drawn = {}, {}
     for name, columns in (given or {}).items():
-        is_text = isinstance(columns, str) and columns not in available
-        split = RandomSplit.parse(str(columns), where) if is_text else None
-        if split is None:
+        texts = [columns] if isinstance(columns, str) else [*columns]
+        is_column = len(texts) != 1 or texts[0] in available
+        if is_column or (split := RandomSplit.parse(texts[0], where)) is None:
             rest[name] = columns
             continue
         ids = tuple(c.inputs[0] for c in plan.values() if c.kind == "id")
         if not ids:
             raise ConfigError(
-                f"{where}: expected ids, by which {columns} draws a split, got none. Name their "
+                f"{where}: expected ids, by which {texts[0]} draws a split, got none. Name their "
                 "column (--id)."
             )
         drawn[f"split:{name}"] = Column("split", ids, drawn=split, summary=split.summary)

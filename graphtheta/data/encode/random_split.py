@@ -90,8 +90,11 @@ class RandomSplit:
 
 
 def is_random(text: str) -> bool:
-    """Return whether a text is not the name of a column, but a split such as `random(0.6,0.2)`."""
-    return _PATTERN.fullmatch(text) is not None
+    """Return whether a text is not the name of a column, but a split such as `random(0.6,0.2)`.
+
+    It may be qualified by a node type or relation, as `paper.random(0.6,0.2)`.
+    """
+    return re.fullmatch(rf"(.+\.)?{_PATTERN.pattern}", text) is not None
 
 
 def split_name(column: str) -> str:
