@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MAX_CALLS",
     "Purpose",
     "dropout",
     "dropout_of_entries",
@@ -31,6 +32,8 @@ __all__ = [
     "step_key",
     "stream_id",
 ]
+
+MAX_CALLS = 1 << 12  # calls in one layer and step that `stream_id` tells apart
 
 _jit = numba.njit(cache=True, nogil=True, boundscheck=False)
 _inline_jit = numba.njit(cache=True, nogil=True, boundscheck=False, inline="always")
@@ -203,8 +206,15 @@ def step_key(seed: int, step: int) -> NDArray[np.uint32]:
 
 
 def stream_id(purpose: Purpose, layer: int = 0, call: int = 0) -> np.uint32:
-    """Return the part of the counter that encodes purpose, layer and call within the layer."""
-    return np.uint32((purpose & 0xFF) | ((call & 0xFF) << 8) | ((layer & 0xFFFF) << 16))
+    """Return the part of the counter that encodes purpose, layer and call within the layer.
+
+    Args:
+        purpose: Purpose, below 16.
+        layer: Index of the layer, below 65,536.
+        call: Number of the call, below `MAX_CALLS`.
+    """
+    low, high = call & 0xFF, (call >> 8) & 0xF
+    return np.uint32((purpose & 0xF) | (high << 4) | (low << 8) | ((layer & 0xFFFF) << 16))
 
 
 def philox4x32(counters_R4: NDArray[np.uint32], key_2: NDArray[np.uint32]) -> NDArray[np.uint32]:

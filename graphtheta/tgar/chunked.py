@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.exchange.mirror_sync import MirrorSync
-from graphtheta.rng.philox import Purpose, keep_mask, stream_id
+from graphtheta.rng.philox import keep_mask
 from graphtheta.shard.topology import Topology
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.expression import Expression, Keep
@@ -114,8 +114,8 @@ class GatherSum:
         topology: In-edges by destination row.
         node_key: (I,) int64 keys of the masters, from which keys of self-loops are made.
         loop_rows: Number of rows with a self-loop of the layer's own: M, or 0.
-        layer: Index of the layer, for dropout masks and timers.
-        step_key: Philox key of the step. If None, masks are ones: the layer is not training.
+        layer: Index of the layer, for timers.
+        draws: Result of `LayerView.edge_draws`. If None, masks are ones: the layer is not training.
         stages: Timers.
         chunk_edges: Largest number of edges in a chunk.
     """
@@ -126,7 +126,7 @@ class GatherSum:
     node_key: NDArray[np.int64]
     loop_rows: int
     layer: int
-    step_key: NDArray[np.uint32] | None
+    draws: NDArray[np.uint32] | None
     stages: StageTimers
     chunk_edges: int = CHUNK_EDGES
 
@@ -222,10 +222,10 @@ class GatherSum:
         options: dict[str, Any] = {"device": self.device}
         if like is not None:
             options["dtype"] = like.dtype
-        if self.step_key is None or spec.p == 0:
+        if self.draws is None or spec.p == 0:
             return torch.ones((), **options).expand(shape)
-        stream = stream_id(Purpose.EDGE_DROPOUT, self.layer, spec.call)
-        kept = keep_mask(chunk.key_e.cpu().numpy(), width, spec.p, self.step_key, stream)
+        step_key, stream = self.draws[:2], self.draws[2 + spec.call]
+        kept = keep_mask(chunk.key_e.cpu().numpy(), width, spec.p, step_key, stream)
         return torch.from_numpy(kept).reshape(shape).to(**options) / (1 - spec.p)
 
 

@@ -93,6 +93,8 @@ class TGARLayer(ViewModule):
             self-loop in the graph, or 1 if it has none, instead of the mean over its in-edges.
         loop_values: Values of edge columns of the layer's own self-loops, by name, in place of the
             mean.
+        divides_by_degrees: Whether messages are divided by the in-degrees of sources too, which
+            nodes of a type in which the relation does not end do not have.
         cast_edge_columns: Names of floating-point edge columns that `gather` gets in the dtype of
             the fields: kernels need inputs of one dtype.
         storage: Dtype in which float32 source fields are sent to mirrors and gathered. If None,
@@ -108,7 +110,8 @@ class TGARLayer(ViewModule):
     self_loops: bool = False
     node_columns: tuple[str, ...] = ()
     own_loop_columns: ClassVar[bool] = False
-    loop_values: Mapping[str, int] = {}
+    loop_values: Mapping[str, float] = {}
+    divides_by_degrees: bool = False
     cast_edge_columns: ClassVar[tuple[str, ...]] = ()
     storage: torch.dtype | None = None
 
@@ -312,15 +315,16 @@ class TGARLayer(ViewModule):
         self._last = (expression, program)
         reduce, stages = aggregator(self.aggregator), view.channel.stages
         block, _ = self._without_copies(view.block)
-        step_key = view.view.step_key if self.training else None
+        keeps = 1 + max((spec.call for _, spec in expression.keeps), default=-1)
+        draws = view.edge_draws(keeps) if self.training else None
         if isinstance(program, Program):
-            return FusedGatherSum(program, reduce, block, view.layer, step_key, stages)
+            return FusedGatherSum(program, reduce, block, view.layer, draws, stages)
         if isinstance(program, RelationProgram):
-            return RelationGatherSum(program, reduce, block, view.layer, step_key, stages)
+            return RelationGatherSum(program, reduce, block, view.layer, draws, stages)
         topology = block.loopless_topology if self.self_loops else block.topology
         node_key, loop_rows = block.node_key, block.num_outputs if self.self_loops else 0
         return GatherSum(
-            expression, reduce, topology, node_key, loop_rows, view.layer, step_key, stages
+            expression, reduce, topology, node_key, loop_rows, view.layer, draws, stages
         )
 
     def _run_apply(self, view: LayerView, fields: _Fields, message: Tensor) -> Any:

@@ -3,15 +3,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphtheta as gt
 from graphtheta.errors import ConfigError
-from graphtheta.nn import Dropout
+from graphtheta.nn import Dropout, HeteroConv
 from graphtheta.rng.philox import Purpose, keep_mask, step_key, stream_id
 from graphtheta.tgar import LayerView, View, keep
+from graphtheta.tgar.compiler import NotLowered
 from tests.graphs import random_graph, to_graph
 from tests.nn.steps import Seen, cotangent, run_layer
 from tests.tgar.layers import written
@@ -132,6 +134,65 @@ def test_keep_is_by_edge_key_and_head(heads: int | None, workers: int, method: s
     want = np.zeros((30, heads or 1))
     np.add.at(want, GRAPH.dst, kept)
     np.testing.assert_allclose(run.out_NO, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("workers", "method"), [(1, "dbh"), (3, "dbh")])
+def test_layers_on_one_view_draw_their_own_masks(
+    workers: int, method: str, chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunked:
+        monkeypatch.setattr("graphtheta.tgar.layer.program_of", lambda *a, **o: NotLowered("test"))
+
+    def gather(layer: Any, src: Any, dst: Any, edge: Any) -> Tensor:
+        return (keep(0.4) + 10 * keep(0.4)).unsqueeze(-1) * torch.ones_like(src["h"])
+
+    run = run_layer(lambda: Applied([written(gather), written(gather)]), GRAPH, workers, method)
+    kept = [
+        keep_mask(np.arange(120), 1, 0.4, step_key(3, 5), stream_id(Purpose.EDGE_DROPOUT, 0, call))
+        for call in range(4)
+    ]
+    want = np.zeros((2, 30))
+    np.add.at(want[0], GRAPH.dst, (kept[0] + 10 * kept[1])[:, 0] / 0.6)
+    np.add.at(want[1], GRAPH.dst, (kept[2] + 10 * kept[3])[:, 0] / 0.6)
+    np.testing.assert_allclose(run.out_NO[:, ::3], want.T, rtol=1e-12)
+
+
+class Applied(nn.Module):
+    """Layers on the same view, with their outputs side by side."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, view: LayerView, x: Tensor) -> Tensor:
+        return torch.cat([layer(view, x) for layer in self.layers], 1)
+
+
+def test_relations_draw_their_own_masks_of_self_loops() -> None:
+    def gather(layer: Any, src: Any, dst: Any, edge: Any) -> Tensor:
+        return keep(0.4, 3) * torch.ones_like(src["h"])
+
+    ids = pa.array(range(9))
+    none = pa.table({"src": ids[:0], "dst": ids[:0]})
+    nodes = pa.table({"id": ids, "x": [0.0] * 9})
+    graph = gt.Graph.from_arrow({"n": nodes}, {("n", "a", "n"): none, ("n", "b", "n"): none})
+    layer = HeteroConv({one: written(gather, self_loops=True) for one in ("n-a-n", "n-b-n")})
+    view = View(gt.open_shard(graph), seed=3, step=5)
+    out = layer(view[0], torch.zeros(9, 3, dtype=torch.float64))
+    kept = [
+        keep_mask(-1 - np.arange(9), 3, 0.4, step_key(3, 5), stream_id(Purpose.EDGE_DROPOUT, 0, n))
+        for n in range(2)
+    ]
+    np.testing.assert_allclose(out.detach(), (kept[0] * 1.0 + kept[1]) / 0.6, rtol=1e-12)
+
+
+def test_more_calls_of_dropout_than_streams_are_refused() -> None:
+    view = View(gt.open_shard(GRAPH))[2]
+    streams = view.edge_draws(4096)[2:]
+    assert len(np.unique(streams)) == 4096
+    with pytest.raises(ConfigError, match=r"^view\[2\]: expected at most 4,096 calls of dropout"):
+        view.edge_draws(1)
 
 
 def test_keep_of_self_loops_is_by_node_key() -> None:

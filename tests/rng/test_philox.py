@@ -147,9 +147,9 @@ def test_streams_are_independent() -> None:
 def test_stream_ids_are_distinct() -> None:
     ids = {
         int(stream_id(purpose, layer, call))
-        for purpose, layer, call in itertools.product(Purpose, range(20), range(20))
+        for purpose, layer, call in itertools.product(Purpose, range(20), [*range(20), 256, 4095])
     }
-    assert len(ids) == len(Purpose) * 400
+    assert len(ids) == len(Purpose) * 440
 
 
 def test_step_keys_are_distinct() -> None:

@@ -39,7 +39,7 @@ def job(topology: Topology, chunk: int, loop_rows: int = 0) -> GatherSum:
         node_key=np.arange(1000, 1000 + len(topology.indptr)),
         loop_rows=loop_rows,
         layer=0,
-        step_key=None,
+        draws=None,
         stages=StageTimers(),
         chunk_edges=chunk,
     )

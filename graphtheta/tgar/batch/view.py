@@ -18,7 +18,7 @@ from torch import Tensor
 from graphtheta.errors import ConfigError
 from graphtheta.exchange.autograd import need_token, new_token, to_master
 from graphtheta.exchange.channel import Channel
-from graphtheta.rng.philox import Purpose, step_key, stream_id
+from graphtheta.rng.philox import MAX_CALLS, Purpose, step_key, stream_id
 from graphtheta.shard.shard import Shard
 from graphtheta.tgar.aggregators import AGGREGATORS, Aggregator
 from graphtheta.tgar.batch.block import Block, Degrees, whole_block
@@ -265,7 +265,23 @@ class LayerView(_NotATensor):
         """Return the id of a random stream that no other call in this layer and step uses."""
         call = self._calls[purpose]
         self._calls[purpose] += 1
+        if call >= MAX_CALLS:
+            raise ConfigError(
+                f"view[{self.layer}]: expected at most {MAX_CALLS:,} calls of dropout on a layer "
+                "of a step, got more. Use the views of several layers."
+            )
         return stream_id(purpose, self.layer, call)
+
+    def edge_draws(self, number: int) -> NDArray[np.uint32]:
+        """Return what kernels draw `number` dropout masks of edges from: the key and the streams.
+
+        Layers that run on the same view get streams of their own.
+
+        Shape:
+            Returns (2 + number,) uint32.
+        """
+        streams = [self.next_stream(Purpose.EDGE_DROPOUT) for _ in range(number)]
+        return np.array([*self.view.step_key, *streams], np.uint32)
 
 
 class View(_NotATensor):

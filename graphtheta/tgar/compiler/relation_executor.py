@@ -43,8 +43,8 @@ class RelationGatherSum:
         program: Kernels of both ways.
         aggregator: Columns of the partials, and how they are merged.
         block: Active nodes and edges.
-        layer: Index of the layer, for draws and timers.
-        step_key: Philox key of the step, or None when not training.
+        layer: Index of the layer, for timers.
+        draws: Result of `LayerView.edge_draws`, or None when not training.
         stages: Timers.
     """
 
@@ -52,7 +52,7 @@ class RelationGatherSum:
     aggregator: Aggregator
     block: Block
     layer: int
-    step_key: NDArray[np.uint32] | None
+    draws: NDArray[np.uint32] | None
     stages: StageTimers
 
     def __call__(self, inputs: EdgeInputs, syncs: Sequence[MirrorSync] = ()) -> list[Tensor]:
@@ -107,7 +107,7 @@ class RelationGatherSum:
         self, program: Program, block: PairBlock, reduce: Aggregator | None = None
     ) -> FusedGatherSum:
         return FusedGatherSum(
-            program, reduce or aggregator("sum"), block, self.layer, self.step_key, self.stages
+            program, reduce or aggregator("sum"), block, self.layer, self.draws, self.stages
         )
 
     def _tables(self, inputs: EdgeInputs) -> list[Tensor]:

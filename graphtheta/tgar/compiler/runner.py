@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphtheta.exchange.mirror_sync import GradientReturn, MirrorSync
-from graphtheta.rng.philox import Purpose, stream_id
 from graphtheta.runtime.tensor_pool import empty
 from graphtheta.tgar.aggregators import Aggregator
 from graphtheta.tgar.batch.block import Block
@@ -37,15 +36,15 @@ class KernelRunner:
         program: Kernels of the layer.
         aggregator: Columns of the partials, and how they are merged.
         block: Active nodes and edges.
-        layer: Index of the layer, for draws and timers.
-        step_key: Philox key of the step, or None when not training.
+        layer: Index of the layer, for timers.
+        draws: Result of `LayerView.edge_draws`, or None when not training.
     """
 
     program: Program
     aggregator: Aggregator
     block: Block | PairBlock
     layer: int
-    step_key: NDArray[np.uint32] | None
+    draws: NDArray[np.uint32] | None
 
     @property
     def loop_rows(self) -> int:
@@ -97,7 +96,7 @@ class KernelRunner:
             "chunks": chunks.table,
             "indptr": edges.indptr,
             "other": edges.other,
-            "draws": self._draws(kernel),
+            "draws": np.zeros(0, np.uint32) if self.draws is None else self.draws,
             **arrays,
             **{f"out_{name}": result for name, result in results.items()},
             **{f"partial_{name}": partial for name, partial in partials.items()},
@@ -181,15 +180,6 @@ class KernelRunner:
             joined["message"] = self.aggregator.finish(merged)
         for name, result in results.items():
             result[torch.from_numpy(rows)] = joined[name]
-
-    def _draws(self, kernel: Kernel) -> NDArray[np.uint32]:
-        calls = kernel.keep_calls
-        if not calls or self.step_key is None:
-            return np.zeros(0, np.uint32)
-        streams = [
-            stream_id(Purpose.EDGE_DROPOUT, self.layer, call) for call in range(max(calls) + 1)
-        ]
-        return np.array([*self.step_key, *streams], np.uint32)
 
 
 def leaf_name(name: str) -> str:
