@@ -35,6 +35,7 @@ __all__ = [
     "Std",
     "Sum",
     "aggregator",
+    "single_aggregator",
 ]
 
 NO_EDGE = torch.iinfo(torch.int64).max  # the winning edge key of a row without edges
@@ -297,6 +298,19 @@ AGGREGATORS: dict[str, Aggregator] = {
     "softmax": Softmax(),
     "std": Std(),
 }
+
+
+def single_aggregator(given: str | Aggregator | Sequence[str | Aggregator]) -> str | Aggregator:
+    """Return what `TGARLayer.aggregator` may be: several aggregators become one, "add" is "sum".
+
+    Raises:
+        ConfigError: If a name is unknown.
+    """
+    if not isinstance(given, str | Aggregator):
+        return Several(*(single_aggregator(part) for part in given))
+    name = "sum" if given == "add" else given
+    aggregator(name)  # raises
+    return name
 
 
 def aggregator(name: str | Aggregator) -> Aggregator:

@@ -68,9 +68,27 @@ def with_plain_errors(init: Callable[..., None]) -> Callable[..., None]:
                 f"{name}: expected a size or an option as {tensors[0]}, got a tensor. Construct "
                 f"the module first, as model = {name}(...), and then call it as model(view, x)."
             )
+        for size, value in bound.arguments.items():
+            _require_size(name, size, value)
         init(self, *args, **kwargs)
 
     return checked
+
+
+def _require_size(name: str, size: str, value: Any) -> None:
+    """Raise an ArgumentError if a number of columns is one of PyG's other forms."""
+    if not size.endswith("_channels"):
+        return
+    if isinstance(value, tuple | list | dict):
+        raise ArgumentError(
+            f"{name}: expected one number as {size}, got {value}. Nodes of all types have rows of "
+            "one width: use TypedInput before the first layer."
+        )
+    if value == -1:
+        raise ArgumentError(
+            f"{name}: expected a number of columns as {size}, got -1, which is not found when the "
+            "module is first called. Give it, such as shard.num_features."
+        )
 
 
 def _arguments_of(kind: type) -> list[str]:

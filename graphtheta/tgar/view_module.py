@@ -55,6 +55,12 @@ class ViewModule(nn.Module):
                     f"{type(self).__name__}: expected the rows of the nodes, got None. Return a "
                     "tensor from the module or function before it."
                 )
+            if type(x) in (tuple, list, dict) and type(self).__module__.startswith("graphtheta."):
+                raise ConfigError(
+                    f"{type(self).__name__}: expected the rows of all nodes in one tensor, got a "
+                    f"{type(x).__name__}. In a graph of several types it holds the nodes of all "
+                    "types, as view.inputs() does; a HeteroConv runs a layer on each relation."
+                )
             if isinstance(x, Tensor):
                 refuse_mixed_precision(type(self).__name__, x.dtype, x.device.type)
         named = {name: float_rows(x) for name, x in kwargs.items()}

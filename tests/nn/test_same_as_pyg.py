@@ -179,6 +179,20 @@ def pna(out: int, **options: Any) -> tuple[Callable[[], Any], Any]:
     return make, theirs
 
 
+class Ones(pyg.MessagePassing):
+    """A layer of PyG on edges of weight 1, since it ignores `improved` without weights."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = [layer]  # not a submodule
+        for name, module in layer.named_children():
+            setattr(self, name, module)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.layer[0](x, edge_index, x.new_ones(edge_index.shape[1]))
+
+
 class PygGCN2(nn.Module):
     """GCNII's layer, whose initial rows are its input."""
 
@@ -280,6 +294,29 @@ PAIRS: dict[str, Callable[[], tuple[Callable[[], Any], Any, str]]] = {
         lambda: GCNConv(FEATURES, 7, normalize=False, bias=False),
         pyg.GCNConv(FEATURES, 7, normalize=False, bias=False),
         "weight",
+    ),
+    "gcn_improved": lambda: (
+        lambda: GCNConv(FEATURES, 4, improved=True),
+        pyg.GCNConv(FEATURES, 4, improved=True),
+        "weight",
+    ),
+    "gcn_improved_ones": lambda: (
+        lambda: GCNConv(FEATURES, 7, improved=True, weighted=False),
+        Ones(pyg.GCNConv(FEATURES, 7, improved=True)),
+        "",
+    ),
+    "gat_fill": lambda: (
+        *attention(GATConv, pyg.GATConv, edge_dim=ATTRIBUTES, fill_value=0.5),
+        "attr",
+    ),
+    "gatv2_fill": lambda: (
+        *attention(GATv2Conv, pyg.GATv2Conv, edge_dim=ATTRIBUTES, fill_value=-1.0),
+        "attr",
+    ),
+    "sage_several": lambda: (
+        lambda: SAGEConv(FEATURES, 4, aggr=["mean", "max", "std", "add"]),
+        pyg.SAGEConv(FEATURES, 4, aggr=["mean", "max", "std", "add"]),
+        "",
     ),
     "gcnii": lambda: (*gcn2(), "weight"),
     "gcnii_two_weights": lambda: (*gcn2(shared_weights=False), "weight"),

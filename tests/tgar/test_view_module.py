@@ -34,6 +34,15 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "norm(x)": (lambda: gt.nn.BatchNorm(3)(X), r"BatchNorm\(view\[k\], h\), got a Tensor"),
     "linear(view)": (lambda: nn.Linear(3, 4)(VIEW), "a view. A layer of torch takes h only"),
     "relu(view[0])": (lambda: torch.relu(VIEW[0]), "got a view"),  # type: ignore[arg-type]
+    "layer(view[0], (x, x))": (
+        lambda: GCNConv(3, 4)(VIEW[0], (X, X)),
+        "in one tensor, got a tuple",
+    ),
+    "pairs of columns": (
+        lambda: GCNConv((3, 4), 4),  # type: ignore[arg-type]
+        r"expected one number as in_channels, got \(3",
+    ),
+    "lazy columns": (lambda: GAT(-1, 4, 4), "expected a number of columns as in_channels, got -1"),
     "half": (lambda: GCNConv(3, 4)(VIEW[0], X.half()), "expected float32 or float64, got float16"),
     "layers": (
         lambda: GCN(3, 4, 4, layers=3),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphtheta.errors import ConfigError
 from graphtheta.nn.conv.attention import AttentionLayer
 from graphtheta.nn.init import glorot
 from graphtheta.nn.linear import Linear, add_bias, linear
@@ -18,8 +19,7 @@ __all__ = ["GATConv", "GATEConv", "GATv2Conv"]
 class GATConv(AttentionLayer):
     """h_i = sum over j of softmax_j(leaky_relu(a_s W h_j + a_d W h_i + a_e V e_ij)) W h_j.
 
-    j runs over N(i) and i itself. The edge attributes of a self-loop are the mean of those of the
-    node's in-edges. Parameter names equal PyG's `GATConv`.
+    j runs over N(i) and i itself. Parameter names equal PyG's `GATConv`.
 
     The score is written as in the equation. Since a_e . (V e) = (a_e V) . e, the compiler of
     `gather` can fold V into a_e, and then computes no K C numbers for each edge.
@@ -34,8 +34,13 @@ class GATConv(AttentionLayer):
         edge_dim: Columns of the edge column `attr`; if None, edge attributes are not read.
         add_self_loops: Whether i itself is part of the sum, and the graph's own self-loops are
             replaced.
+        fill_value: Edge attributes of self-loops: a number, or "mean" of those of the node's
+            in-edges.
         bias: Whether to add a bias.
         residual: Whether to add a linear map of h_i.
+
+    Raises:
+        ConfigError: If there is no head, or fill_value is another one.
 
     Shape:
         h: (M, in_channels). Returns (M, K C), or (M, C) without concat.
@@ -57,6 +62,7 @@ class GATConv(AttentionLayer):
         dropout: float = 0.0,
         edge_dim: int | None = None,
         add_self_loops: bool = True,
+        fill_value: float | str = "mean",
         bias: bool = True,
         residual: bool = False,
     ) -> None:
@@ -64,6 +70,13 @@ class GATConv(AttentionLayer):
             out_channels, heads=heads, concat=concat, dropout=dropout, edge_dim=edge_dim
         )
         self.negative_slope, self.self_loops = negative_slope, add_self_loops
+        if fill_value != "mean":
+            if isinstance(fill_value, str):
+                raise ConfigError(
+                    f"{type(self).__name__}: expected fill_value to be a number or 'mean', got "
+                    f"{fill_value!r}. Choose one of them."
+                )
+            self.loop_values = {"attr": fill_value}
         self.make(in_channels)
         width = heads * out_channels if concat else out_channels
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None

@@ -34,10 +34,12 @@ class PropagateConv(TGARLayer):
         add_self_loops: Whether i itself is part of the sum, and the graph's own self-loops are
             replaced. If None, if the sum is normalised.
         normalize: Whether to divide by sqrt(d_i d_j).
+        improved: Whether self-loops that the graph does not have weigh 2 instead of 1.
 
     Raises:
-        ConfigError: If self-loops are added to a sum that is not normalised; when called, if the
-            weights of a node's in-edges have a negative sum, which has no square root.
+        ConfigError: If self-loops are added to a sum that is not normalised, or improved ones are
+            not added; when called, if the weights of a node's in-edges have a negative sum, which
+            has no square root.
 
     Shape:
         h: (M, F). Returns (M, F).
@@ -55,6 +57,7 @@ class PropagateConv(TGARLayer):
         weighted: bool | None = None,
         add_self_loops: bool | None = None,
         normalize: bool = True,
+        improved: bool = False,
     ) -> None:
         super().__init__()
         if add_self_loops and not normalize:
@@ -63,7 +66,15 @@ class PropagateConv(TGARLayer):
                 "got normalize=False. Leave add_self_loops out."
             )
         self.weighted, self.normalize = weighted, normalize
+        self.divides_by_degrees = normalize
         self.self_loops = normalize if add_self_loops is None else add_self_loops
+        if improved and not self.self_loops:
+            raise ConfigError(
+                f"{type(self).__name__}: expected self-loops with improved=True, which are added "
+                "to a normalised sum, got none. Leave improved out."
+            )
+        self.improved = improved
+        self._added: Tensor | None = None  # to the weight of each input's self-loop
         self._is_weighted = False
         self._edges_per_draw: Tensor | None = None
         self._loop_weight: Tensor | None = None
@@ -75,6 +86,10 @@ class PropagateConv(TGARLayer):
         self.node_columns = (degree,) if self.normalize else ()
         self._edges_per_draw, self._loop_weight = view.edges_per_draw(), None
         self._is_drawn = None
+        if self.improved:
+            loops = view.node_column("in_degree", self_loops=False) + 1
+            loops = loops - view.node_column("in_degree", self_loops=True)
+            self._added = (loops == 0).double()
         if self._is_weighted and self._edges_per_draw is not None:
             if self.self_loops:
                 self._loop_weight = view.loop_column("weight", own=True)
@@ -105,6 +120,8 @@ class PropagateConv(TGARLayer):
             return {}
         (degree,) = node.values()
         loops = int(self.self_loops)
+        if self._added is not None:
+            degree = degree + self._added
         if "in_weight" in node and (degree < 0).any():
             raise ConfigError(
                 f"gcn: expected weights of in-edges that sum to {-loops} or more for each node, "
@@ -128,9 +145,15 @@ class PropagateConv(TGARLayer):
         return message * math.prod(factors[1:], start=factors[0]) if factors else message
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        if self._edges_per_draw is None:
+        m = m if self._edges_per_draw is None else self._expected_sum(n, m, self._edges_per_draw)
+        if self._added is None:
             return m
-        count = self._edges_per_draw.to(m.dtype).unsqueeze(-1)
+        added = self._added[: len(m)].to(m.dtype).unsqueeze(-1)
+        return m + n["z"] * (added * n["scale"].square())
+
+    def _expected_sum(self, n: dict[str, Tensor], m: Tensor, edges_per_draw: Tensor) -> Tensor:
+        """Return the sum over all in-edges whose sampled ones have the sum m."""
+        count = edges_per_draw.to(m.dtype).unsqueeze(-1)
         if not self.self_loops:
             return m * count
         # The self-loop is part of the sum but is never sampled, so it counts once.
@@ -156,6 +179,7 @@ class GCNConv(PropagateConv):
         weighted: Whether to read the edge column `weight`. If None, if the graph has it.
         add_self_loops: As for `PropagateConv`.
         normalize: As for `PropagateConv`.
+        improved: As for `PropagateConv`. PyG ignores it for edges without weights.
 
     Raises:
         ConfigError: As for `PropagateConv`.
@@ -176,8 +200,14 @@ class GCNConv(PropagateConv):
         weighted: bool | None = None,
         add_self_loops: bool | None = None,
         normalize: bool = True,
+        improved: bool = False,
     ) -> None:
-        super().__init__(weighted=weighted, add_self_loops=add_self_loops, normalize=normalize)
+        super().__init__(
+            weighted=weighted,
+            add_self_loops=add_self_loops,
+            normalize=normalize,
+            improved=improved,
+        )
         self.lin = Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._project_first = False

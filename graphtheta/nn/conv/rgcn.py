@@ -40,7 +40,7 @@ class RGCNConv(TGARLayer):
             its own matrix.
         num_blocks: Number of blocks on the diagonal of each W_r, which is 0 elsewhere; if None, the
             whole matrix is learned. It divides both numbers of channels.
-        aggr: "mean", of the messages of each relation, or "sum".
+        aggr: "mean", of the messages of each relation, or "sum" (or "add").
         root_weight: Whether to add root h_i.
         bias: Whether to add a bias.
 
@@ -67,8 +67,11 @@ class RGCNConv(TGARLayer):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if aggr not in ("mean", "sum"):
-            raise ConfigError(f"rgcn: expected aggr 'mean' or 'sum', got {aggr!r}.")
+        if aggr not in ("mean", "sum", "add"):
+            raise ConfigError(
+                f"rgcn: expected aggr 'mean' or 'sum', got {aggr!r}. Choose one, or use HeteroConv "
+                "of SAGEConv layers in a graph of several relations."
+            )
         if num_bases is not None and num_blocks is not None:
             raise ConfigError(
                 f"rgcn: expected bases or blocks, got {num_bases} bases and {num_blocks} blocks. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,7 +15,8 @@ from graphtheta.nn.conv.weights import (
     times_weight,
 )
 from graphtheta.nn.linear import Linear, linear
-from graphtheta.tgar import Aggregator, LayerView, TGARLayer
+from graphtheta.tgar import Aggregator, LayerView, Several, TGARLayer
+from graphtheta.tgar.aggregators import single_aggregator
 
 __all__ = ["SAGEConv"]
 
@@ -29,8 +31,9 @@ class SAGEConv(TGARLayer):
     Args:
         in_channels: Columns of h.
         out_channels: Columns of the result.
-        aggregator: "mean", "sum", "max", "min", "std" or an `Aggregator` that keeps the number of
-            columns. May be given as `aggr`, its name in PyG.
+        aggregator: "mean", "sum" (or "add"), "max", "min", "std", an `Aggregator` that keeps the
+            number of columns, or several of them, whose values W_l reads side by side. May be given
+            as `aggr`, its name in PyG.
         weighted: Whether to multiply messages by the edge column `weight`.
         normalize: Whether to divide each output by its length.
         root_weight: Whether to add W_r h_i.
@@ -49,7 +52,7 @@ class SAGEConv(TGARLayer):
         in_channels: int,
         out_channels: int,
         *,
-        aggregator: str | Aggregator = "mean",
+        aggregator: str | Aggregator | Sequence[str | Aggregator] = "mean",
         weighted: bool = False,
         normalize: bool = False,
         root_weight: bool = True,
@@ -57,9 +60,11 @@ class SAGEConv(TGARLayer):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.aggregator, self.weighted, self.normalize = aggregator, weighted, normalize
+        self.weighted, self.normalize = weighted, normalize
+        self.aggregator = single_aggregator(aggregator)
+        parts = len(self.aggregator.parts) if isinstance(self.aggregator, Several) else 1
         self.lin = Linear(in_channels, in_channels) if project else None
-        self.lin_l = Linear(in_channels, out_channels, bias=bias)
+        self.lin_l = Linear(parts * in_channels, out_channels, bias=bias)
         self.lin_r = Linear(in_channels, out_channels, bias=False) if root_weight else None
         self._project_first = False
 
