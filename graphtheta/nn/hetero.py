@@ -36,15 +36,16 @@ class HeteroConv(ViewModule):
     Args:
         convs: Layer of each relation, by (source type, name, destination type) or by text, as in
             `"author-writes-paper"`. Relations without a layer send no messages. Between two types,
-            a layer must not add self-loops: `GATConv(8, 8, add_self_loops=False)`.
+            a layer must not add self-loops, as in `GATConv(8, 8, add_self_loops=False)`, nor divide
+            by the in-degrees of both ends, as `GCNConv` does without `normalize=False`.
         aggr: How the results for a type are joined: "sum", "mean", "min" or "max".
 
     Shape:
         h: (I, in_channels). Returns (O, out_channels).
 
     Raises:
-        ConfigError: If a relation is not one of the graph, a layer with self-loops meets a relation
-            between two types, or layers return rows of different widths.
+        ConfigError: If a relation is not one of the graph, a layer does not fit a relation between
+            two types, or layers return rows of different widths.
 
     Communication:
         That of the layers, each for the nodes of its relation only.
@@ -65,7 +66,16 @@ class HeteroConv(ViewModule):
         self.relations = tuple(Relation.of(name) for name in convs)
         self.convs = nn.ModuleList(convs.values())
         for relation, conv in zip(self.relations, convs.values(), strict=True):
-            if getattr(conv, "self_loops", False) and relation.source != relation.destination:
+            if relation.source == relation.destination:
+                continue
+            if getattr(conv, "divides_by_degrees", False):
+                raise ConfigError(
+                    f"HeteroConv: {relation.text}: expected a layer that does not divide by the "
+                    "in-degrees of both ends, since its nodes have two types, got "
+                    f"{type(conv).__name__}. Use SAGEConv or GATConv, or create it with "
+                    "normalize=False."
+                )
+            if getattr(conv, "self_loops", False):
                 raise ConfigError(
                     f"HeteroConv: {relation.text}: expected a layer without self-loops, since its "
                     f"nodes have two types, got {type(conv).__name__}. Create it with "
@@ -164,18 +174,19 @@ def to_hetero(model: nn.Module, shard: Shard, aggr: str = "sum", *, seed: int = 
     """Return a copy of a model in which each graph layer is a `HeteroConv` over all relations.
 
     A relation gets a copy of the layer of its own, with the same initial values in another random
-    order. Layers between graph layers, such as linear maps, are shared by all types. The inputs
-    have one width for all types: use `TypedInput` for the features.
+    order. Between two types it adds no self-loops. Layers between graph layers, such as linear
+    maps, are shared by all types. The inputs have one width for all types: use `TypedInput` for the
+    features.
 
     Args:
-        model: Model of an untyped graph. If a relation has two types, its layers must not add
-            self-loops, as in `Stack(partial(GATConv, add_self_loops=False), 32, 32, 8)`.
+        model: Model of an untyped graph, such as `GraphSAGE` or `GAT`. `GCN` divides by the
+            in-degrees of both ends of an edge, and does not fit relations between two types.
         shard: Typed graph.
         aggr: As for `HeteroConv`.
         seed: Random seed of the initial values.
 
     Raises:
-        ConfigError: If a layer with self-loops meets a relation between two types.
+        ConfigError: If a layer does not fit a relation between two types.
     """
     model = copy.deepcopy(model)
     if isinstance(model, TGARLayer):
@@ -193,6 +204,8 @@ def to_hetero(model: nn.Module, shard: Shard, aggr: str = "sum", *, seed: int = 
 
 def _lifted(layer: TGARLayer, shard: Shard, aggr: str, seed: int) -> HeteroConv:
     convs = {relation: copy.deepcopy(layer) for relation in shard.relations}
+    for relation, conv in convs.items():
+        conv.self_loops = layer.self_loops and relation.source == relation.destination
     with seeded(seed), torch.no_grad():
         for conv in list(convs.values())[1:]:
             for parameter in conv.parameters():

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import graphtheta as gt
 from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.nn import GATConv, GATEConv, GATv2Conv, GCNConv, HeteroConv
+from graphtheta.nn import GCN, GATConv, GATEConv, GATv2Conv, GCNConv, HeteroConv, to_hetero
 from graphtheta.tgar import TGARLayer
 from tests.nn.steps import assert_equal, cotangent, run_layer
 from tests.nn.typed_pairs import (
@@ -113,9 +114,7 @@ def test_attributes_of_one_relation(workers: int, method: str) -> None:
     assert_equal(got.out_NO[rows], want.detach(), 1e-10)
 
 
-@pytest.mark.parametrize(
-    "make", [GCNConv, GATConv, GATv2Conv, partial(GATEConv, edge_dim=2)], ids=str
-)
+@pytest.mark.parametrize("make", [GATConv, GATv2Conv, partial(GATEConv, edge_dim=2)], ids=str)
 def test_layers_between_two_types_leave_out_self_loops(make: Callable[..., TGARLayer]) -> None:
     relation = "author-writes-paper"
     with pytest.raises(
@@ -123,3 +122,25 @@ def test_layers_between_two_types_leave_out_self_loops(make: Callable[..., TGARL
     ):
         HeteroConv({relation: make(WIDTH, 3)})
     assert HeteroConv({relation: make(WIDTH, 3, add_self_loops=False)}).relations
+
+
+@pytest.mark.parametrize("options", [{}, {"add_self_loops": False}])
+def test_layers_between_two_types_do_not_divide_by_degrees_of_both(options: Any) -> None:
+    relation = ("author", "writes", "paper")
+    with pytest.raises(ConfigError, match=r"in-degrees of both ends.* got GCNConv. Use SAGEConv"):
+        HeteroConv({relation: GCNConv(WIDTH, 3, **options)})
+    assert HeteroConv({relation: GCNConv(WIDTH, 3, normalize=False)}).relations
+
+
+def test_a_lifted_gat_adds_self_loops_within_a_type_only() -> None:
+    shard = gt.open_shard(graph())
+    lifted = to_hetero(GATConv(WIDTH, 3, edge_dim=2), shard)
+    assert isinstance(lifted, HeteroConv)
+    with_loops = [
+        relation.text
+        for relation, conv in zip(lifted.relations, lifted.convs, strict=True)
+        if conv.self_loops
+    ]
+    assert with_loops == ["paper-cites-paper"]
+    with pytest.raises(ConfigError, match=r"in-degrees of both ends"):
+        to_hetero(GCN(WIDTH, 3, 2), shard)

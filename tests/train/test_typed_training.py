@@ -16,7 +16,7 @@ import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.graph import Graph
 from graphtheta.errors import ConfigError
-from graphtheta.nn import HGT, RGCN, GraphSAGE, TypedInput, to_hetero
+from graphtheta.nn import GAT, HGT, RGCN, GraphSAGE, TypedInput, to_hetero
 from graphtheta.shard.shard import Shard
 from graphtheta.strategy import ClusterBatch, GlobalBatch, MiniBatch, Strategy
 from graphtheta.task import NodePrediction
@@ -33,7 +33,7 @@ BY_RELATION = {
 MODELS: dict[str, Callable[[Shard], Any]] = {
     "rgcn": lambda s: RGCN(6, 5, 3, num_relations=5, num_bases=2, dropout=0.3),
     "hgt": lambda s: HGT(6, 3, 3, metadata=s.metadata, heads=2, dropout=0.3),
-    "lifted sage": lambda s: to_hetero(GraphSAGE(6, 5, 3, dropout=0.3), s, "mean"),
+    "lifted gat": lambda s: to_hetero(GAT(6, 5, 3, heads=2, dropout=0.3), s, "mean"),
 }
 WAYS: dict[str, Callable[[], Strategy]] = {
     "global": GlobalBatch,
