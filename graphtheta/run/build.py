@@ -117,6 +117,7 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             target_relation=config.relation,
             relation=config.relation_column,
             exclude_targets=bool(config.exclude_targets),
+            positive=config.positive,
             **_loss_options(config),
         )
     if config.task == "link":
@@ -131,21 +132,26 @@ def task_of(config: RunConfig) -> NodePrediction | EdgePrediction | LinkPredicti
             validation_messages=config.validation_messages,
             split_pairs=config.split_pairs,
             ranking=config.ranking,
+            **_loss_options(config),
         )
     return NodePrediction(
-        config.label, config.split, target_type=config.target_type, **_loss_options(config)
+        config.label,
+        config.split,
+        target_type=config.target_type,
+        positive=config.positive,
+        **_loss_options(config),
     )
 
 
 def _loss_options(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments of a task of labels that concern loss and metrics."""
+    """Return the arguments of a task that concern loss and metrics."""
     loss: Any = config.loss
     if loss == "cross-entropy":
         loss = NAMED_LOSSES[loss](config.label_smoothing)
     elif loss == "focal":
         loss = NAMED_LOSSES[loss](config.focal_gamma)
     weights = {"class_weight": config.class_weight, "loss_weight": config.loss_weight}
-    chosen = {n: getattr(config, n) for n in ("metrics", "monitor", "positive")}
+    chosen = {n: getattr(config, n) for n in ("metrics", "monitor")}
     return {"loss": loss, **weights, **chosen}
 
 

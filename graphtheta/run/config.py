@@ -154,10 +154,10 @@ class RunConfig(BaseModel):
         metavar="SOURCE-NAME-DESTINATION",
         without="that of the label or split",
     )
-    loss: str | None = _labelled(
+    loss: str | None = _task(
         None,
         "Loss function: {losses}.",
-        without="cross-entropy for classes, mse for numbers",
+        without="cross-entropy for classes and links, mse for numbers",
     )
     label_smoothing: float = _task(
         0.0,
@@ -172,31 +172,34 @@ class RunConfig(BaseModel):
         requires={"loss": ["focal"]},
         ge=0,
     )
-    class_weight: str | dict[str, float] | None = _labelled(
+    class_weight: str | dict[str, float] | None = _task(
         None,
         "Weights of classes in the loss: balanced, so that all classes count the same; weights by "
-        "name or number, such as fraud=20,ok=1; or a TOML or JSON file of them.",
+        "name or number, such as fraud=20,ok=1; or a TOML or JSON file of them. Those of links are "
+        "false for negative samples and true for edges.",
         metavar="balanced|NAME=WEIGHT,...|FILE",
         without="1 for all",
     )
-    loss_weight: str | None = _labelled(
+    loss_weight: str | None = _task(
         None,
-        "Column, or label of numbers, that weighs the nodes, or edges, in the loss.",
+        "Column, or label of numbers, that weighs the nodes or edges in the loss, with the "
+        "negative samples of an edge.",
         metavar="COLUMN",
         without="1 for all",
     )
-    metrics: str | None = _labelled(
+    metrics: str | None = _task(
         None,
         "Metrics of each split, in addition to the loss: {metrics}, recall@0.9precision, "
-        "precision@0.9recall, top5_accuracy, or another of torchmetrics, such as cohen_kappa.",
+        "precision@0.9recall, top5_accuracy, or another of torchmetrics, such as cohen_kappa; for "
+        "link also auc, mrr and hits@N.",
         metavar="NAME,NAME,...",
-        without="by the kind of the label",
+        without="by the kind of the label; auc, mrr and hits@1, 3, 10 of links",
     )
-    monitor: str | None = _labelled(
+    monitor: str | None = _task(
         None,
         "Metric of the validation split that chooses the best epoch, or loss.",
         without="accuracy of classes, f1 of multi-labels, rmse of numbers; of yes-or-no labels "
-        "auroc, or average_precision if less than a tenth are positive",
+        "auroc, or average_precision if less than a tenth are positive; mrr or auc of links",
     )
     positive: str | None = _labelled(
         None,

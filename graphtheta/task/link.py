@@ -19,10 +19,12 @@ from graphtheta.shard.subset import with_edges
 from graphtheta.shard.target_columns import TargetColumn, target_column
 from graphtheta.task.base import SPLITS, count_splits
 from graphtheta.task.candidates import ALL_NODES, Candidates, endpoints, node_kinds
-from graphtheta.task.edge_columns import num_relations, relation_column
+from graphtheta.task.class_weights import ClassWeight
+from graphtheta.task.edge_columns import edge_column, num_relations, relation_column
 from graphtheta.task.edge_targets import EdgeTargets, Negatives, fetch_endpoints
-from graphtheta.task.metrics import MainMetric, mean_loss
-from graphtheta.task.metrics.curve import area_under_curve, round_scores
+from graphtheta.task.link_metrics import LinkMetrics
+from graphtheta.task.loss import LossFunction, TaskLoss, check_row_weights
+from graphtheta.task.metrics import Metrics
 from graphtheta.task.negatives import Corrupted, check_negatives
 from graphtheta.task.pair_scorer import PairScorer
 from graphtheta.task.ranking import Ranking
@@ -58,6 +60,7 @@ class LinkPrediction:
 
     Metrics are the area under the ROC curve against one negative per edge, the same negatives in
     each evaluation, and the filtered mean reciprocal rank and hits (`graphtheta.task.ranking`).
+    Other metrics are those of yes-or-no labels, of edges and these negatives.
 
     Args:
         split: Name of the edge split. If None, "split" or the only one.
@@ -80,6 +83,18 @@ class LinkPrediction:
             split, in either direction and of any relation, carry no messages and are no targets.
         ranking: Whether to compute ranks, which scores all candidates for each edge of the
             validation and test splits. If False, early stopping uses the area under the ROC curve.
+        loss: Loss function, as for `NodePrediction` with a yes-or-no label. A function takes the
+            scores of T edges (column 0) and their negatives (other columns), and which exist, both
+            (T, 1 + negatives). If None, the cross-entropy.
+        class_weight: Weights of negatives ("false", 0) and edges ("true", 1) in the loss;
+            "balanced" gives an edge the weight of all its negatives. If None, 1.
+        loss_weight: Name of an edge column, or of a label of numbers, >= 0 that weigh an edge and
+            its negatives in the loss. If None, 1.
+        metrics: Metrics of each split, in addition to the loss: "auc", "mrr" and "hits@N" with any
+            number, and names and objects as for `NodePrediction`. If None, "auc", "mrr" and hits@1,
+            3 and 10. Without a rank among them and in `monitor`, none is computed.
+        monitor: Metric of the validation split that chooses the best epoch, or "loss". If None,
+            "mrr", or without ranks "auc".
 
     Raises:
         ConfigError: If an option is wrong.
@@ -103,12 +118,19 @@ class LinkPrediction:
         validation_messages: bool = False,
         split_pairs: bool = False,
         ranking: bool = True,
+        loss: str | LossFunction | None = None,
+        class_weight: ClassWeight | None = None,
+        loss_weight: str | None = None,
+        metrics: Metrics | None = None,
+        monitor: str | None = None,
     ) -> None:
         check_negatives(negatives, corrupt)
         self.split, self.target_relation, self.relation = split, target_relation, relation
         self.negatives, self.corrupt, self.candidates = negatives, corrupt, candidates
         self.exclude_targets, self.validation_messages = exclude_targets, validation_messages
         self.split_pairs, self.ranking = split_pairs, ranking
+        self.loss, self.class_weight, self.loss_weight = loss, class_weight, loss_weight
+        self.metrics, self.monitor = metrics, monitor
 
     __repr__ = call_text
 
@@ -239,7 +261,13 @@ class BoundLinkTask:
                 f"trainer: expected edges in the training split '{split}', got none"
                 f"{' that split_pairs keeps' if task.split_pairs else ''}. Put some edges in it."
             )
-        self.metric = MainMetric("mrr" if task.ranking else "auc")
+        comm = shard.comm
+        self._metrics = LinkMetrics(
+            self.spec, task.metrics, task.monitor, comm, ranking=task.ranking
+        )
+        self.metric = self._metrics.main
+        self._loss = self._loss_on(self.message_shard, relation, train)
+        self._evaluation_loss = self._loss_on(shard, relation)
         is_one_type, column_of_kinds = len(shard.node_types) == 1, task.candidates
         if not is_one_type:
             column_of_kinds = task.candidates or ALL_NODES
@@ -264,7 +292,7 @@ class BoundLinkTask:
             parallel_edges=masked,
         )
         self._ranking = None
-        if task.ranking:
+        if self._metrics.ranks:
             everyone = is_one_type and (of_relations or task.candidates == ALL_NODES)
             self._ranking = Ranking(
                 shard,
@@ -272,7 +300,29 @@ class BoundLinkTask:
                 max(1, relations),
                 None if everyone else candidates,
                 shard.edges_of(relation),
+                self._metrics.ranks,
             )
+
+    def _loss_on(self, shard: Shard, relation: str, train: Tensor | None = None) -> TaskLoss | None:
+        """Return the loss of edges of a shard, or None for the cross-entropy; collective.
+
+        Args:
+            shard: Shard with the edges.
+            relation: Relation that is predicted.
+            train: Edges of the training split, if the shard has them; else of the others.
+        """
+        task, number = self._task, self.counts["train"]
+        if task.loss is None and task.class_weight is None and task.loss_weight is None:
+            return None
+        weights = None
+        if task.loss_weight is not None:
+            weights = edge_column(shard, task.loss_weight, relation)
+            used = train
+            if used is None:
+                used = shard.to_device(np.concatenate([*self._edges.values()]))
+            check_row_weights(weights, task.loss_weight, train, used, shard.comm)
+        counts = np.array([task.negatives * number, number])
+        return TaskLoss(self.spec, task.loss, task.class_weight, counts, weights)
 
     def _twins(
         self, pairs: ParallelEdges, messages: dict[str, NDArray[np.bool_]]
@@ -305,8 +355,19 @@ class BoundLinkTask:
             relation = of_edges.long()[:, None]
         return self._scorer(src, dst, relation)[..., 0]
 
-    def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, int]:
-        return _cross_entropy(self._scores(self.message_shard, edges, src, dst))
+    def _loss_of(self, edges: NDArray[np.int64], src: Tensor, dst: Tensor) -> tuple[Tensor, float]:
+        scores = self._scores(self.message_shard, edges, src, dst)
+        return self._loss_of_scores(self._loss, scores, edges)
+
+    def _loss_of_scores(
+        self, loss: TaskLoss | None, scores: Tensor, edges: NDArray[np.int64]
+    ) -> tuple[Tensor, float]:
+        """Return the summed loss of edges (column 0) and negatives, and its weight."""
+        if loss is None:
+            return _cross_entropy(scores)
+        exists = torch.zeros_like(scores, dtype=torch.bool)
+        exists[:, 0] = True
+        return loss(scores, exists, self._shard.to_device(edges))
 
     def check(self, outputs: Tensor) -> None:
         self._scorer.check(outputs)
@@ -319,7 +380,7 @@ class BoundLinkTask:
                 outputs = infer(self._model, self._test_shard)
             if not self.counts[name]:
                 continue
-            found = self._loss_and_auc(edges, outputs)
+            found = self._loss_and_metrics(edges, outputs)
             if self._ranking is not None:
                 found |= self._ranking(edges, outputs, self._scorer)
             result |= {f"{name}_{metric}": value for metric, value in found.items()}
@@ -328,7 +389,7 @@ class BoundLinkTask:
     def report(self) -> dict[str, Any]:
         return {}
 
-    def _loss_and_auc(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
+    def _loss_and_metrics(self, edges: NDArray[np.int64], outputs: Tensor) -> dict[str, float]:
         shard, comm = self._shard, self._shard.comm
         owner_locations = shard.owner_locations[endpoints(shard, edges)]
         groups = self._candidates.groups(shard, edges)
@@ -343,9 +404,7 @@ class BoundLinkTask:
             both = (rows.reshape(-1, 2, rows.shape[1]) for rows in (src, dst))
             with torch.no_grad():
                 scores[mine] = self._scores(shard, edges[mine], *both)
-        loss, count = _cross_entropy(scores)
-        auc = area_under_curve(round_scores(scores[:, 0]), round_scores(scores[:, 1]), comm).roc
-        return {"loss": mean_loss(loss, count, comm), "auc": auc}
+        return self._metrics(scores, self._loss_of_scores(self._evaluation_loss, scores, edges))
 
 
 def _cross_entropy(scores: Tensor) -> tuple[Tensor, int]:

@@ -147,14 +147,14 @@ def _function(loss: str | LossFunction | None, spec: LabelSpec) -> LossFunction 
 
 
 def check_row_weights(
-    weights: Tensor, name: str, train: Tensor, used: Tensor, comm: Communicator
+    weights: Tensor, name: str, train: Tensor | None, used: Tensor, comm: Communicator
 ) -> None:
     """Check the weights of rows; collective.
 
     Args:
         weights: Column of the weights.
         name: Its name.
-        train: Rows of the training split.
+        train: Rows of the training split, of which one must have a weight. If None, not checked.
         used: Rows of all splits.
         comm: The workers.
 
@@ -169,7 +169,10 @@ def check_row_weights(
         )
     values = weights[used].double()
     bad = values[~((values >= 0) & (values < torch.inf))]
-    found = np.array([len(bad), float(weights[train].double().clamp(min=0).nan_to_num().sum())])
+    of_train = 1.0
+    if train is not None:
+        of_train = float(weights[train].double().clamp(min=0).nan_to_num().sum())
+    found = np.array([len(bad), of_train])
     comm.all_reduce(found, stage="check weights")
     if found[0]:
         example = f", such as {float(bad[0])}" if len(bad) else ""

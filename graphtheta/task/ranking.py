@@ -17,6 +17,8 @@ completion methods", ACL 2020 (ties).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ class Ranking:
         candidates: Nodes to rank edges among. If None, all nodes.
         edges: (K,) positions of the edges of this worker that are left out of the ranks of others.
             If None, all edges.
+        names: Names of the metrics, `mrr` and `hits@N`. If None, `mrr` and hits@1, 3 and 10.
 
     Communication:
         48 bytes an edge in construction: the owners of both endpoints keep each edge.
@@ -64,7 +67,9 @@ class Ranking:
         num_relations: int,
         candidates: Candidates | None = None,
         edges: Ints | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
+        self._names = ("mrr", *(f"hits@{k}" for k in HITS)) if names is None else tuple(names)
         self._shard, self._relation, self._num_relations = shard, relation, num_relations
         self._candidates = candidates
         edges = np.arange(shard.num_edges) if edges is None else edges
@@ -90,7 +95,7 @@ class Ranking:
         return keys * self._num_relations + (0 if relation is None else relation)
 
     def __call__(self, edges: Ints, outputs: Tensor, scorer: PairScorer) -> dict[str, float]:
-        """Return `mrr` and `hits@k` over both endpoints of edges of all workers; collective.
+        """Return the metrics over both endpoints of edges of all workers; collective.
 
         Args:
             edges: (T,) positions of this worker's edges; there is one on at least one worker.
@@ -101,7 +106,7 @@ class Ranking:
             F + 2 numbers for each edge and endpoint to all workers, one more with candidates, and
             two counts.
         """
-        shard, total, count = self._shard, np.zeros(1 + len(HITS)), 0
+        shard, total, count = self._shard, np.zeros(len(self._names)), 0
         nodes = endpoints(shard, edges)
         groups = None if self._candidates is None else self._candidates.groups(shard, edges)
         size = max(1, _QUERIES // shard.comm.size)
@@ -117,10 +122,9 @@ class Ranking:
                     ranks = self._ranks(
                         query, group, (src, dst)[fixed], true, side, outputs, scorer
                     )
-                    total += [(1 / ranks).sum(), *((ranks <= k).sum() for k in HITS)]
+                    total += [_sum_of(name, ranks) for name in self._names]
                     count += len(ranks)
-        names = ("mrr", *(f"hits@{k}" for k in HITS))
-        return dict(zip(names, (total / count).tolist(), strict=True))
+        return dict(zip(self._names, (total / count).tolist(), strict=True))
 
     def _ranks(
         self,
@@ -171,3 +175,10 @@ class Ranking:
         masters = master_of[concatenated_ranges(first, count)]
         order = np.argsort(masters, kind="stable")
         return which[order], masters[order]
+
+
+def _sum_of(name: str, ranks: NDArray[np.float64]) -> float:
+    """Return the sum over ranks whose mean is a metric."""
+    if name == "mrr":
+        return float((1 / ranks).sum())
+    return float((ranks <= int(name.removeprefix("hits@"))).sum())

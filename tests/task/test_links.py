@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 import graphtheta as gt
 from graphtheta.comm.communicator import Communicator
@@ -263,6 +264,72 @@ def test_labels_of_edges_are_learned() -> None:
     assert trainer.fit(60)["test_auroc"] > 0.9
 
 
+def evaluated(**options: Any) -> dict[str, float]:
+    """Return the metrics of an untrained model."""
+    shard = gt.open_shard(labelled())
+    model = EdgeModel(GCN(3, 4, 5, seed=1), decoder_for("dot", 5, seed=1)).double()
+    return gt.Trainer(model, shard, task=LinkPrediction(**options)).evaluate()
+
+
+def test_losses_and_weights_of_links_equal_their_definitions() -> None:
+    seen: list[torch.Tensor] = []
+
+    def remember(scores: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+        assert exists[:, 0].all()
+        assert not exists[:, 1:].any()
+        seen.append(scores)
+        return F.softplus(scores[:, 1] - scores[:, 0])  # a loss of pairs: one for each edge
+
+    found = evaluated(loss=remember, loss_weight="type")
+    scores = seen[0]
+    shard = gt.open_shard(labelled())
+    column = shard.edge_columns["split:split"] == 2
+    weights = shard.edge_columns["type"][column].double()
+    pairs = F.softplus(scores[:, 1] - scores[:, 0])
+    assert found["val_loss"] == pytest.approx(float((pairs * weights).sum() / weights.sum()))
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    losses = F.softplus(scores * signs)
+    for options, weight in (
+        ({}, [1.0, 1.0]),
+        ({"loss": "cross-entropy"}, [1.0, 1.0]),
+        ({"class_weight": {"true": 3}}, [3.0, 1.0]),
+        ({"class_weight": "balanced", "negatives": 3}, [4 / 2, 4 / 6]),
+    ):
+        each = torch.tensor(weight, dtype=torch.float64)
+        want = float((losses * each).sum() / (len(losses) * each.sum()))
+        assert evaluated(**options)["val_loss"] == pytest.approx(want)
+    want = float((losses * (-(-losses).expm1()) ** 2).mean())
+    assert evaluated(loss="focal")["val_loss"] == pytest.approx(want)
+
+
+def test_metrics_of_links_are_chosen_by_name() -> None:
+    def of_validation(**options: Any) -> dict[str, float]:
+        found = evaluated(**options).items()
+        return {name.removeprefix("val_"): value for name, value in found if "val_" in name}
+
+    every = of_validation()
+    assert every.keys() == {"loss", "auc", "mrr", "hits@1", "hits@3", "hits@10"}
+    some = of_validation(metrics="auc,auroc,average_precision,accuracy,hits@10,hits@40")
+    assert some.keys() == {
+        *("loss", "auc", "auroc", "average_precision", "accuracy", "hits@10", "hits@40")
+    }
+    assert some["auc"] == some["auroc"] == every["auc"]
+    assert some["hits@10"] == every["hits@10"] < some["hits@40"]
+    assert of_validation(metrics=[]).keys() == {"loss", "auroc"}
+    shard, model = gt.open_shard(labelled()), edge_model()
+    for monitor, metrics, main, higher in (
+        (None, None, "mrr", True),
+        (None, "brier", "auroc", True),
+        ("loss", None, "loss", False),
+        ("val_brier", "mrr", "brier", False),
+        ("hits@5", "auc", "hits@5", True),
+    ):
+        task = LinkPrediction(metrics=metrics, monitor=monitor)
+        bound = gt.Trainer(model, shard, task=task).task
+        assert (bound.metric.name, bound.metric.higher_is_better) == (main, higher)
+        assert main in {name.removeprefix("val_") for name in bound.evaluate()}
+
+
 # -- errors ------------------------------------------------------------------------------
 
 
@@ -287,6 +354,20 @@ def without(prefix: str) -> Graph:
         (LinkPrediction(relation="x"), edge_model(), labelled(), "edge column of rela.*got 'x'"),
         (LinkPrediction(relation="attr"), edge_model(), labelled(), "integers from 0 in the rela"),
         (LinkPrediction(relation="type"), edge_model(), labelled(), "of 5 relations, got one of 0"),
+        (LinkPrediction(loss="mae"), edge_model(), labelled(), "for a binary .*got AbsoluteError"),
+        (LinkPrediction(metrics="rmse"), edge_model(), labelled(), "of a binary .*got 'rmse'"),
+        (
+            LinkPrediction(metrics="mrr,auc", ranking=False),
+            *(edge_model(), labelled(), "no ranks without ranking .*got mrr"),
+        ),
+        (
+            LinkPrediction(class_weight={"a": 1}),
+            edge_model(),
+            labelled(),
+            "'false', 'true'.*got 'a'",
+        ),
+        (LinkPrediction(loss_weight="attr"), edge_model(), labelled(), "expected a number for ea"),
+        (EdgePrediction(metrics="mrr"), edge_model("mlp", outputs=3), labelled(), "got 'mrr'"),
     ],
 )
 def test_what_does_not_fit_raises_config_error(

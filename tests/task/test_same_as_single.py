@@ -28,6 +28,17 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {"decoder": "dot"},
     ),
     "link embedding": (lambda: LinkPrediction(negatives=2), {"decoder": "mlp", "embedding": 4}),
+    "link weighed": (
+        lambda: LinkPrediction(
+            negatives=2,
+            loss="focal",
+            class_weight="balanced",
+            loss_weight="type",
+            metrics="auc,average_precision,mcc,hits@7",
+            monitor="hits@7",
+        ),
+        {"decoder": "dot"},
+    ),
     "edge": (EdgePrediction, {"decoder": "mlp", "outputs": 3}),
     "edge masked": (
         lambda: EdgePrediction(exclude_targets=True),
