@@ -18,6 +18,7 @@ from typer.main import get_command
 import graphtheta
 from graphtheta.cli.bench import bench
 from graphtheta.cli.communities import communities
+from graphtheta.cli.compare import compare
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.explain import explain
@@ -27,6 +28,7 @@ from graphtheta.cli.launch import launch
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
+from graphtheta.cli.report import report
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
@@ -51,6 +53,8 @@ for _command in (
     export,
     train,
     launch,
+    report,
+    compare,
     predict,
     propagate,
     serve,

@@ -18,6 +18,7 @@ from graphtheta.train.history import History
 
 __all__ = ["summarise"]
 
+_OF_STORE = {"num_nodes", "num_edges", "num_parts", "method", "cut", "quality"}
 _PACKAGES = ("graphtheta", "torch", "numpy", "numba", "pyarrow", "mpi4py")
 
 
@@ -67,6 +68,7 @@ def summarise(
         "epochs": len(history.loss),
         "stop_reason": history.stop_reason,
         "metric": metric.name,
+        "higher_is_better": metric.higher_is_better,
         "loss_history": list(history.loss),
         "epoch_seconds": {
             "median": float(np.median(times)),
@@ -84,6 +86,7 @@ def summarise(
         "threads": torch.get_num_threads(),
         "seed": seed,
         "store_checksum": shard.manifest.checksum,
+        "store": shard.manifest.model_dump(mode="json", include=_OF_STORE),
         "versions": installed_versions(_PACKAGES),
     }
 

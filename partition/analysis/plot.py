@@ -30,8 +30,11 @@ STYLE: dict[str, Any] = {
 }
 
 
-def require_matplotlib() -> None:
+def require_matplotlib(where: str = "picture") -> None:
     """Check that matplotlib is installed, before any work is done.
+
+    Args:
+        where: Start of the error message.
 
     Raises:
         ConfigError: If it is not.
@@ -40,7 +43,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "picture: expected the library matplotlib, got none. "
+            f"{where}: expected the library matplotlib, got none. "
             "Install it: pip install 'graphtheta[report]'."
         ) from None
 

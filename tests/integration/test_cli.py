@@ -55,8 +55,8 @@ from tests.jobs import run, run_job, running, under_mpiexec
 
 
 COMMANDS = (
-    "partition", "communities", "info", "export", "train", "launch", "predict", "propagate",
-    "explain", "doctor"
+    "partition", "communities", "info", "export", "train", "launch", "report", "compare",
+    "predict", "propagate", "explain", "doctor"
 )  # fmt: skip
 OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name in GENERATORS))
 
@@ -204,6 +204,11 @@ def test_made_graph_trains(command: Run) -> None:
     assert result.code == 0, result.err
     assert command("partition", "graph", "store", "--parts", 2, "--method", "dbh").code == 0
     assert train(command, "store", "--run-dir", "run", "--epochs", 2)["epochs"] == 2
+    (compared,) = json.loads(command("compare", "run", "--json").out)
+    assert (compared["epochs"], compared["finished"], compared["missing"]) == (2, True, [])
+    reported = command("report", "run")
+    assert (reported.code, reported.err) == (0, "")
+    assert "vertex-cut" in Path("run/report.html").read_text()
     listed = command("datasets", "list").out
     assert all(name in listed for name in ["cora", "planetoid", *GENERATORS])
 
