@@ -18,7 +18,6 @@ from typer.main import get_command
 import graphtheta
 from graphtheta.cli.bench import bench
 from graphtheta.cli.communities import communities
-from graphtheta.cli.compare import compare
 from graphtheta.cli.datasets import datasets
 from graphtheta.cli.doctor import doctor
 from graphtheta.cli.explain import explain
@@ -28,7 +27,8 @@ from graphtheta.cli.launch import launch
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
-from graphtheta.cli.report import report
+from graphtheta.cli.runs.compare import compare
+from graphtheta.cli.runs.report import report
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
