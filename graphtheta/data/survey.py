@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from graphtheta.data.convert import convert
 from graphtheta.data.encode.categorical import Indices
@@ -56,6 +57,7 @@ def survey(
     where: str,
     text: bool = False,
     known: Mapping[str, Facts] | None = None,
+    train: NDArray[np.bool_] | None = None,
 ) -> dict[str, Column]:
     """Return the plan of a table with the type of each column.
 
@@ -67,6 +69,7 @@ def survey(
         where: Name of the input in messages.
         text: Whether the input is text, so that ids and decimal numbers have no types of their own.
         known: Facts that the files record, by input column.
+        train: Training rows, to which encoders are fitted. If None, those of the plan's split.
 
     Raises:
         GraphFormatError: If a type does not fit the kind of a column, a label has one class only,
@@ -101,7 +104,7 @@ def survey(
             facts[name].numbers = pa.array([], facts[name].type)
     fitted = {plan[name].inputs[position] for name, found in fits.items() for position in found}
     if missing or fitted:
-        split = _split_of(plan) if fitted else {}
+        split = _split_of(plan) if fitted and train is None else {}
         types = {name: pa.string() if kind == "id" else None for name, kind in missing.items()}
         for name in fitted - set(types):
             types[name] = facts[name].type if text and is_text(facts[name].type) else None
@@ -112,7 +115,7 @@ def survey(
         for rows in read(types):
             for name in missing:
                 facts[name].update(whole(rows[name]))
-            is_train = None
+            is_train = None if train is None else pa.array(train[row : row + rows.num_rows])
             if split:
                 is_train = pc.equal(convert(rows, split, where, row).column(0), 1).combine_chunks()
             for name, of_column in fits.items():

@@ -23,7 +23,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import fs
 
 from graphtheta.data.batches import regroup_batches
@@ -127,8 +129,14 @@ class TableFiles:
         """Number of rows of all files."""
         return sum(self._counts)
 
-    def survey(self, plan: Mapping[str, Column]) -> dict[str, Column]:
+    def survey(
+        self, plan: Mapping[str, Column], train: NDArray[np.bool_] | None = None
+    ) -> dict[str, Column]:
         """Return a plan of columns with the type of each one, from a pass over all rows if needed.
+
+        Args:
+            plan: The columns.
+            train: Training rows, as for `graphtheta.data.survey.survey`.
 
         Raises:
             GraphFormatError: As for `graphtheta.data.survey.survey`, or if a file cannot be read.
@@ -137,7 +145,7 @@ class TableFiles:
         with _reading(self.uri):
             known = self._format.facts(self._paths, wide)
         try:
-            return self._survey(plan, known)
+            return self._survey(plan, known, train)
         except GraphFormatError as error:
             # A text file whose first rows have another type, such as integers before fractions.
             if not (self._format.text and isinstance(error.__context__, pa.ArrowInvalid)):
@@ -146,9 +154,14 @@ class TableFiles:
                 self._format.widen(self._paths)
             except (OSError, ValueError, pa.ArrowException):
                 raise error from None
-        return self._survey(plan, known)
+        return self._survey(plan, known, train)
 
-    def _survey(self, plan: Mapping[str, Column], known: Mapping[str, Facts]) -> dict[str, Column]:
+    def _survey(
+        self,
+        plan: Mapping[str, Column],
+        known: Mapping[str, Facts],
+        train: NDArray[np.bool_] | None,
+    ) -> dict[str, Column]:
         counts = []
 
         def read(types: Mapping[str, pa.DataType | None]) -> Iterator[pa.Table]:
@@ -160,7 +173,8 @@ class TableFiles:
                         yield pa.table(batch.select(list(types)))
                 counts.append(rows)
 
-        decided = survey(plan, self._format.schema, read, self.uri, self._format.text, known)
+        schema, text = self._format.schema, self._format.text
+        decided = survey(plan, schema, read, self.uri, text, known, train)
         if len(counts) == len(self._paths):
             self._counts = counts
         return decided

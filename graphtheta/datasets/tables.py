@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
+import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from graphtheta.data.convert import convert, schema_of
 from graphtheta.data.encode.columns import type_of_text
@@ -59,11 +61,13 @@ class InputTable:
         uri: The file, or folder of files, or several of them.
         options: Names of its columns.
         others: Columns that are kept as they are, by the names that they get.
+        train: Training rows, to which encoders are fitted. If None, those of the table's split.
     """
 
     uri: str | Sequence[str]
     options: ColumnOptions = field(default_factory=ColumnOptions)
     others: Mapping[str, str] = field(default_factory=dict)
+    train: NDArray[np.bool_] | None = None
 
 
 class FileTable:
@@ -74,6 +78,7 @@ class FileTable:
         plan: Columns to read.
         others: Columns that are kept as they are, by the names that they get.
         keys: Columns that edges are read from.
+        train: As for `InputTable`.
 
     Attributes:
         plan: Columns to read, with their types.
@@ -89,13 +94,14 @@ class FileTable:
         plan: Mapping[str, Column],
         others: Mapping[str, str],
         keys: Sequence[str] = (),
+        train: NDArray[np.bool_] | None = None,
     ) -> None:
         kept = {
             name: Column("other", (need_column(column, files.names, files.uri),))
             for name, column in others.items()
         }
         self.files, self.keys = files, tuple(keys)
-        self.plan = files.survey({**plan, **kept})
+        self.plan = files.survey({**plan, **kept}, train)
         self.name = files.uri
 
     @property
@@ -308,13 +314,13 @@ class TableSource(FileSource):
             options, _ = options_by_table(named)
             plan = plan_nodes(node_files[name].names, node_files[name].uri, **options)
             plan = planned_like(like, name, plan, node_files[name].names, node_files[name].uri)
-            tables[name] = FileTable(node_files[name], plan, table.others)
+            tables[name] = FileTable(node_files[name], plan, table.others, train=table.train)
         for relation, table in of_edges.items():
             text = relation.text
             _, ends = options_by_table(named_like(like, text, given[text], edge_files[text].names))
             plan = plan_edges(edge_files[text].names, edge_files[text].uri, **ends)
             plan = planned_like(like, text, plan, edge_files[text].names, edge_files[text].uri)
-            tables[text] = FileTable(edge_files[text], plan, table.others)
+            tables[text] = FileTable(edge_files[text], plan, table.others, train=table.train)
         super().__init__(
             tables,
             node_tables({name: tables[name] for name in of_nodes}),

@@ -14,8 +14,9 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,9 @@ _FORMATS = ("parquet", "csv")
 _SEPARATORS = (",", ";", "\t", " ")
 _VERSION = "gconstruct"
 
+_Splits = dict[str, dict[str, pa.Array]]  # by node type or text of a relation, and name
+_Owner = TypeVar("_Owner", str, Relation)
+
 
 def recognises(uri: str) -> bool:
     """Return whether `uri` is a JSON file with lists of `nodes` and `edges`."""
@@ -60,8 +64,9 @@ def read(uri: str, *, seed: int = 0) -> FileSource:
     """Open the graph of a construction file. Only its splits are kept in memory.
 
     A label is called by its column, and its split too. Features of a table are joined to one
-    matrix, in their order. Paths are relative to the folder of the file, or to the working
-    directory.
+    matrix, in their order; a missing number gets the mean of the training rows, or of all rows if
+    the table has several splits or none. Paths are relative to the folder of the file, or to the
+    working directory.
 
     Args:
         uri: The JSON file.
@@ -106,20 +111,69 @@ def read(uri: str, *, seed: int = 0) -> FileSource:
             else:
                 nodes[owner] = found
             labels += [(owner, label, where) for label in table.get("labels", [])]
-    source = TableSource(nodes, edges)
+    splits = _splits(nodes, edges, labels, folder, seed)
+    source = TableSource(_with_train(nodes, splits), _with_train(edges, splits))
+    return source.with_columns(splits)
+
+
+def _with_train(tables: Mapping[_Owner, InputTable], splits: _Splits) -> dict[_Owner, InputTable]:
+    """Return tables with the training rows of their only split, to which encoders are fitted."""
+    found = dict(tables)
+    for owner, table in tables.items():
+        of_table = splits.get(_text(owner), {})
+        if len(of_table) == 1:
+            (split,) = of_table.values()
+            found[owner] = replace(table, train=split.to_numpy() == 1)
+    return found
+
+
+def _splits(
+    nodes: Mapping[str, InputTable],
+    edges: Mapping[Relation, InputTable],
+    labels: Sequence[tuple[str | Relation, Mapping[str, Any], str]],
+    folder: Path,
+    seed: int,
+) -> _Splits:
+    """Return the splits of labels by table and name, from the ids and labels only."""
+    names: dict[str, dict[str, str]] = {}
+    for owner, label, _ in labels:
+        column = label["label_col"]
+        names.setdefault(_text(owner), {})[f"label:{column}"] = column
+    only = ColumnOptions(labels=[], splits=[])
+    ends = ColumnOptions(edge_labels=[], edge_splits=[])
+    source = TableSource(
+        {
+            n: InputTable(
+                t.uri, cast(ColumnOptions, {**only, "id": t.options["id"]}), names.get(n, {})
+            )
+            for n, t in nodes.items()
+        },
+        {
+            r: InputTable(
+                t.uri,
+                cast(ColumnOptions, {**ends, "src": t.options["src"], "dst": t.options["dst"]}),
+                names.get(r.text, {}),
+            )
+            for r, t in edges.items()
+        },
+    )
     tables: dict[str | Relation, SourceTable] = {t.name: t.table for t in source.node_tables}
     tables |= {table.relation: table.table for table in source.edge_tables}
-    splits: dict[str, dict[str, pa.Array]] = {}
+    splits: _Splits = {}
     for owner, label, where in labels:
         name = f"split:{label['label_col']}"
-        of_table = splits.setdefault(owner.text if isinstance(owner, Relation) else owner, {})
+        of_table = splits.setdefault(_text(owner), {})
         if name in of_table:
             raise ConfigError(
                 f"{where}: expected each label once, got {label['label_col']!r} twice. Leave one "
                 "out."
             )
         of_table[name] = _split(tables[owner], label, folder, seed, f"{where} {name}")
-    return source.with_columns(splits)
+    return splits
+
+
+def _text(owner: str | Relation) -> str:
+    return owner.text if isinstance(owner, Relation) else owner
 
 
 def _need_keys(
@@ -221,7 +275,7 @@ def _split(
             f"{where}: expected split_pct of three fractions that sum to at most 1, got {pct}. "
             "Correct them."
         )
-    known = _column(table, f"label:{label['label_col']}", lambda values: values.is_valid())
+    known = _column(table, f"label:{label['label_col']}", _is_known)
     labelled = np.where(known.to_numpy(zero_copy_only=False), 0, -1)
     train, val = float(pct[0]), float(pct[1])
     split = random_split(len(labelled), labelled, train=train, val=val, seed=seed)
@@ -229,6 +283,13 @@ def _split(
     used = random_split(len(labelled), labelled, train=share, val=0.0, seed=seed)
     split[used != 1] = 0  # both order the rows by the same hash
     return pa.array(split)
+
+
+def _is_known(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    known = values.is_valid()
+    if pa.types.is_floating(values.type):
+        known = pc.and_(known, pc.invert(pc.is_nan(values.fill_null(0))))
+    return known
 
 
 def _split_of_files(table: SourceTable, given: Any, folder: Path, where: str) -> pa.Array:

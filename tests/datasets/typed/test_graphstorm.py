@@ -131,6 +131,22 @@ def test_split_pct_draws_by_seed(tmp_path: Path) -> None:
     assert not np.array_equal(other, split)
 
 
+def test_missing_numbers_get_the_mean_of_training_rows(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    split = read(path).node_table("paper")["split:venue"].to_numpy()
+    x = np.arange(NODES) / 2
+    a_training_row = np.arange(NODES) == np.argmax(split == 1)
+    for lost, width in (((split == 3) | a_training_row, 5), (split == 3, 3)):  # x occurs twice
+        rows = {"node_id": np.arange(NODES) + 100, "x": pa.array(x, mask=lost), "z": x}
+        tables = pa.table({**rows, "venue": np.arange(NODES) % 3})
+        pq.write_table(tables.slice(0, 25), tmp_path / "papers_0.parquet")
+        pq.write_table(tables.slice(25), tmp_path / "papers_1.parquet")
+        found = np.stack(read(path).node_table("paper")["features"].to_pylist())
+        assert found.shape == (NODES, width)
+        mean = x[(split == 1) & ~lost].mean()
+        np.testing.assert_allclose(found[lost, 0], mean, rtol=1e-6)
+
+
 def test_splits_are_part_of_the_graph(tmp_path: Path) -> None:
     path = write(tmp_path)
     first, again, other = (datasets.read(path, seed=seed) for seed in (0, 0, 1))
@@ -205,7 +221,7 @@ SPLIT = ("nodes", 1, "labels", 0, "custom_split_filenames")
         (setter(*SPLIT, "train", "real.json"), "or a list of ids, got double"),
         (lambda config: config["edges"][0].pop("files"), "expected the key 'files', got none"),
         (setter("edges", 0, "relation", ["author", "paper"]), "relation: expected"),
-        (setter("edges", 0, "source_id_col", "share"), "got 'share', the column of ids"),
+        (setter("edges", 0, "features", [{"feature_col": "p"}]), "got 'p', the column of ids"),
         (setter("nodes", 0, "features", 3), r"nodes\[0\] features: expected a list, got 3"),
         (setter("nodes", 0, "files", [3]), "files: expected a text, got 3"),
         (setter("nodes", 0, 3), r"nodes\[0\]: expected a JSON object, got 3"),

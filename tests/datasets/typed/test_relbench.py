@@ -68,6 +68,15 @@ def test_a_foreign_key_is_a_relation(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "customer: dropped 1 value that" in record.getMessage()
 
 
+def test_encoders_are_fitted_to_training_rows(tmp_path: Path) -> None:
+    path, part = database(tmp_path), ["train", "test", "train", "val"]
+    table = pq.read_table(tmp_path / "reviews.parquet").append_column("part", pa.array(part))
+    pq.write_table(table, tmp_path / "reviews.parquet")
+    source = datasets.read(path, features="stars:standard", splits={"split": "part"})
+    stars = Graph.from_source(source).node_table("reviews")["features"].to_pylist()
+    assert np.ravel(stars).tolist() == [-1, 0, 1, 0]  # of a mean of 1 and 3
+
+
 def test_rows_are_read_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relbench, "_BLOCK", 8)
     draw = np.random.default_rng(0)
