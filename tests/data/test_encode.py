@@ -74,6 +74,31 @@ CASES = {
         [""],
         [[-math.sqrt(0.5)], [math.sqrt(2)], [-math.sqrt(0.5)], [0]],
     ),
+    "quantile": ([0, 10, 1, 7], "quantile(2)", [""], [[0], [1], [0.5], [0.5 + 0.5 * 6 / 9]]),
+    "quantile_ties": ([1.5, 1.5, 3.5, None], "quantile(2)", [""], [[0.25], [0.25], [1], [0.5]]),
+    "quantile_outside": (
+        [1, None, 3, 100],
+        "quantile",
+        ["", "=missing"],
+        [[0, 0], [0.5, 1], [1, 0], [1, 0]],
+    ),
+    "count": (
+        ["b", "a", "b", "c"],
+        "count",
+        ["=count"],
+        [
+            [math.sqrt(0.5)],
+            [-math.sqrt(2)],
+            [math.sqrt(0.5)],
+            [-math.log(18) / 3 / (math.log(1.5) * math.sqrt(2) / 3)],
+        ],
+    ),
+    "count_missing": (
+        ["b", None, "a", None],
+        "count(1)",
+        ["=count", "=missing"],
+        [[-1, 0], [0, 1], [1, 0], [0, 1]],
+    ),
     "onehot": (
         ["b", None, "a", "c"],
         None,
@@ -212,6 +237,8 @@ KINDS = {
     "log": (st.one_of(st.none(), st.integers(-1000, 1000)), pa.int32()),
     "age": (st.one_of(st.none(), st.integers(-(1 << 60), 1 << 60)), pa.timestamp("ns")),
     "onehot(2)": (st.one_of(st.none(), st.sampled_from("abcd")), pa.string()),
+    "count(2)": (st.one_of(st.none(), st.sampled_from("abcd")), pa.string()),
+    "quantile(3)": (st.one_of(st.none(), st.integers(-(1 << 60), 1 << 60)), pa.int64()),
     "embedding(4, 2)": (st.one_of(st.none(), st.sampled_from("abcd")), pa.string()),
     "number": (st.one_of(st.none(), st.floats(-1e6, 1e6)), pa.float64()),
 }
@@ -255,6 +282,22 @@ def test_moments_of_many_blocks_are_those_of_numpy():
         values.min(),
         values.max(),
     )
+
+
+def test_quantiles_of_many_rows_are_those_of_a_sample(monkeypatch):
+    monkeypatch.setattr("graphtheta.data.encode.quantile._SAMPLE", 4096)
+    values = np.random.default_rng(0).lognormal(0, 2, 100_000)
+    found = []
+    for number in (1, 13):
+        fit = Fit("x", gt.encode.Quantile(), pa.float64(), "x", text=False)
+        for chunk in np.array_split(values, number):
+            fit.update(pa.array(chunk), None)
+        found.append(fit.fitted()[0])
+    assert found[0] == found[1]
+    encoded = found[0].encoder.encode(pa.array(values), pa.float64(), "x", 0)[:, 0]
+    shares = np.argsort(np.argsort(values)) / len(values)
+    assert np.abs(encoded - shares).max() < 0.04
+    assert (found[0].low, found[0].high) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize("name", gt.encode.ENCODERS)

@@ -13,8 +13,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "datasets": ("cora",),
     "decoders": ("dot", "mlp", "distmult", "bilinear"),
     "encoders": (
-        *("number", "standard", "minmax", "log", "onehot", "hash", "embedding", "indices"),
-        *("age", "cyclic"),
+        *("number", "standard", "minmax", "log", "quantile"),
+        *("onehot", "hash", "count", "embedding", "indices", "age", "cyclic"),
     ),
     "exporters": ("dgl", "dgl-chunked", "pyg"),
     "kernels": ("sum", "weighted-sum", "mean", "max", "gat", "gatv2", "gat-e"),

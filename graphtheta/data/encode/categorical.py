@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import Field
 
 from graphtheta.data.encode.encoder import Encoder
@@ -19,7 +20,7 @@ from graphtheta.data.schema import is_list, is_text, plain_type, refuse
 from graphtheta.data.sparse import MAX_WIDTH, SparseMatrix, sparse_column
 from graphtheta.wording import counted, some
 
-__all__ = ["Embedding", "Hash", "Indices", "OneHot", "category_kind"]
+__all__ = ["Count", "Embedding", "Hash", "Indices", "OneHot", "category_kind"]
 
 _MAX_COLUMNS = 1 << 16  # of one-hot without a limit, and of a hash
 _MAX_VOCABULARY = 1 << 16
@@ -180,6 +181,77 @@ class Hash(_Categorical):
 
     def summary(self) -> str:
         return f"{counted(self.buckets, 'bucket')} of a hash"
+
+
+class Count(_Categorical):
+    """Logarithm of 1 + the number of training rows of the same category, then as in `Standard`.
+
+    It tells common categories from rare ones, also where there are too many for a column each.
+    Unseen categories, and those beyond the limit, have no rows. A missing value gets the mean; if
+    some training row has none, a second column is 1 there, and 0 elsewhere.
+
+    Attributes:
+        limit: Number of the most frequent categories that are counted.
+        vocabulary: The categories, the most frequent first.
+        counts: Their numbers of training rows.
+        mean: Mean of the logarithms over the training rows.
+        scale: Standard deviation of the logarithms over the training rows.
+        missing: Whether there is a column for missing values.
+    """
+
+    name: ClassVar[str] = "count"
+    takes: ClassVar[str] = "texts, integers, booleans or dates"
+    limit: int = Field(default=_MAX_VOCABULARY, ge=1, le=MAX_DISTINCT)
+    vocabulary: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    mean: float = 0.0
+    scale: float = 1.0
+    missing: bool = False
+
+    def __init__(self, limit: int = _MAX_VOCABULARY, **fitted: Any) -> None:
+        super().__init__(**{"limit": limit, **fitted})
+
+    @classmethod
+    def of(cls, arguments: list[str]) -> Self:
+        return cls(*_integers(arguments, 0, 1))
+
+    def accepts(self, kind: pa.DataType) -> bool:
+        return not is_list(kind) and super().accepts(kind)
+
+    def fit(self, found: Categories, kind: pa.DataType, where: str) -> Self:
+        vocabulary = _counted(found, where).most_frequent(self.limit)
+        counts = found.counts(self.limit)
+        rest = found.rows - found.missing - sum(counts)
+        rows = np.array([*counts, rest], np.float64)
+        logs, number = np.append(np.log1p(rows[:-1]), 0.0), max(rows.sum(), 1.0)
+        mean = float((rows * logs).sum() / number)
+        deviation = float(np.sqrt((rows * (logs - mean) ** 2).sum() / number))
+        update = {
+            "kind": category_kind(kind),
+            "vocabulary": vocabulary,
+            "counts": counts,
+            "mean": mean,
+            "scale": deviation or 1.0,
+            "missing": found.missing > 0,
+        }
+        return self.model_copy(update=update)
+
+    def features(self, column: str) -> tuple[str, ...]:
+        return (f"{column}=count", *[f"{column}=missing"] * self.missing)
+
+    def encode(
+        self, array: pa.Array, value: pa.DataType, where: str, first_row: int
+    ) -> NDArray[Any]:
+        codes = pc.index_in(as_texts(array), pa.array(self.vocabulary, pa.string()))
+        logs = np.append(np.log1p(np.array(self.counts, np.float64)), 0.0)
+        of_rows = logs[codes.fill_null(len(self.counts)).to_numpy()]
+        known = array.is_valid().to_numpy(zero_copy_only=False)
+        encoded = np.where(known, (of_rows - self.mean) / self.scale, 0.0)
+        return np.stack([encoded, ~known], axis=1) if self.missing else encoded[:, None]
+
+    def summary(self) -> str:
+        count = len(self.vocabulary)
+        return f"log(1 + rows) of {counted(count, 'category', 'categories')}"
 
 
 class Embedding(_Categorical):

@@ -32,6 +32,7 @@ __all__ = [
     "Log",
     "MinMax",
     "Number",
+    "Numeric",
     "Scaled",
     "Standard",
     "is_numeric",
@@ -75,8 +76,8 @@ def need_values(found: Moments, where: str) -> None:
         )
 
 
-class _Numeric(Encoder):
-    """What encoders of numbers have in common.
+class Numeric(Encoder):
+    """Base of encoders of numbers.
 
     Attributes:
         missing: Whether a second column marks missing numbers.
@@ -95,7 +96,7 @@ class _Numeric(Encoder):
         return (column, f"{column}=missing") if self.missing else (column,)
 
 
-class Number(_Numeric):
+class Number(Numeric):
     """Numbers as they are; lists of numbers of one length, too, if no number is missing.
 
     Attributes:
@@ -170,7 +171,7 @@ def is_vector(encoder: Encoder, kind: pa.DataType) -> bool:
     return is_number and is_list(kind) and not is_pairs(kind)
 
 
-class Scaled(_Numeric):
+class Scaled(Numeric):
     """Base of encoders that subtract a number and divide by another one.
 
     Attributes:

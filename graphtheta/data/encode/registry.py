@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from graphtheta.data.encode.categorical import Embedding, Hash, Indices, OneHot
+from graphtheta.data.encode.categorical import Count, Embedding, Hash, Indices, OneHot
 from graphtheta.data.encode.encoder import Encoder
 from graphtheta.data.encode.numeric import Log, MinMax, Number, Standard
+from graphtheta.data.encode.quantile import Quantile
 from graphtheta.data.encode.times import Age, Cyclic
 from graphtheta.errors import ConfigError
 
@@ -19,8 +20,8 @@ __all__ = ["ENCODERS", "Features", "Requested", "encoder_of", "pieces", "request
 ENCODERS: dict[str, type[Encoder]] = {
     kind.name: kind
     for kind in (
-        *(Number, Standard, MinMax, Log),
-        *(OneHot, Hash, Embedding, Indices),
+        *(Number, Standard, MinMax, Log, Quantile),
+        *(OneHot, Hash, Count, Embedding, Indices),
         *(Age, Cyclic),
     )
 }

@@ -194,6 +194,13 @@ class Categories:
         Args:
             number: How many to return. If None, all.
         """
+        return tuple(self._ordered(number)["value"].to_pylist())
+
+    def counts(self, number: int | None = None) -> tuple[int, ...]:
+        """Return the numbers of rows of the values that `most_frequent` returns."""
+        return tuple(self._ordered(number)["count"].to_pylist())
+
+    def _ordered(self, number: int | None) -> pa.Table:
         assert self._counts is not None, "the caller has checked `too_many`"
-        order = self._counts.sort_by([("count", "descending"), ("value", "ascending")])
-        return tuple(order["value"].slice(0, number).to_pylist())
+        order = [("count", "descending"), ("value", "ascending")]
+        return self._counts.sort_by(order).slice(0, number)
