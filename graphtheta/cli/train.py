@@ -245,7 +245,8 @@ def _continuation(stop: Stopped | KeyboardInterrupt, run: RunConfig) -> str:
     from graphtheta.train.run_dir import RunDirectory
 
     if isinstance(stop, Stopped):
-        what = f"stopped after {stop.epochs} of {run.epochs} epochs and saved a checkpoint"
+        steps = f" and {counted(stop.steps, 'step')}" if stop.steps else ""
+        what = f"stopped after {stop.epochs} of {run.epochs} epochs{steps} and saved a checkpoint"
     elif path := latest_checkpoint(RunDirectory(run.run_dir, resume=True).checkpoints):
         what = f"the last checkpoint is {path}"
     else:

@@ -142,9 +142,9 @@ class LearningRate:
     def _total(self) -> int:
         return self._epochs * (self._updates_per_epoch if self._by == "step" else 1)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Start an epoch, of number `epoch` from 0."""
-        self._epoch, self._update = epoch, 0
+    def begin_epoch(self, epoch: int, updates: int = 0) -> None:
+        """Start an epoch, of number `epoch` from 0, after some of its updates."""
+        self._epoch, self._update = epoch, updates
 
     def begin_update(self) -> None:
         """Set the learning rate of the next step of the optimiser."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,10 +51,14 @@ class RowOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._tables = [
-            _Table(parameter, number, optimizer)
+        parameters = [
+            (parameter, number, group)
             for number, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
+        ]
+        self._tables = [
+            _Table(parameter, number, optimizer, index)
+            for index, (parameter, number, group) in enumerate(parameters)
             if isinstance(parameter, ShardedParameter) and _is_supported(optimizer, group)
         ]
 
@@ -75,6 +79,21 @@ class RowOptimizer:
         for table in self._tables:
             table.catch_up(None)
 
+    def missed(self) -> dict[int, tuple[Tensor, list[float]]]:
+        """Return what rows have missed, by number of their parameter in the optimiser.
+
+        Returns:
+            (M,) int64 number of updates that each row has missed, and the learning rates of the
+            last updates, as many as rows of this worker have missed or more; of parameters whose
+            rows are updated late now.
+        """
+        return {table.number: table.missed() for table in self._tables if table.is_late}
+
+    def load_missed(self, missed: Mapping[int, tuple[Tensor, list[float]]]) -> None:
+        """Set what rows have missed when `lazy()` starts, from what `missed` has returned."""
+        for table in self._tables:
+            table.before = missed.get(table.number)
+
     def zero_grad(self) -> None:
         """Reset the gradients of all parameters."""
         self._optimizer.zero_grad()
@@ -87,12 +106,18 @@ class RowOptimizer:
 
 
 class _Table:
-    """Rows of one sharded parameter, and the last step that each of them has."""
+    """Rows of one sharded parameter, and the last step that each of them has.
+
+    Attributes:
+        number: Number of the parameter in the optimiser.
+        before: What rows have missed when `start` is called, as `missed` returns it.
+    """
 
     def __init__(
-        self, weight: ShardedParameter, group: int, optimizer: torch.optim.Optimizer
+        self, weight: ShardedParameter, group: int, optimizer: torch.optim.Optimizer, number: int
     ) -> None:
         self._weight, self._group, self._optimizer = weight, group, optimizer
+        self.number, self.before = number, cast(tuple[Tensor, list[float]] | None, None)
         self._is_adam = not isinstance(optimizer, torch.optim.SGD)
         self._step, self._last = 0, np.empty(0, np.int64)
         self._rates: list[float] = []  # learning rates of the last steps, up to `_step`
@@ -107,6 +132,13 @@ class _Table:
     def is_trained(self) -> bool:
         return self._weight.requires_grad and self._weight.device.type == "cpu"
 
+    @property
+    def is_late(self) -> bool:
+        return self._weight.before_read is not None
+
+    def missed(self) -> tuple[Tensor, list[float]]:
+        return torch.from_numpy(self._step - self._last), list(self._rates)
+
     def start(self) -> None:
         weight, state = self._weight, self._optimizer.state[self._weight]
         if self._is_adam and not state:
@@ -114,6 +146,9 @@ class _Table:
             state["exp_avg"], state["exp_avg_sq"] = weight.zeros(), weight.zeros()
         self._step = int(state["step"]) if self._is_adam else 0
         self._last = np.full(len(weight), self._step)
+        if self.before is not None:
+            self._last -= self.before[0].numpy()
+            self._rates, self.before = list(self.before[1]), None
         self._options = self._present_options()
         weight.before_read = self.catch_up
 

@@ -397,7 +397,7 @@ class RunConfig(BaseModel):
     )
     checkpoint_seconds: float = _run(
         600.0,
-        "Save a checkpoint at the end of an epoch if the last one is this many seconds old; 0 for "
+        "Save a checkpoint when the last one is this many seconds old, also within an epoch; 0 for "
         "never.",
         ge=0,
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from graphtheta.errors import ConfigError
-from graphtheta.train.history import History
+from graphtheta.train.history import History, PartialEpoch
 from graphtheta.wording import counted
 
 __all__ = [
@@ -45,6 +45,9 @@ class Progress(BaseModel):
         content: Fingerprint of the graph. Empty in checkpoints of earlier versions.
         schedule: State of the schedule of the learning rate.
         optimizer_kind: Class of the optimiser. Empty in checkpoints of earlier versions.
+        part: Part of the next epoch that is trained.
+        rates: Learning rates of the last updates, which some learned rows have missed, by number of
+            the parameter.
     """
 
     model_config = ConfigDict(strict=True)
@@ -57,6 +60,8 @@ class Progress(BaseModel):
     content: str = ""
     schedule: dict[str, Any] = {}
     optimizer_kind: str = ""
+    part: PartialEpoch = PartialEpoch()
+    rates: dict[int, list[float]] = {}
 
 
 def read_progress(path: Path) -> Progress:

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.embedding import ShardedParameter
 from graphtheta.optim.learning_rate import LearningRate
+from graphtheta.optim.row_optimizer import RowOptimizer
 from graphtheta.runtime.atomic import disk_errors, partial_path, rename_durably, sync_all
 from graphtheta.shard.fingerprint import graph_fingerprint
 from graphtheta.shard.shard import Shard
@@ -33,7 +35,7 @@ from graphtheta.train.check_state import (
     check_weights,
     read_progress,
 )
-from graphtheta.train.history import History
+from graphtheta.train.history import History, PartialEpoch
 from graphtheta.train.weights import (
     file_hash,
     load_weights,
@@ -55,8 +57,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _NUM_KEPT = 2  # the previous checkpoint as well, in case the disk fails under the last one
+_FOLDER = r"epoch-([0-9]{6,})(?:-step-([0-9]{6,}))?"
 _FILES = "files.json"  # hashes of the other files, by name
 _PROGRESS = "progress.json"
+_MISSED = "missed"  # number of updates that each learned row has missed
 
 
 @dataclass
@@ -72,6 +76,9 @@ class RunState:
         history: History of the run.
         best: Weights of the best epoch so far, or None if there is none.
         rate: Learning rate of the optimiser, whose state is saved; None for a constant one.
+        part: Part of the next epoch that is trained.
+        rows: Optimiser of the learned rows. A checkpoint saves which updates they have missed: to
+            make up for them then would change the rounding of later ones.
     """
 
     model: nn.Module
@@ -82,12 +89,14 @@ class RunState:
     history: History = field(default_factory=History)
     best: dict[str, Tensor] | None = None
     rate: LearningRate | None = None
+    part: PartialEpoch = field(default_factory=PartialEpoch)
+    rows: RowOptimizer | None = None
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
     """Write the checkpoint `directory/epoch-000010`, and delete all but the last two; collective.
 
-    Only one run may write to the directory.
+    One within an epoch is `epoch-000010-step-000200`. Only one run may write to the directory.
 
     Args:
         directory: Directory of the run's checkpoints.
@@ -97,7 +106,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
         ConfigError: If the checkpoint cannot be written. Earlier checkpoints are kept.
     """
     comm = state.shard.comm
-    target = directory / f"epoch-{state.epochs:06d}"
+    target = directory / _name(state)
     partial = _temporary(directory)
     with disk_errors(target, "a checkpoint", ConfigError):
         try:
@@ -112,7 +121,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
                 if target.exists():  # damaged, or saved by hand
                     _remove(target)
                 rename_durably(partial, target)
-                remove_old_checkpoints(directory, state.epochs)
+                remove_old_checkpoints(directory, state)
         except BaseException:
             if comm.rank == 0:
                 with suppress(OSError):
@@ -146,6 +155,12 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
                     f"got {type(value).__name__} '{name}' of {type(optimizer).__name__}. Use "
                     "another optimiser, or no run_dir."
                 )
+    late_rates = {}
+    for index, (missed, rates) in ({} if state.rows is None else state.rows.missed()).items():
+        key, parameter = f"{index}.{_MISSED}", parameters[index]
+        assert isinstance(parameter, ShardedParameter)
+        tensors[key], sharded[key] = missed, parameter.node_type
+        late_rates[index] = max(shard.comm.all_gather(np.array(rates), stage="rates"), key=len)
     hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
     content = graph_fingerprint(shard)
     if shard.comm.rank == 0:
@@ -155,6 +170,8 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
             "optimizer_kind": type(optimizer).__name__,
             "schedule": {} if state.rate is None else state.rate.state(),
             "history": vars(state.history),
+            "part": vars(state.part),
+            "rates": {index: rates.tolist() for index, rates in late_rates.items()},
             "seed": state.seed,
             "graph": _graph_size(shard),
             "content": content,
@@ -174,7 +191,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
         ConfigError: If there are checkpoints and none is whole.
     """
     newest = None
-    for _, path in reversed(_checkpoints(directory)):
+    for _, _, path in reversed(_checkpoints(directory)):
         damage = _damage(path)
         if damage is None:
             return path
@@ -203,19 +220,26 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _checkpoints(directory: Path) -> list[tuple[int, Path]]:
-    """Return the epoch and path of each folder that is named as a checkpoint, sorted."""
+def _name(state: RunState) -> str:
+    within = f"-step-{state.part.steps:06d}" if state.part.steps else ""
+    return f"epoch-{state.epochs:06d}{within}"
+
+
+def _checkpoints(directory: Path) -> list[tuple[int, int, Path]]:
+    """Return epochs, steps and path of each folder that is named as a checkpoint, sorted."""
     entries = directory.iterdir() if directory.is_dir() else ()
+    names = ((re.fullmatch(_FOLDER, path.name), path) for path in entries)
     return sorted(
-        (int(path.name.removeprefix("epoch-")), path)
-        for path in entries
-        if re.fullmatch(r"epoch-[0-9]{6,}", path.name) and path.is_dir()
+        (int(match[1]), int(match[2] or 0), path)
+        for match, path in names
+        if match and path.is_dir()
     )
 
 
-def remove_old_checkpoints(directory: Path, epoch: int) -> None:
-    """Delete all checkpoints up to `epoch` but the last two, and what a killed run left."""
-    until = [path for number, path in _checkpoints(directory) if number <= epoch]
+def remove_old_checkpoints(directory: Path, state: RunState) -> None:
+    """Delete all checkpoints up to `state` but the last two, and what a killed run left."""
+    last = state.epochs, state.part.steps
+    until = [path for *done, path in _checkpoints(directory) if tuple(done) <= last]
     for folder in (*until[:-_NUM_KEPT], _temporary(directory)):
         _remove(folder)
 
@@ -252,6 +276,11 @@ def load_checkpoint(path: Path, state: RunState) -> None:
     for name, value in {**tensors, **progress.optimizer}.items():
         index, _, key = name.partition(".")
         values.setdefault(int(index) if index.isdecimal() else -1, {})[key] = value
+    missed = {
+        index: (some.pop(_MISSED), progress.rates.get(index, []))
+        for index, some in values.items()
+        if _MISSED in some
+    }
     check_kind(progress.optimizer_kind, optimizer, path)
     check_optimizer(values, optimizer, optimizer_path)
     groups = optimizer.state_dict()["param_groups"]
@@ -273,7 +302,10 @@ def load_checkpoint(path: Path, state: RunState) -> None:
         )
     if state.rate is not None:
         state.rate.load(progress.schedule)
+    if state.rows is not None:
+        state.rows.load_missed(missed)
     state.epochs, state.history, state.best = progress.epoch, progress.history, best
+    state.part = progress.part
 
 
 def _graph_size(shard: Shard) -> str:

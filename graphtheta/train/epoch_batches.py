@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from graphtheta.comm.timers import Stage, StageTimers
+from graphtheta.errors import ConfigError
 from graphtheta.strategy import Batch
 from graphtheta.strategy.batch import Steps
 from graphtheta.strategy.prefetch import prefetch_batches
+from graphtheta.train.history import PartialEpoch
 from graphtheta.train.micro_batches import MicroBatches, StepEnd
 
 __all__ = ["EpochBatches"]
@@ -32,9 +35,18 @@ class EpochBatches:
         self.steps, self._micro_batches = steps, micro_batches
         self._prefetch, self._stages = prefetch, stages
 
-    def of_epoch(self, epoch: int) -> Iterator[Batch | StepEnd]:
-        """Yield the batches of an epoch; collective."""
-        steps = self.steps(epoch)
+    def of_epoch(self, epoch: int, done: PartialEpoch) -> Iterator[Batch | StepEnd]:
+        """Yield the batches of an epoch after the steps that are done; collective.
+
+        Raises:
+            ConfigError: If these are steps of an epoch of another number of steps.
+        """
+        if done.of and done.of != (number := self.num_steps(epoch)):
+            raise ConfigError(
+                f"trainer: expected an epoch of {done.of:,} steps, since it continues after step "
+                f"{done.steps:,}, got {number:,}. Use the strategy of that run."
+            )
+        steps = islice(self.steps(epoch), done.steps, None)
         prepared: Iterator[Batch | StepEnd] = (
             (step() for step in steps)
             if self._micro_batches is None
@@ -48,6 +60,6 @@ class EpochBatches:
                 return
             yield batch
 
-    def num_steps(self) -> int:
+    def num_steps(self, epoch: int = 0) -> int:
         """Return the number of steps of an epoch."""
-        return sum(1 for _ in self.steps(0))
+        return sum(1 for _ in self.steps(epoch))

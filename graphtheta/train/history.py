@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from graphtheta.errors import ConfigError
 from graphtheta.task.metrics import MainMetric
 
-__all__ = ["History"]
+__all__ = ["History", "PartialEpoch"]
 
 _log = logging.getLogger("graphtheta")
 
@@ -85,4 +85,31 @@ class History:
                 "validation metric; patience is over, and fit trains nothing. Use a larger "
                 "patience.",
                 *(done, done - 1 - self.best_epoch),
+            )
+
+
+@dataclass
+class PartialEpoch:
+    """Part of an epoch that is trained, which a checkpoint within the epoch saves.
+
+    Attributes:
+        steps: Number of its steps that are trained.
+        of: Number of steps of the whole epoch, in a checkpoint.
+        loss: Sum of the losses of their targets.
+        targets: Number, or summed weight, of their targets.
+        seconds: Time that they took.
+    """
+
+    steps: int = 0
+    of: int = 0
+    loss: float = 0.0
+    targets: float = 0.0
+    seconds: float = 0.0
+
+    def check(self, done: int, epochs: int) -> None:
+        """Raise a ConfigError if this part is of none of the epochs from `done` to `epochs`."""
+        if self.steps and epochs <= done:
+            raise ConfigError(
+                f"trainer: expected epochs (--epochs) >= {done + 1}, since the run continues "
+                f"within epoch {done + 1}, got {epochs}. Use more epochs."
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from graphtheta.comm.communicator import Communicator
 from graphtheta.comm.groups import Groups
 from graphtheta.errors import ConfigError
 from graphtheta.task import BoundTask
@@ -19,9 +22,13 @@ from graphtheta.train.checkpoint import (
     save_checkpoint,
 )
 from graphtheta.train.run_dir import RunDirectory
+from graphtheta.train.signals import SignalRequests, Stopped, agree_on
 from graphtheta.train.weights import save_weights
 
-__all__ = ["RunSaver"]
+__all__ = ["Pauses", "RunSaver"]
+
+_PAUSE_S = 1.0  # between two pauses
+_MOST_STEPS = 50  # between two pauses, in case steps become slower
 
 
 class RunSaver:
@@ -35,7 +42,8 @@ class RunSaver:
 
     Attributes:
         run_dir: The directory.
-        num_saved: Number of epochs in the last checkpoint, or -1.
+        num_saved: Number of epochs in the last checkpoint; -1 if it is within an epoch, or if
+            there is none.
     """
 
     def __init__(
@@ -61,10 +69,15 @@ class RunSaver:
         """Count the seconds until the next checkpoint from now on."""
         self._saved_at = time.monotonic()
 
+    @property
+    def saves_by_time(self) -> bool:
+        """Whether checkpoints are saved by time."""
+        return self.run_dir is not None and self._seconds > 0
+
     def is_time(self) -> bool:
-        """Return whether the last checkpoint is as old as checkpoints may be."""
+        """Return whether the last checkpoint is as old as they may be, by the clock of rank 0."""
         passed = time.monotonic() - self._saved_at
-        return self._seconds > 0 and passed >= self._seconds
+        return self._groups.world.rank == 0 and self._seconds > 0 and passed >= self._seconds
 
     def is_due(self, epochs: int) -> bool:
         """Return whether a checkpoint is saved after so many epochs, in any case."""
@@ -81,7 +94,7 @@ class RunSaver:
             self.run_dir.sync_metrics()
         world.barrier(stage="checkpoint")
         self.start_clock()
-        self.num_saved = state.epochs
+        self.num_saved = -1 if state.part.steps else state.epochs
 
     def load(self, state: RunState) -> Path | None:
         """Load the newest whole checkpoint into the state of a run, if there is one; collective.
@@ -98,11 +111,11 @@ class RunSaver:
             path = world.broadcast_text(str(found or ""), stage="resume from")
             if path:
                 load_checkpoint(Path(path), state)
-                self.num_saved = state.epochs
+                self.num_saved = -1 if state.part.steps else state.epochs
             world.barrier(stage="resumed")  # all have read the files
             if is_first:
                 with run_dir.writing():
-                    remove_old_checkpoints(run_dir.checkpoints, state.epochs)
+                    remove_old_checkpoints(run_dir.checkpoints, state)
                 run_dir.truncate_metrics(state.epochs)
         return Path(path) if path else None
 
@@ -120,3 +133,60 @@ class RunSaver:
                 weights_hash = hashes[self.run_dir.weights.name]
                 self.run_dir.write_summary({**summary, "weights_hash": weights_hash})
         self._groups.world.barrier(stage="summary")
+
+
+class Pauses:
+    """Pauses within an epoch, in which all workers agree whether to save and whether to stop.
+
+    There is one about every second, so that its messages cost nothing.
+
+    Args:
+        saver: Saves checkpoints.
+        world: The workers.
+        requests: Signals that this process has received, if they are caught.
+        num_steps: Function that returns the number of steps of an epoch.
+    """
+
+    def __init__(
+        self,
+        saver: RunSaver,
+        world: Communicator,
+        requests: SignalRequests | None,
+        num_steps: Callable[[int], int],
+    ) -> None:
+        self._saver, self._world, self._requests = saver, world, requests
+        self._num_steps = num_steps
+        self._is_needed = requests is not None or saver.saves_by_time
+        self._steps, self._wait = 0, 1  # since the last pause, and until the next one
+        self._last = time.monotonic()
+
+    def after_step(self, state: RunState) -> None:
+        """Pause, if it is time for a pause; collective.
+
+        Args:
+            state: State of the run, within an epoch. One of a loss that is not finite, which ends
+                the run after this epoch, is not saved.
+
+        Raises:
+            Stopped: On all workers, if one has received a signal to stop.
+        """
+        self._steps += 1
+        if not self._is_needed or self._steps < self._wait or not np.isfinite(state.part.loss):
+            return
+        self._plan_next()
+        save = self._saver.is_time()
+        saves, stop, reason = agree_on(self._world, self._requests, save=save, stop=False)
+        state.history.stop_reason = reason or state.history.stop_reason
+        if saves and self._saver.run_dir is not None:
+            state.part.of = self._num_steps(state.epochs)
+            self._saver.save(state)
+        if stop:
+            raise Stopped(state.epochs, stop, steps=state.part.steps)
+
+    def _plan_next(self) -> None:
+        """Choose the number of steps until the next pause, by the clock of rank 0; collective."""
+        now = time.monotonic()
+        in_time = int(_PAUSE_S * self._steps / max(now - self._last, 1e-9))
+        wait = np.array([max(1, min(in_time, 2 * self._steps, _MOST_STEPS))], np.int64)
+        self._world.broadcast(wait, stage="next pause")
+        self._steps, self._wait, self._last = 0, int(wait[0]), now

@@ -26,11 +26,12 @@ class Stopped(SystemExit):
 
     Attributes:
         epochs: Number of finished epochs.
+        steps: Number of finished steps of the next epoch.
     """
 
-    def __init__(self, epochs: int, number: int = signal.SIGTERM) -> None:
+    def __init__(self, epochs: int, number: int = signal.SIGTERM, *, steps: int = 0) -> None:
         super().__init__(128 + number)
-        self.epochs = epochs
+        self.epochs, self.steps = epochs, steps
 
 
 class SignalRequests:
@@ -48,7 +49,7 @@ class SignalRequests:
         self._num_handled = 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Record a signal; training handles it at the end of the epoch.
+        """Record a signal; training handles it after one of the next steps.
 
         Raises:
             KeyboardInterrupt: On a second Ctrl-C.
@@ -58,7 +59,7 @@ class SignalRequests:
             if self._interrupted_at is None:
                 self._interrupted_at = now
                 if self._announce:  # not by print, which the signal may have interrupted
-                    line = "stopping after this epoch, with a checkpoint; Ctrl-C again: stop now"
+                    line = "stopping after this step, with a checkpoint; Ctrl-C again: stop now"
                     os.write(2, f"\n{line}\n".encode())
             elif now - self._interrupted_at > _TWICE_S:
                 raise KeyboardInterrupt

@@ -65,10 +65,15 @@ class StepRunner:
         self._num_pending, self._pending_targets = 0, 0.0  # batches since the last update
         self._is_checked = False
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Start an epoch, and forget the batches of one that was interrupted."""
+    def begin_epoch(self, epoch: int, steps: int = 0) -> None:
+        """Start an epoch after some of its steps, and forget the batches of an interrupted one."""
         self._num_pending = self._pending_targets = 0
-        self._rate.begin_epoch(epoch)
+        self._rate.begin_epoch(epoch, steps // self._accumulate)
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether the parameters are updated by all batches so far."""
+        return not self._num_pending
 
     def run(self, batch: Batch | StepEnd) -> tuple[float, float]:
         """Compute a batch, and update the parameters at the end of its step; collective.

@@ -33,7 +33,7 @@ from graphtheta.train.elastic.group import ElasticGroup, check_group
 from graphtheta.train.elastic.source import ParameterSource
 from graphtheta.train.epoch_batches import EpochBatches
 from graphtheta.train.gradients import broadcast_model
-from graphtheta.train.history import History
+from graphtheta.train.history import History, PartialEpoch
 from graphtheta.train.micro_batches import MicroBatch, MicroBatches
 from graphtheta.train.model_check import (
     Precision,
@@ -43,7 +43,7 @@ from graphtheta.train.model_check import (
     refuse_autocast,
 )
 from graphtheta.train.run_dir import RunDirectory
-from graphtheta.train.saving import RunSaver
+from graphtheta.train.saving import Pauses, RunSaver
 from graphtheta.train.signals import Stopped, agree_on, catch_signals
 from graphtheta.train.step import StepRunner
 from graphtheta.train.summary import summarise
@@ -106,8 +106,8 @@ class Trainer:
         run_dir: Directory for the files of the run; if None, none are written.
         checkpoint_every: Number of epochs between checkpoints; if 0, none are saved by this number.
             They are always saved at the end, and on signals that `fit` handles.
-        checkpoint_seconds: Seconds since the last checkpoint, or the start, after which the end of
-            an epoch saves one, by the clock of rank 0; if 0, none are saved by time.
+        checkpoint_seconds: Seconds since the last checkpoint, or the start, after which one of the
+            next steps saves one, by the clock of rank 0; if 0, none are saved by time.
         progress: How rank 0 shows progress, as for `ProgressBar`.
         callbacks: Objects with some of the methods of `Callback`, called on all workers.
         loggers: Objects with `log(metrics, step)`, which get the metrics of each epoch on rank 0.
@@ -218,7 +218,7 @@ class Trainer:
         )
         last = callbacks_of(files, loggers, progress)
         self.callbacks = Callbacks(callbacks, last if self.world.rank == 0 else ())
-        self._stop_requested = False
+        self._stop_requested, self._part = False, PartialEpoch()
         self.resumed_from: Path | None = None
         self._source = parameters
         if parameters is not None:
@@ -279,8 +279,8 @@ class Trainer:
             epochs: Number of epochs in total, including those of earlier calls and of a run that
                 was resumed. With a parameter service, None takes the number of its run.
             signals: Whether to handle signals while it trains, in the main thread: SIGUSR1 saves a
-                checkpoint at the end of the epoch; SIGTERM and, with a run directory, Ctrl-C also
-                end training then.
+                checkpoint after one of the next steps; SIGTERM and, with a run directory, Ctrl-C
+                also end training then.
 
         Returns:
             The summary, which is also written to the run directory. Its `stop_reason` is "epochs",
@@ -313,9 +313,11 @@ class Trainer:
         self.rate.plan(epochs, lambda: -(-self.batches.num_steps() // self.accumulate))
         self.best_weights.restore_last()
         history.stop_reason, self._stop_requested = "epochs", False
+        self._part.check(done, epochs)
         catching = catch_signals(self.world, saves=has_files) if signals else nullcontext()
         with self.callbacks.closing():
             with self.rows.lazy(), catching as requests:
+                self._pauses = Pauses(self.saver, self.world, requests, self.batches.num_steps)
                 self.callbacks.call("on_fit_begin", self, epochs)
                 for epoch in range(done, epochs):
                     if history.is_patience_over(epoch, self.patience):
@@ -324,7 +326,7 @@ class Trainer:
                     self.callbacks.call("on_epoch_begin", self, epoch)
                     record = self._epoch(epoch)
                     self.callbacks.call("on_epoch_end", self, epoch, record)
-                    is_time = self.world.rank == 0 and self.saver.is_time()
+                    is_time = self.saver.is_time()
                     requested, stop, reason = agree_on(
                         self.world, requests, save=is_time, stop=self._stop_requested
                     )
@@ -358,8 +360,9 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""
-        start = time.perf_counter()
-        loss = self._train_epoch(epoch)
+        start = time.perf_counter() - self._part.seconds
+        loss = self._train_epoch(epoch, self._part, start)
+        self._part = PartialEpoch()
         record = self.history.record_epoch(epoch, loss, time.perf_counter() - start)
         record |= self.rate.rates()
         if (epoch + 1) % self.evaluate_every == 0:
@@ -370,25 +373,29 @@ class Trainer:
         self.rate.end_epoch(record, f"val_{self.task.metric.name}")
         return record
 
-    def _train_epoch(self, epoch: int) -> float:
-        """Run the steps of an epoch; return the mean loss of its targets."""
+    def _train_epoch(self, epoch: int, part: PartialEpoch, start: float) -> float:
+        """Run the other steps of an epoch; return the mean loss of its targets."""
         self.model.train()
-        self.runner.begin_epoch(epoch)
-        total, count, is_between = 0.0, 0.0, True
+        self.runner.begin_epoch(epoch, part.steps)
+        is_between = True
         with self.stages.rest("forward", Stage("other")):
-            for batch in self.batches.of_epoch(epoch):
+            for batch in self.batches.of_epoch(epoch, part):
                 if is_between:
+                    part.seconds = time.perf_counter() - start
+                    if part.steps and self.runner.is_updated:
+                        self._pauses.after_step(self._state(epoch, part))
                     self.callbacks.call("on_step_begin", self, self.history.steps)
                 loss, targets = self.runner.run(batch)
                 if self.world.rank == 0:
                     self._columns()
-                total, count = total + loss * targets, count + targets
+                part.loss, part.targets = part.loss + loss * targets, part.targets + targets
                 is_between = not isinstance(batch, MicroBatch)
                 if is_between:
                     self.callbacks.call("on_step_end", self, self.history.steps, loss)
                     self.history.steps += 1
+                    part.steps += 1
             self.runner.finish()
-        return total / count if count else float("nan")
+        return part.loss / part.targets if part.targets else float("nan")
 
     # -- evaluation and prediction ----------------------------------------------------------------
 
@@ -417,7 +424,6 @@ class Trainer:
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run directory; collective."""
-        self.rows.catch_up()
         self.saver.save(self._state(epochs_done))
 
     def resume(self) -> int:
@@ -433,18 +439,12 @@ class Trainer:
         state = self._state(0)
         found = self.saver.load(state)
         if found is not None:
-            self.resumed_from, self.history = found, state.history
+            self.resumed_from, self.history, self._part = found, state.history, state.part
             self.best_weights = BestWeights(self.model, state.best)
         return state.epochs
 
-    def _state(self, epochs_done: int) -> RunState:
+    def _state(self, epochs_done: int, part: PartialEpoch | None = None) -> RunState:
         return RunState(
-            self.model,
-            self.shard,
-            self.optimizer,
-            self.seed,
-            epochs_done,
-            self.history,
-            self.best_weights.best,
-            self.rate,
+            *(self.model, self.shard, self.optimizer, self.seed, epochs_done, self.history),
+            *(self.best_weights.best, self.rate, part or PartialEpoch(), self.rows),
         )
