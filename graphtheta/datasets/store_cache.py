@@ -2,8 +2,8 @@
 
 An input that is not a store is partitioned by the workers of the run, each of which reads its own
 rows. The store is cached under a name made of the digest of the input, the number of parts, the
-method, the seed and whether reverse edges were added. The next run with the same number of workers
-opens it. The cache can be deleted while no run starts.
+method, the seed, whether reverse edges were added, and what was dropped. The next run with the same
+number of workers opens it. The cache can be deleted while no run starts.
 
 Never imports torch.
 """
@@ -42,6 +42,8 @@ def open_input(
     method: str | None = None,
     undirected: bool = False,
     add_reverse: bool = False,
+    drop_self_loops: bool = False,
+    drop_duplicates: bool = False,
     like: Recipe | None = None,
 ) -> Store:
     """Open a store, or partition any other input that `graphtheta.datasets.read` reads; collective.
@@ -52,10 +54,12 @@ def open_input(
         method: Partitioner of such an input. If None, `node-hash`.
         undirected: Whether that partitioner adds the reverse of every edge.
         add_reverse: Whether to add the relation `rev_<name>` for each relation of such an input.
+        drop_self_loops: Whether that partitioner drops edges from a node to itself.
+        drop_duplicates: Whether it keeps only the first of equal edges.
         like: Recipe by which such an input is read, if it is one of tables.
 
     Raises:
-        ConfigError: If the input does not exist, or is a store without the reverse edges.
+        ConfigError: If the input does not exist, or is a store that was made otherwise.
         GraphFormatError: If the graph is malformed.
         StoreError: If the store is damaged, or the cache cannot be written.
     """
@@ -67,6 +71,8 @@ def open_input(
             comm,
             method=method,
             undirected=undirected,
+            self_loops=not drop_self_loops,
+            repeats=not drop_duplicates,
         )
     store = open_store(path, parts=())  # each worker checks the parts that it opens
     manifest = store.manifest
@@ -74,11 +80,13 @@ def open_input(
     for option, asked, has in (
         ("--undirected", undirected, manifest.undirected),
         ("--add-reverse", add_reverse, has_reverse),
+        ("--drop-self-loops", drop_self_loops, not manifest.self_loops),
+        ("--drop-duplicates", drop_duplicates, not manifest.repeats),
     ):
         if asked and not has:
             raise ConfigError(
-                f"{path}: expected a store with the reverse of every edge, got one made without "
-                f"{option}. Partition it again, or leave {option} out."
+                f"{path}: expected a store made with {option}, as the run asks for, got one made "
+                f"without it. Partition the graph again with {option}, or leave it out in training."
             )
     return store
 
@@ -90,6 +98,8 @@ def cached_store(
     method: str = _DEFAULT_METHOD,
     seed: int = 0,
     undirected: bool = False,
+    self_loops: bool = True,
+    repeats: bool = True,
     folder: Path | None = None,
 ) -> Store:
     """Return the cached store of an input, with one part per worker; make it if needed; collective.
@@ -104,6 +114,8 @@ def cached_store(
         seed: Random seed of the partitioner. Training does not depend on it, so that runs with any
             seed share a store.
         undirected: Whether the partitioner adds the reverse of every edge.
+        self_loops: Whether to keep edges from a node to itself.
+        repeats: Whether to keep duplicate edges.
         folder: Cache folder, which all workers share. If None, `cache_folder()`.
 
     Raises:
@@ -121,12 +133,14 @@ def cached_store(
     source = open_source() if comm.rank == 0 else None
     digest = "" if source is None else source.digest()
     digest = comm.broadcast_text(digest, stage="cache: digest of the input")
-    name = f"{digest}-{comm.size}-{method}-{seed}{'-undirected' * undirected}"
+    kinds = {"undirected": undirected, "no-loops": not self_loops, "no-repeats": not repeats}
+    suffix = "".join(f"-{kind}" for kind, holds in kinds.items() if holds)
+    name = f"{digest}-{comm.size}-{method}-{seed}{suffix}"
     path = folder / f"v{FORMAT_VERSION}" / name
     is_cached = comm.rank == 0 and _is_whole(path)
     if not comm.all_gather_int(is_cached, stage="cache: look for the store")[0]:
         source = source or open_source()
-        plan = Plan(comm.size, method, seed=seed, undirected=undirected)
+        plan = Plan(comm.size, method, seed, undirected, self_loops, repeats)
         try:
             with _only_job(path, comm) as made:
                 is_cached = comm.rank == 0 and _is_whole(path, remove=True)

@@ -385,6 +385,16 @@ class RunConfig(BaseModel):
         "Add the relation rev_NAME for each relation when the input is partitioned. A store must "
         "have been made with --add-reverse already.",
     )
+    drop_self_loops: bool = _input(
+        False,
+        "Drop edges from a node to itself when the input is partitioned. A store must have been "
+        "made with --drop-self-loops already.",
+    )
+    drop_duplicates: bool = _input(
+        False,
+        "Keep only the first of equal edges when the input is partitioned. A store must have been "
+        "made with --drop-duplicates already.",
+    )
 
     run_dir: Path = _run(
         ..., "Directory to write the run to: configuration, metrics, checkpoints, weights."

@@ -134,6 +134,8 @@ def start_run(
             columns = trainer.task.resolved.items()
             found = {
                 "undirected": shard.manifest.undirected,
+                "drop_self_loops": not shard.manifest.self_loops,
+                "drop_duplicates": not shard.manifest.repeats,
                 "weighted": is_weighted(config, shard),
                 **{option: name for option, name in columns if getattr(config, option) is None},
             }
@@ -393,6 +395,8 @@ def open_graph(
         method=config.method,
         undirected=config.undirected,
         add_reverse=config.add_reverse,
+        drop_self_loops=config.drop_self_loops,
+        drop_duplicates=config.drop_duplicates,
         like=like,
     )
     return open_shard(store, comm, device=chosen)

@@ -100,6 +100,7 @@ def test_store_is_the_one_that_partitioning_makes(tmp_path: Path) -> None:
 def test_all_that_makes_a_store_is_in_its_key(tmp_path: Path) -> None:
     other = to_graph(CORNER_GRAPHS["random"], seed=1)
     variants: list[dict[str, Any]] = [{}, {"seed": 1}, {"method": "dbh"}, {"undirected": True}]
+    variants += [{"self_loops": False}, {"repeats": False}]
     for graph in (GRAPH, other):
         for variant in variants:
             cached_store(lambda graph=graph: graph, ALONE, folder=tmp_path, **variant)
@@ -213,7 +214,11 @@ def test_open_input_opens_stores_and_partitions_others(
     assert len(entries(tmp_path / "cache")) == 1
 
 
-def test_open_input_raises_config_error_on_a_store_without_reverses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["undirected", "drop_self_loops", "drop_duplicates"])
+def test_open_input_raises_config_error_on_a_store_that_was_made_otherwise(
+    tmp_path: Path, option: str
+) -> None:
     make_store(GRAPH, tmp_path / "store", Plan(1, "node-hash"))
-    with pytest.raises(ConfigError, match="expected a store with the reverse of every edge"):
-        open_input(str(tmp_path / "store"), ALONE, undirected=True)
+    message = f"expected a store made with --{option.replace('_', '-')}, as the run asks for"
+    with pytest.raises(ConfigError, match=message):
+        open_input(str(tmp_path / "store"), ALONE, **{option: True})  # type: ignore[arg-type]

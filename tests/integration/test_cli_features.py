@@ -25,15 +25,20 @@ def test_the_next_month_is_encoded_by_the_recipe_of_the_run(command: Run) -> Non
     write_tables(COLUMNS, {**EDGES, "amount": [1.0, 2.0, 3.0, 4.0]})
     Path("features.toml").write_text('age = "standard"\ncountry = "embedding(3)"\nf_0 = "minmax"\n')
     given = ["--label", "y", "--split", "split=part", "--edge-features", "amount:log"]
+    given += ["--drop-duplicates"]
     made = command("partition", *TABLES, "store", "--features", "features.toml", *given)
     assert made.code == 0, made.err
     trained = command("train", "store", "--run-dir", "run", "--epochs", 1, "--hidden", 4)
     assert trained.code == 0, trained.err
     later = {"name": ["e", "f", "g", "h"], "age": [30] * 4, "country": ["xx", "fr", None, "de"]}
-    write_tables(later, {"from": ["e"], "to": ["f"], "amount": [2.0]})
+    write_tables(later, {"from": ["e"] * 2, "to": ["f"] * 2, "amount": [2.0, 3.0]})
     # The recipe names the columns of ids, too.
     unnamed = [word for word in TABLES if word not in NAMES]
-    assert command("partition", *unnamed, "next", "--like", "run").code == 0
+    assert command("partition", *unnamed, "other", "--like", "run").code == 0
+    assert_one_line(
+        command("predict", "run", "other", "--out", "scores"), "store made with --drop-duplicates"
+    )
+    assert command("partition", *unnamed, "next", "--like", "run", "--drop-duplicates").code == 0
     recipes = [json.loads(command("info", path, "--json").out) for path in ("store", "next")]
     one, other = (found["node_types"][0]["encodings"] for found in recipes)
     assert one == other
@@ -56,7 +61,8 @@ def test_the_next_month_is_encoded_by_the_recipe_of_the_run(command: Run) -> Non
         assert_one_line(command("predict", "run", month, "--out", out), message)
         Path(month, "payments.parquet").unlink(missing_ok=True)
     write_tables(later, {"from": ["e"], "to": ["f"], "amount": [2.0]})
-    refitted = command("partition", *TABLES, "refitted", "--features", "features.toml")
+    features = ["--features", "features.toml", "--drop-duplicates"]
+    refitted = command("partition", *TABLES, "refitted", *features)
     assert refitted.code == 0, refitted.err
     assert_one_line(
         command("predict", "run", "refitted", "--out", "others"),
