@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from graphtheta.data.encode.describe import encoding_text
+from graphtheta.data.encode.numeric import Number
 from graphtheta.data.encode.recipe import encoding_of
 from graphtheta.data.reverse import WithReverse
 from graphtheta.data.schema import classes_of, is_list
@@ -45,7 +46,7 @@ def reading(source: GraphSource) -> list[tuple[str, str]]:
             name = f"{kind} {qualified(owner, field.name, count)}"
             rows.append((name, summaries.get(name) or _type(field)))
             rows += [(f"  {one.column}", encoding_text(one)) for one in encoding_of(field)]
-    return rows + _fitted(tables)
+    return rows + _fitted(tables) + _unscaled(tables)
 
 
 def _fitted(tables: Iterable[tuple[str, str, NodeTable | EdgeTable, int]]) -> list[tuple[str, str]]:
@@ -61,6 +62,27 @@ def _fitted(tables: Iterable[tuple[str, str, NodeTable | EdgeTable, int]]) -> li
     return found
 
 
+def _unscaled(
+    tables: Iterable[tuple[str, str, NodeTable | EdgeTable, int]],
+) -> list[tuple[str, str]]:
+    """Return a row that names the encoded columns of large numbers that are used as they are."""
+    found = {
+        qualified(owner, one.column, count): max(abs(one.low or 0), abs(one.high or 0))
+        for _, owner, table, count in tables
+        for field in table.schema
+        for one in encoding_of(field)
+        if isinstance(one.encoder, Number)
+    }
+    large = {name: size for name, size in found.items() if size > _LARGE}
+    if not large:
+        return []
+    text = f"{some(large, len(large))}: used as they are, up to {max(large.values()):g}; the "
+    return [
+        ("hint", f"{text}encoding standard, as in NAME:standard, gives them the size of others")
+    ]
+
+
+_LARGE = 10
 _NAMES = {"float": "float32", "double": "float64"}
 
 

@@ -220,8 +220,8 @@ class Pipeline:
         if found["number"] and self._comm.rank == 0:
             _log.warning(
                 "partition: %s%s of %s edges have their reverse in the graph already, so that "
-                "adding reverses doubles them. Drop duplicates (--drop-duplicates), or do not add "
-                "reverses.",
+                "adding reverses doubles them. If the two are one edge, drop duplicates "
+                "(--drop-duplicates) or do not add reverses.",
                 "" if found["exact"] else "about ",
                 f"{found['number']:,}",
                 f"{source.num_edges:,}",

@@ -12,6 +12,7 @@ import torch
 
 from graphtheta import Graph
 from graphtheta.data.schema import classes_of
+from graphtheta.datasets.reading import reading
 from graphtheta.errors import ConfigError, GraphFormatError
 
 EDGES = pa.table({"src": [0, 1, 2, 3], "dst": [1, 2, 3, 0]})
@@ -328,6 +329,13 @@ def test_splits_are_drawn_by_ids_whatever_the_order_and_the_type_of_the_ids():
             graph_of(splits=text)
     with pytest.raises(ConfigError, match="expected ids, by which random"):
         Graph.from_arrow({"x": [1, 2]}, {"src": [0], "dst": [1]}, id=None, splits="random(1,0)")
+
+
+def test_large_numbers_that_are_used_as_they_are_are_named():
+    columns = {"age": [1.0, 2.0, 90.0, None], "share": [0.1, 0.2, 0.3, 0.4]}
+    rows = dict(reading(graph_of(columns=columns, features="age,share")))
+    assert rows["hint"].startswith("'age': used as they are, up to 90; the encoding standard")
+    assert "hint" not in dict(reading(graph_of(columns=columns, features="age:standard,share")))
 
 
 def test_tables_with_two_columns_of_a_name_are_refused():
