@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import sys
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def test_options_exist(command: Run, block: Block) -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """A folder with what the pages suppose: tables of nodes and edges, pairs, and a store."""
+    """A folder with what the pages suppose: tables of nodes and edges, pairs, a bank's months."""
     graph, draw = load("cora"), np.random.default_rng(0)
     columns = {"id": graph.ids, "fraud": graph.label() % 2 == 0}
     columns |= {"age": draw.integers(18, 90, graph.num_nodes)}
@@ -104,6 +105,8 @@ def prepared(tmp_path: Path) -> Path:
     pq.write_table(pa.table({**edges, "split:split": split}), tmp_path / "edges.parquet")
     pairs = {"src": graph.src[:20], "dst": graph.dst[:20]}
     pq.write_table(pa.table(pairs), tmp_path / "pairs.parquet")
+    bank = runpy.run_path(str(ROOT / "benchmarks" / "bank.py"))
+    bank["write_months"](tmp_path, accounts=1500, transfers=15_000)
     return tmp_path
 
 

@@ -1,15 +1,21 @@
-"""Every script of docs/examples, and every Python block of README and docs, runs and learns."""
+"""Every script and notebook of docs/examples, and every Python block of README and docs, runs."""
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from graphtheta.cli import main
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
 DOCS = (
     *("getting-started", "features", "batches", "links", "deep-models", "writing-a-layer"),
     *("training-loop", "coming-from", "losses"),
@@ -40,6 +46,32 @@ def test_example_learns(script: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert float(match[1]) > 0.75
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebook_learns(
+    notebook: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Run the cells in this process, and so their lines that begin with !graphtheta."""
+    monkeypatch.chdir(notebook.parent)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tmp_path / "cache"))
+
+    def graphtheta(line: str) -> None:
+        assert main(shlex.split(line)) == 0
+
+    names = {"graphtheta": graphtheta}
+    for cell in json.loads(notebook.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            text = "".join(cell["source"]).replace("\\\n", "")
+            exec(re.sub(r"(?m)^!graphtheta (.*)", lambda m: f"graphtheta({m[1]!r})", text), names)
+    match = re.search(r"average precision (\d\.\d+)", capsys.readouterr().out)
+    assert match
+    assert float(match[1]) > 0.4
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_runs(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -55,4 +87,5 @@ def test_block_runs(
 
 def test_there_is_something_to_run() -> None:
     assert EXAMPLES
+    assert NOTEBOOKS
     assert len(BLOCKS) >= len(PAGES)
