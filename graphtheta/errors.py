@@ -3,6 +3,7 @@
 ```
 GraphThetaError
 ├── ConfigError (ValueError)       an argument, option or name is wrong
+│   ├── LossNotFinite              the loss of training became infinite or NaN
 │   ├── UnknownAttribute (KeyError)  PyG asks for an attribute that the graph does not have
 │   └── ArgumentError (TypeError)  a constructor does not take the arguments given
 ├── GraphFormatError (ValueError)  the input data are wrong
@@ -39,6 +40,7 @@ __all__ = [
     "GraphFormatError",
     "GraphThetaError",
     "LimitExceeded",
+    "LossNotFinite",
     "PartitionError",
     "StoreError",
     "TraceError",
@@ -88,6 +90,10 @@ class GraphThetaError(Exception):
 
 class ConfigError(GraphThetaError, ValueError):
     """An argument, an option or a name is wrong."""
+
+
+class LossNotFinite(ConfigError):
+    """The loss of training became infinite or NaN, on all workers."""
 
 
 class UnknownAttribute(ConfigError, KeyError):

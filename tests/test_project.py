@@ -39,7 +39,7 @@ FLOORS = (
     ("task",),
     ("train",),
     ("run", "bench"),
-    ("report",),
+    ("report", "sweep"),
     ("engine",),
     ("cli",),
     ("__main__",),
@@ -79,7 +79,7 @@ WITHOUT_TORCH = (
     *("data.adjacency", "data.graph", "datasets", "datasets.store_cache", "export.dgl_chunked"),
     *("runtime.atomic", "runtime.malloc", "runtime.paths"),
     *("shard.local_graph", "shard.merged_edges"),
-    *("partition", "engine", "engine.server.server", "exchange.rows", "report.page"),
+    *("partition", "engine", "engine.server.server", "exchange.rows", "report.page", "sweep.plan"),
     *(f"bench.{name}" for name in ("compare", "memory", "partition", "record", "timing")),
     *(f"comm.{name}" for name in ("single", "threads", "mpi", "watchdog", "launch", "doctor")),
 )

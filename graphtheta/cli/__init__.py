@@ -29,6 +29,7 @@ from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
 from graphtheta.cli.runs.compare import compare
 from graphtheta.cli.runs.report import report
+from graphtheta.cli.runs.sweep import sweep
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
 from graphtheta.cli.terminal.help import Command, command_group
@@ -53,6 +54,7 @@ for _command in (
     export,
     train,
     launch,
+    sweep,
     report,
     compare,
     predict,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphtheta.report.recorded_run import RecordedRun
@@ -51,8 +51,15 @@ def ranked(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     return sorted(runs, key=key)
 
 
-def comparison_table(runs: Sequence[RecordedRun]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of a table of runs, the best one first."""
+def comparison_table(
+    runs: Sequence[RecordedRun], states: Mapping[str, str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a table of runs, the best one first.
+
+    Args:
+        runs: The runs.
+        states: What is shown instead of why a run has stopped, by the name of the run.
+    """
     ordered, options = ranked(runs), differing_options(runs)
     metrics = list(dict.fromkeys(run.metric for run in runs if run.metric))
     tests = [f"test_{name}" for name in metrics]
@@ -69,7 +76,7 @@ def comparison_table(runs: Sequence[RecordedRun]) -> tuple[list[str], list[list[
             *(f"{run.best[name]:.4f}" if name in run.best else "-" for name in columns),
             f"{run.epochs:,}",
             f"{run.seconds:,.1f}",
-            run.stop,
+            (states or {}).get(run.name, run.stop),
         ]
         for run in ordered
     ]

@@ -14,7 +14,7 @@ from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
-__all__ = ["load_config", "resolve"]
+__all__ = ["load_config", "read_toml", "resolve", "validated"]
 
 _LIMIT = 1 << 31  # counts are smaller than this
 
@@ -36,17 +36,15 @@ def resolve(
         ConfigError: If a key is unknown, a value is invalid or missing, an option has no effect
             with the others, or differs from what a resumed run was started with.
     """
-    given = {**(_read(file) if file else {}), **options}
-    if isinstance(weights := given.get("class_weight"), str):
-        given["class_weight"] = parse_class_weight(weights)
+    given = {**(read_toml(file) if file else {}), **options}
     sources = {key: f"{file}: {key}" for key in given.keys() - options.keys()}
     run_dir = Path(given["run_dir"]) if resume and "run_dir" in given else None
     if run_dir is None or not RunDirectory(run_dir, resume=True).holds_run:
-        config = _validate(given, sources)
+        config = validated(given, sources)
         _check_effects(options, config)
         return config
     started = _started_with(run_dir)
-    config = _validate({**started.record(), **given}, sources)
+    config = validated({**started.record(), **given}, sources)
     for key in RunConfig.model_fields:
         old, new = getattr(started, key), getattr(config, key)
         if not option_details(key)["resumable"] and old != new:
@@ -87,7 +85,7 @@ def load_config(run_dir: Path) -> RunConfig:
 def _started_with(run_dir: Path) -> RunConfig:
     path = RunDirectory(run_dir, resume=True).config
     # Runs of earlier versions have no key `weighted`, and did not read weights.
-    values = {"weighted": False, **_read(path)}
+    values = {"weighted": False, **read_toml(path)}
     text, _, checksum = path.read_text().rpartition(CHECKSUM)
     if checksum and text and checksum.strip() != text_hash(text):
         raise ConfigError(
@@ -107,10 +105,15 @@ def _started_with(run_dir: Path) -> RunConfig:
             f"{path}: expected the configuration of a run, got one without 'input'. Restore the "
             "file, or start the run again in a new --run-dir."
         )
-    return _validate({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
+    return validated({**values, "run_dir": run_dir}, {key: f"{path}: {key}" for key in values})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        ConfigError: If there is no such file, or it is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -121,13 +124,18 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _validate(values: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfig:
+def validated(values: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfig:
     """Return the configuration of some values.
 
     Args:
         values: By field name.
         sources: Where the values come from that were not given as options, for error messages.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value is invalid or missing.
     """
+    if isinstance(weights := values.get("class_weight"), str):
+        values = {**values, "class_weight": parse_class_weight(weights)}
     for key, value in values.items():
         if isinstance(value, int) and value >= _LIMIT and key != "seed":
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,9 +15,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from graphtheta.comm.communicator import Communicator
-from graphtheta.comm.groups import Groups
 from graphtheta.data.encode.recipe import Recipe
-from graphtheta.datasets.store_cache import open_input
 from graphtheta.errors import ConfigError
 from graphtheta.inference.label_propagation import correct_and_smooth
 from graphtheta.inference.nodes import infer_nodes, masters_in_table
@@ -35,6 +33,7 @@ from graphtheta.run.build import (
     task_of,
 )
 from graphtheta.run.config import RunConfig
+from graphtheta.run.open_graph import RunGraph, open_graph, open_run_graph
 from graphtheta.run.pair_prediction import read_pairs, score_pairs
 from graphtheta.run.prediction_writer import (
     PredictedLabel,
@@ -44,7 +43,6 @@ from graphtheta.run.prediction_writer import (
     write_predictions,
 )
 from graphtheta.run.resolve import load_config
-from graphtheta.shard.open import open_shard, pick_device
 from graphtheta.shard.shard import Shard
 from graphtheta.task import LinkPrediction
 from graphtheta.task.metrics.scored import kind_of
@@ -56,7 +54,6 @@ from graphtheta.wording import counted, some
 __all__ = [
     "Predicted",
     "load_model",
-    "open_graph",
     "predict_run",
     "predicted_type",
     "read_label",
@@ -72,6 +69,8 @@ def start_run(
     *,
     resume: bool = False,
     progress: bool | Literal["lines"] = False,
+    callbacks: Iterable[Any] = (),
+    graph: RunGraph | None = None,
 ) -> Trainer:
     """Return the trainer of a run, ready to `fit`; collective.
 
@@ -82,6 +81,8 @@ def start_run(
         comm: The workers.
         resume: Whether to continue from the last checkpoint in the run's directory.
         progress: How rank 0 shows progress, as for `ProgressBar`.
+        callbacks: Callbacks of the trainer, on all workers.
+        graph: Graph of the run, if it is open already: what `open_run_graph` returns.
 
     Raises:
         ConfigError: If an option is invalid, or the directory holds another run, or a run is in
@@ -94,12 +95,7 @@ def start_run(
     strategy, task, schedule = strategy_of(config), task_of(config), schedule_of(config)
     # Only rank 0 checks that the directory is free: it may already write to it when others check.
     run_dir = RunDirectory(config.run_dir, resume=resume or comm.rank > 0)
-    groups = Groups(comm, config.groups)
-    if groups.index:
-        comm.barrier(stage="input of the first group")  # which may partition it
-    shard = open_graph(config, config.input, groups.comm, config.device)
-    if not groups.index and groups.number > 1:
-        comm.barrier(stage="input of the first group")
+    groups, shard = graph or open_run_graph(config, comm)
     trainer = Trainer(
         model_of(config, shard),
         shard,
@@ -123,6 +119,7 @@ def start_run(
         checkpoint_every=config.checkpoint_every,
         checkpoint_seconds=config.checkpoint_seconds,
         progress=progress,
+        callbacks=callbacks,
     )
     try:
         if comm.rank == 0:
@@ -378,28 +375,6 @@ def _summary(run_dir: Path) -> dict[str, Any]:
             f"{path}: expected the summary of the run, got an invalid file. To write it again: "
             f"graphtheta train --resume --run-dir {run_dir}"
         ) from None
-
-
-def open_graph(
-    config: RunConfig,
-    source: str,
-    comm: Communicator,
-    device: str,
-    like: Recipe | None = None,
-) -> Shard:
-    """Open a graph as a run does, and partition it first if it is not a store; collective."""
-    chosen = pick_device(device, comm)  # may fail, so before the input is partitioned
-    store = open_input(
-        source,
-        comm,
-        method=config.method,
-        undirected=config.undirected,
-        add_reverse=config.add_reverse,
-        drop_self_loops=config.drop_self_loops,
-        drop_duplicates=config.drop_duplicates,
-        like=like,
-    )
-    return open_shard(store, comm, device=chosen)
 
 
 def _check_kind(

@@ -13,8 +13,9 @@ from graphtheta.data.encode.recipe import Recipe
 from graphtheta.partition import LabelSpec
 from graphtheta.run.build import task_of
 from graphtheta.run.config import RunConfig
+from graphtheta.run.open_graph import open_graph
 from graphtheta.run.resolve import load_config
-from graphtheta.run.run import load_model, open_graph, read_label, recipe_of
+from graphtheta.run.run import load_model, read_label, recipe_of
 from graphtheta.shard.shard import Shard
 from graphtheta.task import EdgePrediction, LinkPrediction, NodePrediction
 from graphtheta.train.run_dir import RunDirectory

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphtheta.errors import ConfigError
+from graphtheta.errors import LossNotFinite
 from graphtheta.task.metrics import MainMetric
 
 __all__ = ["History", "PartialEpoch"]
@@ -44,7 +44,7 @@ class History:
             ConfigError: If the loss is not finite.
         """
         if not math.isfinite(loss):
-            raise ConfigError(
+            raise LossNotFinite(
                 f"trainer: expected a finite loss, but the loss became {loss} in epoch {epoch}. "
                 "Lower the learning rate (--lr), or look for extreme features."
             )

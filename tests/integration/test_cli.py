@@ -55,8 +55,8 @@ from tests.jobs import run, run_job, running, under_mpiexec
 
 
 COMMANDS = (
-    "partition", "communities", "info", "export", "train", "launch", "report", "compare",
-    "predict", "propagate", "explain", "doctor"
+    "partition", "communities", "info", "export", "train", "launch", "sweep", "report",
+    "compare", "predict", "propagate", "explain", "doctor"
 )  # fmt: skip
 OF_DATASETS = ("datasets", "datasets list", *(f"datasets make {name}" for name in GENERATORS))
 

@@ -1,0 +1,1 @@
+"""Sweeps: many runs of one graph, whose options Optuna chooses."""
