@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphtheta.errors import LossNotFinite
+from graphtheta.errors import ConfigError, LossNotFinite
 from graphtheta.task.metrics import MainMetric
 
 __all__ = ["History", "PartialEpoch"]
