@@ -60,6 +60,7 @@ def partition(
     split: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
     ] = None,
+    keep: Annotated[list[str] | None, _column("COLUMN,COLUMN,...", default="none")] = None,
     split_seed: Annotated[int | None, option("INTEGER", panel=_COLUMNS, min=0)] = None,
     edge_features: Annotated[
         list[str] | None, _column("COLUMN", default="attr, if there is one")
@@ -72,6 +73,7 @@ def partition(
     edge_split: Annotated[
         list[str] | None, _column("[NAME=]COLUMN", default="columns called split:NAME")
     ] = None,
+    edge_keep: Annotated[list[str] | None, _column("COLUMN,COLUMN,...", default="none")] = None,
     like: Annotated[Path | None, _column("PATH")] = None,
     method: Annotated[str, option("NAME", panel=_METHOD)] = "kaminpar",
     seed: Annotated[int, option("INTEGER", panel=_METHOD)] = 0,
@@ -120,6 +122,8 @@ def partition(
         split: Node column of a split (train, val, test), and a name for it; or NAME=A,B,C for
             three columns of booleans; or 'random(0.6,0.2)' to draw one by ids: the shares of
             training and validation, and possibly a seed. Repeat the option for several.
+        keep: Node columns to store as they are, by names or patterns, for options of training such
+            as --loss-weight and --candidates.
         split_seed: Which split of a published data set to use: the seed of a split that is drawn,
             or the number of one of several splits in an npz file, which are numbered from 0.
         edge_features: Edge columns of features, as --features.
@@ -127,6 +131,8 @@ def partition(
         edge_weight: Edge column of weights.
         edge_label: Edge column of a label, as --label.
         edge_split: Edge column of a split, as --split.
+        edge_keep: Edge columns to store as they are, for options such as --loss-weight,
+            --edge-weight and --relation-column.
         like: Store or run whose features, encodings and classes to use, as they were fitted
             there, instead of --features and --edge-features.
         method: Partitioner: {methods}. kaminpar cuts the fewest edges, but holds all of them in
@@ -188,6 +194,8 @@ def partition(
         "like": None if like is None else read_recipe(like),
         "edge_type": edge_type,
         "edge_weight": edge_weight,
+        "keep": keep,
+        "edge_keep": edge_keep,
     }
     columns = {name: value for name, value in given.items() if value is not None}
     methods = [name.strip() for name in compare.split(",")] if compare else [method]

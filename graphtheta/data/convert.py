@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -314,6 +315,14 @@ def _other(column: Column, inputs: Sequence[pa.Array], where: str, first_row: in
     return inputs[0]
 
 
+def _kept(column: Column, inputs: Sequence[pa.Array], where: str, first_row: int) -> pa.Array:
+    array = inputs[0].cast(_target(column))
+    if pa.types.is_floating(array.type):
+        return array.fill_null(math.nan)
+    no_nulls(array, where, first_row)
+    return array
+
+
 _CONVERT: dict[ColumnKind, Callable[[Column, Sequence[pa.Array], str, int], pa.Array]] = {
     "id": _ids,
     "matrix": _matrix,
@@ -322,5 +331,6 @@ _CONVERT: dict[ColumnKind, Callable[[Column, Sequence[pa.Array], str, int], pa.A
     "split": _split,
     "type": _number,
     "weight": _number,
+    "kept": _kept,
     "other": _other,
 }

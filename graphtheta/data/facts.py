@@ -19,6 +19,7 @@ __all__ = [
     "Facts",
     "are_integers",
     "is_wide",
+    "kept_type",
     "number_of_indices",
 ]
 
@@ -234,3 +235,19 @@ def _odd_text(found: Facts) -> str:
     texts = [] if found.texts is None else found.texts.to_pylist()
     odd = [text for text in texts if not _NUMBER.fullmatch(text.strip())]
     return f" ({odd[0]!r})" if odd else ""
+
+
+def kept_type(kind: pa.DataType, where: str) -> pa.DataType:
+    """Return the type of a column that is kept as it is, given that of the input.
+
+    Raises:
+        GraphFormatError: If it has neither numbers, booleans, texts nor times.
+    """
+    kind = plain_type(kind)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return kind if kind == pa.float32() else pa.float64()
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+        return kind
+    if is_text(kind):
+        return pa.string()
+    raise refuse(where, "numbers, booleans, texts or times to keep", kind, "Leave it out.")

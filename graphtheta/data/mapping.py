@@ -16,7 +16,7 @@ from graphtheta.data.encode.categorical import Embedding
 from graphtheta.data.encode.encoder import Encoder
 from graphtheta.data.encode.random_split import RandomSplit, split_name
 from graphtheta.data.encode.recipe import EncodedColumn, Recipe
-from graphtheta.data.encode.registry import Features, requested
+from graphtheta.data.encode.registry import Features, pieces, requested
 from graphtheta.data.ends import find_ends
 from graphtheta.data.schema import LabelKind, need_column, refuse
 from graphtheta.errors import ConfigError
@@ -41,7 +41,9 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-ColumnKind = Literal["id", "matrix", "code", "label", "split", "type", "weight", "other"]
+_OWN_NAMES = ("id", "features", "src", "dst", "attr", "type", "weight")  # of the graph's columns
+
+ColumnKind = Literal["id", "matrix", "code", "label", "split", "type", "weight", "kept", "other"]
 Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 Kinds = LabelKind | Mapping[str, LabelKind]
 
@@ -54,6 +56,7 @@ class NodeOptions(TypedDict, total=False):
     labels: Names | None
     splits: Names | None
     label_kinds: Kinds | None
+    keep: str | Sequence[str] | None
 
 
 class EdgeOptions(TypedDict, total=False):
@@ -67,6 +70,7 @@ class EdgeOptions(TypedDict, total=False):
     edge_labels: Names | None
     edge_splits: Names | None
     label_kinds: Kinds | None
+    edge_keep: str | Sequence[str] | None
 
 
 # Options of one relation among several, whose names need no `edge_`, by their general names.
@@ -84,7 +88,7 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
     """Names of the columns of a user's node and edge tables; all are optional.
 
     In the options of one of several relations, `edge_` is left out: `features`, `type`, `weight`,
-    `labels`, `splits`, `src`, `dst` and `label_kinds`.
+    `labels`, `splits`, `src`, `dst`, `label_kinds` and `keep`.
 
     Attributes:
         id: Column of node ids, integers or strings; `id` by default. If None, the ids of a table in
@@ -107,6 +111,8 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
             `binary`, `multilabel` or `regression`. If None, integers and texts are multi-class,
             booleans binary, lists of integers or booleans multi-label, and other numbers
             regression. NaN or a null in a list of a multi-label is an unknown entry.
+        keep: Columns that are kept as they are, by names or globs, such as weights of rows in the
+            loss. Tables in memory keep all columns.
         src: Column of source ids. If None, `src`, or another usual name such as `source`.
         dst: Column of destination ids. If None, `dst`, or another usual name such as `target`.
         edge_features: Features of edges, in the same form as `features`; become `attr`. If None,
@@ -117,6 +123,7 @@ class ColumnOptions(NodeOptions, EdgeListOptions, total=False):
             there is one.
         edge_labels: Labels of edges, in the form of `labels`.
         edge_splits: Splits of edges, in the form of `splits`.
+        edge_keep: Edge columns that are kept as they are, in the form of `keep`.
         id_type: Type of all ids, `"int64"` or `"string"`. If None, the ids are strings if any
             table has texts as ids. In text files, ids such as 007 are texts.
         like: Recipe of an earlier table, by which features are encoded and classes numbered; see
@@ -184,6 +191,7 @@ def plan_nodes(
     labels: Names | None = None,
     splits: Names | None = None,
     label_kinds: Kinds | None = None,
+    keep: str | Sequence[str] | None = None,
 ) -> dict[str, Column]:
     """Return the origin of each column of a node table.
 
@@ -195,6 +203,7 @@ def plan_nodes(
         labels: As in `ColumnOptions`.
         splits: As in `ColumnOptions`.
         label_kinds: As in `ColumnOptions`. Names of edge labels are ignored.
+        keep: As in `ColumnOptions`.
 
     Raises:
         ConfigError: If a named column does not exist, or is named twice for one column.
@@ -203,7 +212,8 @@ def plan_nodes(
     plan = {} if id is None else {"id": Column("id", (need_column(id, available, where, "--id"),))}
     plan |= _matrix("features", features, available, where)
     plan |= _named("label", labels, available, where, label_kinds)
-    return _checked(plan | _splits(splits, available, where, plan), available, where)
+    plan |= _splits(splits, available, where, plan)
+    return _checked(plan | _kept(keep, available, where, plan), available, where)
 
 
 def plan_edges(
@@ -218,6 +228,7 @@ def plan_edges(
     edge_labels: Names | None = None,
     edge_splits: Names | None = None,
     label_kinds: Kinds | None = None,
+    edge_keep: str | Sequence[str] | None = None,
 ) -> dict[str, Column]:
     """Return the origin of each column of an edge table.
 
@@ -232,6 +243,7 @@ def plan_edges(
         edge_labels: Labels of edges.
         edge_splits: Splits of edges.
         label_kinds: Kinds of labels. Names of node labels are ignored.
+        edge_keep: Edge columns that are kept as they are.
 
     Raises:
         ConfigError: If a named column does not exist, or is named twice for one column, or a column
@@ -246,7 +258,8 @@ def plan_edges(
         if given is not None or kind in available:
             plan[kind] = Column(kind, (need_column(given or kind, available, where),))
     plan |= _named("label", edge_labels, available, where, label_kinds)
-    return _checked(plan | _splits(edge_splits, available, where, plan), available, where)
+    plan |= _splits(edge_splits, available, where, plan)
+    return _checked(plan | _kept(edge_keep, available, where, plan), available, where)
 
 
 def check_kinds(plans: Iterable[Mapping[str, Column]], kinds: Kinds | None) -> None:
@@ -313,6 +326,28 @@ def _matrix(
         return codes
     inputs, encoders = tuple(name for name, _ in rest), tuple(encoder for _, encoder in rest)
     return {target: Column("matrix", inputs, encoders=encoders), **codes}
+
+
+def _kept(
+    given: str | Sequence[str] | None,
+    available: Sequence[str],
+    where: str,
+    plan: Mapping[str, Column],
+) -> dict[str, Column]:
+    """Return the columns that are kept as they are, which must have names of their own."""
+    names: list[str] = []
+    for one in [given] if isinstance(given, str) else given or ():
+        for piece in [one] if one in available else pieces(one):
+            is_glob = piece not in available and bool(set(piece) & set("*?["))
+            found = sorted(fnmatch.filter(available, piece), key=natural_key) if is_glob else []
+            names += found or [need_column(piece, available, where, "--keep, --edge-keep")]
+    for name in names:
+        if name in plan or name in _OWN_NAMES or ":" in name:
+            raise ConfigError(
+                f"{where}: expected columns to keep (--keep, --edge-keep) with names of their own, "
+                f"got {name!r}, which is the name of another column of the graph. Rename it."
+            )
+    return {name: Column("kept", (name,)) for name in names}
 
 
 def _check_once(target: str, found: Sequence[tuple[str, Encoder | None]], where: str) -> None:

@@ -23,6 +23,7 @@ from graphtheta.data.facts import (
     MAX_CLASSES,
     Facts,
     is_wide,
+    kept_type,
     number_of_indices,
 )
 from graphtheta.data.mapping import Column
@@ -435,5 +436,6 @@ _DECIDE: dict[str, Callable[[Column, list[Facts], str], Column]] = {
     "type": _type,
     "label": _label,
     "split": lambda column, facts, where: replace(column, type=pa.int8()),
+    "kept": lambda column, facts, where: replace(column, type=kept_type(facts[0].type, where)),
     "other": lambda column, facts, where: replace(column, type=facts[0].type),
 }

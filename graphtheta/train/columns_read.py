@@ -21,12 +21,14 @@ class ColumnReport:
     Args:
         model: Model whose layers are asked.
         shard: Graph that it is run on.
-        others: Names of edge columns that the decoder or the sampling reads.
+        options: Task and strategy, which may read a column of relations, or of weights of targets
+            or of edges to sample.
     """
 
-    def __init__(self, model: nn.Module, shard: Shard, others: Collection[str | None]) -> None:
-        self._model, self._shard, self._others = model, shard, others
-        self._is_done = False
+    def __init__(self, model: nn.Module, shard: Shard, options: Collection[object]) -> None:
+        self._model, self._shard, self._is_done = model, shard, False
+        names = ("relation", "loss_weight", "weight")
+        self._others = {getattr(one, name, None) for one in options for name in names}
 
     def __call__(self) -> None:
         """Report, if it is known and was not reported before."""

@@ -208,9 +208,7 @@ class Trainer:
         if self.world.rank == 0:
             for warning in self.task.warnings:
                 _log.warning(warning)
-        # The decoder reads a column of relations, and a strategy may sample by weights.
-        others = getattr(task, "relation", None), getattr(strategy, "weight", None)
-        self._columns = ColumnReport(self.model, shard, others)
+        self._columns = ColumnReport(self.model, shard, (task, strategy))
         self.best_weights = BestWeights(self.model)
         files = RunDirectory(Path(run_dir)) if isinstance(run_dir, str | Path) else run_dir
         self.saver = RunSaver(
@@ -230,7 +228,7 @@ class Trainer:
             if self.accumulate != 1:
                 raise ConfigError(
                     "trainer: expected accumulate=1 with groups or micro_batches, which divide a "
-                    f"step, got {accumulate}. Give the strategy a larger batch."
+                    f"step, got {accumulate}. Give the strategy a larger batch (--batch-size)."
                 )
             self._micro_batches = MicroBatches(
                 micro_batches, self.groups, model, self.stages, preparing

@@ -109,6 +109,37 @@ def test_only_named_columns_are_read(tmp_path):
     assert edge_rows(source, 0, 2).column_names == ["src", "dst"]
 
 
+@pytest.mark.parametrize("write", [write_parquet, write_csv])
+def test_kept_columns_are_read_as_they_are(write, tmp_path):
+    nodes, edges = tables()
+    nodes = nodes.append_column("gap", pa.array([None, *np.arange(0.5, N - 1)]))
+    paths = write(nodes, tmp_path / "n"), write(edges, tmp_path / "e")
+    source = TableSource(*paths, features="f_2", keep=["fold,f_1?", "gap"], edge_keep="w")
+    found = node_rows(source, 0, N)
+    assert found.column_names == ["id", "features", "fold", "f_10", "gap"]
+    assert found["fold"].to_pylist() == nodes["fold"].to_pylist()
+    np.testing.assert_allclose(found["f_10"], nodes["f_10"], rtol=1e-6)
+    assert np.isnan(found["gap"].to_numpy()).tolist() == [True] + [False] * (N - 1)
+    np.testing.assert_allclose(edge_rows(source, 0, E)["w"], edges["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"keep": "z"}, ConfigError, r"expected a column 'z'.*\(--keep, --edge-keep\)"),
+        ({"keep": "id"}, ConfigError, "with names of their own, got 'id'"),
+        ({"keep": "x"}, GraphFormatError, "x: expected numbers, .* to keep, got list"),
+        ({"keep": "y"}, GraphFormatError, "y: expected a value in every row, got nulls in rows"),
+        ({"edge_keep": "src"}, ConfigError, "with names of their own, got 'src'"),
+    ],
+)
+def test_columns_that_cannot_be_kept_are_refused(options, error, message, tmp_path):
+    nodes, edges = tables()
+    paths = write_parquet(nodes, tmp_path / "n"), write_parquet(edges, tmp_path / "e")
+    with pytest.raises(error, match=message):
+        node_rows(TableSource(*paths, **options), 0, N)
+
+
 def test_only_touched_row_groups_are_read(tmp_path, monkeypatch):
     nodes, edges = tables()
     source = TableSource(write_parquet(nodes, tmp_path / "n"), write_parquet(edges, tmp_path / "e"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphtheta.data.encode.random_split import split_name
-from graphtheta.data.encode.registry import Features, Requested, requested
+from graphtheta.data.encode.registry import Features, Requested, pieces, requested
 from graphtheta.data.mapping import ColumnOptions, EdgeOptions, NodeOptions
 from graphtheta.errors import ConfigError
 
@@ -22,6 +22,7 @@ Columns = Mapping[str, Sequence[str]]  # names of the columns of each table
 _OPTIONS = {
     **dict.fromkeys(("id", "src", "dst", "edge_type", "edge_weight"), "column"),
     **dict.fromkeys(("features", "edge_features"), "columns"),
+    **dict.fromkeys(("keep", "edge_keep"), "names"),
     **dict.fromkeys(("labels", "splits", "edge_labels", "edge_splits"), "named"),
 }
 
@@ -112,6 +113,16 @@ def _columns(given: Features, tables: Columns, flag: str) -> dict[str, Any]:
     return found
 
 
+def _names(given: str | Sequence[str], tables: Columns, flag: str) -> dict[str, Any]:
+    """Return the names, or globs, of the columns of each table."""
+    found: dict[str, list[str]] = {}
+    for one in [given] if isinstance(given, str) else given:
+        for name in pieces(one):
+            for owner, names in _find([name], tables, flag).items():
+                found.setdefault(owner, []).extend(names)
+    return found
+
+
 def _named(given: Any, tables: Columns, flag: str) -> dict[str, Any]:
     """Return a mapping from names of labels or splits to columns, for each table."""
     given = [given] if isinstance(given, str) else given
@@ -131,6 +142,7 @@ def _named(given: Any, tables: Columns, flag: str) -> dict[str, Any]:
 _RESOLVE: dict[str, Callable[[Any, Columns, str], dict[str, Any]]] = {
     "column": _column,
     "columns": _columns,
+    "names": _names,
     "named": _named,
 }
 

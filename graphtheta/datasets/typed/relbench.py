@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     labels: Names | None
     splits: Names | None
     label_kinds: Kinds | None
+    keep: str | Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
