@@ -71,6 +71,10 @@ def test_options_exist(command: Run, block: Block) -> None:
         words = shlex.split(line, comments=True)
         if "graphtheta" in words:
             words = words[words.index("graphtheta") + 1 :]
+            if words[0] == "launch" and "train" in words:  # it runs another command
+                of_launch = options_in(words[: words.index("train")])
+                assert all(f"{option} " in command("launch", "--help").out for option in of_launch)
+                words = words[words.index("train") :]
             subcommand = [word for word in words[:3] if re.fullmatch("[a-z]+", word)]
             nested = {"bench": 2, "schedule": 2, "datasets": 3 if "make" in words[:2] else 2}
             path = subcommand[: nested.get(subcommand[0], 1)] if subcommand else []

@@ -70,14 +70,9 @@ if [ "$code" -ne 0 ]; then
     exit "$code"
 fi
 
-resume=()
-if [ -e "$run_dir/config.toml" ] && [ ! -e "$run_dir/summary.json" ]; then
-    resume=(--resume) # this job has run before and was interrupted
-fi
-
 # In the background, because a shell handles signals only between commands, and not in a function,
 # because the signal must reach srun itself.
-"${ranks[@]}" graphtheta train "$store" --run-dir "$run_dir" "${resume[@]}" "$@" &
+"${ranks[@]}" graphtheta train "$store" --run-dir "$run_dir" --resume auto "$@" &
 step=$!
 
 checkpoint_and_requeue() {

@@ -48,7 +48,7 @@ def test_script_checks_then_trains(tmp_path: Path) -> None:
     assert job.code == 0, job.output
     assert job.output.splitlines() == [
         "graphtheta doctor",
-        f"graphtheta train store --run-dir {tmp_path / 'run'} --model gat",
+        f"graphtheta train store --run-dir {tmp_path / 'run'} --resume auto --model gat",
     ]
 
 
@@ -79,14 +79,6 @@ def test_script_checkpoints_and_requeues_before_the_time_limit(tmp_path: Path) -
     job = submit(tmp_path, "--until-signal")
     assert job.code == 0, job.output
     assert job.output.splitlines()[-2:] == ["checkpoint", "scontrol requeue 7"]
-
-
-def test_script_resumes_a_run_that_was_cut_off(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").touch()
-    assert submit(tmp_path).output.endswith("run --resume\n")
-    (tmp_path / "run" / "summary.json").touch()
-    assert "--resume" not in submit(tmp_path).output
 
 
 def test_script_refuses_to_run_outside_slurm(tmp_path: Path) -> None:
