@@ -110,4 +110,4 @@ def option_text(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from graphtheta.report.drawing import COLOURS, Drawing, colour_of, new_figure
+from graphtheta.report.drawing import COLOURS, Drawing, colour_of, new_figure, shortened
 from graphtheta.report.recorded_run import RecordedRun
 from graphtheta.train.phase_times import phase_times
 
 __all__ = ["draw_bytes", "draw_phases"]
 
+_MOST_RUNS = 20  # in one figure
 _MOST_PHASES = 10  # with more, the layers are added up
 _LAYER = re.compile(r"(forward|backward) layer \d+")
 
@@ -19,28 +20,28 @@ _LAYER = re.compile(r"(forward|backward) layer \d+")
 def draw_phases(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
     """Yield the figure of the time of each phase: of one run, or stacked for each of several."""
     phases = {
-        run.name: (i, _phases(run.summary.phase_seconds))
-        for i, run in enumerate(runs)
+        run.name: _phases(run.summary.phase_seconds)
+        for run in runs[:_MOST_RUNS]
         if run.summary is not None and sum(run.summary.phase_seconds.values()) > 0
     }
     if not phases:
         return
     note = "Summed over all epochs; the slowest worker of each stage."
     if len(runs) == 1:
-        ((_, seconds),) = phases.values()
+        (seconds,) = phases.values()
         yield from _bars("phases", "Time by phase", "seconds", seconds, COLOURS[0], note)
         return
     title = "Time by phase"
-    names = list(dict.fromkeys(name for _, seconds in phases.values() for name in seconds))
+    names = list(dict.fromkeys(name for seconds in phases.values() for name in seconds))
     height = 1.6 + 0.34 * len(phases) + 0.2 * ((len(names) + 1) // 2)
     figure, axes = new_figure(title, x="seconds", y="", height=height, grid="x")
     left = [0.0] * len(phases)
     for number, name in enumerate(names):
-        widths = [seconds.get(name, 0.0) for _, seconds in phases.values()]
+        widths = [seconds.get(name, 0.0) for seconds in phases.values()]
         colour = _shade(number, len(names))
         axes.barh(range(len(phases)), widths, 0.62, left=left, color=colour, label=name)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(phases)), [_short(name) for name in phases])
+    axes.set_yticks(range(len(phases)), [shortened(name, 20) for name in phases])
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     yield Drawing("phases", title, figure, note)
@@ -58,7 +59,7 @@ def draw_bytes(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
         return
     totals = {
         run.name: (i, float(run.summary.bytes_sent))
-        for i, run in enumerate(runs)
+        for i, run in enumerate(runs[:_MOST_RUNS])
         if run.summary is not None and run.summary.workers > 1
     }
     if not totals:
@@ -68,7 +69,7 @@ def draw_bytes(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
     figure, axes = new_figure(title, x="bytes", y="", height=height, grid="x")
     values = [value for _, value in totals.values()]
     axes.barh(range(len(totals)), values, 0.62, color=[colour_of(i) for i, _ in totals.values()])
-    axes.set_yticks(range(len(totals)), [_short(name) for name in totals])
+    axes.set_yticks(range(len(totals)), [shortened(name, 20) for name in totals])
     axes.invert_yaxis()
     _set_units(axes, "bytes")
     yield Drawing("bytes", title, figure, "Sent by all workers together, also for evaluation.")
@@ -115,7 +116,3 @@ def _shade(number: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.08 + 0.86 * number / max(1, count - 1))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"…{name[-19:]}"

@@ -12,6 +12,7 @@ from graphtheta.report.drawing import (
     Drawing,
     colour_of,
     new_figure,
+    shortened,
     thinned,
 )
 from graphtheta.report.recorded_run import RecordedRun
@@ -23,7 +24,6 @@ _SPLITS = {
     "val": ("validation", COLOURS[1], "-"),
     "test": ("test", COLOURS[2], "--"),
 }
-_MAX_LEGEND = 7  # runs; with more, the table at the top is the legend
 _LOG_RATIO = 30.0  # of the largest loss to the smallest, from which the axis is logarithmic
 
 
@@ -76,10 +76,8 @@ class _Line:
         is_metric = name.startswith(("val_", "test_", "train_"))
         points = zip(self.epochs, self.values, strict=True)
         self.dots = [point for point in points if is_metric and point[0] == self.best]
-        self.label, self.dashes = label or run.name, dashes
-        self.colour = colour or colour_of(index)
-        if not colour and index >= len(COLOURS):
-            self.dashes = (":", "--", "-.")[index // len(COLOURS) % 3]
+        self.label, self.dashes = shortened(label or run.name), dashes
+        self.colour, self.index = colour or colour_of(index), index
 
 
 def _losses(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
@@ -153,6 +151,7 @@ def _lines(
             linestyle=line.dashes,
             label=line.label,
             marker=marker,
+            zorder=3 - line.index / 1000,  # the best run is in front
         )
     for epoch, value, colour in dots:
         axes.plot(epoch, value, "o", color=colour, markersize=5)
@@ -174,7 +173,7 @@ def _finish(axes: Any, lines: Sequence[_Line], is_single: bool) -> None:
     best = lines[0].best
     if is_single and len(lines) > 1 and best is not None:
         axes.axvline(best, color=GREY, linewidth=1, linestyle=":", label=f"best epoch ({best})")
-    if 1 < len(lines) <= _MAX_LEGEND:
+    if 1 < len(lines) <= len(COLOURS):
         axes.legend(loc="best")
 
 

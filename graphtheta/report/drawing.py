@@ -13,13 +13,24 @@ from typing import Any, Literal, TypeAlias, cast
 
 from graphtheta.partition.analysis.plot import STYLE
 
-__all__ = ["COLOURS", "GREY", "Drawing", "Grid", "colour_of", "new_figure", "style", "thinned"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "Drawing",
+    "Grid",
+    "colour_of",
+    "new_figure",
+    "shortened",
+    "style",
+    "thinned",
+]
 
 Grid: TypeAlias = Literal["x", "y", "both", "none"]
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish; the darker ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 GREY = "#6b7280"
+_PALE = "#c5c9d0"
 _WIDTH = 4.8  # inches: text of 9 points is readable on a phone and in two columns on a screen
 _MAX_POINTS = 1500  # of a line, which is as many as a screen can show
 _FONT = "'DejaVu Sans'"  # in which matplotlib measures text
@@ -110,8 +121,13 @@ def new_figure(
 
 
 def colour_of(index: int) -> str:
-    """Return the colour of a run by its position."""
-    return COLOURS[index % len(COLOURS)]
+    """Return the colour of a run by its rank from the best one; those after the first are grey."""
+    return COLOURS[index] if index < len(COLOURS) else _PALE
+
+
+def shortened(text: str, length: int = 24) -> str:
+    """Return a text of at most so many characters, cut off at its end."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def thinned(epochs: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:

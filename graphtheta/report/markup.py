@@ -146,7 +146,8 @@ thead th { color: var(--soft); font-weight: 600; background: #fafafa; white-spac
 thead + tr > * { border-top: 1px solid var(--line) }
 tr th[scope=row] { font-weight: 500; white-space: nowrap }
 td { overflow-wrap: anywhere; min-width: 5em }
-.many td { white-space: nowrap; min-width: 0 }
+.many td { white-space: nowrap; min-width: 0; max-width: 24em; overflow: hidden;
+  text-overflow: ellipsis }
 .marked > * { background: #fff8e6 }
 th i { display: inline-block; width: 10px; height: 10px; margin-right: 8px; border-radius: 5px }
 details { margin-top: 16px }

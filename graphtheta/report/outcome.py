@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphtheta.report.drawing import GREY, Drawing, colour_of, new_figure
+from graphtheta.report.drawing import COLOURS, GREY, Drawing, colour_of, new_figure, shortened
 from graphtheta.report.recorded_run import Predictions, RecordedRun
 from graphtheta.wording import counted
 
@@ -61,7 +61,7 @@ def draw_confusion(run: RecordedRun, index: int, *, several: bool) -> Iterator[D
         return
     (table, threshold), split = found, split_name(run.predictions.split)
     names = class_names(run.predictions, len(table))
-    title = f"Confusion: {_short(run.name, 28)}" if several else f"Confusion, {split} split"
+    title = f"Confusion: {shortened(run.name, 28)}" if several else f"Confusion, {split} split"
     figure, axes = new_figure(title, x="predicted class", y="true class", height=4.2, grid="none")
     totals = table.sum(axis=1, keepdims=True)
     shares = np.divide(table, totals, out=np.zeros(table.shape), where=totals > 0)
@@ -73,12 +73,12 @@ def draw_confusion(run: RecordedRun, index: int, *, several: bool) -> Iterator[D
             size = 9 if len(table) <= 5 else 7.5
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     if len(table) <= _MAX_TICKS:
-        shown = [_short(name, _LONGEST) for name in names]
+        shown = [shortened(name, _LONGEST) for name in names]
         is_long = max(map(len, shown)) > 3
         axes.set_xticks(range(len(table)), shown, rotation=90 if is_long else 0)
         axes.set_yticks(range(len(table)), shown)
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=9 if len(table) <= _MAX_NUMBERS else 7)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.03, ticks=[0, 0.5, 1])
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
@@ -113,16 +113,16 @@ def draw_calibration(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
     title = "Calibration"
     figure, axes = new_figure(title, x=x, y=y, height=4.2, grid="both")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="calibrated")
-    for run, index, points in curves:
+    for run, index, points in reversed(curves):  # the best run is in front
         areas = 12 + 140 * points[:, 2] / points[:, 2].sum()
         colour = colour_of(index)
         axes.plot(
-            points[:, 0], points[:, 1], color=colour, label=_short(run.name, 24), clip_on=False
+            points[:, 0], points[:, 1], color=colour, label=shortened(run.name), clip_on=False
         )
         dots = axes.scatter(points[:, 0], points[:, 1], areas, color=colour, alpha=0.75)
-        dots.set(linewidths=0, clip_on=False, zorder=3)
+        dots.set(linewidths=0, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    if 1 < len(curves) <= 7:
+    if 1 < len(curves) <= len(COLOURS):
         axes.legend(loc="upper left")
     targets = sum(int(points[:, 2].sum()) for _, _, points in curves[:1])
     split = split_name(predictions.split)
@@ -133,7 +133,3 @@ def draw_calibration(runs: Sequence[RecordedRun]) -> Iterator[Drawing]:
         "confident."
     )
     yield Drawing("calibration", title, figure, note)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -13,7 +13,7 @@ from graphtheta.partition.analysis.plot import require_matplotlib
 from graphtheta.report.comparison import comparison_table, ranked
 from graphtheta.report.costs import draw_bytes, draw_phases
 from graphtheta.report.curves import draw_curves, draw_epoch_times
-from graphtheta.report.drawing import Drawing, colour_of, style
+from graphtheta.report.drawing import COLOURS, Drawing, colour_of, style
 from graphtheta.report.facts import (
     label_rows,
     merged_rows,
@@ -62,7 +62,7 @@ def default_output(folders: Sequence[Path]) -> Path:
 
 
 def write_report(folders: Sequence[Path], output: Path, png: Path | None = None) -> list[str]:
-    """Write the report of runs.
+    """Write the report of runs, the best one first.
 
     Args:
         folders: Folders of the runs.
@@ -76,7 +76,7 @@ def write_report(folders: Sequence[Path], output: Path, png: Path | None = None)
         ConfigError: If a folder holds no run, matplotlib is missing, or a file cannot be written.
     """
     require_matplotlib("report")
-    runs = read_runs(folders)
+    runs = ranked(read_runs(folders))
     with style():
         drawn = _draw(runs)
         page = _page(runs, drawn)
@@ -145,9 +145,10 @@ def _subtitle(runs: Sequence[RecordedRun]) -> str:
 
 def _comparison(runs: Sequence[RecordedRun]) -> str:
     head, rows = comparison_table(runs)
-    colours = {run.name: colour_of(index) for index, run in enumerate(runs)}
-    of_rows = [colours[run.name] for run in ranked(runs)]
-    return table(head, rows, colours=of_rows)
+    several = len(runs) > len(COLOURS)
+    note = f"The best {len(COLOURS)} runs have colours in the figures." if several else ""
+    colours = [colour_of(index) for index in range(len(runs))]
+    return table(head, rows, colours=colours) + (remark(note) if note else "")
 
 
 def _predictions(runs: Sequence[RecordedRun], drawings: Sequence[Drawing]) -> str:

@@ -275,7 +275,8 @@ def _read_records(path: Path, missing: list[str]) -> list[dict[str, float]]:
         try:
             record = json.loads(line)
             epoch = int(record["epoch"])
-            found[epoch] = {n: v for n, v in record.items() if _is_number(v)} | {"epoch": epoch}
+            numbers = {name: float(v) for name, v in record.items() if _is_number(v)}
+            found[epoch] = numbers | {"epoch": epoch}
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             damaged += number < len(lines) - 1  # the last line may be in the middle of a write
     if damaged:

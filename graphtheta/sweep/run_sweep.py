@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from graphtheta.train.callbacks import Callback
 from graphtheta.train.trainer import Trainer
 
 __all__ = ["run_sweep"]
+
+_log = logging.getLogger("graphtheta")
 
 _PLAN = "sweep.toml"
 
@@ -61,6 +64,7 @@ def run_sweep(
     for params in plan.every_end():
         check_names(plan.config(params, plan.folder))
     with ExitStack() as stack:
+        stack.enter_context(_warning_once())
         ledger = None
         if comm.rank == 0:
             with disk_errors(plan.folder, "the sweep", ConfigError):
@@ -84,6 +88,23 @@ def run_sweep(
             f"one: {ledger.trials[-1].error}"
         )
     return ledger.trials
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Context in which a warning about the graph or the model is not repeated for each trial."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = (text := record.getMessage()) in seen
+        seen.add(text)
+        return not known
+
+    _log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        _log.removeFilter(is_new)
 
 
 class _Ledger:

@@ -34,7 +34,7 @@ def compare(
 
     found = read_runs(runs)
     if as_json:
-        print(json.dumps(comparison_json(found), indent=2))
+        print(json.dumps(comparison_json(found), indent=2, default=str))
         return
     head, rows = comparison_table(found)
     show_rows(rows, head=head)
