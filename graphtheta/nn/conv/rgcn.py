@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphtheta.errors import ConfigError
 from graphtheta.nn.init import glorot
+from graphtheta.nn.linear import linear
 from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import TGARLayer
 from graphtheta.tgar.batch.view import LayerView
@@ -146,8 +147,8 @@ class RGCNConv(TGARLayer):
 
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
         if self.root is not None:
-            m = torch.addmm(m, n["h"], self.root)
-        return m if self.bias is None else m + self.bias
+            m = linear(n["h"], self.root.t(), m)
+        return m if self.bias is None else m.add_(self.bias)
 
 
 def relation_matrices(coefficients: Tensor, bases: Tensor) -> Tensor:

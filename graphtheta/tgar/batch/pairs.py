@@ -32,6 +32,8 @@ __all__ = [
     "SourcePairs",
     "count_pairs",
     "destination_pairs",
+    "kept",
+    "sorted_by_relation",
     "source_pairs",
 ]
 
@@ -186,6 +188,11 @@ class PairBlock:
         return cls(block, edges, lambda: pairs.out_edges, block.sources, len(pairs), order)
 
     @classmethod
+    def of_rows(cls, block: Block, edges: Adjacency, num_sources: int) -> PairBlock:
+        """Return a block of other edges, whose sources and destinations have any rows."""
+        return cls(block, edges, lambda: edges, _route(num_sources), edges.num_rows)
+
+    @classmethod
     def of_pairs(cls, block: Block, pairs: Pairs) -> PairBlock:
         """Return a block with one edge from each pair to its node."""
         route = _route(len(pairs))
@@ -203,7 +210,9 @@ def source_pairs(block: Block, relation: Tensor, num_relations: int) -> SourcePa
 
     def find() -> SourcePairs:
         out_edges = block.out_edges
-        groups, node, indptr, order, num_first = _find(out_edges, relation, num_relations)
+        groups, node, indptr, order, num_first = sorted_by_relation(
+            out_edges, relation, num_relations
+        )
         assert out_edges.position is not None
         position = out_edges.position[order]
         pair = np.empty(len(order), np.int32)
@@ -212,7 +221,7 @@ def source_pairs(block: Block, relation: Tensor, num_relations: int) -> SourcePa
         edges = Adjacency(indptr, out_edges.other[order], position)
         return SourcePairs(groups, node, num_first, out_edges.num_rows, in_edges, edges)
 
-    return _kept(block.out_edges, "pairs", relation, find)
+    return kept(block.out_edges, "pairs", relation, find)
 
 
 def destination_pairs(block: Block, relation: Tensor, num_relations: int) -> DestinationPairs:
@@ -226,12 +235,12 @@ def destination_pairs(block: Block, relation: Tensor, num_relations: int) -> Des
 
     def find() -> DestinationPairs:
         edges, route = block.in_edges, block.sources
-        groups, node, indptr, order, num_first = _find(edges, relation, num_relations)
+        groups, node, indptr, order, num_first = sorted_by_relation(edges, relation, num_relations)
         in_edges = Adjacency(indptr, edges.other[order], border=num_first)
         sizes = route.num_masters, route.num_mirrors
         return DestinationPairs(groups, node, num_first, edges.num_rows, in_edges, order, *sizes)
 
-    return _kept(block.in_edges, "pairs", relation, find)
+    return kept(block.in_edges, "pairs", relation, find)
 
 
 def count_pairs(edges: Adjacency, relation: Tensor, num_relations: int) -> int:
@@ -242,7 +251,7 @@ def count_pairs(edges: Adjacency, relation: Tensor, num_relations: int) -> int:
         relation: (E,) integers, in the order of the in-edges.
         num_relations: Number of relations.
     """
-    return _kept(
+    return kept(
         edges,
         "number of pairs",
         relation,
@@ -253,7 +262,7 @@ def count_pairs(edges: Adjacency, relation: Tensor, num_relations: int) -> int:
 _T = TypeVar("_T")
 
 
-def _kept(edges: Adjacency, name: str, relation: Tensor, find: Callable[[], _T]) -> _T:
+def kept(edges: Adjacency, name: str, relation: Tensor, find: Callable[[], _T]) -> _T:
     """Return a value that depends on the edges and their relations, computed if they are new."""
     kept = edges.derived.get(name)
     if kept is None or kept[0] is not relation or kept[1] != _version(relation):
@@ -296,7 +305,7 @@ def _counts(edges: Adjacency, relation: Tensor, num_relations: int) -> tuple[Int
 _no_slots = np.empty(0, np.int32)
 
 
-def _find(
+def sorted_by_relation(
     edges: Adjacency, relation: Tensor, num_relations: int
 ) -> tuple[tuple[PairGroup, ...], NDArray[np.int32], Ints, NDArray[Any], int]:
     """Sort edges by relation, and within a relation by row.

@@ -6,10 +6,8 @@ selected for one relation at a time, forward and backward: nothing is kept but t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,15 +17,11 @@ from torch.autograd.function import once_differentiable
 from graphtheta.comm.timers import Stage, StageTimers
 from graphtheta.exchange.mirror_sync import MirrorSync
 from graphtheta.runtime.tensor_pool import empty
-from graphtheta.tgar.aggregators import aggregator
 from graphtheta.tgar.batch.block import Block
-from graphtheta.tgar.batch.pairs import PairBlock, PairGroup, Pairs
-from graphtheta.tgar.compiler.ir.terms import Leaf, TermFactory
-from graphtheta.tgar.compiler.lowering.lower import Lowered
-from graphtheta.tgar.compiler.passes.program import Program
-from graphtheta.tgar.compiler.runner import KernelRunner
+from graphtheta.tgar.batch.pairs import PairGroup, Pairs
+from graphtheta.tgar.compiler.row_sums import sum_rows
 
-__all__ = ["PairRows"]
+__all__ = ["PairRows", "add_to_table", "finish", "joined_heads", "multiply"]
 
 _CHUNK_ROWS = 1 << 13  # rows of nodes that are selected at a time
 _JOINED_COLUMNS = 128  # of all heads, up to which one product is faster than one for each head
@@ -62,9 +56,7 @@ class PairRows:
             Returns (P, ..., O).
         """
         shape = *table.shape[1:-2], table.shape[-1]
-        if table.dim() == 4 and table[0, ..., 0].numel() <= _JOINED_COLUMNS:
-            table = _block_diagonal(table)
-        product: Tensor = _Products.apply(self, syncs, table, *rows)  # type: ignore[no-untyped-call]
+        product: Tensor = _Products.apply(self, syncs, joined_heads(table), *rows)  # type: ignore[no-untyped-call]
         return product.view(-1, *shape)
 
     def selected(self, *rows: Tensor) -> Tensor:
@@ -100,36 +92,52 @@ class PairRows:
         if len(rows) == 1:
             return [x_P.view_as(rows[0])]
         dtype = torch.float64 if x_P.dtype == torch.float64 else torch.float32
-        program = _sum_of(math.prod(x_P.shape[1:]), dtype)
-        block = PairBlock.of_pairs(self.block, self.pairs)
-        runner = KernelRunner(program, aggregator("sum"), block, self.layer, None)
-        kernel = program.forward(save_score=False, finish=True)
-        total = runner.launch(kernel, {"source0": x_P.to(dtype).contiguous()})["total"]
+        x_P = x_P.flatten(1).to(dtype).contiguous()
+        total = empty((self.pairs.num_nodes, x_P.shape[1]), dtype)
+        sum_rows(self.block, self.pairs.by_node, (x_P,), total)
         parts = torch.split(total, [len(x) for x in rows])
         return [part.reshape(x.shape).to(x.dtype) for part, x in zip(parts, rows, strict=True)]
 
 
-@lru_cache(maxsize=64)
-def _sum_of(size: int, dtype: torch.dtype) -> Program:
-    """Return the kernel that sums rows of a size."""
-    terms, storage = TermFactory(), str(dtype).removeprefix("torch.")
-    row = terms.leaf(Leaf("source", "source0", storage, size), (size,))
-    return Program(Lowered(terms, dtype, (row,), {}, {}, (), 1), "sum", self_loops=False)
+def joined_heads(table: Tensor) -> Tensor:
+    """Return one matrix of all heads for each relation, if that is faster to multiply by.
 
-
-def _block_diagonal(table: Tensor) -> Tensor:
-    """Return a matrix of all heads for each relation: (R, H, A, O) gives (R, H A, H O)."""
+    Shape:
+        table: (R, ..., A, O). Returns (R, H A, H O) instead of (R, H, A, O) if H A is small.
+    """
+    if table.dim() != 4 or table[0, ..., 0].numel() > _JOINED_COLUMNS:
+        return table
     heads = table.shape[1]
     diagonal = torch.eye(heads, dtype=table.dtype, device=table.device)
     return (table.unsqueeze(3) * diagonal.view(heads, 1, heads, 1)).flatten(3, 4).flatten(1, 2)
 
 
-def _multiply(x_n: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """Write the product of each row by a matrix: (n, ..., A) by (..., A, O)."""
+def multiply(x_n: Tensor, matrix: Tensor, out: Tensor) -> None:
+    """Write the product of each row by a matrix: (n, ..., A) by (..., A, O).
+
+    Dimensions of a row may be joined into one.
+    """
     if matrix.dim() == 2:
         torch.mm(x_n.flatten(1), matrix, out=out)
     else:
-        out.copy_((x_n.movedim(0, -2) @ matrix).movedim(-2, 0))
+        x_n = x_n.reshape(len(x_n), *matrix.shape[:-1]).movedim(0, -2)
+        product = (x_n @ matrix).movedim(-2, 0)
+        out.copy_(product.reshape(out.shape))
+
+
+def add_to_table(total: Tensor, x_n: Tensor, grad_n: Tensor) -> None:
+    """Add the gradient of a matrix that rows were multiplied by.
+
+    Shape:
+        total: (..., A, O). x_n: (n, ..., A). grad_n: (n, ..., O). Dimensions of a row may be
+            joined into one.
+    """
+    if total.dim() == 2:
+        total.addmm_(x_n.flatten(1).t(), grad_n)
+    else:
+        x_n = x_n.reshape(len(x_n), *total.shape[:-1])
+        grad_n = grad_n.reshape(len(grad_n), *total.shape[:-2], total.shape[-1])
+        total.add_(x_n.movedim(0, -1) @ grad_n.movedim(0, -2))
 
 
 class _Products(torch.autograd.Function):
@@ -143,12 +151,12 @@ class _Products(torch.autograd.Function):
         out = empty((len(pairs), *table.shape[1:-2], table.shape[-1]), table.dtype)
         with job.stages.rest("forward", Stage("gather_sum", job.layer)):
             if pairs.num_first == 0:
-                _finish(waiting)
+                finish(waiting)
             for (relation, first, last), x_n in job.chunks(rows):
-                _multiply(x_n.to(table.dtype), table[relation], out[first:last])
+                multiply(x_n.to(table.dtype), table[relation], out[first:last])
                 if last == pairs.num_first:
-                    _finish(waiting)
-            _finish(waiting)
+                    finish(waiting)
+            finish(waiting)
         return out
 
     @staticmethod
@@ -178,14 +186,9 @@ def _add_gradients(
     relation, first, last = group
     grad_n = grad[first:last]
     if grad_table is not None:
-        x_n = x_n.to(table.dtype)
-        total = grad_table[relation]
-        if total.dim() == 2:
-            total.addmm_(x_n.flatten(1).t(), grad_n)
-        else:
-            total.add_(x_n.movedim(0, -1) @ grad_n.movedim(0, -2))
+        add_to_table(grad_table[relation], x_n.to(table.dtype), grad_n)
     if grad_P is not None:
-        _multiply(grad_n, table[relation].transpose(-1, -2), grad_P[first:last])
+        multiply(grad_n, table[relation].transpose(-1, -2), grad_P[first:last])
 
 
 class _Selected(torch.autograd.Function):
@@ -204,7 +207,7 @@ class _Selected(torch.autograd.Function):
         return None, *ctx.job.summed(grad, ctx.types)
 
 
-def _finish(waiting: list[MirrorSync]) -> None:
+def finish(waiting: list[MirrorSync]) -> None:
     """Finish syncs, and forget them."""
     while waiting:
         waiting.pop(0).finish()

@@ -1,9 +1,11 @@
-"""Executor of a `gather` with products by relation, in either of two ways.
+"""Executor of a `gather` with products by relation, in one of three ways.
 
 *Hoisted*: the products of (source, relation) pairs, then Gather and Sum over edges that read pairs.
 *Summed first*: Gather and Sum into (destination, relation) pairs, the products of their sums, then
-the sum of each destination's pairs. Neither has a tensor of edges x features, nor one of nodes x
-relations x features. Mirrors receive the field that is multiplied, not its products.
+the sum of each destination's pairs. *One by one*: either of these for one relation after the other,
+if only factors of destinations are between products and sums. None has a tensor of edges x
+features, nor one of nodes x relations x features. Mirrors receive the field that is multiplied, not
+its products.
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ from graphtheta.tgar.batch.pairs import (
     destination_pairs,
     source_pairs,
 )
+from graphtheta.tgar.batch.relation_edges import edges_by_relation
 from graphtheta.tgar.chunked import EdgeInputs
 from graphtheta.tgar.compiler.executor import FusedGatherSum
-from graphtheta.tgar.compiler.pair_products import PairRows
+from graphtheta.tgar.compiler.pair_products import PairRows, finish
 from graphtheta.tgar.compiler.passes.program import Program
 from graphtheta.tgar.compiler.passes.relations import RelationProgram
+from graphtheta.tgar.compiler.relation_sums import RelationSums
 
 __all__ = ["RelationGatherSum"]
+
+_EDGES_PER_RELATION = 1 << 12  # from which on the calls for one more relation cost little
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,76 @@ class RelationGatherSum:
         last_stage: Callable[[FusedGatherSum, EdgeInputs], list[Tensor]],
     ) -> list[Tensor]:
         relation = inputs.columns[self.program.index]
+        if self._can_run_one_by_one(inputs):
+            return [self._one_by_one(inputs, syncs, relation)]
         self._choose(relation)
         if self.program.sums_first:
             return last_stage(*self._summed_first(inputs, syncs, relation))
         return last_stage(*self._hoisted(inputs, syncs, relation))
+
+    def _can_run_one_by_one(self, inputs: EdgeInputs) -> bool:
+        """Return whether relations may run one by one, and have enough edges for that.
+
+        Gradients of factors are left to the other ways.
+        """
+        program, factor = self.program, self.program.factor
+        if factor is None or self.block.num_edges < _EDGES_PER_RELATION * program.num_relations:
+            return False
+        read = self._factor_inputs(inputs, inputs.columns[program.index])
+        fields = [x for x in read.sources if len(x)]
+        fields += [make(inputs.parameters) for make in factor.lowered.parameters.values()]
+        stored = inputs.sources[program.products[0].source].dtype
+        return stored == factor.lowered.dtype and not any(x.requires_grad for x in fields)
+
+    def _factor_inputs(self, inputs: EdgeInputs, relation: Tensor) -> EdgeInputs:
+        """Return the inputs of the factors: destinations as sources."""
+        assert self.program.factor is not None
+        reads = self.program.factor.reads
+        columns = [_nothing(c) for c in inputs.columns]
+        columns[self.program.index] = relation
+
+        def read(fields: Sequence[Tensor]) -> list[Tensor]:
+            return [x if f"source{n}" in reads else _nothing(x) for n, x in enumerate(fields)]
+
+        return EdgeInputs(
+            read(inputs.destinations),
+            [],
+            inputs.parameters,
+            columns,
+            [],
+            read(inputs.destination_mirrors),
+        )
+
+    def _one_by_one(
+        self, inputs: EdgeInputs, syncs: Sequence[MirrorSync], relation: Tensor
+    ) -> Tensor:
+        """Return the sum of every row, computed for one relation after the other."""
+        program, block = self.program, self.block
+        assert program.factor is not None
+        edges = edges_by_relation(block, relation, program.num_relations)
+        program.sums_first = False
+        before = sum(each.by_sources for each in edges.relations)
+        program.choice = (
+            f"one relation after the other: {before} by products of sources, "
+            f"{len(edges.relations) - before} by products of sums"
+        )
+        if inputs.destination_mirrors:
+            finish(list(syncs))
+            syncs = ()
+        factors: Sequence[Tensor] | None = None
+        if program.factor.reads:
+            each = edges.each_destination
+            job = self._kernels(program.factor, PairBlock.of_rows(block, each, block.num_outputs))
+            with torch.no_grad():
+                kinds = edges.kinds(relation.dtype)
+                factors = edges.split(job.message(self._factor_inputs(inputs, kinds)))
+        (product,), (table,) = program.products, self._tables(inputs)
+        fields = [x[product.source] for x in (inputs.sources, inputs.source_mirrors) if x]
+        rows_of = [x.reshape(len(x), *product.shape) for x in fields]
+        sums = RelationSums(block, edges.relations, factors, self.layer, self.stages)
+        total = sums(table, *rows_of, syncs=syncs)
+        shape = len(total), *program.lowered.outputs[0].shape
+        return total if total.shape == shape else total.view(shape)
 
     def _choose(self, relation: Tensor) -> None:
         """Decide whether to sum before multiplying, and note the costs for `explain`."""

@@ -21,7 +21,7 @@ from graphtheta.tgar.compiler.ir.kernel import Kernel
 from graphtheta.tgar.compiler.openmp import run
 from graphtheta.tgar.compiler.passes.program import Program
 
-__all__ = ["KernelRunner", "leaf_name"]
+__all__ = ["Array", "KernelRunner", "leaf_name"]
 
 _CHUNKS_PER_PROGRESS = 4  # per thread, about a millisecond, between two calls of `progress`
 
@@ -62,6 +62,7 @@ class KernelRunner:
         arrays: Mapping[str, Array],
         syncs: Sequence[MirrorSync] = (),
         return_gradients: Callable[[Mapping[str, Tensor]], GradientReturn] | None = None,
+        into: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Run a kernel over all rows.
 
@@ -73,6 +74,7 @@ class KernelRunner:
             return_gradients: Starts to return gradients to masters, from the results of the
                 mirrors' rows. If given, the kernel is over out-edges, and these rows are computed
                 first.
+            into: Results to write or add to; allocated if None.
 
         Returns:
             The outputs by name, then the winners, and `gradients` of parameters.
@@ -80,7 +82,7 @@ class KernelRunner:
         edges = self.block.in_edges if kernel.orientation == "in" else self.block.out_edges
         chunks = edges.chunks
         num_chunks, num_segments = len(chunks.table), len(chunks.segment_row)
-        results, partials = _allocate(kernel, edges.num_rows, num_segments)
+        results, partials = _allocate(kernel, edges.num_rows, num_segments, into)
         counter = np.zeros(1, np.int64)
         sizes = np.array(
             [
@@ -130,7 +132,7 @@ class KernelRunner:
             if first < last:
                 some = {name: partial[first:last] for name, partial in partials.items()}
                 segment_row = chunks.segment_row[first:last]
-                self._join(kernel, segment_row, results, some, given.get("inverse_count"))
+                self._join(kernel, segment_row, results, some, given)
 
         if return_gradients is not None:
             num_joined = int(np.searchsorted(chunks.segment_row, edges.border))
@@ -158,10 +160,11 @@ class KernelRunner:
         segment_row: NDArray[np.int64],
         results: Mapping[str, Tensor],
         partials: Mapping[str, Tensor],
-        inverse_count: Any,
+        given: Mapping[str, Array],
     ) -> None:
         """Merge the partials of rows that are cut into segments, in the order of the segments."""
         rows, index = np.unique(segment_row, return_inverse=True)
+        inverse_count: Any = given.get("inverse_count")
         if all(a.reduction == "sum" for a in kernel.accumulators):
             starts = np.flatnonzero(np.diff(segment_row, prepend=-1))
             joined = {
@@ -179,7 +182,10 @@ class KernelRunner:
             joined = dict(zip(partials, merged, strict=True))
             joined["message"] = self.aggregator.finish(merged)
         for name, result in results.items():
-            result[torch.from_numpy(rows)] = joined[name]
+            if kernel.adds:
+                result[torch.from_numpy(np.asarray(given["rows"])[rows])] += joined[name]
+            else:
+                result[torch.from_numpy(rows)] = joined[name]
 
 
 def leaf_name(name: str) -> str:
@@ -188,11 +194,13 @@ def leaf_name(name: str) -> str:
 
 
 def _allocate(
-    kernel: Kernel, num_rows: int, num_segments: int
+    kernel: Kernel, num_rows: int, num_segments: int, given: Mapping[str, Tensor] | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Allocate a kernel's results by row, and its accumulators by segment."""
+    """Allocate a kernel's results by row unless given, and its accumulators by segment."""
     dtype = getattr(torch, kernel.storage)
-    results = {o.name: empty((num_rows, *o.shape), dtype) for o in kernel.outputs}
+    results = dict(given or {})
+    if given is None:
+        results = {o.name: empty((num_rows, *o.shape), dtype) for o in kernel.outputs}
     partials: dict[str, Tensor] = {}
     for accumulator in kernel.accumulators:
         name, shape = accumulator.name, accumulator.shape

@@ -68,6 +68,8 @@ class _Emitter(Values):
             self.node_key = self._argument("node_key", I64)
         if "draws" in names:
             self.base["draws"] = self._argument("draws", I32)
+        if kernel.adds:
+            self.result_row = self._argument("rows", I32)
         leaves = [t.leaf for t in kernel.leaves if t.leaf.space != "row" and t.leaf.name != "key"]
         self.arrays, self.mirrors, self.loop_arrays = (
             {
@@ -189,8 +191,11 @@ class _Emitter(Values):
         with b.if_else(b.icmp_signed("<", self.segment, I64(0))) as (whole, segment):
             with whole:
                 self.compute(self.schedule.output_values())
+                row = self.row
+                if kernel.adds:
+                    row = b.sext(self.load(self.result_row, row, 1), I64)
                 for output in kernel.outputs:
-                    out = self._row_of_result(f"out_{output.name}", self.row, output.shape)
+                    out = self._row_of_result(f"out_{output.name}", row, output.shape)
                     self._write(output.value, output.shape, out)
                 for name in self.winners:
                     self._write_winner(name, "out", self.row)
@@ -207,7 +212,10 @@ class _Emitter(Values):
 
     def _write(self, term: Term, shape: Shape, out: Any) -> None:
         def write(tile: Tile) -> None:
-            self.store(self.vector(term, tile), out, self.flat(tile, shape))
+            index, value = self.flat(tile, shape), self.vector(term, tile)
+            if self.kernel.adds:
+                value = self.b.fadd(self.load(out, index, tile.lanes), value, flags=vm.FLAGS)
+            self.store(value, out, index)
 
         self.nest(shape, write)
 

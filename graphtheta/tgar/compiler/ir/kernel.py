@@ -147,6 +147,8 @@ class Kernel:
         self_loops: Whether the layer adds a self-loop to each row; the graph's own self-loops are
             then skipped.
         wide_positions: Whether CSC positions are int64 instead of int32 (`out` kernels).
+        adds: Whether outputs are added to rows of the results, which the argument `rows` lists,
+            instead of written to the row of the same number.
     """
 
     orientation: Orientation
@@ -159,6 +161,7 @@ class Kernel:
     epilogue: tuple[Update, ...] = ()
     self_loops: bool = False
     wide_positions: bool = False
+    adds: bool = False
 
     @cached_property
     def leaves(self) -> tuple[Term, ...]:
@@ -259,6 +262,8 @@ class Kernel:
             names += ["key", "node_key"]
         if self.keep_calls:
             names.append("draws")
+        if self.adds:
+            names.append("rows")
         for leaf in self.leaves:
             name = leaf.leaf.name
             if leaf.leaf.space == "row" or name == "key" or name in names:
@@ -297,7 +302,8 @@ class Kernel:
         """Return a text that identifies the kernel, the same in every process."""
         order = {term: n for n, term in enumerate(self.terms())}
         lines = [
-            f"{self.orientation} {self.storage} loops={self.self_loops} wide={self.wide_positions}"
+            f"{self.orientation} {self.storage} loops={self.self_loops}",
+            f"wide={self.wide_positions} adds={self.adds}",
         ]
         for term, n in order.items():
             inputs = " ".join(f"%{order[i]}" for i in term.inputs)

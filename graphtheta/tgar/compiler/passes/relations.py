@@ -17,9 +17,9 @@ from graphtheta.tgar.compiler.lowering.context import NotLowered
 from graphtheta.tgar.compiler.lowering.lower import Lowered
 from graphtheta.tgar.compiler.passes.program import Program
 
-__all__ = ["RelationProduct", "RelationProgram", "has_relations"]
+__all__ = ["PRODUCTS_PER_MOVE", "RelationProduct", "RelationProgram", "has_relations"]
 
-_PRODUCTS_PER_MOVE = 16  # multiplications of a matrix product that cost as much as a number moved
+PRODUCTS_PER_MOVE = 16  # multiplications of a matrix product that cost as much as a number moved
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class RelationProgram:
         sums: Kernels that sum sources into (destination, relation) pairs, and kernels that sum the
             products of these pairs into destinations; None if a product cannot be moved out of the
             sum.
+        factor: Kernels that compute, for one edge from each destination to itself, what the sum
+            of a relation is multiplied by at a destination, where nothing else is between products
+            and sums; otherwise None.
         sums_first: Whether the last call summed before multiplying.
         choice: Text that explains it.
 
@@ -77,6 +80,7 @@ class RelationProgram:
         self.index = int(column.leaf.name.removeprefix("column"))
         self.products = tuple(map(_product, found))
         self.hoisted = self._hoisted(aggregator)
+        self.factor: Program | None = None
         self.sums = self._sums(aggregator)
         self.sums_first, self.choice = False, ""
 
@@ -112,19 +116,38 @@ class RelationProgram:
         several = (*product.shape[:-1], 1) if carrier.shape == product.shape else ()
         row = self._pair_leaf(0, product.shape)
         summed, scaled = product.inputs[2], t.substitute([carrier], {product: row})[0]
+        total: Term | None = t.const(1)
         for factor in factors:
             spaces = self._spaces(factor)
             if factor is carrier:
                 continue
             if not spaces & {"source", "edge"}:
                 scaled = t.mul(factor, scaled)
+                if total is not None:
+                    total = t.mul(t.reshape(factor, ()), total) if factor.size == 1 else None
                 continue
+            total = None
             narrow = t.reshape(factor, ()) if factor.size == 1 else factor
             if "destination" in spaces or not _fits(narrow.shape, several):
                 return None
             summed = t.mul(narrow, summed)
         scaled = t.reshape(t.expand(scaled, inner.shape), message.shape)
+        if total is not None and scaled.size == product.size:
+            self.factor = self._program([self._of_sources(total)], "sum")
         return self._program([summed], "sum"), self._program([scaled], "sum")
+
+    def _of_sources(self, factor: Term) -> Term:
+        """Return a function of the destination as one of the source."""
+        found = {
+            x: self.terms.leaf(
+                replace(x.leaf, space="source", name=x.leaf.name.replace("destination", "source")),
+                x.shape,
+                x.kind,
+            )
+            for x in walk([factor])
+            if x.op == "leaf" and x.leaf.space == "destination"
+        }
+        return self.terms.substitute([factor], found)[0]
 
     def _spaces(self, factor: Term) -> set[str]:
         """Return what a factor depends on, except the relation: source, destination or edge."""
@@ -143,7 +166,7 @@ class RelationProgram:
         hoisted = summed = 0.0
         for product in self.products:
             wide, narrow = math.prod(product.shape), product.term.size
-            matrix = wide * product.term.shape[-1] / _PRODUCTS_PER_MOVE + wide + narrow
+            matrix = wide * product.term.shape[-1] / PRODUCTS_PER_MOVE + wide + narrow
             hoisted += num_sources * matrix + num_edges * narrow
             summed += num_destinations * (matrix + narrow) + num_edges * wide
         return hoisted, summed
