@@ -70,7 +70,9 @@ INSIDE = {
         ("lowering", "codegen"),
         ("passes",),
         ("runner",),
-        ("executor", "pair_products"),
+        ("executor", "row_sums"),
+        ("pair_products",),
+        ("relation_sums",),
         ("relation_executor",),
     ),
 }
