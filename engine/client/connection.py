@@ -1,15 +1,15 @@
 """Connection to one server: a gRPC channel with deadlines and retries.
 
-All calls are read-only, so it is safe to repeat them. A call is retried, with growing pauses, while
-the server is unreachable, busy or stopping, until the call's deadline. A call that fails in the
-middle of a response starts again from the beginning.
+All calls may be repeated: they only read, or the service counts them once. A call is retried, with
+growing pauses, while the server is unreachable, busy or stopping, until the call's deadline. A call
+that fails in the middle of a response starts again from the beginning.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ import grpc.experimental
 from graphtheta.engine.wire.protocol import MESSAGE_BYTES, STORE_KEY, error_of
 from graphtheta.errors import CallTimeout, ConfigError, Unreachable
 from graphtheta.proto.v1 import graph_pb2 as messages
+from graphtheta.proto.v1 import parameters_pb2
 
 __all__ = ["Connection", "Tls"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_random = random.Random()  # not the global one, whose state a trainer watches
 _OPTIONS = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -38,7 +40,8 @@ _OPTIONS = [
 
 _PATHS = {
     method.name: f"/{service.full_name}/{method.name}"
-    for service in messages.DESCRIPTOR.services_by_name.values()
+    for file in (messages.DESCRIPTOR, parameters_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
     for method in service.methods
 }
 
@@ -108,13 +111,36 @@ class Connection:
             GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
         """
         call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
+        received: list[bytes] = self._retry(
+            lambda **options: list(call(request, **options)), deadline
+        )
+        return received
+
+    def upload(
+        self, method: str, messages: Callable[[], Iterator[bytes]], deadline: float
+    ) -> bytes:
+        """Send a stream of messages, and return the bytes of the response.
+
+        Args:
+            method: Name of the method.
+            messages: Function that returns the messages, which is called for every attempt.
+            deadline: `time.monotonic()` by which the response must have arrived.
+
+        Raises:
+            GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
+        """
+        call = self._channel.stream_unary(_PATHS[method])
+        received: bytes = self._retry(lambda **options: call(messages(), **options), deadline)
+        return received
+
+    def _retry(self, call: Callable[..., Any], deadline: float) -> Any:
         for pause in _pauses():
             try:
                 timeout = deadline - time.monotonic()
                 if timeout <= 0:
                     raise CallTimeout(f"{self.address}: expected a response in time, got none.")
                 metadata = ((STORE_KEY, self.store),) if self.store else ()
-                return list(call(request, timeout=timeout, metadata=metadata))
+                return call(timeout=timeout, metadata=metadata)
             except grpc.RpcError as error:
                 failure = error_of(error.code(), f"{self.address}: {error.details()}")
                 if error.code() == grpc.StatusCode.CANCELLED:
@@ -139,5 +165,5 @@ def _pauses() -> Iterator[float]:
     """Yield the pauses between retries in seconds: growing, and random so that clients spread."""
     pause = _FIRST_PAUSE_S
     while True:
-        yield pause * random.uniform(0.5, 1.0)
+        yield pause * _random.uniform(0.5, 1.0)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

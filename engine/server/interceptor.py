@@ -55,6 +55,8 @@ class Interceptor(grpc.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(handler, method, store), handler.request_deserializer
             )
+        if handler.stream_unary is not None:  # its messages are read as bytes, without a copy
+            return grpc.stream_unary_rpc_method_handler(self._upload(handler, method, store))
         return grpc.unary_stream_rpc_method_handler(
             self._stream(handler, method, store), handler.request_deserializer
         )
@@ -70,6 +72,15 @@ class Interceptor(grpc.ServerInterceptor):
 
         return call
 
+    def _upload(self, handler: Any, method: str, store: Any) -> Callable[..., bytes]:
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            with self._observe(method, store, context) as (_, sent):
+                data: bytes = handler.response_serializer(handler.stream_unary(requests, context))
+                sent(len(data))
+            return data
+
+        return call
+
     def _stream(self, handler: Any, method: str, store: Any) -> Callable[..., Iterator[bytes]]:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._observe(method, store, context) as (slot, sent):
@@ -77,7 +88,7 @@ class Interceptor(grpc.ServerInterceptor):
                 for chunk in handler.unary_stream(request, context):
                     if not context.is_active():  # the caller is gone, or the deadline has passed
                         return
-                    data = encode_chunk(chunk)
+                    data = chunk if isinstance(chunk, bytes) else encode_chunk(chunk)
                     del chunk  # need not stay in memory while the client reads
                     digest.update(data)
                     sent(len(data))

@@ -1,4 +1,4 @@
-"""The process of `graphtheta serve`: opens the parts, runs the server, drains it on a signal."""
+"""Processes that serve: they open what is served, run a server, and drain it on a signal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from graphtheta.engine.server.graph import ServerGraph
 from graphtheta.engine.server.logs import log_as_json
-from graphtheta.engine.server.server import GraphServer, ServerTls
+from graphtheta.engine.server.server import GraphServer, Server, ServerTls
 from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import ConfigError
 from graphtheta.partition import open_store
 from graphtheta.runtime.tuning import tune
 from graphtheta.wording import counted
 
-__all__ = ["serve_until_stopped"]
+__all__ = ["Running", "serve_until_stopped", "stop_on_signals"]
 
 _log = logging.getLogger("graphtheta.engine")
 
@@ -56,9 +57,8 @@ def serve_until_stopped(
         StoreError: If the store is missing or damaged.
     """
     tune(allocator="server")
-    stop = threading.Event()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_set_on_signals(stop))
+        stop = stack.enter_context(stop_on_signals())
         graph = ServerGraph(open_store(path, parts=()), parts)
         predict_service = None
         if run_dir is not None:
@@ -81,34 +81,65 @@ def serve_until_stopped(
             limits=limits,
             predict_service=predict_service,
         )
-        host = bind.rpartition(":")[0]
-        address = f"{host}:{server.port}"
-        event: dict[str, object] = {"address": address, "parts": list(graph.parts)}
-        try:
-            if metrics_port is not None:
-                port, scrapes = server.metrics.serve(host.strip("[]"), metrics_port)
+        shown = ", ".join(map(str, graph.parts))
+        event = {"parts": list(graph.parts), "store": graph.store.checksum}
+        running = Running(server, bind, metrics_port, grace_s, verbose)
+        with running.until_the_end(f"parts {shown} of {path}", event):
+            stop.wait()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs in this process.
+
+    Attributes:
+        server: The server.
+        bind: `host:port` that it was told to listen on.
+        metrics_port: Port of the Prometheus metrics. If None, there are none.
+        grace_s: Longest time to finish the calls in flight, in seconds.
+        verbose: Whether to log every call.
+    """
+
+    server: Server
+    bind: str
+    metrics_port: int | None
+    grace_s: float
+    verbose: bool
+
+    @contextlib.contextmanager
+    def until_the_end(self, what: str, event: Mapping[str, object]) -> Iterator[None]:
+        """Context at whose end the server is drained and closed.
+
+        Args:
+            what: What is served, for the first line of output.
+            event: The same for the log.
+        """
+        host = self.bind.rpartition(":")[0]
+        address = f"{host}:{self.server.port}"
+        event = {"address": address, **event}
+        with contextlib.ExitStack() as stack:
+            stack.callback(lambda: _log.info("stopped"))
+            stack.callback(self.server.close, self.grace_s)
+            if self.metrics_port is not None:
+                port, scrapes = self.server.metrics.serve(host.strip("[]"), self.metrics_port)
                 stack.callback(scrapes.shutdown)
                 event["metrics_port"] = port
-            log_as_json(verbose=verbose)
+            log_as_json(verbose=self.verbose)
             gc.freeze()  # what exists now lives until the end: collections need not scan it
-            shown = ", ".join(map(str, graph.parts))
-            print(f"serving parts {shown} of {path} at {address}", flush=True)
-            _log.info("serving", extra=event | {"store": graph.store.checksum})
-            stop.wait()
-            _log.info("draining", extra={"grace_s": grace_s})
-        finally:
-            server.close(grace_s)
-        _log.info("stopped")
+            print(f"serving {what} at {address}", flush=True)
+            _log.info("serving", extra=event)
+            yield
+            _log.info("draining", extra={"grace_s": self.grace_s})
 
 
 @contextlib.contextmanager
-def _set_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set an event on SIGTERM and SIGINT while the context is active."""
-    before = {}
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Context with an event that SIGTERM and SIGINT set."""
+    stop, before = threading.Event(), {}
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, lambda *_: stop.set())
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,13 +1,15 @@
-"""gRPC server of parts of a store: its port, TLS, services and shutdown."""
+"""gRPC servers: their port, TLS, services and shutdown."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -29,7 +31,7 @@ from graphtheta.proto.v1.graph_pb2_grpc import (
 if TYPE_CHECKING:  # imports torch, which servers without predictions do not need
     from graphtheta.engine.server.predict_service import PredictService
 
-__all__ = ["GraphServer", "ServerTls"]
+__all__ = ["GraphServer", "Server", "ServerTls"]
 
 _log = logging.getLogger("graphtheta.engine")
 _SPARE_THREADS = 4  # answer health checks while the others are busy
@@ -61,16 +63,16 @@ class ServerTls:
         return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
 
 
-class GraphServer:
-    """Server of parts of a store, which runs in background threads until `close`.
+class Server:
+    """gRPC server that runs in background threads until `close`.
 
     Args:
-        graph: The open parts.
+        services: Services by their full name: functions that add them to a gRPC server.
+        checksum: Checksum of the store that is served.
         bind: `host:port` to listen on. Port 0 selects a free port.
         tls: Certificates. If None, connections are plain text.
         insecure: Whether to allow plain text on other addresses than loopback.
         limits: Request limits. If None, the defaults of `Limits`.
-        predict_service: Prediction service. If None, the server does not predict.
 
     Raises:
         ConfigError: If plain text would leave this host, or the address is wrong or in use.
@@ -82,13 +84,13 @@ class GraphServer:
 
     def __init__(
         self,
-        graph: ServerGraph,
+        services: Mapping[str, Callable[[grpc.Server], None]],
+        checksum: str,
         *,
         bind: str = "127.0.0.1:0",
         tls: ServerTls | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
-        predict_service: PredictService | None = None,
     ) -> None:
         limits = limits or Limits()
         check_address(bind, "--bind")
@@ -101,7 +103,7 @@ class GraphServer:
         self._threads = ThreadPoolExecutor(limits.max_in_flight + _SPARE_THREADS, "graphtheta-call")
         self._server = grpc.server(
             self._threads,
-            interceptors=[Interceptor(graph.store.checksum, limits, self.metrics)],
+            interceptors=[Interceptor(checksum, limits, self.metrics)],
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -111,23 +113,16 @@ class GraphServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
-        predicted_type = "" if predict_service is None else predict_service.node_type or ""
-        service = GraphService(
-            graph, limits, predicts=predict_service is not None, predicted_type=predicted_type
-        )
-        add_GraphServicer_to_server(service, self._server)
-        names = [_SERVICES["Graph"].full_name]
-        if predict_service is not None:
-            add_ScoringServicer_to_server(predict_service, self._server)
-            names.append(_SERVICES["Scoring"].full_name)
+        for add in services.values():
+            add(self._server)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.port = self._bind(bind, tls)
         self._server.start()
-        for name in ("", *names):
+        for name in ("", *services):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def close(self, grace_s: float = 30.0) -> None:
@@ -151,6 +146,36 @@ class GraphServer:
                 f"its key, got {bind}. Choose another."
             )
         return int(port)
+
+
+class GraphServer(Server):
+    """Server of parts of a store.
+
+    Args:
+        graph: The open parts.
+        predict_service: Prediction service. If None, the server does not predict.
+        limits: Request limits. If None, the defaults of `Limits`.
+        options: Address and certificates, as for `Server`.
+    """
+
+    def __init__(
+        self,
+        graph: ServerGraph,
+        *,
+        predict_service: PredictService | None = None,
+        limits: Limits | None = None,
+        **options: Any,
+    ) -> None:
+        limits = limits or Limits()
+        predicted_type = "" if predict_service is None else predict_service.node_type or ""
+        service = GraphService(
+            graph, limits, predicts=predict_service is not None, predicted_type=predicted_type
+        )
+        services = {_SERVICES["Graph"].full_name: partial(add_GraphServicer_to_server, service)}
+        if predict_service is not None:
+            add = partial(add_ScoringServicer_to_server, predict_service)
+            services[_SERVICES["Scoring"].full_name] = add
+        super().__init__(services, graph.store.checksum, limits=limits, **options)
 
 
 def _is_loopback(bind: str) -> bool:

@@ -22,7 +22,16 @@ from graphtheta.engine.wire.tables import decode_any
 from graphtheta.errors import EngineError, GraphFormatError
 from graphtheta.proto.v1 import graph_pb2 as messages
 
-__all__ = ["ResponseChunk", "decode_chunk", "decode_response", "encode_chunk", "encode_end"]
+__all__ = [
+    "ResponseChunk",
+    "check_end",
+    "decode_chunk",
+    "decode_response",
+    "encode_chunk",
+    "encode_end",
+    "split_fields",
+    "varint",
+]
 
 # Tags of the fields `table` and `elsewhere`: their number, and the type "length-delimited".
 _TAGS = (b"\x0a", b"\x12")
@@ -47,7 +56,7 @@ def encode_chunk(chunk: ResponseChunk) -> bytes:
     for tag, batch in zip(_TAGS, chunk, strict=True):
         if batch is not None:
             stream = [batch.schema.serialize(), batch.serialize()]
-            fields += [tag, _varint(sum(buffer.size for buffer in stream)), *stream]
+            fields += [tag, varint(sum(buffer.size for buffer in stream)), *stream]
     return b"".join(fields)
 
 
@@ -66,6 +75,16 @@ def decode_response(received: Sequence[bytes]) -> list[ResponseChunk]:
     Raises:
         EngineError: If the response is incomplete, or a message is damaged.
     """
+    check_end(received)
+    return [decode_chunk(data) for data in received[:-1]]
+
+
+def check_end(received: Sequence[bytes]) -> None:
+    """Verify the checksum of all messages, which is the last one.
+
+    Raises:
+        EngineError: If a message is missing or damaged.
+    """
     digest = xxhash.xxh3_64()
     for data in received[:-1]:
         digest.update(data)
@@ -74,7 +93,6 @@ def decode_response(received: Sequence[bytes]) -> list[ResponseChunk]:
             f"response: expected a checksum of all its messages at the end, got {len(received):,} "
             "messages that are incomplete or changed. Ask again, or upgrade the server."
         )
-    return [decode_chunk(data) for data in received[:-1]]
 
 
 def decode_chunk(data: bytes) -> ResponseChunk:
@@ -84,7 +102,7 @@ def decode_chunk(data: bytes) -> ResponseChunk:
         EngineError: If the bytes are no `Chunk` message, or a field is not one complete, valid,
             uncompressed record batch.
     """
-    fields = _split_fields(data)
+    fields = split_fields(data)
     if fields is None:  # a later version of the protocol may add fields
         try:
             chunk = messages.Chunk.FromString(data)
@@ -100,8 +118,8 @@ def decode_chunk(data: bytes) -> ResponseChunk:
         raise EngineError(str(error)) from None
 
 
-def _split_fields(data: bytes) -> dict[bytes, pa.Buffer] | None:
-    """Return the contents of the two fields by tag, or None if there is anything else."""
+def split_fields(data: bytes) -> dict[bytes, pa.Buffer] | None:
+    """Return the contents of the fields 1 and 2 by tag, or None if there is anything else."""
     whole, at, fields = pa.py_buffer(data), 0, {}
     while at < len(data):
         tag, at, size, shift = data[at : at + 1], at + 1, 0, 0
@@ -117,7 +135,8 @@ def _split_fields(data: bytes) -> dict[bytes, pa.Buffer] | None:
     return fields
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Return a number as protobuf encodes it."""
     digits = bytearray()
     while number >= 0x80:
         digits.append(number & 0x7F | 0x80)

@@ -17,6 +17,7 @@ from graphtheta.errors import (
     StoreError,
     UnknownNode,
     Unreachable,
+    VersionGone,
     WrongServer,
 )
 from graphtheta.proto.v1.graph_pb2 import HandshakeReply
@@ -24,6 +25,7 @@ from graphtheta.proto.v1.graph_pb2 import HandshakeReply
 __all__ = [
     "COLUMN",
     "MESSAGE_BYTES",
+    "PARAMETERS_VERSION",
     "PROTOCOL_VERSION",
     "STATUSES",
     "STORE_KEY",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 2  # 2: responses end with a checksum
+PARAMETERS_VERSION = 1  # of the protocol of the parameter service
 STORE_KEY = "graphtheta-store"  # metadata key: checksum of the store that a call expects
 COLUMN = "column:"  # prefix of the graph's own columns in responses
 MESSAGE_BYTES = 64 << 20  # largest message in either direction
@@ -50,6 +53,7 @@ STATUSES: dict[type[GraphThetaError], grpc.StatusCode] = {
     Unreachable: _Code.UNAVAILABLE,
     CallTimeout: _Code.DEADLINE_EXCEEDED,
     StoreError: _Code.DATA_LOSS,
+    VersionGone: _Code.ABORTED,
     EngineError: _Code.INTERNAL,
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from graphtheta.cli.terminal.help import argument, flag, option
+from graphtheta.cli.terminal.tls import server_tls
 
 __all__ = ["serve"]
 
@@ -54,23 +55,13 @@ def serve(
       graphtheta serve store --part 0 --bind 127.0.0.1:7400 --metrics-port 9400
     """
     from graphtheta.engine.server.process import serve_until_stopped
-    from graphtheta.engine.server.server import ServerTls
     from graphtheta.engine.wire.protocol import Limits
-    from graphtheta.errors import ConfigError
 
-    if (tls_cert is None) != (tls_key is None) or (client_ca is not None and tls_cert is None):
-        raise ConfigError(
-            "serve: expected --tls-cert and --tls-key together, and --client-ca only with them, "
-            "got only some of these. Give --tls-cert and --tls-key."
-        )
-    tls = None
-    if tls_cert is not None and tls_key is not None:
-        tls = ServerTls(tls_cert, tls_key, client_ca)
     serve_until_stopped(
         store,
         parts=part,
         bind=bind,
-        tls=tls,
+        tls=server_tls(tls_cert, tls_key, client_ca),
         insecure=insecure,
         run_dir=run,
         metrics_port=metrics_port,

@@ -300,6 +300,12 @@ class RunConfig(BaseModel):
         ge=1,
         resumable=True,
     )
+    delay: int = _batches(
+        0,
+        "Updates by which the parameters that a step is computed on are behind, so that a "
+        "parameter service has this many more steps in flight (graphtheta parameters).",
+        ge=0,
+    )
     prefetch: int = _batches(
         0, "Batches to prepare in the background. Does not change the result.", ge=0, resumable=True
     )

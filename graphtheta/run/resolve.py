@@ -14,7 +14,7 @@ from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
-__all__ = ["load_config", "read_toml", "resolve", "validated"]
+__all__ = ["load_config", "read_toml", "resolve", "resolve_group", "validated"]
 
 _LIMIT = 1 << 31  # counts are smaller than this
 
@@ -53,6 +53,40 @@ def resolve(
                 f"got {new}. Leave it out to resume, or start another run in a new --run-dir."
             )
     return config
+
+
+def resolve_group(received: Mapping[str, Any], options: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of a group of workers that joins a parameter service.
+
+    Args:
+        received: Configuration of the service's run.
+        options: Options given on the command line, by field name.
+
+    Raises:
+        ConfigError: If an option is that of the service, or a value is invalid.
+    """
+    mine = ("input", "device", "threads", "timeout", "embedding_storage")
+    if odd := [key for key in options if key not in mine]:
+        raise ConfigError(
+            f"{_flag(odd[0])}: expected no option of the run with --parameters, since the service "
+            f"has it, got {options[odd[0]]}. Leave it out."
+        )
+    if "input" not in options:
+        raise ConfigError("train: expected INPUT, got none. Name the store of the run.")
+    if not received:
+        raise ConfigError(
+            "--parameters: expected the service of graphtheta parameters, got one that a program "
+            "has made. Join it with gt.Trainer(..., parameters=gt.ParameterClient(address))."
+        )
+    others = [key for key in received if key not in RunConfig.model_fields]
+    if others:
+        raise ConfigError(
+            f"--parameters: expected a service of this version, got one with the options "
+            f"{', '.join(others)}. Use the same version of GraphTheta on both sides."
+        )
+    kept = {key: value for key, value in received.items() if key not in mine}
+    sources = {key: f"--parameters: {key}" for key in kept}
+    return validated({**kept, **options, "run_dir": "."}, sources)
 
 
 def _check_effects(options: Mapping[str, Any], config: RunConfig) -> None:
@@ -143,7 +177,7 @@ def validated(values: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfi
                 "Correct it."
             )
     try:
-        return RunConfig.model_validate(dict(values))
+        return RunConfig.modelvalidated(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])

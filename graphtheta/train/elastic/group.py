@@ -227,12 +227,12 @@ class ElasticGroup:
         if self._is_first and not self._is_gone:
             self._source.report(self._group, work.version, metrics)
 
-    def _pull_rows(self, version: int, name: str, keys: NDArray[Any], like: Tensor) -> Array:
+    def _pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array | None:
         try:
             return self._source.pull_rows(version, name, keys)
         except VersionGone:  # others have finished this work; its result is not sent
             self._is_gone, self._loaded = True, None
-            return torch.zeros(len(keys), like.shape[1], dtype=like.dtype).numpy()
+            return None
 
 
 def check_group(
@@ -258,12 +258,13 @@ class _PulledRows:
         name: str,
         parameter: ShardedParameter,
         shard: Shard,
-        pull: Callable[[int, str, NDArray[Any], Tensor], Array],
+        pull: Callable[[int, str, NDArray[Any]], Array | None],
     ) -> None:
         self._name, self._parameter, self._pull = name, parameter, pull
         self._comm: Communicator = shard.comm
         self._keys = row_keys(shard, parameter.node_type)
         self._has = np.zeros(len(self._keys), np.bool_)  # which rows are of the version
+        self._dtype = torch.empty(0, dtype=parameter.dtype).numpy().dtype
         self._version = 0
 
     def begin(self, version: int) -> None:
@@ -283,13 +284,14 @@ class _PulledRows:
         stage = "pull rows"
         wanted = self._comm.all_gather(self._keys[missing], stage=stage)
         send: dict[int, Array] = {}
+        columns, dtype = self._parameter.shape[1], self._dtype
         if self._comm.rank == 0:
             keys = np.concatenate(wanted)
-            values = self._pull(self._version, self._name, keys, self._parameter)
+            data = self._pull(self._version, self._name, keys)
+            values = np.zeros(len(keys) * columns, dtype) if data is None else data.view(dtype)
             cuts = np.cumsum([len(theirs) for theirs in wanted])[:-1]
-            send = {n: np.ascontiguousarray(part) for n, part in enumerate(np.split(values, cuts))}
-        like = torch.empty(0, dtype=self._parameter.dtype).numpy()
-        found = np.empty((len(missing), self._parameter.shape[1]), like.dtype)
+            send = dict(enumerate(np.split(values.reshape(len(keys), columns), cuts)))
+        found = np.empty((len(missing), columns), dtype)
         self._comm.exchange(send, {0: found}, stage=stage).wait()
         with torch.no_grad():
             self._parameter[torch.from_numpy(missing)] = torch.from_numpy(found).to(

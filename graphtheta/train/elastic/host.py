@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError, VersionGone
@@ -26,6 +28,7 @@ __all__ = ["ParameterHost"]
 _log = logging.getLogger("graphtheta.engine")
 Array = NDArray[Any]
 _WAIT_S = 2.0  # longest wait for work in one call
+_RATE_S = 60.0  # that the speed is measured over
 _REFUSALS = 2  # results of one micro-batch that are not finite, after which the run fails
 
 
@@ -53,6 +56,9 @@ class ParameterHost:
         config: Configuration of the run, which groups of the command line get.
         clock: Function that returns the time in seconds.
 
+    Attributes:
+        layout: Order of the parameters in arrays.
+
     Raises:
         ConfigError: If an option is invalid, or the run directory is in use.
     """
@@ -73,6 +79,7 @@ class ParameterHost:
         self._run = uuid.uuid4().hex
         self._terms = terms_of(trainer)
         self._updates = Updates(trainer)
+        self.layout = self._updates.layout
         self._progress = RunProgress(trainer, self._updates, self._epochs)
         self._ledger: Ledger[Contribution] = Ledger(
             trainer.micro_batches,
@@ -86,6 +93,7 @@ class ParameterHost:
         self._members: dict[str, _Member] = {}
         self._refusals: dict[Work, int] = {}
         self._failure: ConfigError | None = None
+        self._steps_at: deque[float] = deque()  # times of the steps of the last minute
         self._summary: dict[str, Any] | None = None
         self._changed = threading.Condition(threading.RLock())
         self._stack = ExitStack()
@@ -137,7 +145,8 @@ class ParameterHost:
 
     def pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array:
         with self._changed:
-            return self._updates.read_rows(self._version(version), name, keys)
+            rows = self._updates.read_rows(self._version(version), name, keys)
+        return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
 
     def _version(self, version: int) -> Version:
         with self._changed:
@@ -208,12 +217,21 @@ class ParameterHost:
                 self._changed.notify_all()
                 return
             self._ledger.commit()
+            self._note_step()
             version = self._ledger.version
             if self._progress.is_evaluated(version):
                 self._ledger.evaluate(version)
             whole = self._keeps_rows or self._progress.is_evaluated(version)
             self._versions[version] = self._updates.version(whole=whole)
         self._settle()
+
+    def _note_step(self) -> None:
+        now = self._clock()
+        self._steps_at.append(now)
+        while self._steps_at[0] < now - _RATE_S:
+            self._steps_at.popleft()
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("step", extra=self._progress.last_step())
 
     def _settle(self) -> None:
         """Free versions, open the next steps, and end training if there are none."""
@@ -264,6 +282,9 @@ class ParameterHost:
                 for key, member in self._members.items()
             ]
             state = self._ledger.state() | self._progress.state()
+            steps = sum(at > now - _RATE_S for at in self._steps_at)
+            since = now - self._steps_at[0] if steps else 0.0
+            state["steps_per_second"] = round(steps / since, 4) if since > 0 else None
             failure = "" if self._failure is None else str(self._failure)
             return state | {"groups": groups, "failure": failure}
 

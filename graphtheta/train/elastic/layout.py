@@ -28,6 +28,7 @@ class ModelLayout:
         num_bytes: Length of the array.
         num_gradients: Numbers in the gradients of all other trained parameters.
         dtype: Their type.
+        numpy_dtype: The same in NumPy.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,6 +44,7 @@ class ModelLayout:
         self.num_bytes = sum(t.numel() * t.element_size() for t in self._tensors.values())
         self.num_gradients = sum(p.numel() for p in self._trained)
         self.dtype = next(iter(named.values())).dtype
+        self.numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
 
     def describe(self) -> str:
         """Return the names, shapes and types of all tensors, but for the number of rows."""
@@ -81,7 +83,7 @@ class ModelLayout:
             Returns (num_gradients,).
         """
         if not self._trained:
-            return np.empty(0, torch.empty(0, dtype=self.dtype).numpy().dtype)
+            return np.empty(0, self.numpy_dtype)
         gradients: Array = flatten_gradients(self._trained).numpy()
         return gradients
 

@@ -116,6 +116,12 @@ class RunProgress:
                         trainer.best_weights.keep()
             trainer.callbacks.call("on_epoch_end", trainer, epoch, self._waiting.pop(epoch))
 
+    def last_step(self) -> dict[str, Any]:
+        """Return the line of the last step for a log."""
+        step = self.step - 1
+        rates = self._trainer.rate.rates()
+        return {"step": step, "epoch": step // self.steps_per_epoch, "loss": self.loss, **rates}
+
     def state(self) -> dict[str, Any]:
         """Return the numbers to show of the epochs."""
         history = self._trainer.history

@@ -155,7 +155,7 @@ class ParameterSource(Protocol):
             keys: (R,) int64 node keys.
 
         Shape:
-            Returns (R, columns).
+            Returns the bytes of (R, columns) as uint8.
 
         Raises:
             VersionGone: If the service does not have the version (any more).

@@ -61,8 +61,8 @@ class Updates:
         Raises:
             ConfigError: If an array has a wrong shape or type, or a row is not in the graph.
         """
-        like = torch.empty(0, dtype=self.layout.dtype).numpy()
-        _need("gradients", result.gradients, (self.layout.num_gradients,), like.dtype)
+        dtype = self.layout.numpy_dtype
+        _need("gradients", result.gradients, (self.layout.num_gradients,), dtype)
         if result.rows.keys() != self._tables.keys():
             names = ", ".join(self._tables) or "no parameter"
             got = ", ".join(result.rows) or "none"
@@ -74,7 +74,7 @@ class Updates:
             table = self._tables[name]
             _need(f"keys of '{name}'", rows.keys, (len(rows.keys),), np.dtype(np.int64))
             shape = (len(rows.keys), table.parameter.shape[1])
-            _need(f"rows of '{name}'", rows.values, shape, like.dtype)
+            _need(f"rows of '{name}'", rows.values, shape, dtype)
             table.positions(rows.keys)
             arrays.append(rows.values)
         return all(bool(np.isfinite(array).all()) for array in arrays)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +115,14 @@ def in_groups(
     source: Callable[[], ParameterSource] | None = None,
 ) -> list[Result]:
     """Train in some groups of some workers, which are threads."""
-    results: list[Result] = []
 
     def work(comm: Communicator) -> Result:
         made = host if source is None else source()
         trainer = trainer_of(name, store, comm, parameters=made)
         return _result(trainer, trainer.fit())
 
-    def group() -> None:
-        results.append(gt.run_local(work, workers=workers, timeout_s=60))
+    def group(_: int) -> Result:
+        return gt.run_local(work, workers=workers, timeout_s=60)
 
-    threads = [threading.Thread(target=group) for _ in range(groups)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == groups
-    return results
+    with ThreadPoolExecutor(groups) as threads:
+        return list(threads.map(group, range(groups)))
