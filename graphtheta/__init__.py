@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphtheta.comm.threads import run_local
     from graphtheta.data import encode
     from graphtheta.data.graph import Graph
+    from graphtheta.engine.client.parameters import ParameterClient
     from graphtheta.inference.label_propagation import correct_and_smooth, label_propagation
     from graphtheta.run.saved_run import load_run
     from graphtheta.runtime.tuning import tune
@@ -40,6 +41,7 @@ __all__ = [
     "LinkPrediction",
     "MiniBatch",
     "NodePrediction",
+    "ParameterClient",
     "ParameterHost",
     "Shard",
     "Trainer",
@@ -70,6 +72,7 @@ _HOME = {
     "LinkPrediction": "graphtheta.task",
     "MiniBatch": "graphtheta.strategy",
     "NodePrediction": "graphtheta.task",
+    "ParameterClient": "graphtheta.engine.client.parameters",
     "ParameterHost": "graphtheta.train.elastic.host",
     "Shard": "graphtheta.shard.shard",
     "Trainer": "graphtheta.train.trainer",

@@ -55,6 +55,7 @@ class ParameterClient:
         if tls is not None:
             tls.credentials()  # raises on all workers
         self._made: Connection | None = None
+        self._id = GroupName.new(1).id
 
     def __repr__(self) -> str:
         return f"ParameterClient({self.address})"
@@ -64,8 +65,11 @@ class ParameterClient:
         if self._made is not None:
             self._made.close()
 
+    def new_group(self, workers: int) -> GroupName:
+        return GroupName.new(workers, self._id)
+
     def terms(self) -> RunTerms:
-        request = messages.TermsRequest(protocol_version=PARAMETERS_VERSION)
+        request = messages.TermsRequest(protocol_version=PARAMETERS_VERSION, group=self._id)
         reply = self._one("Terms", request, messages.TermsReply)
         return RunTerms(
             reply.run,

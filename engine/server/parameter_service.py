@@ -70,6 +70,8 @@ class ParameterService(ParametersServicer):
                 f"terms: expected version {PARAMETERS_VERSION} of the parameter protocol, got "
                 f"{request.protocol_version}. Use the same version of GraphTheta on both sides."
             )
+        if request.group:
+            self._host.announce(request.group)
         terms = self._host.terms()
         return messages.TermsReply(
             protocol_version=PARAMETERS_VERSION,

@@ -24,6 +24,7 @@ from graphtheta.cli.explain import explain
 from graphtheta.cli.export import export
 from graphtheta.cli.info import info
 from graphtheta.cli.launch import launch
+from graphtheta.cli.parameters import parameters
 from graphtheta.cli.partition import partition
 from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
@@ -53,6 +54,7 @@ for _command in (
     info,
     export,
     train,
+    parameters,
     launch,
     sweep,
     report,

@@ -2,136 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
-
-import typer
-from annotated_types import Ge, Gt, Lt
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Annotated, Any
 
 from graphtheta.cli.terminal.help import Command, flag, option
-from graphtheta.cli.terminal.names import NAMES, names
+from graphtheta.cli.terminal.run_options import with_run_options
 from graphtheta.cli.terminal.show import show_rows
+from graphtheta.cli.terminal.tls import client_tls
 from graphtheta.errors import ConfigError
-from graphtheta.run.config import RunConfig, option_details
-from graphtheta.run.resolve import resolve
+from graphtheta.run.config import RunConfig
+from graphtheta.run.resolve import check_group_options, resolve
 from graphtheta.train.phase_times import phase_times
 from graphtheta.train.signals import Stopped
 from graphtheta.wording import counted
 
 if TYPE_CHECKING:
+    from graphtheta.engine.client.connection import Tls
     from graphtheta.train.trainer import Trainer
 
-__all__ = ["TrainCommand", "train"]
-
-_METAVARS = {int: "INTEGER", float: "FLOAT", Path: "PATH"}
-
-
-def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has an option for each field of `RunConfig`.
-
-    Args:
-        command: Called with a dictionary of the `RunConfig` options that were given, and its own
-            options as keyword arguments.
-    """
-
-    def run(**values: Any) -> None:
-        given = {name: values.pop(name) for name in RunConfig.model_fields}
-        options = {n: v for n, v in given.items() if v is not None and v != []}
-        if "fanouts" in options:
-            options["fanouts"] = _joined_fanouts(options["fanouts"])
-        command(options, **values)
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    _, *own = inspect.signature(command, eval_str=True).parameters.values()
-    parameters = [
-        *(
-            inspect.Parameter(name, keyword, default=None, annotation=_annotation(name, field))
-            for name, field in RunConfig.model_fields.items()
-        ),
-        *(parameter.replace(kind=keyword) for parameter in own),
-    ]
-    # typer finds the parameters of a function by these two attributes.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
-
-
-def _annotation(name: str, field: FieldInfo) -> Any:
-    """Return the type of an option, which is None if it is omitted, and its help."""
-    details = option_details(name)
-    kinds = [kind for kind in _members(field.annotation) if kind is not NoneType]
-    kind = list[str] if dict[str, str] in kinds else kinds[0]  # a dictionary has several texts
-    if get_origin(kind) is Literal:
-        kind, metavar = str, f"[{'|'.join(get_args(kind))}]"
-    else:
-        metavar = _METAVARS.get(kind, details["metavar"])
-    description = (field.description or "").format_map({key: names(key) for key in NAMES})
-    notes = "; ".join([*_default(field, details["without"]), *_range(field)])
-    text = f"{description}  [{notes}]" if notes else description
-    if name == "input":
-        return Annotated[kind | None, typer.Argument(help=text, metavar=metavar)]
-    option = typer.Option(help=text, metavar=metavar, rich_help_panel=details["panel"])
-    return Annotated[kind | None, option]
-
-
-def _joined_fanouts(texts: Sequence[str]) -> str | dict[str, str]:
-    """Return the value of the option from the texts that it was given, such as `a-b-c=15,10`.
-
-    Raises:
-        ConfigError: If a relation is named twice, or only some of several texts name one.
-    """
-    if len(texts) == 1 and "=" not in texts[0]:
-        return texts[0]
-    found: dict[str, str] = {}
-    for text in texts:
-        relation, equals, numbers = (part.strip() for part in text.partition("="))
-        if not equals:
-            raise ConfigError(
-                f"--fanouts: expected one list of numbers, or SOURCE-NAME-DESTINATION=N,N,... each "
-                f"time, got '{text}' and others. Name its relation, or leave out the others."
-            )
-        if relation in found:
-            raise ConfigError(
-                f"--fanouts: {relation}: expected it once, got {found[relation]} and {numbers}. "
-                "Leave one out."
-            )
-        found[relation] = numbers
-    return found
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    is_union = get_origin(annotation) in (Union, UnionType)
-    return get_args(annotation) if is_union else (annotation,)
-
-
-def _default(field: FieldInfo, without: str) -> Iterator[str]:
-    if without:
-        yield f"default: ({without})"
-    elif field.is_required():
-        yield "required here or in --config"
-    elif field.default is True:
-        yield "default: on"
-    elif field.default is False:
-        yield "default: off"
-    elif field.default is not None:
-        yield f"default: {field.default}"
-
-
-def _range(field: FieldInfo) -> Iterator[str]:
-    """Yield the range of a number, as `x>=1` or `0<=x<1`."""
-    limits = {type(limit): limit for limit in field.metadata}
-    if Gt in limits:
-        yield f"x>{limits[Gt].gt}"
-    elif Lt in limits and limits[Lt].lt <= 1:
-        yield f"{limits[Ge].ge}<=x<{limits[Lt].lt}"
-    elif Ge in limits:
-        yield f"x>={limits[Ge].ge}"
+__all__ = ["TrainCommand", "result_line", "run_lines", "train"]
 
 
 class TrainCommand(Command):
@@ -146,13 +37,17 @@ class TrainCommand(Command):
         return super().parse_args(ctx, kept)
 
 
-@_with_run_options
+@with_run_options
 def train(
     options: dict[str, Any],
     *,
     config: Annotated[Path | None, option("FILE", panel="Run")] = None,
     resume: Annotated[bool, flag("--resume", panel="Run")] = False,
     no_progress: Annotated[bool, flag("--no-progress", panel="Run")] = False,
+    parameters: Annotated[str | None, option("HOST:PORT", panel="Run")] = None,
+    tls_ca: Annotated[Path | None, option("FILE", panel="Run")] = None,
+    tls_cert: Annotated[Path | None, option("FILE", panel="Run")] = None,
+    tls_key: Annotated[Path | None, option("FILE", panel="Run")] = None,
 ) -> None:
     """Train a model on one worker, or on all workers of a job.
 
@@ -165,33 +60,40 @@ def train(
         resume: Continue the run in --run-dir from its newest whole checkpoint, or start it if there
             is none. It may be written as --resume auto.
         no_progress: Print a line for each epoch instead of a progress bar.
+        parameters: Train as a group of the parameter service at this address (graphtheta
+            parameters), which has all options of the run but INPUT, --device, --threads, --timeout
+            and --embedding-storage.
+        tls_ca: Certificate authority of the parameter service (PEM). Enables TLS.
+        tls_cert: Certificate of this group (PEM), for services that require one.
+        tls_key: Private key of --tls-cert (PEM).
 
     Example:
       mpiexec -n 2 graphtheta train store --model gat --hidden 8 --run-dir runs/gat
       graphtheta train store --task link --negatives 8 --strategy mini --run-dir runs/link
     """
-    run = resolve(options, file=config, resume=resume)
-
     from graphtheta.cli.worker import start_worker
 
+    if parameters is not None:
+        for name, given in (("--config", config), ("--resume", resume)):
+            if given:
+                raise ConfigError(
+                    f"{name}: expected it not with --parameters, got both. The service has the "
+                    "options and the files of the run; leave it out."
+                )
+        _train_group(options, parameters, client_tls(tls_ca, tls_cert, tls_key))
+        return
+    run = resolve(options, file=config, resume=resume)
+    if run.delay:
+        raise ConfigError(
+            f"--delay: expected 0 without a parameter service, got {run.delay}. Start graphtheta "
+            "parameters with it, and train with --parameters."
+        )
     comm, _ = start_worker(run.threads, timeout=run.timeout, allocator="training")
 
     from graphtheta.run.run import start_run  # imports torch
 
     trainer = start_run(run, comm, resume=resume, progress="lines" if no_progress else True)
-    manifest = trainer.shard.manifest
-    print(
-        f"{run.input}: {counted(manifest.num_nodes, 'node')}, "
-        f"{counted(manifest.num_edges, 'edge')}, "
-        f"{counted(comm.size, 'worker')}"
-        f"{f' in {run.groups} groups' if run.groups > 1 else ''}",
-        flush=True,
-    )
-    print(_target(trainer), flush=True)
-    if trainer.task.metric.why:
-        metric = trainer.task.metric
-        print(f"best epoch by validation {metric.name}: {metric.why}", flush=True)
-    for line in _learned_rows(trainer):
+    for line in run_lines(trainer, run):
         print(line, flush=True)
     if trainer.resumed_from:
         print(f"continues from {trainer.resumed_from}", flush=True)
@@ -203,8 +105,55 @@ def train(
         raise
     if comm.rank == 0:
         _show_times(summary, run.groups)
-        print(_result(summary))
+        print(result_line(summary))
         print(f"wrote the run to {run.run_dir}")
+
+
+def _train_group(options: dict[str, Any], address: str, tls: Tls | None) -> None:
+    """Train as a group of a parameter service."""
+    check_group_options(options)
+
+    from graphtheta.cli.worker import start_worker
+
+    comm, _ = start_worker(
+        options.get("threads"), timeout=options.get("timeout"), allocator="training"
+    )
+
+    from graphtheta.engine.client.parameters import ParameterClient
+    from graphtheta.run.group import join_run  # imports torch
+
+    timeout = float(options.get("timeout") or RunConfig.model_fields["timeout"].default)
+    client = ParameterClient(address, tls=tls, wait_s=timeout)
+    trainer = join_run(client, options, comm)
+    manifest = trainer.shard.manifest
+    print(
+        f"{options['input']}: {counted(manifest.num_nodes, 'node')}, "
+        f"{counted(manifest.num_edges, 'edge')}, a group of {counted(comm.size, 'worker')} of the "
+        f"parameter service at {address}",
+        flush=True,
+    )
+    try:
+        summary = trainer.fit(signals=True)
+    except Stopped:
+        print("left the run; its other groups go on", file=sys.stderr, flush=True)
+        raise
+    finally:
+        client.close()
+    if comm.rank == 0:
+        print(result_line(summary))
+
+
+def run_lines(trainer: Trainer, run: RunConfig) -> Iterator[str]:
+    """Yield what is trained: sizes, target, metric and learned vectors."""
+    manifest, workers = trainer.shard.manifest, counted(trainer.world.size, "worker")
+    groups = f" in {run.groups} groups" if run.groups > 1 else ""
+    sizes = f"{counted(manifest.num_nodes, 'node')}, {counted(manifest.num_edges, 'edge')}"
+    yield f"{run.input}: {sizes}, {workers}{groups}"
+    yield _target(trainer)
+    if trainer.task.metric.why:
+        metric = trainer.task.metric
+        yield f"best epoch by validation {metric.name}: {metric.why}"
+    yield from _learned_rows(trainer)
 
 
 def _target(trainer: Trainer) -> str:
@@ -271,7 +220,8 @@ def _show_times(summary: dict[str, Any], groups: int) -> None:
         )
 
 
-def _result(summary: dict[str, Any]) -> str:
+def result_line(summary: Mapping[str, Any]) -> str:
+    """Return the best epoch of a run, its metrics and the time of an epoch."""
     metric, reached = summary["metric"], []
     for name, split in (("validation", "val"), ("test", "test")):
         if (value := summary.get(f"{split}_{metric}")) is not None:

@@ -14,8 +14,10 @@ from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
-__all__ = ["load_config", "read_toml", "resolve", "resolve_group", "validated"]
+__all__ = ["check_group_options", "load_config", "read_toml", "resolve", "resolve_group", "validated"]
 
+# Options that each group of a parameter service has for itself.
+_OF_GROUPS = ("input", "device", "threads", "timeout", "embedding_storage")
 _LIMIT = 1 << 31  # counts are smaller than this
 
 
@@ -55,24 +57,27 @@ def resolve(
     return config
 
 
-def resolve_group(received: Mapping[str, Any], options: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a group of workers that joins a parameter service.
-
-    Args:
-        received: Configuration of the service's run.
-        options: Options given on the command line, by field name.
-
-    Raises:
-        ConfigError: If an option is that of the service, or a value is invalid.
-    """
-    mine = ("input", "device", "threads", "timeout", "embedding_storage")
-    if odd := [key for key in options if key not in mine]:
+def check_group_options(options: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if an option of a group is one of the service, or INPUT is missing."""
+    if odd := [key for key in options if key not in _OF_GROUPS]:
         raise ConfigError(
             f"{_flag(odd[0])}: expected no option of the run with --parameters, since the service "
             f"has it, got {options[odd[0]]}. Leave it out."
         )
     if "input" not in options:
         raise ConfigError("train: expected INPUT, got none. Name the store of the run.")
+
+
+def resolve_group(received: Mapping[str, Any], options: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of a group of workers that joins a parameter service.
+
+    Args:
+        received: Configuration of the service's run.
+        options: Options given on the command line, by field name, as `check_group_options` allows.
+
+    Raises:
+        ConfigError: If the service has no configuration, or a value is invalid.
+    """
     if not received:
         raise ConfigError(
             "--parameters: expected the service of graphtheta parameters, got one that a program "
@@ -84,7 +89,7 @@ def resolve_group(received: Mapping[str, Any], options: Mapping[str, Any]) -> Ru
             f"--parameters: expected a service of this version, got one with the options "
             f"{', '.join(others)}. Use the same version of GraphTheta on both sides."
         )
-    kept = {key: value for key, value in received.items() if key not in mine}
+    kept = {key: value for key, value in received.items() if key not in _OF_GROUPS}
     sources = {key: f"--parameters: {key}" for key in kept}
     return validated({**kept, **options, "run_dir": "."}, sources)
 

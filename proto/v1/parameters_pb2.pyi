@@ -26,10 +26,12 @@ class Group(_message.Message):
     def __init__(self, id: _Optional[str] = ..., host: _Optional[str] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class TermsRequest(_message.Message):
-    __slots__ = ("protocol_version",)
+    __slots__ = ("protocol_version", "group")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
+    group: str
+    def __init__(self, protocol_version: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class TermsReply(_message.Message):
     __slots__ = ("protocol_version", "run", "config", "terms", "epochs", "micro_batches", "steps_per_epoch")

@@ -21,7 +21,6 @@ from graphtheta.train.elastic.layout import ModelLayout
 from graphtheta.train.elastic.ledger import Work
 from graphtheta.train.elastic.source import (
     Contribution,
-    GroupName,
     ParameterSource,
     RowGradient,
     Task,
@@ -69,7 +68,7 @@ class ElasticGroup:
             for name, parameter in self._layout.sharded.items()
         }
         self._epochs: dict[int, list[Step]] = {}
-        self._group = GroupName.new(shard.comm.size)
+        self._group = source.new_group(shard.comm.size)
         self._micro_batches = self._per_epoch = self.num_computed = 0
         self._run = ""  # of the service that the loaded version is from; on the first worker
         self._loaded: int | None = None  # version in the model; None if it must be pulled again
@@ -103,7 +102,7 @@ class ElasticGroup:
         finally:
             for rows in self._rows.values():
                 rows.detach()
-            if self._is_first and not self._summary:
+            if self._is_first:
                 self._source.leave(self._group)
         return dict(self._summary)
 
@@ -117,6 +116,7 @@ class ElasticGroup:
                     f"{epochs}. Leave epochs out."
                 )
             self._source.join(self._group, self._terms)
+            self._run = found.run
             numbers[:] = found.micro_batches, found.steps_per_epoch
         self._comm.broadcast(numbers, stage="terms of the run")
         self._micro_batches, self._per_epoch = numbers.tolist()
@@ -151,7 +151,8 @@ class ElasticGroup:
     def _next(self) -> tuple[Task, Array | None]:
         """Return the next task and, if the model does not hold its version, the parameters."""
         task = self._source.next(self._group)
-        if task.run != self._run:  # the first answer, or the service was started again
+        if task.run != self._run:  # the service was started again, perhaps with another run
+            self._source.join(self._group, self._terms)
             self._run, self._loaded = task.run, None
         self._is_gone = False
         if task.kind == "wait":

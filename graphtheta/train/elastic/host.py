@@ -91,6 +91,7 @@ class ParameterHost:
         )
         self._keeps_rows = delay > 0
         self._members: dict[str, _Member] = {}
+        self._announced: set[str] = set()  # ids of groups that have not joined yet
         self._refusals: dict[Work, int] = {}
         self._failure: ConfigError | None = None
         self._steps_at: deque[float] = deque()  # times of the steps of the last minute
@@ -103,6 +104,14 @@ class ParameterHost:
             self._finish_if_done()
 
     # -- what groups call -------------------------------------------------------------------------
+
+    def new_group(self, workers: int) -> GroupName:
+        return GroupName.new(workers)
+
+    def announce(self, group: str) -> None:
+        """Note that a group reads its store, and will join: the end of training waits for it."""
+        with self._changed:
+            self._announced.add(group)
 
     def terms(self) -> RunTerms:
         return RunTerms(
@@ -185,6 +194,7 @@ class ParameterHost:
             self._changed.notify_all()
 
     def _see(self, group: GroupName) -> None:
+        self._announced.discard(group.id)
         member = self._members.get(group.id)
         if member is None:
             self._members[group.id] = _Member(group, self._clock())
@@ -262,6 +272,20 @@ class ParameterHost:
             if self._failure is not None:
                 raise self._failure
             return self._summary
+
+    def wait_for_groups(self, timeout_s: float) -> None:
+        """Wait until all groups that are about to join, or were heard of lately, have left."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._announced
+                    and all(
+                        not member.knows_end and member.seen < self._clock() - 2 * _WAIT_S
+                        for member in self._members.values()
+                    )
+                ),
+                timeout_s,
+            )
 
     def status(self) -> dict[str, Any]:
         """Return the numbers to show of the run."""

@@ -148,5 +148,5 @@ class RunProgress:
         done = len(trainer.history.loss)
         trainer.history.stop_reason = "epochs" if done >= self._epochs else "patience"
         trainer.rows.catch_up()
-        summary: dict[str, Any] = trainer.finish() | {"micro_batches_by_group": computed}
+        summary: dict[str, Any] = trainer.finish(computed)
         return summary

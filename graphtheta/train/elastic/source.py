@@ -33,9 +33,9 @@ class GroupName:
     workers: int
 
     @classmethod
-    def new(cls, workers: int) -> GroupName:
-        """Return a name for the group of this process."""
-        return cls(uuid.uuid4().hex, f"{socket.gethostname()}:{os.getpid()}", workers)
+    def new(cls, workers: int, id: str = "") -> GroupName:
+        """Return a name for a group of this process, with a new id unless one is given."""
+        return cls(id or uuid.uuid4().hex, f"{socket.gethostname()}:{os.getpid()}", workers)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,9 @@ class ParameterSource(Protocol):
 
     Every method may be called again after an error, with the same effect as one call.
     """
+
+    def new_group(self, workers: int) -> GroupName:
+        """Return the name of a group of some workers that uses this object."""
 
     def terms(self) -> RunTerms:
         """Return what the service says about its run.
