@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.run.build import check_names, model_of, strategy_of, task_of
+from graphtheta.run.open_graph import open_graph
 from graphtheta.run.resolve import resolve_group
-from graphtheta.run.run import open_graph
 from graphtheta.train.elastic.source import ParameterSource
 from graphtheta.train.trainer import Trainer
 

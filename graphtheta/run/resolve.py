@@ -14,7 +14,14 @@ from graphtheta.run.class_weight import parse_class_weight
 from graphtheta.run.config import RunConfig, option_details
 from graphtheta.train.run_dir import CHECKSUM, RunDirectory, text_hash
 
-__all__ = ["check_group_options", "load_config", "read_toml", "resolve", "resolve_group", "validated"]
+__all__ = [
+    "check_group_options",
+    "load_config",
+    "read_toml",
+    "resolve",
+    "resolve_group",
+    "validated",
+]
 
 # Options that each group of a parameter service has for itself.
 _OF_GROUPS = ("input", "device", "threads", "timeout", "embedding_storage")
@@ -182,7 +189,7 @@ def validated(values: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfi
                 "Correct it."
             )
     try:
-        return RunConfig.modelvalidated(dict(values))
+        return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])

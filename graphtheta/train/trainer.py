@@ -335,9 +335,9 @@ class Trainer:
                         raise Stopped(epoch + 1, stop)  # on all ranks
                     if history.stop_reason == "callback":
                         break
-            return self.finish(self._micro_batches.by_group() if self._micro_batches else [])
+            return self.finish()
 
-    def finish(self, micro_batches: list[int]) -> dict[str, Any]:
+    def finish(self, counts: list[int] | None = None) -> dict[str, Any]:
         """Save a last checkpoint, load the best weights, and write the results; collective."""
         done = len(self.history.loss)
         if self.saver.run_dir is not None and self.saver.num_saved != done:
@@ -349,7 +349,7 @@ class Trainer:
             stages=self.stages,
             shard=self.shard,
             groups=self.groups,
-            micro_batches=micro_batches,
+            micro_batches=counts or (self._micro_batches.by_group() if self._micro_batches else []),
             seed=self.seed,
         )
         self.saver.finish(self._state(done), summary, self.task)
