@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -23,8 +20,7 @@ from graphtheta.runtime.atomic import atomic_file, disk_errors, lock_folder
 from graphtheta.sweep.plan import SweepPlan, read_plan
 from graphtheta.sweep.search import Search
 from graphtheta.sweep.trial import Trial, read_trials, trial_folder, write_trial
-from graphtheta.train.callbacks import Callback
-from graphtheta.train.trainer import Trainer
+from graphtheta.sweep.watch import Watch, higher_is_better
 
 __all__ = ["run_sweep"]
 
@@ -61,6 +57,7 @@ def run_sweep(
         ConfigError: If Optuna is missing, the sweep in the folder is another one or is in progress,
             or all trials have failed.
     """
+    higher_is_better(plan)
     for params in plan.every_end():
         check_names(plan.config(params, plan.folder))
     with ExitStack() as stack:
@@ -112,9 +109,9 @@ class _Ledger:
 
     def __init__(self, plan: SweepPlan) -> None:
         self._plan = plan
-        if (file := plan.folder / _PLAN).exists():
+        known, file = read_trials(plan.folder), plan.folder / _PLAN
+        if known and file.exists():
             plan.check_continues(read_plan(file, plan.folder))
-        known = read_trials(plan.folder)
         self.trials = [trial for trial in known if trial.state != "running"]
         self._interrupted = [trial for trial in known if trial.state == "running"]
         epochs = plan.config(plan.first_params(), plan.folder).epochs
@@ -144,58 +141,6 @@ class _Ledger:
         return told
 
 
-class _Watch(Callback):
-    """Callback that reports each evaluation to the search, and stops trials that it gives up.
-
-    Args:
-        trial: The trial, before its first epoch.
-        plan: The sweep.
-        search: The search, on rank 0.
-    """
-
-    def __init__(self, trial: Trial, plan: SweepPlan, search: Search | None) -> None:
-        self.trial = trial
-        self._options, self._search, self._epochs = plan.options, search, 0
-
-    def on_fit_begin(self, trainer: Trainer, epochs: int) -> None:
-        self._epochs = epochs
-        if self.trial.monitor:  # known since the replay of earlier epochs
-            return
-        metric, options = trainer.task.metric, self._options
-        higher = metric.higher_is_better
-        if options.direction is not None:
-            higher = options.direction == "maximize"
-        elif options.monitor is not None and options.monitor.endswith("loss"):
-            higher = False
-        monitor = options.monitor or f"val_{metric.name}"
-        update = {"monitor": monitor, "higher_is_better": higher}
-        self.trial = self.trial.model_copy(update=update)
-
-    def on_epoch_end(self, trainer: Trainer, epoch: int, metrics: dict[str, float]) -> None:
-        value = metrics.get(self.trial.monitor, math.nan)
-        if self._search is None or not math.isfinite(value):
-            return
-        reports = {**self.trial.reports, epoch: value}
-        self.trial = self.trial.model_copy(update={"reports": reports})
-        cost = -value if self.trial.higher_is_better else value
-        if self._search.report(epoch, cost) and epoch + 1 < self._epochs:
-            self.trial = self.trial.model_copy(update={"state": "pruned", "value": value})
-            trainer.stop()
-
-    def replay(self, trainer: Trainer, epochs: int, path: Path) -> bool:
-        """Report the epochs before a resume, from the file `metrics.jsonl`.
-
-        Returns:
-            Whether the search had given up the trial when it was interrupted; False on other ranks.
-        """
-        self.on_fit_begin(trainer, epochs)
-        if self._search is not None and path.exists():
-            for line in path.read_text().splitlines():
-                record = json.loads(line)
-                self.on_epoch_end(trainer, record["epoch"], record)
-        return self.trial.state == "pruned"
-
-
 def _run_trial(
     plan: SweepPlan,
     trial: Trial,
@@ -207,7 +152,7 @@ def _run_trial(
     """Train a trial; return its record when it has ended."""
     for workers in {comm, graph.groups.comm, graph.groups.across}:
         workers.bytes_sent = 0  # the summary of the run counts from here
-    watch = _Watch(trial, plan, None if ledger is None else ledger.search)
+    watch = Watch(trial, plan, None if ledger is None else ledger.search)
     survivable = (LossNotFinite,) if comm.size > 1 else (Exception,)
     try:
         summary = _train(plan, trial, comm, graph, watch, progress)
@@ -235,7 +180,7 @@ def _train(
     trial: Trial,
     comm: Communicator,
     graph: RunGraph,
-    watch: _Watch,
+    watch: Watch,
     progress: bool,
 ) -> dict[str, Any]:
     config = plan.config(trial.params, trial_folder(plan.folder, trial.number))

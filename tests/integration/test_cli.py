@@ -164,6 +164,9 @@ def test_version_and_help_of_all(command: Run) -> None:
         ("datasets make nothing g", "No such command 'nothing'"),
         ("export x nothing out", "nothing: expected a store"),
         ("predict nothing cora --out p", "expected the directory of a run"),
+        ("compare nothing", "nothing: expected the folder of a run"),
+        ("report nothing", "nothing: expected the folder of a run"),
+        ("sweep nothing.toml", "nothing.toml: expected a TOML file"),
     ],
 )
 def test_wrong_arguments_are_one_line(command: Run, words: str, message: str) -> None:

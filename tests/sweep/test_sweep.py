@@ -126,6 +126,8 @@ def test_trial_is_stopped_when_the_search_gives_it_up(
         return epoch == 1
 
     monkeypatch.setattr(Search, "report", report)
+    with pytest.raises(ConfigError, match=r"expected sweep\.direction with monitor = 'val_new'"):
+        run_sweep(plan_of(store, tmp_path / "new", monitor="val_new"), ONE)
     plan = plan_of(store, tmp_path / "sweep", trials=1, monitor="val_loss")
     (trial,) = run_sweep(plan, ONE)
     assert (trial.state, trial.monitor, trial.higher_is_better) == ("pruned", "val_loss", False)
