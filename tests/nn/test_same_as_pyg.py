@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import graphtheta as gt
 from graphtheta.data.graph import Graph
 from graphtheta.data.schema import matrix_column
 from graphtheta.nn import (
@@ -409,6 +410,38 @@ def test_layer_same_as_pyg(name: str, setups: list[tuple[int, str]], graph: Grap
     torch.manual_seed(0)
     ours, theirs, column = PAIRS[name]()
     assert_same_as(theirs, ours, graph, setups, column)
+
+
+@pytest.mark.parametrize(("workers", "method"), [(1, "node-hash"), (2, "node-hash"), (3, "dbh")])
+@pytest.mark.parametrize("name", ["gat_edges", "gatv2", "transformer_edges"])
+def test_attention_weights_equal_pygs(name: str, workers: int, method: str, graph: Graph) -> None:
+    torch.manual_seed(0)
+    make, theirs, column = PAIRS[name]()
+    theirs = theirs.double()
+    ends = torch.from_numpy(np.stack([graph.src, graph.dst]))
+    extra = [torch.from_numpy(graph.column(column).copy())] if column else []
+    x = torch.from_numpy(graph.features.copy())
+    _, (_, want) = theirs(x, ends, *extra, return_attention_weights=True)
+    want, has_loops = want.detach(), make().self_loops
+    of_edges = torch.zeros(NUM_EDGES, 3, dtype=torch.float64)
+    read = ends[0] != ends[1] if has_loops else torch.ones(NUM_EDGES, dtype=torch.bool)
+    of_edges[read] = want[: int(read.sum())]
+
+    def job(comm: Any) -> None:
+        shard = gt.open_shard(graph, comm, method=method)
+        layer = make().double()
+        layer.load_state_dict(theirs.state_dict())
+        view = gt.tgar.View(shard)
+        rows = x[shard.node_key_L[: shard.num_masters].copy()]
+        token = view.token
+        found = layer.attention_weights(view[0], rows)
+        assert view.token is token
+        assert_equal(found.edges, of_edges[view[0].block.edge_key.copy()], 1e-12, terms=1.0)
+        assert (found.loops is not None) == has_loops
+        if found.loops is not None:
+            assert_equal(found.loops, want[-NUM_NODES:][view[0].node_keys.copy()], 1e-12, terms=1.0)
+
+    gt.run_local(job, workers=workers, timeout_s=60, check=True)
 
 
 def test_max_of_zero_gives_the_whole_gradient_to_one_winner(graph: Graph) -> None:
