@@ -77,7 +77,9 @@ def serve_parameters(
             summary = None
             while summary is None and not stop.is_set():
                 summary = host.wait(_POLL_S)
+                host.snapshot_if_due()
             if summary is not None:
                 host.wait_for_groups(grace_s)
                 return summary
+            host.snapshot()
         raise Stopped(len(trainer.history.loss))

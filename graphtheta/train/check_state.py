@@ -48,6 +48,7 @@ class Progress(BaseModel):
         part: Part of the next epoch that is trained.
         rates: Learning rates of the last updates, which some learned rows have missed, by number of
             the parameter.
+        in_flight: What a parameter service keeps in addition.
     """
 
     model_config = ConfigDict(strict=True)
@@ -62,6 +63,7 @@ class Progress(BaseModel):
     optimizer_kind: str = ""
     part: PartialEpoch = PartialEpoch()
     rates: dict[int, list[float]] = {}
+    in_flight: dict[str, Any] = {}
 
 
 def read_progress(path: Path) -> Progress:

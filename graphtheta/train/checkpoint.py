@@ -14,7 +14,7 @@ import logging
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,21 @@ from graphtheta.train.weights import (
     load_weights,
     read_tensors,
     save_tensors,
-    save_weights,
+    sharded_names,
     storage_of,
 )
 from graphtheta.wording import counted
 
 __all__ = [
+    "Captured",
+    "InFlight",
     "RunState",
+    "capture",
     "latest_checkpoint",
     "load_checkpoint",
     "remove_old_checkpoints",
     "save_checkpoint",
+    "write_checkpoint",
 ]
 
 _log = logging.getLogger(__name__)
@@ -60,7 +64,22 @@ _NUM_KEPT = 2  # the previous checkpoint as well, in case the disk fails under t
 _FOLDER = r"epoch-([0-9]{6,})(?:-step-([0-9]{6,}))?"
 _FILES = "files.json"  # hashes of the other files, by name
 _PROGRESS = "progress.json"
+_BEST, _VERSIONS = "best.safetensors", "versions.safetensors"
+_UNCHANGED = {_BEST, _VERSIONS}  # files of tensors that later steps do not change
 _MISSED = "missed"  # number of updates that each learned row has missed
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Versions of the parameters that the steps and evaluations of a parameter service refer to.
+
+    Attributes:
+        numbers: What JSON can hold.
+        tensors: Tensors by name.
+    """
+
+    numbers: dict[str, Any]
+    tensors: dict[str, Tensor]
 
 
 @dataclass
@@ -79,6 +98,7 @@ class RunState:
         part: Part of the next epoch that is trained.
         rows: Optimiser of the learned rows. A checkpoint saves which updates they have missed: to
             make up for them then would change the rounding of later ones.
+        in_flight: What a parameter service keeps in addition.
     """
 
     model: nn.Module
@@ -91,6 +111,42 @@ class RunState:
     rate: LearningRate | None = None
     part: PartialEpoch = field(default_factory=PartialEpoch)
     rows: RowOptimizer | None = None
+    in_flight: InFlight | None = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """State of a run as a checkpoint holds it, which can be written while training goes on.
+
+    Attributes:
+        done: Number of finished epochs, and of steps of the next one.
+        files: Tensors of each file by name, and the names of those that have one row per master
+            with the node type whose masters these are.
+        progress: Content of `progress.json`.
+        shard: Graph that the model is trained on.
+    """
+
+    done: tuple[int, int]
+    files: dict[str, tuple[dict[str, Tensor], dict[str, str | None]]]
+    progress: dict[str, Any]
+    shard: Shard
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        epochs, steps = self.done
+        return f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
+
+    def copy(self) -> Captured:
+        """Return a copy that later steps do not change."""
+        files = {
+            name: (
+                tensors if name in _UNCHANGED else {n: t.clone() for n, t in tensors.items()},
+                by,
+            )
+            for name, (tensors, by) in self.files.items()
+        }
+        return replace(self, files=files, progress=json.loads(json.dumps(self.progress)))
 
 
 def save_checkpoint(directory: Path, state: RunState) -> None:
@@ -105,8 +161,17 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     Raises:
         ConfigError: If the checkpoint cannot be written. Earlier checkpoints are kept.
     """
-    comm = state.shard.comm
-    target = directory / _name(state)
+    write_checkpoint(directory, capture(state))
+
+
+def write_checkpoint(directory: Path, captured: Captured) -> None:
+    """Write a state as `save_checkpoint` does; collective.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be written. Earlier checkpoints are kept.
+    """
+    comm = captured.shard.comm
+    target = directory / captured.name
     partial = _temporary(directory)
     with disk_errors(target, "a checkpoint", ConfigError):
         try:
@@ -114,14 +179,14 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
                 _remove(partial)  # of a killed run
                 partial.mkdir(parents=True)
             comm.barrier(stage="checkpoint directory")
-            hashes = _save_files(partial, state)
+            hashes = _write_files(partial, captured)
             if comm.rank == 0:
                 (partial / _FILES).write_text(json.dumps(hashes, indent=1) + "\n")
                 sync_all(partial)
                 if target.exists():  # damaged, or saved by hand
                     _remove(target)
                 rename_durably(partial, target)
-                remove_old_checkpoints(directory, state)
+                remove_old_checkpoints(directory, captured.done)
         except BaseException:
             if comm.rank == 0:
                 with suppress(OSError):
@@ -130,12 +195,17 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     comm.barrier(stage="checkpoint")
 
 
-def _save_files(folder: Path, state: RunState) -> dict[str, str]:
-    """Write the files of a checkpoint; return their hashes, by name, on rank 0."""
+def capture(state: RunState) -> Captured:
+    """Return the tensors and numbers of a state, which shares its memory; collective.
+
+    Raises:
+        ConfigError: If the optimiser's state is something else than tensors and numbers.
+    """
     model, shard, optimizer = state.model, state.shard, state.optimizer
-    hashes = save_weights(model, shard, folder / "model.safetensors")
+    of_model = sharded_names(model)
+    files = {"model.safetensors": (dict(model.state_dict()), of_model)}
     if state.best is not None:
-        hashes |= save_weights(model, shard, folder / "best.safetensors", state.best)
+        files[_BEST] = state.best, of_model
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tensors, numbers = {}, {}
     sharded: dict[str, str | None] = {}
@@ -151,9 +221,9 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
                 numbers[key] = value
             else:
                 raise ConfigError(
-                    f"{folder.parent}: expected an optimiser whose state is tensors and numbers, "
-                    f"got {type(value).__name__} '{name}' of {type(optimizer).__name__}. Use "
-                    "another optimiser, or no run_dir."
+                    f"checkpoint: expected an optimiser whose state is tensors and numbers, got "
+                    f"{type(value).__name__} '{name}' of {type(optimizer).__name__}. Use another "
+                    "optimiser, or no run_dir."
                 )
     late_rates = {}
     for index, (missed, rates) in ({} if state.rows is None else state.rows.missed()).items():
@@ -161,23 +231,33 @@ def _save_files(folder: Path, state: RunState) -> dict[str, str]:
         assert isinstance(parameter, ShardedParameter)
         tensors[key], sharded[key] = missed, parameter.node_type
         late_rates[index] = max(shard.comm.all_gather(np.array(rates), stage="rates"), key=len)
-    hashes |= save_tensors(tensors, sharded, shard, folder / "optimizer.safetensors")
-    content = graph_fingerprint(shard)
-    if shard.comm.rank == 0:
-        progress = {
-            "epoch": state.epochs,
-            "optimizer": numbers,
-            "optimizer_kind": type(optimizer).__name__,
-            "schedule": {} if state.rate is None else state.rate.state(),
-            "history": vars(state.history),
-            "part": vars(state.part),
-            "rates": {index: rates.tolist() for index, rates in late_rates.items()},
-            "seed": state.seed,
-            "graph": _graph_size(shard),
-            "content": content,
-        }
+    files["optimizer.safetensors"] = tensors, sharded
+    if state.in_flight is not None:
+        files[_VERSIONS] = state.in_flight.tensors, {}
+    progress = {
+        "epoch": state.epochs,
+        "optimizer": numbers,
+        "optimizer_kind": type(optimizer).__name__,
+        "schedule": {} if state.rate is None else state.rate.state(),
+        "history": vars(state.history),
+        "part": vars(state.part),
+        "rates": {index: rates.tolist() for index, rates in late_rates.items()},
+        "seed": state.seed,
+        "graph": _graph_size(shard),
+        "content": graph_fingerprint(shard),
+        "in_flight": {} if state.in_flight is None else state.in_flight.numbers,
+    }
+    return Captured((state.epochs, state.part.steps), files, progress, shard)
+
+
+def _write_files(folder: Path, captured: Captured) -> dict[str, str]:
+    """Write the files of a checkpoint; return their hashes, by name, on rank 0."""
+    hashes: dict[str, str] = {}
+    for name, (tensors, sharded) in captured.files.items():
+        hashes |= save_tensors(tensors, sharded, captured.shard, folder / name)
+    if captured.shard.comm.rank == 0:
         path = folder / _PROGRESS
-        path.write_text(json.dumps(progress) + "\n")
+        path.write_text(json.dumps(captured.progress) + "\n")
         hashes[path.name] = file_hash(path)
     return hashes
 
@@ -220,11 +300,6 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _name(state: RunState) -> str:
-    within = f"-step-{state.part.steps:06d}" if state.part.steps else ""
-    return f"epoch-{state.epochs:06d}{within}"
-
-
 def _checkpoints(directory: Path) -> list[tuple[int, int, Path]]:
     """Return epochs, steps and path of each folder that is named as a checkpoint, sorted."""
     entries = directory.iterdir() if directory.is_dir() else ()
@@ -236,9 +311,13 @@ def _checkpoints(directory: Path) -> list[tuple[int, int, Path]]:
     )
 
 
-def remove_old_checkpoints(directory: Path, state: RunState) -> None:
-    """Delete all checkpoints up to `state` but the last two, and what a killed run left."""
-    last = state.epochs, state.part.steps
+def remove_old_checkpoints(directory: Path, last: tuple[int, int]) -> None:
+    """Delete all checkpoints but the last two, and what a killed run left.
+
+    Args:
+        directory: Directory of the run's checkpoints.
+        last: Epochs and steps of the last checkpoint; later ones are kept.
+    """
     until = [path for *done, path in _checkpoints(directory) if tuple(done) <= last]
     for folder in (*until[:-_NUM_KEPT], _temporary(directory)):
         _remove(folder)
@@ -266,7 +345,7 @@ def load_checkpoint(path: Path, state: RunState) -> None:
     model, shard, optimizer = state.model, state.shard, state.optimizer
     load_weights(model, shard, path / "model.safetensors")
     progress = read_progress(path / _PROGRESS)
-    best_path, optimizer_path = path / "best.safetensors", path / "optimizer.safetensors"
+    best_path, optimizer_path = path / _BEST, path / "optimizer.safetensors"
     folder = storage_of(model)
     best = read_tensors(shard, best_path, folder) if best_path.exists() else None
     if best is not None:
@@ -306,6 +385,10 @@ def load_checkpoint(path: Path, state: RunState) -> None:
         state.rows.load_missed(missed)
     state.epochs, state.history, state.best = progress.epoch, progress.history, best
     state.part = progress.part
+    if progress.in_flight:
+        state.in_flight = InFlight(
+            progress.in_flight, read_tensors(shard, path / _VERSIONS, folder)
+        )
 
 
 def _graph_size(shard: Shard) -> str:

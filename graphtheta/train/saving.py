@@ -115,7 +115,8 @@ class RunSaver:
             world.barrier(stage="resumed")  # all have read the files
             if is_first:
                 with run_dir.writing():
-                    remove_old_checkpoints(run_dir.checkpoints, state)
+                    done = state.epochs, state.part.steps
+                    remove_old_checkpoints(run_dir.checkpoints, done)
                 run_dir.truncate_metrics(state.epochs)
         return Path(path) if path else None
 

@@ -27,7 +27,7 @@ from graphtheta.task import NodePrediction, Task
 from graphtheta.tgar import count_layers
 from graphtheta.train.best_weights import BestWeights
 from graphtheta.train.callbacks import Callbacks, callbacks_of
-from graphtheta.train.checkpoint import RunState
+from graphtheta.train.checkpoint import InFlight, RunState
 from graphtheta.train.columns_read import ColumnReport
 from graphtheta.train.elastic.group import ElasticGroup, check_group
 from graphtheta.train.elastic.source import ParameterSource
@@ -216,9 +216,9 @@ class Trainer:
         )
         last = callbacks_of(files, loggers, progress)
         self.callbacks = Callbacks(callbacks, last if self.world.rank == 0 else ())
-        self._stop_requested, self._part = False, PartialEpoch()
+        self._stop_requested, self.part, self._source = False, PartialEpoch(), parameters
+        self.in_flight: InFlight | None = None
         self.resumed_from: Path | None = None
-        self._source = parameters
         if parameters is not None:
             check_group(self.model, self.groups, accumulate, files, micro_batches)
         broadcast_model(model, self.world)
@@ -311,7 +311,7 @@ class Trainer:
         self.rate.plan(epochs, lambda: -(-self.batches.num_steps() // self.accumulate))
         self.best_weights.restore_last()
         history.stop_reason, self._stop_requested = "epochs", False
-        self._part.check(done, epochs)
+        self.part.check(done, epochs)
         catching = catch_signals(self.world, saves=has_files) if signals else nullcontext()
         with self.callbacks.closing():
             with self.rows.lazy(), catching as requests:
@@ -352,15 +352,15 @@ class Trainer:
             micro_batches=counts or (self._micro_batches.by_group() if self._micro_batches else []),
             seed=self.seed,
         )
-        self.saver.finish(self._state(done), summary, self.task)
+        self.saver.finish(self.state(done), summary, self.task)
         self.callbacks.call("on_fit_end", self, summary)
         return summary
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch, evaluate, and return its line of metrics."""
-        start = time.perf_counter() - self._part.seconds
-        loss = self._train_epoch(epoch, self._part, start)
-        self._part = PartialEpoch()
+        start = time.perf_counter() - self.part.seconds
+        loss = self._train_epoch(epoch, self.part, start)
+        self.part = PartialEpoch()
         record = self.history.record_epoch(epoch, loss, time.perf_counter() - start)
         record |= self.rate.rates()
         if (epoch + 1) % self.evaluate_every == 0:
@@ -381,7 +381,7 @@ class Trainer:
                 if is_between:
                     part.seconds = time.perf_counter() - start
                     if part.steps and self.runner.is_updated:
-                        self._pauses.after_step(self._state(epoch, part))
+                        self._pauses.after_step(self.state(epoch, part))
                     self.callbacks.call("on_step_begin", self, self.history.steps)
                 loss, targets = self.runner.run(batch)
                 if self.world.rank == 0:
@@ -422,7 +422,7 @@ class Trainer:
 
     def save(self, epochs_done: int) -> None:
         """Write a checkpoint to the run directory; collective."""
-        self.saver.save(self._state(epochs_done))
+        self.saver.save(self.state(epochs_done))
 
     def resume(self) -> int:
         """Continue from the newest whole checkpoint of the run directory, if any; collective.
@@ -434,14 +434,16 @@ class Trainer:
             ConfigError: If another run is in progress in the directory, no checkpoint is whole, or
                 they were written with another model, seed or graph.
         """
-        state = self._state(0)
+        state = self.state(0)
         found = self.saver.load(state)
         if found is not None:
-            self.resumed_from, self.history, self._part = found, state.history, state.part
+            self.resumed_from, self.history, self.part = found, state.history, state.part
+            self.in_flight = state.in_flight
             self.best_weights = BestWeights(self.model, state.best)
         return state.epochs
 
-    def _state(self, epochs_done: int, part: PartialEpoch | None = None) -> RunState:
+    def state(self, epochs_done: int, part: PartialEpoch | None = None) -> RunState:
+        """Return the state that a checkpoint saves."""
         return RunState(
             *(self.model, self.shard, self.optimizer, self.seed, epochs_done, self.history),
             *(self.best_weights.best, self.rate, part or PartialEpoch(), self.rows),

@@ -36,6 +36,7 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "save_weights",
+    "sharded_names",
     "storage_of",
 ]
 
@@ -60,12 +61,17 @@ def save_weights(
     Raises:
         ConfigError: If a file cannot be written.
     """
-    sharded = {
+    tensors = model.state_dict() if state is None else state
+    return save_tensors(tensors, sharded_names(model), shard, path)
+
+
+def sharded_names(model: nn.Module) -> dict[str, str | None]:
+    """Return the names of sharded parameters, with the node type whose masters their rows are."""
+    return {
         name: parameter.node_type
         for name, parameter in model.named_parameters()
         if isinstance(parameter, ShardedParameter)
     }
-    return save_tensors(model.state_dict() if state is None else state, sharded, shard, path)
 
 
 def load_weights(model: nn.Module, shard: Shard, path: Path) -> None:

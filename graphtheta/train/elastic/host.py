@@ -9,14 +9,16 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graphtheta.errors import ConfigError, VersionGone
 from graphtheta.runtime.numbers import need_whole
+from graphtheta.train.checkpoint import InFlight, capture, write_checkpoint
 from graphtheta.train.elastic.ledger import Ledger, Outcome, Work
 from graphtheta.train.elastic.progress import RunProgress
 from graphtheta.train.elastic.source import Contribution, GroupName, RunTerms, Task
@@ -74,6 +76,7 @@ class ParameterHost:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._config = clock, dict(config or {})
+        self._trainer, self._saver = trainer, trainer.saver
         self._epochs = need_whole(epochs, "parameters: epochs", 1)
         need_whole(delay, "parameters: delay", 0)
         self._run = uuid.uuid4().hex
@@ -81,13 +84,11 @@ class ParameterHost:
         self._updates = Updates(trainer)
         self.layout = self._updates.layout
         self._progress = RunProgress(trainer, self._updates, self._epochs)
+        flight = trainer.in_flight
+        numbers: Mapping[str, Any] = {} if flight is None else flight.numbers
+        first = int(numbers.get("first", self._progress.step))
         self._ledger: Ledger[Contribution] = Ledger(
-            trainer.micro_batches,
-            delay,
-            lease_s,
-            first=self._progress.step,
-            version=self._progress.step,
-            limit=self._progress.limit(),
+            trainer.micro_batches, delay, lease_s, first=first, version=self._progress.step
         )
         self._keeps_rows = delay > 0
         self._members: dict[str, _Member] = {}
@@ -97,11 +98,17 @@ class ParameterHost:
         self._steps_at: deque[float] = deque()  # times of the steps of the last minute
         self._summary: dict[str, Any] | None = None
         self._changed = threading.Condition(threading.RLock())
+        self._saving = threading.Lock()
         self._stack = ExitStack()
         with self._changed:
             self._stack.enter_context(self._progress.started())
-            self._versions = {self._ledger.version: self._updates.version(whole=self._keeps_rows)}
-            self._finish_if_done()
+            self._versions: dict[int, Version] = {}
+            if flight is not None:
+                self._restore(flight)
+            version = self._ledger.version
+            if version not in self._versions:
+                self._versions[version] = self._updates.version(whole=self._keeps_rows)
+            self._settle()
 
     # -- what groups call -------------------------------------------------------------------------
 
@@ -246,7 +253,7 @@ class ParameterHost:
     def _settle(self) -> None:
         """Free versions, open the next steps, and end training if there are none."""
         self._ledger.limit = self._progress.limit()
-        needed = self._ledger.needed_versions()
+        needed = self._ledger.needed_versions() | self._progress.versions_to_record()
         self._versions = {n: kept for n, kept in self._versions.items() if n in needed}
         self._finish_if_done()
         self._changed.notify_all()
@@ -256,6 +263,66 @@ class ParameterHost:
             computed = list(self._ledger.computed.values())
             self._summary = self._progress.finish(computed)
             self._versions[-1] = self._updates.version(whole=True)
+
+    # -- snapshots --------------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """Save a checkpoint to the run directory; groups are served meanwhile.
+
+        It holds the versions in flight, so that a host of the same run goes on from it with the
+        same results. Nothing is saved when training is over.
+
+        Raises:
+            ConfigError: If there is no run directory, or the checkpoint cannot be written.
+        """
+        run_dir = self._saver.run_dir
+        if run_dir is None:
+            raise ConfigError("parameters: expected a run_dir for snapshots, got none. Give one.")
+        with self._changed:
+            if self._summary is not None or self._failure is not None:
+                return
+            trainer, self._progress.is_due = self._trainer, False
+            state = trainer.state(len(trainer.history.loss), replace(trainer.part))
+            state.in_flight = self._in_flight()
+            captured = capture(state).copy()
+            run_dir.sync_metrics()
+        with self._saving:
+            write_checkpoint(run_dir.checkpoints, captured)
+            self._saver.start_clock()
+
+    def snapshot_if_due(self) -> None:
+        """Save a checkpoint if one is due, by time or by epochs."""
+        if self._saver.is_time() or self._progress.is_due:
+            self.snapshot()
+
+    def _in_flight(self) -> InFlight:
+        numbers = {
+            "first": self._ledger.first,
+            "evaluations": self._ledger.evaluations,
+            "versions": sorted(self._versions),
+            **self._progress.unrecorded(),
+        }
+        tensors = {}
+        for number, version in self._versions.items():
+            tensors[f"{number}."] = torch.from_numpy(version.state)
+            for name, rows in (version.tables or {}).items():
+                tensors[f"{number}.{name}"] = rows
+        return InFlight(numbers, tensors)
+
+    def _restore(self, flight: InFlight) -> None:
+        for number in map(int, flight.numbers["versions"]):
+            prefix = f"{number}."
+            tables = {
+                name.removeprefix(prefix): rows
+                for name, rows in flight.tensors.items()
+                if name.startswith(prefix) and name != prefix
+            }
+            is_live = self.layout.sharded.keys() - tables.keys()
+            state = flight.tensors[prefix].numpy()
+            self._versions[number] = Version(state, None if is_live else tables)
+        for version in flight.numbers["evaluations"]:
+            self._ledger.evaluate(int(version))
+        self._progress.restore(flight.numbers, self._versions)
 
     # -- the service ------------------------------------------------------------------------------
 

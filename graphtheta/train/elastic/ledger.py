@@ -216,6 +216,16 @@ class Ledger(Generic[Payload]):
         """Lease work again whose result cannot be used."""
         self._leases.pop(work, None)
 
+    @property
+    def evaluations(self) -> list[int]:
+        """Versions that are to be evaluated, ascending."""
+        return list(self._evaluations)
+
+    @property
+    def first(self) -> int:
+        """Oldest version that there is."""
+        return self._first
+
     def evaluate(self, version: int) -> None:
         """Add the evaluation of a version to the work."""
         self._evaluations = sorted({*self._evaluations, version})

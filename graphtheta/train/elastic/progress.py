@@ -9,6 +9,7 @@ from typing import Any
 
 from graphtheta.train.elastic.source import Contribution
 from graphtheta.train.elastic.updates import Updates, Version
+from graphtheta.train.history import PartialEpoch
 
 __all__ = ["RunProgress"]
 
@@ -35,8 +36,8 @@ class RunProgress:
         self._trainer, self._updates, self._epochs = trainer, updates, epochs
         self.steps_per_epoch = trainer.batches.num_steps()
         self.micro_batches = int(trainer.micro_batches)
-        self.step = len(trainer.history.loss) * self.steps_per_epoch
-        self._sums = [0.0, 0.0]  # loss and weight of the targets of this epoch
+        self.step = len(trainer.history.loss) * self.steps_per_epoch + trainer.part.steps
+        self.is_due = False  # whether an epoch has ended after which a checkpoint is saved
         self._started_at = 0.0
         self.loss: float | None = None
         self._waiting: dict[int, dict[str, float]] = {}  # lines of epochs, by epoch
@@ -49,6 +50,9 @@ class RunProgress:
         with trainer.saver.locked(), trainer.callbacks.closing(), trainer.rows.lazy():
             trainer.rate.plan(self._epochs, lambda: self.steps_per_epoch)
             trainer.best_weights.restore_last()
+            trainer.part.check(len(trainer.history.loss), self._epochs)
+            if trainer.part.steps:
+                self._begin_epoch(len(trainer.history.loss))
             trainer.callbacks.call("on_fit_begin", trainer, self._epochs)
             yield
 
@@ -72,15 +76,15 @@ class RunProgress:
         Raises:
             ConfigError: If the loss of an epoch is not finite.
         """
-        trainer = self._trainer
+        trainer, part = self._trainer, self._trainer.part
         epoch, number = divmod(self.step, self.steps_per_epoch)
         if not number:
-            trainer.callbacks.call("on_epoch_begin", trainer, epoch)
-            trainer.runner.begin_epoch(epoch)
-            self._started_at, self._sums = time.perf_counter(), [0.0, 0.0]
+            self._begin_epoch(epoch)
         trainer.callbacks.call("on_step_begin", trainer, self.step)
         loss, count = self._updates.apply(results)
-        self._sums = [self._sums[0] + loss * count, self._sums[1] + count]
+        part.loss, part.targets = part.loss + loss * count, part.targets + count
+        part.steps, part.of = part.steps + 1, self.steps_per_epoch
+        part.seconds = time.perf_counter() - self._started_at
         trainer.callbacks.call("on_step_end", trainer, self.step, loss)
         self.loss = loss
         self.step += 1
@@ -88,11 +92,18 @@ class RunProgress:
         if number == self.steps_per_epoch - 1:
             self._end_epoch(epoch)
 
+    def _begin_epoch(self, epoch: int) -> None:
+        trainer = self._trainer
+        trainer.callbacks.call("on_epoch_begin", trainer, epoch)
+        trainer.runner.begin_epoch(epoch, trainer.part.steps)
+        self._started_at = time.perf_counter() - trainer.part.seconds
+
     def _end_epoch(self, epoch: int) -> None:
-        trainer, (total, count) = self._trainer, self._sums
-        seconds = time.perf_counter() - self._started_at
-        loss = total / count if count else float("nan")
-        record = trainer.history.record_epoch(epoch, loss, seconds) | trainer.rate.rates()
+        trainer, part = self._trainer, self._trainer.part
+        trainer.part = PartialEpoch()
+        loss = part.loss / part.targets if part.targets else float("nan")
+        record = trainer.history.record_epoch(epoch, loss, part.seconds) | trainer.rate.rates()
+        self.is_due |= trainer.saver.is_due(epoch + 1)
         trainer.rate.end_epoch(record, f"val_{trainer.task.metric.name}")
         self._waiting[epoch] = record
         self._record()
@@ -137,6 +148,32 @@ class RunProgress:
             "best_epoch": history.best_epoch,
             "best": dict(history.best),
         }
+
+    def unrecorded(self) -> dict[str, Any]:
+        """Return the lines and metrics of epochs that wait for earlier ones, as JSON can hold them.
+
+        The weights of metrics are those of the version at the end of their epoch.
+        """
+        metrics = [[epoch, dict(found)] for epoch, (found, _) in self._metrics.items()]
+        return {"lines": list(map(list, self._waiting.items())), "metrics": metrics}
+
+    def restore(self, saved: Mapping[str, Any], versions: Mapping[int, Version]) -> None:
+        """Take up what `unrecorded` has returned.
+
+        Args:
+            saved: The lines and metrics.
+            versions: The versions that are kept.
+        """
+        self._waiting = {epoch: dict(line) for epoch, line in saved["lines"]}
+        for epoch, metrics in saved["metrics"]:
+            self._metrics[epoch] = metrics, versions[(epoch + 1) * self.steps_per_epoch]
+        run_dir = self._trainer.saver.run_dir
+        if self._waiting and run_dir is not None:
+            run_dir.truncate_metrics(min(self._waiting))
+
+    def versions_to_record(self) -> set[int]:
+        """Return the versions whose metrics wait to be recorded, which may be the best."""
+        return {(epoch + 1) * self.steps_per_epoch for epoch in self._metrics}
 
     def finish(self, computed: list[int]) -> dict[str, Any]:
         """Write the results of the run, load the best weights, and return the summary.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from graphtheta.errors import ConfigError, VersionGone, WrongServer
 from graphtheta.train.elastic.host import ParameterHost
 from graphtheta.train.elastic.ledger import Work
 from graphtheta.train.elastic.source import Contribution, GroupName, RowGradient
+from graphtheta.train.run_dir import RunDirectory
 from tests.train.elastic.jobs import Result, in_groups, one_job, small_store, trainer_of
 
 EPOCHS = 2
@@ -101,6 +104,84 @@ def test_patience_ends_training_as_in_one_job(patience: int, store: Path) -> Non
     for got in in_groups("gcn", store, host, 2):
         assert_same(got, want)
         assert got[0]["stop_reason"] == "patience"
+    host.close()
+
+
+# -- restarts --------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def resumed(name: str, store: Path, run: Path, epochs: int, delay: int, **options: Any) -> Any:
+    files = RunDirectory(run, resume=True)
+    trainer = trainer_of(name, store, gt.communicator(), run_dir=files, **options)
+    trainer.resume()
+    return ParameterHost(trainer, epochs, delay=delay)
+
+
+@pytest.mark.parametrize(
+    ("name", "delay"),
+    [
+        ("gcn", 2),
+        ("link", 0),
+        pytest.param("link", 2, marks=SLOW),
+        pytest.param("gate", 0, marks=SLOW),
+    ],
+)
+def test_a_host_goes_on_from_its_snapshot_with_the_same_result(
+    name: str, delay: int, store: Path, tmp_path: Path
+) -> None:
+    epochs, options = 3, {"micro_batches": 2, "patience": 9}
+    host = host_of(name, store, delay=delay, epochs=epochs, **options)
+    (want,) = in_groups(name, store, host, 1)
+    host.close()
+    steps = host.status()["version"]
+    run = tmp_path / "run"
+    saved_at, killed_at = iter([2, steps // 2, steps - 1]), 0
+    for snapshot_at in saved_at:
+        host = resumed(name, store, run, epochs, delay, **options)
+        assert host.status()["version"] == killed_at  # the last snapshot
+        with pytest.raises(Killed):
+            in_groups(name, store, host, 1, source=partial(Killing, host, snapshot_at))
+        host.close()
+        killed_at = snapshot_at
+    host = resumed(name, store, run, epochs, delay, **options)
+    (got,) = in_groups(name, store, host, 1)
+    host.close()
+    assert_same(got, want)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(epochs))
+    again = resumed(name, store, run, epochs, delay, **options)  # has nothing to do
+    (got,) = in_groups(name, store, again, 1)
+    again.close()
+    assert_same(got, want)
+
+
+class Killing:
+    """A host that saves a snapshot at a version, and is killed after the next result."""
+
+    def __init__(self, host: ParameterHost, snapshot_at: int) -> None:
+        self._host, self._snapshot_at, self._is_saved = host, snapshot_at, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def push(self, *arguments: Any) -> Any:
+        if self._is_saved:
+            raise Killed
+        outcome = self._host.push(*arguments)
+        if self._host.status()["version"] == self._snapshot_at:
+            self._host.snapshot()
+            self._is_saved = True
+        return outcome
+
+
+def test_two_hosts_do_not_share_a_run_directory(store: Path, tmp_path: Path) -> None:
+    host = resumed("gcn", store, tmp_path / "run", 1, 0)
+    with pytest.raises(ConfigError, match="expected no other run that writes it"):
+        resumed("gcn", store, tmp_path / "run", 1, 0)
     host.close()
 
 
