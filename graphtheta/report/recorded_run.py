@@ -198,10 +198,13 @@ class RecordedRun:
 def read_runs(folders: Sequence[Path]) -> list[RecordedRun]:
     """Read the folders of runs; a folder that is given twice is read once.
 
+    A folder that is not that of a run, such as one of a sweep, means all runs in it.
+
     Raises:
         ConfigError: If a folder does not exist or holds no run.
     """
-    unique = list({folder.resolve(): folder for folder in folders}.values())
+    found = [run for folder in folders for run in _folders_of_runs(folder)]
+    unique = list({folder.resolve(): folder for folder in found}.values())
     return [_read(folder, name) for folder, name in zip(unique, _names(unique), strict=True)]
 
 
@@ -212,15 +215,26 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(above)) for path in whole]
 
 
-def _read(folder: Path, name: str) -> RecordedRun:
-    files = RunDirectory(folder, resume=True)
-    kept = (files.config, files.metrics, files.summary)
-    if not any(file.exists() for file in kept):
+def _folders_of_runs(folder: Path) -> list[Path]:
+    if _holds_run(folder):
+        return [folder]
+    inner = [path for path in sorted(folder.glob("*/")) if _holds_run(path)]
+    if not inner:
         found = "a folder without one" if folder.is_dir() else "no such folder"
         raise ConfigError(
-            f"{folder}: expected the folder of a run, with {files.metrics.name}, got {found}. Give "
-            "the --run-dir of graphtheta train."
+            f"{folder}: expected the folder of a run, with metrics.jsonl, or of several, got "
+            f"{found}. Give the --run-dir of graphtheta train."
         )
+    return inner
+
+
+def _holds_run(folder: Path) -> bool:
+    files = RunDirectory(folder, resume=True)
+    return any(file.exists() for file in (files.config, files.metrics, files.summary))
+
+
+def _read(folder: Path, name: str) -> RecordedRun:
+    files = RunDirectory(folder, resume=True)
     missing: list[str] = []
     config = _read_config(files.config, missing)
     records = _read_records(files.metrics, missing)

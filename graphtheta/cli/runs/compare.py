@@ -23,11 +23,12 @@ def compare(
     without evaluation. Runs that have not finished are shown with the best epoch so far.
 
     Args:
-        runs: Directories of runs (--run-dir of graphtheta train).
+        runs: Directories of runs (--run-dir of graphtheta train), or directories that hold some.
         as_json: Print everything as JSON, with all metrics.
 
     Example:
-      graphtheta compare runs/*
+      graphtheta compare runs/gcn runs/gat
+      graphtheta compare runs
     """
     from graphtheta.report.comparison import comparison_json, comparison_table
     from graphtheta.report.recorded_run import read_runs

@@ -26,7 +26,7 @@ def report(
     pip install 'graphtheta[report]'.
 
     Args:
-        runs: Directories of runs (--run-dir of graphtheta train).
+        runs: Directories of runs (--run-dir of graphtheta train), or directories that hold some.
         output: HTML file to write.
         png: Directory to write the figures to as PNG files, too.
 

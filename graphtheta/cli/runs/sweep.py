@@ -112,7 +112,7 @@ def _show_result(plan: SweepPlan, trials: list[Trial]) -> None:
     head, rows = comparison_table(runs, states)
     show_rows(rows[:_MOST_ROWS], head=head)
     if len(rows) > _MOST_ROWS:
-        print(f"and {len(rows) - _MOST_ROWS} more: graphtheta compare {plan.folder}/trial-*")
+        print(f"and {len(rows) - _MOST_ROWS} more: graphtheta compare {plan.folder}")
     failed = [str(trial.number) for trial in trials if trial.state == "failed"]
     if failed:
         print(f"failed: {counted(len(failed), 'trial')} ({', '.join(failed[:10])})")
