@@ -113,7 +113,7 @@ class SweepPlan:
                 yield {**first, name: value}
 
     def record(self) -> dict[str, Any]:
-        """Return the content of `sweep.toml` in the folder of the sweep."""
+        """Return the content of `plan.toml` in the folder of the sweep."""
         space = {
             name: dimension.model_dump(exclude_none=True, exclude_defaults=True)
             if isinstance(dimension, Range)

@@ -26,7 +26,7 @@ __all__ = ["run_sweep"]
 
 _log = logging.getLogger("graphtheta")
 
-_PLAN = "sweep.toml"
+_PLAN = "plan.toml"  # what the sweep was started with
 
 
 def run_sweep(
@@ -110,6 +110,11 @@ class _Ledger:
     def __init__(self, plan: SweepPlan) -> None:
         self._plan = plan
         known, file = read_trials(plan.folder), plan.folder / _PLAN
+        if file.exists() and file.samefile(plan.source):
+            raise ConfigError(
+                f"{plan.source}: expected another file than the one that the sweep writes, got "
+                "it. Copy it to another name."
+            )
         if known and file.exists():
             plan.check_continues(read_plan(file, plan.folder))
         self.trials = [trial for trial in known if trial.state != "running"]

@@ -68,6 +68,8 @@ def test_interrupted_sweep_continues_as_if_it_was_not(store: Path, tmp_path: Pat
     assert [trial.state for trial in read_trials(part)][2:] == ["running"]
     assert results(run_sweep(plan, ONE)) == results(whole)
     assert results(run_sweep(plan, ONE)) == results(whole)  # nothing is left to do
+    with pytest.raises(ConfigError, match="expected another file than the one that the sweep"):
+        run_sweep(read_plan(part / "plan.toml", part), ONE)
     with pytest.raises(ConfigError, match=r"space.hidden: the sweep in .* \[2, 4\], got \[2\]"):
         run_sweep(plan_of(store, part, space=SPACE.replace(", 4", "")), ONE)
 
