@@ -86,7 +86,7 @@ def test_run_weighs_chooses_a_threshold_reports_and_predicts_by_it(
         ({"class_weight": "maybe=3"}, "classes of the label .'false', 'true'., got 'maybe'"),
         ({"metrics": "f7"}, "those of a binary label"),
         ({"monitor": "confusion"}, "those of a binary label"),
-        ({"task": "link", "metrics": "f1"}, "--metrics: expected --task node or --task edge"),
+        ({"task": "link", "positive": "true"}, "--positive: expected --task node or --task edge"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(
