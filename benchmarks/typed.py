@@ -2,13 +2,14 @@
 
     python benchmarks/typed.py --peers-python PEERS/bin/python --data ../shared/data
 
-An epoch is forward, loss, backward and a step of Adam on the whole graph, of two layers whose
-inputs, 32 columns, are learned; HGT has 4 heads, and a linear map after the layers. The graphs are
-Debian's packages with their sources, maintainers and tags (11 relations and their reverses; the
-label is the section of a package), and RMAT with 4 node types and 8 relations. All libraries start
-with the same weights, and outputs and gradients are compared before anything is timed, except those
-of DGL's HGTConv, which has no GELU and no biases. `peers/pyg_typed.py` and `peers/dgl_typed.py`
-describe the forms of the peers; forms that need more than `--largest` bytes are left out.
+An epoch is forward, loss, backward and a step of torch's fused Adam on the whole graph, of two
+layers whose inputs, 32 columns, are learned; HGT has 4 heads, and a linear map after the layers.
+The graphs are Debian's packages with their sources, maintainers and tags (11 relations and their
+reverses; the label is the section of a package), and RMAT with 4 node types and 8 relations. All
+libraries start with the same weights, and outputs and gradients are compared before anything is
+timed, except those of DGL's HGTConv, which has no GELU and no biases. `peers/pyg_typed.py` and
+`peers/dgl_typed.py` describe the forms of the peers; forms that need more than `--largest` bytes
+are left out.
 
 The columns, and how memory is measured, are those of `epochs.py`; CPU seconds are those of all
 threads together, which other programs on the machine disturb less.

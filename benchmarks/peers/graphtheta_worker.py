@@ -208,7 +208,7 @@ class Typed(Worker):
         if weights is not None:
             self.write_weights(weights)
         self.x = nn.Parameter(self.rows(WIDTH) / 10)
-        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
+        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01, fused=True)
 
     def run(self) -> dict[str, Any]:
         """Train one epoch; return also the seconds of all threads together."""

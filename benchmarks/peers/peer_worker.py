@@ -227,7 +227,7 @@ class Typed(Epoch):
         self.module = self.library.typed(arrays, form, sizes, options.get("bases"))
         self.take_weights(weights)
         self.x = (arrays.rows(WIDTH) / 10).requires_grad_()
-        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01)
+        self.optimizer = torch.optim.Adam([self.x, *self.module.parameters()], lr=0.01, fused=True)
 
     def run(self) -> dict[str, float]:
         """Train one epoch; return also the seconds of all threads together."""

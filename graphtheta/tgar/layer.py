@@ -21,6 +21,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -99,6 +100,8 @@ class TGARLayer(ViewModule):
             the fields: kernels need inputs of one dtype.
         storage: Dtype in which float32 source fields are sent to mirrors and gathered. If None,
             they keep theirs. bfloat16 halves the bytes moved; sums stay float32.
+        has_own_term: Whether the message that `apply_node` gets includes the product by
+            `own_matrix`; each call sets it.
 
     Communication:
         Forward, the fields that `gather` reads, once per mirror that needs them, and in a
@@ -114,6 +117,7 @@ class TGARLayer(ViewModule):
     divides_by_degrees: bool = False
     cast_edge_columns: ClassVar[tuple[str, ...]] = ()
     storage: torch.dtype | None = None
+    has_own_term: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,6 +157,14 @@ class TGARLayer(ViewModule):
         """NN-Apply: return the new value of each node from its fields and aggregated message."""
         return m
 
+    def own_matrix(self) -> Tensor | None:
+        """Return an (F, O) matrix whose product with a node's row joins its message, or None.
+
+        It multiplies the field that `gather` multiplies by the matrices of relations: an executor
+        may compute both in one pass, and then sets `has_own_term`. Otherwise `apply_node` adds it.
+        """
+        return None
+
     # -- how it runs ------------------------------------------------------------------------------
 
     def forward(self, view: LayerView, h: Any) -> Any:
@@ -167,16 +179,23 @@ class TGARLayer(ViewModule):
             TraceError: If `gather` is not a function of one edge.
         """
         fields, output_fields = self._run_transform(view, h)
+        own = self.own_matrix()
         with without_autocast(view.shard.device.type):
-            message = self._run_gather_sum(view, fields, output_fields)
+            message = self._run_gather_sum(view, fields, output_fields, own)
         return self._run_apply(view, output_fields, message)
 
-    def _run_gather_sum(self, view: LayerView, fields: _Fields, output_fields: _Fields) -> Any:
+    def _run_gather_sum(
+        self, view: LayerView, fields: _Fields, output_fields: _Fields, own: Tensor | None
+    ) -> Any:
         """Run NN-Gather and Sum; return the aggregated message of each output."""
         expression = self._trace(view, fields)
         inputs, syncs = self._start_sync(view, expression, fields, output_fields)
         gather_sum = self._gather_sum(view, expression, inputs)
         reduce = aggregator(self.aggregator)
+        self.has_own_term = False
+        if own is not None and isinstance(gather_sum, RelationGatherSum) and not reduce.counts:
+            self.has_own_term = gather_sum.runs_one_by_one(inputs)
+            gather_sum = replace(gather_sum, own=own if self.has_own_term else None)
         if view.shard.is_vertex_cut:
             message = reduce.finish(view.merge(gather_sum(inputs, syncs), reduce))
         else:

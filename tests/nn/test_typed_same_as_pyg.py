@@ -98,6 +98,14 @@ def test_layer_in_full(
 
 
 @pytest.mark.parametrize(("workers", "method"), [SETUPS[0], SETUPS[1], SETUPS[4]])
+def test_r_gcn_one_relation_after_the_other(
+    workers: int, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphtheta.tgar.compiler.relation_executor._EDGES_PER_RELATION", 0)
+    assert_same("rgcn", 4, workers, method, torch.float32)
+
+
+@pytest.mark.parametrize(("workers", "method"), [SETUPS[0], SETUPS[1], SETUPS[4]])
 def test_attributes_of_one_relation(workers: int, method: str) -> None:
     relation = ("paper", "cites", "paper")
     theirs = pyg.GATConv(WIDTH, 3, heads=2, edge_dim=ATTR[relation].shape[1]).double()

@@ -14,6 +14,7 @@ from graphtheta.nn.linear import linear
 from graphtheta.shard.sparse_rows import is_sparse_rows
 from graphtheta.tgar import TGARLayer
 from graphtheta.tgar.batch.view import LayerView
+from graphtheta.tgar.mixed_precision import is_autocast
 from graphtheta.wording import counted
 
 __all__ = [
@@ -145,8 +146,12 @@ class RGCNConv(TGARLayer):
         weight = relation_matrices(self.comp, self.weight) if bases else self.weight
         return torch.einsum("ef,efo->eo", h, weight[relation])
 
+    def own_matrix(self) -> Tensor | None:
+        mixed = self.root is None or is_autocast(self.root.device.type)
+        return None if self._is_multiplied or mixed else self.root
+
     def apply_node(self, n: dict[str, Tensor], m: Tensor) -> Tensor:
-        if self.root is not None:
+        if self.root is not None and not self.has_own_term:
             m = linear(n["h"], self.root.t(), m)
         return m if self.bias is None else m.add_(self.bias)
 

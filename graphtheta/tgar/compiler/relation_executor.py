@@ -52,6 +52,8 @@ class RelationGatherSum:
         layer: Index of the layer, for timers.
         draws: Result of `LayerView.edge_draws`, or None when not training.
         stages: Timers.
+        own: (A, O) matrix that multiplies the row of each output as relations multiply those of its
+            sources; None if there is none. Set only where relations run one by one.
     """
 
     program: RelationProgram
@@ -60,6 +62,7 @@ class RelationGatherSum:
     layer: int
     draws: NDArray[np.uint32] | None
     stages: StageTimers
+    own: Tensor | None = None
 
     def __call__(self, inputs: EdgeInputs, syncs: Sequence[MirrorSync] = ()) -> list[Tensor]:
         """Return the partial columns of every row, differentiable in all inputs.
@@ -86,15 +89,15 @@ class RelationGatherSum:
         last_stage: Callable[[FusedGatherSum, EdgeInputs], list[Tensor]],
     ) -> list[Tensor]:
         relation = inputs.columns[self.program.index]
-        if self._can_run_one_by_one(inputs):
+        if self.runs_one_by_one(inputs):
             return [self._one_by_one(inputs, syncs, relation)]
         self._choose(relation)
         if self.program.sums_first:
             return last_stage(*self._summed_first(inputs, syncs, relation))
         return last_stage(*self._hoisted(inputs, syncs, relation))
 
-    def _can_run_one_by_one(self, inputs: EdgeInputs) -> bool:
-        """Return whether relations may run one by one, and have enough edges for that.
+    def runs_one_by_one(self, inputs: EdgeInputs) -> bool:
+        """Return whether relations run one by one: they may, and have enough edges for that.
 
         Gradients of factors are left to the other ways.
         """
@@ -153,7 +156,7 @@ class RelationGatherSum:
         fields = [x[product.source] for x in (inputs.sources, inputs.source_mirrors) if x]
         rows_of = [x.reshape(len(x), *product.shape) for x in fields]
         sums = RelationSums(block, edges.relations, factors, self.layer, self.stages)
-        total = sums(table, *rows_of, syncs=syncs)
+        total = sums(table, self.own, *rows_of, syncs=syncs)
         shape = len(total), *program.lowered.outputs[0].shape
         return total if total.shape == shape else total.view(shape)
 

@@ -55,18 +55,26 @@ class RelationSums:
         factors = [None] * len(self.edges) if self.factors is None else self.factors
         return zip(self.edges, factors, strict=True)
 
-    def __call__(self, table: Tensor, *rows: Tensor, syncs: Sequence[MirrorSync] = ()) -> Tensor:
+    def __call__(
+        self,
+        table: Tensor,
+        own: Tensor | None,
+        *rows: Tensor,
+        syncs: Sequence[MirrorSync] = (),
+    ) -> Tensor:
         """Return the sums of all rows of the block.
 
         Args:
             table: (relations, ..., A, O) matrices.
+            own: (A of all heads, O of all heads) matrix that multiplies the row of each output;
+                its product is added to the output's sum.
             rows: (M, ..., A) and (H, ..., A), the rows of masters, and of mirrors if there are any.
             syncs: Syncs in flight that write the latter.
 
         Shape:
             Returns (R, ... O): the columns of all heads in one dimension.
         """
-        total: Tensor = _Sums.apply(self, syncs, joined_heads(table), *rows)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sums.apply(self, syncs, joined_heads(table), own, *rows)  # type: ignore[no-untyped-call]
         return total
 
 
@@ -106,14 +114,20 @@ class _Buffers:
 class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, job: RelationSums, syncs: Sequence[MirrorSync], table: Tensor, *rows: Tensor
+        ctx: Any,
+        job: RelationSums,
+        syncs: Sequence[MirrorSync],
+        table: Tensor,
+        own: Tensor | None,
+        *rows: Tensor,
     ) -> Tensor:
         ctx.job = job
         rows = rows[0].contiguous(), *rows[1:]
-        ctx.save_for_backward(table, *rows)
+        ctx.save_for_backward(table, own, *rows)
         waiting, buffers = list(syncs), _Buffers(job, table)
-        out = empty((job.block.in_edges.num_rows, buffers.narrow), table.dtype).zero_()
+        outputs = rows[0][: job.block.num_outputs].flatten(1)
         with job.stages.rest("forward", Stage("gather_sum", job.layer)):
+            out = _products(outputs, own, (job.block.in_edges.num_rows, buffers.narrow))
             for edges, factors in job.each():
                 if edges.waits:
                     finish(waiting)
@@ -124,15 +138,18 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        job, (table, *rows) = ctx.job, ctx.saved_tensors
+        job, (table, own, *rows) = ctx.job, ctx.saved_tensors
         ctx.maybe_clear_saved_tensors()
-        grad = grad.contiguous()
+        grad, number = grad.contiguous(), job.block.num_outputs
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[2] else None
-        buffers, grad_rows = _Buffers(job, table), None
-        if any(ctx.needs_input_grad[3:]):
-            count = sum(map(len, rows))
-            grad_rows = empty((count, buffers.wide), table.dtype).zero_()
+        buffers, grad_rows, grad_own = _Buffers(job, table), None, None
         with job.stages.timed("backward", Stage("gather_sum", job.layer)):
+            if ctx.needs_input_grad[3]:
+                grad_own = rows[0][:number].flatten(1).t() @ grad[:number]
+            if any(ctx.needs_input_grad[4:]):
+                turned = None if own is None else own.t()
+                shape = sum(map(len, rows)), buffers.wide
+                grad_rows = _products(grad[:number], turned, shape)
             for edges, factors in job.each():
                 of_matrix = None if grad_table is None else grad_table[edges.relation]
                 _add_gradients(
@@ -140,9 +157,20 @@ class _Sums(torch.autograd.Function):
                     *(of_matrix, grad_rows),
                 )
         if grad_rows is None:
-            return None, None, grad_table, *(None for _ in rows)
+            return None, None, grad_table, grad_own, *(None for _ in rows)
         parts = torch.split(grad_rows, [len(x) for x in rows])
-        return None, None, grad_table, *(p.view_as(x) for p, x in zip(parts, rows, strict=True))
+        of_rows = (part.view_as(x) for part, x in zip(parts, rows, strict=True))
+        return None, None, grad_table, grad_own, *of_rows
+
+
+def _products(x: Tensor, matrix: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    """Return the products of rows by a matrix, if there is one, and rows of zeros after them."""
+    out = empty(shape, x.dtype)
+    count = 0 if matrix is None else len(x)
+    if matrix is not None:
+        torch.mm(x, matrix, out=out[:count])
+    out[count:].zero_()
+    return out
 
 
 def _add_sums(
