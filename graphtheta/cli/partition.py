@@ -41,6 +41,7 @@ def partition(
     add_reverse: Annotated[bool, flag("--add-reverse", panel=_GRAPH)] = False,
     drop_self_loops: Annotated[bool, flag("--drop-self-loops", panel=_GRAPH)] = False,
     drop_duplicates: Annotated[bool, flag("--drop-duplicates", panel=_GRAPH)] = False,
+    drop_unknown: Annotated[bool, flag("--drop-unknown", panel=_GRAPH)] = False,
     id: Annotated[str | None, _column("COLUMN", default="id")] = None,
     src: Annotated[str | None, _column("COLUMN", default="src, source, from, ...")] = None,
     dst: Annotated[str | None, _column("COLUMN", default="dst, target, to, ...")] = None,
@@ -108,6 +109,8 @@ def partition(
         drop_self_loops: Drop edges from a node to itself.
         drop_duplicates: Keep only the first of the edges with the same source, destination and
             type, after reversing.
+        drop_unknown: Drop edges from or to an id that the node table lacks, such as an account of
+            another bank. Otherwise they are an error.
         id: Node column of ids.
         src: Edge column of source ids.
         dst: Edge column of destination ids.
@@ -213,6 +216,7 @@ def partition(
         undirected=undirected,
         self_loops=not drop_self_loops,
         repeats=not drop_duplicates,
+        drop_unknown=drop_unknown,
         balance=Balance(balance_nodes, balance_edges, balance_train, types=balance_types),
         balance_split=balance_split,
     )

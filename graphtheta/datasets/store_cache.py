@@ -44,6 +44,7 @@ def open_input(
     add_reverse: bool = False,
     drop_self_loops: bool = False,
     drop_duplicates: bool = False,
+    drop_unknown: bool = False,
     like: Recipe | None = None,
 ) -> Store:
     """Open a store, or partition any other input that `graphtheta.datasets.read` reads; collective.
@@ -56,6 +57,7 @@ def open_input(
         add_reverse: Whether to add the relation `rev_<name>` for each relation of such an input.
         drop_self_loops: Whether that partitioner drops edges from a node to itself.
         drop_duplicates: Whether it keeps only the first of equal edges.
+        drop_unknown: Whether it drops edges with an id that the node table lacks.
         like: Recipe by which such an input is read, if it is one of tables.
 
     Raises:
@@ -73,6 +75,7 @@ def open_input(
             undirected=undirected,
             self_loops=not drop_self_loops,
             repeats=not drop_duplicates,
+            drop_unknown=drop_unknown,
         )
     store = open_store(path, parts=())  # each worker checks the parts that it opens
     manifest = store.manifest
@@ -100,6 +103,7 @@ def cached_store(
     undirected: bool = False,
     self_loops: bool = True,
     repeats: bool = True,
+    drop_unknown: bool = False,
     folder: Path | None = None,
 ) -> Store:
     """Return the cached store of an input, with one part per worker; make it if needed; collective.
@@ -116,6 +120,7 @@ def cached_store(
         undirected: Whether the partitioner adds the reverse of every edge.
         self_loops: Whether to keep edges from a node to itself.
         repeats: Whether to keep duplicate edges.
+        drop_unknown: Whether to drop edges with an id that the node table lacks.
         folder: Cache folder, which all workers share. If None, `cache_folder()`.
 
     Raises:
@@ -134,13 +139,14 @@ def cached_store(
     digest = "" if source is None else source.digest()
     digest = comm.broadcast_text(digest, stage="cache: digest of the input")
     kinds = {"undirected": undirected, "no-loops": not self_loops, "no-repeats": not repeats}
+    kinds |= {"no-unknown": drop_unknown}
     suffix = "".join(f"-{kind}" for kind, holds in kinds.items() if holds)
     name = f"{digest}-{comm.size}-{method}-{seed}{suffix}"
     path = folder / f"v{FORMAT_VERSION}" / name
     is_cached = comm.rank == 0 and _is_whole(path)
     if not comm.all_gather_int(is_cached, stage="cache: look for the store")[0]:
         source = source or open_source()
-        plan = Plan(comm.size, method, seed, undirected, self_loops, repeats)
+        plan = Plan(comm.size, method, seed, undirected, self_loops, repeats, drop_unknown)
         try:
             with _only_job(path, comm) as made:
                 is_cached = comm.rank == 0 and _is_whole(path, remove=True)

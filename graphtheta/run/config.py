@@ -401,6 +401,10 @@ class RunConfig(BaseModel):
         "Keep only the first of equal edges when the input is partitioned. A store must have been "
         "made with --drop-duplicates already.",
     )
+    drop_unknown: bool = _input(
+        False,
+        "Drop edges from or to an id that the node table lacks when the input is partitioned.",
+    )
 
     run_dir: Path = _run(
         ..., "Directory to write the run to: configuration, metrics, checkpoints, weights."

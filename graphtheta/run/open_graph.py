@@ -55,6 +55,7 @@ def open_graph(
         add_reverse=config.add_reverse,
         drop_self_loops=config.drop_self_loops,
         drop_duplicates=config.drop_duplicates,
+        drop_unknown=config.drop_unknown,
         like=like,
     )
     return open_shard(store, comm, device=chosen)

@@ -133,6 +133,7 @@ def start_run(
                 "undirected": shard.manifest.undirected,
                 "drop_self_loops": not shard.manifest.self_loops,
                 "drop_duplicates": not shard.manifest.repeats,
+                "drop_unknown": shard.manifest.drop_unknown,
                 "weighted": is_weighted(config, shard),
                 **{option: name for option, name in columns if getattr(config, option) is None},
             }

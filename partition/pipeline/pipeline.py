@@ -105,6 +105,8 @@ class Plan:
         self_loops: Whether to keep edges from a node to itself.
         repeats: Whether to keep duplicate edges: same source, destination and, if the graph has a
             column `type`, same type as an earlier edge.
+        drop_unknown: Whether to drop edges with an id that the node table lacks, which are an error
+            otherwise.
         balance: Limits on the imbalance of the parts.
         balance_split: Name of the split whose training nodes `balance.train` limits.
     """
@@ -115,6 +117,7 @@ class Plan:
     undirected: bool = False
     self_loops: bool = True
     repeats: bool = True
+    drop_unknown: bool = False
     balance: Balance = field(default_factory=Balance)
     balance_split: str = "split"
 
@@ -190,6 +193,7 @@ class Pipeline:
                 folder,
                 undirected=plan.undirected,
                 self_loops=plan.self_loops,
+                drop_unknown=plan.drop_unknown,
                 resources=self._resources,
             )
 
@@ -198,7 +202,8 @@ class Pipeline:
             self._phase("duplicates", lambda: drop_duplicates(source, folder, self._resources))
         found = EdgeFile(folder)
         self._dropped = {
-            "dropped_self_loops": source.num_edges - written["num_inputs"],
+            "dropped_self_loops": source.num_edges - written["num_inputs"] - written["num_unknown"],
+            "dropped_unknown": written["num_unknown"],
             "dropped_duplicates": written["num_edges"] - found.num_edges,
         }
         return found
@@ -365,6 +370,7 @@ class Pipeline:
             undirected=plan.undirected,
             self_loops=plan.self_loops,
             repeats=plan.repeats,
+            drop_unknown=plan.drop_unknown,
             **self._dropped,
             reverses_from=source.num_edges if plan.undirected else 0,
             node_types=tuple(types),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ def resolve_edges(
     *,
     undirected: bool,
     self_loops: bool,
+    drop_unknown: bool,
     resources: Resources,
 ) -> dict[str, int]:
     """Write the segments of an `EdgeFile`; collective.
@@ -55,32 +56,45 @@ def resolve_edges(
         undirected: Whether to add the reverse of every edge that is not a self-loop. The reverse of
             the edge with key e has edge_key e + (number of input edges).
         self_loops: Whether to keep self-loops.
+        drop_unknown: Whether to drop edges with an id that no node has.
         resources: Ranks, threads and memory.
 
     Returns:
-        `num_edges`: the number of edges written, and `num_inputs`: those that are not reverses.
+        `num_edges`: the number of edges written, `num_inputs`: those that are not reverses, and
+        `num_unknown`: the edges dropped because of an unknown id.
 
     Raises:
         GraphFormatError: If an id of an edge is null, unknown, or of the wrong type, or a node
             table has duplicate ids.
     """
     num_nodes = sum(table.num_rows for table in nodes)
-    with _Writer(source, folder, num_nodes, undirected, self_loops, resources) as writer:
-        mappings = {table.name: _mapping(source, table) for table in nodes}
+    kept = _Kept(undirected, self_loops, drop_unknown)
+    with _Writer(source, folder, num_nodes, kept, resources) as writer:
+        mappings = {table.name: _mapping(source, table, drop_unknown) for table in nodes}
         known = {name: found for name, found in mappings.items() if found is not None}
         _write_all(writer, known, [table for table in nodes if table.name not in known])
     write_segments(folder, num_nodes, writer.segments(), resources.comm)
     edges = EdgeFile(folder)
     inputs = [segment.num_edges for segment in edges.segments if segment.name.startswith("0-")]
-    return {"num_edges": edges.num_edges, "num_inputs": sum(inputs)}
+    unknown = resources.comm.all_gather_int(writer.num_unknown, stage="unknown ids").sum()
+    counts = {"num_edges": edges.num_edges, "num_inputs": sum(inputs)}
+    return {**counts, "num_unknown": int(unknown)}
 
 
-def _mapping(source: GraphSource, nodes: NodeTable) -> _Mapping | None:
+class _Kept(NamedTuple):
+    """Which edges are written, as for `resolve_edges`."""
+
+    reverses: bool
+    self_loops: bool
+    drop_unknown: bool
+
+
+def _mapping(source: GraphSource, nodes: NodeTable, drop_unknown: bool) -> _Mapping | None:
     """Return the mapping of the ids of a node type, or None if it needs a hash table."""
     if source.keyed and source.node_tables:
         return _Keys(nodes)
     if _are_keys(nodes):
-        return _Identity(nodes)
+        return _Identity(nodes, drop_unknown)
     if not source.node_tables and (bits := _bit_map(nodes)) is not None:
         return _Sorted(MemberPositions(bits))
     return None
@@ -88,7 +102,7 @@ def _mapping(source: GraphSource, nodes: NodeTable) -> _Mapping | None:
 
 class _Mapping(Protocol):
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
-        """Return the node keys of ids.
+        """Return the node keys of ids; -1 for unknown ones if their edges are dropped.
 
         Raises:
             GraphFormatError: If an id is unknown or of the wrong type.
@@ -103,21 +117,21 @@ class _Writer:
         source: GraphSource,
         folder: Path,
         num_nodes: int,
-        undirected: bool,
-        self_loops: bool,
+        kept: _Kept,
         resources: Resources,
     ) -> None:
         rank = resources.comm.rank
         self.source, self.resources = source, resources
         self.folder, self.num_nodes = folder, num_nodes
         self.first, self.last = resources.share(0, source.num_edges)
-        self._self_loops = self_loops
+        self.kept, self.num_unknown = kept, 0
+        self._keyed = kept.drop_unknown or not kept.self_loops  # keys are not consecutive
         with ExitStack() as opened:  # closes the first if the second cannot be opened
             name = f"0-{rank:05d}"
-            forward = SegmentWriter(folder, name, num_nodes, keyed=not self_loops)
+            forward = SegmentWriter(folder, name, num_nodes, keyed=self._keyed)
             self._forward = opened.enter_context(forward)
             self._reverse: SegmentWriter | None = None
-            if undirected:
+            if kept.reverses:
                 reverse = SegmentWriter(folder, f"1-{rank:05d}", num_nodes, keyed=True)
                 self._reverse = opened.enter_context(reverse)
             self._opened = opened.pop_all()
@@ -147,18 +161,28 @@ class _Writer:
                 self.append(key, src, dst)
 
     def append(self, row: int, src: NDArray[Any], dst: NDArray[Any]) -> None:
-        """Write edges of consecutive edge keys from `row` on, given as node keys."""
+        """Write edges of consecutive edge keys from `row` on, given as node keys.
+
+        Args:
+            row: The first edge key.
+            src: Sources; -1 is unknown.
+            dst: Destinations, as src.
+        """
         keys: NDArray[np.int64] | int = row
-        if not self._self_loops or self._reverse is not None:
-            no_loop = np.flatnonzero(src != dst)
-        if not self._self_loops:
-            src, dst, keys = src[no_loop], dst[no_loop], row + no_loop
-            no_loop = np.arange(len(src))
+        if self._keyed:
+            chosen = np.full(len(src), True)
+            if self.kept.drop_unknown:
+                chosen = (src >= 0) & (dst >= 0)
+                self.num_unknown += len(src) - int(np.count_nonzero(chosen))
+            if not self.kept.self_loops:
+                chosen &= src != dst
+            rows = np.flatnonzero(chosen)
+            src, dst, keys = src[rows], dst[rows], row + rows
         self._forward.append(src, dst, keys)
         if self._reverse is not None:
-            first = self.source.num_edges
-            reverse = (row + no_loop if isinstance(keys, int) else keys) + first
-            self._reverse.append(dst[no_loop], src[no_loop], reverse)
+            no_loop = np.flatnonzero(src != dst)
+            reverse = row + no_loop if isinstance(keys, int) else keys[no_loop]
+            self._reverse.append(dst[no_loop], src[no_loop], reverse + self.source.num_edges)
 
     def __enter__(self) -> _Writer:
         return self
@@ -195,16 +219,18 @@ class _Keys:
 class _Identity:
     """Mapping of ids that are equal to the rows of their table."""
 
-    def __init__(self, nodes: NodeTable) -> None:
-        self._nodes = nodes
+    def __init__(self, nodes: NodeTable, drop_unknown: bool) -> None:
+        self._nodes, self._drop_unknown = nodes, drop_unknown
 
     def __call__(self, ids: pa.Array, where: str, first_row: int) -> NDArray[Any]:
         _check_type(ids, pa.int64(), where)
         values: NDArray[Any] = ids.to_numpy()
         stop, first_key = self._nodes.num_rows, self._nodes.first_key
         if _any_outside(values, 0, stop):
-            unknown = np.flatnonzero((values < 0) | (values >= stop))
-            raise _unknown(ids, unknown, self._nodes, where, first_row)
+            unknown = (values < 0) | (values >= stop)
+            if not self._drop_unknown:
+                raise _unknown(ids, np.flatnonzero(unknown), self._nodes, where, first_row)
+            return np.where(unknown, -1, values + first_key)
         return values + first_key if first_key else values
 
 
@@ -223,12 +249,15 @@ class _Table:
 
     Args:
         nodes: Node table of the type.
+        drop_unknown: Whether unknown ids become -1, instead of an error.
         index: Number of the slice.
         num_slices: Number of slices.
     """
 
-    def __init__(self, nodes: NodeTable, index: int = 0, num_slices: int = 1) -> None:
-        self._nodes, self._id_type = nodes, _id_type(nodes)
+    def __init__(
+        self, nodes: NodeTable, drop_unknown: bool, index: int = 0, num_slices: int = 1
+    ) -> None:
+        self._nodes, self._id_type, self._drop_unknown = nodes, _id_type(nodes), drop_unknown
         self._map = id_map(self._id_type, index, num_slices, nodes.num_rows)
         first_key, repeated = nodes.first_key, []
         for batch in _ids(nodes):
@@ -247,7 +276,7 @@ class _Table:
         """Write the node keys of the ids of the slice."""
         _check_type(ids, self._id_type, where)
         self._map.find(ids, keys)
-        if keys.min(initial=0) < 0:
+        if not self._drop_unknown and keys.min(initial=0) < 0:
             raise _unknown(ids, np.flatnonzero(keys < 0), self._nodes, where, first_row)
 
 
@@ -263,8 +292,9 @@ def _write_all(writer: _Writer, known: Mapping[str, _Mapping], hashed: Sequence[
     budget = (resources.available or _NO_LIMIT) // 2
     size = sum(map_bytes(_id_type(nodes), nodes.num_rows) for nodes in hashed)
     num_slices = -(-size // budget)
+    drop_unknown = writer.kept.drop_unknown
     if num_slices <= 1:
-        writer.write({**known, **{nodes.name: _Table(nodes) for nodes in hashed}})
+        writer.write({**known, **{nodes.name: _Table(nodes, drop_unknown) for nodes in hashed}})
         return
     rows = writer.last - writer.first
     path = writer.folder / f"pending-{resources.comm.rank:05d}"
@@ -272,7 +302,7 @@ def _write_all(writer: _Writer, known: Mapping[str, _Mapping], hashed: Sequence[
         np.lib.format.open_memmap(path, "w+", np.int64, (2, rows)) if rows else np.empty((2, 0))
     )
     for index in range(num_slices):
-        tables = {nodes.name: _Table(nodes, index, num_slices) for nodes in hashed}
+        tables = {n.name: _Table(n, drop_unknown, index, num_slices) for n in hashed}
         title = f"map ids ({index + 1} of {num_slices})"
         with resources.progress.phase(title, rows, "edges") as advance:
             for table, key, chunk in writer.chunks(advance):
@@ -347,7 +377,8 @@ def _unknown(
         "ids of the node table" if nodes.name == NODE else f"ids of {nodes.where}",
         f"unknown {some(names.slice(0, 3).to_pylist(), len(names))} "
         f"in {rows_text(first_row + rows)}",
-        "Add these nodes, drop their edges, or name the columns of ids (--src, --dst, --id).",
+        "Add these nodes, drop their edges (--drop-unknown), or name the columns of ids (--src, "
+        "--dst, --id).",
     )
 
 

@@ -190,8 +190,10 @@ class Manifest(BaseModel):
         undirected: Whether the reverse of every input edge was added.
         self_loops: Whether edges from a node to itself were kept.
         repeats: Whether duplicate edges were kept.
+        drop_unknown: Whether edges with an id that the node table lacks were dropped.
         dropped_self_loops: Number of self-loops of the input that were dropped.
         dropped_duplicates: Number of duplicate edges that were dropped, after reversing.
+        dropped_unknown: Number of edges that were dropped because of an unknown id.
         reverses_from: Lowest edge key of an added reverse: the number of rows of the edge table. 0
             if no reverses were added.
         node_types: Node types, in the order of their node keys.
@@ -213,8 +215,10 @@ class Manifest(BaseModel):
     undirected: bool
     self_loops: bool
     repeats: bool
+    drop_unknown: bool = False
     dropped_self_loops: int
     dropped_duplicates: int
+    dropped_unknown: int = 0
     reverses_from: int
     node_types: tuple[NodeTypeSpec, ...] = Field(min_length=1)
     relations: tuple[RelationSpec, ...] = Field(min_length=1)
@@ -374,10 +378,11 @@ class Manifest(BaseModel):
     def dropped_rows(self) -> list[tuple[str, str]]:
         """Return the kinds of edges that were to be dropped and how many were, for a table."""
         rows = (
-            ("dropped self-loops", self.self_loops, self.dropped_self_loops),
-            ("dropped duplicates", self.repeats, self.dropped_duplicates),
+            ("dropped edges of unknown ids", self.drop_unknown, self.dropped_unknown),
+            ("dropped self-loops", not self.self_loops, self.dropped_self_loops),
+            ("dropped duplicates", not self.repeats, self.dropped_duplicates),
         )
-        return [(name, f"{number:,}") for name, kept, number in rows if not kept]
+        return [(name, f"{number:,}") for name, is_dropped, number in rows if is_dropped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,6 +418,8 @@ class Book:
 def checksum(manifest: Manifest, book: Book) -> str:
     """Return the hash that identifies a partitioned graph by its schema and its parts' content."""
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
+    if not manifest.drop_unknown:  # stores of earlier versions have neither
+        del described["drop_unknown"], described["dropped_unknown"]
     for spec in (*described["node_types"], *described["relations"]):
         for name in ("encodings", "inputs"):
             if not spec[name]:  # stores of earlier versions have none

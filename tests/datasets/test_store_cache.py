@@ -100,7 +100,7 @@ def test_store_is_the_one_that_partitioning_makes(tmp_path: Path) -> None:
 def test_all_that_makes_a_store_is_in_its_key(tmp_path: Path) -> None:
     other = to_graph(CORNER_GRAPHS["random"], seed=1)
     variants: list[dict[str, Any]] = [{}, {"seed": 1}, {"method": "dbh"}, {"undirected": True}]
-    variants += [{"self_loops": False}, {"repeats": False}]
+    variants += [{"self_loops": False}, {"repeats": False}, {"drop_unknown": True}]
     for graph in (GRAPH, other):
         for variant in variants:
             cached_store(lambda graph=graph: graph, ALONE, folder=tmp_path, **variant)

@@ -220,14 +220,16 @@ def test_assignment_only_writes_parquet(command: Run) -> None:
 
 
 def test_edges_are_dropped_as_asked(command: Run) -> None:
-    write_tables(edges={"from": ["a", "b", "a", "c", "a"], "to": ["b", "a", "b", "c", "b"]})
+    ends = {"from": ["a", "b", "a", "c", "a", "x"], "to": ["b", "a", "b", "c", "b", "a"]}
+    write_tables(edges=ends)
     tables = ["partition", "--nodes", "nodes.parquet", "--edges", "edges.parquet", *COLUMNS]
     options = ["--parts", 1, "--undirected", "--drop-self-loops", "--drop-duplicates"]
+    options += ["--drop-unknown"]
     result = command(*tables, "store", *options)
     assert result.code == 0, result.err
     assert "4 nodes and 2 edges" in result.out
     described = command("info", "store").out
-    for name, number in (("self-loops", 1), ("duplicates", 6)):
+    for name, number in (("self-loops", 1), ("duplicates", 6), ("edges of unknown ids", 1)):
         for text in (result.out, described):
             assert re.search(rf"dropped {name} +{number}\n", text)
     keys = open_store("store").part(0).in_edges["edge_key"].to_pylist()

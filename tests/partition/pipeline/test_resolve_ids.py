@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from graphtheta.errors import GraphFormatError
 from graphtheta.partition import Plan, Resources, build
 from graphtheta.partition.pipeline import collect_ids as ids
 from graphtheta.partition.pipeline import resolve_ids as resolve
@@ -61,3 +63,29 @@ def test_passes_over_slices_give_the_same_keys(
     monkeypatch.setattr(resolve, "_NO_LIMIT", 2500)  # several slices
     monkeypatch.setattr(resolve, "_BITS_PER_ID", 0)
     assert build(source, Plan(3, "node-hash")).manifest == whole.manifest
+
+
+@pytest.mark.parametrize("kind", ["rows", "integers", "texts", "slices"])
+@pytest.mark.parametrize("loops", [True, False], ids=["loops", "no_loops"])
+def test_edges_of_unknown_ids_are_dropped(
+    kind: str, loops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = pa.array(np.arange(50) if kind == "rows" else 7 * np.arange(50)[::-1])
+    ids = ids.cast(pa.string()) if kind == "texts" else ids
+    rows = np.random.default_rng(0).integers(0, 50, (2, 200))
+    known = (rows < 40).all(axis=0)  # the node table lacks the last ids
+    edges = pa.table({"src": ids.take(pa.array(rows[0])), "dst": ids.take(pa.array(rows[1]))})
+    source = IdSource(pa.table({"id": ids.slice(0, 40)}), edges)
+    if kind == "slices":
+        monkeypatch.setattr(resolve, "_NO_LIMIT", 1000)
+    plan = Plan(2, "node-hash", undirected=True, self_loops=loops, drop_unknown=True)
+    with pytest.raises(GraphFormatError, match=r"got unknown .* \(--drop-unknown\)"):
+        build(source, replace(plan, drop_unknown=False))
+    built = build(source, plan)
+    is_loop = rows[0] == rows[1]
+    forward = known if loops else known & ~is_loop
+    expected = [*np.flatnonzero(forward), *(200 + np.flatnonzero(known & ~is_loop))]
+    keys = [key for part in built.parts.values() for key in part.in_edges["edge_key"].to_pylist()]
+    assert sorted(keys) == expected
+    assert built.manifest.dropped_unknown == (~known).sum()
+    assert built.manifest.dropped_self_loops == (0 if loops else (known & is_loop).sum())
