@@ -319,13 +319,22 @@ TRAININGS = {  # options and workers
     "defaults": ([], 1),
     "defaults and weights": (WEIGHTS, 1),
 }
+# A process of its own, because a process counts the memory of the one that starts it as its peak.
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+seconds = used.ru_utime + used.ru_stime
+print(json.dumps({"cpu_seconds": seconds, "bytes": used.ru_maxrss * 1024}))
+sys.exit(code)
+"""
 
 
 def command(folder: Path, log: str, *words: object, workers: int = 1) -> dict[str, float]:
-    """Run a command of graphtheta in a folder; return its seconds of CPU and peak of memory.
+    """Run a command of graphtheta; return its seconds of CPU, and the bytes of the largest worker.
 
     Args:
-        folder: The folder.
+        folder: Folder to run it in.
         log: Name of the file of its output.
         words: The command.
         workers: Number of workers.
@@ -333,11 +342,13 @@ def command(folder: Path, log: str, *words: object, workers: int = 1) -> dict[st
     job = ["mpiexec", "-n", str(workers)] if workers > 1 else []
     line = [*job, sys.executable, "-m", "graphtheta", *map(str, words)]
     with (folder / f"{log}.log").open("w") as file:
-        process = subprocess.Popen(line, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
-    if status:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *line],
+            check=False, cwd=folder, stdout=subprocess.PIPE, stderr=file, text=True,
+        )  # fmt: skip
+    if done.returncode:
         sys.exit(f"{' '.join(line)}\n{(folder / f'{log}.log').read_text()}")
-    return {"cpu_seconds": used.ru_utime + used.ru_stime, "bytes": used.ru_maxrss * 1024}
+    return dict(json.loads(done.stdout))
 
 
 def average_precision(is_yes: Array, score: Array) -> float:
