@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.experimental
@@ -23,6 +23,8 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 from graphtheta.proto.v1 import parameters_pb2
 
 __all__ = ["Connection", "Tls"]
+
+Result = TypeVar("Result")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _random = random.Random()  # not the global one, whose state a trainer watches
@@ -98,7 +100,13 @@ class Connection:
             self._channel = grpc.secure_channel(address, tls.credentials(), _OPTIONS)
 
     def stream(self, method: str, request: Any, deadline: float) -> list[bytes]:
-        """Call a method of the service, and return the bytes of each message of its response.
+        """Return the bytes of each message of a response, as `read` gets them."""
+        return self.read(method, request, deadline, list)
+
+    def read(
+        self, method: str, request: Any, deadline: float, read: Callable[[Iterator[bytes]], Result]
+    ) -> Result:
+        """Call a method of the service, and return what a function makes of its response.
 
         A method that returns a single message is called in the same way.
 
@@ -106,15 +114,15 @@ class Connection:
             method: Name of the method.
             request: Message to send.
             deadline: `time.monotonic()` by which the response must have arrived.
+            read: Called with the messages of the response, as they arrive; again if the call is
+                repeated.
 
         Raises:
             GraphThetaError: If the call fails; `STATUSES` lists the exception for each status code.
         """
         call = self._channel.unary_stream(_PATHS[method], type(request).SerializeToString)
-        received: list[bytes] = self._retry(
-            lambda **options: list(call(request, **options)), deadline
-        )
-        return received
+        found: Result = self._retry(lambda **options: read(call(request, **options)), deadline)
+        return found
 
     def upload(
         self, method: str, messages: Callable[[], Iterator[bytes]], deadline: float

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graphtheta.engine.client.connection import Connection, Tls
 from graphtheta.engine.wire.address import check_address
-from graphtheta.engine.wire.pieces import decode_pieces, encode_contribution, group_message
+from graphtheta.engine.wire.pieces import encode_contribution, group_message, read_pieces
 from graphtheta.engine.wire.protocol import PARAMETERS_VERSION
 from graphtheta.errors import CallTimeout, EngineError, Unreachable
 from graphtheta.proto.v1 import parameters_pb2 as messages
@@ -94,13 +94,13 @@ class ParameterClient:
             return Task("done", reply.run, summary=self._object(reply.summary))
         return Task("wait", reply.run)
 
-    def pull(self, version: int) -> Array:
-        return decode_pieces(self._stream("Pull", messages.PullRequest(version=version)))
+    def pull(self, version: int, num_bytes: int) -> Array:
+        return self._read("Pull", messages.PullRequest(version=version), num_bytes)
 
-    def pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array:
+    def pull_rows(self, version: int, name: str, keys: NDArray[Any], num_bytes: int) -> Array:
         data = np.ascontiguousarray(keys, np.int64).tobytes()
         request = messages.PullRowsRequest(version=version, parameter=name, keys=data)
-        return decode_pieces(self._stream("PullRows", request))
+        return self._read("PullRows", request, num_bytes)
 
     def push(self, group: GroupName, work: Work, result: Contribution) -> Outcome:
         def attempt(connection: Connection, deadline: float) -> bytes:
@@ -154,16 +154,19 @@ class ParameterClient:
                     _log.warning("trainer: waiting for the parameter service: %s", error)
                 has_warned = True
 
-    def _stream(self, method: str, request: Any) -> list[bytes]:
-        return cast(
-            list[bytes],
-            self._patiently(
-                lambda connection, deadline: connection.stream(method, request, deadline)
-            ),
-        )
+    def _read(self, method: str, request: Any, num_bytes: int) -> Array:
+        def attempt(connection: Connection, deadline: float) -> Array:
+            return connection.read(
+                method, request, deadline, lambda stream: read_pieces(stream, num_bytes)
+            )
+
+        found: Array = self._patiently(attempt)
+        return found
 
     def _one(self, method: str, request: Any, reply: Any) -> Any:
-        (received,) = self._stream(method, request)
+        (received,) = self._patiently(
+            lambda connection, deadline: connection.stream(method, request, deadline)
+        )
         return self._decode(received, reply)
 
     def _decode(self, received: bytes, reply: Any) -> Any:

@@ -15,6 +15,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.run.config import RunConfig
 from graphtheta.run.run import start_run
 from graphtheta.train.elastic.host import ParameterHost
+from graphtheta.train.run_dir import RunDirectory
 from graphtheta.train.signals import Stopped
 from graphtheta.train.trainer import Trainer
 
@@ -73,7 +74,10 @@ def serve_parameters(
         show(trainer)
         running = Running(server, bind, metrics_port, grace_s, verbose)
         event = {"run": str(config.run_dir), "store": host.terms().terms["store"]}
-        with running.until_the_end(f"the parameters of {config.run_dir}", event):
+        with running.until_the_end(f"the parameters of {config.run_dir}", event) as address:
+            files = RunDirectory(config.run_dir, resume=True)
+            files.write_service(address)
+            stack.callback(files.write_service, None)
             summary = None
             while summary is None and not stop.is_set():
                 summary = host.wait(_POLL_S)

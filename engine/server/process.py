@@ -107,8 +107,8 @@ class Running:
     verbose: bool
 
     @contextlib.contextmanager
-    def until_the_end(self, what: str, event: Mapping[str, object]) -> Iterator[None]:
-        """Context at whose end the server is drained and closed.
+    def until_the_end(self, what: str, event: Mapping[str, object]) -> Iterator[str]:
+        """Context with the address, at whose end the server is drained and closed.
 
         Args:
             what: What is served, for the first line of output.
@@ -128,7 +128,7 @@ class Running:
             gc.freeze()  # what exists now lives until the end: collections need not scan it
             print(f"serving {what} at {address}", flush=True)
             _log.info("serving", extra=event)
-            yield
+            yield address
             _log.info("draining", extra={"grace_s": self.grace_s})
 
 

@@ -24,7 +24,6 @@ from graphtheta.proto.v1 import graph_pb2 as messages
 
 __all__ = [
     "ResponseChunk",
-    "check_end",
     "decode_chunk",
     "decode_response",
     "encode_chunk",
@@ -75,16 +74,6 @@ def decode_response(received: Sequence[bytes]) -> list[ResponseChunk]:
     Raises:
         EngineError: If the response is incomplete, or a message is damaged.
     """
-    check_end(received)
-    return [decode_chunk(data) for data in received[:-1]]
-
-
-def check_end(received: Sequence[bytes]) -> None:
-    """Verify the checksum of all messages, which is the last one.
-
-    Raises:
-        EngineError: If a message is missing or damaged.
-    """
     digest = xxhash.xxh3_64()
     for data in received[:-1]:
         digest.update(data)
@@ -93,6 +82,7 @@ def check_end(received: Sequence[bytes]) -> None:
             f"response: expected a checksum of all its messages at the end, got {len(received):,} "
             "messages that are incomplete or changed. Ask again, or upgrade the server."
         )
+    return [decode_chunk(data) for data in received[:-1]]
 
 
 def decode_chunk(data: bytes) -> ResponseChunk:

@@ -6,7 +6,7 @@ have the same fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import xxhash
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from graphtheta.engine.wire.chunks import check_end, encode_end, split_fields, varint
+from graphtheta.engine.wire.chunks import encode_end, split_fields, varint
 from graphtheta.errors import EngineError, GraphFormatError
 from graphtheta.proto.v1 import parameters_pb2 as messages
 from graphtheta.train.elastic.layout import ModelLayout
@@ -24,12 +24,12 @@ from graphtheta.train.elastic.source import Contribution, GroupName, RowGradient
 
 __all__ = [
     "decode_contribution",
-    "decode_pieces",
     "encode_contribution",
     "encode_end_of",
     "encode_pieces",
     "group_message",
     "group_of",
+    "read_pieces",
 ]
 
 _PIECE_BYTES = 2 << 20
@@ -54,26 +54,49 @@ def encode_end_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield encode_end(digest.intdigest())
 
 
-def decode_pieces(received: Sequence[bytes]) -> Array:
+def read_pieces(stream: Iterator[bytes], num_bytes: int) -> Array:
     """Return the bytes of a stream of pieces, whose checksum is verified.
 
+    Args:
+        stream: The pieces. It is read to its end, or to where it is wrong.
+        num_bytes: Number of bytes that are expected.
+
     Raises:
-        EngineError: If a piece is missing or damaged.
+        EngineError: If there are more or fewer, or a piece is missing or damaged.
     """
-    check_end(received)
-    return _joined([_content(piece) for piece in received[:-1]])
+    return _read(stream, num_bytes, xxhash.xxh3_64())
+
+
+def _read(stream: Iterator[bytes], num_bytes: int, digest: Any) -> Array:
+    """Do what `read_pieces` does after some pieces that `digest` is of."""
+    found, at = np.empty(num_bytes, np.uint8), 0
+    while at < num_bytes:
+        piece = next(stream, b"")
+        content = np.frombuffer(_content(piece), np.uint8)
+        if not 0 < len(content) <= num_bytes - at:
+            raise _incomplete(num_bytes, at + len(content))
+        digest.update(piece)  # while it is in the cache
+        found[at : at + len(content)] = content
+        at += len(content)
+    if next(stream, b"") != encode_end(digest.intdigest()) or next(stream, None) is not None:
+        raise _incomplete(num_bytes, at)
+    return found
+
+
+def _incomplete(expected: int, got: int) -> EngineError:
+    return EngineError(
+        f"stream: expected {expected:,} bytes and their checksum, got {got:,} or damaged ones. Use "
+        "the model and version of the service."
+    )
 
 
 def _content(piece: bytes) -> pa.Buffer:
     fields = split_fields(piece)
     if fields is None or set(fields) != {_TAG}:
-        raise EngineError("stream: expected a Piece, got other bytes. Upgrade the other side.")
+        raise EngineError(
+            f"stream: expected a Piece, got {'other bytes' if piece else 'its end'}. Send it again."
+        )
     return fields[_TAG]
-
-
-def _joined(buffers: Sequence[pa.Buffer]) -> Array:
-    arrays = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-    return np.concatenate([np.empty(0, np.uint8), *arrays])
 
 
 # -- results of micro-batches ---------------------------------------------------------------------
@@ -114,21 +137,20 @@ def encode_contribution(group: GroupName, work: Work, result: Contribution) -> I
 
 
 def decode_contribution(
-    received: Iterable[bytes], layout: ModelLayout
+    stream: Iterator[bytes], layout: ModelLayout
 ) -> tuple[GroupName, Work, Contribution]:
     """Return a group, its work and its result from pieces.
 
     No more is read than the model's gradients can have.
 
     Args:
-        received: The pieces.
+        stream: The pieces.
         layout: Parameters of the model.
 
     Raises:
         GraphFormatError: If the bytes are not such a result of this model.
         EngineError: If a piece is missing or damaged.
     """
-    stream = iter(received)
     first = next(stream, b"")
     try:
         header = messages.PushHeader.FromString(_content(first).to_pybytes())
@@ -146,17 +168,11 @@ def decode_contribution(
         sizes += [8 * rows.rows, rows.rows * table.shape[1] * itemsize]
     if header.gradients != layout.num_gradients:
         raise _unlike(f"{layout.num_gradients:,} gradients", f"{header.gradients:,}")
-    expected, pieces, num_bytes = sum(sizes), [first], 0
-    for piece in stream:
-        pieces.append(piece)
-        num_bytes += len(piece)
-        if num_bytes > expected + 1024 + expected // 1024:
-            raise _unlike(f"{expected:,} bytes", "more")
-    content = decode_pieces(pieces)[len(_content(first)) :]
-    if len(content) != expected:
-        raise _unlike(f"{expected:,} bytes", f"{len(content):,}")
+    digest = xxhash.xxh3_64()
+    digest.update(first)
+    content = _read(stream, sum(sizes), digest)
     parts = iter(np.split(content, np.cumsum(sizes)[:-1]))
-    gradients = next(parts).copy().view(layout.numpy_dtype)
+    gradients = next(parts).view(layout.numpy_dtype)
     named = {}
     for rows in header.rows:
         keys = next(parts).copy().view(np.int64)

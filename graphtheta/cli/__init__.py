@@ -30,6 +30,7 @@ from graphtheta.cli.predict import predict
 from graphtheta.cli.propagate import propagate
 from graphtheta.cli.runs.compare import compare
 from graphtheta.cli.runs.report import report
+from graphtheta.cli.runs.status import status
 from graphtheta.cli.runs.sweep import sweep
 from graphtheta.cli.schedule import schedule
 from graphtheta.cli.serve import serve
@@ -59,6 +60,7 @@ for _command in (
     sweep,
     report,
     compare,
+    status,
     predict,
     propagate,
     serve,

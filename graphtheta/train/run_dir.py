@@ -45,6 +45,7 @@ class RunDirectory:
         checkpoints: Directory of the checkpoints.
         weights: File of the weights of the best epoch.
         summary: File of the summary, with the hash of `weights`.
+        service: File with the address of the parameter service that trains the run now.
         report: File of the confusion matrices and the calibration of the best epoch.
 
     Raises:
@@ -57,6 +58,7 @@ class RunDirectory:
         self.metrics, self.weights = path / "metrics.jsonl", path / "weights.safetensors"
         self.summary, self.recipe = path / "summary.json", path / "recipe.json"
         self.report = path / "report.json"
+        self.service = path / "service.json"
         self._resume = resume
         self._lock: ExitStack | None = None
         self._refuse_other_run()
@@ -179,6 +181,25 @@ class RunDirectory:
                 )
             else:
                 yield f"{line}\n", epoch
+
+    def last_metrics(self) -> dict[str, Any]:
+        """Return the last line of `metrics.jsonl`; empty if there is none."""
+        lines = [line for line, _ in self._lines_of_metrics()] if self.metrics.exists() else []
+        return dict(json.loads(lines[-1])) if lines else {}
+
+    def write_service(self, address: str | None) -> None:
+        """Write the address of the service that trains the run; None when it stops."""
+        if address is not None:
+            self._write(self.service, json.dumps({"address": address}) + "\n")
+        else:
+            self.service.unlink(missing_ok=True)
+
+    def service_address(self) -> str:
+        """Return the address of the service that trains the run; empty if there is none."""
+        try:
+            return str(json.loads(self.service.read_text())["address"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""

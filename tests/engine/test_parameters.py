@@ -18,10 +18,10 @@ from graphtheta.engine.client.parameters import ParameterClient
 from graphtheta.engine.server.parameter_service import ParameterServer
 from graphtheta.engine.wire.pieces import (
     decode_contribution,
-    decode_pieces,
     encode_contribution,
     encode_end_of,
     encode_pieces,
+    read_pieces,
 )
 from graphtheta.engine.wire.protocol import Limits
 from graphtheta.errors import (
@@ -70,9 +70,9 @@ def test_errors_keep_their_type_and_message(store: Path) -> None:
     with served("link", store) as (host, address):
         client, group = ParameterClient(address), GroupName.new(1)
         with pytest.raises(VersionGone, match=f"{address}: pull: expected a version in flight"):
-            client.pull(3)
+            client.pull(3, 1)
         with pytest.raises(ConfigError, match="got 'bias'"):
-            client.pull_rows(0, "bias", np.arange(2))
+            client.pull_rows(0, "bias", np.arange(2), 1)
         with pytest.raises(WrongServer, match=r"store: expected '.*' of .*, got 'another'"):
             client.join(group, {**host.terms().terms, "store": "another"})
         request = messages.TermsRequest(protocol_version=7)
@@ -99,7 +99,7 @@ def test_a_result_survives_the_wire_and_damage_is_found(store: Path) -> None:
     rows = RowGradient(np.array([5, 2]), rng.random((2, 4)).astype(np.float32), True)
     sent = Contribution(0.5, 7.0, gradients, {name: rows})
     pieces = list(encode_contribution(group, work, sent))
-    got = decode_contribution(pieces, layout)
+    got = decode_contribution(iter(pieces), layout)
     assert got[:2] == (group, work)
     assert (got[2].loss, got[2].count) == (0.5, 7.0)
     assert np.array_equal(got[2].gradients, gradients)
@@ -107,12 +107,12 @@ def test_a_result_survives_the_wire_and_damage_is_found(store: Path) -> None:
     assert got[2].rows[name].is_dense
     for damaged in (pieces[:-1], pieces[:1] + pieces[2:], [pieces[0], *pieces[2:0:-1]]):
         with pytest.raises((EngineError, GraphFormatError)):
-            decode_contribution(damaged, layout)
+            decode_contribution(iter(damaged), layout)
     endless = [pieces[0], *pieces[1:2] * 50]
-    with pytest.raises(GraphFormatError, match="bytes, got more"):
-        decode_contribution(endless, layout)
+    with pytest.raises(EngineError, match="bytes and their checksum"):
+        decode_contribution(iter(endless), layout)
     with pytest.raises(GraphFormatError, match="PushHeader"):
-        decode_contribution([b"\x07nonsense"], layout)
+        decode_contribution(iter([b"\x07nonsense"]), layout)
     host.close()
 
 
@@ -120,10 +120,11 @@ def test_a_result_survives_the_wire_and_damage_is_found(store: Path) -> None:
 def test_arrays_are_cut_into_pieces(size: int) -> None:
     array = np.arange(size, dtype=np.uint8)
     pieces = list(encode_end_of(encode_pieces(array)))
-    assert np.array_equal(decode_pieces(pieces), array)
+    assert np.array_equal(read_pieces(iter(pieces), size), array)
     assert len(pieces) == 1 + -(-size // (2 << 20))
-    with pytest.raises(EngineError, match="checksum of all its messages"):
-        decode_pieces(pieces[1:])
+    for wrong, num_bytes in ((pieces[1:], size), (pieces, size + 1), ([*pieces, b""], size)):
+        with pytest.raises(EngineError, match="stream: expected"):
+            read_pieces(iter(wrong), num_bytes)
 
 
 def test_metrics_health_and_reflection(store: Path) -> None:

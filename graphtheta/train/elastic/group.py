@@ -162,7 +162,7 @@ class ElasticGroup:
         if version == self._loaded:
             return task, None
         try:
-            return task, self._source.pull(version)
+            return task, self._source.pull(version, self._layout.num_bytes)
         except VersionGone:  # others have finished this work
             return Task("wait", task.run), None
 
@@ -228,9 +228,11 @@ class ElasticGroup:
         if self._is_first and not self._is_gone:
             self._source.report(self._group, work.version, metrics)
 
-    def _pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array | None:
+    def _pull_rows(
+        self, version: int, name: str, keys: NDArray[Any], num_bytes: int
+    ) -> Array | None:
         try:
-            return self._source.pull_rows(version, name, keys)
+            return self._source.pull_rows(version, name, keys, num_bytes)
         except VersionGone:  # others have finished this work; its result is not sent
             self._is_gone, self._loaded = True, None
             return None
@@ -259,7 +261,7 @@ class _PulledRows:
         name: str,
         parameter: ShardedParameter,
         shard: Shard,
-        pull: Callable[[int, str, NDArray[Any]], Array | None],
+        pull: Callable[[int, str, NDArray[Any], int], Array | None],
     ) -> None:
         self._name, self._parameter, self._pull = name, parameter, pull
         self._comm: Communicator = shard.comm
@@ -288,7 +290,8 @@ class _PulledRows:
         columns, dtype = self._parameter.shape[1], self._dtype
         if self._comm.rank == 0:
             keys = np.concatenate(wanted)
-            data = self._pull(self._version, self._name, keys)
+            size = len(keys) * columns * dtype.itemsize
+            data = self._pull(self._version, self._name, keys, size)
             values = np.zeros(len(keys) * columns, dtype) if data is None else data.view(dtype)
             cuts = np.cumsum([len(theirs) for theirs in wanted])[:-1]
             send = dict(enumerate(np.split(values.reshape(len(keys), columns), cuts)))

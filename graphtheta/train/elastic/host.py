@@ -148,6 +148,8 @@ class ParameterHost:
                     return Task("done", self._run, summary=self._summary)
                 work = self._ledger.lease(group.id, self._clock())
                 if work is not None:
+                    if not work.is_evaluation:
+                        self._progress.lease(work.step)
                     return Task("work", self._run, work)
                 left = until - time.monotonic()
                 if left <= 0:
@@ -156,10 +158,10 @@ class ParameterHost:
                 soon = left if expiry is None else min(left, expiry - self._clock())
                 self._changed.wait(max(0.01, soon))
 
-    def pull(self, version: int) -> Array:
+    def pull(self, version: int, num_bytes: int = 0) -> Array:
         return self._version(version).state
 
-    def pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array:
+    def pull_rows(self, version: int, name: str, keys: NDArray[Any], num_bytes: int = 0) -> Array:
         with self._changed:
             rows = self._updates.read_rows(self._version(version), name, keys)
         return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)

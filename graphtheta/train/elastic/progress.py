@@ -38,7 +38,8 @@ class RunProgress:
         self.micro_batches = int(trainer.micro_batches)
         self.step = len(trainer.history.loss) * self.steps_per_epoch + trainer.part.steps
         self.is_due = False  # whether an epoch has ended after which a checkpoint is saved
-        self._started_at = 0.0
+        self._started_at = time.perf_counter()
+        self._started = -1  # last epoch of which work was leased
         self.loss: float | None = None
         self._waiting: dict[int, dict[str, float]] = {}  # lines of epochs, by epoch
         self._metrics: dict[int, tuple[Mapping[str, float], Version]] = {}
@@ -55,6 +56,13 @@ class RunProgress:
                 self._begin_epoch(len(trainer.history.loss))
             trainer.callbacks.call("on_fit_begin", trainer, self._epochs)
             yield
+
+    def lease(self, step: int) -> None:
+        """Note that a group starts to compute a step: the time of its epoch counts from then on."""
+        epoch = step // self.steps_per_epoch
+        if epoch > self._started:
+            done = self._trainer.part.seconds if epoch == self.step // self.steps_per_epoch else 0.0
+            self._started, self._started_at = epoch, time.perf_counter() - done
 
     def limit(self) -> int:
         """Return how many steps may be done, by what is known of the metrics so far."""
@@ -96,7 +104,6 @@ class RunProgress:
         trainer = self._trainer
         trainer.callbacks.call("on_epoch_begin", trainer, epoch)
         trainer.runner.begin_epoch(epoch, trainer.part.steps)
-        self._started_at = time.perf_counter() - trainer.part.seconds
 
     def _end_epoch(self, epoch: int) -> None:
         trainer, part = self._trainer, self._trainer.part

@@ -139,23 +139,25 @@ class ParameterSource(Protocol):
             ConfigError: If the run has failed.
         """
 
-    def pull(self, version: int) -> Array:
+    def pull(self, version: int, num_bytes: int) -> Array:
         """Return the parameters of a version, as `ModelLayout.state` does.
 
         Args:
             version: The version; -1 for the best weights when training is over.
+            num_bytes: Length of the array.
 
         Raises:
             VersionGone: If the service does not have it (any more).
         """
 
-    def pull_rows(self, version: int, name: str, keys: NDArray[Any]) -> Array:
+    def pull_rows(self, version: int, name: str, keys: NDArray[Any], num_bytes: int) -> Array:
         """Return learned rows of a parameter.
 
         Args:
             version: The version; -1 for the best weights when training is over.
             name: Name of the parameter.
             keys: (R,) int64 node keys.
+            num_bytes: Number of bytes of the rows.
 
         Shape:
             Returns the bytes of (R, columns) as uint8.
