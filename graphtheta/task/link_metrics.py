@@ -65,13 +65,16 @@ class LinkMetrics:
                 f"(--no-ranking), got {', '.join(self.ranks)}. Leave one of them out."
             )
         chosen = monitor or next((name for name in ("mrr", "auc") if name in names), None)
-        if chosen in names:
-            self.main = MainMetric(str(chosen), why="as chosen" if monitor else "")
-        else:
-            self.main = main_metric(spec, None, monitor, others)
         self._has_auc, self._comm = "auc" in names, comm
-        main = None if self.main.name in names else self.main
-        self._others = SplitMetrics(spec, comm, others, main)
+        try:
+            if chosen in names:
+                self.main = MainMetric(str(chosen), why="as chosen" if monitor else "")
+            else:
+                self.main = main_metric(spec, None, monitor, others)
+            main = None if self.main.name in names else self.main
+            self._others = SplitMetrics(spec, comm, others, main)
+        except ConfigError as error:
+            raise ConfigError(f"{error} Links also have auc, mrr and hits@N.") from None
 
     def __call__(self, scores: Tensor, loss: tuple[Tensor, float]) -> dict[str, float]:
         """Return the loss and the metrics of scores; collective.
