@@ -162,7 +162,7 @@ class Shard(ShardColumns):
 
     @property
     def in_degree_by_type(self) -> Tensor:
-        """In-degree of each master in the whole graph by edge type: (M, types) int64.
+        """In-degree of each master in the whole graph by edge type: (M, types) int32.
 
         Collective in a vertex-cut when first read.
         """
@@ -170,7 +170,8 @@ class Shard(ShardColumns):
 
     def _in_degree_by_type(self) -> Tensor:
         _ = self.num_edge_types  # raises if edges have no types
-        return self._sum_at_masters(self.count_types(self.in_edges, self.edge_columns["type"]))[0]
+        counts = self.count_types(self.in_edges, self.edge_columns["type"])
+        return self._sum_at_masters(counts)[0].to(torch.int32)
 
     def count_types(self, edges: Adjacency, types: Tensor) -> Tensor:
         """Return the number of edges of each type in each row, on this worker: (rows, types) int64.

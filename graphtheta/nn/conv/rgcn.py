@@ -121,8 +121,7 @@ class RGCNConv(TGARLayer):
         if self._is_multiplied:
             fields["products"] = by_matrices(h, self.weight)
         if node is not None:
-            counts = node["in_degree_by_type"].to(h.dtype)
-            fields["share"] = counts.clamp_(min=1).reciprocal_()
+            fields["share"] = torch.ones((), dtype=h.dtype) / node["in_degree_by_type"].clamp(min=1)
         return fields
 
     def gather(self, src: Any, dst: Any, edge: Any) -> Tensor:

@@ -240,7 +240,7 @@ class EdgeSelection:
     def _in_degree_by_relation(self) -> Ints:
         if len(self._shard.relations) == 1:  # edges may have types of the user's, or none
             return self._in_degree[:, None]
-        degree: Ints = self._shard.in_degree_by_type.cpu().numpy()
+        degree: Ints = self._shard.in_degree_by_type.cpu().numpy().astype(np.int64)
         return degree
 
     def _degrees_by_relation(self, rows: Ints, route: Route) -> Ints:

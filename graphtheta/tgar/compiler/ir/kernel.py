@@ -229,7 +229,7 @@ class Kernel:
         """Names of the leaves that are loaded; a transposed parameter counts as the parameter."""
         return frozenset(t.leaf.name.removesuffix("^T") for t in self.leaves)
 
-    @property
+    @cached_property
     def reads_key(self) -> bool:
         """Whether edge keys are read: to draw dropout masks, or to record winners."""
         return any(a.has_winner for a in self.accumulators) or any(
