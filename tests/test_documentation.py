@@ -1,73 +1,61 @@
-"""The commands of README and documents: every option exists, and every block runs as written.
+"""The code of README and documents: every option exists, and every block runs.
 
-A block that cannot run here is preceded by a comment that says why: `<!-- not run: ... -->`.
+With `make test` blocks run in this process, see `tests.pages`; with `make test-all` the shell
+blocks of a page also run as they are written.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import runpy
 import shlex
+import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from graphtheta.datasets import load
 from tests.integration.cli import Run, command  # noqa: F401  # a fixture
 from tests.jobs import run
+from tests.pages import (
+    DATA,
+    PAGES,
+    PYTHON,
+    ROOT,
+    SHELL,
+    Block,
+    PageRunner,
+    blocks_of,
+    commands_of,
+    prepare,
+)
 
-ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"]
-PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
-QUICK = ("README.md",)  # the others run with make test-all
-BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```(bash|console)\n(.*?)^```", re.M | re.S)
-
-
-@dataclass(frozen=True)
-class Block:
-    page: str
-    number: int
-    runs: bool
-    text: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.page}-{self.number}"
-
-    def commands(self) -> list[str]:
-        """Return the commands, each in one line and without a comment."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-
-
-def blocks_of(page: str) -> list[Block]:
-    found = []
-    for number, match in enumerate(BLOCK.finditer((ROOT / page).read_text())):
-        text = match[3]
-        if match[2] == "console":  # commands follow a $, what they print does not count
-            text = "\n".join(re.findall(r"^\$ (.*(?:\\\n.*)*)", text, re.M))
-        found.append(Block(page, number, match[1] is None, text))
-    return found
-
-
+QUICK = ("README.md",)  # the shell blocks of other pages run as they are written with make test-all
 BLOCKS = {page: blocks_of(page) for page in PAGES}
 EVERY = [block for blocks in BLOCKS.values() for block in blocks]
 RUNNING = [page for page, blocks in BLOCKS.items() if any(block.runs for block in blocks)]
+AS_WRITTEN = {  # a server runs until it is stopped
+    page: text
+    for page, blocks in BLOCKS.items()
+    if (
+        text := "\n".join(
+            block.text
+            for block in blocks
+            if block.runs and block.language in SHELL and "graphtheta serve" not in block.text
+        )
+    )
+}
 
 
 def options_in(words: list[str]) -> set[str]:
     return {word.split("=")[0] for word in words if re.match(r"--[a-z]", word)}
 
 
-@pytest.mark.parametrize("block", EVERY, ids=lambda block: block.name)
+@pytest.mark.parametrize(
+    "block", [block for block in EVERY if block.language in SHELL], ids=lambda block: block.name
+)
 def test_options_exist(command: Run, block: Block) -> None:
-    for line in block.commands():
+    for line in block.lines():
         words = shlex.split(line, comments=True)
         if "graphtheta" in words:
             words = words[words.index("graphtheta") + 1 :]
@@ -91,41 +79,73 @@ def test_options_exist(command: Run, block: Block) -> None:
             assert set(words[1:]) <= set(targets), line
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    prepare(folder)
+    return folder
+
+
 @pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """A folder with what the pages suppose: tables of nodes and edges, pairs, a bank's months."""
-    graph, draw = load("cora"), np.random.default_rng(0)
-    columns = {"id": graph.ids, "fraud": graph.label() % 2 == 0}
-    columns |= {"age": draw.integers(18, 90, graph.num_nodes)}
-    columns |= {n: draw.choice(["de", "fr", "it"], graph.num_nodes) for n in ("country", "city")}
-    columns |= {"signup": draw.integers(0, 9999, graph.num_nodes).astype("datetime64[D]")}
-    columns |= {f"f_{i}": draw.random(graph.num_nodes).astype(np.float32) for i in range(10)}
-    split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_nodes)]
-    pq.write_table(pa.table({**columns, "split": split}), tmp_path / "nodes.parquet")
-    edges = {"src": graph.src, "dst": graph.dst, "label:sign": draw.random(graph.num_edges) > 0.5}
-    edges |= {"amount": draw.random(graph.num_edges)}
-    edges |= {"type": draw.integers(0, 3, graph.num_edges)}
-    split = np.array(["train", "val", "test"])[draw.integers(0, 3, graph.num_edges)]
-    pq.write_table(pa.table({**edges, "split:split": split}), tmp_path / "edges.parquet")
-    pairs = {"src": graph.src[:20], "dst": graph.dst[:20]}
-    pq.write_table(pa.table(pairs), tmp_path / "pairs.parquet")
-    bank = runpy.run_path(str(ROOT / "benchmarks" / "bank.py"))
-    bank["write_months"](tmp_path, accounts=1500, transfers=15_000)
-    return tmp_path
+def prepared(tables: Path, tmp_path: Path) -> Path:
+    """A folder with what the pages suppose."""
+    return shutil.copytree(tables, tmp_path / "page", copy_function=os.link)
+
+
+# As a script has it: only pytest turns warnings into errors.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", RUNNING)
+def test_page_runs(
+    page: str,
+    tables: Path,
+    prepared: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(prepared)
+    monkeypatch.setenv("GRAPHTHETA_CACHE", str(tables / "cache"))
+    with PageRunner() as runner:
+        for block in BLOCKS[page]:
+            if block.runs:
+                capsys.readouterr()
+                runner.run(block)
+                output = capsys.readouterr().out
+                accuracy = re.search(r"test accuracy (\d\.\d+)", output)
+                if block.language in PYTHON and accuracy is not None:
+                    assert float(accuracy[1]) > 0.75, block.name
+
+
+def test_every_block_runs_or_says_why_not() -> None:
+    wrong = [
+        f"{block.name}: ```{block.language}"
+        for block in EVERY
+        if block.language not in SHELL | PYTHON | DATA and not block.is_marked
+    ]
+    assert not wrong, "mark what does not run: <!-- not run: REASON -->"
+    fences = sum(len(re.findall(r"^ *```", (ROOT / page).read_text(), re.M)) for page in PAGES)
+    assert fences == 2 * len(EVERY)
 
 
 @pytest.mark.spawn
 @pytest.mark.parametrize(
-    "page", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in RUNNING]
+    "page", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in AS_WRITTEN]
 )
 def test_page_runs_as_written(page: str, prepared: Path) -> None:
-    blocks = "\n".join(block.text for block in BLOCKS[page] if block.runs)
     script = prepared / "page.sh"
-    script.write_text(f"set -euo pipefail\ncd {prepared}\n{blocks}\n")
+    script.write_text(f"set -euo pipefail\ncd {prepared}\n{AS_WRITTEN[page]}\n")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {"PATH": path, "GRAPHTHETA_CACHE": str(prepared / "cache"), "OMP_NUM_THREADS": "1"}
     done = run(["bash", script], timeout_s=280, env=env)
     assert done.code == 0, done.output
+
+
+def test_other_commands_are_refused() -> None:
+    loop = "for n in a b; do\n  mpiexec -n 2 graphtheta train $n \\\n --epochs 3\ndone"
+    assert commands_of(loop) == [["train", name, "--epochs", "3"] for name in "ab"]
+    assert commands_of("graphtheta launch -n 2 train x  # why") == [["train", "x"]]
+    for other in ("ls -l | graphtheta train y", "/bin/ls", "ls", "graphtheta train x > file"):
+        with pytest.raises(ValueError, match="Mark the block"):
+            commands_of(f"graphtheta train x\n{other}\n")
 
 
 def test_every_page_has_been_read() -> None:
