@@ -87,7 +87,7 @@ def campaign(
     port = free_port()
     with service(folder / "calm", store, train, port) as calm:
         with group(folder / "calm" / "group.log", store, port):
-            calm_s = wait_for(calm.process, limit_s)
+            calm_s = wait_for(calm, limit_s)
     rng = random.Random(seed)
     wild = folder / "wild"
     wild.mkdir()
@@ -209,10 +209,11 @@ def running(arguments: Sequence[Any], log: Path) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
-def wait_for(process: subprocess.Popen[bytes], limit_s: float) -> float:
+def wait_for(one: Process, limit_s: float) -> float:
     """Return the seconds until a process has ended well."""
     start = time.monotonic()
-    assert process.wait(limit_s) == 0
+    code = one.process.wait(limit_s)
+    assert code == 0, f"exit code {code}: {one.log.read_text()[-2000:]}"
     return time.monotonic() - start
 
 

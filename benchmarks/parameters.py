@@ -3,11 +3,13 @@
     python benchmarks/parameters.py groups --json FILE
     python benchmarks/parameters.py stream --json FILE
     python benchmarks/parameters.py slow --json FILE
+    python benchmarks/parameters.py delay --data cora --epochs 60 --json FILE
 
 `groups` compares two groups of one worker that share a service with `--groups 2` in one job: steps
 a second, in turns. `stream` pulls and pushes parameters, and compares the bytes a second with a
 bare gRPC stream of messages of 2 MiB. `slow` stops one of two groups for three quarters of the
-time, and compares both together with the sum of the speeds that each has by itself.
+time, and compares both together with the sum of the speeds that each has by itself. `delay` prints
+the test accuracy of a GCN for some delays, over five seeds.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import graphtheta as gt
 from graphtheta.bench.graphs import rmat_graph
 from graphtheta.bench.record import append, new_record
 from graphtheta.engine.client.connection import Connection
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mib", type=int, default=128, help="size of the parameters")
+    parser.add_argument("--data", default="cora", help="data set of delay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     MEASUREMENTS[options.what](options)
@@ -219,6 +223,41 @@ def wait_for_end(run: Path) -> None:
         time.sleep(0.2)
 
 
+# -- accuracy by delay ----------------------------------------------------------------------------
+
+
+def measure_delay(options: Any) -> None:
+    """Train with several delays, and print the test accuracy in the best epoch by validation."""
+    for delay in (0, 1, 4, 16):
+        found = [accuracy(options.data, delay, options.epochs, seed) for seed in range(5)]
+        case = {"data": options.data, "delay": delay, "epochs": options.epochs, "threads": 1}
+        best = [1 - value for value in found]  # of records, less is better
+        append(options.json, [new_record("parameters delay", case, best, unit="seconds")])
+        spread = statistics.stdev(found)
+        print(f"delay {delay}: {statistics.mean(found):.4f} ± {spread:.4f}", flush=True)
+
+
+def accuracy(data: str, delay: int, epochs: int, seed: int) -> float:
+    """Return the test accuracy of a GCN on mini-batches of an eighth of the training nodes."""
+    shard = gt.open_shard(gt.datasets.load(data))
+
+    def trainer(**more: Any) -> gt.Trainer:
+        model = gt.nn.GCN(shard.num_features, 16, shard.num_classes, dropout=0.5, seed=seed)
+        strategy = gt.MiniBatch(-(-shard_size(shard) // 8), [10, 10])
+        return gt.Trainer(model, shard, strategy=strategy, seed=seed, **more)
+
+    host = gt.ParameterHost(trainer(weight_decay=5e-4), epochs, delay=delay)
+    summary = trainer(parameters=host).fit()
+    host.close()
+    return float(summary["test_accuracy"])
+
+
+def shard_size(shard: Any) -> int:
+    """Return the number of training nodes."""
+    _, known = shard.label("y")
+    return int(((shard.split("split") == 0) & known).sum())
+
+
 # -- bytes a second -------------------------------------------------------------------------------
 
 
@@ -342,7 +381,12 @@ def report(benchmark: str, found: dict[str, list[float]], options: Any, unit: st
         append(options.json, [new_record(benchmark, case, seconds)])
 
 
-MEASUREMENTS = {"groups": measure_groups, "stream": measure_stream, "slow": measure_slow}
+MEASUREMENTS = {
+    "groups": measure_groups,
+    "stream": measure_stream,
+    "slow": measure_slow,
+    "delay": measure_delay,
+}
 
 if __name__ == "__main__":
     main()

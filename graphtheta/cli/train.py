@@ -123,7 +123,7 @@ def _train_group(options: dict[str, Any], address: str, tls: Tls | None) -> None
     from graphtheta.run.group import join_run  # imports torch
 
     timeout = float(options.get("timeout") or RunConfig.model_fields["timeout"].default)
-    client = ParameterClient(address, tls=tls, wait_s=timeout)
+    client = ParameterClient(address, tls=tls, wait_s=0.9 * timeout)
     trainer = join_run(client, options, comm)
     manifest = trainer.shard.manifest
     print(

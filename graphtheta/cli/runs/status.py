@@ -103,9 +103,10 @@ def _show_service(state: Mapping[str, Any]) -> None:
 
 
 def _service_lines(state: Mapping[str, Any]) -> Iterator[str]:
+    parts = counted(state["micro_batches"], "micro-batch", "micro-batches")
     yield (
         f"epoch {state['epoch']:,} of {state['epochs']:,}, step {state['step']:,} of "
-        f"{state['steps_per_epoch']:,} in {counted(state['micro_batches'], 'micro-batch')}"
+        f"{state['steps_per_epoch']:,} in {parts}"
     )
     if state["loss"] is not None:
         speed = state["steps_per_second"]
