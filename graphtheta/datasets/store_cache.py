@@ -19,6 +19,7 @@ from pathlib import Path
 
 from graphtheta.comm.communicator import Communicator
 from graphtheta.data.encode.recipe import Recipe
+from graphtheta.data.reverse import WithReverse
 from graphtheta.datasets import read, takes
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
@@ -58,7 +59,8 @@ def open_input(
         drop_self_loops: Whether that partitioner drops edges from a node to itself.
         drop_duplicates: Whether it keeps only the first of equal edges.
         drop_unknown: Whether it drops edges with an id that the node table lacks.
-        like: Recipe by which such an input is read, if it is one of tables.
+        like: Recipe by which such an input is read, if it is one of tables. If it has the reverse
+            of each relation in addition, these are added.
 
     Raises:
         ConfigError: If the input does not exist, or is a store that was made otherwise.
@@ -68,8 +70,13 @@ def open_input(
     if not (Path(path) / "manifest.json").exists():
         method = method or _DEFAULT_METHOD
         options = {"like": like} if like is not None and takes(path, "like") else {}
+
+        def opened() -> GraphSource:
+            source = read(path, add_reverse=add_reverse, **options)
+            return source if add_reverse else _with_reverses(source, like)
+
         return cached_store(
-            lambda: read(path, add_reverse=add_reverse, **options),
+            opened,
             comm,
             method=method,
             undirected=undirected,
@@ -92,6 +99,16 @@ def open_input(
                 f"without it. Partition the graph again with {option}, or leave it out in training."
             )
     return store
+
+
+def _with_reverses(source: GraphSource, like: Recipe | None) -> GraphSource:
+    """Return a source with reverse relations if a recipe has them in addition, as --add-reverse."""
+    given = [table.relation.text for table in source.edge_tables]
+    if like is None or not source.node_tables or len(like.relations) != 2 * len(given):
+        return source
+    both = WithReverse(source)
+    is_alike = {table.relation.text for table in both.edge_tables} == {*like.relations}
+    return both if is_alike else source
 
 
 def cached_store(

@@ -117,7 +117,10 @@ def test_a_run_opens_a_folder_of_tables(tmp_path: Path, monkeypatch: pytest.Monk
     plain = open_input(path, comm)
     assert open_input(path, comm, add_reverse=True).manifest.num_edges == 10
     assert plain.manifest.num_edges == 5
-    with pytest.raises(ConfigError, match="got one made without --add-reverse"):
+    reversed_too = open_input(path, comm, add_reverse=True).manifest.recipe
+    assert open_input(path, comm, like=reversed_too).manifest.num_edges == 10
+    assert open_input(path, comm, like=plain.manifest.recipe).manifest.num_edges == 5
+    with pytest.raises(ConfigError, match="expected a store made with --add-reverse"):
         open_input(str(plain.path), comm, add_reverse=True)
 
 
