@@ -33,7 +33,7 @@ from graphtheta.bench.record import append, new_record
 
 LEASE_S = 3.0
 _KINDS = ("kill", "stop", "end", "cut off")
-_WEIGHTS = (4, 2, 1, 2)
+_WEIGHTS = (2, 3, 1, 4)
 
 
 def main() -> None:

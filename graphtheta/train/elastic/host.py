@@ -178,7 +178,7 @@ class ParameterHost:
         is_finite = self._updates.check(result)
         with self._changed:
             self._see(group)
-            if self._summary is not None or self._failure is not None:
+            if self._is_over():
                 return "repeated"
             if not is_finite:
                 return self._refuse(work)
@@ -210,6 +210,10 @@ class ParameterHost:
             _log.info("group", extra={"group": group.host, "workers": group.workers})
         else:
             member.seen = self._clock()
+
+    def _is_over(self) -> bool:
+        """Return whether training has finished or failed."""
+        return self._summary is not None or self._failure is not None
 
     # -- steps ------------------------------------------------------------------------------------
 
@@ -263,7 +267,8 @@ class ParameterHost:
     def _finish_if_done(self) -> None:
         if not self._ledger.has_work():
             computed = list(self._ledger.computed.values())
-            self._summary = self._progress.finish(computed)
+            with self._saving:  # a snapshot may be on its way to the disk
+                self._summary = self._progress.finish(computed)
             self._versions[-1] = self._updates.version(whole=True)
 
     # -- snapshots --------------------------------------------------------------------------------
@@ -281,7 +286,7 @@ class ParameterHost:
         if run_dir is None:
             raise ConfigError("parameters: expected a run_dir for snapshots, got none. Give one.")
         with self._changed:
-            if self._summary is not None or self._failure is not None:
+            if self._is_over():
                 return
             trainer, self._progress.is_due = self._trainer, False
             state = trainer.state(len(trainer.history.loss), replace(trainer.part))
@@ -289,8 +294,9 @@ class ParameterHost:
             captured = capture(state).copy()
             run_dir.sync_metrics()
         with self._saving:
-            write_checkpoint(run_dir.checkpoints, captured)
-            self._saver.start_clock()
+            if not self._is_over():  # or the last checkpoint has been written meanwhile
+                write_checkpoint(run_dir.checkpoints, captured)
+                self._saver.start_clock()
 
     def snapshot_if_due(self) -> None:
         """Save a checkpoint if one is due, by time or by epochs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import graphtheta as gt
 from graphtheta.errors import ConfigError, VersionGone, WrongServer
+from graphtheta.train.elastic import host as host_module
 from graphtheta.train.elastic.host import ParameterHost
 from graphtheta.train.elastic.ledger import Work
 from graphtheta.train.elastic.source import Contribution, GroupName, RowGradient
@@ -176,6 +178,36 @@ class Killing:
             self._host.snapshot()
             self._is_saved = True
         return outcome
+
+
+def test_the_end_waits_for_a_snapshot_on_its_way_to_the_disk(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = resumed("gcn", store, tmp_path / "run", 1, 0)
+    group, captured, go = GroupName.new(1), threading.Event(), threading.Event()
+    write = host_module.write_checkpoint
+
+    def slow_write(*arguments: Any) -> None:
+        captured.set()
+        assert go.wait(20)
+        write(*arguments)
+
+    monkeypatch.setattr(host_module, "write_checkpoint", slow_write)
+    snapshot = threading.Thread(target=host.snapshot)
+    snapshot.start()
+    assert captured.wait(20)
+    timer = threading.Timer(0.3, go.set)
+    timer.start()
+    while (task := host.next(group)).work is not None:
+        if task.work.is_evaluation:
+            host.report(group, task.work.version, {"val_accuracy": 0.5})
+        else:
+            host.push(group, task.work, contribution(host))
+    assert go.is_set()
+    snapshot.join()
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} >= {"epoch-000001"}
+    host.snapshot()  # does nothing
+    host.close()
 
 
 def test_two_hosts_do_not_share_a_run_directory(store: Path, tmp_path: Path) -> None:
