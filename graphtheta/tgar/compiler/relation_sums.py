@@ -108,7 +108,7 @@ class _Buffers:
         """Yield rows of nodes, as many as fit a cache; they are valid until the next."""
         for first in range(0, len(nodes), _CHUNK_ROWS):
             some = slice(first, min(first + _CHUNK_ROWS, len(nodes)))
-            yield some, select(nodes[some], rows, self._chunk[: some.stop - first])
+            yield some, _select(nodes[some], rows, self._chunk[: some.stop - first])
 
 
 class _Sums(torch.autograd.Function):
@@ -218,7 +218,7 @@ def _add_gradients(
             for some, x_n in buffers.chunks(edges.sources, rows):
                 add_to_table(grad_matrix, x_n, grad_z[some])
     else:
-        select(edges.destinations, (grad,), grad_z)
+        _select(edges.destinations, (grad,), grad_z)
         if grad_matrix is not None:
             sum_rows(block, edges.in_edges, rows, x, scale=factors)
             add_to_table(grad_matrix, x, grad_z)
@@ -233,7 +233,7 @@ def _add_gradients(
         sum_rows(block, edges.out_edges, (x,), grad_rows, to=edges.sources)
 
 
-def select(nodes: NDArray[np.int32], rows: Sequence[Tensor], out: Tensor) -> Tensor:
+def _select(nodes: NDArray[np.int32], rows: Sequence[Tensor], out: Tensor) -> Tensor:
     """Write the rows of some nodes, ascending: first those of masters, then those of mirrors."""
     index, masters = torch.from_numpy(nodes), rows[0]
     border = len(nodes) if len(rows) == 1 else int(np.searchsorted(nodes, len(masters)))
