@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 import graphtheta as gt
-from graphtheta.engine.client.connection import Connection
+from graphtheta.engine.client.connection import Connection, Tls
 from graphtheta.engine.client.parameters import ParameterClient
 from graphtheta.engine.server.parameter_service import ParameterServer
+from graphtheta.engine.server.server import ServerTls
 from graphtheta.engine.wire.pieces import (
     decode_contribution,
     encode_contribution,
@@ -125,6 +127,34 @@ def test_arrays_are_cut_into_pieces(size: int) -> None:
     for wrong, num_bytes in ((pieces[1:], size), (pieces, size + 1), ([*pieces, b""], size)):
         with pytest.raises(EngineError, match="stream: expected"):
             read_pieces(iter(wrong), num_bytes)
+
+
+def test_tls_with_certificates_of_groups(store: Path, tmp_path: Path) -> None:
+    ca, stranger = trustme.CA(), trustme.CA()
+    for name, authority in {"server": ca, "group": ca, "stranger": stranger}.items():
+        made = authority.issue_cert("127.0.0.1", "localhost")
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def tls(name: str) -> Tls:
+        return Tls(tmp_path / "ca.pem", tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+
+    pair = tmp_path / "server.pem", tmp_path / "server.key"
+    host = ParameterHost(trainer_of("gcn", store, gt.communicator()), 1)
+    server = ParameterServer(host, tls=ServerTls(*pair, tmp_path / "ca.pem"))
+    address = f"127.0.0.1:{server.port}"
+    for certificates, works in ((tls("group"), True), (tls("stranger"), False), (None, False)):
+        client = ParameterClient(address, tls=certificates, wait_s=10 if works else 0.5)
+        with nullcontext() if works else pytest.raises(Unreachable):
+            assert client.status()["version"] == 0
+        client.close()
+    with pytest.raises(ConfigError, match="PEM"):
+        ParameterClient(address, tls=Tls(tmp_path / "nothing.pem"))
+    server.close(0.0)
+    with pytest.raises(ConfigError, match="--bind: expected a loopback address without TLS"):
+        ParameterServer(host, bind="0.0.0.0:0")
+    host.close()
 
 
 def test_metrics_health_and_reflection(store: Path) -> None:
