@@ -9,7 +9,7 @@
 a second, in turns. `stream` pulls and pushes parameters, and compares the bytes a second with a
 bare gRPC stream of messages of 2 MiB. `slow` stops one of two groups for three quarters of the
 time, and compares both together with the sum of the speeds that each has by itself. `delay` prints
-the test accuracy of a GCN for some delays, over five seeds.
+the test accuracy of a GCN for some delays, over some seeds.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mib", type=int, default=128, help="size of the parameters")
     parser.add_argument("--data", default="cora", help="data set of delay")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of delay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     MEASUREMENTS[options.what](options)
@@ -229,7 +230,9 @@ def wait_for_end(run: Path) -> None:
 def measure_delay(options: Any) -> None:
     """Train with several delays, and print the test accuracy in the best epoch by validation."""
     for delay in (0, 1, 4, 16):
-        found = [accuracy(options.data, delay, options.epochs, seed) for seed in range(5)]
+        found = [
+            accuracy(options.data, delay, options.epochs, seed) for seed in range(options.seeds)
+        ]
         case = {"data": options.data, "delay": delay, "epochs": options.epochs, "threads": 1}
         best = [1 - value for value in found]  # of records, less is better
         append(options.json, [new_record("parameters delay", case, best, unit="seconds")])
@@ -246,7 +249,7 @@ def accuracy(data: str, delay: int, epochs: int, seed: int) -> float:
         strategy = gt.MiniBatch(-(-shard_size(shard) // 8), [10, 10])
         return gt.Trainer(model, shard, strategy=strategy, seed=seed, **more)
 
-    host = gt.ParameterHost(trainer(weight_decay=5e-4), epochs, delay=delay)
+    host = gt.ParameterHost(trainer(weight_decay=5e-4, evaluate_every=5), epochs, delay=delay)
     summary = trainer(parameters=host).fit()
     host.close()
     return float(summary["test_accuracy"])

@@ -167,6 +167,11 @@ class LearningRate:
         if self._torch is not None and self._by == "step":
             self._torch.step()
 
+    @property
+    def reads_metrics(self) -> bool:
+        """Whether the scheduler needs the metrics of an epoch at its end."""
+        return isinstance(self._torch, ReduceLROnPlateau)
+
     def end_epoch(self, metrics: Mapping[str, float], main: str) -> None:
         """Advance a scheduler of torch by an epoch.
 

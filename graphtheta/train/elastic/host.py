@@ -24,6 +24,7 @@ from graphtheta.train.elastic.progress import RunProgress
 from graphtheta.train.elastic.source import Contribution, GroupName, RunTerms, Task
 from graphtheta.train.elastic.terms import check_terms, terms_of
 from graphtheta.train.elastic.updates import Updates, Version
+from graphtheta.train.micro_batches import refuse_statistics
 
 __all__ = ["ParameterHost"]
 
@@ -79,6 +80,7 @@ class ParameterHost:
         self._trainer, self._saver = trainer, trainer.saver
         self._epochs = need_whole(epochs, "parameters: epochs", 1)
         need_whole(delay, "parameters: delay", 0)
+        _check_trainer(trainer)
         self._run = uuid.uuid4().hex
         self._terms = terms_of(trainer)
         self._updates = Updates(trainer)
@@ -391,3 +393,23 @@ class ParameterHost:
         """Release the run directory."""
         with self._changed:
             self._stack.close()
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Raise a ConfigError if a trainer cannot be that of a host."""
+    refuse_statistics(trainer.model)
+    for is_wrong, expected, got in (
+        (trainer.world.size != 1, "a trainer of one worker", f"one of {trainer.world.size}"),
+        (
+            trainer.accumulate != 1,
+            "accumulate=1 (a larger batch has the same effect)",
+            trainer.accumulate,
+        ),
+        (
+            trainer.rate.reads_metrics,
+            "a schedule that does not wait for metrics",
+            "ReduceLROnPlateau",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigError(f"parameters: expected {expected}, got {got}. Change it.")

@@ -217,6 +217,23 @@ def test_two_hosts_do_not_share_a_run_directory(store: Path, tmp_path: Path) -> 
     host.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate": 2}, "expected accumulate=1"),
+        (
+            {"schedule": lambda made: torch.optim.lr_scheduler.ReduceLROnPlateau(made)},
+            "that does not wait for metrics, got ReduceLROnPlateau",
+        ),
+    ],
+)
+def test_a_host_refuses_what_it_cannot_do(
+    options: dict[str, Any], message: str, store: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        host_of("gcn", store, **options)
+
+
 # -- what cannot be used ---------------------------------------------------------------------------
 
 
