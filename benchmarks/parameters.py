@@ -47,7 +47,7 @@ from graphtheta.partition import Plan, make_store
 from graphtheta.proto.v1 import parameters_pb2 as messages
 from graphtheta.train.elastic.layout import ModelLayout
 from graphtheta.train.elastic.ledger import Work
-from graphtheta.train.elastic.source import Contribution, GroupName, RunTerms
+from graphtheta.train.elastic.source import Contribution, GroupName, RunTerms, Task
 
 RUN = ["--model", "gat", "--hidden", "16", "--layers", "2", "--strategy", "mini"]
 STEPS = ["--batch-size", "2048", "--fanouts", "10,10", "--evaluate-every", "1000"]
@@ -282,6 +282,10 @@ class Host:
     def pull(self, version: int) -> Any:
         """Return the parameters."""
         return self._state
+
+    def next(self, *_: Any, **__: Any) -> Task:
+        """Return no work."""
+        return Task("wait", "")
 
     def push(self, *_: Any) -> str:
         """Drop a result."""

@@ -55,6 +55,7 @@ class ParameterClient:
         if tls is not None:
             tls.credentials()  # raises on all workers
         self._made: Connection | None = None
+        self._ahead: Task | None = None  # what the reply to a result has told to do next
         self._id = GroupName.new(1).id
 
     def __repr__(self) -> str:
@@ -85,8 +86,13 @@ class ParameterClient:
         self._one("Join", request, messages.JoinReply)
 
     def next(self, group: GroupName) -> Task:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
         request = messages.NextRequest(group=group_message(group))
-        reply = self._one("Next", request, messages.NextReply)
+        return self._task(self._one("Next", request, messages.NextReply))
+
+    def _task(self, reply: messages.NextReply) -> Task:
         if reply.kind == messages.NextReply.KIND_WORK:
             work = Work(reply.work.step, reply.work.micro_batch, reply.work.version)
             return Task("work", reply.run, work)
@@ -187,4 +193,5 @@ class ParameterClient:
             ) from None
 
     def _outcome(self, reply: messages.PushReply) -> Outcome:
+        self._ahead = self._task(reply.next) if reply.HasField("next") else None
         return _OUTCOMES.get(reply.outcome, "repeated")

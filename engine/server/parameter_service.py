@@ -21,6 +21,8 @@ from graphtheta.proto.v1.parameters_pb2_grpc import (
     add_ParametersServicer_to_server,
 )
 from graphtheta.train.elastic.host import ParameterHost
+from graphtheta.train.elastic.ledger import Outcome
+from graphtheta.train.elastic.source import GroupName, Task
 
 __all__ = ["ParameterServer", "ParameterService"]
 
@@ -93,16 +95,7 @@ class ParameterService(ParametersServicer):
     def Next(  # noqa: N802
         self, request: messages.NextRequest, context: grpc.ServicerContext
     ) -> messages.NextReply:
-        task = self._host.next(group_of(request.group))
-        reply = messages.NextReply(kind=_KINDS[task.kind], run=task.run)
-        if task.work is not None:
-            work = task.work
-            reply.work.CopyFrom(
-                messages.Work(step=work.step, micro_batch=work.index, version=work.version)
-            )
-        if task.kind == "done":
-            reply.summary = json.dumps(task.summary)
-        return reply
+        return _next_reply(self._host.next(group_of(request.group)))
 
     def Pull(  # noqa: N802
         self, request: messages.PullRequest, context: grpc.ServicerContext
@@ -121,15 +114,20 @@ class ParameterService(ParametersServicer):
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> messages.PushReply:
         group, work, result = decode_contribution(requests, self._host.layout)
-        outcome = self._host.push(group, work, result)
-        return messages.PushReply(outcome=_OUTCOMES[outcome])
+        return self._push_reply(group, self._host.push(group, work, result))
 
     def Report(  # noqa: N802
         self, request: messages.ReportRequest, context: grpc.ServicerContext
     ) -> messages.PushReply:
         metrics = dict(zip(request.names, request.values, strict=False))
-        outcome = self._host.report(group_of(request.group), request.version, metrics)
-        return messages.PushReply(outcome=_OUTCOMES[outcome])
+        group = group_of(request.group)
+        return self._push_reply(group, self._host.report(group, request.version, metrics))
+
+    def _push_reply(self, group: GroupName, outcome: Outcome) -> messages.PushReply:
+        """Return the reply to a result, with the next work: this saves the group a call."""
+        task = self._host.next(group, wait_s=0.0)
+        following = None if task.kind == "wait" else _next_reply(task)
+        return messages.PushReply(outcome=_OUTCOMES[outcome], next=following)
 
     def Leave(  # noqa: N802
         self, request: messages.LeaveRequest, context: grpc.ServicerContext
@@ -141,6 +139,18 @@ class ParameterService(ParametersServicer):
         self, request: messages.StatusRequest, context: grpc.ServicerContext
     ) -> messages.StatusReply:
         return messages.StatusReply(status=json.dumps(self._host.status()))
+
+
+def _next_reply(task: Task) -> messages.NextReply:
+    reply = messages.NextReply(kind=_KINDS[task.kind], run=task.run)
+    if task.work is not None:
+        work = task.work
+        reply.work.CopyFrom(
+            messages.Work(step=work.step, micro_batch=work.index, version=work.version)
+        )
+    if task.kind == "done":
+        reply.summary = json.dumps(task.summary)
+    return reply
 
 
 def _object(text: str, where: str) -> dict[str, str]:

@@ -144,7 +144,7 @@ class PushHeader(_message.Message):
     def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., loss: _Optional[float] = ..., count: _Optional[float] = ..., gradients: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[RowHeader, _Mapping]]] = ...) -> None: ...
 
 class PushReply(_message.Message):
-    __slots__ = ("outcome",)
+    __slots__ = ("outcome", "next")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OUTCOME_UNSPECIFIED: _ClassVar[PushReply.Outcome]
@@ -158,8 +158,10 @@ class PushReply(_message.Message):
     OUTCOME_NOT_OPEN: PushReply.Outcome
     OUTCOME_REFUSED: PushReply.Outcome
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     outcome: PushReply.Outcome
-    def __init__(self, outcome: _Optional[_Union[PushReply.Outcome, str]] = ...) -> None: ...
+    next: NextReply
+    def __init__(self, outcome: _Optional[_Union[PushReply.Outcome, str]] = ..., next: _Optional[_Union[NextReply, _Mapping]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("group", "version", "names", "values")

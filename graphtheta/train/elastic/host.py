@@ -137,8 +137,8 @@ class ParameterHost:
         with self._changed:
             self._see(group)
 
-    def next(self, group: GroupName) -> Task:
-        until = time.monotonic() + _WAIT_S
+    def next(self, group: GroupName, wait_s: float = _WAIT_S) -> Task:
+        until = time.monotonic() + wait_s
         with self._changed:
             while True:
                 self._see(group)
