@@ -19,7 +19,7 @@ from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.core.stream import EdgesInMemory, EdgeStream
 from graphtheta.partition.methods.registry import PARTITIONERS
 from graphtheta.partition.pipeline.make_store import Build, build, make_store
-from graphtheta.partition.pipeline.pipeline import Plan
+from graphtheta.partition.pipeline.plan import Plan
 from graphtheta.partition.store.index import Index
 from graphtheta.partition.store.manifest import Book, ColumnSpec, LabelSpec, Manifest
 from graphtheta.partition.store.part import PartTables

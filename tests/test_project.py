@@ -49,7 +49,7 @@ INSIDE = {
     "partition": (
         ("core",),
         ("methods", "ooc"),
-        ("store",),
+        ("placement", "store"),
         ("pipeline",),
         ("analysis",),
     ),

@@ -212,7 +212,7 @@ def _partition(
     from graphtheta.bench.partition import Job, partition_record
     from graphtheta.cli.bench_tables import PARTITION_HEAD, partition_row
     from graphtheta.datasets.generate import rmat
-    from graphtheta.partition.pipeline.pipeline import named_partitioner
+    from graphtheta.partition.pipeline.plan import named_partitioner
 
     named = [name.strip() for name in methods.split(",")]
     for name in named:

@@ -105,7 +105,8 @@ def _show(store: Store, labels: dict[str, LabelCounts], verified: bool, *, parts
     from graphtheta.partition import quality_rows
 
     manifest = store.manifest
-    method = f"{manifest.method} ({manifest.cut}-cut)"
+    placed = ", cover placement" * (manifest.placement == "cover")
+    method = f"{manifest.method}{placed} ({manifest.cut}-cut)"
     rows = [
         ("nodes", f"{manifest.num_nodes:,}, ids of type {_id_types(manifest)}"),
         ("edges", f"{manifest.num_edges:,}{', with reverse edges' * manifest.undirected}"),

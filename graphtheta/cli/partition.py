@@ -14,7 +14,7 @@ from graphtheta.errors import ConfigError
 from graphtheta.wording import counted
 
 if TYPE_CHECKING:
-    from graphtheta.partition import Assessment, GraphSource
+    from graphtheta.partition import Assessment, GraphSource, Plan
 
 __all__ = ["partition"]
 
@@ -78,6 +78,8 @@ def partition(
     like: Annotated[Path | None, _column("PATH")] = None,
     method: Annotated[str, option("NAME", panel=_METHOD)] = "kaminpar",
     seed: Annotated[int, option("INTEGER", panel=_METHOD)] = 0,
+    placement: Annotated[str, option("[method|cover]", panel=_METHOD)] = "method",
+    merge_weight: Annotated[float, option("FLOAT", panel=_METHOD)] = 1.25,
     balance_nodes: _Balance = None,
     balance_edges: _Balance = None,
     balance_train: _Balance = None,
@@ -141,6 +143,11 @@ def partition(
         method: Partitioner: {methods}. kaminpar cuts the fewest edges, but holds all of them in
             the memory of one host. Measure others on your graph with --compare.
         seed: Random seed of the partitioner.
+        placement: Where to store edges: method, where the partitioner puts them, which for one of
+            nodes is with their destination; or cover, for a partitioner of nodes, with their source
+            where workers then exchange fewer rows.
+        merge_weight: With cover, the bytes of a partial sum (a merge) over those of a row of a
+            source (a sync), from 1. Merges count that much when rows are minimised.
         balance_nodes: Largest number of masters in a part, over the mean, such as 1.05.
         balance_edges: Largest number of edges in a part, over the mean, such as 1.05.
         balance_train: Largest number of training nodes in a part, over the mean, such as 1.05.
@@ -201,7 +208,8 @@ def partition(
         "edge_keep": edge_keep,
     }
     columns = {name: value for name, value in given.items() if value is not None}
-    methods = [name.strip() for name in compare.split(",")] if compare else [method]
+    if compare:
+        method, methods = "node-hash", [name.strip() for name in compare.split(",")]
     writes = not dry_run and compare is None
     path, target = _input_and_store(input, store, nodes, edges, writes)
     if target is not None:
@@ -211,7 +219,7 @@ def partition(
     resources = Resources(comm, count, _bytes(memory_limit), phases)
     plan = Plan(
         num_parts=parts,
-        method=methods[0],
+        method=method,
         seed=seed,
         undirected=undirected,
         self_loops=not drop_self_loops,
@@ -219,6 +227,8 @@ def partition(
         drop_unknown=drop_unknown,
         balance=Balance(balance_nodes, balance_edges, balance_train, types=balance_types),
         balance_split=balance_split,
+        placement=placement,
+        merge_weight=merge_weight,
     )
     source = _source(path, nodes, edges, columns)
     source = WithReverse(source) if add_reverse else source
@@ -230,7 +240,7 @@ def partition(
         found = compared(source, plan, methods, job)
         show_rows([_compared_row(one) for one in found], title=title, head=_COMPARED)
         return
-    title += f" by {method}"
+    title += f" by {method}" + ", cover placement" * plan.covers
     expected = estimate(source, plan, resources)
     if target is None:
         show_rows(expected.rows(), title=f"estimate for {title}")
@@ -264,7 +274,7 @@ def partition(
         f"{counted(manifest.num_edges, 'edge')} to {target}"
     )
     if manifest.quality.edge_balance > _UNBALANCED:
-        print(_balance_hint(method, manifest.quality.edge_balance))
+        print(_balance_hint(plan, manifest.quality.edge_balance))
 
 
 _UNBALANCED = 1.5  # largest part over the mean, from which on a hint is printed
@@ -275,6 +285,7 @@ _COMPARED = (
     "balance of nodes",
     "balance of edges",
     "mirrors",
+    "rows a layer",
     "seconds",
 )
 
@@ -288,13 +299,12 @@ def _remedy(held: int, limit: int | None) -> str:
     return "Use more parts."
 
 
-def _balance_hint(method: str, balance: float) -> str:
-    from graphtheta.partition import PARTITIONERS
-
+def _balance_hint(plan: Plan, balance: float) -> str:
+    can_limit = "edges" in plan.partitioner.balances and not plan.covers
     limit = "limit it with --balance-edges 1.1, or "
     return (
         f"hint: one part has {balance:.1f} times the mean of edges, so that its worker does most "
-        f"of the work; {limit * ('edges' in PARTITIONERS[method].balances)}choose another method "
+        f"of the work; {limit * can_limit}choose another method "
         "(--compare dbh,hdrf,2ps-l measures them)"
     )
 
@@ -302,10 +312,12 @@ def _balance_hint(method: str, balance: float) -> str:
 def _compared_row(one: Assessment) -> tuple[str, ...]:
     from graphtheta.partition import measure, quality_rows
 
+    name = one.method if one.placement == "method" else f"{one.method}, {one.placement}"
     if one.counts is None:
-        return one.method, one.refusal, *[""] * (len(_COMPARED) - 2)
+        return name, one.refusal, *[""] * (len(_COMPARED) - 2)
     values = [value for _, value in quality_rows(measure(one.counts))]
-    return one.method, *values, f"{one.seconds:.1f}"
+    rows = int(one.counts.syncs.sum() + one.counts.merges.sum())
+    return name, *values, f"{rows:,}", f"{one.seconds:.1f}"
 
 
 def _bytes(text: str | None) -> int | None:

@@ -23,7 +23,7 @@ from graphtheta.data.reverse import WithReverse
 from graphtheta.datasets import read, takes
 from graphtheta.errors import ConfigError, StoreError
 from graphtheta.partition import GraphSource, Plan, Resources, Store, make_store, open_store
-from graphtheta.partition.pipeline.pipeline import named_partitioner
+from graphtheta.partition.pipeline.plan import named_partitioner
 from graphtheta.partition.store.manifest import FORMAT_VERSION
 from graphtheta.runtime.atomic import disk_errors
 from graphtheta.runtime.lock import FileLock

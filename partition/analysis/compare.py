@@ -25,7 +25,8 @@ from graphtheta.partition.ooc.shared_folder import shared_folder
 from graphtheta.partition.pipeline.assign import ASSIGNMENT, Assignment
 from graphtheta.partition.pipeline.make_store import temporary_folder
 from graphtheta.partition.pipeline.masters import OWNERS
-from graphtheta.partition.pipeline.pipeline import Pipeline, Plan, named_partitioner
+from graphtheta.partition.pipeline.pipeline import Pipeline
+from graphtheta.partition.pipeline.plan import Plan
 from graphtheta.partition.store.quality import PartCounts
 
 __all__ = ["Assessment", "assess", "compare", "write_assignment"]
@@ -37,6 +38,7 @@ class Assessment:
 
     Attributes:
         method: Key in `PARTITIONERS`.
+        placement: Placement of the edges, as in `Plan`.
         counts: Sizes of the parts, or None if the method was refused.
         seconds: Time of the method. For an `EdgeRule`, without the assignment of edges, which
             happens later.
@@ -47,6 +49,7 @@ class Assessment:
     counts: PartCounts | None
     seconds: float
     refusal: str = ""
+    placement: str = "method"
 
 
 def assess(source: GraphSource, plan: Plan, resources: Resources | None = None) -> PartCounts:
@@ -54,7 +57,7 @@ def assess(source: GraphSource, plan: Plan, resources: Resources | None = None) 
 
     Feature, label and split columns are not read. Arguments and errors are those of `make_store`.
     """
-    (only,) = compare(source, plan, [plan.method], resources)
+    (only,) = _compare(source, [plan], resources or Resources())
     if only.counts is None:
         raise PartitionError(only.refusal)
     return only.counts
@@ -70,22 +73,32 @@ def compare(
 
     Args:
         source: The graph.
-        plan: Options of the partitioning; `method` has no effect.
+        plan: Options of the partitioning; `method` has no effect. With cover placement, each
+            partitioner of nodes is assessed without it, too.
         methods: Keys of `PARTITIONERS`.
         resources: Ranks, threads and memory.
 
     Raises:
         GraphThetaError: As `make_store` does.
     """
-    resources = resources or Resources()
-    plans = [dataclasses.replace(plan, method=method) for method in methods]
-    topology = _topology(source, plan)
+    plans = []
+    for method in methods:
+        plans.append(dataclasses.replace(plan, method=method, placement="method"))
+        if plan.covers and plans[-1].cut == "edge":
+            plans.append(dataclasses.replace(plan, method=method))
+    yield from _compare(source, plans, resources or Resources())
+
+
+def _compare(
+    source: GraphSource, plans: Sequence[Plan], resources: Resources
+) -> Iterator[Assessment]:
+    topology, plan = _topology(source, plans[0]), plans[0]
     with temporary_folder(resources.comm) as folder:
         with CheckpointedPhases(folder / "edges", {}, resources.comm) as phases:
             edges = Pipeline(topology, plan, phases, resources).prepare()
         for number, each in enumerate(plans):
             with CheckpointedPhases(folder / str(number), {}, resources.comm) as phases:
-                yield _assess(Pipeline(topology, each, phases, resources), edges, each.method)
+                yield _assess(Pipeline(topology, each, phases, resources), edges, each)
 
 
 def write_assignment(
@@ -111,7 +124,7 @@ def write_assignment(
         pipeline = Pipeline(topology, plan, phases, resources)
         edges = pipeline.prepare()
         assignment = pipeline.assign(edges)
-        vertex_cut = named_partitioner(plan.method).cut == "vertex"
+        vertex_cut = plan.cut == "vertex"
         if vertex_cut:
             pipeline.count(edges, assignment)  # also draws the masters
         if comm.rank == 0:
@@ -130,15 +143,16 @@ def _topology(source: GraphSource, plan: Plan) -> GraphSource:
     return source if typed or plan.balance.train is not None else TopologySource(source)
 
 
-def _assess(pipeline: Pipeline, edges: EdgeFile, method: str) -> Assessment:
+def _assess(pipeline: Pipeline, edges: EdgeFile, plan: Plan) -> Assessment:
     start = time.perf_counter()
     try:
         assignment = pipeline.assign(edges)
         seconds = time.perf_counter() - start
         counts, _ = pipeline.count(edges, assignment)
-        return Assessment(method, counts, seconds)
+        return Assessment(plan.method, counts, seconds, placement=plan.placement)
     except PartitionError as error:  # the same on every rank: it depends only on sizes
-        return Assessment(method, None, time.perf_counter() - start, str(error))
+        seconds = time.perf_counter() - start
+        return Assessment(plan.method, None, seconds, str(error), plan.placement)
 
 
 def _write_nodes(nodes: NodeTable, owners: NodeFile, path: Path) -> None:

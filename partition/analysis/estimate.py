@@ -26,10 +26,7 @@ from graphtheta.partition.pipeline.part_size import (
     part_bytes,
     row_bytes,
 )
-from graphtheta.partition.pipeline.pipeline import (
-    Plan,
-    named_partitioner,
-)
+from graphtheta.partition.pipeline.plan import Plan
 from graphtheta.partition.store.id_hash import hash_ids
 from graphtheta.wording import format_bytes
 
@@ -42,6 +39,7 @@ _STARTUP = 3.0  # seconds until libraries are loaded and kernels are compiled or
 _TEXT_RATE = 0.5e6  # edges per second whose ids are texts, in addition
 _COLUMN_RATE = 100e6  # bytes per second of columns of nodes and edges, through all phases
 _PIPELINE_RATE = 12e6  # edges per second through all phases except the method
+_COVER_RATE = 8e6  # edges per second of cover placement, in addition
 _DEFAULT_RATE = 100e6  # edges per second of methods that are not in _RATES
 _RATES = {  # edges per second of the methods, for 32 parts
     "hdrf": 7e6,
@@ -113,7 +111,7 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
     position = 4 if num_edges < 2**31 else 8
     edge_columns = mean_bytes(source.edge_tables, lambda schema: row_bytes(_without_ends(schema)))
     node_row = mean_bytes(source.node_tables, row_bytes) or 8
-    method = named_partitioner(plan.method).memory(num_nodes, num_edges, plan.num_parts)
+    method = plan.partitioner.memory(num_nodes, num_edges, plan.num_parts)
     # Replicas of a part: its masters, and at most one endpoint of each edge.
     replicas = min(num_nodes, num_nodes / plan.num_parts + num_edges / plan.num_parts)
     part_edges, part_nodes = num_edges / plan.num_parts, num_nodes / plan.num_parts
@@ -149,6 +147,7 @@ def estimate(source: GraphSource, plan: Plan, resources: Resources) -> Estimate:
         + replicas * 32 * plan.num_parts
     )
     work = num_edges / _PIPELINE_RATE + num_edges / _RATES.get(plan.method, _DEFAULT_RATE)
+    work += num_edges / _COVER_RATE if plan.covers else 0
     work += num_edges / _TEXT_RATE if pa.string() in dict(id_types) else 0
     work += (num_nodes * node_row + num_edges * edge_columns) / _COLUMN_RATE
     return Estimate(

@@ -16,7 +16,8 @@ from graphtheta.data.source import GraphSource
 from graphtheta.partition.core.resources import Resources
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.pipeline.part_nodes import own_parts
-from graphtheta.partition.pipeline.pipeline import Pipeline, Plan
+from graphtheta.partition.pipeline.pipeline import Pipeline
+from graphtheta.partition.pipeline.plan import Plan
 from graphtheta.partition.store.manifest import FORMAT_VERSION, Book, Manifest
 from graphtheta.partition.store.part import PartTables
 from graphtheta.partition.store.store import Store, open_store, write_description

@@ -148,6 +148,8 @@ def order_masters(
         counts.masters[part], counts.mirrors[part] = len(masters), len(mirrors)
         counts.edges[part], counts.cut[part] = len(records), counts.cut_of[part].sum()
         counts.interior[part] = interior
+        counts.syncs[part] = np.count_nonzero(replicas.out_count[mirrors])
+        counts.merges[part] = np.count_nonzero(replicas.in_count[mirrors])
         for count, of in ((counts.masters_of, keys), (counts.mirrors_of, replicas.keys[mirrors])):
             bounds = [*np.searchsorted(of, first_node_keys).tolist(), len(of)]
             count[part] = np.diff(np.array(bounds, np.int64))

@@ -7,6 +7,7 @@ edges       write the edges as node keys, the stream that partitioners read
 duplicates  if requested: drop duplicate edges
 reverses    if reverses were added: count the edges that had theirs already
 assign      run the partitioner: a part for each node or each edge
+place       for cover placement: find the part of each edge
 shuffle     spill the edges to their parts
 replicas    find the nodes of each part's edges
 masters     choose the owner of each node; spill the nodes to their owners
@@ -25,7 +26,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,13 @@ from graphtheta.data.types import (
     node_tables,
     qualified,
 )
-from graphtheta.errors import ConfigError, GraphFormatError, PartitionError
-from graphtheta.partition.core.partitioner import Balance, Partitioner, PartitionJob
+from graphtheta.errors import GraphFormatError, PartitionError
+from graphtheta.partition.core.partitioner import Balance, PartitionJob
 from graphtheta.partition.core.resources import Resources
-from graphtheta.partition.methods.registry import PARTITIONERS
 from graphtheta.partition.ooc.checkpointed_phases import CheckpointedPhases
 from graphtheta.partition.ooc.edge_file import EdgeFile
 from graphtheta.partition.ooc.record_spill import RecordReader
-from graphtheta.partition.pipeline.assign import Assignment, assign
+from graphtheta.partition.pipeline.assign import Assignment, assign, place_edges
 from graphtheta.partition.pipeline.check_columns import check_columns, check_tables
 from graphtheta.partition.pipeline.collect_ids import CollectedIds, collect_ids
 from graphtheta.partition.pipeline.deduplicate import count_reverses, drop_duplicates
@@ -57,6 +57,7 @@ from graphtheta.partition.pipeline.order import order_masters, write_local_ids
 from graphtheta.partition.pipeline.part_builder import PartBuilder
 from graphtheta.partition.pipeline.part_nodes import find_part_nodes, own_parts
 from graphtheta.partition.pipeline.part_size import copied_bytes, part_bytes
+from graphtheta.partition.pipeline.plan import Plan
 from graphtheta.partition.pipeline.resolve_ids import resolve_edges
 from graphtheta.partition.pipeline.shuffle_edges import EDGES, edge_record, shuffle_edges
 from graphtheta.partition.pipeline.write_index import write_index
@@ -78,55 +79,9 @@ from graphtheta.partition.store.schema import describe_edges, describe_nodes
 from graphtheta.partition.store.store import PART_RECORD, part_folder
 from graphtheta.wording import counted
 
-__all__ = ["Pipeline", "Plan", "named_partitioner"]
+__all__ = ["Pipeline"]
 
 _log = logging.getLogger("graphtheta")
-
-
-def named_partitioner(method: str) -> Partitioner:
-    """Return the partitioner with the name `method`.
-
-    Raises:
-        ConfigError: If it does not exist.
-    """
-    need_name(method, PARTITIONERS, "partitioner (--method)")
-    return PARTITIONERS[method]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Options of a partitioning. The store depends on the graph and these options only.
-
-    Attributes:
-        num_parts: Number of parts (P), at most the number of nodes.
-        method: Name of the partitioner, a key of `PARTITIONERS`.
-        seed: Seed of the partitioner.
-        undirected: Whether to add the reverse of every edge that is not a self-loop.
-        self_loops: Whether to keep edges from a node to itself.
-        repeats: Whether to keep duplicate edges: same source, destination and, if the graph has a
-            column `type`, same type as an earlier edge.
-        drop_unknown: Whether to drop edges with an id that the node table lacks, which are an error
-            otherwise.
-        balance: Limits on the imbalance of the parts.
-        balance_split: Name of the split whose training nodes `balance.train` limits.
-    """
-
-    num_parts: int
-    method: str = "node-hash"
-    seed: int = 0
-    undirected: bool = False
-    self_loops: bool = True
-    repeats: bool = True
-    drop_unknown: bool = False
-    balance: Balance = field(default_factory=Balance)
-    balance_split: str = "split"
-
-    def __post_init__(self) -> None:
-        named_partitioner(self.method)
-        if self.num_parts < 1:
-            raise ConfigError(
-                f"partition: expected at least one part, got {self.num_parts}. Use more parts."
-            )
 
 
 class Pipeline:
@@ -234,18 +189,18 @@ class Pipeline:
 
     def assign(self, edges: EdgeFile) -> Assignment:
         """Run the partitioner, and return its assignment of nodes or edges to parts."""
-        plan = self._plan
-        partitioner = named_partitioner(plan.method)
+        plan, folder, resources = self._plan, self._folder, self._resources
 
         def run() -> None:
             balance = self._balance(edges)
-            job = PartitionJob(edges, plan.num_parts, plan.seed, balance, self._resources)
-            assign(partitioner, job, self._folder)
+            job = PartitionJob(edges, plan.num_parts, plan.seed, balance, resources)
+            assign(plan.partitioner, job, folder)
 
+        assignment = Assignment(folder, plan, edges.num_nodes)
         self._phase("assign", run)
-        return Assignment(
-            self._folder, partitioner, plan.num_parts, edges.num_nodes, seed=plan.seed
-        )
+        if plan.covers:
+            self._phase("place", lambda: place_edges(assignment, edges, folder, resources))
+        return assignment
 
     def count(self, edges: EdgeFile, assignment: Assignment) -> tuple[PartCounts, dict[str, Any]]:
         """Spill edges and nodes to their parts, and order the masters.
@@ -365,7 +320,9 @@ class Pipeline:
             num_edges=edges.num_edges,
             num_parts=plan.num_parts,
             method=plan.method,
-            cut=named_partitioner(plan.method).cut,
+            cut=plan.cut,
+            placement=plan.placement,
+            merge_weight=plan.merge_weight if plan.covers else None,
             seed=plan.seed,
             undirected=plan.undirected,
             self_loops=plan.self_loops,

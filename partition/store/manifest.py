@@ -186,6 +186,9 @@ class Manifest(BaseModel):
         method: Name of the partitioner, a key of `PARTITIONERS`.
         cut: `"edge"` if every edge is in the part of its destination's master; `"vertex"` if edges
             can be in any part.
+        placement: `"method"` if edges are where the partitioner put them, `"cover"` if they are
+            where the fewest rows are exchanged; see `Plan`.
+        merge_weight: How many syncs a merge was worth in a cover placement; None of others.
         seed: Seed of the partitioner.
         undirected: Whether the reverse of every input edge was added.
         self_loops: Whether edges from a node to itself were kept.
@@ -211,6 +214,8 @@ class Manifest(BaseModel):
     num_parts: int
     method: str
     cut: Literal["edge", "vertex"]
+    placement: str = "method"
+    merge_weight: float | None = None
     seed: int
     undirected: bool
     self_loops: bool
@@ -420,6 +425,8 @@ def checksum(manifest: Manifest, book: Book) -> str:
     described = manifest.model_dump(mode="json", exclude={"quality", "checksum"})
     if not manifest.drop_unknown:  # stores of earlier versions have neither
         del described["drop_unknown"], described["dropped_unknown"]
+    if manifest.merge_weight is None:  # nor these
+        del described["placement"], described["merge_weight"]
     for spec in (*described["node_types"], *described["relations"]):
         for name in ("encodings", "inputs"):
             if not spec[name]:  # stores of earlier versions have none

@@ -93,6 +93,8 @@ class PartCounts:
         edges: Number of edges.
         cut: Number of edges whose endpoints have masters in different parts.
         interior: Number of interior masters (see `PartTables`).
+        syncs: Number of mirrors with out-edges, whose values are received in a forward pass.
+        merges: Number of mirrors with in-edges, whose partial sums are sent.
         masters_of: Number of masters of each node type.
         mirrors_of: Number of mirrors of each node type.
         edges_of: Number of edges of each relation.
@@ -107,6 +109,8 @@ class PartCounts:
     edges: NDArray[np.int64]
     cut: NDArray[np.int64]
     interior: NDArray[np.int64]
+    syncs: NDArray[np.int64]
+    merges: NDArray[np.int64]
     masters_of: NDArray[np.int64]
     mirrors_of: NDArray[np.int64]
     edges_of: NDArray[np.int64]
@@ -118,13 +122,13 @@ class PartCounts:
         of_types, of_relations = (
             np.zeros((2, num_parts, count), np.int64) for count in (num_types, num_relations)
         )
-        return cls(*np.zeros((5, num_parts), np.int64), *of_types, *of_relations)
+        return cls(*np.zeros((7, num_parts), np.int64), *of_types, *of_relations)
 
     def total(self, comm: Communicator) -> PartCounts:
         """Return the sum over all ranks; collective.
 
         Communication:
-            One all-reduce of 40 bytes, and 16 for each node type and relation, for each part.
+            One all-reduce of 56 bytes, and 16 for each node type and relation, for each part.
         """
         counts = [getattr(self, name) for name in PartCounts.__slots__]
         sums = np.concatenate([count.ravel() for count in counts])
@@ -158,6 +162,8 @@ def count_part(part: PartTables, counts: PartCounts) -> None:
     ):
         total[index] = counts_of[index].sum()
     counts.interior[index] = part.num_interior
+    for total, indptr in ((counts.syncs, part.out_indptr), (counts.merges, part.in_indptr)):
+        total[index] = np.count_nonzero(np.diff(column_numpy(indptr, "indptr"))[~is_master])
 
 
 def measure(counts: PartCounts) -> Quality:

@@ -123,6 +123,14 @@ def test_merged_parts_same_as_single(method: str, tmp_path: Path) -> None:
             assert_equal(step(CASES[name], store, workers), alone(name, torch.float64), 1e-10)
 
 
+def test_cover_placement_same_as_single(tmp_path: Path) -> None:
+    graph = graph_of(torch.float64)
+    store = make_store(graph, tmp_path / "store", Plan(3, "node-hash", placement="cover"))
+    for name in ("gat_edges", "sage_max", "rgcn"):
+        for workers in (1, 3):
+            assert_equal(step(CASES[name], store, workers), alone(name, torch.float64), 1e-10)
+
+
 # Ranks with little to do.
 
 

@@ -172,7 +172,8 @@ def _check_replicas(whole: Whole) -> None:
         in_edges = np.diff(column_numpy(part.in_indptr, "indptr"))[m:]
         out_edges = np.diff(column_numpy(part.out_indptr, "indptr"))[m:]
         assert (in_edges + out_edges > 0).all(), "a mirror without an edge"
-    if whole.build.manifest.cut == "vertex":
+    manifest = whole.build.manifest
+    if manifest.cut == "vertex" and manifest.placement == "method":
         for part in whole.parts.values():
             local = np.diff(column_numpy(part.in_indptr, "indptr"))
             local = local + np.diff(column_numpy(part.out_indptr, "indptr"))

@@ -1,0 +1,1 @@
+"""Placement of cut edges: in the part of their source or of their destination."""
