@@ -38,9 +38,13 @@ def read_curve(run: Path, column: str = "loss") -> LossCurve:
             run evaluated, such as `val_loss`.
 
     Raises:
-        ConfigError: If the run has no metrics, a line is damaged, or the column or the learning
-            rate is missing.
+        ConfigError: If the run has no metrics, a line is damaged, or the learning rate or the
+            column is missing, or if the column is not a loss.
     """
+    if not column.endswith("loss"):
+        raise ConfigError(
+            f"--loss: expected loss or one such as val_loss, got '{column}'. Choose a loss."
+        )
     path = run / "metrics.jsonl"
     try:
         lines = path.read_text().splitlines()

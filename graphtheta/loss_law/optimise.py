@@ -44,6 +44,8 @@ def best_schedule(law: MultiPowerLaw, epochs: int, peak: float, *, warmup: int =
         return loss, -np.cumsum(above[::-1])[::-1]
 
     length = epochs - warmup
+    if length == 1:  # only the peak follows the warm-up
+        return schedule(np.empty(0))
     start = np.full(length - 1, np.log(10) / max(1, length - 1))  # to a tenth of the peak
     found = minimize(
         objective,

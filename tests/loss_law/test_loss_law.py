@@ -92,6 +92,11 @@ def test_the_best_schedule_is_better_than_the_usual_ones():
     assert LAW.predict(found)[-1] < min(losses.values())
 
 
+def test_the_best_schedule_that_is_nearly_all_warmup():
+    assert best_schedule(LAW, 4, 0.4, warmup=3) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert len(best_schedule(LAW, 4, 0.4, warmup=2)) == 4
+
+
 def write_run(path: Path, curve: LossCurve) -> None:
     path.mkdir()
     lines = [
@@ -145,6 +150,8 @@ def test_what_cannot_be_fitted(tmp_path: Path):
         fit_law([short])
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: expected the metrics of a run"):
         read_curve(tmp_path)
+    with pytest.raises(ConfigError, match="expected loss or one such as val_loss, got 'val_f1'"):
+        read_curve(tmp_path, "val_f1")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"law": {"l0": NaN}}', "[1]"])

@@ -149,6 +149,8 @@ def test_monitor_of_rare_positives_is_average_precision() -> None:
     ("kind", "given", "message"),
     [
         ("binary", "auroc,f3", "those of a binary label .auroc, .*got 'f3'"),
+        ("binary", "recall@1.5precision", "got 'recall@1.5precision'"),
+        ("multilabel", "precision@90recall", "got 'precision@90recall'"),
         ("multiclass", "aurocs", "those of a multiclass label .accuracy, .*got 'aurocs'"),
         ("regression", "f1", "those of a regression label .rmse, .*got 'f1'"),
         ("binary", [3], "names and metrics of torchmetrics, got int"),

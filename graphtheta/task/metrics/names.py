@@ -232,9 +232,10 @@ METRICS: dict[str, MetricSpec] = {
     "mae": MetricSpec(_NUMBERS, lambda scored: _errors(scored, 1), higher_is_better=False),
     "r2": MetricSpec(_NUMBERS, _r2),
 }
+_SHARE = r"(0?\.\d+|1|1\.0+)"
 _PATTERNS: tuple[tuple[str, tuple[LabelKind, ...], Callable[[float, Scored], float]], ...] = (
-    (r"recall@(\d*\.?\d+)precision", _SCORES, lambda x, s: s.mean_of_curves("best_recall", x)),
-    (r"precision@(\d*\.?\d+)recall", _SCORES, lambda x, s: s.mean_of_curves("best_precision", x)),
+    (rf"recall@{_SHARE}precision", _SCORES, lambda x, s: s.mean_of_curves("best_recall", x)),
+    (rf"precision@{_SHARE}recall", _SCORES, lambda x, s: s.mean_of_curves("best_precision", x)),
     (r"top(\d+)_accuracy", ("multiclass",), lambda x, s: _top(int(x), s)),
 )
 
