@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from graphtheta.data.schema import refuse, validate_edges, validate_nodes
+from graphtheta.data.schema import classes_of, refuse, validate_edges, validate_nodes
 from graphtheta.data.source import GraphSource
 from graphtheta.data.types import EdgeTable, SourceTable
 from graphtheta.errors import ConfigError
@@ -88,7 +88,9 @@ def check_columns(source: GraphSource, resources: Resources) -> dict[str, Any] |
                 advance(chunk.num_rows)
         resources.comm.all_reduce(found, "min", stage="check labels")
         for label, (low, minus_high, missing) in zip(labels, found, strict=True):
-            if missing or (low != _NONE and low == -minus_high):
+            # If there are names of several classes, the others occur in the recipe's first table.
+            named = classes_of(table.schema.field(label))
+            if missing or (low != _NONE and low == -minus_high and len(named) < 2):
                 found_one = refuse(
                     f"{table.name}: {label}",
                     "labels" if missing else "at least two classes",

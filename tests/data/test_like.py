@@ -73,6 +73,7 @@ def test_classes_and_edge_types_keep_their_numbers(tmp_path):
     graph = gt.Graph.from_arrow(nodes, edges, like=recipe, edge_type="kind")
     assert graph.label().tolist() == [1] * 4
     assert graph.column("type").tolist() == [1] * 3
+    assert make_store(graph, tmp_path / "one", Plan(1)).manifest.labels["y"].num_classes == 2
     with pytest.raises(GraphFormatError, match=r"the classes of the recipe .*, 'bad', 'good', got"):
         gt.Graph.from_arrow({**nodes, "label:y": ["odd"] * 4}, edges, like=recipe)
 
