@@ -34,6 +34,7 @@ from graphtheta.bench.record import append, new_record
 LEASE_S = 3.0
 _KINDS = ("kill", "stop", "end", "cut off")
 _WEIGHTS = (2, 3, 1, 4)
+_ENDS = (0, -signal.SIGKILL, 128 + signal.SIGTERM)  # exit codes of groups; others are faults
 
 
 def main() -> None:
@@ -123,6 +124,7 @@ def campaign(
                 order.pop()
             for number, one in enumerate(alive):
                 if one.process.poll() is not None and process.poll() is None:
+                    assert one.process.returncode in _ENDS, one.log.read_text()[-2000:]
                     alive[number] = start_group()
         assert served[-1].process.returncode == 0, (wild / "service.log").read_text()[-2000:]
         wild_s = time.monotonic() - start

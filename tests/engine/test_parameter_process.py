@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,84 @@ def test_groups_of_other_processes_train_the_run(tmp_path: Path) -> None:
         process, _ = stack.enter_context(serving(*words, "--bind", address))
         for one in (process, first):
             assert one.wait(100) == 0
+    records = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("alone", "run")]
+    assert records[0]["loss_history"] == records[1]["loss_history"]
+    assert records[0]["weights_hash"] == records[1]["weights_hash"]
+
+
+def forked(folder: Path, name: str, *words: Any) -> BaseProcess:
+    """Start a command of graphtheta in a process that is forked with its modules loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "graphtheta", "graphtheta.engine.client"])
+    arguments = ([*map(str, words)], folder / f"{name}.log")
+    process = context.Process(target=run_command, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def run_command(words: list[str], log: Path) -> None:
+    with log.open("ab", buffering=0) as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    sys.exit(main(words))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.spawn
+def test_killed_processes_train_the_same_weights(tmp_path: Path) -> None:
+    """A small version of benchmarks/campaign.py, which disturbs a longer run more often."""
+    store, run = small_store(tmp_path / "store"), tmp_path / "run"
+    words = ["--epochs", 30, "--evaluate-every", 5, "--threads", 1, *TRAIN]
+    train = ["train", store, *words, "--run-dir", tmp_path / "alone"]
+    assert main([*map(str, train)]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    more = ["--lease-seconds", 0.5, "--checkpoint-seconds", 0.2, "--grace", 1, "--bind", address]
+    log, groups = tmp_path / "service.log", []
+
+    def serve() -> BaseProcess:
+        return forked(tmp_path, "service", "parameters", store, "--run-dir", run, *words, *more)
+
+    def start_group() -> None:
+        join = ("train", store, "--parameters", address, "--timeout", 60, "--threads", 1)
+        groups.append(forked(tmp_path, f"group{len(groups)}", *join))
+
+    def num_steps() -> int:
+        return log.read_text().count('"event": "step"') if log.exists() else 0
+
+    def wait_for_steps(more: int) -> None:
+        before = num_steps()
+        wait_until(lambda: num_steps() >= before + more)
+
+    service = serve()
+    try:
+        start_group()
+        start_group()
+        for _ in range(2):
+            wait_for_steps(5)
+            groups[-1].kill()
+            start_group()
+        wait_until(lambda: any((run / "checkpoints").iterdir()))
+        service.kill()
+        service.join()
+        service = serve()
+        wait_for_steps(5)
+        groups[0].kill()
+        service.join(60)
+        for one in groups:
+            one.join(60)
+    finally:
+        for one in (service, *groups):
+            one.kill()
+    logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
+    assert service.exitcode == 0, logs
+    assert [one.exitcode for one in groups] == [-9, -9, -9, 0], logs
     records = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("alone", "run")]
     assert records[0]["loss_history"] == records[1]["loss_history"]
     assert records[0]["weights_hash"] == records[1]["weights_hash"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ def terms_of(trainer: Any) -> dict[str, str]:
     options = (
         ("model", trainer.model),
         ("strategy", trainer.strategy),
-        ("task", trainer.options),
+        ("task", _resolved(trainer.options, trainer.task.resolved)),
         ("seed", trainer.seed),
         ("bfloat16", trainer.runner.bf16),
         ("steps per epoch", trainer.batches.num_steps()),
@@ -35,6 +36,18 @@ def terms_of(trainer: Any) -> dict[str, str]:
         "parameters": ModelLayout(trainer.model).describe(),
         **{name: _ADDRESS.sub("", repr(value)) for name, value in options},
     }
+
+
+def _resolved(options: Any, found: Mapping[str, Any]) -> Any:
+    """Return the options of a task with the columns that were found for them.
+
+    A service that was started again has the columns of its `config.toml` as options, and its groups
+    still have those of its first start.
+    """
+    resolved = copy.copy(options)
+    for name, column in found.items():
+        setattr(resolved, "target_relation" if name == "relation" else name, column)
+    return resolved
 
 
 def check_terms(service: Mapping[str, str], group: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from graphtheta.train.elastic import host as host_module
 from graphtheta.train.elastic.host import ParameterHost
 from graphtheta.train.elastic.ledger import Work
 from graphtheta.train.elastic.source import Contribution, GroupName, RowGradient
+from graphtheta.train.elastic.terms import terms_of
 from graphtheta.train.run_dir import RunDirectory
 from tests.train.elastic.jobs import Result, in_groups, one_job, small_store, trainer_of
 
@@ -295,6 +296,21 @@ def test_results_of_steps_that_are_not_open_do_not_count(store: Path) -> None:
     assert host.push(group, Work(0, 0, 0), contribution(host)) == "repeated"
     assert host.status()["repeated_results"] == 2
     host.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("gcn", gt.NodePrediction("y", "split")),
+        ("link", gt.LinkPrediction("split", ranking=False)),
+    ],
+)
+def test_columns_that_are_found_and_named_are_the_same(
+    name: str, found: gt.NodePrediction | gt.LinkPrediction, store: Path
+) -> None:
+    host = host_of(name, store)
+    trainer = trainer_of(name, store, gt.communicator(), task=found, parameters=host)
+    host.join(GroupName.new(1), terms_of(trainer))
 
 
 @pytest.mark.parametrize(
