@@ -24,6 +24,15 @@ from tests.train.elastic.jobs import small_store
 
 TRAIN = ("--strategy", "mini", "--batch-size", "15", "--fanouts", "3,3", "--micro-batches", "3")
 
+PRELOADED = [  # what the commands import late
+    "graphtheta.cli.parameters",
+    "graphtheta.cli.train",
+    "graphtheta.cli.worker",
+    "graphtheta.engine.client.parameters",
+    "graphtheta.engine.server.parameter_process",
+    "graphtheta.run.group",
+]
+
 
 @contextmanager
 def serving(*words: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -73,7 +82,7 @@ def test_groups_of_other_processes_train_the_run(tmp_path: Path) -> None:
 def forked(folder: Path, name: str, *words: Any) -> BaseProcess:
     """Start a command of graphtheta in a process that is forked with its modules loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "graphtheta", "graphtheta.engine.client"])
+    context.set_forkserver_preload([__name__, *PRELOADED])
     arguments = ([*map(str, words)], folder / f"{name}.log")
     process = context.Process(target=run_command, args=arguments, daemon=True)
     process.start()
@@ -98,7 +107,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_killed_processes_train_the_same_weights(tmp_path: Path) -> None:
     """A small version of benchmarks/campaign.py, which disturbs a longer run more often."""
     store, run = small_store(tmp_path / "store"), tmp_path / "run"
-    words = ["--epochs", 30, "--evaluate-every", 5, "--threads", 1, *TRAIN]
+    words = ["--epochs", 40, "--evaluate-every", 5, "--threads", 1, *TRAIN]
     train = ["train", store, *words, "--run-dir", tmp_path / "alone"]
     assert main([*map(str, train)]) == 0
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -128,7 +137,7 @@ def test_killed_processes_train_the_same_weights(tmp_path: Path) -> None:
             wait_for_steps(5)
             groups[-1].kill()
             start_group()
-        wait_until(lambda: any((run / "checkpoints").iterdir()))
+        wait_until(lambda: any(run.glob("checkpoints/*")))
         service.kill()
         service.join()
         service = serve()
@@ -142,7 +151,8 @@ def test_killed_processes_train_the_same_weights(tmp_path: Path) -> None:
             one.kill()
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
     assert service.exitcode == 0, logs
-    assert [one.exitcode for one in groups] == [-9, -9, -9, 0], logs
+    assert {one.exitcode for one in groups[:-1]} <= {-signal.SIGKILL, 0}, logs
+    assert groups[-1].exitcode == 0, logs
     records = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("alone", "run")]
     assert records[0]["loss_history"] == records[1]["loss_history"]
     assert records[0]["weights_hash"] == records[1]["weights_hash"]
