@@ -33,7 +33,7 @@ class CategoryVectors(nn.Module):
         self.node_type = node_type
         columns = shard.embedded_columns(node_type)
         self.columns = tuple(columns)
-        with seeded(seed):
+        with seeded(seed, f"columns of {node_type or 'nodes'}"):
             self.tables = nn.ModuleList(_table(encoder) for encoder in columns.values())
 
     def forward(self, shard: Shard, rows: Tensor | None) -> list[Tensor]:

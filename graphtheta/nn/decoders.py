@@ -83,7 +83,7 @@ class Decoder(nn.Module):
                 f"one of the decoders {readers}, or name no relation."
             )
         self.channels, self.outputs, self.num_relations = channels, outputs, num_relations
-        with seeded(seed):
+        with seeded(seed, "decoder"):
             self.make(channels, hidden_channels, outputs, num_relations)
 
     def make(self, channels: int, hidden: int, outputs: int, num_relations: int) -> None:

@@ -206,7 +206,7 @@ def _lifted(layer: TGARLayer, shard: Shard, aggr: str, seed: int) -> HeteroConv:
     convs = {relation: copy.deepcopy(layer) for relation in shard.relations}
     for relation, conv in convs.items():
         conv.self_loops = layer.self_loops and relation.source == relation.destination
-    with seeded(seed), torch.no_grad():
+    with seeded(seed, "relations"), torch.no_grad():
         for conv in list(convs.values())[1:]:
             for parameter in conv.parameters():
                 order = torch.randperm(parameter.numel())

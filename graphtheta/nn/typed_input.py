@@ -63,7 +63,7 @@ class TypedInput(InputModule):
             shard.features_of(name).shape[1] + shard.embedding_channels(name)
             for name in shard.node_types
         ]
-        with seeded(seed):
+        with seeded(seed, "input"):
             self.linears = nn.ModuleList(
                 nn.Linear(width, channels) if width else nn.Identity() for width in widths
             )

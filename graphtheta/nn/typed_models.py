@@ -59,7 +59,7 @@ class HGT(Stack):
         width = heads * hidden_channels
         sizes = in_channels, hidden_channels, width
         super().__init__(make_layer, *sizes, heads=heads, dropout=dropout, **options)
-        with seeded(options.get("seed", 0)):
+        with seeded(options.get("seed", 0), "lin"):
             self.lin = nn.Linear(width, out_channels)
 
     def embed(self, view: View, x: Tensor) -> Tensor:

@@ -87,6 +87,16 @@ def test_threads_build_the_same_weights() -> None:
     assert all(weights.equal(made[0]) for weights in made)
 
 
+def test_parts_draw_independent_weights_from_one_seed() -> None:
+    drawn = []
+    for part in ("", "lin", "decoder"):
+        with seeded(3, part):
+            drawn.append(torch.rand(8))
+    assert len({tuple(values.tolist()) for values in drawn}) == 3
+    with seeded(3, "lin"):
+        assert torch.equal(torch.rand(8), drawn[1])
+
+
 def test_seeded_can_be_nested() -> None:
     with seeded(1):
         before = torch.rand(1)

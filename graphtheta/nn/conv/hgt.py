@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from graphtheta.data.types import Relation
 from graphtheta.nn.conv.attention import require_heads
-from graphtheta.nn.init import glorot
 from graphtheta.nn.typed_linear import TypedLinear
 from graphtheta.tgar import TGARLayer
 
@@ -60,8 +59,9 @@ class HGTConv(TGARLayer):
         self.out_lin = TypedLinear(out_channels, out_channels, len(types))
         matrices = len(relations), heads, self.channels, self.channels
         self.k_rel, self.v_rel = (nn.Parameter(torch.empty(matrices)) for _ in range(2))
-        glorot(self.k_rel)
-        glorot(self.v_rel)
+        bound = 1 / math.sqrt(self.channels)
+        for matrix in (self.k_rel, self.v_rel):
+            nn.init.uniform_(matrix, -bound, bound)
         self.p_rel = nn.Parameter(torch.ones(len(relations), heads))
         self.skip = nn.Parameter(torch.ones(len(types))) if self.keeps_rows else None
         ends = {relation.destination for relation in relations}
