@@ -132,23 +132,24 @@ def test_slow_rank_is_not_a_dead_one(stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "options", "code", "words"),
+    ("fault", "options", "codes", "words"),
     [
-        ("raise", "", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
-        ("exit_5", "", 75, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
-        ("os_exit_3", "", 9, ["error: rank 1 (last in 'epoch 3 sync'): killed or crashed"]),
-        ("thread", "", 75, ["ZeroDivisionError: in a thread", "rank 1 did not arrive"]),
-        ("raise", "--hooks", 1, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
-        ("exit_5", "--hooks", 75, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
-        ("os_exit_0", "--hooks", 1, ["rank 1 (last in 'epoch 3 sync'): os._exit(0)"]),
-        ("thread", "--hooks", 1, ["rank 1 (last in 'epoch 3 sync'): ZeroDivisionError"]),
+        ("raise", "", {1}, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
+        ("exit_5", "", {75}, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+        # The rank's own code, or that of the signal by which mpiexec ended the others.
+        ("os_exit_3", "", {3, 9}, ["error: rank 1 (last in 'epoch 3 sync'): killed or crashed"]),
+        ("thread", "", {75}, ["ZeroDivisionError: in a thread", "rank 1 did not arrive"]),
+        ("raise", "--hooks", {1}, ["ValueError: boom", "error: rank 1 (last in 'epoch 3 sync')"]),
+        ("exit_5", "--hooks", {75}, ["'epoch 3 loss'", "rank 1 waits in 'end of the job'"]),
+        ("os_exit_0", "--hooks", {1}, ["rank 1 (last in 'epoch 3 sync'): os._exit(0)"]),
+        ("thread", "--hooks", {1}, ["rank 1 (last in 'epoch 3 sync'): ZeroDivisionError"]),
     ],
 )
 def test_script_without_guard_ends_too(
-    fault: str, options: str, code: int, words: list[str]
+    fault: str, options: str, codes: set[int], words: list[str]
 ) -> None:
     job = run_toy(fault, "epoch 3 loss", "--unguarded", *options.split())
-    assert job.code == code, job.output
+    assert job.code in codes, job.output
     assert all(word in job.output for word in words), job.output
     assert job.seconds < SOON_S
 

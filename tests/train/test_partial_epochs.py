@@ -115,6 +115,6 @@ def test_pauses_come_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     pauses = Pauses(saver, mine.world, SignalRequests(), lambda _: 200)
     for step in range(200):
         now += 0.01 if step < 150 else 5.0
-        pauses.after_step(mine._state(0))
+        pauses.after_step(mine.state(0))
     assert found[:8] == [0, 2, 6, 14, 30, 62, 112, 162]
     assert found[-3:] == [197, 198, 199]
