@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphtheta.partition.core.intrinsics import jit
+from graphtheta.partition.ooc.spill import bucket_order
 
 __all__ = ["vertex_cover"]
 
@@ -52,8 +53,8 @@ def vertex_cover(
         Computing 2(4), 1973; Dinic, "Algorithm for solution of a problem of maximum flow in
         networks with power estimation", Soviet Math. Doklady 11, 1970.
     """
-    edges_of_left, left_indptr = _incident(left_E, num_left)
-    edges_of_right, right_indptr = _incident(right_E, num_right)
+    edges_of_left, left_indptr = bucket_order(left_E, num_left)
+    edges_of_right, right_indptr = bucket_order(right_E, num_right)
     level_A, level_B = np.empty(num_left, np.int32), np.empty(num_right, np.int32)
     _flow(
         left_E,
@@ -71,26 +72,6 @@ def vertex_cover(
     cover_A = level_A < 0
     cover_A[np.diff(left_indptr) == 0] = False
     return cover_A, level_B >= 0
-
-
-def _incident(
-    end_E: NDArray[np.int32], num_nodes: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the edges of each node, one node after another, and where those of each start."""
-    edges_E = np.empty(len(end_E), np.int32)
-    indptr = np.zeros(num_nodes + 1, np.int64)
-    np.cumsum(np.bincount(end_E, minlength=num_nodes), out=indptr[1:])
-    _sort_edges(end_E, indptr[:-1].copy(), edges_E)
-    return edges_E, indptr
-
-
-@jit
-def _sort_edges(
-    end: NDArray[np.int32], position: NDArray[np.int64], edges: NDArray[np.int32]
-) -> None:
-    for e in range(end.shape[0]):
-        edges[position[end[e]]] = e
-        position[end[e]] += 1
 
 
 @jit
