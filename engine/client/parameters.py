@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from graphtheta.engine.client.connection import Connection, Tls
 from graphtheta.engine.wire.address import check_address
-from graphtheta.engine.wire.pieces import encode_contribution, group_message, read_pieces
+from graphtheta.engine.wire.pieces import (
+    OUTCOMES,
+    encode_contribution,
+    group_message,
+    read_pieces,
+)
 from graphtheta.engine.wire.protocol import PARAMETERS_VERSION
 from graphtheta.errors import CallTimeout, EngineError, Unreachable
 from graphtheta.proto.v1 import parameters_pb2 as messages
@@ -26,12 +31,7 @@ __all__ = ["ParameterClient"]
 _log = logging.getLogger("graphtheta")
 Array = NDArray[Any]
 _ATTEMPT_S = 600.0  # of one call; a connection that stalls ends it earlier, by its keep-alive
-_OUTCOMES: dict[int, Outcome] = {
-    messages.PushReply.OUTCOME_COUNTED: "counted",
-    messages.PushReply.OUTCOME_REPEATED: "repeated",
-    messages.PushReply.OUTCOME_NOT_OPEN: "not open",
-    messages.PushReply.OUTCOME_REFUSED: "refused",
-}
+_OUTCOME_OF: dict[int, Outcome] = {number: outcome for outcome, number in OUTCOMES.items()}
 
 
 class ParameterClient:
@@ -194,4 +194,4 @@ class ParameterClient:
 
     def _outcome(self, reply: messages.PushReply) -> Outcome:
         self._ahead = self._task(reply.next) if reply.HasField("next") else None
-        return _OUTCOMES.get(reply.outcome, "repeated")
+        return _OUTCOME_OF.get(reply.outcome, "repeated")

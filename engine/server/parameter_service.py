@@ -12,7 +12,12 @@ import numpy as np
 
 from graphtheta.engine.server.server import Server
 from graphtheta.engine.server.training_metrics import TrainingMetrics
-from graphtheta.engine.wire.pieces import decode_contribution, encode_pieces, group_of
+from graphtheta.engine.wire.pieces import (
+    OUTCOMES,
+    decode_contribution,
+    encode_pieces,
+    group_of,
+)
 from graphtheta.engine.wire.protocol import PARAMETERS_VERSION
 from graphtheta.errors import ConfigError, GraphFormatError, WrongServer
 from graphtheta.proto.v1 import parameters_pb2 as messages
@@ -31,12 +36,6 @@ _KINDS = {
     "work": messages.NextReply.KIND_WORK,
     "wait": messages.NextReply.KIND_WAIT,
     "done": messages.NextReply.KIND_DONE,
-}
-_OUTCOMES = {
-    "counted": messages.PushReply.OUTCOME_COUNTED,
-    "repeated": messages.PushReply.OUTCOME_REPEATED,
-    "not open": messages.PushReply.OUTCOME_NOT_OPEN,
-    "refused": messages.PushReply.OUTCOME_REFUSED,
 }
 
 
@@ -127,7 +126,7 @@ class ParameterService(ParametersServicer):
         """Return the reply to a result, with the next work: this saves the group a call."""
         task = self._host.next(group, wait_s=0.0)
         following = None if task.kind == "wait" else _next_reply(task)
-        return messages.PushReply(outcome=_OUTCOMES[outcome], next=following)
+        return messages.PushReply(outcome=OUTCOMES[outcome], next=following)
 
     def Leave(  # noqa: N802
         self, request: messages.LeaveRequest, context: grpc.ServicerContext

@@ -19,10 +19,11 @@ from graphtheta.engine.wire.chunks import encode_end, split_fields, varint
 from graphtheta.errors import EngineError, GraphFormatError
 from graphtheta.proto.v1 import parameters_pb2 as messages
 from graphtheta.train.elastic.layout import ModelLayout
-from graphtheta.train.elastic.ledger import Work
+from graphtheta.train.elastic.ledger import Outcome, Work
 from graphtheta.train.elastic.source import Contribution, GroupName, RowGradient
 
 __all__ = [
+    "OUTCOMES",
     "decode_contribution",
     "encode_contribution",
     "encode_end_of",
@@ -31,6 +32,14 @@ __all__ = [
     "group_of",
     "read_pieces",
 ]
+
+# What happens to a result, in replies.
+OUTCOMES: dict[Outcome, messages.PushReply.Outcome] = {
+    "counted": messages.PushReply.OUTCOME_COUNTED,
+    "repeated": messages.PushReply.OUTCOME_REPEATED,
+    "not open": messages.PushReply.OUTCOME_NOT_OPEN,
+    "refused": messages.PushReply.OUTCOME_REFUSED,
+}
 
 _PIECE_BYTES = 2 << 20
 _TAG = b"\x0a"  # of the field `data`
