@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from graphtheta.errors import ConfigError
+from graphtheta.runtime.supervisor import find_mpiexec
 
 __all__ = [
     "LAUNCHERS",
@@ -51,9 +53,9 @@ def run_job(
 
 def under_mpiexec(program: Sequence[str | Path], ranks: int) -> list[str | Path]:
     """Return the command that runs `python *program`; skip the test without mpiexec."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if mpiexec is None:
+    try:
+        mpiexec = find_mpiexec()
+    except ConfigError:
         pytest.skip("no mpiexec")
     return [mpiexec, "-n", str(ranks), sys.executable, *program]
 
